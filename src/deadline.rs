@@ -1,0 +1,100 @@
+//! [`Deadline`]: one moment that bounds everything done before it. The only way to make a timeout.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+/// A moment after which something must not go on, or never.
+///
+/// A phase inside a larger operation gets `deadline.min(cap)`: its own limit, or what is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Deadline(Option<Instant>);
+
+/// The deadline passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Elapsed;
+
+impl Deadline {
+    /// No limit. Only for those who asked for none.
+    pub(crate) const NEVER: Self = Self(None);
+
+    /// `limit` from now. `None`, and a limit beyond what the clock can count, mean never.
+    pub(crate) fn after(limit: Option<Duration>) -> Self {
+        Self(limit.and_then(|limit| Instant::now().checked_add(limit)))
+    }
+
+    /// At this moment.
+    pub(crate) fn at(moment: Instant) -> Self {
+        Self(Some(moment))
+    }
+
+    /// The moment itself, if there is one.
+    pub(crate) fn instant(self) -> Option<Instant> {
+        self.0
+    }
+
+    /// The earlier of the two.
+    pub(crate) fn min(self, other: Self) -> Self {
+        match (self.0, other.0) {
+            (Some(a), Some(b)) => Self(Some(a.min(b))),
+            (a, b) => Self(a.or(b)),
+        }
+    }
+
+    /// Runs `future` until it is done or the moment has come. A future that is ready at once costs
+    /// no timer.
+    pub(crate) async fn run<F: Future>(self, future: F) -> Result<F::Output, Elapsed> {
+        let mut future = pin!(future);
+        let first = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
+        if let Poll::Ready(output) = first {
+            return Ok(output);
+        }
+        let Some(moment) = self.0 else {
+            return Ok(future.await);
+        };
+        let mut timer = pin!(sleep_until(moment));
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            timer.as_mut().poll(cx).map(|()| Err(Elapsed))
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_future_that_never_ends_is_cut_at_the_deadline() {
+        let start = Instant::now();
+        let deadline = Deadline::after(Some(Duration::from_secs(3)));
+        assert_eq!(deadline.run(std::future::pending::<()>()).await, Err(Elapsed));
+        assert_eq!(start.elapsed().as_secs(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ready_future_wins_even_when_the_deadline_has_passed() {
+        let deadline = Deadline::after(Some(Duration::ZERO));
+        assert_eq!(deadline.run(async { 7 }).await, Ok(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_phase_gets_what_is_left_of_the_whole() {
+        let whole = Deadline::after(Some(Duration::from_secs(2)));
+        let phase = Deadline::after(Some(Duration::from_secs(5)));
+        assert_eq!(whole.min(phase), whole);
+        assert_eq!(phase.min(whole), whole);
+        assert_eq!(Deadline::NEVER.min(phase), phase);
+    }
+
+    #[test]
+    fn a_limit_beyond_the_clock_means_never() {
+        assert_eq!(Deadline::after(Some(Duration::MAX)), Deadline::NEVER);
+    }
+}

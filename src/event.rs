@@ -1,0 +1,391 @@
+//! Everything that happens to a pool, as one closed enum, and the one place it is emitted from.
+//!
+//! Metrics, logs and the user's [`Observer`] all subscribe to the same [`Event`], so they can never
+//! disagree. A [`CloseReason`] is used word for word as event field, metric label and log field.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::net::PeerAddr;
+use crate::telemetry::Telemetry;
+
+/// The number of one connection, unique within the process and never reused.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(pub(crate) u64);
+
+impl ConnId {
+    /// The next free number.
+    pub(crate) fn next() -> Self {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The number itself, as it appears in logs.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Debug for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+impl fmt::Display for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+/// Defines a closed enum whose variants carry a fixed snake_case name and a place in a list.
+macro_rules! named {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident => $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vmeta])* $variant,)+ }
+
+        impl $name {
+            /// Every value, in the order of declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The name, word for word as it appears in metrics and logs.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+named! {
+    /// Why a connection ended. Every connection that was opened ends with exactly one of these.
+    ///
+    /// The first group are *evictions*: the pool ended the connection on its own judgement
+    /// ([`CloseReason::is_eviction`]). The second group are ends that somebody's use caused.
+    CloseReason {
+        /// Eviction: the peer closed its side (FIN), so nothing more will be answered.
+        PeerClosed => "peer_closed",
+        /// Eviction: the peer, or something on the way, reset the connection (RST).
+        Reset => "reset",
+        /// Eviction: the kernel declared the peer dead (`ETIMEDOUT`, host or network unreachable):
+        /// keepalive probes or our own bytes stayed unanswered for too long.
+        KeepaliveTimeout => "keepalive_timeout",
+        /// Eviction: bytes nobody asked for were waiting while the connection was idle.
+        Dirty => "dirty",
+        /// Eviction: idle (pool: unused since its return; listener: no byte in either direction) for
+        /// longer than `idle_timeout`.
+        IdleTimeout => "idle_timeout",
+        /// Eviction: older than `max_lifetime`.
+        MaxLifetime => "max_lifetime",
+        /// Eviction: the tokio runtime that drives this connection has ended.
+        RuntimeGone => "runtime_gone",
+
+        /// A read or write failed with an error that none of the names above covers.
+        IoError => "io_error",
+        /// A read, write, flush or shutdown passed its deadline.
+        OpTimeout => "op_timeout",
+        /// The caller went away while an operation was under way.
+        Cancelled => "cancelled",
+        /// The connection carried bytes and nobody said that the exchange was complete.
+        Unfinished => "unfinished",
+        /// The caller panicked while holding the connection.
+        Panicked => "panicked",
+        /// The caller asked for it (`Guard::discard`), or closed an unpooled stream.
+        Discarded => "discarded",
+        /// The caller took the connection out of the pool (`Guard::detach`).
+        Detached => "detached",
+        /// The pool was closed, or its last handle dropped.
+        PoolClosed => "pool_closed",
+    }
+}
+
+impl CloseReason {
+    /// Whether the pool ended the connection on its own judgement, rather than because of what its
+    /// user did. These are the reasons counted in `livepool_evictions_total`.
+    pub const fn is_eviction(self) -> bool {
+        matches!(
+            self,
+            Self::PeerClosed
+                | Self::Reset
+                | Self::KeepaliveTimeout
+                | Self::Dirty
+                | Self::IdleTimeout
+                | Self::MaxLifetime
+                | Self::RuntimeGone
+        )
+    }
+
+    /// Whether the connection was found dead (an operator wants to see these), as opposed to ended
+    /// by rule or by its user.
+    pub const fn is_death(self) -> bool {
+        matches!(
+            self,
+            Self::PeerClosed | Self::Reset | Self::KeepaliveTimeout | Self::RuntimeGone | Self::IoError
+        )
+    }
+
+    /// The reason an error of the socket stands for.
+    pub(crate) fn of_io_error(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Self::Reset,
+            ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => Self::PeerClosed,
+            // The kernel's own verdict: ETIMEDOUT, or the ICMP error it kept (tcp_write_err).
+            ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+                Self::KeepaliveTimeout
+            }
+            _ => Self::IoError,
+        }
+    }
+
+    /// The inverse of `self as u8`.
+    pub(crate) fn from_index(index: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(index)).copied()
+    }
+}
+
+named! {
+    /// An operation that can time out.
+    Operation {
+        /// Taking a connection from the pool.
+        Checkout => "checkout",
+        /// Making a connection: name lookup and TCP or Unix connect.
+        Connect => "connect",
+        /// Reading from a connection.
+        Read => "read",
+        /// Writing to a connection.
+        Write => "write",
+        /// Flushing a connection.
+        Flush => "flush",
+        /// Shutting down the writing side of a connection.
+        Shutdown => "shutdown",
+        /// Waiting for a client on a listener.
+        Accept => "accept",
+    }
+}
+
+named! {
+    /// How a checkout ended.
+    CheckoutOutcome {
+        /// The caller got a connection.
+        Ok => "ok",
+        /// The deadline passed first.
+        Timeout => "timeout",
+        /// The queue was full (`max_waiting`).
+        QueueFull => "queue_full",
+        /// No connection could be made.
+        ConnectFailed => "connect_failed",
+        /// The pool was closed.
+        Closed => "closed",
+        /// The caller went away while it waited.
+        Cancelled => "cancelled",
+    }
+}
+
+named! {
+    /// How a dial ended.
+    DialOutcome {
+        /// A connection was made.
+        Ok => "ok",
+        /// The peer refused.
+        Refused => "refused",
+        /// The connect deadline passed.
+        Timeout => "timeout",
+        /// The name could not be resolved.
+        Resolve => "resolve",
+        /// The network or host could not be reached.
+        Unreachable => "unreachable",
+        /// Any other error, a socket option that could not be set among them.
+        Error => "error",
+        /// The caller it was made for went away.
+        Cancelled => "cancelled",
+    }
+}
+
+named! {
+    /// A check of the liveness ladder.
+    Check {
+        /// `recv(MSG_PEEK | MSG_DONTWAIT)`.
+        Peek => "peek",
+    }
+}
+
+named! {
+    /// What a check found.
+    CheckVerdict {
+        /// Nothing speaks against using the connection.
+        Alive => "alive",
+        /// The connection must not be used: dead, or bytes nobody asked for.
+        Dead => "dead",
+    }
+}
+
+/// Something that happened. See [`Observer`].
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A connection was made.
+    #[non_exhaustive]
+    Opened {
+        /// Its number.
+        conn: ConnId,
+        /// The address it goes to.
+        peer: PeerAddr,
+        /// Time from the start of the dial, name lookup included.
+        took: Duration,
+    },
+    /// A connection could not be made.
+    #[non_exhaustive]
+    DialFailed {
+        /// How the dial ended.
+        outcome: DialOutcome,
+        /// Time from the start of the dial.
+        took: Duration,
+        /// What went wrong, with every address that was tried.
+        error: Arc<str>,
+    },
+    /// A caller got a connection.
+    #[non_exhaustive]
+    CheckedOut {
+        /// The connection.
+        conn: ConnId,
+        /// Time the caller waited; zero when it did not have to.
+        waited: Duration,
+    },
+    /// A checkout ended without a connection.
+    #[non_exhaustive]
+    CheckoutFailed {
+        /// How it ended.
+        outcome: CheckoutOutcome,
+        /// Time the caller waited.
+        waited: Duration,
+    },
+    /// A connection came back and may be used again.
+    #[non_exhaustive]
+    Returned {
+        /// The connection.
+        conn: ConnId,
+        /// Time it was in use.
+        used: Duration,
+    },
+    /// A connection was checked.
+    #[non_exhaustive]
+    Checked {
+        /// The connection.
+        conn: ConnId,
+        /// Which check.
+        check: Check,
+        /// What it found.
+        verdict: CheckVerdict,
+    },
+    /// A connection ended. Exactly one of these for every [`Event::Opened`] and [`Event::Accepted`].
+    #[non_exhaustive]
+    Closed {
+        /// The connection.
+        conn: ConnId,
+        /// The address it went to.
+        peer: PeerAddr,
+        /// Why.
+        reason: CloseReason,
+        /// Time since it was opened.
+        age: Duration,
+    },
+    /// An operation passed its deadline.
+    #[non_exhaustive]
+    TimedOut {
+        /// Which operation.
+        operation: Operation,
+        /// The connection, where there was one.
+        conn: Option<ConnId>,
+        /// How long it was given.
+        after: Duration,
+    },
+    /// This system does not have a socket option that was asked for, or an option marked
+    /// best-effort could not be set. Once per option.
+    #[non_exhaustive]
+    OptionUnavailable {
+        /// The option's name in the configuration.
+        option: &'static str,
+        /// What the system said.
+        error: Arc<str>,
+    },
+    /// A listener accepted a client.
+    #[non_exhaustive]
+    Accepted {
+        /// The connection's number.
+        conn: ConnId,
+        /// The client's address.
+        peer: PeerAddr,
+    },
+    /// `accept` failed in a way that passes; the listener waits `backoff` and goes on.
+    #[non_exhaustive]
+    AcceptFailed {
+        /// What the system said.
+        error: Arc<str>,
+        /// Pause before the next try.
+        backoff: Duration,
+    },
+}
+
+/// Receives every [`Event`] of a pool, a connector or a listener, at once and on the thread where it
+/// happened, never under a lock. Keep it short: it runs on the hot path.
+///
+/// A panic in an observer is caught and logged; it does not reach the pool's user.
+pub trait Observer: Send + Sync + 'static {
+    /// Called once per event; `name` is the pool's or listener's name.
+    fn on_event(&self, name: &str, event: &Event);
+}
+
+impl<F: Fn(&str, &Event) + Send + Sync + 'static> Observer for F {
+    fn on_event(&self, name: &str, event: &Event) {
+        self(name, event);
+    }
+}
+
+/// The one way to emit: to the metrics, to the log and to the user's observer.
+pub(crate) struct Emitter {
+    telemetry: Telemetry,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl Emitter {
+    pub(crate) fn new(telemetry: Telemetry, observer: Option<Arc<dyn Observer>>) -> Self {
+        Self { telemetry, observer }
+    }
+
+    /// The pool's or listener's name.
+    pub(crate) fn name(&self) -> &str {
+        self.telemetry.name()
+    }
+
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    /// Emits one event. Called with no lock held.
+    pub(crate) fn emit(&self, event: Event) {
+        self.telemetry.record(&event);
+        if let Some(observer) = &self.observer {
+            let call = std::panic::AssertUnwindSafe(|| observer.on_event(self.name(), &event));
+            if std::panic::catch_unwind(call).is_err() {
+                tracing::error!(pool = self.name(), "the observer panicked; the event is lost to it");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Emitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Emitter").field("name", &self.name()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,5 @@
+//! livepool (under construction).
+mod deadline;
+pub mod event;
+mod net;
+mod telemetry;

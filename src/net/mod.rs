@@ -1,0 +1,3 @@
+//! Addresses, socket options and connecting.
+mod addr;
+pub use addr::PeerAddr;
