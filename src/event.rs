@@ -130,7 +130,11 @@ impl CloseReason {
     pub const fn is_death(self) -> bool {
         matches!(
             self,
-            Self::PeerClosed | Self::Reset | Self::KeepaliveTimeout | Self::RuntimeGone | Self::IoError
+            Self::PeerClosed
+                | Self::Reset
+                | Self::KeepaliveTimeout
+                | Self::RuntimeGone
+                | Self::IoError
         )
     }
 
@@ -299,6 +303,8 @@ pub enum Event {
         reason: CloseReason,
         /// Time since it was opened.
         age: Duration,
+        /// Time it had been in use, where its end was also the end of a use.
+        used: Option<Duration>,
     },
     /// An operation passed its deadline.
     #[non_exhaustive]
@@ -378,7 +384,7 @@ impl Emitter {
         if let Some(observer) = &self.observer {
             let call = std::panic::AssertUnwindSafe(|| observer.on_event(self.name(), &event));
             if std::panic::catch_unwind(call).is_err() {
-                tracing::error!(pool = self.name(), "the observer panicked; the event is lost to it");
+                tracing::error!(target: "livepool", name = self.name(), "the observer panicked; the event is lost to it");
             }
         }
     }

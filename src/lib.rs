@@ -1,5 +1,24 @@
-//! livepool (under construction).
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod beat;
+pub mod config;
 mod deadline;
+pub mod error;
 pub mod event;
-mod net;
-mod telemetry;
+mod listener;
+mod liveness;
+pub mod net;
+mod pool;
+mod stream;
+mod sys;
+pub mod telemetry;
+
+pub use config::{Config, Keepalive, ListenerConfig, Timeouts};
+pub use error::{CheckoutError, ConfigError, ConnectError, is_timeout};
+pub use event::{CloseReason, ConnId, Event, Observer};
+pub use listener::Listener;
+#[cfg(feature = "codec")]
+pub use pool::Framed;
+pub use pool::{Buffered, Builder, Connection, Guard, Manager, Pool, Release, Status};
+pub use stream::{Connector, Interrupted, Ledger, OpTimeout, Owed, Stream};

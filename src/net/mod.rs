@@ -1,3 +1,19 @@
 //! Addresses, socket options and connecting.
+
 mod addr;
+mod connect;
+mod endpoint;
+mod error;
+mod io;
+mod options;
+mod race;
+mod report;
+mod resolve;
+
 pub use addr::PeerAddr;
+pub(crate) use connect::{Dialed, dial};
+pub(crate) use endpoint::{Endpoint, upstream_text};
+pub use error::{ConnectAttempt, ConnectError};
+pub(crate) use io::Io;
+pub(crate) use options::{Unavailable, apply_accepted, apply_listening, apply_unix};
+pub use report::SocketReport;

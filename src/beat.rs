@@ -1,0 +1,32 @@
+//! How often a background task looks at what has a time limit.
+
+use std::time::Duration;
+
+/// A quarter of the shortest limit, so that nothing outlives it by more than that, and at most once
+/// a second, which is also how often gauges are read.
+pub(crate) fn beat(limits: impl IntoIterator<Item = Option<Duration>>) -> Duration {
+    const LONGEST: Duration = Duration::from_secs(1);
+    const SHORTEST: Duration = Duration::from_millis(5);
+    let shortest = limits.into_iter().flatten().min();
+    shortest.map_or(LONGEST, |limit| (limit / 4).clamp(SHORTEST, LONGEST))
+}
+
+/// A part of `beat`, at random: tasks of one program that start together do not beat together.
+pub(crate) fn phase(beat: Duration) -> Duration {
+    beat.mul_f64(fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beat_follows_the_shortest_limit_and_never_exceeds_a_second() {
+        let ms = Duration::from_millis;
+        let minute = Duration::from_secs(60);
+        assert_eq!(beat([None, None]), ms(1000));
+        assert_eq!(beat([Some(10 * minute), None]), ms(1000));
+        assert_eq!(beat([Some(minute), Some(ms(400))]), ms(100));
+        assert_eq!(beat([Some(ms(1)), None]), ms(5));
+    }
+}

@@ -1,0 +1,71 @@
+//! [`ConfigError`]: everything that is wrong with a configuration, at once.
+
+use std::error::Error;
+use std::fmt;
+
+/// A configuration was refused. Holds every problem, not only the first.
+///
+/// Its text has one line per problem: the field, the value, the rule and what to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    problems: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Problem {
+    /// Where: the field's path as a configuration file would spell it, such as
+    /// `socket.keepalive.idle` or `upstream[1]`.
+    pub field: String,
+    /// What was given.
+    pub value: String,
+    /// What is allowed instead, why, and what to change.
+    pub rule: String,
+}
+
+impl ConfigError {
+    /// Every problem, in the order of the fields. Never empty.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.problems.as_slice() {
+            [only] => write!(f, "invalid configuration: {only}"),
+            many => {
+                write!(f, "invalid configuration, {} problems:", many.len())?;
+                many.iter().try_for_each(|problem| write!(f, "\n{problem}"))
+            }
+        }
+    }
+}
+
+impl Error for ConfigError {}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}: {}", self.field, self.value, self.rule)
+    }
+}
+
+/// Collects problems while the fields are gone through.
+#[derive(Debug, Default)]
+pub(super) struct Problems(Vec<Problem>);
+
+impl Problems {
+    pub(super) fn add(&mut self, field: &str, value: impl fmt::Display, rule: impl Into<String>) {
+        self.0.push(Problem {
+            field: field.to_owned(),
+            value: value.to_string(),
+            rule: rule.into(),
+        });
+    }
+
+    /// The value, if nothing was found.
+    pub(super) fn or<T>(self, value: T) -> Result<T, ConfigError> {
+        if self.0.is_empty() { Ok(value) } else { Err(ConfigError { problems: self.0 }) }
+    }
+}

@@ -1,0 +1,232 @@
+//! How configuration is spelled in files and environment variables: durations with a unit, and a
+//! word where Rust has `None`.
+//!
+//! Every reader also takes numbers written as text, because environment variables have no others.
+//! There is no `null`: whoever wants no limit has to say so.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::ser::{Serialize, Serializer};
+
+use super::{Keepalive, UserTimeout};
+
+const DURATION: &str = "a duration with a unit, such as \"30s\" or \"1m 30s\"";
+
+/// Reads one value from text or, where allowed, from a number.
+struct Spelled<T> {
+    expecting: String,
+    text: fn(&str) -> Result<T, String>,
+    number: Option<fn(u64) -> Option<T>>,
+}
+
+impl<'de, T> Visitor<'de> for Spelled<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.expecting)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        (self.text)(text).map_err(|reason| {
+            E::custom(format_args!("{text:?} is not {}: {reason}", self.expecting))
+        })
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        self.number
+            .and_then(|read| read(number))
+            .ok_or_else(|| E::invalid_type(de::Unexpected::Unsigned(number), &self))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        match u64::try_from(number) {
+            Ok(number) => self.visit_u64(number),
+            Err(_) => Err(E::invalid_type(de::Unexpected::Signed(number), &self)),
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn spell(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+/// A module for `serde(with = ..)`: an optional duration with a word for `None`.
+macro_rules! duration_or {
+    ($name:ident, $word:literal) => {
+        #[doc = concat!("A duration, or `\"", $word, "\"` for `None`.")]
+        pub(super) mod $name {
+            use super::*;
+
+            pub(crate) fn serialize<S: Serializer>(
+                value: &Option<Duration>,
+                serializer: S,
+            ) -> Result<S::Ok, S::Error> {
+                match value {
+                    Some(value) => serializer.serialize_str(&spell(*value)),
+                    None => serializer.serialize_str($word),
+                }
+            }
+
+            pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+                deserializer: D,
+            ) -> Result<Option<Duration>, D::Error> {
+                deserializer.deserialize_any(Spelled {
+                    expecting: format!("{DURATION}, or {:?}", $word),
+                    text: |text| {
+                        if text == $word { Ok(None) } else { duration(text).map(Some) }
+                    },
+                    number: None,
+                })
+            }
+        }
+    };
+}
+
+/// A module for `serde(with = ..)`: an optional count with a word for `None`.
+macro_rules! count_or {
+    ($name:ident, $ty:ty, $word:literal) => {
+        #[doc = concat!("A number, or `\"", $word, "\"` for `None`.")]
+        pub(super) mod $name {
+            use super::*;
+
+            pub(crate) fn serialize<S: Serializer>(
+                value: &Option<$ty>,
+                serializer: S,
+            ) -> Result<S::Ok, S::Error> {
+                match value {
+                    Some(value) => value.serialize(serializer),
+                    None => serializer.serialize_str($word),
+                }
+            }
+
+            pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+                deserializer: D,
+            ) -> Result<Option<$ty>, D::Error> {
+                deserializer.deserialize_any(Spelled {
+                    expecting: format!("a number, or {:?}", $word),
+                    text: |text| match text {
+                        $word => Ok(None),
+                        _ => text.parse::<$ty>().map(Some).map_err(|error| error.to_string()),
+                    },
+                    number: Some(|number| <$ty>::try_from(number).ok().map(Some)),
+                })
+            }
+        }
+    };
+}
+
+duration_or!(duration_or_never, "never");
+duration_or!(duration_or_system, "system");
+count_or!(count_or_unlimited, usize, "unlimited");
+count_or!(count_or_system, u32, "system");
+
+impl Serialize for UserTimeout {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Derived => serializer.serialize_str("derived"),
+            Self::Off => serializer.serialize_str("off"),
+            Self::After(limit) => serializer.serialize_str(&spell(*limit)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for UserTimeout {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Spelled {
+            expecting: format!("{DURATION}, or \"derived\", or \"off\""),
+            text: |text| match text {
+                "derived" => Ok(Self::Derived),
+                "off" => Ok(Self::Off),
+                _ => duration(text).map(Self::After),
+            },
+            number: None,
+        })
+    }
+}
+
+/// `"off"`, `"system"`, or a table.
+pub(super) mod keepalive_or_off {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(
+        value: &Option<Keepalive>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            None => serializer.serialize_str("off"),
+            Some(value) if *value == Keepalive::system() => serializer.serialize_str("system"),
+            Some(value) => value.serialize(serializer),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Keepalive>, D::Error> {
+        deserializer.deserialize_any(TableOrWord)
+    }
+
+    struct TableOrWord;
+
+    impl<'de> Visitor<'de> for TableOrWord {
+        type Value = Option<Keepalive>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table with idle, interval and retries, or \"off\", or \"system\"")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            match text {
+                "off" => Ok(None),
+                "system" => Ok(Some(Keepalive::system())),
+                _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+            }
+        }
+
+        fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            Keepalive::deserialize(de::value::MapAccessDeserializer::new(map)).map(Some)
+        }
+    }
+}
+
+/// A list; a single entry may stand without one.
+pub(super) mod one_or_many {
+    use super::*;
+
+    pub(crate) fn serialize<T: Serialize, S: Serializer>(
+        value: &[T],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<T>, D::Error> {
+        deserializer.deserialize_any(OneOrMany(PhantomData))
+    }
+
+    struct OneOrMany<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrMany<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("text, or a list of texts")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+            T::deserialize(de::value::StrDeserializer::new(text)).map(|one| vec![one])
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<Vec<T>, A::Error> {
+            Vec::deserialize(de::value::SeqAccessDeserializer::new(list))
+        }
+    }
+}

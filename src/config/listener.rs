@@ -1,0 +1,82 @@
+//! [`ListenerConfig`]: what a listener is told.
+
+use std::time::Duration;
+
+use super::settings::ListenerSettings;
+use super::{ConfigError, SocketConfig, Timeouts};
+
+/// What a listener is told. The address to listen on is given when it is bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
+#[non_exhaustive]
+pub struct ListenerConfig {
+    /// The listener's name in metrics and logs. Default empty, which means the address it is bound
+    /// to. At most 255 bytes.
+    pub name: String,
+    /// `SO_REUSEADDR`. Default on, or a restart would fail while old connections are in TIME_WAIT.
+    /// On Linux it helps only if the old listener had it too. It does not allow two live listeners.
+    /// Windows gives it another meaning (it lets others take the port), so it is not set there.
+    pub reuse_address: bool,
+    /// `SO_REUSEPORT`: several listeners share the address and the kernel spreads clients among
+    /// them. Default off: closing one of them resets the clients in its queue.
+    pub reuse_port: bool,
+    /// Clients that may wait to be accepted, 1 to 2^31 - 1. Default 1024; Linux caps it at
+    /// `net.core.somaxconn` (4096 by default) without a word (listen(2)).
+    pub backlog: u32,
+    /// Whether a listener on `[::]` also takes IPv4 clients. Default on; set either way, because
+    /// systems differ in what they do by themselves.
+    pub dual_stack: bool,
+    /// A client without a byte in either direction for this long is cut off. Default 10 min.
+    /// `None`: never.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub idle_timeout: Option<Duration>,
+    /// How long each operation may take. `checkout` and `connect` have no meaning here.
+    pub timeouts: Timeouts,
+    /// The options of every accepted socket. `device`, `mark`, the buffers and `congestion` are set
+    /// on the listening socket, from which the accepted ones inherit them. `local_addr` is refused:
+    /// the listener's address is the one it is bound to.
+    pub socket: SocketConfig,
+}
+
+impl ListenerConfig {
+    /// Looks for problems, all of them. Opens no socket.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with every field that breaks a rule.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.settle().map(drop)
+    }
+
+    /// The valid form that the listener works with.
+    pub(crate) fn settle(&self) -> Result<ListenerSettings, ConfigError> {
+        ListenerSettings::of(self)
+    }
+
+    setters! {
+        with_name name: into String;
+        with_reuse_address reuse_address: plain bool;
+        with_reuse_port reuse_port: plain bool;
+        with_backlog backlog: plain u32;
+        with_dual_stack dual_stack: plain bool;
+        with_idle_timeout idle_timeout: into Option<Duration>;
+        with_timeouts timeouts: plain Timeouts;
+        with_socket socket: plain SocketConfig;
+    }
+}
+
+impl Default for ListenerConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            reuse_address: true,
+            reuse_port: false,
+            backlog: 1024,
+            dual_stack: true,
+            idle_timeout: Some(Duration::from_secs(10 * 60)),
+            timeouts: Timeouts::default(),
+            socket: SocketConfig::default(),
+        }
+    }
+}

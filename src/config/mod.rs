@@ -1,0 +1,72 @@
+//! What a pool or a listener is told: plain data with defaults, checked once.
+//!
+//! Every field is public and documented with its unit, its default and the reason for it; every
+//! struct has `Default` and a by-value `with_*` for each field. Nothing panics and nothing is
+//! truncated on the way in: [`Config::check`] reports *all* problems at once, and the pool does the
+//! same before it starts. "No limit" is always `None` and has to be asked for; zero never means it.
+//!
+//! ```
+//! use std::time::Duration;
+//! use livepool::config::{Config, Timeouts};
+//!
+//! let config = Config::new("db.internal:5432")
+//!     .with_max_size(20)
+//!     .with_timeouts(Timeouts::default().with_checkout(Duration::from_secs(3)));
+//! assert!(config.check().is_ok());
+//! ```
+//!
+//! With the feature `serde` all of it can be read and written: durations are text with a unit
+//! (`"30s"`, `"1m 30s"`), "no limit" is `"never"`, unknown fields are refused.
+
+/// By-value setters. `into` takes whatever converts (text, `Duration` or `None` for a limit); the
+/// others take the field's own type, so that number literals need no suffix.
+macro_rules! setters {
+    ($($with:ident $field:ident: $kind:ident $ty:ty;)+) => { $( setters!(@$kind $with $field $ty); )+ };
+    (@plain $with:ident $field:ident $ty:ty) => {
+        #[doc = concat!("The same with [`", stringify!($field), "`](Self::", stringify!($field), ") changed.")]
+        #[must_use]
+        pub fn $with(mut self, $field: $ty) -> Self {
+            self.$field = $field;
+            self
+        }
+    };
+    (@into $with:ident $field:ident $ty:ty) => {
+        #[doc = concat!("The same with [`", stringify!($field), "`](Self::", stringify!($field), ") changed.")]
+        #[must_use]
+        pub fn $with(mut self, $field: impl Into<$ty>) -> Self {
+            self.$field = $field.into();
+            self
+        }
+    };
+    (@some $with:ident $field:ident $ty:ty) => {
+        #[doc = concat!("The same with [`", stringify!($field), "`](Self::", stringify!($field), ") set.")]
+        #[must_use]
+        pub fn $with(mut self, $field: impl Into<$ty>) -> Self {
+            self.$field = Some($field.into());
+            self
+        }
+    };
+}
+
+mod error;
+#[cfg(feature = "serde")]
+mod human;
+mod keepalive;
+mod listener;
+mod pool;
+mod reuse;
+mod rules;
+mod settings;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod timeouts;
+
+pub use error::{ConfigError, Problem};
+pub use keepalive::{Keepalive, UserTimeout};
+pub use listener::ListenerConfig;
+pub use pool::Config;
+pub use reuse::{Order, Validation};
+pub(crate) use settings::{ListenerSettings, Settings, SocketSettings};
+pub use socket::{SocketConfig, SocketOption};
+pub use timeouts::Timeouts;

@@ -1,0 +1,110 @@
+//! [`Config`]: what a pool is told.
+
+use std::time::Duration;
+
+use super::settings::Settings;
+use super::{ConfigError, Order, SocketConfig, Timeouts, Validation};
+
+/// What a pool is told. Start with [`Config::new`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
+#[non_exhaustive]
+pub struct Config {
+    /// The pool's name: label `pool` of every metric, field of every log line. Default empty, which
+    /// means the text of the first upstream. At most 255 bytes.
+    pub name: String,
+    /// Where to connect: `"host:port"`, `"192.0.2.1:80"`, `"[2001:db8::1]:80"` or
+    /// `"unix:/path/to.sock"`. Names are looked up anew for every dial. Several entries are several
+    /// addresses of the *same* service: a dial tries them in this order, IPv4 and IPv6 in turn, a
+    /// new one every 250 ms or as soon as one fails (RFC 8305), and keeps the first that answers.
+    /// At least one; a single one may be written without a list.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::one_or_many"))]
+    pub upstream: Vec<String>,
+    /// Most connections at a time, those being made and those in use included. Default 10; 1 to
+    /// 65535: memory for all of them is reserved at the start, and one address cannot have more
+    /// connections to another than there are ports.
+    pub max_size: usize,
+    /// Most callers that may wait for a connection; the next one is told so at once. Default 1024:
+    /// a queue that long will hardly be served within the checkout's 10 s. `Some(0)`: nobody ever
+    /// waits. `None` (in a file `"unlimited"`): no bound.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::count_or_unlimited"))]
+    pub max_waiting: Option<usize>,
+    /// Which idle connection is taken. Default [`Order::Lifo`].
+    pub order: Order,
+    /// How it is checked. Default [`Validation::Peek`].
+    pub validation: Validation,
+    /// An idle connection is closed after this long without use. Default 10 min: below the hour
+    /// after which servers tend to hang up by themselves. `None`: never. When it is not below
+    /// `max_lifetime` it has no effect.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub idle_timeout: Option<Duration>,
+    /// A connection older than this is not used again: load spreads to new servers, changed names
+    /// are noticed, and memory of long sessions is freed. Default 30 min. Up to 25 % is subtracted
+    /// at random for each connection, so that those made together do not end together. `None`:
+    /// never.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub max_lifetime: Option<Duration>,
+    /// How long each operation may take. `accept` has no meaning here.
+    pub timeouts: Timeouts,
+    /// The options of every socket.
+    pub socket: SocketConfig,
+}
+
+impl Config {
+    /// The defaults, for this upstream.
+    pub fn new(upstream: impl Into<String>) -> Self {
+        Self { upstream: vec![upstream.into()], ..Self::default() }
+    }
+
+    /// Looks for problems, all of them. Opens no socket and looks no name up.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with every field that breaks a rule.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.settle().map(drop)
+    }
+
+    /// The valid form that the pool works with.
+    pub(crate) fn settle(&self) -> Result<Settings, ConfigError> {
+        Settings::of(self)
+    }
+
+    /// The same with [`upstream`](Self::upstream) changed.
+    #[must_use]
+    pub fn with_upstream<T: Into<String>>(mut self, upstream: impl IntoIterator<Item = T>) -> Self {
+        self.upstream = upstream.into_iter().map(Into::into).collect();
+        self
+    }
+
+    setters! {
+        with_name name: into String;
+        with_max_size max_size: plain usize;
+        with_max_waiting max_waiting: into Option<usize>;
+        with_order order: plain Order;
+        with_validation validation: plain Validation;
+        with_idle_timeout idle_timeout: into Option<Duration>;
+        with_max_lifetime max_lifetime: into Option<Duration>;
+        with_timeouts timeouts: plain Timeouts;
+        with_socket socket: plain SocketConfig;
+    }
+}
+
+impl Default for Config {
+    /// The defaults, without an upstream: the one thing that has to be given.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            upstream: Vec::new(),
+            max_size: 10,
+            max_waiting: Some(1024),
+            order: Order::Lifo,
+            validation: Validation::Peek,
+            idle_timeout: Some(Duration::from_secs(10 * 60)),
+            max_lifetime: Some(Duration::from_secs(30 * 60)),
+            timeouts: Timeouts::default(),
+            socket: SocketConfig::default(),
+        }
+    }
+}

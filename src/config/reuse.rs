@@ -1,0 +1,27 @@
+//! [`Order`] and [`Validation`]: which idle connection is taken, and what it must show first.
+
+/// Which idle connection a checkout takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Order {
+    /// The one returned last. The default: the rest stay unused and `idle_timeout` can shrink the
+    /// pool after a burst.
+    #[default]
+    Lifo,
+    /// The one returned first: all connections are used in turn, and none of them ages unused.
+    Fifo,
+}
+
+/// How a connection is checked before it is handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Validation {
+    /// One `recv(MSG_PEEK | MSG_DONTWAIT)`, well below a microsecond: closed, reset, and bytes
+    /// nobody asked for are found; a peer that vanished silently is not.
+    #[default]
+    Peek,
+}

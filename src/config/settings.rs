@@ -1,0 +1,150 @@
+//! The valid forms: what a configuration becomes once it has been checked. Rooms that act take
+//! these, so that nothing needs checking twice.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::error::Problems;
+use super::{
+    Config, ConfigError, Keepalive, ListenerConfig, Order, SocketConfig, SocketOption, Timeouts,
+    UserTimeout, Validation, rules,
+};
+use crate::net::Endpoint;
+
+/// A checked [`Config`].
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Never empty.
+    pub(crate) name: String,
+    /// Never empty.
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) max_size: usize,
+    pub(crate) max_waiting: Option<usize>,
+    pub(crate) order: Order,
+    pub(crate) validation: Validation,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) max_lifetime: Option<Duration>,
+    pub(crate) socket: SocketSettings,
+}
+
+/// A checked [`ListenerConfig`].
+#[derive(Debug, Clone)]
+pub(crate) struct ListenerSettings {
+    /// Empty when the address is to be the name.
+    pub(crate) name: String,
+    pub(crate) reuse_address: bool,
+    pub(crate) reuse_port: bool,
+    pub(crate) backlog: i32,
+    pub(crate) dual_stack: bool,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) socket: SocketSettings,
+}
+
+/// A checked [`SocketConfig`].
+#[derive(Debug, Clone)]
+pub(crate) struct SocketSettings {
+    pub(crate) keepalive: Option<Keepalive>,
+    /// The value itself, derived or given. `None`: off.
+    pub(crate) user_timeout: Option<Duration>,
+    pub(crate) nodelay: bool,
+    pub(crate) send_buffer: Option<usize>,
+    pub(crate) recv_buffer: Option<usize>,
+    pub(crate) local_addr: Option<IpAddr>,
+    pub(crate) device: Option<String>,
+    pub(crate) mark: Option<u32>,
+    pub(crate) tos: Option<u8>,
+    pub(crate) congestion: Option<String>,
+    pub(crate) best_effort: Vec<SocketOption>,
+}
+
+impl Settings {
+    pub(super) fn of(config: &Config) -> Result<Self, ConfigError> {
+        let mut problems = Problems::default();
+        rules::name(&mut problems, &config.name);
+        let endpoints = rules::upstream(&mut problems, &config.upstream);
+        rules::max_size(&mut problems, config.max_size);
+        rules::limit(&mut problems, "idle_timeout", config.idle_timeout);
+        rules::limit(&mut problems, "max_lifetime", config.max_lifetime);
+        rules::timeouts(&mut problems, &config.timeouts);
+        let socket = SocketSettings::of(&mut problems, &config.socket);
+        let name = match (&config.name, config.upstream.first()) {
+            (name, Some(first)) if name.is_empty() => first.clone(),
+            (name, _) => name.clone(),
+        };
+        problems.or(Self {
+            name,
+            endpoints,
+            max_size: config.max_size,
+            max_waiting: config.max_waiting,
+            order: config.order,
+            validation: config.validation,
+            timeouts: config.timeouts.clone(),
+            idle_timeout: config.idle_timeout,
+            max_lifetime: config.max_lifetime,
+            socket,
+        })
+    }
+}
+
+impl ListenerSettings {
+    pub(super) fn of(config: &ListenerConfig) -> Result<Self, ConfigError> {
+        let mut problems = Problems::default();
+        rules::name(&mut problems, &config.name);
+        let backlog = rules::backlog(&mut problems, config.backlog);
+        rules::limit(&mut problems, "idle_timeout", config.idle_timeout);
+        rules::timeouts(&mut problems, &config.timeouts);
+        let socket = SocketSettings::of(&mut problems, &config.socket);
+        rules::no_local_addr(&mut problems, config.socket.local_addr);
+        problems.or(Self {
+            name: config.name.clone(),
+            reuse_address: config.reuse_address,
+            reuse_port: config.reuse_port,
+            backlog,
+            dual_stack: config.dual_stack,
+            timeouts: config.timeouts.clone(),
+            idle_timeout: config.idle_timeout,
+            socket,
+        })
+    }
+}
+
+impl SocketSettings {
+    fn of(problems: &mut Problems, config: &SocketConfig) -> Self {
+        if let Some(keepalive) = &config.keepalive {
+            rules::keepalive(problems, keepalive);
+        }
+        rules::user_timeout(problems, config);
+        rules::buffer(problems, "socket.send_buffer", config.send_buffer);
+        rules::buffer(problems, "socket.recv_buffer", config.recv_buffer);
+        rules::short_name(problems, "socket.device", config.device.as_deref());
+        rules::short_name(problems, "socket.congestion", config.congestion.as_deref());
+        Self {
+            keepalive: config.keepalive.clone(),
+            user_timeout: match config.user_timeout {
+                UserTimeout::Derived => {
+                    config.keepalive.as_ref().and_then(Keepalive::detection_time)
+                }
+                UserTimeout::Off => None,
+                UserTimeout::After(limit) => Some(limit),
+            },
+            nodelay: config.nodelay,
+            send_buffer: config.send_buffer,
+            recv_buffer: config.recv_buffer,
+            local_addr: config.local_addr,
+            device: config.device.clone(),
+            mark: config.mark,
+            tos: config.tos,
+            congestion: config.congestion.clone(),
+            best_effort: config.best_effort.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Default for SocketSettings {
+    fn default() -> Self {
+        Self::of(&mut Problems::default(), &SocketConfig::default())
+    }
+}

@@ -1,0 +1,89 @@
+//! [`Timeouts`]: how long each operation may take.
+
+use std::time::Duration;
+
+/// How long each operation may take. `None` means it may block for ever, and has to be asked for.
+///
+/// A timeout is per call: a `read` that returns starts the clock anew at the next one. At least
+/// 1 ms, because the timer counts milliseconds. In a file: `"30s"`, or `"never"` for `None`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// Taking a connection from the pool, everything included: waiting in the queue, checks, a
+    /// dial. Default 10 s: long enough for a burst or one lost SYN, short enough for a caller who
+    /// has a user waiting.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub checkout: Option<Duration>,
+    /// Making a connection: name lookup and connect together, over all addresses. Default 5 s: on
+    /// Linux the first repeats of a lost SYN go out after 1 s and 3 s, so two losses are survived.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub connect: Option<Duration>,
+    /// One read. Default 30 s, far above what a healthy answer takes; raise it for calls that may
+    /// legitimately wait.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub read: Option<Duration>,
+    /// One write. Default 30 s. A write only waits when the send buffer is full.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub write: Option<Duration>,
+    /// One flush. Default 30 s.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub flush: Option<Duration>,
+    /// Shutting down the writing side. Default 1 s: it is local work, except for layers (TLS) that
+    /// still write.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub shutdown: Option<Duration>,
+    /// Waiting for a client on a listener. Default 30 s: the accept loop then comes by regularly
+    /// and can look at its own stop flag.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub accept: Option<Duration>,
+}
+
+impl Timeouts {
+    /// No operation ever times out.
+    pub fn never() -> Self {
+        Self::uniform(None)
+    }
+
+    /// Every operation gets the same limit.
+    pub fn all(limit: Duration) -> Self {
+        Self::uniform(Some(limit))
+    }
+
+    setters! {
+        with_checkout checkout: into Option<Duration>;
+        with_connect connect: into Option<Duration>;
+        with_read read: into Option<Duration>;
+        with_write write: into Option<Duration>;
+        with_flush flush: into Option<Duration>;
+        with_shutdown shutdown: into Option<Duration>;
+        with_accept accept: into Option<Duration>;
+    }
+
+    fn uniform(limit: Option<Duration>) -> Self {
+        Self {
+            checkout: limit,
+            connect: limit,
+            read: limit,
+            write: limit,
+            flush: limit,
+            shutdown: limit,
+            accept: limit,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            checkout: Some(Duration::from_secs(10)),
+            connect: Some(Duration::from_secs(5)),
+            read: Some(Duration::from_secs(30)),
+            write: Some(Duration::from_secs(30)),
+            flush: Some(Duration::from_secs(30)),
+            shutdown: Some(Duration::from_secs(1)),
+            accept: Some(Duration::from_secs(30)),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Why something failed: which phase, how long it waited, how full the pool was, what to change.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use crate::config::{ConfigError, Problem};
+pub use crate::listener::BindError;
+pub use crate::net::{ConnectAttempt, ConnectError};
+use crate::pool::Status;
+pub use crate::stream::{Interrupted, OpTimeout};
+
+/// What a checkout was doing when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Waiting in the queue: every connection was in use.
+    Queue,
+    /// Waiting for a connection to be made.
+    Connect,
+}
+
+/// Why a checkout failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CheckoutFailure {
+    /// The checkout deadline passed in this phase.
+    Timeout(Phase),
+    /// As many callers were waiting as `max_waiting` allows.
+    QueueFull,
+    /// No connection could be made; the source says why.
+    Connect,
+    /// The pool was closed.
+    Closed,
+}
+
+/// A checkout that ended without a connection.
+///
+/// Its text answers what an operator asks first: what it waited for, how long, how full the pool
+/// was, and what to change. [`source`](std::error::Error::source) is the connect error, where there
+/// was one.
+#[derive(Debug, Clone)]
+pub struct CheckoutError {
+    pub(crate) failure: CheckoutFailure,
+    pub(crate) pool: Arc<str>,
+    pub(crate) waited: Duration,
+    pub(crate) status: Status,
+    pub(crate) connect: Option<Arc<ConnectError>>,
+}
+
+impl CheckoutError {
+    /// Why it failed.
+    pub fn failure(&self) -> CheckoutFailure {
+        self.failure
+    }
+
+    /// How long the caller had waited.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// How full the pool was.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// The connect error, where there was one.
+    pub fn connect_error(&self) -> Option<&ConnectError> {
+        self.connect.as_deref()
+    }
+
+    /// Whether a deadline passed: the checkout's own, or the connect's.
+    pub fn is_timeout(&self) -> bool {
+        match self.failure {
+            CheckoutFailure::Timeout(_) => true,
+            CheckoutFailure::Connect => self.connect.as_ref().is_some_and(|e| e.is_timeout()),
+            _ => false,
+        }
+    }
+
+    /// Whether the same call may succeed later without anybody changing anything.
+    pub fn is_retryable(&self) -> bool {
+        match self.failure {
+            CheckoutFailure::Timeout(_) | CheckoutFailure::QueueFull => true,
+            CheckoutFailure::Connect => self.connect.as_ref().is_some_and(|e| e.is_retryable()),
+            CheckoutFailure::Closed => false,
+        }
+    }
+}
+
+impl fmt::Display for CheckoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pool, waited, status, .. } = self;
+        match self.failure {
+            CheckoutFailure::Timeout(Phase::Queue) => write!(
+                f,
+                "pool {pool}: no connection became free within {waited:.1?} ({status}); \
+                 raise max_size, hold connections for a shorter time, or raise timeouts.checkout"
+            ),
+            CheckoutFailure::Timeout(Phase::Connect) => write!(
+                f,
+                "pool {pool}: no connection could be made within {waited:.1?} ({status}); \
+                 check that the upstream is reachable, or raise timeouts.checkout"
+            ),
+            CheckoutFailure::QueueFull => write!(
+                f,
+                "pool {pool}: the queue is full ({status}); \
+                 shed load earlier, or raise max_size or max_waiting"
+            ),
+            CheckoutFailure::Connect => {
+                write!(f, "pool {pool}: no connection could be made ({status})")
+            }
+            CheckoutFailure::Closed => write!(f, "pool {pool}: the pool is closed"),
+        }
+    }
+}
+
+impl std::error::Error for CheckoutError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.connect.as_deref().map(|e| e as _)
+    }
+}
+
+impl From<CheckoutError> for io::Error {
+    fn from(error: CheckoutError) -> Self {
+        let kind = match error.failure {
+            _ if error.is_timeout() => io::ErrorKind::TimedOut,
+            CheckoutFailure::QueueFull => io::ErrorKind::ResourceBusy,
+            CheckoutFailure::Closed => io::ErrorKind::NotConnected,
+            _ => io::ErrorKind::ConnectionRefused,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// Whether `error` is a deadline of ours passing: a read, write, flush, shutdown, accept, connect or
+/// checkout. The kernel's own `ETIMEDOUT`, which means that the peer is dead, is not one.
+pub fn is_timeout(error: &io::Error) -> bool {
+    let Some(inner) = error.get_ref() else { return false };
+    inner.is::<OpTimeout>()
+        || inner.downcast_ref::<CheckoutError>().is_some_and(CheckoutError::is_timeout)
+        || inner.downcast_ref::<ConnectError>().is_some_and(ConnectError::is_timeout)
+}

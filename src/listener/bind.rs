@@ -1,0 +1,258 @@
+//! Binding, and saying why it failed.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::{Domain, Protocol, SockRef, Type};
+use tokio::net::TcpListener;
+
+use super::Socket;
+use crate::config::{ConfigError, ListenerSettings};
+use crate::net::{self, Endpoint, PeerAddr, Unavailable};
+use crate::sys::reuse_port::set_reuse_port;
+use crate::sys::sockopt::Refusal;
+
+/// Why a listener could not be made.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The configuration is not valid.
+    Config(ConfigError),
+    /// The address is not one that can be listened on.
+    #[non_exhaustive]
+    Address {
+        /// As it was given.
+        address: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The name could not be resolved.
+    #[non_exhaustive]
+    Resolve {
+        /// As it was given.
+        address: String,
+        /// What the resolver said.
+        error: io::Error,
+    },
+    /// The system refused.
+    #[non_exhaustive]
+    Bind {
+        /// The address that was tried.
+        address: PeerAddr,
+        /// What the system said.
+        error: io::Error,
+        /// Why, where more can be said, and what to change.
+        advice: &'static str,
+    },
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(_) => f.write_str("the listener's configuration is not valid"),
+            Self::Address { address, problem } => {
+                write!(f, "cannot listen on {address}: {problem}")
+            }
+            Self::Resolve { address, error } => {
+                write!(f, "cannot listen on {address}: the name does not resolve: {error}")
+            }
+            Self::Bind { address, error, advice } if advice.is_empty() => {
+                write!(f, "cannot listen on {address}: {error}")
+            }
+            Self::Bind { address, error, advice } => {
+                write!(f, "cannot listen on {address}: {error}: {advice}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for BindError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Config(error) => Some(error),
+            Self::Address { .. } => None,
+            Self::Resolve { error, .. } | Self::Bind { error, .. } => Some(error),
+        }
+    }
+}
+
+impl From<BindError> for io::Error {
+    fn from(error: BindError) -> Self {
+        let kind = match &error {
+            BindError::Config(_) | BindError::Address { .. } => io::ErrorKind::InvalidInput,
+            BindError::Resolve { error, .. } | BindError::Bind { error, .. } => error.kind(),
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// Binds the first address that can be bound.
+pub(super) async fn bind(
+    address: &str,
+    settings: &ListenerSettings,
+) -> Result<(Socket, PeerAddr, Unavailable), BindError> {
+    let endpoint = Endpoint::to_listen_on(address)
+        .map_err(|problem| BindError::Address { address: address.to_owned(), problem })?;
+    let addrs = match endpoint {
+        Endpoint::Addr(addr) => vec![addr],
+        Endpoint::Host { host, port } => tokio::net::lookup_host((host.as_str(), port))
+            .await
+            .map_err(|error| BindError::Resolve { address: address.to_owned(), error })?
+            .collect(),
+        #[cfg(unix)]
+        Endpoint::Unix(path) => return unix::bind(path, settings),
+        #[cfg(not(unix))]
+        Endpoint::Unix(_) => {
+            return Err(BindError::Address {
+                address: address.to_owned(),
+                problem: "this system has no Unix sockets".to_owned(),
+            });
+        }
+    };
+    let mut last = None;
+    for addr in addrs {
+        match tcp(addr, settings) {
+            Ok((listener, unavailable)) => {
+                let local = listener.local_addr().unwrap_or(addr);
+                return Ok((Socket::Tcp(listener), PeerAddr::Tcp(local), unavailable));
+            }
+            Err(error) => last = Some((addr, error)),
+        }
+    }
+    Err(match last {
+        Some((addr, error)) => BindError::Bind {
+            address: PeerAddr::Tcp(addr),
+            advice: advice(addr, &error, settings),
+            error,
+        },
+        None => BindError::Resolve {
+            address: address.to_owned(),
+            error: io::Error::new(io::ErrorKind::NotFound, "the name has no address"),
+        },
+    })
+}
+
+fn tcp(addr: SocketAddr, settings: &ListenerSettings) -> io::Result<(TcpListener, Unavailable)> {
+    let (socket, unavailable) = bound(addr, settings, settings.reuse_address)?;
+    // Two sockets with SO_REUSEADDR may both bind; it is listen that refuses the second.
+    socket.listen(settings.backlog)?;
+    Ok((TcpListener::from_std(socket.into())?, unavailable))
+}
+
+fn bound(
+    addr: SocketAddr,
+    settings: &ListenerSettings,
+    reuse: bool,
+) -> io::Result<(socket2::Socket, Unavailable)> {
+    let socket =
+        socket2::Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(!settings.dual_stack)?;
+    }
+    // On Windows this option means something else: it lets a second listener take the port over.
+    #[cfg(not(windows))]
+    socket.set_reuse_address(reuse)?;
+    #[cfg(windows)]
+    let _ = reuse;
+    if settings.reuse_port {
+        match set_reuse_port(&socket) {
+            Ok(()) => {}
+            Err(Refusal::Failed(error)) => return Err(error),
+            Err(Refusal::Unsupported(missing)) => {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, missing));
+            }
+        }
+    }
+    let unavailable = net::apply_listening(&SockRef::from(&socket), &settings.socket)?;
+    socket.bind(&addr.into())?;
+    Ok((socket, unavailable))
+}
+
+/// What to do about an address that cannot be bound.
+fn advice(addr: SocketAddr, error: &io::Error, settings: &ListenerSettings) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse if settings.reuse_address => {
+            "a live listener holds it, or connections of one that was bound without reuse_address; \
+             stop it or choose another port"
+        }
+        io::ErrorKind::AddrInUse => {
+            match bound(addr, settings, true).and_then(|(s, _)| s.listen(1)) {
+                Ok(()) => {
+                    "connections of an earlier listener still hold it (TIME_WAIT or open); \
+                 set reuse_address = true"
+                }
+                Err(_) => {
+                    "a live listener holds it, or connections of one that was bound without \
+                 reuse_address; stop it or choose another port"
+                }
+            }
+        }
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need a privilege (CAP_NET_BIND_SERVICE on Linux); choose a higher one"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::io;
+    use std::os::unix::net::UnixStream;
+    use std::path::{Path, PathBuf};
+
+    use socket2::{Domain, SockAddr, Type};
+    use tokio::net::UnixListener;
+
+    use super::{BindError, Socket};
+    use crate::config::ListenerSettings;
+    use crate::net::{PeerAddr, Unavailable};
+
+    /// Binds a path. A socket file that nobody listens on any more is the TIME_WAIT of Unix
+    /// sockets: with `reuse_address` it is replaced.
+    pub(super) fn bind(
+        path: PathBuf,
+        settings: &ListenerSettings,
+    ) -> Result<(Socket, PeerAddr, Unavailable), BindError> {
+        let listener = listen(&path, settings.backlog).or_else(|error| {
+            if error.kind() == io::ErrorKind::AddrInUse && settings.reuse_address && stale(&path) {
+                std::fs::remove_file(&path)?;
+                return listen(&path, settings.backlog);
+            }
+            Err(error)
+        });
+        match listener {
+            Ok(listener) => Ok((Socket::Unix(listener), PeerAddr::Unix(path), Vec::new())),
+            Err(error) => {
+                let advice = match error.kind() {
+                    io::ErrorKind::AddrInUse if stale(&path) => {
+                        "the file was left by an earlier listener; remove it or set \
+                         reuse_address = true"
+                    }
+                    io::ErrorKind::AddrInUse => "a live listener holds it, or it is not a socket",
+                    io::ErrorKind::NotFound => "its directory does not exist",
+                    _ => "",
+                };
+                Err(BindError::Bind { address: PeerAddr::Unix(path), error, advice })
+            }
+        }
+    }
+
+    fn listen(path: &Path, backlog: i32) -> io::Result<UnixListener> {
+        let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        socket.listen(backlog)?;
+        UnixListener::from_std(socket.into())
+    }
+
+    /// Whether a socket file is there and nobody listens on it.
+    fn stale(path: &Path) -> bool {
+        use std::os::unix::fs::FileTypeExt;
+        let is_socket = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
+        let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        is_socket && UnixStream::connect(path).err().is_some_and(refused)
+    }
+}

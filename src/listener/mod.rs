@@ -1,0 +1,186 @@
+//! The accepting side of the same discipline: options on every client, a deadline on every
+//! operation, and nobody who vanished is kept.
+
+mod bind;
+mod reaper;
+mod trouble;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+#[cfg(unix)]
+use tokio::net::UnixListener;
+use tokio::time::Instant;
+
+use crate::config::{ListenerConfig, ListenerSettings};
+use crate::deadline::Deadline;
+use crate::event::{ConnId, Emitter, Event, Observer, Operation};
+use crate::net::{self, Io, PeerAddr};
+use crate::stream::{OpTimeout, Reported, Stream};
+use crate::telemetry::Telemetry;
+
+use reaper::Clients;
+use trouble::Trouble;
+
+pub use bind::BindError;
+
+/// A TCP or Unix listener whose clients are timed, kept alive and, when they vanish, let go.
+///
+/// Every accepted [`Stream`] has the configured socket options and timeouts. A client that sends
+/// and receives nothing for `idle_timeout` (10 minutes by default) is *reaped*: one task per
+/// listener interrupts its stream, whose next operation fails with
+/// [`Interrupted`](crate::Interrupted) and the reason `idle_timeout`. A client that vanished without
+/// a word is found earlier by keepalive, if somebody reads from or writes to its stream: the
+/// operation fails and the stream ends with reason `keepalive_timeout`. Both are counted.
+///
+/// The reaper's task is started by `bind` and ends when the listener and all its clients are gone.
+pub struct Listener {
+    socket: Socket,
+    local: PeerAddr,
+    settings: ListenerSettings,
+    reported: Reported,
+    clients: Arc<Clients>,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Listens on `address`: `"127.0.0.1:8080"`, `"[::]:0"`, `"localhost:8080"` or `"unix:/path"`.
+    /// Port 0 asks the system for a free one; see [`local_addr`](Self::local_addr).
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`], which says which address failed and why: among others whether an address in
+    /// use is held by a live listener or by connections that an earlier one left behind.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn bind(address: &str, config: &ListenerConfig) -> Result<Self, BindError> {
+        Self::bind_observed(address, config, None).await
+    }
+
+    /// As [`bind`](Self::bind), and sends every event to `observer`.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Self::bind).
+    pub async fn bind_with_observer(
+        address: &str,
+        config: &ListenerConfig,
+        observer: impl Observer,
+    ) -> Result<Self, BindError> {
+        Self::bind_observed(address, config, Some(Arc::new(observer))).await
+    }
+
+    async fn bind_observed(
+        address: &str,
+        config: &ListenerConfig,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Self, BindError> {
+        let settings = config.settle().map_err(BindError::Config)?;
+        let (socket, local, unavailable) = bind::bind(address, &settings).await?;
+        let name = if settings.name.is_empty() { local.to_string() } else { settings.name.clone() };
+        let emitter = Arc::new(Emitter::new(Telemetry::listener(&name), observer));
+        let reported = Reported::default();
+        reported.report(&emitter, &unavailable);
+        let clients = Clients::watch(emitter, settings.idle_timeout);
+        Ok(Self { socket, local, settings, reported, clients })
+    }
+
+    /// The address it listens on, with the port the system chose.
+    pub fn local_addr(&self) -> &PeerAddr {
+        &self.local
+    }
+
+    /// Waits for the next client, for `timeouts.accept` at most.
+    ///
+    /// Errors that pass do not end it: a client that went away before it was accepted is skipped,
+    /// and when the process is out of file descriptors or memory it waits a moment (10 ms, doubling
+    /// to 1 s) and tries again. Each is reported as
+    /// [`Event::AcceptFailed`](crate::Event::AcceptFailed).
+    ///
+    /// # Errors
+    ///
+    /// An [`OpTimeout`] when nobody came in time ([`is_timeout`](crate::is_timeout) tells); any other
+    /// error means that the listening socket itself is broken.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no client.
+    pub async fn accept(&self) -> io::Result<Stream> {
+        let limit = self.settings.timeouts.accept;
+        let deadline = Deadline::after(limit);
+        match deadline.run(self.next_client()).await {
+            Ok(result) => result,
+            Err(_) => {
+                let after = limit.unwrap_or_default();
+                let operation = Operation::Accept;
+                self.emitter().emit(Event::TimedOut { operation, conn: None, after });
+                Err(OpTimeout { operation, after, of_exchange: false }.into())
+            }
+        }
+    }
+
+    async fn next_client(&self) -> io::Result<Stream> {
+        let mut trouble = Trouble::default();
+        loop {
+            match self.try_accept().await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => {
+                    let Some(backoff) = trouble.next(&error) else { return Err(error) };
+                    let error = error.to_string().into();
+                    self.emitter().emit(Event::AcceptFailed { error, backoff });
+                    if !backoff.is_zero() {
+                        tokio::time::sleep_until(Instant::now() + backoff).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn try_accept(&self) -> io::Result<Stream> {
+        let io = match &self.socket {
+            Socket::Tcp(listener) => Io::Tcp(listener.accept().await?.0),
+            #[cfg(unix)]
+            Socket::Unix(listener) => Io::Unix(listener.accept().await?.0),
+        };
+        // No await from here on: a client that was accepted is never dropped half-way.
+        let peer = io.peer_addr()?;
+        let local = io.local_addr()?;
+        let unavailable = match &peer {
+            PeerAddr::Tcp(peer) => {
+                net::apply_accepted(&io.sock_ref(), *peer, &self.settings.socket)?
+            }
+            PeerAddr::Unix(_) => net::apply_unix(&io.sock_ref(), &self.settings.socket)?,
+        };
+        self.reported.report(self.emitter(), &unavailable);
+        let (id, emitter) = (ConnId::next(), Arc::clone(self.emitter()));
+        emitter.emit(Event::Accepted { conn: id, peer: peer.clone() });
+        let stream = Stream::new(io, id, peer, local, self.settings.timeouts, emitter);
+        self.clients.add(stream.link());
+        Ok(stream)
+    }
+
+    fn emitter(&self) -> &Arc<Emitter> {
+        self.clients.emitter()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.clients.no_more();
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").field("local", &self.local).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,91 @@
+//! Which errors of accept pass, and how long to wait for them to. Pure.
+
+use std::io;
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(10);
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// The troubles of one wait for a client.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    last: Option<Duration>,
+}
+
+impl Trouble {
+    /// How long to wait before the next try; `None` if the listening socket is beyond help.
+    ///
+    /// Being out of descriptors, memory or buffers passes when something is closed: a busy loop
+    /// would only keep that from happening. Whatever concerns the one client that was next in line
+    /// (accept(2) hands over errors already pending on it) is over once it was reported.
+    pub(super) fn next(&mut self, error: &io::Error) -> Option<Duration> {
+        if is_fatal(error) {
+            return None;
+        }
+        if !is_exhaustion(error) {
+            return Some(Duration::ZERO);
+        }
+        let wait = self.last.map_or(FIRST, |last| (last * 2).min(LONGEST));
+        self.last = Some(wait);
+        Some(wait)
+    }
+}
+
+/// The process or the system has no more to give.
+fn is_exhaustion(error: &io::Error) -> bool {
+    if error.kind() == io::ErrorKind::OutOfMemory {
+        return true;
+    }
+    #[cfg(unix)]
+    return error.raw_os_error().is_some_and(|code| {
+        [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM].contains(&code)
+    });
+    // WSAEMFILE, WSAENOBUFS.
+    #[cfg(not(unix))]
+    return error.raw_os_error().is_some_and(|code| [10024, 10055].contains(&code));
+}
+
+/// The descriptor is not a listening socket (any more), or its runtime has ended.
+fn is_fatal(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    let broken = error.raw_os_error().is_some_and(|code| {
+        [libc::EBADF, libc::EINVAL, libc::ENOTSOCK, libc::EFAULT].contains(&code)
+    });
+    // WSAEBADF, WSAEFAULT, WSAEINVAL, WSAENOTSOCK.
+    #[cfg(not(unix))]
+    let broken =
+        error.raw_os_error().is_some_and(|code| [10009, 10014, 10022, 10038].contains(&code));
+    // tokio's own errors carry no number: its driver is gone.
+    broken || error.raw_os_error().is_none() && error.kind() == io::ErrorKind::Other
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    fn wait(trouble: &mut Trouble, code: i32) -> Option<Duration> {
+        trouble.next(&io::Error::from_raw_os_error(code))
+    }
+
+    #[test]
+    fn a_client_that_went_away_is_skipped_at_once() {
+        let mut trouble = Trouble::default();
+        for code in [libc::ECONNABORTED, libc::EPROTO, libc::EPERM, libc::ENETDOWN, libc::EINTR] {
+            assert_eq!(wait(&mut trouble, code), Some(Duration::ZERO));
+        }
+    }
+
+    #[test]
+    fn being_out_of_descriptors_backs_off_and_doubles_to_a_second() {
+        let mut trouble = Trouble::default();
+        let waits: Vec<_> =
+            (0..9).map(|_| wait(&mut trouble, libc::EMFILE).unwrap().as_millis()).collect();
+        assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+    }
+
+    #[test]
+    fn a_broken_listening_socket_ends_the_loop() {
+        assert_eq!(wait(&mut Trouble::default(), libc::EBADF), None);
+        assert_eq!(wait(&mut Trouble::default(), libc::EINVAL), None);
+    }
+}

@@ -1,0 +1,289 @@
+//! [`ConnectError`]: why no connection could be made, address by address.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::event::DialOutcome;
+
+/// No connection could be made.
+///
+/// Its text lists every address that was tried and what became of it, and says what to change where
+/// that is obvious. [`source`](Error::source) is the last attempt's error.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ConnectError {
+    upstream: String,
+    attempts: Vec<ConnectAttempt>,
+    took: Duration,
+    limit: Option<Duration>,
+    kind: DialOutcome,
+}
+
+/// One thing that was tried: looking a name up, or connecting to one address.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ConnectAttempt {
+    target: String,
+    error: Arc<io::Error>,
+    took: Duration,
+    phase: Phase,
+}
+
+/// How far an attempt came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Looking the name up.
+    Resolve,
+    /// Making the socket and setting its options.
+    Setup,
+    /// Connecting.
+    Connect,
+}
+
+impl ConnectError {
+    /// Everything that was tried failed.
+    pub(super) fn failed(upstream: String, attempts: Vec<ConnectAttempt>, took: Duration) -> Self {
+        let kind = judge(&attempts);
+        Self { upstream, attempts, took, limit: None, kind }
+    }
+
+    /// The deadline passed, `limit` after the start.
+    pub(super) fn timed_out(
+        upstream: String,
+        attempts: Vec<ConnectAttempt>,
+        took: Duration,
+        limit: Duration,
+    ) -> Self {
+        Self { upstream, attempts, took, limit: Some(limit), kind: DialOutcome::Timeout }
+    }
+
+    /// Where the connection was to go, as it was configured; several entries with commas between.
+    pub fn upstream(&self) -> &str {
+        &self.upstream
+    }
+
+    /// What was tried, in the order in which it failed; what was still under way at the deadline
+    /// comes last. Empty if the deadline had passed before anything could be tried.
+    pub fn attempts(&self) -> &[ConnectAttempt] {
+        &self.attempts
+    }
+
+    /// Time from the start of the dial.
+    pub fn took(&self) -> Duration {
+        self.took
+    }
+
+    /// What kind of failure it was: the deadline if that passed, else the most telling of the
+    /// attempts.
+    pub fn kind(&self) -> DialOutcome {
+        self.kind
+    }
+
+    /// Whether time ran out, by our deadline or by the kernel's.
+    pub fn is_timeout(&self) -> bool {
+        self.kind == DialOutcome::Timeout
+    }
+
+    /// Whether the same dial may succeed later without anybody changing anything. Not so when no
+    /// address got past a socket option, a permission or an address that is not valid.
+    pub fn is_retryable(&self) -> bool {
+        self.kind != DialOutcome::Error || self.attempts.iter().any(ConnectAttempt::may_pass)
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        match self.kind {
+            DialOutcome::Refused => Some("is the upstream running, and listening there?"),
+            DialOutcome::Resolve => Some("check the name and the resolver"),
+            DialOutcome::Timeout => {
+                Some("check route and firewall, or raise timeouts.connect if it is just far away")
+            }
+            DialOutcome::Unreachable => Some("check route and firewall"),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "could not connect to {}", self.upstream)?;
+        if let Some(limit) = self.limit {
+            write!(f, " within {limit:?}")?;
+        }
+        for (index, attempt) in self.attempts.iter().enumerate() {
+            f.write_str(if index == 0 { ": " } else { "; " })?;
+            if attempt.target != self.upstream {
+                write!(f, "{}: ", attempt.target)?;
+            }
+            f.write_str(&lower_first(&attempt.error.to_string()))?;
+        }
+        match self.hint() {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for ConnectError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.attempts.last().map(|attempt| attempt.error() as _)
+    }
+}
+
+impl From<ConnectError> for io::Error {
+    fn from(error: ConnectError) -> Self {
+        let kind = match error.kind {
+            DialOutcome::Refused => io::ErrorKind::ConnectionRefused,
+            DialOutcome::Timeout => io::ErrorKind::TimedOut,
+            DialOutcome::Unreachable => io::ErrorKind::HostUnreachable,
+            DialOutcome::Resolve => io::ErrorKind::NotFound,
+            _ => error.attempts.last().map_or(io::ErrorKind::Other, |last| last.error.kind()),
+        };
+        Self::new(kind, error)
+    }
+}
+
+impl ConnectAttempt {
+    pub(super) fn new(target: String, error: io::Error, took: Duration, phase: Phase) -> Self {
+        Self { target, error: Arc::new(error), took, phase }
+    }
+
+    /// What was still under way when the deadline passed.
+    pub(super) fn unfinished(target: String, took: Duration, phase: Phase) -> Self {
+        let text = match phase {
+            Phase::Resolve => "still looking the name up",
+            Phase::Setup | Phase::Connect => "still connecting",
+        };
+        Self::new(target, io::Error::new(io::ErrorKind::TimedOut, text), took, phase)
+    }
+
+    /// The address, or the name as configured when it is the lookup that failed.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// What went wrong.
+    pub fn error(&self) -> &io::Error {
+        &self.error
+    }
+
+    /// Time from its start to its failure.
+    pub fn took(&self) -> Duration {
+        self.took
+    }
+
+    fn outcome(&self) -> DialOutcome {
+        match (self.phase, self.error.kind()) {
+            (Phase::Resolve, _) => DialOutcome::Resolve,
+            (Phase::Setup, _) => DialOutcome::Error,
+            // A Unix socket that is not there is what a port nobody listens on is for TCP.
+            (_, io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => DialOutcome::Refused,
+            (_, io::ErrorKind::TimedOut) => DialOutcome::Timeout,
+            (_, io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+                DialOutcome::Unreachable
+            }
+            _ => DialOutcome::Error,
+        }
+    }
+
+    fn may_pass(&self) -> bool {
+        use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+        self.phase != Phase::Setup
+            && !matches!(self.error.kind(), InvalidInput | PermissionDenied | Unsupported)
+    }
+}
+
+/// The most telling outcome: what was heard from a peer says more than what was not, and a machine
+/// without IPv6 must not hide that the IPv4 address refused.
+fn judge(attempts: &[ConnectAttempt]) -> DialOutcome {
+    let telling = [
+        DialOutcome::Refused,
+        DialOutcome::Timeout,
+        DialOutcome::Unreachable,
+        DialOutcome::Error,
+        DialOutcome::Resolve,
+    ];
+    let met = |outcome: &DialOutcome| attempts.iter().any(|attempt| attempt.outcome() == *outcome);
+    telling.into_iter().find(met).unwrap_or(DialOutcome::Error)
+}
+
+/// The system's messages begin with a capital, which reads oddly inside a clause.
+fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    match (chars.next(), chars.as_str()) {
+        (Some(first), rest) if !rest.starts_with(|c: char| c.is_uppercase()) => {
+            first.to_lowercase().chain(rest.chars()).collect()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(target: &str, kind: io::ErrorKind, text: &str, phase: Phase) -> ConnectAttempt {
+        ConnectAttempt::new(target.into(), io::Error::new(kind, text), Duration::ZERO, phase)
+    }
+
+    fn failed(attempts: Vec<ConnectAttempt>) -> ConnectError {
+        ConnectError::failed("db:5432".to_owned(), attempts, Duration::ZERO)
+    }
+
+    #[test]
+    fn the_text_lists_every_attempt_and_what_to_do() {
+        let attempts = vec![
+            attempt(
+                "10.0.0.1:5432",
+                io::ErrorKind::ConnectionRefused,
+                "Connection refused",
+                Phase::Connect,
+            ),
+            ConnectAttempt::unfinished("[::1]:5432".into(), Duration::ZERO, Phase::Connect),
+        ];
+        let limit = Duration::from_secs(5);
+        let error = ConnectError::timed_out("db:5432".into(), attempts, limit, limit);
+        assert_eq!(
+            error.to_string(),
+            "could not connect to db:5432 within 5s: 10.0.0.1:5432: connection refused; \
+             [::1]:5432: still connecting (check route and firewall, or raise timeouts.connect if it \
+             is just far away)"
+        );
+        assert_eq!(error.source().unwrap().to_string(), "still connecting");
+        assert!(error.is_timeout() && error.is_retryable());
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_refusal_tells_more_than_a_family_this_machine_does_not_have() {
+        let error = failed(vec![
+            attempt("1.1.1.1:1", io::ErrorKind::ConnectionRefused, "x", Phase::Connect),
+            attempt("[::1]:1", io::ErrorKind::Unsupported, "x", Phase::Setup),
+        ]);
+        assert_eq!(error.kind(), DialOutcome::Refused);
+    }
+
+    #[test]
+    fn what_only_a_person_can_change_is_not_retryable() {
+        let kinds = [
+            (io::ErrorKind::NotFound, Phase::Setup, false),
+            (io::ErrorKind::PermissionDenied, Phase::Connect, false),
+            (io::ErrorKind::AddrNotAvailable, Phase::Connect, true),
+            (io::ErrorKind::Other, Phase::Resolve, true),
+            (io::ErrorKind::ConnectionRefused, Phase::Connect, true),
+        ];
+        for (kind, phase, retryable) in kinds {
+            let error = failed(vec![attempt("1.1.1.1:1", kind, "x", phase)]);
+            assert_eq!(error.is_retryable(), retryable, "{kind:?} {phase:?}");
+        }
+    }
+
+    #[test]
+    fn messages_begin_in_lower_case_unless_they_begin_with_an_acronym() {
+        assert_eq!(lower_first("Connection refused"), "connection refused");
+        assert_eq!(lower_first("IO failed"), "IO failed");
+        assert_eq!(lower_first(""), "");
+    }
+}

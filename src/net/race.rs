@@ -1,0 +1,263 @@
+//! The order in which addresses are tried and when: Happy Eyeballs version 2 (RFC 8305), decided
+//! without sockets and clocks.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::PeerAddr;
+
+/// Pause before the next address is tried beside the ones under way (RFC 8305 section 8,
+/// "Connection Attempt Delay").
+pub(super) const STAGGER: Duration = Duration::from_millis(250);
+/// How long the first known addresses wait for names that come before them (RFC 8305 section 8,
+/// "Resolution Delay").
+pub(super) const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Start connecting to this address, and ask again.
+    Start(PeerAddr),
+    /// Ask again at this moment, or when something has happened.
+    WaitUntil(Instant),
+    /// Ask again when something has happened: an attempt or a lookup has ended.
+    Wait,
+    /// Nothing is left to try and nothing is under way.
+    Exhausted,
+}
+
+/// One dial over the addresses of all its endpoints.
+#[derive(Debug)]
+pub(super) struct Race {
+    /// The addresses of each endpoint while names are looked up; emptied when the race begins.
+    found: Vec<Vec<PeerAddr>>,
+    /// Endpoints whose addresses are not known yet.
+    unknown: usize,
+    /// When the race begins even though some are unknown. `None`: nothing is known yet.
+    begin: Option<Instant>,
+    begun: bool,
+    /// Every address met, so that none is tried twice.
+    seen: Vec<PeerAddr>,
+    queue: VecDeque<PeerAddr>,
+    next_start: Option<Instant>,
+    under_way: usize,
+}
+
+impl Race {
+    /// A race over this many endpoints, all unknown.
+    pub(super) fn new(endpoints: usize) -> Self {
+        Self {
+            found: vec![Vec::new(); endpoints],
+            unknown: endpoints,
+            begin: None,
+            begun: false,
+            seen: Vec::new(),
+            queue: VecDeque::new(),
+            next_start: None,
+            under_way: 0,
+        }
+    }
+
+    /// The addresses of one endpoint are known; none, if its lookup failed. Once per endpoint.
+    pub(super) fn resolved(&mut self, endpoint: usize, addrs: Vec<PeerAddr>, now: Instant) {
+        self.unknown -= 1;
+        if !addrs.is_empty() {
+            self.begin.get_or_insert(now + RESOLUTION_DELAY);
+        }
+        if self.begun {
+            self.enqueue(addrs);
+        } else {
+            self.found[endpoint] = addrs;
+        }
+    }
+
+    /// An attempt failed: the next one need not wait.
+    pub(super) fn failed(&mut self) {
+        self.under_way -= 1;
+        self.next_start = None;
+    }
+
+    /// What to do now.
+    pub(super) fn next(&mut self, now: Instant) -> Action {
+        if !self.begun {
+            match self.begin {
+                Some(begin) if self.unknown > 0 && now < begin => return Action::WaitUntil(begin),
+                None if self.unknown > 0 => return Action::Wait,
+                _ => {
+                    self.begun = true;
+                    let found = std::mem::take(&mut self.found).concat();
+                    self.enqueue(found);
+                }
+            }
+        }
+        match (self.queue.front(), self.next_start) {
+            (Some(_), Some(at)) if now < at => return Action::WaitUntil(at),
+            _ => {}
+        }
+        match self.queue.pop_front() {
+            Some(addr) => {
+                self.under_way += 1;
+                self.next_start = Some(now + STAGGER);
+                Action::Start(addr)
+            }
+            None if self.under_way > 0 || self.unknown > 0 => Action::Wait,
+            None => Action::Exhausted,
+        }
+    }
+
+    fn enqueue(&mut self, mut addrs: Vec<PeerAddr>) {
+        addrs.retain(|addr| {
+            let new = !self.seen.contains(addr);
+            if new {
+                self.seen.push(addr.clone());
+            }
+            new
+        });
+        self.queue.extend(interleave(addrs));
+    }
+}
+
+/// Puts the address families in turn, beginning with the first address's, and otherwise keeps the
+/// order (RFC 8305 section 4, with a first family count of 1).
+fn interleave(addrs: Vec<PeerAddr>) -> Vec<PeerAddr> {
+    let Some(first) = addrs.first().map(family) else {
+        return addrs;
+    };
+    let (mut same, mut other): (VecDeque<_>, VecDeque<_>) =
+        addrs.into_iter().partition(|addr| family(addr) == first);
+    let mut mixed = Vec::with_capacity(same.len() + other.len());
+    while !same.is_empty() || !other.is_empty() {
+        mixed.extend(same.pop_front());
+        mixed.extend(other.pop_front());
+    }
+    mixed
+}
+
+/// 4, 6, or 0 for a Unix socket.
+fn family(addr: &PeerAddr) -> u8 {
+    match addr {
+        PeerAddr::Tcp(addr) if addr.is_ipv4() => 4,
+        PeerAddr::Tcp(_) => 6,
+        PeerAddr::Unix(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addrs(texts: &[&str]) -> Vec<PeerAddr> {
+        let parse = |text: &&str| match text.strip_prefix("unix:") {
+            Some(path) => PeerAddr::Unix(path.into()),
+            None => PeerAddr::Tcp(text.parse().unwrap()),
+        };
+        texts.iter().map(parse).collect()
+    }
+
+    fn start(text: &str) -> Action {
+        Action::Start(addrs(&[text]).remove(0))
+    }
+
+    /// A race whose only endpoint is known.
+    fn race(texts: &[&str], now: Instant) -> Race {
+        let mut race = Race::new(1);
+        race.resolved(0, addrs(texts), now);
+        race
+    }
+
+    #[test]
+    fn families_take_turns_beginning_with_the_first() {
+        let table: [(&[&str], &[&str]); 5] = [
+            (&[], &[]),
+            (&["1.1.1.1:1", "1.1.1.2:1"], &["1.1.1.1:1", "1.1.1.2:1"]),
+            (
+                &["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"],
+                &["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"],
+            ),
+            (
+                &["1.1.1.1:1", "[::1]:1", "[::2]:1", "1.1.1.2:1"],
+                &["1.1.1.1:1", "[::1]:1", "1.1.1.2:1", "[::2]:1"],
+            ),
+            (&["unix:/a", "unix:/b", "[::1]:1"], &["unix:/a", "[::1]:1", "unix:/b"]),
+        ];
+        for (given, expected) in table {
+            assert_eq!(interleave(addrs(given)), addrs(expected));
+        }
+    }
+
+    #[test]
+    fn a_silent_address_gets_250_ms_before_the_next_one_starts_beside_it() {
+        let t = Instant::now();
+        let mut race = race(&["1.1.1.1:1", "1.1.1.2:1"], t);
+        assert_eq!(race.next(t), start("1.1.1.1:1"));
+        assert_eq!(race.next(t), Action::WaitUntil(t + STAGGER));
+        assert_eq!(race.next(t + STAGGER), start("1.1.1.2:1"));
+        assert_eq!(race.next(t + STAGGER), Action::Wait);
+    }
+
+    #[test]
+    fn a_failed_address_lets_the_next_one_start_at_once() {
+        let t = Instant::now();
+        let mut race = race(&["1.1.1.1:1", "1.1.1.2:1", "1.1.1.3:1"], t);
+        assert_eq!(race.next(t), start("1.1.1.1:1"));
+        race.failed();
+        let t = t + Duration::from_millis(3);
+        assert_eq!(race.next(t), start("1.1.1.2:1"));
+        assert_eq!(race.next(t), Action::WaitUntil(t + STAGGER), "the pause counts from there");
+    }
+
+    #[test]
+    fn when_all_have_failed_the_race_is_exhausted() {
+        let t = Instant::now();
+        let mut race = race(&["1.1.1.1:1"], t);
+        assert_eq!(race.next(t), start("1.1.1.1:1"));
+        assert_eq!(race.next(t), Action::Wait);
+        race.failed();
+        assert_eq!(race.next(t), Action::Exhausted);
+    }
+
+    #[test]
+    fn an_address_that_appears_twice_is_tried_once() {
+        let t = Instant::now();
+        let mut race = race(&["1.1.1.1:1", "1.1.1.1:1"], t);
+        assert_eq!(race.next(t), start("1.1.1.1:1"));
+        assert_eq!(race.next(t), Action::Wait);
+    }
+
+    #[test]
+    fn a_known_address_waits_50_ms_for_a_name_before_it() {
+        let t = Instant::now();
+        let mut race = Race::new(2);
+        assert_eq!(race.next(t), Action::Wait);
+        race.resolved(1, addrs(&["2.2.2.2:1"]), t);
+        assert_eq!(race.next(t), Action::WaitUntil(t + RESOLUTION_DELAY));
+        race.resolved(0, addrs(&["1.1.1.1:1"]), t);
+        assert_eq!(race.next(t), start("1.1.1.1:1"), "all is known, so the order is as given");
+    }
+
+    #[test]
+    fn a_name_that_comes_late_joins_at_the_end() {
+        let t = Instant::now();
+        let mut race = Race::new(2);
+        race.resolved(1, addrs(&["2.2.2.2:1"]), t);
+        let t = t + RESOLUTION_DELAY;
+        assert_eq!(race.next(t), start("2.2.2.2:1"));
+        assert_eq!(race.next(t), Action::Wait);
+        race.resolved(0, addrs(&["2.2.2.2:1", "1.1.1.1:1"]), t);
+        assert_eq!(race.next(t), Action::WaitUntil(t + STAGGER));
+        race.failed();
+        assert_eq!(race.next(t), start("1.1.1.1:1"));
+    }
+
+    #[test]
+    fn names_that_cannot_be_resolved_exhaust_the_race() {
+        let t = Instant::now();
+        let mut race = Race::new(2);
+        race.resolved(0, Vec::new(), t);
+        assert_eq!(race.next(t), Action::Wait);
+        race.resolved(1, Vec::new(), t);
+        assert_eq!(race.next(t), Action::Exhausted);
+    }
+}

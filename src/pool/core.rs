@@ -1,0 +1,325 @@
+//! [`Core`]: what the pool knows about one connection, and the state that says who may touch it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::inbox::Inbox;
+use super::registry::Registry;
+use super::slots::Slot;
+use crate::config::Validation;
+use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Emitter, Event};
+use crate::liveness::{self, Parked, Verdict};
+use crate::net::PeerAddr;
+use crate::stream::Stream;
+
+/// Who may touch the connection. Every change is a compare-and-swap; whoever made it owns the
+/// stream until the next change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum State {
+    /// Held by a guard, or on its way to one.
+    InUse,
+    /// Coming back: its waker is being parked.
+    Parking,
+    /// Waiting for a user; its stream is at home.
+    Idle,
+    /// Being looked at by the maintenance task; its handle is in the store.
+    Checking,
+    /// Being looked at, and a checkout has meanwhile dropped its handle from the store.
+    Orphaned,
+    /// Ended. Whoever made this change emits the one close event.
+    Closed,
+}
+
+/// What every connection of a pool shares.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) emitter: Arc<Emitter>,
+    validation: Validation,
+    pub(super) registry: Registry,
+    pub(super) inbox: Inbox,
+}
+
+impl Common {
+    pub(super) fn new(emitter: Arc<Emitter>, validation: Validation) -> Self {
+        Self { emitter, validation, registry: Registry::default(), inbox: Inbox::default() }
+    }
+}
+
+/// One connection.
+pub(super) struct Core {
+    pub(super) id: ConnId,
+    pub(super) peer: PeerAddr,
+    opened: Instant,
+    /// The end of its lifetime, jitter included.
+    expires: Option<Instant>,
+    state: AtomicU8,
+    /// The sentinel fired: look before the next use.
+    fired: AtomicBool,
+    /// When it was last returned, in nanoseconds since `opened`.
+    idle_since: AtomicU64,
+    /// Things are only moved in and out under this lock; nothing is dropped, read or called.
+    home: Mutex<Home>,
+    sentinel: Waker,
+    common: Arc<Common>,
+}
+
+/// What lives with an idle connection.
+#[derive(Debug, Default)]
+struct Home {
+    stream: Option<Stream>,
+    slot: Option<Slot>,
+}
+
+impl Core {
+    /// A connection that was just made, in use by the caller.
+    pub(super) fn new(
+        common: &Arc<Common>,
+        stream: &mut Stream,
+        slot: Slot,
+        max_lifetime: Option<Duration>,
+    ) -> Arc<Self> {
+        let opened = stream.adopt();
+        let core = Arc::new_cyclic(|core: &Weak<Self>| Self {
+            id: stream.id(),
+            peer: stream.peer_addr().clone(),
+            opened,
+            expires: max_lifetime.and_then(|life| opened.checked_add(jittered(life))),
+            state: AtomicU8::new(State::InUse as u8),
+            fired: AtomicBool::new(false),
+            idle_since: AtomicU64::new(0),
+            home: Mutex::new(Home { stream: None, slot: Some(slot) }),
+            sentinel: Waker::from(Arc::new(Sentinel(Weak::clone(core)))),
+            common: Arc::clone(common),
+        });
+        common.registry.add(&core);
+        core
+    }
+
+    pub(super) fn is(&self, state: State) -> bool {
+        self.state.load(Ordering::Acquire) == state as u8
+    }
+
+    fn change(&self, from: State, to: State) -> bool {
+        let (from, to) = (from as u8, to as u8);
+        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// How long it has been idle. Meaningful only while it is.
+    pub(super) fn idle_since(&self) -> Instant {
+        self.opened + Duration::from_nanos(self.idle_since.load(Ordering::Acquire))
+    }
+
+    pub(super) fn expires(&self) -> Option<Instant> {
+        self.expires
+    }
+
+    /// Takes an idle connection for a user, if it may still be used. It never waits: flag, peek,
+    /// lifetime; yes or no, at once. A connection that may not be used is closed here.
+    pub(super) fn claim(&self, now: Instant) -> Option<Stream> {
+        while !self.change(State::Idle, State::InUse) {
+            // Being looked at right now: it will be offered again when that is over.
+            if self.is(State::Closed) || self.change(State::Checking, State::Orphaned) {
+                return None;
+            }
+        }
+        self.fired.store(false, Ordering::Release);
+        let stream = self.home().stream.take()?;
+        let unfit = if self.expires.is_some_and(|expires| now >= expires) {
+            Some(CloseReason::MaxLifetime)
+        } else {
+            let verdict = liveness::check(stream.io(), self.common.validation);
+            self.report_check(verdict);
+            match verdict {
+                Verdict::Alive => None,
+                Verdict::Dead(reason) => Some(reason),
+            }
+        };
+        match unfit {
+            None => Some(stream),
+            Some(reason) => {
+                self.close(stream, reason, None);
+                None
+            }
+        }
+    }
+
+    /// Takes the stream of a user back and leaves the sentinel in it. Gives it back with the reason
+    /// if it is not fit to wait.
+    pub(super) fn settle(
+        &self,
+        mut stream: Stream,
+        now: Instant,
+    ) -> Result<(), (Stream, CloseReason)> {
+        if self.expires.is_some_and(|expires| now >= expires) {
+            return Err((stream, CloseReason::MaxLifetime));
+        }
+        stream.rest();
+        // From here on the sentinel counts.
+        self.state.store(State::Parking as u8, Ordering::Release);
+        match liveness::park(stream.io(), &self.sentinel) {
+            Parked::Unfit(reason) => {
+                self.state.store(State::InUse as u8, Ordering::Release);
+                return Err((stream, reason));
+            }
+            Parked::Waiting => {}
+            Parked::Restless => self.fired.store(true, Ordering::Release),
+        }
+        let idle = now.saturating_duration_since(self.opened).as_nanos();
+        self.idle_since.store(u64::try_from(idle).unwrap_or(u64::MAX), Ordering::Release);
+        self.home().stream = Some(stream);
+        self.state.store(State::Idle as u8, Ordering::Release);
+        Ok(())
+    }
+
+    /// To be called when the connection's handle is in the store: what the sentinel saw before that
+    /// may have found nobody home.
+    pub(super) fn recheck(self: &Arc<Self>) {
+        if self.fired.load(Ordering::Acquire) {
+            self.common.inbox.push(Arc::downgrade(self));
+        }
+    }
+
+    /// Looks at an idle connection whose sentinel fired, and closes it if it is dead.
+    pub(super) fn classify(&self) -> Classified {
+        if !self.change(State::Idle, State::Checking) {
+            return Classified::Done;
+        }
+        self.fired.store(false, Ordering::Release);
+        let Some(stream) = self.home().stream.take() else { return Classified::Done };
+        match liveness::park(stream.io(), &self.sentinel) {
+            Parked::Unfit(reason) => {
+                self.report_check(Verdict::Dead(reason));
+                self.close(stream, reason, None);
+                return Classified::Done;
+            }
+            Parked::Waiting => self.report_check(Verdict::Alive),
+            Parked::Restless => self.fired.store(true, Ordering::Release),
+        }
+        self.home().stream = Some(stream);
+        if self.change(State::Checking, State::Idle) {
+            Classified::Done
+        } else {
+            self.state.store(State::Idle as u8, Ordering::Release);
+            Classified::Homeless
+        }
+    }
+
+    /// Closes an idle connection. False if it is not idle.
+    pub(super) fn evict(&self, reason: CloseReason) -> bool {
+        if !self.change(State::Idle, State::Checking) {
+            return false;
+        }
+        let stream = self.home().stream.take();
+        if let Some(stream) = stream {
+            self.close(stream, reason, None);
+        }
+        true
+    }
+
+    /// Ends the connection. Only for whoever owns the stream. `used` is how long it was in use, if
+    /// it comes straight from its user.
+    pub(super) fn close(&self, stream: Stream, reason: CloseReason, used: Option<Duration>) {
+        if self.mark_closed() {
+            drop(stream);
+            self.finish(reason, used);
+        }
+    }
+
+    /// Lets the stream go on its own way, out of the pool.
+    pub(super) fn detach(&self, used: Duration) {
+        if self.mark_closed() {
+            self.finish(CloseReason::Detached, Some(used));
+        }
+    }
+
+    fn mark_closed(&self) -> bool {
+        self.state.swap(State::Closed as u8, Ordering::AcqRel) != State::Closed as u8
+    }
+
+    /// The slot is free, the registry forgets it, and everybody learns why.
+    fn finish(&self, reason: CloseReason, used: Option<Duration>) {
+        let slot = self.home().slot.take();
+        self.common.registry.remove(self.id);
+        drop(slot);
+        self.common.emitter.emit(Event::Closed {
+            conn: self.id,
+            peer: self.peer.clone(),
+            reason,
+            age: self.opened.elapsed(),
+            used,
+        });
+    }
+
+    fn report_check(&self, verdict: Verdict) {
+        let verdict = match verdict {
+            Verdict::Alive => CheckVerdict::Alive,
+            Verdict::Dead(_) => CheckVerdict::Dead,
+        };
+        self.common.emitter.emit(Event::Checked { conn: self.id, check: Check::Peek, verdict });
+    }
+
+    fn home(&self) -> MutexGuard<'_, Home> {
+        self.home.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a look at a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Classified {
+    /// Nothing is left to do.
+    Done,
+    /// It is alive and idle, and the store no longer has its handle.
+    Homeless,
+}
+
+impl Drop for Core {
+    /// The last handle is gone without anybody having closed the connection: the store itself was
+    /// dropped.
+    fn drop(&mut self) {
+        if self.mark_closed() {
+            drop(self.home().stream.take());
+            self.finish(CloseReason::PoolClosed, None);
+        }
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("id", &self.id)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The waker parked in an idle stream. It holds the connection weakly: the stream holds the waker,
+/// and the connection holds the stream.
+struct Sentinel(Weak<Core>);
+
+impl Wake for Sentinel {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let Some(core) = self.0.upgrade() else { return };
+        // In use: a waker left in the slot fires on the user's own answers.
+        if core.is(State::InUse) || core.is(State::Closed) {
+            return;
+        }
+        if !core.fired.swap(true, Ordering::AcqRel) {
+            core.common.inbox.push(Weak::clone(&self.0));
+        }
+    }
+}
+
+/// A lifetime shortened by up to a quarter, so that connections made together do not end together.
+pub(super) fn jittered(lifetime: Duration) -> Duration {
+    lifetime.mul_f64(1.0 - 0.25 * fastrand::f64())
+}

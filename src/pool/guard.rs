@@ -1,0 +1,214 @@
+//! [`Guard`]: a connection in its user's hands, and the four ways it can leave them.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::time::Instant;
+
+use super::Inner;
+use super::store::{Place, Taken};
+use crate::event::{CloseReason, Event};
+use crate::stream::{Ending, Ledger, Stream, delegate_io};
+
+/// What [`Guard::release`] did with the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Release {
+    /// It is back in the pool, for the next caller.
+    Reused,
+    /// It was not fit for that, for this reason, and was closed.
+    Discarded(CloseReason),
+}
+
+/// A connection checked out of a pool.
+///
+/// Read and write through tokio's [`AsyncReadExt`](tokio::io::AsyncReadExt) and
+/// [`AsyncWriteExt`](tokio::io::AsyncWriteExt). It leaves your hands in one of four ways:
+///
+/// - [`release`](Self::release): the exchange is complete; back to the pool.
+/// - drop: **discarded** with reason `unfinished` if it carried any byte, because only you know
+///   where an answer ends. A connection that carried nothing goes back.
+/// - [`discard`](Self::discard): closed; its slot is free.
+/// - [`detach`](Self::detach): yours from now on; its slot is free.
+///
+/// Dropping it never waits and never spawns, so it may be dropped outside a runtime.
+#[must_use = "a connection that is dropped after use is discarded; call release() to reuse it"]
+pub struct Guard {
+    /// Always there until one of the ways out has taken it.
+    held: Option<Held>,
+    pool: Arc<Inner>,
+}
+
+struct Held {
+    stream: Stream,
+    place: Place,
+    since: Instant,
+}
+
+impl Guard {
+    pub(super) fn new(pool: Arc<Inner>, taken: Taken) -> Self {
+        let Taken { place, stream, since } = taken;
+        Self { held: Some(Held { stream, place, since }), pool }
+    }
+
+    /// Says that the exchange is complete: the answer was read in full, nothing is owed. The
+    /// connection goes back to the pool.
+    ///
+    /// This is checked, not believed: an operation that was dropped half-way, an error or end of
+    /// stream, bytes written and no answer read since, or bytes waiting unread turn it into a
+    /// discard with that reason.
+    pub fn release(mut self) -> Release {
+        self.end(Ending::Answered)
+    }
+
+    /// As [`release`](Self::release), for a protocol in which nothing answers what was written.
+    pub fn release_unanswered(mut self) -> Release {
+        self.end(Ending::Unanswered)
+    }
+
+    /// Closes the connection and frees its slot.
+    pub fn discard(mut self) {
+        let held = self.take();
+        self.pool.throw_away(held, CloseReason::Discarded);
+    }
+
+    /// Takes the connection out of the pool, which may make another in its place.
+    pub fn detach(mut self) -> Stream {
+        let held = self.take();
+        held.place.core().detach(held.since.elapsed());
+        held.place.vacate();
+        self.pool.admission.leave();
+        held.stream
+    }
+
+    /// The time the whole exchange may take from now, over all its operations together; each then
+    /// gets its own timeout or what is left. Ends with the return of the connection.
+    pub fn deadline(&mut self, limit: Duration) {
+        let deadline = Instant::now().checked_add(limit);
+        self.stream_mut().set_deadline(deadline);
+    }
+
+    /// See [`Stream::set_deadline`]. Ends with the return of the connection.
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.stream_mut().set_deadline(deadline);
+    }
+
+    /// See [`Stream::set_read_timeout`]. Ends with the return of the connection.
+    pub fn set_read_timeout(&mut self, limit: Option<Duration>) {
+        self.stream_mut().set_read_timeout(limit);
+    }
+
+    /// See [`Stream::set_write_timeout`]. Ends with the return of the connection.
+    pub fn set_write_timeout(&mut self, limit: Option<Duration>) {
+        self.stream_mut().set_write_timeout(limit);
+    }
+
+    /// See [`Stream::count_debt`].
+    pub fn count_debt(&mut self) -> Ledger {
+        self.stream_mut().count_debt()
+    }
+
+    /// Says that the connection must not be reused. It stays usable and is discarded, with reason
+    /// `discarded`, whichever way it goes back.
+    pub fn taint(&mut self) {
+        self.stream_mut().taint(CloseReason::Discarded);
+    }
+
+    /// Splits the connection into halves that two tasks can own. Join them again with
+    /// [`unsplit`](ReadHalf::unsplit) to release the connection; if either half is dropped, it is
+    /// discarded once both are.
+    pub fn into_split(self) -> (ReadHalf<Self>, WriteHalf<Self>) {
+        tokio::io::split(self)
+    }
+
+    pub(crate) fn stream(&self) -> &Stream {
+        &self.held().stream
+    }
+
+    pub(crate) fn stream_mut(&mut self) -> &mut Stream {
+        match &mut self.held {
+            Some(held) => &mut held.stream,
+            None => unreachable!("a guard is consumed by whatever takes its connection"),
+        }
+    }
+
+    fn held(&self) -> &Held {
+        match &self.held {
+            Some(held) => held,
+            None => unreachable!("a guard is consumed by whatever takes its connection"),
+        }
+    }
+
+    fn take(&mut self) -> Held {
+        match self.held.take() {
+            Some(held) => held,
+            None => unreachable!("a guard is consumed by whatever takes its connection"),
+        }
+    }
+
+    fn end(&mut self, ending: Ending) -> Release {
+        let held = self.take();
+        let closed = self.pool.is_closed().then_some(CloseReason::PoolClosed);
+        if let Some(reason) = held.stream.unfit(ending).or(closed) {
+            return self.pool.throw_away(held, reason);
+        }
+        let Held { stream, place, since } = held;
+        let now = Instant::now();
+        let core = Arc::clone(place.core());
+        match core.settle(stream, now) {
+            Err((stream, reason)) => self.pool.throw_away(Held { stream, place, since }, reason),
+            Ok(()) => {
+                let used = now.saturating_duration_since(since);
+                self.pool.emitter().emit(Event::Returned { conn: core.id, used });
+                // Into the store first, then the next caller: it will find the connection there.
+                drop(place);
+                core.recheck();
+                self.pool.admission.leave();
+                self.pool.sweep_if_closed(&core);
+                Release::Reused
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Closes a connection that was in use and lets the next caller in.
+    fn throw_away(&self, held: Held, reason: CloseReason) -> Release {
+        let Held { stream, place, since } = held;
+        place.core().close(stream, reason, Some(since.elapsed()));
+        place.vacate();
+        self.admission.leave();
+        Release::Discarded(reason)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let Some(held) = &mut self.held else { return };
+        if std::thread::panicking() {
+            held.stream.taint(CloseReason::Panicked);
+        }
+        self.end(Ending::Silent);
+    }
+}
+
+impl Deref for Guard {
+    type Target = Stream;
+
+    fn deref(&self) -> &Stream {
+        self.stream()
+    }
+}
+
+delegate_io!(impl[] for Guard);
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("stream", &self.held.as_ref().map(|held| &held.stream))
+            .finish()
+    }
+}

@@ -1,0 +1,37 @@
+//! The inbox of the maintenance task: connections whose sentinel fired.
+
+use std::sync::{Mutex, PoisonError, Weak};
+
+use tokio::sync::Notify;
+
+use super::core::Core;
+
+/// Filled by wakers on whatever thread the reactor runs, emptied by the one maintenance task. It
+/// keeps no connection alive.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    /// Pushed and taken under this lock, nothing else.
+    fired: Mutex<Vec<Weak<Core>>>,
+    notify: Notify,
+}
+
+impl Inbox {
+    pub(super) fn push(&self, core: Weak<Core>) {
+        self.fired.lock().unwrap_or_else(PoisonError::into_inner).push(core);
+        self.notify.notify_one();
+    }
+
+    pub(super) fn take(&self) -> Vec<Weak<Core>> {
+        std::mem::take(&mut *self.fired.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Wakes the maintenance task for a reason of its own: the pool is closed.
+    pub(super) fn nudge(&self) {
+        self.notify.notify_one();
+    }
+
+    /// Resolves when something was pushed. One task waits here.
+    pub(super) async fn filled(&self) {
+        self.notify.notified().await;
+    }
+}

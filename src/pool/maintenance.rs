@@ -1,0 +1,76 @@
+//! The maintenance task: one per pool, none per connection.
+//!
+//! It wakes when a sentinel fires, and on a beat for idle and lifetime limits and the gauges. It
+//! holds the pool weakly while it sleeps, so that it never keeps one alive.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::core::{Classified, Common};
+use super::{Inner, plan};
+use crate::beat::phase;
+use crate::deadline::Deadline;
+
+/// Closing a socket costs about 8 µs: this many, then let other tasks run.
+const BATCH: usize = 8;
+
+/// Runs until the pool is closed or gone.
+pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) {
+    let mut next = Instant::now() + phase(beat);
+    loop {
+        let beating = Deadline::at(next).run(common.inbox.filled()).await.is_err();
+        let Some(inner) = pool.upgrade() else { return };
+        inner.classify_fired().await;
+        if inner.is_closed() {
+            return;
+        }
+        if beating {
+            inner.evict_due().await;
+            next = Instant::now() + beat;
+        }
+        inner.refresh_gauges();
+    }
+}
+
+impl Inner {
+    /// Looks at every connection whose sentinel fired.
+    async fn classify_fired(&self) {
+        let fired = self.common.inbox.take();
+        if fired.is_empty() {
+            return;
+        }
+        for batch in fired.chunks(BATCH) {
+            for core in batch.iter().filter_map(Weak::upgrade) {
+                if core.classify() == Classified::Homeless {
+                    self.store.offer(Arc::clone(&core));
+                    self.slots.announce();
+                }
+                core.recheck();
+            }
+            tokio::task::yield_now().await;
+        }
+        self.store.sweep();
+    }
+
+    /// Evicts what has been idle too long or is too old.
+    async fn evict_due(&self) {
+        let now = Instant::now();
+        let idle_timeout = self.settings().idle_timeout;
+        let (idle, _) = self.common.registry.idle();
+        let mut evicted = 0;
+        for core in idle {
+            let due = plan::due(now, core.idle_since(), core.expires(), idle_timeout);
+            if due.is_some_and(|reason| core.evict(reason)) {
+                evicted += 1;
+                if evicted % BATCH == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        if evicted > 0 {
+            self.store.sweep();
+        }
+    }
+}

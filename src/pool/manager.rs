@@ -1,0 +1,134 @@
+//! Our connections in somebody's plain deadpool.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use tokio::time::Instant;
+
+use super::core::jittered;
+use crate::config::{Config, ConfigError, Validation};
+use crate::error::ConnectError;
+use crate::event::{CloseReason, Observer};
+use crate::liveness::{self, Verdict};
+use crate::stream::{Connector, Ending, Ledger, Stream, delegate_io};
+
+/// A [`deadpool::managed::Manager`] that makes and checks our connections, for programs that
+/// already run a deadpool pool.
+///
+/// create dials as a [`Pool`](crate::Pool) does, within `timeouts.connect`; recycle answers at once
+/// from taint, peek and lifetime. What deadpool has no hook for is missing: idle connections are
+/// not watched (a dead one is found at its next checkout), idle time is not counted, and there is
+/// no deadline over the whole checkout. Use [`Pool`](crate::Pool) for those.
+///
+/// deadpool returns whatever is dropped, so a connection has to be told that its exchange is
+/// complete: call [`Connection::finish`], or it is thrown away at its next checkout.
+#[derive(Debug, Clone)]
+pub struct Manager {
+    connector: Connector,
+}
+
+impl Manager {
+    /// Checks the configuration. The pool's own limits in it (`max_size` and so on) are deadpool's
+    /// business and not used.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with every problem of the configuration.
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        Ok(Self { connector: Connector::new(config)? })
+    }
+
+    /// As [`new`](Self::new), and sends every event to `observer`.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_observer(config: &Config, observer: impl Observer) -> Result<Self, ConfigError> {
+        Ok(Self { connector: Connector::with_observer(config, Some(Arc::new(observer)))? })
+    }
+}
+
+impl managed::Manager for Manager {
+    type Type = Connection;
+    type Error = ConnectError;
+
+    async fn create(&self) -> Result<Connection, ConnectError> {
+        let stream = self.connector.connect().await?;
+        let settings = self.connector.settings();
+        let lifetime = settings.max_lifetime.map(jittered);
+        let expires = lifetime.and_then(|lifetime| Instant::now().checked_add(lifetime));
+        Ok(Connection { stream, expires, validation: settings.validation })
+    }
+
+    async fn recycle(&self, conn: &mut Connection, _: &Metrics) -> RecycleResult<ConnectError> {
+        match conn.unfit() {
+            None => Ok(()),
+            Some(reason) => {
+                conn.stream.taint(reason);
+                Err(RecycleError::message(reason.as_str()))
+            }
+        }
+    }
+}
+
+/// A connection in a plain deadpool pool, made by [`Manager`].
+///
+/// Its close event carries the reason it was thrown away for, or `discarded` when its pool was
+/// dropped.
+#[derive(Debug)]
+pub struct Connection {
+    stream: Stream,
+    expires: Option<Instant>,
+    validation: Validation,
+}
+
+impl Connection {
+    /// Says that the exchange is complete, as [`Guard::release`](crate::Guard::release) does, and
+    /// checked in the same way. Returns the reason if the connection will not be reused.
+    pub fn finish(&mut self) -> Option<CloseReason> {
+        let unfit = self.stream.unfit(Ending::Answered);
+        match unfit {
+            None => self.stream.rest(),
+            Some(reason) => self.stream.taint(reason),
+        }
+        unfit
+    }
+
+    /// The stream, to set its timeouts.
+    pub fn stream_mut(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
+    /// See [`Stream::count_debt`].
+    pub fn count_debt(&mut self) -> Ledger {
+        self.stream.count_debt()
+    }
+
+    fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    fn unfit(&self) -> Option<CloseReason> {
+        if let Some(reason) = self.stream.unfit(Ending::Silent) {
+            return Some(reason);
+        }
+        if self.expires.is_some_and(|expires| Instant::now() >= expires) {
+            return Some(CloseReason::MaxLifetime);
+        }
+        match liveness::check(self.stream.io(), self.validation) {
+            Verdict::Alive => None,
+            Verdict::Dead(reason) => Some(reason),
+        }
+    }
+}
+
+impl Deref for Connection {
+    type Target = Stream;
+
+    fn deref(&self) -> &Stream {
+        &self.stream
+    }
+}
+
+delegate_io!(impl[] for Connection);

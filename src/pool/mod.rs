@@ -1,0 +1,318 @@
+//! The pool: who may have a connection, which one, and what becomes of it.
+//!
+//! - [`admission`]: the one gate every caller passes, in order of arrival
+//! - [`slots`]: how many connections may exist
+//! - [`core`]: one connection and its state; [`registry`]: all of them
+//! - [`store`]: the idle ones, kept by deadpool
+//! - [`checkout`] and [`guard`]: the way out and back
+//! - [`maintenance`]: the one background task; [`plan`]: what it decides
+//! - [`manager`]: our connections in somebody's plain deadpool
+
+mod admission;
+mod buffered;
+mod checkout;
+mod core;
+#[cfg(feature = "codec")]
+mod framed;
+mod guard;
+mod inbox;
+mod maintenance;
+mod manager;
+mod plan;
+mod registry;
+mod slots;
+mod status;
+mod store;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::beat::beat;
+use crate::config::{Config, ConfigError, Settings};
+use crate::error::CheckoutError;
+use crate::event::{CloseReason, Emitter, Observer};
+use crate::stream::{Connector, Stream};
+use crate::telemetry::Gauges;
+
+use self::core::{Common, Core};
+use admission::Admission;
+use slots::Slots;
+use store::Store;
+
+pub use buffered::Buffered;
+#[cfg(feature = "codec")]
+pub use framed::Framed;
+pub use guard::{Guard, Release};
+pub use manager::{Connection, Manager};
+pub use status::Status;
+
+/// A pool of connections to one upstream. Cloning gives another handle to the same pool.
+///
+/// A pool may be made outside a runtime; it connects and starts its one background task at the
+/// first checkout. When the last handle is dropped it is closed: its idle connections at once,
+/// those in use when they come back.
+#[derive(Clone)]
+pub struct Pool {
+    handle: Arc<Owner>,
+}
+
+/// Closes the pool when the last [`Pool`] is gone. Guards and the maintenance task hold the inside
+/// and do not count.
+struct Owner(Arc<Inner>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Pool {
+    /// A pool with this configuration. Nothing is connected yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with every problem of the configuration.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        Self::builder(config).build()
+    }
+
+    /// A pool with this configuration and more.
+    pub fn builder(config: Config) -> Builder {
+        Builder { config, observer: None }
+    }
+
+    /// Takes a connection: an idle one that was just proved usable, or a new one. Callers are
+    /// served in order of arrival.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckoutError`] when the one deadline over all of it (`timeouts.checkout`) passes, when no
+    /// connection can be made, when the queue is full or the pool closed. It says how long the
+    /// caller waited and how full the pool was.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing but the caller's place in the queue. A dial that was under
+    /// way for it is given up.
+    pub async fn get(&self) -> Result<Guard, CheckoutError> {
+        checkout::checkout(&self.handle.0).await
+    }
+
+    /// Takes a connection, runs `exchange` with it, and releases it if that succeeds. If it fails,
+    /// panics or is dropped, the connection is not reused.
+    ///
+    /// ```
+    /// # async fn f(pool: livepool::Pool) -> std::io::Result<()> {
+    /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    /// let answer = pool
+    ///     .run(async |conn| {
+    ///         conn.write_all(b"PING\r\n").await?;
+    ///         let mut answer = [0; 7];
+    ///         conn.read_exact(&mut answer).await?;
+    ///         std::io::Result::Ok(answer)
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of the exchange, and a [`CheckoutError`] turned into the same type.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the exchange where it stands; the connection is discarded unless
+    /// it carried no byte.
+    pub async fn run<T, E, F>(&self, exchange: F) -> Result<T, E>
+    where
+        F: AsyncFnOnce(&mut Guard) -> Result<T, E>,
+        E: From<CheckoutError>,
+    {
+        let mut guard = self.get().await?;
+        let value = exchange(&mut guard).await?;
+        guard.release();
+        Ok(value)
+    }
+
+    /// How full the pool is.
+    pub fn status(&self) -> Status {
+        self.handle.0.status()
+    }
+
+    /// The pool's name, as in metrics and logs.
+    pub fn name(&self) -> &str {
+        self.handle.0.emitter().name()
+    }
+
+    /// Closes the pool: callers in the queue and newcomers are refused, idle connections are
+    /// closed, those in use are closed when they come back.
+    pub fn close(&self) {
+        self.handle.0.close();
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("name", &self.name()).field("status", &self.status()).finish()
+    }
+}
+
+/// Makes a [`Pool`].
+#[must_use = "a builder does nothing until build() is called"]
+pub struct Builder {
+    config: Config,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl Builder {
+    /// Sends every event of the pool to `observer` as well.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Checks the configuration and makes the pool.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with every problem of the configuration.
+    pub fn build(self) -> Result<Pool, ConfigError> {
+        let connector = Connector::with_observer(&self.config, self.observer)?;
+        Ok(Pool { handle: Arc::new(Owner(Arc::new(Inner::new(connector)))) })
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// The inside of a pool.
+struct Inner {
+    connector: Connector,
+    admission: Admission,
+    slots: Arc<Slots>,
+    store: Store,
+    common: Arc<Common>,
+    closed: AtomicBool,
+    /// Whether a maintenance task runs. It ends with its runtime; the next dial starts another.
+    maintained: Arc<AtomicBool>,
+}
+
+impl Inner {
+    fn new(connector: Connector) -> Self {
+        let settings = connector.settings();
+        let size = settings.max_size;
+        Self {
+            admission: Admission::new(size, settings.max_waiting),
+            slots: Slots::new(size),
+            store: Store::new(size, settings.order),
+            common: Arc::new(Common::new(Arc::clone(connector.emitter()), settings.validation)),
+            closed: AtomicBool::new(false),
+            maintained: Arc::default(),
+            connector,
+        }
+    }
+
+    fn settings(&self) -> &Settings {
+        self.connector.settings()
+    }
+
+    fn emitter(&self) -> &Emitter {
+        self.connector.emitter()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Starts the maintenance task unless one is running. Called where a runtime is sure to be
+    /// there: after a dial.
+    fn maintain(self: &Arc<Self>) {
+        if self.maintained.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let running = Running(Arc::clone(&self.maintained));
+        let settings = self.settings();
+        let beat = beat([settings.idle_timeout, settings.max_lifetime]);
+        let task = maintenance::run(Arc::downgrade(self), Arc::clone(&self.common), beat);
+        tokio::spawn(async move {
+            let _running = running;
+            task.await;
+        });
+    }
+
+    /// Puts a connection that nobody uses where the next caller finds it.
+    fn shelve(&self, core: Arc<Core>, stream: Stream) {
+        match core.settle(stream, tokio::time::Instant::now()) {
+            Ok(()) => {
+                self.store.offer(Arc::clone(&core));
+                core.recheck();
+                self.slots.announce();
+                self.sweep_if_closed(&core);
+            }
+            Err((stream, reason)) => core.close(stream, reason, None),
+        }
+    }
+
+    /// A connection that went idle just as the pool was closed may have been missed by it.
+    fn sweep_if_closed(&self, core: &Core) {
+        if self.is_closed() {
+            core.evict(CloseReason::PoolClosed);
+        }
+    }
+
+    fn close(&self) {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.admission.close();
+        for core in self.common.registry.idle().0 {
+            core.evict(CloseReason::PoolClosed);
+        }
+        self.store.close();
+        self.slots.announce();
+        self.common.inbox.nudge();
+        self.refresh_gauges();
+    }
+
+    fn status(&self) -> Status {
+        let (idle, in_use) = self.common.registry.count();
+        Status {
+            max_size: self.slots.limit(),
+            idle,
+            in_use,
+            connecting: self.slots.connecting(),
+            waiting: self.admission.waiting(),
+            closed: self.is_closed(),
+        }
+    }
+
+    fn refresh_gauges(&self) {
+        let Status { max_size, idle, in_use, connecting, waiting, .. } = self.status();
+        self.emitter().telemetry().gauges(&Gauges {
+            idle,
+            in_use,
+            connecting,
+            max: max_size,
+            waiters: waiting,
+        });
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+/// Says that the maintenance task has ended, however it ended.
+struct Running(Arc<AtomicBool>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}

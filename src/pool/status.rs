@@ -1,0 +1,35 @@
+//! How full a pool is.
+
+use std::fmt;
+
+/// How full a pool is, at one moment.
+///
+/// `idle + in_use + connecting` never exceeds `max_size`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Status {
+    /// The most connections the pool may have.
+    pub max_size: usize,
+    /// Connections waiting for a user.
+    pub idle: usize,
+    /// Connections held by a guard.
+    pub in_use: usize,
+    /// Connections being made.
+    pub connecting: usize,
+    /// Callers waiting in the queue.
+    pub waiting: usize,
+    /// Whether the pool was closed.
+    pub closed: bool,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { max_size, idle, in_use, connecting, waiting, closed } = self;
+        write!(
+            f,
+            "{in_use} of {max_size} in use, {idle} idle, {connecting} connecting, {waiting} waiting"
+        )?;
+        if *closed { f.write_str(", closed") } else { Ok(()) }
+    }
+}

@@ -1,0 +1,181 @@
+//! The store: idle connections and their order, kept by deadpool. Its types stay in this file.
+//!
+//! deadpool is used for what it does well: a stack (or queue) of objects and recycle-on-checkout.
+//! Everything it does not do is around it: limit, order of callers and deadline are
+//! [`Admission`](super::admission::Admission)'s and [`Slots`](super::slots::Slots)'; recycle and
+//! create never wait, so that `get` is over in one poll and no caller can be cancelled inside it.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use deadpool::managed::{self, Metrics, PoolConfig, QueueMode, RecycleError, Timeouts};
+use futures_util::FutureExt;
+use tokio::time::Instant;
+
+use super::core::Core;
+use crate::config::Order;
+use crate::stream::Stream;
+
+thread_local! {
+    /// A connection on its way into `create`, which has no arguments. Set and cleared around one
+    /// poll of `get`, on one thread.
+    static ADOPTED: Cell<Option<Arc<Core>>> = const { Cell::new(None) };
+}
+
+/// What deadpool holds: a connection, and its stream while that is on its way to a guard.
+#[derive(Debug)]
+pub(super) struct Handle {
+    core: Arc<Core>,
+    claimed: Option<(Stream, Instant)>,
+}
+
+/// A connection taken from the store.
+pub(super) struct Taken {
+    pub(super) place: Place,
+    pub(super) stream: Stream,
+    pub(super) since: Instant,
+}
+
+/// The place a connection in use keeps in the store. Dropping it puts the connection back.
+pub(super) struct Place(managed::Object<Shelf>);
+
+impl Place {
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.0.core
+    }
+
+    /// Gives the place up, for a connection that has ended.
+    pub(super) fn vacate(self) {
+        drop(managed::Object::take(self.0));
+    }
+}
+
+/// The idle connections of a pool.
+pub(super) struct Store {
+    pool: managed::Pool<Shelf>,
+}
+
+impl Store {
+    /// Room for `size` connections.
+    pub(super) fn new(size: usize, order: Order) -> Self {
+        let mut config = PoolConfig::new(size);
+        config.timeouts = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
+        config.queue_mode = match order {
+            Order::Lifo => QueueMode::Lifo,
+            Order::Fifo => QueueMode::Fifo,
+        };
+        let shelf = Shelf::default();
+        let pool = managed::Pool::builder(shelf).config(config).build();
+        // Without runtime timeouts there is nothing that could fail.
+        Self { pool: pool.expect("a pool without timers needs no runtime") }
+    }
+
+    /// A usable connection, if there is one. Those found unusable on the way are closed.
+    pub(super) fn take(&self) -> Option<Taken> {
+        let mut place = Place(self.pool.get().now_or_never()?.ok()?);
+        let (stream, since) = place.0.claimed.take()?;
+        Some(Taken { place, stream, since })
+    }
+
+    /// Gives a connection that was just made, and is in use, its place. If another connection
+    /// became idle in the meantime, that one is taken, and the new one comes back to the caller.
+    pub(super) fn adopt(
+        &self,
+        core: Arc<Core>,
+        stream: Stream,
+    ) -> (Taken, Option<(Arc<Core>, Stream)>) {
+        loop {
+            ADOPTED.set(Some(Arc::clone(&core)));
+            let taken = self.pool.get().now_or_never();
+            let adopted = ADOPTED.take().is_none();
+            let Some(Ok(mut place)) = taken.map(|got| got.map(Place)) else {
+                // No permit: a guard on another thread is between giving its ticket and its place
+                // back. Its next step is to return the permit.
+                std::thread::yield_now();
+                continue;
+            };
+            let claimed = place.0.claimed.take();
+            return match (adopted, claimed) {
+                (true, _) => (Taken { place, stream, since: Instant::now() }, None),
+                (false, Some((other, since))) => {
+                    (Taken { place, stream: other, since }, Some((core, stream)))
+                }
+                (false, None) => continue,
+            };
+        }
+    }
+
+    /// Offers an idle connection that has no place: the next caller who finds nothing else gets it.
+    pub(super) fn offer(&self, core: Arc<Core>) {
+        self.pool.manager().ready().push_back(core);
+    }
+
+    /// Forgets the handles of connections that have ended.
+    pub(super) fn sweep(&self) {
+        use super::core::State;
+        drop(self.pool.retain(|handle, _| !handle.core.is(State::Closed)));
+        self.pool.manager().ready().retain(|core| !core.is(State::Closed));
+    }
+
+    /// Forgets every idle handle. The connections were closed before.
+    pub(super) fn close(&self) {
+        self.pool.close();
+        let ready = std::mem::take(&mut *self.pool.manager().ready());
+        drop(ready);
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+/// deadpool's view of us.
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
+    /// Idle connections without a place. Pushed and popped under this lock, nothing else.
+    ready: Mutex<VecDeque<Arc<Core>>>,
+}
+
+/// There is nothing to take.
+#[derive(Debug)]
+pub(super) struct Empty;
+
+impl Shelf {
+    fn ready(&self) -> std::sync::MutexGuard<'_, VecDeque<Arc<Core>>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_ready(&self) -> Option<Handle> {
+        loop {
+            let core = self.ready().pop_front()?;
+            let now = Instant::now();
+            if let Some(stream) = core.claim(now) {
+                return Some(Handle { core, claimed: Some((stream, now)) });
+            }
+        }
+    }
+}
+
+impl managed::Manager for Shelf {
+    type Type = Handle;
+    type Error = Empty;
+
+    async fn create(&self) -> Result<Handle, Empty> {
+        if let Some(core) = ADOPTED.take() {
+            return Ok(Handle { core, claimed: None });
+        }
+        self.next_ready().ok_or(Empty)
+    }
+
+    async fn recycle(&self, handle: &mut Handle, _: &Metrics) -> managed::RecycleResult<Empty> {
+        let now = Instant::now();
+        let stream = handle.core.claim(now).ok_or(RecycleError::Backend(Empty))?;
+        handle.claimed = Some((stream, now));
+        Ok(())
+    }
+}

@@ -1,0 +1,89 @@
+//! The errors a stream adds to those of the system, carried inside [`std::io::Error`].
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use crate::event::{CloseReason, Operation};
+
+/// An operation on a stream passed its deadline.
+///
+/// It travels inside an [`io::Error`] of kind [`io::ErrorKind::TimedOut`]. The kernel's own
+/// `ETIMEDOUT` (keepalive or `TCP_USER_TIMEOUT` gave the peer up) has the same kind but not this
+/// content: [`OpTimeout::of`] tells them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OpTimeout {
+    /// Which operation.
+    pub operation: Operation,
+    /// The time it, or the exchange around it, was given.
+    pub after: Duration,
+    /// Whether the deadline of the whole exchange cut it, rather than its own timeout.
+    pub of_exchange: bool,
+}
+
+impl OpTimeout {
+    /// The timeout inside `error`, if that is what it is.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl fmt::Display for OpTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = match self.operation {
+            Operation::Write | Operation::Flush => "the peer took no more bytes",
+            Operation::Shutdown => "the connection could not be shut down",
+            _ => "the peer sent nothing",
+        };
+        let Self { operation, after, .. } = self;
+        if self.of_exchange {
+            write!(
+                f,
+                "{operation} cut by the deadline of its exchange after {after:?}: {why} in time"
+            )
+        } else {
+            write!(f, "{operation} timed out after {after:?}: {why}")
+        }
+    }
+}
+
+impl std::error::Error for OpTimeout {}
+
+impl From<OpTimeout> for io::Error {
+    fn from(timeout: OpTimeout) -> Self {
+        io::Error::new(io::ErrorKind::TimedOut, timeout)
+    }
+}
+
+/// A stream was ended from outside while its user held it: an idle client of a listener, say.
+///
+/// It travels inside an [`io::Error`] of kind [`io::ErrorKind::ConnectionAborted`], so that it can
+/// never be taken for a clean end of stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Interrupted {
+    /// Why.
+    pub reason: CloseReason,
+}
+
+impl Interrupted {
+    /// The interrupt inside `error`, if that is what it is.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the connection was interrupted: {}", self.reason)
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+impl From<Interrupted> for io::Error {
+    fn from(interrupted: Interrupted) -> Self {
+        io::Error::new(io::ErrorKind::ConnectionAborted, interrupted)
+    }
+}

@@ -1,0 +1,211 @@
+//! `AsyncRead` and `AsyncWrite` for [`Stream`]: tokio's own operations, with a clock on `Pending`.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::{Interrupted, Stream};
+use crate::event::{CloseReason, Operation};
+
+impl Stream {
+    /// Why an operation may not even begin.
+    fn refused(&mut self, operation: Operation) -> Option<io::Error> {
+        if let Some(reason) = self.link.interrupted() {
+            return Some(Interrupted { reason }.into());
+        }
+        // A peer that trickles bytes is never pending for long; only looking at the clock every
+        // time holds it to the deadline. Who set none pays nothing.
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Some(self.time_out(operation, Duration::ZERO));
+        }
+        None
+    }
+
+    fn failed(&mut self, error: io::Error) -> io::Error {
+        self.exchange.taint(CloseReason::of_io_error(&error));
+        error
+    }
+
+    /// What all operations of the writing side share once tokio has answered.
+    fn settle<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        operation: Operation,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match result {
+            Poll::Ready(Ok(value)) => {
+                self.writing.stop();
+                Poll::Ready(Ok(value))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error))),
+            Poll::Pending => {
+                self.exchange.write_is_pending();
+                self.link.writer().register(cx.waker());
+                // An interrupt between the check at the start and the registration woke nobody.
+                if let Some(reason) = self.link.interrupted() {
+                    return Poll::Ready(Err(Interrupted { reason }.into()));
+                }
+                self.poll_write_clock(cx, operation).map(Err)
+            }
+        }
+    }
+
+    /// Bytes went out: the answer they ask for has its full time from now.
+    fn wrote(&mut self, bytes: usize) {
+        self.exchange.wrote(bytes);
+        self.link.touch();
+        self.reading.restart(self.timeouts.read, self.deadline);
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Some(error) = this.refused(Operation::Read) {
+            return Poll::Ready(Err(error));
+        }
+        let before = buf.filled().len();
+        let had_room = buf.remaining() > 0;
+        match Pin::new(&mut this.io).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {
+                let bytes = buf.filled().len() - before;
+                this.reading.stop();
+                this.exchange.read(bytes);
+                if bytes > 0 {
+                    this.link.touch();
+                } else if had_room {
+                    this.exchange.taint(CloseReason::PeerClosed);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(this.failed(error))),
+            Poll::Pending => {
+                this.exchange.read_is_pending();
+                this.link.reader().register(cx.waker());
+                if let Some(reason) = this.link.interrupted() {
+                    return Poll::Ready(Err(Interrupted { reason }.into()));
+                }
+                this.poll_read_clock(cx).map(Err)
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if let Some(error) = this.refused(Operation::Write) {
+            return Poll::Ready(Err(error));
+        }
+        let result = Pin::new(&mut this.io).poll_write(cx, buf);
+        if let Poll::Ready(Ok(bytes)) = result {
+            this.wrote(bytes);
+        }
+        this.settle(cx, Operation::Write, result)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if let Some(error) = this.refused(Operation::Write) {
+            return Poll::Ready(Err(error));
+        }
+        let result = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(bytes)) = result {
+            this.wrote(bytes);
+        }
+        this.settle(cx, Operation::Write, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Some(error) = this.refused(Operation::Flush) {
+            return Poll::Ready(Err(error));
+        }
+        let result = Pin::new(&mut this.io).poll_flush(cx);
+        this.settle(cx, Operation::Flush, result)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Some(error) = this.refused(Operation::Shutdown) {
+            return Poll::Ready(Err(error));
+        }
+        let result = Pin::new(&mut this.io).poll_shutdown(cx);
+        // Once asked for, whether it succeeded or not, nobody can write here again.
+        this.exchange.taint(CloseReason::Discarded);
+        this.settle(cx, Operation::Shutdown, result)
+    }
+}
+
+/// `AsyncRead` and `AsyncWrite` for a type that holds a stream and gives it with `stream_mut`.
+macro_rules! delegate_io {
+    (impl[$($generics:tt)*] for $type:ty) => {
+        impl<$($generics)*> tokio::io::AsyncRead for $type {
+            fn poll_read(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                buf: &mut tokio::io::ReadBuf<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                std::pin::Pin::new(self.get_mut().stream_mut()).poll_read(cx, buf)
+            }
+        }
+
+        impl<$($generics)*> tokio::io::AsyncWrite for $type {
+            fn poll_write(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                buf: &[u8],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                std::pin::Pin::new(self.get_mut().stream_mut()).poll_write(cx, buf)
+            }
+
+            fn poll_write_vectored(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                bufs: &[std::io::IoSlice<'_>],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                std::pin::Pin::new(self.get_mut().stream_mut()).poll_write_vectored(cx, bufs)
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                self.stream().is_write_vectored()
+            }
+
+            fn poll_flush(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                std::pin::Pin::new(self.get_mut().stream_mut()).poll_flush(cx)
+            }
+
+            fn poll_shutdown(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                std::pin::Pin::new(self.get_mut().stream_mut()).poll_shutdown(cx)
+            }
+        }
+    };
+}
+pub(crate) use delegate_io;

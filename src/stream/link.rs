@@ -1,0 +1,156 @@
+//! What a stream shares with those who may not touch its socket: interrupt, debt, activity.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+
+use futures_util::task::AtomicWaker;
+
+use crate::event::CloseReason;
+
+/// No interrupt: the stream may go on.
+const RUNNING: u8 = u8::MAX;
+
+/// One per stream. The stream's user holds the stream; the listener's reaper, a pool and client
+/// drivers hold this.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// A [`CloseReason`], set before anybody is woken; the next poll of the stream returns it.
+    interrupt: AtomicU8,
+    /// Answers owed to this stream; see [`Ledger`].
+    debt: AtomicUsize,
+    /// How often the debt rose from zero. It tells the reader's clock that a new debt began even
+    /// when the old one was paid between two polls.
+    debts_begun: AtomicUsize,
+    /// Operations that moved bytes. Only the stream writes it, so no read-modify-write is needed;
+    /// an observer compares two readings and never needs a clock.
+    activity: AtomicU64,
+    reader: AtomicWaker,
+    writer: AtomicWaker,
+}
+
+impl Link {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            interrupt: AtomicU8::new(RUNNING),
+            debt: AtomicUsize::new(0),
+            debts_begun: AtomicUsize::new(0),
+            activity: AtomicU64::new(0),
+            reader: AtomicWaker::new(),
+            writer: AtomicWaker::new(),
+        })
+    }
+
+    /// Makes the stream's next poll fail with `reason`. The first interrupt wins; returns whether
+    /// this was it. The reason is set before the tasks are woken, so that a reader never sees a
+    /// clean end of stream that looks like a complete answer.
+    pub(crate) fn interrupt(&self, reason: CloseReason) -> bool {
+        let first = self
+            .interrupt
+            .compare_exchange(RUNNING, reason as u8, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok();
+        self.reader.wake();
+        self.writer.wake();
+        first
+    }
+
+    pub(crate) fn interrupted(&self) -> Option<CloseReason> {
+        match self.interrupt.load(Ordering::Acquire) {
+            RUNNING => None,
+            index => CloseReason::from_index(index),
+        }
+    }
+
+    /// Called by the stream itself when bytes moved.
+    pub(super) fn touch(&self) {
+        let count = self.activity.load(Ordering::Relaxed);
+        self.activity.store(count.wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// A number that changes whenever bytes move.
+    pub(crate) fn activity(&self) -> u64 {
+        self.activity.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn reader(&self) -> &AtomicWaker {
+        &self.reader
+    }
+
+    pub(super) fn writer(&self) -> &AtomicWaker {
+        &self.writer
+    }
+
+    pub(super) fn debt(&self) -> usize {
+        self.debt.load(Ordering::Acquire)
+    }
+
+    pub(super) fn debts_begun(&self) -> usize {
+        self.debts_begun.load(Ordering::Acquire)
+    }
+}
+
+/// Counts the answers a stream is owed, for clients that read all the time in a driver task.
+///
+/// Such a client must neither die of a read timeout while nothing is asked, nor hang for ever in
+/// the middle of an answer. It takes one [`Owed`] per request and drops it when the answer is
+/// complete; the stream's read clock runs only while something is owed. Get one with
+/// [`Stream::count_debt`](crate::Stream::count_debt).
+#[derive(Debug, Clone)]
+pub struct Ledger(pub(super) Arc<Link>);
+
+impl Ledger {
+    /// Notes that one more answer is owed, until the returned value is dropped.
+    pub fn owe(&self) -> Owed {
+        if self.0.debt.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.0.debts_begun.fetch_add(1, Ordering::AcqRel);
+            // The reader may be pending without a clock: it has to start one.
+            self.0.reader.wake();
+        }
+        Owed(Arc::clone(&self.0))
+    }
+
+    /// How many answers are owed now.
+    pub fn debt(&self) -> usize {
+        self.0.debt()
+    }
+}
+
+/// One answer that is owed. Dropping it says that the answer arrived in full.
+///
+/// When the caller of a request goes away early, the answer is *still owed*: keep this value with
+/// whatever reads the answer, not with the caller.
+#[derive(Debug)]
+#[must_use = "the debt lasts as long as this value"]
+pub struct Owed(Arc<Link>);
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.0.debt.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_interrupt_wins() {
+        let link = Link::new();
+        assert_eq!(link.interrupted(), None);
+        assert!(link.interrupt(CloseReason::IdleTimeout));
+        assert!(!link.interrupt(CloseReason::PoolClosed));
+        assert_eq!(link.interrupted(), Some(CloseReason::IdleTimeout));
+    }
+
+    #[test]
+    fn debt_counts_requests_not_bytes_and_begins_anew_from_zero() {
+        let link = Link::new();
+        let ledger = Ledger(Arc::clone(&link));
+        let (a, b) = (ledger.owe(), ledger.owe());
+        assert_eq!((ledger.debt(), link.debts_begun()), (2, 1));
+        drop(a);
+        assert_eq!(ledger.debt(), 1);
+        drop(b);
+        let _c = ledger.owe();
+        assert_eq!((ledger.debt(), link.debts_begun()), (1, 2));
+    }
+}

@@ -1,0 +1,271 @@
+//! The byte stream users hold: every operation has a deadline, and the stream remembers what makes
+//! it unfit for reuse.
+//!
+//! A timeout is *per operation*: set once, it applies to every later read, write, flush and
+//! shutdown, and each one starts with the full time. A total for a whole exchange can be laid on
+//! top with [`Stream::set_deadline`].
+
+mod clock;
+mod connector;
+mod exchange;
+mod fault;
+mod io;
+mod link;
+mod reported;
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Timeouts;
+use crate::event::{CloseReason, ConnId, Emitter, Event, Operation};
+use crate::net::{Io, PeerAddr, SocketReport};
+
+use clock::Clock;
+use exchange::{Debt, Exchange};
+
+pub use connector::Connector;
+pub(crate) use exchange::Ending;
+pub use fault::{Interrupted, OpTimeout};
+pub(crate) use io::delegate_io;
+pub(crate) use link::Link;
+pub use link::{Ledger, Owed};
+pub(crate) use reported::Reported;
+
+/// A TCP or Unix stream whose every operation is bounded in time.
+///
+/// Reads and writes go through tokio's [`AsyncRead`](tokio::io::AsyncRead) and
+/// [`AsyncWrite`](tokio::io::AsyncWrite). An operation that stays pending longer than its timeout
+/// fails with an [`io::Error`](std::io::Error) of kind `TimedOut` that holds an [`OpTimeout`].
+///
+/// # The clock of a read
+///
+/// It starts when a read has to wait and stops when bytes arrive. A read that is dropped and tried
+/// again, as in a `select!` loop, goes on with the same clock: otherwise a loop that ticks once a
+/// second would wait for ever.
+///
+/// # Cancel safety
+///
+/// A dropped read loses nothing. A write, flush or shutdown that was dropped while it was pending
+/// may have sent a part: the stream is then tainted, and a pool never reuses it.
+#[derive(Debug)]
+pub struct Stream {
+    io: Io,
+    link: Arc<Link>,
+    id: ConnId,
+    peer: PeerAddr,
+    local: PeerAddr,
+    emitter: Arc<Emitter>,
+    /// As configured; what `timeouts` goes back to at the end of an exchange.
+    defaults: Timeouts,
+    timeouts: Timeouts,
+    /// The end of the whole exchange.
+    deadline: Option<Instant>,
+    /// When that deadline was set.
+    deadline_set: Option<Instant>,
+    exchange: Exchange,
+    counts_debt: bool,
+    /// [`Link::debts_begun`] when the read clock last looked.
+    debts_seen: usize,
+    reading: Clock,
+    writing: Clock,
+    /// Which operation the writing clock runs for.
+    writing_op: Operation,
+    /// Of a stream that no pool owns: when it was opened, to report its end.
+    opened: Option<Instant>,
+}
+
+impl Stream {
+    /// A stream that belongs to no pool and reports its own end when it is dropped.
+    pub(crate) fn new(
+        io: Io,
+        id: ConnId,
+        peer: PeerAddr,
+        local: PeerAddr,
+        timeouts: Timeouts,
+        emitter: Arc<Emitter>,
+    ) -> Self {
+        Self {
+            io,
+            link: Link::new(),
+            id,
+            peer,
+            local,
+            emitter,
+            defaults: timeouts,
+            timeouts,
+            deadline: None,
+            deadline_set: None,
+            exchange: Exchange::default(),
+            counts_debt: false,
+            debts_seen: 0,
+            reading: Clock::default(),
+            writing: Clock::default(),
+            writing_op: Operation::Write,
+            opened: Some(Instant::now()),
+        }
+    }
+
+    /// Hands the report of the stream's end to a pool. Returns when it was opened.
+    pub(crate) fn adopt(&mut self) -> Instant {
+        self.opened.take().unwrap_or_else(Instant::now)
+    }
+
+    /// The connection's number, as in events and logs.
+    pub fn id(&self) -> ConnId {
+        self.id
+    }
+
+    /// The address at the other end.
+    pub fn peer_addr(&self) -> &PeerAddr {
+        &self.peer
+    }
+
+    /// The address at this end.
+    pub fn local_addr(&self) -> &PeerAddr {
+        &self.local
+    }
+
+    /// The socket's options, read back from the kernel now: what is really in force.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not answer, which means that the socket is gone.
+    pub fn socket_report(&self) -> std::io::Result<SocketReport> {
+        SocketReport::read(&self.io.sock_ref())
+    }
+
+    /// Why this stream may not be reused, if something already says so.
+    pub fn tainted(&self) -> Option<CloseReason> {
+        self.link.interrupted().or(self.exchange.tainted())
+    }
+
+    /// The timeouts in force.
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// Sets the timeout of every later read; `None` waits for ever. In a pool it holds until the
+    /// connection is returned.
+    pub fn set_read_timeout(&mut self, limit: Option<Duration>) {
+        self.timeouts.read = limit;
+        self.reading.stop();
+    }
+
+    /// Sets the timeout of every later write and flush; `None` waits for ever. In a pool it holds
+    /// until the connection is returned.
+    pub fn set_write_timeout(&mut self, limit: Option<Duration>) {
+        self.timeouts.write = limit;
+        self.timeouts.flush = limit;
+        self.writing.stop();
+    }
+
+    /// Sets the moment by which the whole exchange must be over: each later operation gets its own
+    /// timeout or what is left, whichever is less. `None` removes it.
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+        self.deadline_set = deadline.map(|_| Instant::now());
+        self.reading.stop();
+        self.writing.stop();
+    }
+
+    /// From now on the read timeout runs only while an answer is owed, as counted by the returned
+    /// ledger. For clients that read all the time in a task of their own.
+    pub fn count_debt(&mut self) -> Ledger {
+        self.counts_debt = true;
+        self.reading.stop();
+        Ledger(Arc::clone(&self.link))
+    }
+
+    pub(crate) fn io(&self) -> &Io {
+        &self.io
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Says that the stream must not be reused.
+    pub(crate) fn taint(&mut self, reason: CloseReason) {
+        self.exchange.taint(reason);
+    }
+
+    /// Why the stream may not be reused, given how its exchange ended. See [`Exchange::unfit`].
+    pub(crate) fn unfit(&self, ending: Ending) -> Option<CloseReason> {
+        let debt = if self.counts_debt { Debt::Counted(self.link.debt()) } else { Debt::ByUse };
+        self.link.interrupted().or_else(|| self.exchange.unfit(debt, ending))
+    }
+
+    /// Ends the exchange: the next user finds the configured timeouts, no deadline, and no task of
+    /// the last one is kept.
+    pub(crate) fn rest(&mut self) {
+        self.exchange = Exchange::default();
+        self.timeouts = self.defaults;
+        self.deadline = None;
+        self.reading.forget_task();
+        self.writing.forget_task();
+    }
+
+    /// For a read that is pending.
+    fn poll_read_clock(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Error> {
+        if self.counts_debt {
+            let begun = self.link.debts_begun();
+            if std::mem::replace(&mut self.debts_seen, begun) != begun || self.link.debt() == 0 {
+                self.reading.stop();
+            }
+            if self.link.debt() == 0 {
+                return Poll::Pending;
+            }
+        }
+        let after = std::task::ready!(self.reading.poll(cx, self.timeouts.read, self.deadline));
+        Poll::Ready(self.time_out(Operation::Read, after))
+    }
+
+    /// For an operation of the writing side that is pending.
+    fn poll_write_clock(
+        &mut self,
+        cx: &mut Context<'_>,
+        operation: Operation,
+    ) -> Poll<std::io::Error> {
+        if std::mem::replace(&mut self.writing_op, operation) != operation {
+            self.writing.stop();
+        }
+        let limit = match operation {
+            Operation::Flush => self.timeouts.flush,
+            Operation::Shutdown => self.timeouts.shutdown,
+            _ => self.timeouts.write,
+        };
+        let after = std::task::ready!(self.writing.poll(cx, limit, self.deadline));
+        Poll::Ready(self.time_out(operation, after))
+    }
+
+    /// The error of an operation that ran out of time, and everything that follows from it.
+    fn time_out(&mut self, operation: Operation, after: Duration) -> std::io::Error {
+        let timeout = match (self.deadline, self.deadline_set) {
+            (Some(deadline), Some(set)) if deadline <= Instant::now() => {
+                OpTimeout { operation, after: deadline - set, of_exchange: true }
+            }
+            _ => OpTimeout { operation, after, of_exchange: false },
+        };
+        self.exchange.taint(CloseReason::OpTimeout);
+        self.emitter.emit(Event::TimedOut { operation, conn: Some(self.id), after: timeout.after });
+        timeout.into()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(opened) = self.opened {
+            let reason = self.tainted().unwrap_or(CloseReason::Discarded);
+            self.emitter.emit(Event::Closed {
+                conn: self.id,
+                peer: self.peer.clone(),
+                reason,
+                age: opened.elapsed(),
+                used: None,
+            });
+        }
+    }
+}

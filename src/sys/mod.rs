@@ -1,0 +1,8 @@
+//! What differs between systems, and every line of `unsafe`.
+//!
+//! "Unsupported" is a value here ([`Refusal::Unsupported`](sockopt::Refusal)), never an `Ok` that
+//! did nothing.
+
+pub(crate) mod peek;
+pub(crate) mod reuse_port;
+pub(crate) mod sockopt;

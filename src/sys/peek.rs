@@ -1,0 +1,59 @@
+//! Looking at a socket without reading from it: the authoritative check of an idle connection.
+
+use std::io;
+use std::mem::MaybeUninit;
+
+use socket2::SockRef;
+
+/// What was found.
+#[derive(Debug)]
+pub(crate) enum Peeked {
+    /// Nothing is waiting and nothing is known against the connection (`EAGAIN`).
+    Empty,
+    /// The peer closed its side (FIN).
+    Closed,
+    /// At least this many bytes are waiting, never 0; they stay where they are.
+    Bytes(usize),
+    /// The socket's error. The kernel reports it once: whoever sees it has to keep it.
+    Error(io::Error),
+}
+
+impl Peeked {
+    /// What a peek that returned this means.
+    pub(crate) fn of(result: io::Result<usize>) -> Self {
+        match result {
+            Ok(0) => Self::Closed,
+            Ok(bytes) => Self::Bytes(bytes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Self::Empty,
+            Err(error) => Self::Error(error),
+        }
+    }
+}
+
+/// Peeks once, without waiting: the system call itself, never a cached readiness.
+pub(crate) fn peek(socket: &SockRef<'_>) -> Peeked {
+    Peeked::of(recv(socket))
+}
+
+/// The call behind [`peek`], for those who have to pass its result on as it is.
+pub(crate) fn recv(socket: &SockRef<'_>) -> io::Result<usize> {
+    // Not empty: a peek into no space returns 0 on a living socket, as if it had ended.
+    let mut space = [MaybeUninit::<u8>::uninit(); 64];
+    loop {
+        match once(socket, &mut space) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+#[cfg(unix)]
+fn once(socket: &SockRef<'_>, space: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    socket.recv_with_flags(space, libc::MSG_PEEK | libc::MSG_DONTWAIT)
+}
+
+/// Elsewhere there is no `MSG_DONTWAIT`; tokio's sockets are non-blocking anyway.
+#[cfg(not(unix))]
+fn once(socket: &SockRef<'_>, space: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    socket.peek(space)
+}

@@ -1,0 +1,181 @@
+//! Which event feeds which metric.
+//!
+//! Everything here is resolved once for each pool. Recording an event afterwards is an index and an
+//! atomic add: no lookup by name, no allocation, no lock of ours.
+
+use std::array::from_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Recorder};
+
+use super::Gauges;
+use super::metric::Metric;
+use super::names;
+use super::register::Register;
+use crate::event::{CheckoutOutcome, CloseReason, DialOutcome, Event};
+
+/// The handles of a pool, or of a connector. Arrays are indexed by the enum's value.
+pub(super) struct PoolHandles {
+    states: [Gauge; names::STATES.len()],
+    max: Gauge,
+    waiters: Gauge,
+    dials: [Counter; names::DIALS.len()],
+    checkouts: [Counter; names::CHECKOUTS.len()],
+    checks: [[Counter; names::VERDICTS.len()]; names::CHECKS.len()],
+    timeouts: [Counter; names::OPERATIONS.len()],
+    checkout_wait: Histogram,
+    dial: Histogram,
+    used: Histogram,
+    ends: Ends,
+}
+
+impl PoolHandles {
+    pub(super) fn resolve(recorder: &dyn Recorder, name: &Arc<str>) -> Self {
+        let register = Register::new(recorder, "pool", name);
+        Self {
+            states: names::STATES.map(|state| register.gauge(&names::CONNECTIONS, &[state])),
+            max: register.gauge(&names::CONNECTIONS_MAX, &[]),
+            waiters: register.gauge(&names::WAITERS, &[]),
+            dials: register.counters(&names::DIALS_TOTAL, names::DIALS),
+            checkouts: register.counters(&names::CHECKOUTS_TOTAL, names::CHECKOUTS),
+            checks: names::CHECKS.map(|check| {
+                names::VERDICTS
+                    .map(|verdict| register.counter(&names::CHECKS_TOTAL, &[check, verdict]))
+            }),
+            timeouts: register.counters(&names::TIMEOUTS_TOTAL, names::OPERATIONS),
+            checkout_wait: register.histogram(&names::CHECKOUT_WAIT),
+            dial: register.histogram(&names::DIAL),
+            used: register.histogram(&names::USE),
+            ends: Ends::resolve(
+                &register,
+                &names::CLOSED_TOTAL,
+                &names::EVICTIONS_TOTAL,
+                &names::CONNECTION_AGE,
+            ),
+        }
+    }
+
+    /// Timeouts are fed by [`Event::TimedOut`] alone: a dial or a checkout that timed out is an
+    /// outcome of its own, and would otherwise count twice.
+    pub(super) fn record(&self, event: &Event) {
+        match event {
+            Event::CheckedOut { waited, .. } => self.checkout(CheckoutOutcome::Ok, *waited),
+            Event::CheckoutFailed { outcome, waited } => self.checkout(*outcome, *waited),
+            Event::Returned { used, .. } => self.used.record(*used),
+            Event::Checked { check, verdict, .. } => {
+                self.checks[*check as usize][*verdict as usize].increment(1);
+            }
+            Event::Opened { took, .. } => self.dial(DialOutcome::Ok, *took),
+            Event::DialFailed { outcome, took, .. } => self.dial(*outcome, *took),
+            Event::Closed { reason, age, used, .. } => {
+                self.ends.record(*reason, *age);
+                if let Some(used) = used {
+                    self.used.record(*used);
+                }
+            }
+            Event::TimedOut { operation, .. } => self.timeouts[*operation as usize].increment(1),
+            Event::OptionUnavailable { .. }
+            | Event::Accepted { .. }
+            | Event::AcceptFailed { .. } => {}
+        }
+    }
+
+    pub(super) fn gauges(&self, now: &Gauges) {
+        let states = [now.idle, now.in_use, now.connecting];
+        for (gauge, value) in self.states.iter().zip(states) {
+            set(gauge, value);
+        }
+        set(&self.max, now.max);
+        set(&self.waiters, now.waiters);
+    }
+
+    fn checkout(&self, outcome: CheckoutOutcome, waited: Duration) {
+        self.checkouts[outcome as usize].increment(1);
+        self.checkout_wait.record(waited);
+    }
+
+    fn dial(&self, outcome: DialOutcome, took: Duration) {
+        self.dials[outcome as usize].increment(1);
+        self.dial.record(took);
+    }
+}
+
+/// The handles of a listener.
+pub(super) struct ListenerHandles {
+    connections: Gauge,
+    accepted: Counter,
+    accept_errors: Counter,
+    timeouts: [Counter; names::OPERATIONS.len()],
+    ends: Ends,
+}
+
+impl ListenerHandles {
+    pub(super) fn resolve(recorder: &dyn Recorder, name: &Arc<str>) -> Self {
+        let register = Register::new(recorder, "listener", name);
+        Self {
+            connections: register.gauge(&names::LISTENER_CONNECTIONS, &[]),
+            accepted: register.counter(&names::LISTENER_ACCEPTED_TOTAL, &[]),
+            accept_errors: register.counter(&names::LISTENER_ACCEPT_ERRORS_TOTAL, &[]),
+            timeouts: register.counters(&names::LISTENER_TIMEOUTS_TOTAL, names::OPERATIONS),
+            ends: Ends::resolve(
+                &register,
+                &names::LISTENER_CLOSED_TOTAL,
+                &names::LISTENER_EVICTIONS_TOTAL,
+                &names::LISTENER_CONNECTION_AGE,
+            ),
+        }
+    }
+
+    pub(super) fn record(&self, event: &Event) {
+        match event {
+            Event::Accepted { .. } => self.accepted.increment(1),
+            Event::AcceptFailed { .. } => self.accept_errors.increment(1),
+            Event::Closed { reason, age, .. } => self.ends.record(*reason, *age),
+            Event::TimedOut { operation, .. } => self.timeouts[*operation as usize].increment(1),
+            Event::OptionUnavailable { .. }
+            | Event::Opened { .. }
+            | Event::DialFailed { .. }
+            | Event::CheckedOut { .. }
+            | Event::CheckoutFailed { .. }
+            | Event::Returned { .. }
+            | Event::Checked { .. } => {}
+        }
+    }
+
+    pub(super) fn connections(&self, open: usize) {
+        set(&self.connections, open);
+    }
+}
+
+/// What the end of a connection feeds, on either side.
+struct Ends {
+    closed: [Counter; names::REASONS.len()],
+    /// Counters that do nothing stand where a reason is no eviction, so that recording needs no test.
+    evictions: [Counter; names::REASONS.len()],
+    age: Histogram,
+}
+
+impl Ends {
+    fn resolve(register: &Register<'_>, closed: &Metric, evictions: &Metric, age: &Metric) -> Self {
+        Self {
+            closed: register.counters(closed, names::REASONS),
+            evictions: from_fn(|at| match CloseReason::ALL[at] {
+                reason if reason.is_eviction() => register.counter(evictions, &[reason.as_str()]),
+                _ => Counter::noop(),
+            }),
+            age: register.histogram(age),
+        }
+    }
+
+    fn record(&self, reason: CloseReason, age: Duration) {
+        self.closed[reason as usize].increment(1);
+        self.evictions[reason as usize].increment(1);
+        self.age.record(age);
+    }
+}
+
+/// Gauges are floating point in every recorder; counts of connections are far below 2^53.
+fn set(gauge: &Gauge, value: usize) {
+    gauge.set(value as f64);
+}

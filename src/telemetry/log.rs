@@ -1,0 +1,103 @@
+//! Events as log lines, and the spans around what takes time.
+//!
+//! The level says who should care: `trace` for what happens all the time, `debug` for what is
+//! expected (a rule ended a connection), `info` for a death or a failure that somebody handles,
+//! `warn` for what callers feel. Every line has the target `livepool`.
+
+use tracing::Span;
+use tracing::field::Empty;
+
+use crate::event::{CheckVerdict, CheckoutOutcome, ConnId, Event, Operation};
+
+/// The target of every log line and span, so that one filter directive is enough.
+pub(super) const TARGET: &str = "livepool";
+
+/// Whose event it is. One of the two is there; the other leaves no field behind.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) pool: Option<&'a str>,
+    pub(super) listener: Option<&'a str>,
+}
+
+/// One log line, with its source as the first field. `tracing` wants the level at compile time, so
+/// the level is the name of its macro.
+macro_rules! entry {
+    ($level:ident, $source:ident, $($rest:tt)+) => {
+        tracing::$level!(
+            target: TARGET,
+            pool = $source.pool,
+            listener = $source.listener,
+            $($rest)+
+        )
+    };
+}
+
+/// Writes one event. What happens on every checkout is first, and costs one static check while
+/// `trace` is off.
+pub(super) fn event(source: Source<'_>, event: &Event) {
+    match event {
+        Event::CheckedOut { conn, waited } => {
+            entry!(trace, source, conn_id = conn.get(), ?waited, "checked out");
+        }
+        Event::Returned { conn, used } => {
+            entry!(trace, source, conn_id = conn.get(), ?used, "returned");
+        }
+        Event::Checked { conn, check, verdict: verdict @ CheckVerdict::Alive } => {
+            entry!(trace, source, conn_id = conn.get(), %check, %verdict, "checked");
+        }
+        Event::Checked { conn, check, verdict } => {
+            entry!(debug, source, conn_id = conn.get(), %check, %verdict, "checked");
+        }
+        Event::Opened { conn, peer, took } => {
+            entry!(debug, source, conn_id = conn.get(), %peer, ?took, "connection opened");
+        }
+        Event::DialFailed { outcome, took, error } => {
+            entry!(warn, source, %outcome, ?took, error = %error, "dial failed");
+        }
+        Event::CheckoutFailed { outcome, waited } => match outcome {
+            CheckoutOutcome::Timeout | CheckoutOutcome::QueueFull => {
+                entry!(warn, source, %outcome, ?waited, "checkout failed");
+            }
+            CheckoutOutcome::Cancelled => {
+                entry!(debug, source, %outcome, ?waited, "checkout failed");
+            }
+            CheckoutOutcome::Ok | CheckoutOutcome::ConnectFailed | CheckoutOutcome::Closed => {
+                entry!(info, source, %outcome, ?waited, "checkout failed");
+            }
+        },
+        Event::Closed { conn, peer, reason, age, .. } if reason.is_death() => {
+            entry!(info, source, conn_id = conn.get(), %peer, %reason, ?age, "connection died");
+        }
+        Event::Closed { conn, peer, reason, age, .. } => {
+            entry!(debug, source, conn_id = conn.get(), %peer, %reason, ?age, "connection closed");
+        }
+        Event::TimedOut { operation: operation @ Operation::Checkout, conn, after } => {
+            // The failed checkout itself is the line that warns.
+            let conn_id = conn.map(ConnId::get);
+            entry!(debug, source, conn_id, %operation, ?after, "timed out");
+        }
+        Event::TimedOut { operation, conn, after } => {
+            let conn_id = conn.map(ConnId::get);
+            entry!(info, source, conn_id, %operation, ?after, "timed out");
+        }
+        Event::OptionUnavailable { option, error } => {
+            entry!(warn, source, option, error = %error, "socket option is not available");
+        }
+        Event::Accepted { conn, peer } => {
+            entry!(debug, source, conn_id = conn.get(), %peer, "accepted");
+        }
+        Event::AcceptFailed { error, backoff } => {
+            entry!(warn, source, error = %error, ?backoff, "accept failed");
+        }
+    }
+}
+
+/// The span of one checkout. The caller records `peer` and `conn_id` when they are known.
+pub(crate) fn checkout_span(pool: &str) -> Span {
+    tracing::debug_span!(target: TARGET, "checkout", pool, peer = Empty, conn_id = Empty)
+}
+
+/// The span of one dial. The caller records `peer` and `conn_id` when they are known.
+pub(crate) fn dial_span(pool: &str, upstream: &str) -> Span {
+    tracing::debug_span!(target: TARGET, "dial", pool, upstream, peer = Empty, conn_id = Empty)
+}

@@ -1,0 +1,95 @@
+//! What is known about a metric before anything is measured.
+//!
+//! These are our own small types rather than the `metrics` crate's, so that a new major version of
+//! that crate is not a new major version of this one.
+
+use std::fmt;
+
+/// One metric that this crate records. All of them are listed in [`METRICS`](super::METRICS).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Metric {
+    /// The name, which already carries its unit and, for a counter, `_total`.
+    pub name: &'static str,
+    /// Counter, gauge or histogram.
+    pub kind: Kind,
+    /// What one step of the value means.
+    pub unit: Unit,
+    /// The labels. The first one names the owner: `pool` or `listener`.
+    pub labels: &'static [Label],
+    /// One sentence for a dashboard's tooltip.
+    pub description: &'static str,
+}
+
+/// A label of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Label {
+    /// The label's name.
+    pub name: &'static str,
+    /// Every value it can have; empty where it is free text (the name of a pool or listener).
+    pub values: &'static [&'static str],
+}
+
+/// The kind of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Counts up, and starts at zero with the process.
+    Counter,
+    /// A level that goes up and down.
+    Gauge,
+    /// A distribution of values.
+    Histogram,
+}
+
+/// The unit of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unit {
+    /// A number of things.
+    Count,
+    /// Seconds, with a fraction.
+    Seconds,
+}
+
+impl Kind {
+    /// The kind in lower case, as Prometheus writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+impl Unit {
+    /// The unit in lower case.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Seconds => "seconds",
+        }
+    }
+
+    /// The same unit, in the recorder's words.
+    pub(super) const fn of_recorder(self) -> metrics::Unit {
+        match self {
+            Self::Count => metrics::Unit::Count,
+            Self::Seconds => metrics::Unit::Seconds,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,137 @@
+//! Every metric, in one table.
+//!
+//! The handles are registered from this table and `docs/metrics.md` is tested against it, so a name
+//! is written once. Label values come from the enums of [`crate::event`], word for word.
+
+use super::metric::{Kind, Label, Metric, Unit};
+use crate::event::{Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Operation};
+
+/// The names of all values of a closed enum, in the order of declaration.
+macro_rules! names_of {
+    ($($(#[$meta:meta])* $list:ident: $named:ty;)+) => {
+        $(
+            $(#[$meta])*
+            pub(super) const $list: [&str; <$named>::ALL.len()] = {
+                let mut names = [""; <$named>::ALL.len()];
+                let mut at = 0;
+                while at < names.len() {
+                    names[at] = <$named>::ALL[at].as_str();
+                    at += 1;
+                }
+                names
+            };
+        )+
+    };
+}
+
+names_of! {
+    CHECKS: Check;
+    VERDICTS: CheckVerdict;
+    CHECKOUTS: CheckoutOutcome;
+    DIALS: DialOutcome;
+    OPERATIONS: Operation;
+    REASONS: CloseReason;
+}
+
+/// The reasons that are evictions.
+const EVICTIONS: [&str; count_evictions()] = {
+    let mut names = [""; count_evictions()];
+    let (mut at, mut found) = (0, 0);
+    while at < CloseReason::ALL.len() {
+        if CloseReason::ALL[at].is_eviction() {
+            names[found] = CloseReason::ALL[at].as_str();
+            found += 1;
+        }
+        at += 1;
+    }
+    names
+};
+
+const fn count_evictions() -> usize {
+    let (mut at, mut found) = (0, 0);
+    while at < CloseReason::ALL.len() {
+        if CloseReason::ALL[at].is_eviction() {
+            found += 1;
+        }
+        at += 1;
+    }
+    found
+}
+
+/// The states counted by `livepool_connections`, in the order the gauges are kept.
+pub(super) const STATES: [&str; 3] = ["idle", "in_use", "connecting"];
+
+const POOL: Label = Label { name: "pool", values: &[] };
+const LISTENER: Label = Label { name: "listener", values: &[] };
+const STATE: Label = Label { name: "state", values: &STATES };
+const DIAL_OUTCOME: Label = Label { name: "outcome", values: &DIALS };
+const CHECKOUT_OUTCOME: Label = Label { name: "outcome", values: &CHECKOUTS };
+const OPERATION: Label = Label { name: "operation", values: &OPERATIONS };
+const CHECK: Label = Label { name: "check", values: &CHECKS };
+const VERDICT: Label = Label { name: "verdict", values: &VERDICTS };
+const REASON: Label = Label { name: "reason", values: &REASONS };
+const EVICTION: Label = Label { name: "reason", values: &EVICTIONS };
+
+/// Defines each metric as a constant and lists all of them, so that none can be left out.
+macro_rules! table {
+    ($($metric:ident: $kind:ident in $unit:ident, $name:literal, $labels:expr, $description:literal;)+) => {
+        $(
+            pub(super) const $metric: Metric = Metric {
+                name: $name,
+                kind: Kind::$kind,
+                unit: Unit::$unit,
+                labels: &$labels,
+                description: $description,
+            };
+        )+
+
+        /// Every metric this crate records, with its labels and their values.
+        ///
+        /// What each of them tells an operator is written in `docs/metrics.md`.
+        pub const METRICS: &[Metric] = &[$($metric,)+];
+    };
+}
+
+table! {
+    CONNECTIONS: Gauge in Count, "livepool_connections", [POOL, STATE],
+        "Connections the pool has, by state.";
+    CONNECTIONS_MAX: Gauge in Count, "livepool_connections_max", [POOL],
+        "Connections the pool may have.";
+    WAITERS: Gauge in Count, "livepool_waiters", [POOL],
+        "Callers waiting for a connection.";
+    DIALS_TOTAL: Counter in Count, "livepool_dials_total", [POOL, DIAL_OUTCOME],
+        "Dials that ended, by outcome.";
+    CLOSED_TOTAL: Counter in Count, "livepool_closed_total", [POOL, REASON],
+        "Connections that ended, by reason.";
+    EVICTIONS_TOTAL: Counter in Count, "livepool_evictions_total", [POOL, EVICTION],
+        "Connections the pool ended on its own judgement, by reason.";
+    TIMEOUTS_TOTAL: Counter in Count, "livepool_timeouts_total", [POOL, OPERATION],
+        "Operations that passed their deadline, by operation.";
+    CHECKOUTS_TOTAL: Counter in Count, "livepool_checkouts_total", [POOL, CHECKOUT_OUTCOME],
+        "Checkouts that ended, by outcome.";
+    CHECKS_TOTAL: Counter in Count, "livepool_checks_total", [POOL, CHECK, VERDICT],
+        "Liveness checks, by check and verdict.";
+    CHECKOUT_WAIT: Histogram in Seconds, "livepool_checkout_wait_seconds", [POOL],
+        "Time callers waited for a checkout to end, whatever its outcome.";
+    DIAL: Histogram in Seconds, "livepool_dial_seconds", [POOL],
+        "Time dials took, name lookup included, whatever their outcome.";
+    USE: Histogram in Seconds, "livepool_use_seconds", [POOL],
+        "Time from a checkout to the return or to the end of the connection, whichever came first.";
+    CONNECTION_AGE: Histogram in Seconds, "livepool_connection_age_seconds", [POOL],
+        "Age of connections at their end.";
+
+    LISTENER_CONNECTIONS: Gauge in Count, "livepool_listener_connections", [LISTENER],
+        "Accepted connections that are open.";
+    LISTENER_ACCEPTED_TOTAL: Counter in Count, "livepool_listener_accepted_total", [LISTENER],
+        "Clients accepted.";
+    LISTENER_ACCEPT_ERRORS_TOTAL: Counter in Count, "livepool_listener_accept_errors_total", [LISTENER],
+        "Calls of accept that failed in a way that passes.";
+    LISTENER_CLOSED_TOTAL: Counter in Count, "livepool_listener_closed_total", [LISTENER, REASON],
+        "Accepted connections that ended, by reason.";
+    LISTENER_EVICTIONS_TOTAL: Counter in Count, "livepool_listener_evictions_total", [LISTENER, EVICTION],
+        "Accepted connections the listener ended on its own judgement, by reason.";
+    LISTENER_TIMEOUTS_TOTAL: Counter in Count, "livepool_listener_timeouts_total", [LISTENER, OPERATION],
+        "Operations that passed their deadline, by operation.";
+    LISTENER_CONNECTION_AGE: Histogram in Seconds, "livepool_listener_connection_age_seconds", [LISTENER],
+        "Age of accepted connections at their end.";
+}

@@ -1,0 +1,69 @@
+//! Turning the table of metrics into a recorder's handles.
+
+use std::sync::Arc;
+
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Level, Metadata, Recorder};
+
+use super::log::TARGET;
+use super::metric::{Kind, Metric};
+use super::names::METRICS;
+
+const METADATA: Metadata<'static> = Metadata::new(TARGET, Level::INFO, Some(module_path!()));
+
+/// Registers the metrics of one pool or listener with one recorder.
+pub(super) struct Register<'a> {
+    recorder: &'a dyn Recorder,
+    owner: &'a Arc<str>,
+}
+
+impl<'a> Register<'a> {
+    /// Describes all metrics whose first label is `label` ("pool" or "listener"). Saying it again
+    /// for the next pool changes nothing.
+    pub(super) fn new(recorder: &'a dyn Recorder, label: &str, owner: &'a Arc<str>) -> Self {
+        for metric in METRICS.iter().filter(|metric| metric.labels[0].name == label) {
+            let name = KeyName::from_const_str(metric.name);
+            let unit = Some(metric.unit.of_recorder());
+            let description = metric.description.into();
+            match metric.kind {
+                Kind::Counter => recorder.describe_counter(name, unit, description),
+                Kind::Gauge => recorder.describe_gauge(name, unit, description),
+                Kind::Histogram => recorder.describe_histogram(name, unit, description),
+            }
+        }
+        Self { recorder, owner }
+    }
+
+    /// A counter; `values` are those of the labels after the first.
+    pub(super) fn counter(&self, metric: &Metric, values: &[&'static str]) -> Counter {
+        self.recorder.register_counter(&self.key(metric, values), &METADATA)
+    }
+
+    /// One counter for each value of the second label. They exist from now on, so that a scrape
+    /// shows them at 0 and the first increase is seen as one.
+    pub(super) fn counters<const N: usize>(
+        &self,
+        metric: &Metric,
+        values: [&'static str; N],
+    ) -> [Counter; N] {
+        values.map(|value| self.counter(metric, &[value]))
+    }
+
+    pub(super) fn gauge(&self, metric: &Metric, values: &[&'static str]) -> Gauge {
+        self.recorder.register_gauge(&self.key(metric, values), &METADATA)
+    }
+
+    pub(super) fn histogram(&self, metric: &Metric) -> Histogram {
+        self.recorder.register_histogram(&self.key(metric, &[]), &METADATA)
+    }
+
+    fn key(&self, metric: &Metric, values: &[&'static str]) -> Key {
+        let mut labels = Vec::with_capacity(metric.labels.len());
+        for (at, label) in metric.labels.iter().enumerate() {
+            labels.push(match at {
+                0 => metrics::Label::new(label.name, Arc::clone(self.owner)),
+                _ => metrics::Label::from_static_parts(label.name, values[at - 1]),
+            });
+        }
+        Key::from_parts(metric.name, labels)
+    }
+}

@@ -1,0 +1,124 @@
+//! Which event feeds which series.
+
+use metrics_util::debugging::DebuggingRecorder;
+
+use super::*;
+use crate::telemetry::Telemetry;
+
+/// What one event feeds. Every event here carries one second.
+fn feeds(telemetry: &Telemetry, event: &Event) -> Vec<String> {
+    let recorder = DebuggingRecorder::new();
+    metrics::with_local_recorder(&recorder, || telemetry.record(event));
+    let fed = fed(&recorder.snapshotter());
+    assert!(fed.values().all(|value| *value == 1.0), "{event:?} counted more than once: {fed:?}");
+    fed.into_keys().collect()
+}
+
+fn pool_feeds(event: &Event) -> Vec<String> {
+    feeds(&Telemetry::pool("orders"), event)
+}
+
+fn listener_feeds(event: &Event) -> Vec<String> {
+    feeds(&Telemetry::listener("orders"), event)
+}
+
+#[test]
+fn a_dial_feeds_its_outcome_and_its_time() {
+    let time = "livepool_dial_seconds{pool=orders}";
+    assert_eq!(pool_feeds(&opened()), [time, "livepool_dials_total{pool=orders,outcome=ok}"]);
+    for outcome in DialOutcome::ALL {
+        assert_eq!(
+            pool_feeds(&dial_failed(*outcome)),
+            [time.to_owned(), format!("livepool_dials_total{{pool=orders,outcome={outcome}}}")]
+        );
+    }
+}
+
+#[test]
+fn a_checkout_feeds_its_outcome_and_its_wait() {
+    let time = "livepool_checkout_wait_seconds{pool=orders}";
+    assert_eq!(
+        pool_feeds(&checked_out()),
+        [time, "livepool_checkouts_total{pool=orders,outcome=ok}"]
+    );
+    for outcome in CheckoutOutcome::ALL {
+        assert_eq!(
+            pool_feeds(&checkout_failed(*outcome)),
+            [time.to_owned(), format!("livepool_checkouts_total{{pool=orders,outcome={outcome}}}")]
+        );
+    }
+}
+
+#[test]
+fn a_return_feeds_the_time_of_use() {
+    assert_eq!(pool_feeds(&returned()), ["livepool_use_seconds{pool=orders}"]);
+}
+
+#[test]
+fn a_check_feeds_its_verdict() {
+    for verdict in CheckVerdict::ALL {
+        assert_eq!(
+            pool_feeds(&checked(*verdict)),
+            [format!("livepool_checks_total{{pool=orders,check=peek,verdict={verdict}}}")]
+        );
+    }
+}
+
+#[test]
+fn a_close_feeds_its_reason_and_its_age_and_an_eviction_counts_as_one() {
+    for reason in CloseReason::ALL {
+        for (prefix, owner, found) in [
+            ("livepool", "pool", pool_feeds(&closed(*reason))),
+            ("livepool_listener", "listener", listener_feeds(&closed(*reason))),
+        ] {
+            let mut expected = vec![
+                format!("{prefix}_closed_total{{{owner}=orders,reason={reason}}}"),
+                format!("{prefix}_connection_age_seconds{{{owner}=orders}}"),
+            ];
+            if reason.is_eviction() {
+                expected
+                    .push(format!("{prefix}_evictions_total{{{owner}=orders,reason={reason}}}"));
+            }
+            assert_eq!(found, expected);
+        }
+    }
+}
+
+#[test]
+fn timeouts_are_fed_by_timeout_events_alone() {
+    for operation in Operation::ALL {
+        assert_eq!(
+            pool_feeds(&timed_out(*operation)),
+            [format!("livepool_timeouts_total{{pool=orders,operation={operation}}}")]
+        );
+        assert_eq!(
+            listener_feeds(&timed_out(*operation)),
+            [format!("livepool_listener_timeouts_total{{listener=orders,operation={operation}}}")]
+        );
+    }
+    for event in events().iter().filter(|event| !matches!(event, Event::TimedOut { .. })) {
+        assert!(!pool_feeds(event).iter().any(|series| series.contains("timeouts")), "{event:?}");
+    }
+}
+
+#[test]
+fn a_listener_counts_what_it_accepts() {
+    assert_eq!(listener_feeds(&accepted()), ["livepool_listener_accepted_total{listener=orders}"]);
+    assert_eq!(
+        listener_feeds(&accept_failed()),
+        ["livepool_listener_accept_errors_total{listener=orders}"]
+    );
+    let recorder = DebuggingRecorder::new();
+    let listener = Telemetry::listener("orders");
+    metrics::with_local_recorder(&recorder, || listener.connections(5));
+    assert_eq!(
+        gauges(&recorder.snapshotter()).into_iter().collect::<Vec<_>>(),
+        [("livepool_listener_connections{listener=orders}".to_owned(), 5.0)]
+    );
+}
+
+#[test]
+fn an_option_that_is_missing_is_logged_and_not_counted() {
+    assert!(pool_feeds(&option_unavailable()).is_empty());
+    assert!(listener_feeds(&option_unavailable()).is_empty());
+}

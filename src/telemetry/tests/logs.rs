@@ -1,0 +1,114 @@
+//! What is logged, and at which level.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::telemetry::Telemetry;
+use crate::telemetry::log::{checkout_span, dial_span};
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is logged meanwhile, one line each, with level and target.
+fn logged(what: impl FnOnce()) -> String {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .without_time()
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, what);
+    let bytes = lines.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap().trim().to_owned()
+}
+
+fn pool_logs(event: &Event) -> String {
+    logged(|| Telemetry::pool("orders").record(event))
+}
+
+#[test]
+fn a_line_carries_the_fields_of_its_event() {
+    assert_eq!(
+        pool_logs(&closed(CloseReason::Reset)),
+        r#"INFO livepool: connection died pool="orders" conn_id=7 peer=127.0.0.1:5432 reason=reset age=1s"#
+    );
+    assert_eq!(
+        pool_logs(&timed_out(Operation::Checkout)),
+        r#"WARN livepool: timed out pool="orders" conn_id=7 operation=checkout after=1s"#
+    );
+    assert_eq!(
+        pool_logs(&dial_failed(DialOutcome::Refused)),
+        r#"WARN livepool: dial failed pool="orders" outcome=refused took=1s error=refused by 127.0.0.1:5432"#
+    );
+    assert_eq!(
+        logged(|| Telemetry::listener("front").record(&accepted())),
+        r#"DEBUG livepool: accepted listener="front" conn_id=7 peer=127.0.0.1:5432"#
+    );
+}
+
+#[test]
+fn a_field_that_is_unknown_is_left_out() {
+    let event = Event::TimedOut { operation: Operation::Accept, conn: None, after: SECOND };
+    assert_eq!(
+        logged(|| Telemetry::listener("front").record(&event)),
+        r#"INFO livepool: timed out listener="front" operation=accept after=1s"#
+    );
+}
+
+#[test]
+fn the_level_says_who_should_care() {
+    for event in events() {
+        let level = match &event {
+            Event::CheckedOut { .. } | Event::Returned { .. } => "TRACE",
+            Event::Checked { verdict: CheckVerdict::Alive, .. } => "TRACE",
+            Event::Checked { .. } | Event::Opened { .. } | Event::Accepted { .. } => "DEBUG",
+            Event::Closed { reason, .. } if reason.is_death() => "INFO",
+            Event::Closed { .. } => "DEBUG",
+            Event::TimedOut { operation: Operation::Checkout, .. } => "WARN",
+            Event::TimedOut { .. } => "INFO",
+            Event::DialFailed { .. }
+            | Event::OptionUnavailable { .. }
+            | Event::AcceptFailed { .. } => "WARN",
+            Event::CheckoutFailed { outcome, .. } => match outcome {
+                CheckoutOutcome::Timeout | CheckoutOutcome::QueueFull => "WARN",
+                CheckoutOutcome::Cancelled => "DEBUG",
+                _ => "INFO",
+            },
+        };
+        let line = pool_logs(&event);
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(line.starts_with(&format!("{level} livepool: ")), "{event:?}: {line}");
+        assert!(line.contains(r#"pool="orders""#), "{line}");
+    }
+}
+
+#[test]
+fn a_span_takes_the_peer_and_the_connection_when_they_are_known() {
+    let lines = logged(|| {
+        for span in [checkout_span("orders"), dial_span("orders", "db:5432")] {
+            span.record("peer", tracing::field::display(peer()));
+            span.record("conn_id", 7);
+            span.in_scope(|| tracing::trace!(target: "livepool", "inside"));
+        }
+    });
+    let lines: Vec<_> = lines.lines().map(str::trim).collect();
+    assert_eq!(
+        lines,
+        [
+            r#"TRACE checkout{pool="orders" peer=127.0.0.1:5432 conn_id=7}: livepool: inside"#,
+            r#"TRACE dial{pool="orders" upstream="db:5432" peer=127.0.0.1:5432 conn_id=7}: livepool: inside"#,
+        ]
+    );
+}

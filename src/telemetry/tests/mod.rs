@@ -1,0 +1,126 @@
+//! The telemetry room, tested from inside: it is not public.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use metrics_util::debugging::{DebugValue, Snapshotter};
+
+use super::Gauges;
+use crate::event::{
+    Check, CheckVerdict, CheckoutOutcome, CloseReason, ConnId, DialOutcome, Event, Operation,
+};
+use crate::net::PeerAddr;
+
+mod feeds;
+mod logs;
+mod naming;
+mod recorder;
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const LEVELS: Gauges = Gauges { idle: 3, in_use: 4, connecting: 1, max: 10, waiters: 2 };
+
+pub(super) fn peer() -> PeerAddr {
+    PeerAddr::Tcp(([127, 0, 0, 1], 5432).into())
+}
+
+pub(super) fn opened() -> Event {
+    Event::Opened { conn: ConnId(7), peer: peer(), took: SECOND }
+}
+
+pub(super) fn dial_failed(outcome: DialOutcome) -> Event {
+    Event::DialFailed { outcome, took: SECOND, error: "refused by 127.0.0.1:5432".into() }
+}
+
+pub(super) fn checked_out() -> Event {
+    Event::CheckedOut { conn: ConnId(7), waited: SECOND }
+}
+
+pub(super) fn checkout_failed(outcome: CheckoutOutcome) -> Event {
+    Event::CheckoutFailed { outcome, waited: SECOND }
+}
+
+pub(super) fn returned() -> Event {
+    Event::Returned { conn: ConnId(7), used: SECOND }
+}
+
+pub(super) fn checked(verdict: CheckVerdict) -> Event {
+    Event::Checked { conn: ConnId(7), check: Check::Peek, verdict }
+}
+
+pub(super) fn closed(reason: CloseReason) -> Event {
+    Event::Closed { conn: ConnId(7), peer: peer(), reason, age: SECOND }
+}
+
+pub(super) fn timed_out(operation: Operation) -> Event {
+    Event::TimedOut { operation, conn: Some(ConnId(7)), after: SECOND }
+}
+
+pub(super) fn option_unavailable() -> Event {
+    Event::OptionUnavailable { option: "user_timeout", error: "not supported".into() }
+}
+
+pub(super) fn accepted() -> Event {
+    Event::Accepted { conn: ConnId(7), peer: peer() }
+}
+
+pub(super) fn accept_failed() -> Event {
+    Event::AcceptFailed { error: "too many open files".into(), backoff: SECOND }
+}
+
+/// Every event there is, with every value of its enums.
+pub(super) fn events() -> Vec<Event> {
+    let mut events = vec![
+        opened(),
+        checked_out(),
+        returned(),
+        option_unavailable(),
+        accepted(),
+        accept_failed(),
+    ];
+    events.extend(DialOutcome::ALL.iter().copied().map(dial_failed));
+    events.extend(CheckoutOutcome::ALL.iter().copied().map(checkout_failed));
+    events.extend(CheckVerdict::ALL.iter().copied().map(checked));
+    events.extend(CloseReason::ALL.iter().copied().map(closed));
+    events.extend(Operation::ALL.iter().copied().map(timed_out));
+    events
+}
+
+/// What was recorded since the last look, as `name{label=value,..}`. Gauges are left out.
+pub(super) fn fed(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
+    series(snapshotter)
+        .into_iter()
+        .filter_map(|(series, value)| match value {
+            DebugValue::Counter(count) if count > 0 => Some((series, count as f64)),
+            DebugValue::Histogram(values) if !values.is_empty() => {
+                Some((series, values.iter().map(|value| value.into_inner()).sum()))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+pub(super) fn gauges(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
+    series(snapshotter)
+        .into_iter()
+        .filter_map(|(series, value)| match value {
+            DebugValue::Gauge(value) => Some((series, value.into_inner())),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Every series that is registered.
+pub(super) fn series(snapshotter: &Snapshotter) -> BTreeMap<String, DebugValue> {
+    let snapshot = snapshotter.snapshot().into_vec();
+    snapshot
+        .into_iter()
+        .map(|(key, _, _, value)| {
+            let labels: Vec<_> = key
+                .key()
+                .labels()
+                .map(|label| format!("{}={}", label.key(), label.value()))
+                .collect();
+            (format!("{}{{{}}}", key.key().name(), labels.join(",")), value)
+        })
+        .collect()
+}

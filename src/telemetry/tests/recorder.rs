@@ -1,0 +1,83 @@
+//! When a recorder is found, and what it is left with.
+
+use metrics_util::debugging::DebuggingRecorder;
+
+use super::*;
+use crate::telemetry::{Handles, Telemetry};
+
+#[test]
+fn a_recorder_installed_after_the_pool_and_its_first_events_is_served() {
+    let telemetry = Telemetry::pool("orders");
+    telemetry.record(&checked_out());
+    telemetry.gauges(&LEVELS);
+
+    let recorder = DebuggingRecorder::new();
+    metrics::with_local_recorder(&recorder, || telemetry.record(&checked_out()));
+    let found = fed(&recorder.snapshotter());
+    assert_eq!(found["livepool_checkouts_total{pool=orders,outcome=ok}"], 1.0);
+
+    // From here on the handles are kept, wherever the event happens.
+    telemetry.record(&checked_out());
+    let found = fed(&recorder.snapshotter());
+    assert_eq!(found["livepool_checkouts_total{pool=orders,outcome=ok}"], 1.0);
+}
+
+#[test]
+fn setting_the_gauges_is_enough_to_find_the_recorder() {
+    let telemetry = Telemetry::pool("orders");
+    let recorder = DebuggingRecorder::new();
+    metrics::with_local_recorder(&recorder, || telemetry.gauges(&LEVELS));
+    assert_eq!(
+        gauges(&recorder.snapshotter()).into_iter().collect::<Vec<_>>(),
+        [
+            ("livepool_connections_max{pool=orders}".to_owned(), 10.0),
+            ("livepool_connections{pool=orders,state=connecting}".to_owned(), 1.0),
+            ("livepool_connections{pool=orders,state=idle}".to_owned(), 3.0),
+            ("livepool_connections{pool=orders,state=in_use}".to_owned(), 4.0),
+            ("livepool_waiters{pool=orders}".to_owned(), 2.0),
+        ]
+    );
+}
+
+#[test]
+fn threads_that_find_the_recorder_together_lose_no_event() {
+    let recorder = DebuggingRecorder::new();
+    let telemetry = Telemetry::pool("orders");
+    let start = std::sync::Barrier::new(8);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                metrics::with_local_recorder(&recorder, || {
+                    start.wait();
+                    telemetry.record(&checked_out());
+                });
+            });
+        }
+    });
+    let found = fed(&recorder.snapshotter());
+    assert_eq!(found["livepool_checkouts_total{pool=orders,outcome=ok}"], 8.0);
+}
+
+#[test]
+fn without_a_recorder_nothing_is_resolved() {
+    let telemetry = Telemetry::pool("orders");
+    events().iter().for_each(|event| telemetry.record(event));
+    telemetry.gauges(&LEVELS);
+    assert!(matches!(&telemetry.handles, Handles::Pool(handles) if handles.get().is_none()));
+}
+
+#[test]
+fn a_pool_that_is_gone_has_no_connections() {
+    let recorder = DebuggingRecorder::new();
+    let telemetry = Telemetry::pool("orders");
+    let listener = Telemetry::listener("front");
+    metrics::with_local_recorder(&recorder, || {
+        telemetry.gauges(&LEVELS);
+        listener.connections(5);
+    });
+    drop(telemetry);
+    drop(listener);
+    let found = gauges(&recorder.snapshotter());
+    assert_eq!(found.len(), 6);
+    assert!(found.values().all(|value| *value == 0.0), "{found:?}");
+}
