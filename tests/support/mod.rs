@@ -1,0 +1,286 @@
+//! Shared by the integration tests: an upstream with a remote control, and an event recorder.
+#![allow(dead_code, unreachable_pub, missing_debug_implementations)]
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use livepool::{CloseReason, Config, Event, Guard, Pool};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+/// What the upstream can be told to do with its connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Close (FIN).
+    Close,
+    /// Reset (RST), by closing with linger 0.
+    Reset,
+    /// Close the sending side only.
+    HalfClose,
+    /// Send bytes nobody asked for.
+    Say(Vec<u8>),
+    /// Send, then close.
+    SayAndClose(Vec<u8>),
+}
+
+type Controls = Arc<Mutex<HashMap<SocketAddr, mpsc::UnboundedSender<Order>>>>;
+
+/// A server for a line protocol, in a thread and runtime of its own, so that it goes on answering
+/// while the runtime of the test is busy, stopped or gone.
+///
+/// `ECHO text` answers `text`; `SLOW ms text` answers `text` after a while; `HOLD` never answers;
+/// `BULK n` answers n bytes and a newline; `QUIT` closes; `SINK` reads no more.
+pub struct Upstream {
+    addr: SocketAddr,
+    controls: Controls,
+    accepted: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Upstream {
+    /// Starts on a free loopback port.
+    pub fn start() -> Self {
+        Self::start_on("127.0.0.1:0".parse().unwrap())
+    }
+
+    /// Starts on this address.
+    pub fn start_on(addr: SocketAddr) -> Self {
+        let controls = Controls::default();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let open = Arc::new(AtomicUsize::new(0));
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let shared = (Arc::clone(&controls), Arc::clone(&accepted), Arc::clone(&open));
+        let thread = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = TcpListener::bind(addr).await.unwrap();
+                tell.send(listener.local_addr().unwrap()).unwrap();
+                let (controls, accepted, open) = shared;
+                let serve = async {
+                    loop {
+                        let (stream, peer) = listener.accept().await.unwrap();
+                        accepted.fetch_add(1, Ordering::SeqCst);
+                        let (sender, orders) = mpsc::unbounded_channel();
+                        controls.lock().unwrap().insert(peer, sender);
+                        let (controls, open) = (Arc::clone(&controls), Arc::clone(&open));
+                        open.fetch_add(1, Ordering::SeqCst);
+                        tokio::spawn(async move {
+                            serve(stream, orders).await;
+                            controls.lock().unwrap().remove(&peer);
+                            open.fetch_sub(1, Ordering::SeqCst);
+                        });
+                    }
+                };
+                tokio::select! {
+                    () = serve => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        let addr = told.recv().unwrap();
+        Self { addr, controls, accepted, open, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// A configuration that points here.
+    pub fn config(&self) -> Config {
+        Config::new(self.addr.to_string())
+    }
+
+    /// Connections ever accepted.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Connections open now, as this side sees it.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// Gives an order for every connection.
+    pub fn order_all(&self, order: &Order) {
+        for control in self.controls.lock().unwrap().values() {
+            let _ = control.send(order.clone());
+        }
+    }
+
+    /// Gives an order for the connection with this client address.
+    pub fn order(&self, client: SocketAddr, order: Order) {
+        if let Some(control) = self.controls.lock().unwrap().get(&client) {
+            let _ = control.send(order);
+        }
+    }
+
+    /// Stops listening and closes every connection.
+    pub fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn serve(mut stream: TcpStream, mut orders: mpsc::UnboundedReceiver<Order>) {
+    stream.set_nodelay(true).unwrap();
+    let mut line = String::new();
+    let mut pending = None;
+    loop {
+        let (read, mut write) = stream.split();
+        let mut reader = BufReader::new(read);
+        tokio::select! {
+            got = reader.read_line(&mut line) => {
+                if !matches!(got, Ok(1..)) {
+                    return;
+                }
+                let mut words = line.trim_end().splitn(2, ' ');
+                let (verb, rest) = (words.next().unwrap(), words.next().unwrap_or(""));
+                let answer = match verb {
+                    "ECHO" => format!("{rest}\n"),
+                    "SLOW" => {
+                        let (ms, text) = rest.split_once(' ').unwrap();
+                        let (ms, text) = (ms.parse().unwrap(), text.to_owned());
+                        tokio::time::sleep(Duration::from_millis(ms)).await;
+                        format!("{text}\n")
+                    }
+                    "BULK" => format!("{}\n", "x".repeat(rest.parse().unwrap())),
+                    "QUIT" => return,
+                    "SINK" => {
+                        pending = orders.recv().await;
+                        String::new()
+                    }
+                    _ => String::new(),
+                };
+                if write.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+                line.clear();
+            }
+            order = orders.recv() => pending = order,
+        }
+        match pending.take() {
+            None => {}
+            Some(Order::Close) => return,
+            Some(Order::Reset) => {
+                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+                return;
+            }
+            Some(Order::HalfClose) => stream.shutdown().await.unwrap(),
+            Some(Order::Say(bytes)) => stream.write_all(&bytes).await.unwrap(),
+            Some(Order::SayAndClose(bytes)) => {
+                stream.write_all(&bytes).await.unwrap();
+                return;
+            }
+        }
+    }
+}
+
+/// Sends one line and reads one line, byte by byte so that nothing is read ahead.
+pub async fn ask(conn: &mut Guard, line: &str) -> std::io::Result<String> {
+    conn.write_all(format!("{line}\n").as_bytes()).await?;
+    answer(conn).await
+}
+
+/// Reads one line, byte by byte.
+pub async fn answer(conn: &mut Guard) -> std::io::Result<String> {
+    let mut text = Vec::new();
+    loop {
+        match conn.read_u8().await? {
+            b'\n' => return Ok(String::from_utf8(text).unwrap()),
+            byte => text.push(byte),
+        }
+    }
+}
+
+/// Takes a connection, exchanges one line, releases it.
+pub async fn exchange(pool: &Pool, line: &str) -> String {
+    let mut conn = pool.get().await.unwrap();
+    let text = ask(&mut conn, line).await.unwrap();
+    assert_eq!(conn.release(), livepool::Release::Reused);
+    text
+}
+
+/// Fills the pool with this many idle connections.
+pub async fn fill(pool: &Pool, count: usize) {
+    let mut guards = Vec::new();
+    for _ in 0..count {
+        guards.push(pool.get().await.unwrap());
+    }
+    drop(guards);
+    assert_eq!(pool.status().idle, count);
+}
+
+/// Every event of a pool, in order.
+#[derive(Clone, Default)]
+pub struct Events(Arc<Mutex<Vec<Event>>>);
+
+impl Events {
+    /// To be given to `Builder::observer`.
+    pub fn observer(&self) -> impl livepool::Observer + use<> {
+        let events = Arc::clone(&self.0);
+        move |_: &str, event: &Event| events.lock().unwrap().push(event.clone())
+    }
+
+    pub fn all(&self) -> Vec<Event> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// The reasons of all closes so far, in order.
+    pub fn closed(&self) -> Vec<CloseReason> {
+        let reason = |event: &Event| match event {
+            Event::Closed { reason, .. } => Some(*reason),
+            _ => None,
+        };
+        self.0.lock().unwrap().iter().filter_map(reason).collect()
+    }
+
+    pub fn opened(&self) -> usize {
+        self.0.lock().unwrap().iter().filter(|event| matches!(event, Event::Opened { .. })).count()
+    }
+
+    /// Waits until this many connections have been closed. Real time: kernel and reactor work in it.
+    pub async fn until_closed(&self, count: usize) -> Vec<CloseReason> {
+        until(|| self.closed().len() >= count).await;
+        self.closed()
+    }
+}
+
+/// A pool and its events.
+pub fn watched(config: Config) -> (Pool, Events) {
+    let events = Events::default();
+    let pool = Pool::builder(config).observer(events.observer()).build().unwrap();
+    (pool, events)
+}
+
+/// Waits until something real has happened; fails after ten seconds. Polls real time in a runtime
+/// whose clock may be paused.
+pub async fn until(mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(10), "it did not happen within 10 s");
+        tokio::task::yield_now().await;
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// The file descriptors this process has open.
+#[cfg(target_os = "linux")]
+pub fn open_fds() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
