@@ -23,7 +23,9 @@
 macro_rules! setters {
     ($($with:ident $field:ident: $kind:ident $ty:ty;)+) => { $( setters!(@$kind $with $field $ty); )+ };
     (@plain $with:ident $field:ident $ty:ty) => {
-        #[doc = concat!("The same with [`", stringify!($field), "`](Self::", stringify!($field), ") changed.")]
+        #[doc = concat!(
+            "The same with [`", stringify!($field), "`](Self::", stringify!($field), ") changed."
+        )]
         #[must_use]
         pub fn $with(mut self, $field: $ty) -> Self {
             self.$field = $field;
@@ -31,7 +33,9 @@ macro_rules! setters {
         }
     };
     (@into $with:ident $field:ident $ty:ty) => {
-        #[doc = concat!("The same with [`", stringify!($field), "`](Self::", stringify!($field), ") changed.")]
+        #[doc = concat!(
+            "The same with [`", stringify!($field), "`](Self::", stringify!($field), ") changed."
+        )]
         #[must_use]
         pub fn $with(mut self, $field: impl Into<$ty>) -> Self {
             self.$field = $field.into();
@@ -39,7 +43,9 @@ macro_rules! setters {
         }
     };
     (@some $with:ident $field:ident $ty:ty) => {
-        #[doc = concat!("The same with [`", stringify!($field), "`](Self::", stringify!($field), ") set.")]
+        #[doc = concat!(
+            "The same with [`", stringify!($field), "`](Self::", stringify!($field), ") set."
+        )]
         #[must_use]
         pub fn $with(mut self, $field: impl Into<$ty>) -> Self {
             self.$field = Some($field.into());

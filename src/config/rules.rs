@@ -87,7 +87,7 @@ pub(super) fn timeouts(problems: &mut Problems, timeouts: &Timeouts) {
 pub(super) fn limit(problems: &mut Problems, field: &str, limit: Option<Duration>) {
     match limit {
         Some(limit) if limit.is_zero() => {
-            let rule = "must be at least 1 ms; zero does not mean \"no limit\": for that, use None (\"never\")";
+            let rule = "must be at least 1 ms; for no limit at all, use None (\"never\")";
             problems.add(field, "0s", rule);
         }
         Some(limit) if limit < Duration::from_millis(1) => {
@@ -107,13 +107,13 @@ pub(super) fn keepalive(problems: &mut Problems, keepalive: &Keepalive) {
         let Some(time) = time else { continue };
         if time.subsec_nanos() != 0 || !KEEPALIVE_SECONDS.contains(&time.as_secs()) {
             let rule = "must be whole seconds from 1 s to 32767 s (the kernel counts whole seconds); \
-                        to switch keepalive off, set socket.keepalive to None (\"off\")";
+                to switch keepalive off, set socket.keepalive to None (\"off\")";
             problems.add(&format!("socket.keepalive.{field}"), format!("{time:?}"), rule);
         }
     }
     if let Some(retries) = keepalive.retries {
         if !KEEPALIVE_RETRIES.contains(&retries) {
-            let rule = "must be from 2 to 127 (one lost probe must not end a connection, RFC 1122 4.2.3.6)";
+            let rule = "must be from 2 to 127 (RFC 1122 4.2.3.6: one lost probe must not end a connection)";
             problems.add("socket.keepalive.retries", retries, rule);
         }
     }
@@ -125,8 +125,8 @@ pub(super) fn user_timeout(problems: &mut Problems, socket: &SocketConfig) {
     match (socket.user_timeout, bounds) {
         (UserTimeout::Derived, Some((_, most))) if most > USER_TIMEOUT_MAX => {
             let value = format!("derived, {most:?}");
-            let rule = "follows from socket.keepalive and must be at most 2147483647 ms (about 24 days): \
-                        lower keepalive's values, or set this to Off (\"off\")";
+            let rule = "follows from socket.keepalive and must be at most 2147483647 ms (24 days): \
+                lower keepalive's values, or set this to Off (\"off\")";
             problems.add(FIELD, value, rule);
         }
         (UserTimeout::After(limit), _)
@@ -140,8 +140,8 @@ pub(super) fn user_timeout(problems: &mut Problems, socket: &SocketConfig) {
         }
         (UserTimeout::After(limit), Some((above, most))) if limit <= above || limit > most => {
             let rule = format!(
-                "contradicts socket.keepalive, whose count of retries it replaces: must be above {above:?} \
-                 and at most {most:?}, or change keepalive, or use Derived (\"derived\")"
+                "contradicts socket.keepalive, whose count of retries it replaces: must be \
+                 above {above:?} and at most {most:?}, or change keepalive, or use Derived (\"derived\")"
             );
             problems.add(FIELD, format!("{limit:?}"), rule);
         }

@@ -115,11 +115,9 @@ impl<'a> Dial<'a> {
                         return Ok(dialed);
                     }
                 }
-                // Nothing under way: the race waits for its own moment.
-                Ok(None) => {
-                    let _: Result<(), Elapsed> =
-                        deadline.min(pause).run(std::future::pending()).await;
-                }
+                // Nothing is under way, so nothing can come any more.
+                Ok(None) => return Err(End::AllFailed),
+                // The stagger or the deadline: the head of the loop knows which.
                 Err(Elapsed) => {}
             }
         }

@@ -37,7 +37,7 @@ pub struct ConnectAttempt {
 pub(super) enum Phase {
     /// Looking the name up.
     Resolve,
-    /// Making the socket and setting its options.
+    /// Setting the socket's options.
     Setup,
     /// Connecting.
     Connect,
@@ -57,6 +57,8 @@ impl ConnectError {
         took: Duration,
         limit: Duration,
     ) -> Self {
+        // It was counted back from a moment on the clock: some nanoseconds too long.
+        let limit = Duration::from_millis(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         Self { upstream, attempts, took, limit: Some(limit), kind: DialOutcome::Timeout }
     }
 
@@ -101,6 +103,9 @@ impl ConnectError {
                 Some("check route and firewall, or raise timeouts.connect if it is just far away")
             }
             DialOutcome::Unreachable => Some("check route and firewall"),
+            DialOutcome::Error if self.attempts.iter().any(|one| one.phase == Phase::Setup) => {
+                Some("change or remove the option, or list it in socket.best_effort")
+            }
             _ => None,
         }
     }
@@ -190,7 +195,8 @@ impl ConnectAttempt {
 
     fn may_pass(&self) -> bool {
         use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
-        self.phase != Phase::Setup
+        // A local port that was taken is free again sooner or later.
+        (self.phase != Phase::Setup || self.error.kind() == io::ErrorKind::AddrInUse)
             && !matches!(self.error.kind(), InvalidInput | PermissionDenied | Unsupported)
     }
 }

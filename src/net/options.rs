@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use socket2::SockRef;
 
 use crate::config::{SocketOption, SocketSettings};
+use crate::sys::keepalive;
 use crate::sys::sockopt::{self, Outcome, Refusal};
 
 /// Options that are not set, with the system's word for it: the system does not have them, or they
@@ -78,13 +79,8 @@ impl<'a> Options<'a> {
     /// What belongs to one connection.
     fn stream(&mut self, peer: SocketAddr) -> io::Result<()> {
         let Self { socket, settings, .. } = *self;
-        if let Some(keepalive) = &settings.keepalive {
-            let set = sockopt::set_keepalive(
-                socket,
-                keepalive.idle,
-                keepalive.interval,
-                keepalive.retries,
-            );
+        if let Some(values) = &settings.keepalive {
+            let set = keepalive::set(socket, values.idle, values.interval, values.retries);
             self.note(SocketOption::Keepalive, set)?;
         }
         if let Some(limit) = settings.user_timeout {
@@ -172,5 +168,56 @@ pub(super) fn is_ipv6(addr: SocketAddr) -> bool {
     match addr.ip() {
         IpAddr::V4(_) => false,
         IpAddr::V6(ip) => ip.to_ipv4_mapped().is_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+    use super::*;
+    use crate::config::{ListenerConfig, SocketConfig};
+    use crate::net::SocketReport;
+
+    #[tokio::test]
+    async fn an_accepted_socket_has_its_own_options_and_those_of_its_listener() {
+        let config = SocketConfig::default().with_recv_buffer(32_768).with_tos(0x10);
+        let settings = ListenerConfig::default().with_socket(config).settle().unwrap().socket;
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        apply_listening(&SockRef::from(&socket), &settings).unwrap();
+        let listener = socket.listen(8).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, peer) = listener.accept().await.unwrap();
+        apply_accepted(&SockRef::from(&accepted), peer, &settings).unwrap();
+        let report = SocketReport::read(&SockRef::from(&accepted)).unwrap();
+        assert!(report.keepalive && report.nodelay == Some(true));
+        assert!(report.recv_buffer >= 32_768);
+        assert_eq!(report.tos, Some(0x10));
+        if report.keepalive_idle.is_some() {
+            assert_eq!(report.detection_time(), Some(Duration::from_secs(30)));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_ipv4_client_of_an_ipv6_listener_gets_the_ipv4_option() {
+        let Ok(listener) = TcpListener::bind("[::]:0").await else {
+            eprintln!("NOT TESTED: this machine has no IPv6");
+            return;
+        };
+        let port = listener.local_addr().unwrap().port();
+        let Ok(_client) = TcpStream::connect(("127.0.0.1", port)).await else {
+            eprintln!("NOT TESTED: [::] does not take IPv4 here");
+            return;
+        };
+        let (accepted, peer) = listener.accept().await.unwrap();
+        let config = SocketConfig::default().with_tos(0x10);
+        let settings = ListenerConfig::default().with_socket(config).settle().unwrap().socket;
+        let unavailable = apply_accepted(&SockRef::from(&accepted), peer, &settings).unwrap();
+        assert!(unavailable.is_empty(), "{unavailable:?}");
+        let report = SocketReport::read(&SockRef::from(&accepted)).unwrap();
+        assert_eq!(report.tos, Some(0x10));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::options::is_ipv6;
-use crate::sys::sockopt;
+use crate::sys::{keepalive, sockopt};
 
 /// A socket's options, read back from the kernel. `None` where the system does not have an option,
 /// or the kind of socket (Unix sockets have buffers only).
@@ -47,7 +47,7 @@ impl SocketReport {
         let addr = socket.peer_addr().or_else(|_| socket.local_addr())?;
         let ip = addr.as_socket();
         let (idle, interval, retries) = match ip {
-            Some(_) => sockopt::keepalive(socket),
+            Some(_) => keepalive::read(socket),
             None => (None, None, None),
         };
         Ok(Self {

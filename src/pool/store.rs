@@ -53,6 +53,9 @@ impl Place {
     }
 }
 
+/// Neither waiting for a permit nor a timer of deadpool's: it needs no runtime.
+const AT_ONCE: Timeouts = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
+
 /// The idle connections of a pool.
 pub(super) struct Store {
     pool: managed::Pool<Shelf>,
@@ -62,20 +65,19 @@ impl Store {
     /// Room for `size` connections.
     pub(super) fn new(size: usize, order: Order) -> Self {
         let mut config = PoolConfig::new(size);
-        config.timeouts = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
         config.queue_mode = match order {
             Order::Lifo => QueueMode::Lifo,
             Order::Fifo => QueueMode::Fifo,
         };
         let shelf = Shelf::default();
         let pool = managed::Pool::builder(shelf).config(config).build();
-        // Without runtime timeouts there is nothing that could fail.
-        Self { pool: pool.expect("a pool without timers needs no runtime") }
+        // The only error is a missing runtime for timeouts, and none are set here.
+        Self { pool: pool.expect("a store without timeouts needs no runtime") }
     }
 
     /// A usable connection, if there is one. Those found unusable on the way are closed.
     pub(super) fn take(&self) -> Option<Taken> {
-        let mut place = Place(self.pool.get().now_or_never()?.ok()?);
+        let mut place = Place(self.pool.timeout_get(&AT_ONCE).now_or_never()?.ok()?);
         let (stream, since) = place.0.claimed.take()?;
         Some(Taken { place, stream, since })
     }
@@ -89,7 +91,7 @@ impl Store {
     ) -> (Taken, Option<(Arc<Core>, Stream)>) {
         loop {
             ADOPTED.set(Some(Arc::clone(&core)));
-            let taken = self.pool.get().now_or_never();
+            let taken = self.pool.timeout_get(&AT_ONCE).now_or_never();
             let adopted = ADOPTED.take().is_none();
             let Some(Ok(mut place)) = taken.map(|got| got.map(Place)) else {
                 // No permit: a guard on another thread is between giving its ticket and its place

@@ -80,10 +80,8 @@ impl Connector {
 
     async fn dial(&self, outer: Deadline) -> Result<Stream, ConnectError> {
         let limit = self.settings.timeouts.connect;
-        let deadline = outer.min(Deadline::after(limit));
         let mut report = Report { emitter: &self.emitter, began: Instant::now(), open: true };
-        let dialed =
-            net::dial(&self.settings.endpoints, &self.settings.socket, deadline, limit).await;
+        let dialed = net::dial(&self.settings.endpoints, &self.settings.socket, outer, limit).await;
         match dialed {
             Ok(dialed) => {
                 self.reported.report(&self.emitter, &dialed.unavailable);
@@ -100,7 +98,7 @@ impl Connector {
                 // Cut by its own limit, and not by the checkout's: that one counts for itself.
                 if let Some(after) = limit
                     && error.is_timeout()
-                    && deadline != outer
+                    && outer.instant().is_none_or(|outer| Instant::now() < outer)
                 {
                     let operation = Operation::Connect;
                     self.emitter.emit(Event::TimedOut { operation, conn: None, after });

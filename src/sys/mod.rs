@@ -3,6 +3,7 @@
 //! "Unsupported" is a value here ([`Refusal::Unsupported`](sockopt::Refusal)), never an `Ok` that
 //! did nothing.
 
+pub(crate) mod keepalive;
 pub(crate) mod peek;
 pub(crate) mod reuse_port;
 pub(crate) mod sockopt;

@@ -33,25 +33,31 @@ async fn tcp(
     addr: SocketAddr,
     settings: &SocketSettings,
 ) -> Result<(Io, Unavailable), (Phase, io::Error)> {
-    let (socket, unavailable) = prepare(addr, settings).map_err(|error| (Phase::Setup, error))?;
+    let socket = socket(addr).map_err(|error| (Phase::Connect, error))?;
+    let unavailable = options::apply_connecting(&SockRef::from(&socket), addr, settings)
+        .map_err(|error| (Phase::Setup, error))?;
     let stream = TcpSocket::from_std_stream(socket.into()).connect(addr).await;
-    let stream = stream.and_then(refuse_oneself).map_err(|error| (Phase::Connect, error))?;
+    let stream = stream
+        .and_then(|stream| refuse_oneself(stream, addr))
+        .map_err(|error| (Phase::Connect, error))?;
     Ok((Io::Tcp(stream), unavailable))
 }
 
-/// A non-blocking socket with every option set, bound if it is to be.
-fn prepare(addr: SocketAddr, settings: &SocketSettings) -> io::Result<(Socket, Unavailable)> {
+/// A non-blocking socket.
+fn socket(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
-    let unavailable = options::apply_connecting(&SockRef::from(&socket), addr, settings)?;
-    Ok((socket, unavailable))
+    Ok(socket)
 }
 
 /// A local port that nobody listens on may be given to the connecting socket itself, and TCP's
 /// simultaneous open (RFC 9293 section 3.5) then connects it to itself: it echoes every request, and
 /// keeps the real server from starting.
-pub(super) fn refuse_oneself(stream: TcpStream) -> io::Result<TcpStream> {
-    if stream.local_addr()? != stream.peer_addr()? {
+pub(super) fn refuse_oneself(stream: TcpStream, target: SocketAddr) -> io::Result<TcpStream> {
+    // A peer that has reset the connection by now has no address any more; that is for the first
+    // read to find.
+    let peer = stream.peer_addr().unwrap_or(target);
+    if stream.local_addr()? != peer {
         return Ok(stream);
     }
     // Close by reset, so that the port is free at once and not in TIME_WAIT.
