@@ -57,11 +57,15 @@ async fn only_the_dead_one_is_taken_from_the_middle_of_the_store() {
     let (pool, events) = watched(upstream.config());
     let mut guards = Vec::new();
     for _ in 0..3 {
-        guards.push(pool.get().await.unwrap());
+        let mut conn = pool.get().await.unwrap();
+        ask(&mut conn, "ECHO hello").await.unwrap();
+        guards.push(conn);
     }
     let livepool::net::PeerAddr::Tcp(middle) = guards[1].local_addr().clone() else { panic!() };
     let dead = guards[1].id();
-    drop(guards);
+    for conn in guards {
+        conn.release();
+    }
     upstream.order(middle, Order::Close);
     assert_eq!(events.until_closed(1).await, [PeerClosed]);
     assert_eq!(pool.status().idle, 2);
@@ -89,6 +93,7 @@ async fn a_close_is_seen_although_the_returning_task_had_spent_its_coop_budget()
     // With the budget spent, tokio's poll_read_ready returns Pending without registering.
     let upstream = Upstream::start();
     let (pool, events) = watched(upstream.config());
+    fill(&pool, 1).await;
     let conn = pool.get().await.unwrap();
     std::future::poll_fn(|cx| {
         while tokio::task::coop::has_budget_remaining() {

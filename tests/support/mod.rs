@@ -220,9 +220,14 @@ pub async fn exchange(pool: &Pool, line: &str) -> String {
 pub async fn fill(pool: &Pool, count: usize) {
     let mut guards = Vec::new();
     for _ in 0..count {
-        guards.push(pool.get().await.unwrap());
+        let mut conn = pool.get().await.unwrap();
+        // An answer proves that the upstream has accepted it and takes orders for it.
+        assert_eq!(ask(&mut conn, "ECHO hello").await.unwrap(), "hello");
+        guards.push(conn);
     }
-    drop(guards);
+    for conn in guards {
+        assert_eq!(conn.release(), livepool::Release::Reused);
+    }
     assert_eq!(pool.status().idle, count);
 }
 
