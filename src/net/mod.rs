@@ -11,7 +11,7 @@ mod report;
 mod resolve;
 
 pub use addr::PeerAddr;
-pub(crate) use connect::{Dialed, dial};
+pub(crate) use connect::dial;
 pub(crate) use endpoint::{Endpoint, upstream_text};
 pub use error::{ConnectAttempt, ConnectError};
 pub(crate) use io::Io;

@@ -272,7 +272,7 @@ impl Inner {
         for core in self.common.registry.idle().0 {
             core.evict(CloseReason::PoolClosed);
         }
-        self.store.close();
+        self.store.sweep();
         self.slots.announce();
         self.common.inbox.nudge();
         self.refresh_gauges();

@@ -89,24 +89,19 @@ impl Store {
         core: Arc<Core>,
         stream: Stream,
     ) -> (Taken, Option<(Arc<Core>, Stream)>) {
-        loop {
-            ADOPTED.set(Some(Arc::clone(&core)));
-            let taken = self.pool.timeout_get(&AT_ONCE).now_or_never();
-            let adopted = ADOPTED.take().is_none();
-            let Some(Ok(mut place)) = taken.map(|got| got.map(Place)) else {
-                // No permit: a guard on another thread is between giving its ticket and its place
-                // back. Its next step is to return the permit.
-                std::thread::yield_now();
-                continue;
-            };
-            let claimed = place.0.claimed.take();
-            return match (adopted, claimed) {
-                (true, _) => (Taken { place, stream, since: Instant::now() }, None),
-                (false, Some((other, since))) => {
-                    (Taken { place, stream: other, since }, Some((core, stream)))
-                }
-                (false, None) => continue,
-            };
+        ADOPTED.set(Some(Arc::clone(&core)));
+        let got = self.pool.timeout_get(&AT_ONCE).now_or_never();
+        let adopted = ADOPTED.take().is_none();
+        // A guard gives its place back before its ticket, so a caller with a ticket finds a permit;
+        // the store is never closed; and create has a connection to take.
+        let Some(Ok(mut place)) = got.map(|got| got.map(Place)) else {
+            unreachable!("a caller with a ticket always finds a place");
+        };
+        match place.0.claimed.take() {
+            Some((other, since)) if !adopted => {
+                (Taken { place, stream: other, since }, Some((core, stream)))
+            }
+            _ => (Taken { place, stream, since: Instant::now() }, None),
         }
     }
 
@@ -120,13 +115,6 @@ impl Store {
         use super::core::State;
         drop(self.pool.retain(|handle, _| !handle.core.is(State::Closed)));
         self.pool.manager().ready().retain(|core| !core.is(State::Closed));
-    }
-
-    /// Forgets every idle handle. The connections were closed before.
-    pub(super) fn close(&self) {
-        self.pool.close();
-        let ready = std::mem::take(&mut *self.pool.manager().ready());
-        drop(ready);
     }
 }
 

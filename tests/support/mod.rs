@@ -137,13 +137,14 @@ impl Drop for Upstream {
     }
 }
 
-async fn serve(mut stream: TcpStream, mut orders: mpsc::UnboundedReceiver<Order>) {
+async fn serve(stream: TcpStream, mut orders: mpsc::UnboundedReceiver<Order>) {
     stream.set_nodelay(true).unwrap();
     let mut line = String::new();
     let mut pending = None;
+    // One reader for the whole connection: it reads ahead, and requests may be pipelined.
+    let (read, mut write) = stream.into_split();
+    let mut reader = BufReader::new(read);
     loop {
-        let (read, mut write) = stream.split();
-        let mut reader = BufReader::new(read);
         tokio::select! {
             got = reader.read_line(&mut line) => {
                 if !matches!(got, Ok(1..)) {
@@ -178,13 +179,16 @@ async fn serve(mut stream: TcpStream, mut orders: mpsc::UnboundedReceiver<Order>
             None => {}
             Some(Order::Close) => return,
             Some(Order::Reset) => {
-                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+                let socket: &TcpStream = write.as_ref();
+                socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO)).unwrap();
+                // Dropping this half would say goodbye with a FIN first.
+                write.forget();
                 return;
             }
-            Some(Order::HalfClose) => stream.shutdown().await.unwrap(),
-            Some(Order::Say(bytes)) => stream.write_all(&bytes).await.unwrap(),
+            Some(Order::HalfClose) => write.shutdown().await.unwrap(),
+            Some(Order::Say(bytes)) => write.write_all(&bytes).await.unwrap(),
             Some(Order::SayAndClose(bytes)) => {
-                stream.write_all(&bytes).await.unwrap();
+                write.write_all(&bytes).await.unwrap();
                 return;
             }
         }

@@ -1,0 +1,99 @@
+//! The end of a pool: nothing is left behind, on either side.
+
+mod support;
+
+use std::time::Duration;
+
+use livepool::CloseReason::PoolClosed;
+use livepool::error::CheckoutFailure;
+use livepool::{Pool, Release};
+use support::{Upstream, ask, fill, until, watched};
+
+#[tokio::test]
+async fn dropping_the_last_handle_closes_every_idle_socket() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(upstream.config());
+    fill(&pool, 5).await;
+    let other = pool.clone();
+    drop(pool);
+    assert!(events.closed().is_empty(), "another handle is left");
+    drop(other);
+    assert_eq!(events.closed(), [PoolClosed; 5]);
+    until(|| upstream.open() == 0).await;
+}
+
+#[tokio::test]
+async fn no_task_survives_the_pool() {
+    let upstream = Upstream::start();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let pool = Pool::new(upstream.config()).unwrap();
+    fill(&pool, 2).await;
+    assert_eq!(tasks(), before + 1, "one task for the pool, none for a connection");
+    drop(pool);
+    until(|| tasks() == before).await;
+}
+
+#[tokio::test]
+async fn a_connection_in_use_finishes_and_is_closed_when_it_returns() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(upstream.config());
+    fill(&pool, 2).await;
+    let mut conn = pool.get().await.unwrap();
+    drop(pool);
+    assert_eq!(events.closed(), [PoolClosed], "the idle one");
+    assert_eq!(ask(&mut conn, "ECHO still").await.unwrap(), "still");
+    assert_eq!(conn.release(), Release::Discarded(PoolClosed));
+    assert_eq!(events.closed(), [PoolClosed; 2]);
+    until(|| upstream.open() == 0).await;
+}
+
+#[tokio::test]
+async fn closing_refuses_those_in_the_queue_and_newcomers() {
+    let upstream = Upstream::start();
+    let (pool, _) = watched(upstream.config().with_max_size(1));
+    let held = pool.get().await.unwrap();
+    let waiter = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.get().await.unwrap_err() }
+    });
+    until(|| pool.status().waiting == 1).await;
+    pool.close();
+    assert_eq!(waiter.await.unwrap().failure(), CheckoutFailure::Closed);
+    let error = pool.get().await.unwrap_err();
+    assert_eq!(error.failure(), CheckoutFailure::Closed);
+    assert!(!error.is_retryable());
+    assert!(pool.status().closed);
+    assert_eq!(held.release(), Release::Discarded(PoolClosed));
+    pool.close();
+}
+
+#[tokio::test]
+async fn a_dial_that_ends_after_the_pool_was_closed_leaves_no_connection() {
+    let upstream = Upstream::start();
+    for _ in 0..50 {
+        let (pool, events) = watched(upstream.config());
+        let dialing = pool.clone();
+        let mut dial = Box::pin(async move { dialing.get().await });
+        let started = futures_util::poll!(dial.as_mut());
+        pool.close();
+        let ended = match started {
+            std::task::Poll::Ready(ended) => ended,
+            std::task::Poll::Pending => dial.await,
+        };
+        drop(ended);
+        drop(pool);
+        assert_eq!(events.opened(), events.closed().len());
+    }
+    until(|| upstream.open() == 0).await;
+}
+
+#[test]
+fn a_pool_may_be_made_used_and_dropped_around_runtimes() {
+    let upstream = Upstream::start();
+    let pool = Pool::new(upstream.config()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(fill(&pool, 1));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(pool);
+}
