@@ -241,7 +241,7 @@ async fn a_codec_with_bytes_left_in_its_buffers_keeps_the_connection_from_being_
     assert_eq!(lines.next().await.unwrap().unwrap(), "two");
     // The second answer is in the codec's buffer or still on its way; either way it is seen.
     drop(lines);
-    assert_eq!(events.closed(), [Unfinished]);
+    assert!(matches!(events.closed()[..], [Unfinished | Dirty]));
 
     let mut conn = pool.get().await.unwrap();
     {

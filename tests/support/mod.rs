@@ -277,6 +277,15 @@ pub fn watched(config: Config) -> (Pool, Events) {
     (pool, events)
 }
 
+/// As [`until`], but the runtime of the test gets no chance to do anything meanwhile.
+pub fn until_blocking(mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(10), "it did not happen within 10 s");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
 /// Waits until something real has happened; fails after ten seconds. Polls real time in a runtime
 /// whose clock may be paused.
 pub async fn until(mut condition: impl FnMut() -> bool) {
