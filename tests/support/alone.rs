@@ -90,3 +90,18 @@ fn map_to_root(user: libc::uid_t) -> std::io::Result<()> {
     unsafe { libc::close(fd) };
     if wrote == line.len() as isize { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
+
+/// Switches the loopback of a new network namespace on.
+pub fn loopback_up() {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+    // SAFETY: an `ifreq` is plain data, for which all zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one `ifreq` from the pointer (netdevice(7)), which is live on this
+    // stack; the descriptor is open.
+    let result = unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw const request) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
