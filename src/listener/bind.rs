@@ -57,7 +57,7 @@ impl fmt::Display for BindError {
             Self::Resolve { address, error } => {
                 write!(f, "cannot listen on {address}: the name does not resolve: {error}")
             }
-            Self::Bind { address, error, advice } if advice.is_empty() => {
+            Self::Bind { address, error, advice: "" } => {
                 write!(f, "cannot listen on {address}: {error}")
             }
             Self::Bind { address, error, advice } => {
@@ -200,7 +200,6 @@ fn advice(addr: SocketAddr, error: &io::Error, settings: &ListenerSettings) -> &
 #[cfg(unix)]
 mod unix {
     use std::io;
-    use std::os::unix::net::UnixStream;
     use std::path::{Path, PathBuf};
 
     use socket2::{Domain, SockAddr, Type};
@@ -253,6 +252,14 @@ mod unix {
         use std::os::unix::fs::FileTypeExt;
         let is_socket = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
         let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-        is_socket && UnixStream::connect(path).err().is_some_and(refused)
+        is_socket && knock(path).err().is_some_and(refused)
+    }
+
+    /// Connects and hangs up. Never waits: a listener whose backlog is full answers `WouldBlock`,
+    /// where a blocking connect would hang until it accepts somebody (unix(7)).
+    fn knock(path: &Path) -> io::Result<()> {
+        let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
     }
 }

@@ -1,7 +1,6 @@
 //! Our connections in somebody's plain deadpool.
 
 use std::ops::Deref;
-use std::sync::Arc;
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use tokio::time::Instant;
@@ -45,7 +44,7 @@ impl Manager {
     ///
     /// As [`new`](Self::new).
     pub fn with_observer(config: &Config, observer: impl Observer) -> Result<Self, ConfigError> {
-        Ok(Self { connector: Connector::with_observer(config, Some(Arc::new(observer)))? })
+        Ok(Self { connector: Connector::with_observer(config, observer)? })
     }
 }
 

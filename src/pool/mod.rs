@@ -182,7 +182,7 @@ impl Builder {
     ///
     /// [`ConfigError`] with every problem of the configuration.
     pub fn build(self) -> Result<Pool, ConfigError> {
-        let connector = Connector::with_observer(&self.config, self.observer)?;
+        let connector = Connector::observed(&self.config, self.observer)?;
         Ok(Pool { handle: Arc::new(Owner(Arc::new(Inner::new(connector)))) })
     }
 }

@@ -32,10 +32,19 @@ impl Connector {
     ///
     /// [`ConfigError`] with every problem of the configuration.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
-        Self::with_observer(config, None)
+        Self::observed(config, None)
     }
 
-    pub(crate) fn with_observer(
+    /// As [`new`](Self::new), and sends every event to `observer`.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_observer(config: &Config, observer: impl Observer) -> Result<Self, ConfigError> {
+        Self::observed(config, Some(Arc::new(observer)))
+    }
+
+    pub(crate) fn observed(
         config: &Config,
         observer: Option<Arc<dyn Observer>>,
     ) -> Result<Self, ConfigError> {

@@ -65,18 +65,17 @@ impl Exchange {
         self.taint.get_or_insert(reason);
     }
 
+    /// Why the stream may not be reused, however its exchange ends: something went wrong, or an
+    /// operation of the writing side was dropped while it was pending.
     pub(super) fn tainted(&self) -> Option<CloseReason> {
-        self.taint
+        self.taint.or(self.write_pending.then_some(CloseReason::Cancelled))
     }
 
     /// Why the stream may not be reused, as far as its history tells. Bytes that wait unread are
     /// found by the peek, not here.
     pub(super) fn unfit(&self, debt: Debt, ending: Ending) -> Option<CloseReason> {
-        if self.taint.is_some() {
-            return self.taint;
-        }
-        if self.write_pending {
-            return Some(CloseReason::Cancelled);
+        if let Some(reason) = self.tainted() {
+            return Some(reason);
         }
         match debt {
             Debt::Counted(0) => None,

@@ -12,6 +12,8 @@ mod fault;
 mod io;
 mod link;
 mod reported;
+#[cfg(all(test, unix))]
+mod tests;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -49,7 +51,9 @@ pub(crate) use reported::Reported;
 /// # Cancel safety
 ///
 /// A dropped read loses nothing. A write, flush or shutdown that was dropped while it was pending
-/// may have sent a part: the stream is then tainted, and a pool never reuses it.
+/// may have sent a part: the stream is then tainted, and a pool never reuses it. A later write that
+/// completes lifts this: the stream cannot know whether it went on where the dropped one had stopped,
+/// so write whole messages, or discard the connection.
 #[derive(Debug)]
 pub struct Stream {
     io: Io,

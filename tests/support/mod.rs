@@ -1,12 +1,19 @@
 //! Shared by the integration tests: an upstream with a remote control, and an event recorder.
 #![allow(dead_code, unreachable_pub, missing_debug_implementations)]
 
+#[cfg(target_os = "linux")]
+pub mod alone;
+#[cfg(target_os = "linux")]
+pub mod fault;
+pub mod pair;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use livepool::event::Operation;
 use livepool::{CloseReason, Config, Event, Guard, Pool};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -261,6 +268,15 @@ impl Events {
 
     pub fn opened(&self) -> usize {
         self.0.lock().unwrap().iter().filter(|event| matches!(event, Event::Opened { .. })).count()
+    }
+
+    /// The operations that timed out so far, in order.
+    pub fn timed_out(&self) -> Vec<Operation> {
+        let operation = |event: &Event| match event {
+            Event::TimedOut { operation, .. } => Some(*operation),
+            _ => None,
+        };
+        self.0.lock().unwrap().iter().filter_map(operation).collect()
     }
 
     /// Waits until this many connections have been closed. Real time: kernel and reactor work in it.
