@@ -269,3 +269,29 @@ async fn a_client_that_counts_its_debt_goes_back_when_nothing_is_owed() {
     drop(owed);
     assert_eq!(events.closed(), [Unfinished]);
 }
+
+#[tokio::test]
+async fn counting_debt_ends_with_the_return() {
+    let (_upstream, pool, events, mut conn) = one().await;
+    let ledger = conn.count_debt();
+    assert_eq!(conn.release(), Release::Reused);
+    // The next user is judged as a raw one, and what the last one kept cannot count for it.
+    let mut conn = pool.get().await.unwrap();
+    let _owed = ledger.owe();
+    let early = Duration::from_millis(10);
+    let cut = tokio::time::timeout(early, ask(&mut conn, "SLOW 50 secret")).await;
+    assert!(cut.is_err());
+    drop(conn);
+    assert_eq!(events.closed(), [Cancelled]);
+    next_caller_is_safe(&pool).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_read_timeout_of_the_next_user_runs_although_the_last_one_counted() {
+    let (_upstream, pool, _, mut conn) = one().await;
+    drop(conn.count_debt());
+    assert_eq!(conn.release(), Release::Reused);
+    let mut conn = pool.get().await.unwrap();
+    let error = ask(&mut conn, "HOLD").await.unwrap_err();
+    assert!(livepool::is_timeout(&error), "{error}");
+}
