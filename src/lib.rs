@@ -14,6 +14,11 @@ mod stream;
 mod sys;
 pub mod telemetry;
 
+/// The examples in `docs/sockets.md` compile and run.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/sockets.md")]
+struct SocketsPage;
+
 pub use config::{Config, Keepalive, ListenerConfig, Timeouts};
 pub use error::{CheckoutError, ConfigError, ConnectError, is_timeout};
 pub use event::{CloseReason, ConnId, Event, Observer};

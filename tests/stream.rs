@@ -150,6 +150,29 @@ async fn a_flush_and_a_shutdown_of_a_plain_socket_never_wait() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_connect_that_hangs_times_out_and_is_counted_once() {
+    // With its queue full a listener on Linux drops the SYN, as a dead host would.
+    let listener = tokio::net::TcpSocket::new_v4().unwrap();
+    listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listener.listen(0).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let _queued = tokio::net::TcpStream::connect(addr).await.unwrap();
+    let events = Events::default();
+    let limits = Timeouts::default().with_connect(7 * SECOND);
+    let config = livepool::Config::new(addr.to_string()).with_timeouts(limits);
+    let connector = livepool::Connector::with_observer(&config, events.observer()).unwrap();
+    tokio::time::pause();
+    let start = Instant::now();
+    let error = ends(connector.connect()).await.unwrap_err();
+    assert!(error.is_timeout());
+    assert_eq!(start.elapsed().as_secs(), 7);
+    assert!(is_timeout(&error.into()), "as an io::Error too");
+    assert_eq!(events.timed_out(), [Operation::Connect]);
+    assert_eq!(events.opened(), 0);
+}
+
 #[tokio::test]
 async fn a_timeout_set_once_holds_for_every_later_operation() {
     let mut pair = paused(Way::ConnectTcp, timeouts()).await;
