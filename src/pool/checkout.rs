@@ -105,7 +105,8 @@ async fn obtain<'a>(
 async fn dial(inner: &Arc<Inner>, mut slot: Slot, deadline: Deadline) -> Result<Taken, Failed> {
     inner.maintain();
     match inner.connector.connect_before(deadline).await {
-        Ok(mut stream) => {
+        Ok(stream) => {
+            let mut stream = Box::new(stream);
             slot.connected();
             let core = Core::new(&inner.common, &mut stream, slot, inner.settings().max_lifetime);
             if inner.is_closed() {

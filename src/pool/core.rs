@@ -73,7 +73,8 @@ pub(super) struct Core {
 /// What lives with an idle connection.
 #[derive(Debug, Default)]
 struct Home {
-    stream: Option<Stream>,
+    /// Boxed, here and on its way to a guard: it is moved several times per checkout.
+    stream: Option<Box<Stream>>,
     slot: Option<Slot>,
 }
 
@@ -128,7 +129,7 @@ impl Core {
 
     /// Takes an idle connection for a user, if it may still be used. It never waits: flag, peek,
     /// lifetime; yes or no, at once. A connection that may not be used is closed here.
-    pub(super) fn claim(&self, now: Instant) -> Option<Stream> {
+    pub(super) fn claim(&self, now: Instant) -> Option<Box<Stream>> {
         while !self.change(State::Idle, State::InUse) {
             // Being looked at right now: it will be offered again when that is over.
             if self.change(State::Checking, State::Orphaned) {
@@ -164,9 +165,9 @@ impl Core {
     /// if it is not fit to wait.
     pub(super) fn settle(
         &self,
-        mut stream: Stream,
+        mut stream: Box<Stream>,
         now: Instant,
-    ) -> Result<(), (Stream, CloseReason)> {
+    ) -> Result<(), (Box<Stream>, CloseReason)> {
         if self.expires.is_some_and(|expires| now >= expires) {
             return Err((stream, CloseReason::MaxLifetime));
         }
@@ -239,7 +240,7 @@ impl Core {
 
     /// Ends the connection. Only for whoever owns the stream. `used` is how long it was in use, if
     /// it comes straight from its user.
-    pub(super) fn close(&self, stream: Stream, reason: CloseReason, used: Option<Duration>) {
+    pub(super) fn close(&self, stream: Box<Stream>, reason: CloseReason, used: Option<Duration>) {
         if self.mark_closed() {
             drop(stream);
             self.finish(reason, used);

@@ -45,7 +45,7 @@ pub struct Guard {
 /// Fields are dropped in this order, whatever happens: the socket is closed, then the place given
 /// back, then the next caller let in.
 struct Held {
-    stream: Stream,
+    stream: Box<Stream>,
     since: Instant,
     place: Place,
     ticket: OwnedTicket,
@@ -93,7 +93,7 @@ impl Guard {
     pub fn detach(mut self) -> Stream {
         let held = self.take();
         held.place.core().detach(held.since.elapsed());
-        held.stream
+        *held.stream
     }
 
     /// The time the whole exchange may take from now, over all its operations together; each then

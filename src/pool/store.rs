@@ -29,13 +29,13 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Handle {
     core: Arc<Core>,
-    claimed: Option<(Stream, Instant)>,
+    claimed: Option<(Box<Stream>, Instant)>,
 }
 
 /// A connection taken from the store.
 pub(super) struct Taken {
     pub(super) place: Place,
-    pub(super) stream: Stream,
+    pub(super) stream: Box<Stream>,
     pub(super) since: Instant,
 }
 
@@ -94,7 +94,7 @@ impl Store {
     }
 
     /// Gives a connection that was just made, and is in use, its place.
-    pub(super) fn adopt(&self, core: &Arc<Core>, stream: Stream) -> Taken {
+    pub(super) fn adopt(&self, core: &Arc<Core>, stream: Box<Stream>) -> Taken {
         ADOPTED.set(Some(Arc::clone(core)));
         let got = self.pool.timeout_get(&AT_ONCE).now_or_never();
         // A guard gives its place back before its ticket, so whoever holds a ticket finds a permit;
