@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             })
             .await;
         used?;
-        if round % 50 == 0 {
+        if round.is_multiple_of(50) {
             // Somebody gives up half-way now and then.
             pool.get().await?.write_all(b"PING\r\n").await?;
             println!("{round} exchanges: {}", pool.status());
