@@ -19,6 +19,8 @@ pub enum Phase {
     Queue,
     /// Waiting for a connection to be made.
     Connect,
+    /// Waiting for a silent peer to answer a probe.
+    Check,
 }
 
 /// Why a checkout failed.
@@ -97,6 +99,11 @@ impl fmt::Display for CheckoutError {
                 f,
                 "pool {pool}: no connection became free within {waited:.1?} ({status}); \
                  raise max_size, hold connections for a shorter time, or raise timeouts.checkout"
+            ),
+            CheckoutFailure::Timeout(Phase::Check) => write!(
+                f,
+                "pool {pool}: its peers are silent, and none answered within {waited:.1?} \
+                 ({status}); check that the upstream is reachable, or raise timeouts.checkout"
             ),
             CheckoutFailure::Timeout(Phase::Connect) => write!(
                 f,

@@ -80,6 +80,10 @@ named! {
         /// Eviction: the kernel declared the peer dead (`ETIMEDOUT`, host or network unreachable):
         /// keepalive probes or our own bytes stayed unanswered for too long.
         KeepaliveTimeout => "keepalive_timeout",
+        /// Eviction: the peer was silent and answered none of the probes it was sent.
+        ProbeTimeout => "probe_timeout",
+        /// Eviction: our own bytes were retransmitted and never acknowledged.
+        RetransmitTimeout => "retransmit_timeout",
         /// Eviction: bytes nobody asked for were waiting while the connection was idle.
         Dirty => "dirty",
         /// Eviction: idle (pool: unused since its return; listener: no byte in either direction) for
@@ -104,6 +108,8 @@ named! {
         Discarded => "discarded",
         /// The caller took the connection out of the pool (`Guard::detach`).
         Detached => "detached",
+        /// A caller needed its slot while the peer was silent and not yet proved dead.
+        Superseded => "superseded",
         /// The pool was closed, or its last handle dropped.
         PoolClosed => "pool_closed",
     }
@@ -118,6 +124,8 @@ impl CloseReason {
             Self::PeerClosed
                 | Self::Reset
                 | Self::KeepaliveTimeout
+                | Self::ProbeTimeout
+                | Self::RetransmitTimeout
                 | Self::Dirty
                 | Self::IdleTimeout
                 | Self::MaxLifetime
@@ -133,6 +141,8 @@ impl CloseReason {
             Self::PeerClosed
                 | Self::Reset
                 | Self::KeepaliveTimeout
+                | Self::ProbeTimeout
+                | Self::RetransmitTimeout
                 | Self::RuntimeGone
                 | Self::IoError
         )
@@ -221,6 +231,10 @@ named! {
     Check {
         /// `recv(MSG_PEEK | MSG_DONTWAIT)`.
         Peek => "peek",
+        /// How long ago the peer's kernel was heard (`TCP_INFO`).
+        Life => "life",
+        /// Keepalive probes sent on demand, until an answer or a verdict.
+        Probe => "probe",
     }
 }
 
@@ -231,6 +245,8 @@ named! {
         Alive => "alive",
         /// The connection must not be used: dead, or bytes nobody asked for.
         Dead => "dead",
+        /// It could not tell; the connection stays in use.
+        Unproved => "unproved",
     }
 }
 

@@ -57,6 +57,25 @@ fn spell(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 
+/// A duration.
+pub(super) mod plain {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(
+        value: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&spell(*value))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        let expecting = DURATION.to_owned();
+        deserializer.deserialize_any(Spelled { expecting, text: duration, number: None })
+    }
+}
+
 /// A module for `serde(with = ..)`: an optional duration with a word for `None`.
 macro_rules! duration_or {
     ($name:ident, $word:literal) => {

@@ -45,6 +45,18 @@ pub struct Config {
     /// never.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub max_lifetime: Option<Duration>,
+    /// How long a peer may be silent before its idle connection is asked for a sign of life: its
+    /// kernel answers a keepalive probe, without its program or protocol noticing. Default 5 s, at
+    /// least 1 s. A silent peer is out of the pool within this and the time of a verdict, about
+    /// 2 s. `None`: silence is left to the kernel's keepalive. Only where the system can tell
+    /// (Linux, with keepalive on); elsewhere it has no effect.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub max_silence: Option<Duration>,
+    /// How long a checkout that met only silent connections waits for one of them to answer before
+    /// it has a new one made. Default 250 ms, and never less than the round trip allows. At least
+    /// 1 ms.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::plain"))]
+    pub patience: Duration,
     /// How long each operation may take. `accept` has no meaning here.
     pub timeouts: Timeouts,
     /// The options of every socket.
@@ -86,6 +98,8 @@ impl Config {
         with_validation validation: plain Validation;
         with_idle_timeout idle_timeout: into Option<Duration>;
         with_max_lifetime max_lifetime: into Option<Duration>;
+        with_max_silence max_silence: into Option<Duration>;
+        with_patience patience: plain Duration;
         with_timeouts timeouts: plain Timeouts;
         with_socket socket: plain SocketConfig;
     }
@@ -103,6 +117,8 @@ impl Default for Config {
             validation: Validation::Peek,
             idle_timeout: Some(Duration::from_secs(10 * 60)),
             max_lifetime: Some(Duration::from_secs(30 * 60)),
+            max_silence: Some(Duration::from_secs(5)),
+            patience: Duration::from_millis(250),
             timeouts: Timeouts::default(),
             socket: SocketConfig::default(),
         }

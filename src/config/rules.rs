@@ -101,6 +101,16 @@ pub(super) fn limit(problems: &mut Problems, field: &str, limit: Option<Duration
     }
 }
 
+pub(super) fn max_silence(problems: &mut Problems, silence: Option<Duration>) {
+    if let Some(silence) = silence
+        && silence < Duration::from_secs(1)
+    {
+        let rule = "must be at least 1 s (the kernel sends no probe to a peer it heard within that); \
+                    to leave silence to keepalive, set None (\"never\")";
+        problems.add("max_silence", format!("{silence:?}"), rule);
+    }
+}
+
 pub(super) fn keepalive(problems: &mut Problems, keepalive: &Keepalive) {
     let times = [("idle", keepalive.idle), ("interval", keepalive.interval)];
     for (field, time) in times {

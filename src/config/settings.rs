@@ -25,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) max_lifetime: Option<Duration>,
+    pub(crate) max_silence: Option<Duration>,
+    pub(crate) patience: Duration,
     pub(crate) socket: SocketSettings,
 }
 
@@ -67,6 +69,8 @@ impl Settings {
         rules::max_size(&mut problems, config.max_size);
         rules::limit(&mut problems, "idle_timeout", config.idle_timeout);
         rules::limit(&mut problems, "max_lifetime", config.max_lifetime);
+        rules::max_silence(&mut problems, config.max_silence);
+        rules::limit(&mut problems, "patience", Some(config.patience));
         rules::timeouts(&mut problems, &config.timeouts);
         let socket = SocketSettings::of(&mut problems, &config.socket);
         let name = match (&config.name, config.upstream.first()) {
@@ -83,6 +87,8 @@ impl Settings {
             timeouts: config.timeouts,
             idle_timeout: config.idle_timeout,
             max_lifetime: config.max_lifetime,
+            max_silence: config.max_silence,
+            patience: config.patience,
             socket,
         })
     }

@@ -8,10 +8,12 @@
 //! one: the kernel's keepalive and user timeout stand behind those.
 
 mod ladder;
+mod probe;
 mod sentinel;
 mod verdict;
 
 pub(crate) use ladder::check;
+pub(crate) use probe::{Probe, Step};
 use sentinel::runtime_gone;
 pub(crate) use sentinel::{Parked, park};
 pub(crate) use verdict::Verdict;

@@ -72,6 +72,7 @@ async fn obtain<'a>(
     ticket: Option<Ticket<'a>>,
     deadline: Deadline,
 ) -> Result<(Ticket<'a>, Taken), Failed> {
+    let settings = inner.settings();
     let ticket = match ticket {
         Some(ticket) => ticket,
         None => match deadline.run(inner.admission.enter()).await {
@@ -81,6 +82,7 @@ async fn obtain<'a>(
             Err(_) => return Err(CheckoutFailure::Timeout(Phase::Queue).into()),
         },
     };
+    let mut patience = None;
     loop {
         // Enabled before the look, so that a change between look and wait is not lost.
         let mut changed = std::pin::pin!(inner.slots.changed());
@@ -91,11 +93,28 @@ async fn obtain<'a>(
         if let Some(taken) = inner.store.take() {
             return Ok((ticket, taken));
         }
+        let silent = inner.common.suspects.count();
+        if silent > 0 {
+            // They are being asked; one that answers is as good as a new one, and sooner there.
+            let patience =
+                *patience.get_or_insert_with(|| Deadline::after(Some(settings.patience)));
+            if patience.instant().is_some_and(|moment| Instant::now() < moment) {
+                let first = deadline.min(patience);
+                if first.run(changed).await.is_err() && first == deadline {
+                    return Err(CheckoutFailure::Timeout(Phase::Check).into());
+                }
+                continue;
+            }
+        }
         if let Some(slot) = inner.slots.try_take() {
             let taken = dial(inner, slot, deadline).await?;
             return Ok((ticket, taken));
         }
         // Every slot is taken by a connection that is being looked at or closed.
+        if silent > 0 {
+            inner.common.suspects.want_slot();
+            inner.common.inbox.nudge();
+        }
         if deadline.run(changed).await.is_err() {
             return Err(CheckoutFailure::Timeout(Phase::Connect).into());
         }

@@ -9,13 +9,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::inbox::Inbox;
+use super::proof::Proof;
+use super::quarantine::Suspects;
 use super::registry::Registry;
 use super::slots::Slot;
-use crate::config::Validation;
+use crate::config::{Settings, Validation};
 use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Emitter, Event};
 use crate::liveness::{self, Parked, Verdict};
 use crate::net::PeerAddr;
 use crate::stream::Stream;
+use crate::sys::tcp_info::tcp_info;
 
 /// Who may touch the connection. Every change is a compare-and-swap; whoever made it owns the
 /// stream until the next change.
@@ -41,13 +44,23 @@ pub(super) enum State {
 pub(super) struct Common {
     pub(super) emitter: Arc<Emitter>,
     validation: Validation,
+    /// Older proof than this needs a look at `TCP_INFO`; silence beyond it, a probe.
+    max_silence: Option<Duration>,
     pub(super) registry: Registry,
     pub(super) inbox: Inbox,
+    pub(super) suspects: Suspects,
 }
 
 impl Common {
-    pub(super) fn new(emitter: Arc<Emitter>, validation: Validation) -> Self {
-        Self { emitter, validation, registry: Registry::default(), inbox: Inbox::default() }
+    pub(super) fn new(emitter: Arc<Emitter>, settings: &Settings) -> Self {
+        Self {
+            emitter,
+            validation: settings.validation,
+            max_silence: settings.max_silence,
+            registry: Registry::default(),
+            inbox: Inbox::default(),
+            suspects: Suspects::default(),
+        }
     }
 }
 
@@ -68,6 +81,7 @@ pub(super) struct Core {
     sentinel: Waker,
     me: Weak<Self>,
     common: Arc<Common>,
+    proof: Proof,
 }
 
 /// What lives with an idle connection.
@@ -99,6 +113,7 @@ impl Core {
             sentinel: Waker::from(Arc::new(Sentinel(Weak::clone(core)))),
             me: Weak::clone(core),
             common: Arc::clone(common),
+            proof: Proof::new(opened),
         });
         common.registry.add(&core);
         core
@@ -145,14 +160,28 @@ impl Core {
         let unfit = if self.expires.is_some_and(|expires| now >= expires) {
             Some(CloseReason::MaxLifetime)
         } else {
-            let verdict = liveness::check(stream.io(), self.common.validation);
-            self.report_check(verdict);
-            match verdict {
-                Verdict::Alive => None,
-                Verdict::Dead(reason) => Some(reason),
+            match liveness::check(stream.io(), self.common.validation) {
+                Verdict::Alive => {
+                    self.report_check(Check::Peek, CheckVerdict::Alive);
+                    None
+                }
+                Verdict::Dead(reason) => {
+                    self.report_check(Check::Peek, CheckVerdict::Dead);
+                    Some(reason)
+                }
             }
         };
         match unfit {
+            None if self
+                .common
+                .max_silence
+                .is_some_and(|max| self.is_silent(&stream, now, max)) =>
+            {
+                // Whoever claimed it drops its handle; it comes back when it is heard.
+                self.state.store(State::Orphaned as u8, Ordering::Release);
+                self.suspect(stream);
+                None
+            }
             None => Some(stream),
             Some(reason) => {
                 self.close(stream, reason, None);
@@ -167,6 +196,7 @@ impl Core {
         &self,
         mut stream: Box<Stream>,
         now: Instant,
+        used_since: Instant,
     ) -> Result<(), (Box<Stream>, CloseReason)> {
         if self.expires.is_some_and(|expires| now >= expires) {
             return Err((stream, CloseReason::MaxLifetime));
@@ -181,6 +211,10 @@ impl Core {
             Parked::Waiting => {}
             Parked::Restless => self.fired.store(true, Ordering::Release),
         }
+        if stream.was_read() {
+            // At the earliest then; when exactly would cost a clock per read.
+            self.proof.heard_at(used_since);
+        }
         stream.rest();
         let idle = now.saturating_duration_since(self.opened).as_nanos();
         self.idle_since.store(u64::try_from(idle).unwrap_or(u64::MAX), Ordering::Release);
@@ -188,6 +222,79 @@ impl Core {
         // Before the look at whether the pool was closed, in every thread's eyes.
         self.state.store(State::Idle as u8, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Whether the peer has been silent for too long. Costs a system call only when the last proof
+    /// is that old.
+    fn is_silent(&self, stream: &Stream, now: Instant, max: Duration) -> bool {
+        if self.proof.age(now) < max {
+            return false;
+        }
+        let heard = tcp_info(&stream.io().sock_ref()).map(|info| info.heard);
+        // Where nobody can tell, silence is nothing to act on; the next look is as far away.
+        let heard = heard.unwrap_or_default();
+        let silent = heard >= max;
+        let verdict = if silent { CheckVerdict::Unproved } else { CheckVerdict::Alive };
+        self.report_check(Check::Life, verdict);
+        if !silent {
+            self.proof.heard_at(now.checked_sub(heard).unwrap_or(now));
+        }
+        silent
+    }
+
+    /// The peer was heard at this moment.
+    pub(super) fn prove(&self, moment: Instant) {
+        self.proof.heard_at(moment);
+    }
+
+    /// Puts it into quarantine. Only for whoever owns the stream.
+    fn suspect(&self, stream: Box<Stream>) {
+        if let Some(core) = self.me.upgrade() {
+            self.common.suspects.add(core, stream);
+            self.common.inbox.nudge();
+        }
+    }
+
+    /// The idle check: a connection whose peer is silent goes to quarantine.
+    pub(super) fn check_silence(&self, now: Instant, max: Duration) -> Classified {
+        if self.proof.age(now) < max || !self.change(State::Idle, State::Checking) {
+            return Classified::Done;
+        }
+        let Some(stream) = self.home().stream.take() else { return Classified::Done };
+        if self.is_silent(&stream, now, max) {
+            self.suspect(stream);
+            return Classified::Done;
+        }
+        self.come_home(stream)
+    }
+
+    /// Back to the idle ones after a look that moved its waker.
+    pub(super) fn rehome(&self, stream: Box<Stream>) -> Classified {
+        match liveness::park(stream.io(), &self.sentinel) {
+            Parked::Unfit(reason) => {
+                self.close(stream, reason, None);
+                return Classified::Done;
+            }
+            Parked::Waiting => {}
+            Parked::Restless => {
+                self.fired.store(true, Ordering::Release);
+                self.common.inbox.push(Weak::clone(&self.me));
+            }
+        }
+        self.come_home(stream)
+    }
+
+    fn come_home(&self, stream: Box<Stream>) -> Classified {
+        self.home().stream = Some(stream);
+        let classified = if self.change(State::Checking, State::Idle) {
+            Classified::Done
+        } else {
+            self.state.store(State::Idle as u8, Ordering::Release);
+            Classified::Homeless
+        };
+        // What the sentinel saw in the meantime.
+        self.recheck();
+        classified
     }
 
     /// To be called when the connection's handle is in the store: what the sentinel saw before that
@@ -207,23 +314,14 @@ impl Core {
         let Some(stream) = self.home().stream.take() else { return Classified::Done };
         match liveness::park(stream.io(), &self.sentinel) {
             Parked::Unfit(reason) => {
-                self.report_check(Verdict::Dead(reason));
+                self.report_check(Check::Peek, CheckVerdict::Dead);
                 self.close(stream, reason, None);
                 return Classified::Done;
             }
-            Parked::Waiting => self.report_check(Verdict::Alive),
-            Parked::Restless => {
-                self.fired.store(true, Ordering::Release);
-                self.common.inbox.push(Weak::clone(&self.me));
-            }
+            Parked::Waiting => self.report_check(Check::Peek, CheckVerdict::Alive),
+            Parked::Restless => self.fired.store(true, Ordering::Release),
         }
-        self.home().stream = Some(stream);
-        if self.change(State::Checking, State::Idle) {
-            Classified::Done
-        } else {
-            self.state.store(State::Idle as u8, Ordering::Release);
-            Classified::Homeless
-        }
+        self.come_home(stream)
     }
 
     /// Closes an idle connection. False if it is not idle.
@@ -272,12 +370,8 @@ impl Core {
         });
     }
 
-    fn report_check(&self, verdict: Verdict) {
-        let verdict = match verdict {
-            Verdict::Alive => CheckVerdict::Alive,
-            Verdict::Dead(_) => CheckVerdict::Dead,
-        };
-        self.common.emitter.emit(Event::Checked { conn: self.id, check: Check::Peek, verdict });
+    pub(super) fn report_check(&self, check: Check, verdict: CheckVerdict) {
+        self.common.emitter.emit(Event::Checked { conn: self.id, check, verdict });
     }
 
     fn home(&self) -> MutexGuard<'_, Home> {

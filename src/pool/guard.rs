@@ -190,7 +190,7 @@ impl Held {
         let Self { ticket, place, since, stream } = self;
         let now = Instant::now();
         let core = Arc::clone(place.core());
-        if let Err((stream, reason)) = core.settle(stream, now) {
+        if let Err((stream, reason)) = core.settle(stream, now, since) {
             return Self { stream, since, place, ticket }.throw_away(reason);
         }
         let pool = &ticket.0;

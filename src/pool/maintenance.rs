@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::core::{Classified, Common};
+use super::core::{Classified, Common, Core};
+use super::quarantine::Quarantine;
 use super::{Inner, plan};
 use crate::beat::phase;
 use crate::deadline::Deadline;
@@ -19,16 +20,20 @@ const BATCH: usize = 8;
 /// Runs until the pool is closed or gone.
 pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) {
     let mut next = Instant::now() + phase(beat);
+    let mut quarantine = Quarantine::new(&common.suspects);
     loop {
-        let _ = Deadline::at(next).run(common.inbox.filled()).await;
+        let wake = quarantine.due().map_or(next, |due| due.min(next));
+        let _ = Deadline::at(wake).run(common.inbox.filled()).await;
         let Some(inner) = pool.upgrade() else { return };
         inner.classify_fired().await;
         if inner.is_closed() {
             return;
         }
+        quarantine.look(|core| inner.offer(core));
         // Judged by the clock: a busy inbox must not keep the beat from coming.
         if Instant::now() >= next {
             inner.evict_due().await;
+            inner.check_silence(beat).await;
             inner.store.sweep();
             inner.refresh_gauges();
             next = Instant::now() + beat;
@@ -46,10 +51,33 @@ impl Inner {
         for batch in fired.chunks(BATCH) {
             for core in batch.iter().filter_map(Weak::upgrade) {
                 if core.classify() == Classified::Homeless {
-                    self.store.offer(Arc::clone(&core));
-                    self.slots.announce();
+                    self.offer(Arc::clone(&core));
                 }
                 self.sweep_if_closed(&core);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Puts an idle connection that lost its place where the next caller finds it.
+    fn offer(&self, core: Arc<Core>) {
+        self.store.offer(Arc::clone(&core));
+        self.slots.announce();
+        self.sweep_if_closed(&core);
+    }
+
+    /// Reads of every idle connection how long its peer has been silent. One beat early, so that a
+    /// probe has begun when `max_silence` is over.
+    async fn check_silence(&self, beat: Duration) {
+        let Some(max) = self.settings().max_silence else { return };
+        let early = max.saturating_sub(beat).max(Duration::from_secs(1));
+        let now = Instant::now();
+        let (idle, _) = self.common.registry.idle();
+        for batch in idle.chunks(64) {
+            for core in batch {
+                if core.check_silence(now, early) == Classified::Homeless {
+                    self.offer(Arc::clone(core));
+                }
             }
             tokio::task::yield_now().await;
         }

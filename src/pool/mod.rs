@@ -19,6 +19,8 @@ mod inbox;
 mod maintenance;
 mod manager;
 mod plan;
+mod proof;
+mod quarantine;
 mod registry;
 mod slots;
 mod status;
@@ -213,7 +215,7 @@ impl Inner {
             admission: Admission::new(size, settings.max_waiting),
             slots: Slots::new(size),
             store: Store::new(size, settings.order),
-            common: Arc::new(Common::new(Arc::clone(connector.emitter()), settings.validation)),
+            common: Arc::new(Common::new(Arc::clone(connector.emitter()), settings)),
             closed: AtomicBool::new(false),
             maintained: Arc::default(),
             connector,
@@ -243,7 +245,7 @@ impl Inner {
         }
         let running = Running(Arc::clone(&self.maintained));
         let settings = self.settings();
-        let beat = beat([settings.idle_timeout, settings.max_lifetime]);
+        let beat = beat([settings.idle_timeout, settings.max_lifetime, settings.max_silence]);
         let task = maintenance::run(Arc::downgrade(self), Arc::clone(&self.common), beat);
         tokio::spawn(async move {
             let _running = running;
@@ -266,6 +268,7 @@ impl Inner {
         for core in self.common.registry.idle().0 {
             core.evict(CloseReason::PoolClosed);
         }
+        self.common.suspects.close();
         self.store.sweep();
         self.slots.announce();
         self.common.inbox.nudge();
@@ -273,11 +276,13 @@ impl Inner {
     }
 
     fn status(&self) -> Status {
-        let (idle, in_use) = self.common.registry.count();
+        let (idle, busy) = self.common.registry.count();
+        let quarantined = self.common.suspects.count();
         Status {
             max_size: self.slots.limit(),
             idle,
-            in_use,
+            in_use: busy.saturating_sub(quarantined),
+            quarantined,
             connecting: self.slots.connecting(),
             waiting: self.admission.waiting(),
             closed: self.is_closed(),
@@ -285,10 +290,11 @@ impl Inner {
     }
 
     fn refresh_gauges(&self) {
-        let Status { max_size, idle, in_use, connecting, waiting, .. } = self.status();
+        let Status { max_size, idle, in_use, connecting, quarantined, waiting, .. } = self.status();
         self.emitter().telemetry().gauges(&Gauges {
             idle,
             in_use,
+            quarantined,
             connecting,
             max: max_size,
             waiters: waiting,

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// How full a pool is, at one moment.
 ///
-/// `idle + in_use + connecting` never exceeds `max_size` in the pool; here they are read one after
+/// `idle + in_use + connecting + quarantined` never exceeds `max_size` in the pool; here they are read one after
 /// the other, so that a connection on the move may be missed or seen twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -18,6 +18,9 @@ pub struct Status {
     pub in_use: usize,
     /// Connections being made.
     pub connecting: usize,
+    /// Connections whose peer is silent and being asked for a sign of life. They count as neither
+    /// idle nor in use.
+    pub quarantined: usize,
     /// Callers waiting in the queue.
     pub waiting: usize,
     /// Whether the pool was closed.
@@ -26,11 +29,14 @@ pub struct Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { max_size, idle, in_use, connecting, waiting, closed } = self;
+        let Self { max_size, idle, in_use, connecting, quarantined, waiting, closed } = self;
         write!(
             f,
             "{in_use} of {max_size} in use, {idle} idle, {connecting} connecting, {waiting} waiting"
         )?;
+        if *quarantined > 0 {
+            write!(f, ", {quarantined} silent")?;
+        }
         if *closed { f.write_str(", closed") } else { Ok(()) }
     }
 }

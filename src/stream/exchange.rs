@@ -27,6 +27,8 @@ pub(crate) enum Ending {
 pub(super) struct Exchange {
     /// Bytes moved in either direction.
     carried: bool,
+    /// Bytes were read: the peer was heard.
+    heard: bool,
     /// Bytes were written and none read since.
     unanswered: bool,
     /// A read, or an operation of the writing side, returned Pending and was not completed.
@@ -41,6 +43,7 @@ impl Exchange {
         self.read_pending = false;
         if bytes > 0 {
             self.carried = true;
+            self.heard = true;
             self.unanswered = false;
         }
     }
@@ -59,6 +62,10 @@ impl Exchange {
 
     pub(super) fn write_is_pending(&mut self) {
         self.write_pending = true;
+    }
+
+    pub(super) fn heard(&self) -> bool {
+        self.heard
     }
 
     pub(super) fn taint(&mut self, reason: CloseReason) {

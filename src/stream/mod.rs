@@ -204,6 +204,11 @@ impl Stream {
         self.link.interrupted().or_else(|| self.exchange.unfit(debt, ending))
     }
 
+    /// Whether any byte was read in this exchange.
+    pub(crate) fn was_read(&self) -> bool {
+        self.exchange.heard()
+    }
+
     /// Ends the exchange: the next user finds the configured timeouts, no deadline, and no task of
     /// the last one is kept.
     pub(crate) fn rest(&mut self) {

@@ -7,3 +7,4 @@ pub(crate) mod keepalive;
 pub(crate) mod peek;
 pub(crate) mod reuse_port;
 pub(crate) mod sockopt;
+pub(crate) mod tcp_info;

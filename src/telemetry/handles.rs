@@ -82,7 +82,7 @@ impl PoolHandles {
     }
 
     pub(super) fn gauges(&self, now: &Gauges) {
-        let states = [now.idle, now.in_use, now.connecting];
+        let states = [now.idle, now.in_use, now.connecting, now.quarantined];
         for (gauge, value) in self.states.iter().zip(states) {
             set(gauge, value);
         }

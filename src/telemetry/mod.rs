@@ -45,6 +45,8 @@ pub(crate) struct Gauges {
     pub(crate) in_use: usize,
     /// Dials under way.
     pub(crate) connecting: usize,
+    /// Connections whose peer is silent and being probed.
+    pub(crate) quarantined: usize,
     /// Connections the pool may have.
     pub(crate) max: usize,
     /// Callers waiting for a connection.

@@ -59,7 +59,7 @@ const fn count_evictions() -> usize {
 }
 
 /// The states counted by `livepool_connections`, in the order the gauges are kept.
-pub(super) const STATES: [&str; 3] = ["idle", "in_use", "connecting"];
+pub(super) const STATES: [&str; 4] = ["idle", "in_use", "connecting", "quarantined"];
 
 const POOL: Label = Label { name: "pool", values: &[] };
 const LISTENER: Label = Label { name: "listener", values: &[] };

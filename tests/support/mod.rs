@@ -32,6 +32,12 @@ pub enum Order {
     Say(Vec<u8>),
     /// Send, then close.
     SayAndClose(Vec<u8>),
+    /// Vanish without a word: see [`fault`].
+    #[cfg(target_os = "linux")]
+    Silence,
+    /// Be back as if nothing had happened.
+    #[cfg(target_os = "linux")]
+    Heal,
 }
 
 type Controls = Arc<Mutex<HashMap<SocketAddr, mpsc::UnboundedSender<Order>>>>;
@@ -194,6 +200,10 @@ async fn serve(stream: TcpStream, mut orders: mpsc::UnboundedReceiver<Order>) {
             }
             Some(Order::HalfClose) => write.shutdown().await.unwrap(),
             Some(Order::Say(bytes)) => write.write_all(&bytes).await.unwrap(),
+            #[cfg(target_os = "linux")]
+            Some(Order::Silence) => fault::silence(AsRef::<TcpStream>::as_ref(&write)),
+            #[cfg(target_os = "linux")]
+            Some(Order::Heal) => fault::heal(AsRef::<TcpStream>::as_ref(&write)),
             Some(Order::SayAndClose(bytes)) => {
                 write.write_all(&bytes).await.unwrap();
                 return;

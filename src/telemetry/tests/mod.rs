@@ -17,7 +17,8 @@ mod naming;
 mod recorder;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
-pub(super) const LEVELS: Gauges = Gauges { idle: 3, in_use: 4, connecting: 1, max: 10, waiters: 2 };
+pub(super) const LEVELS: Gauges =
+    Gauges { idle: 3, in_use: 4, connecting: 1, quarantined: 1, max: 10, waiters: 2 };
 
 pub(super) fn peer() -> PeerAddr {
     PeerAddr::Tcp(([127, 0, 0, 1], 5432).into())

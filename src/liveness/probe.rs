@@ -1,0 +1,241 @@
+//! The verdict over a silent connection: probes on demand, and how many unanswered ones are enough.
+//! Pure: readings and `now` in, steps out.
+//!
+//! Linux answers at most one keepalive probe per 500 ms and connection (`tcp_invalid_ratelimit`).
+//! So three probes in 76 ms are one piece of evidence, not three: repeating covers a lost probe, but
+//! not a lost answer. What counts is a *chance to answer*: a probe that was really sent, and 550 ms
+//! plus twice the longest plausible round trip for its answer.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::event::CloseReason;
+use crate::sys::tcp_info::TcpInfo;
+
+/// Chances to answer before a silent peer is dead. At 5 % loss each way that is one false death in
+/// 100 000 rounds.
+const CHANCES: u32 = 4;
+/// The peer's rate limit for answers, and a little.
+const CHANCE: Duration = Duration::from_millis(550);
+/// The kernel ends a connection itself after 127 unanswered probes; we stay well below.
+const MOST_PROBES: u32 = 60;
+/// Between two of them, where that many are not needed.
+const PROBE_EVERY: Duration = Duration::from_millis(50);
+/// A probe that the kernel did not count after this long was dropped by our own interface.
+const UNCOUNTED: Duration = Duration::from_millis(200);
+/// The first look comes early: on a local network the answer is there after 2 ms.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// Retransmissions without an answer that are enough, if they span the time of a verdict.
+const RETRANSMISSIONS: u32 = 3;
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Heard since the probe began.
+    Alive,
+    /// Not heard through every chance it had.
+    Dead(CloseReason),
+    /// No probe can tell: bytes of ours wait for a peer that does not take them.
+    Unknown,
+    /// Look again after this long; send a probe now if so told.
+    Wait { send: bool, look_in: Duration },
+}
+
+/// One probe of one connection, from the suspicion to the verdict.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Probe {
+    began: Instant,
+    /// The current chance: when it began, and how many there were.
+    chance: Option<Instant>,
+    chances: u32,
+    /// When we last told the kernel to send, and what it had counted then.
+    sent: Option<Instant>,
+    counted: u32,
+    looks: u32,
+}
+
+impl Probe {
+    pub(crate) fn begin(now: Instant) -> Self {
+        Self { began: now, chance: None, chances: 0, sent: None, counted: 0, looks: 0 }
+    }
+
+    /// How long a verdict over a silent peer takes with these round-trip times.
+    pub(crate) fn verdict_time(info: &TcpInfo) -> Duration {
+        CHANCES * chance_length(info)
+    }
+
+    /// Judges one reading. `unsent`: bytes of ours wait in the send queue.
+    pub(crate) fn step(&mut self, now: Instant, info: &TcpInfo, unsent: bool) -> Step {
+        let elapsed = now.saturating_duration_since(self.began);
+        if info.heard < elapsed {
+            return Step::Alive;
+        }
+        if info.unacked > 0 {
+            // Our own bytes ask for an answer; the kernel sends no probe beside them.
+            let long = info.heard >= Self::verdict_time(info);
+            if info.retransmits >= RETRANSMISSIONS && long {
+                return Step::Dead(CloseReason::RetransmitTimeout);
+            }
+            return Step::Wait { send: false, look_in: LOOK_EVERY };
+        }
+        if unsent {
+            return Step::Unknown;
+        }
+        let length = chance_length(info);
+        self.count(now, info, length);
+        let over = self.chance.is_some_and(|began| now.saturating_duration_since(began) >= length);
+        if self.chances >= CHANCES && over {
+            return Step::Dead(CloseReason::ProbeTimeout);
+        }
+        let every = PROBE_EVERY.max(CHANCES * length / MOST_PROBES);
+        let send = self.sent.is_none_or(|sent| now.saturating_duration_since(sent) >= every);
+        if send {
+            self.sent = Some(now);
+        }
+        self.looks += 1;
+        let look_in = (FIRST_LOOK * self.looks).min(LOOK_EVERY);
+        Step::Wait { send, look_in }
+    }
+
+    /// Notes a chance that begins: a probe left, and the chance before it is over.
+    fn count(&mut self, now: Instant, info: &TcpInfo, length: Duration) {
+        let left = info.probes > self.counted;
+        self.counted = info.probes;
+        // Dropped by our own interface, it is not counted; then the silence alone has to tell.
+        let dropped = self.sent.is_some()
+            && now.saturating_duration_since(self.began) >= UNCOUNTED
+            && info.probes == 0;
+        let free = self.chance.is_none_or(|began| now.saturating_duration_since(began) >= length);
+        if free && (left || dropped) && self.chances < CHANCES {
+            self.chances += 1;
+            self.chance = Some(now);
+        }
+    }
+}
+
+fn chance_length(info: &TcpInfo) -> Duration {
+    CHANCE + 2 * (info.rtt + 4 * info.rttvar)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn silent(heard: Duration, probes: u32) -> TcpInfo {
+        TcpInfo {
+            heard,
+            probes,
+            unacked: 0,
+            retransmits: 0,
+            rtt: MS,
+            rttvar: Duration::ZERO,
+            closed: false,
+        }
+    }
+
+    /// Runs a probe against a peer, as a function from elapsed time and probes sent to a reading.
+    /// Returns the end, how long it took, and how many probes were sent.
+    fn run(peer: impl Fn(Duration, u32) -> TcpInfo) -> (Step, Duration, u32) {
+        let start = Instant::now();
+        let (mut probe, mut now, mut sent) = (Probe::begin(start), start, 0);
+        loop {
+            match probe.step(now, &peer(now - start, sent), false) {
+                Step::Wait { send, look_in } => {
+                    sent += u32::from(send);
+                    now += look_in;
+                    assert!(now - start < Duration::from_secs(60), "no verdict");
+                }
+                end => return (end, now - start, sent),
+            }
+        }
+    }
+
+    const SILENCE: Duration = Duration::from_secs(6);
+
+    #[test]
+    fn a_peer_that_answers_the_first_probe_is_alive_after_the_first_looks() {
+        let (end, took, sent) = run(|at, sent| match at > 2 * MS && sent > 0 {
+            true => silent(Duration::ZERO, 0),
+            false => silent(SILENCE + at, sent),
+        });
+        assert_eq!((end, sent), (Step::Alive, 1));
+        assert!(took <= 10 * MS, "{took:?}");
+    }
+
+    #[test]
+    fn a_peer_that_answers_nothing_has_four_chances_and_no_more() {
+        let (end, took, _) = run(|at, sent| silent(SILENCE + at, sent));
+        assert_eq!(end, Step::Dead(CloseReason::ProbeTimeout));
+        let chance = chance_length(&silent(SILENCE, 0));
+        assert!(took >= 4 * chance && took < 4 * chance + 4 * LOOK_EVERY + UNCOUNTED, "{took:?}");
+    }
+
+    #[test]
+    fn an_answer_in_the_last_moment_of_the_last_chance_counts() {
+        let late = 4 * chance_length(&silent(SILENCE, 0)) - LOOK_EVERY;
+        let (end, ..) = run(|at, sent| match at > late {
+            true => silent(at - late, 0),
+            false => silent(SILENCE + at, sent),
+        });
+        assert_eq!(end, Step::Alive);
+    }
+
+    #[test]
+    fn many_probes_in_one_chance_are_one_piece_of_evidence() {
+        let start = Instant::now();
+        let mut probe = Probe::begin(start);
+        for look in 0..20 {
+            let now = start + look * 10 * MS;
+            let step = probe.step(now, &silent(SILENCE, look * 6), false);
+            assert!(matches!(step, Step::Wait { .. }), "look {look}: {step:?}");
+        }
+        assert_eq!(probe.chances, 1);
+    }
+
+    #[test]
+    fn a_slow_path_has_longer_chances_and_not_more_probes() {
+        let far = |at: Duration, sent| TcpInfo {
+            rtt: 376 * MS,
+            rttvar: 201 * MS,
+            ..silent(SILENCE + at, sent)
+        };
+        let (end, took, sent) = run(far);
+        assert_eq!(end, Step::Dead(CloseReason::ProbeTimeout));
+        assert!(took > Duration::from_secs(10), "{took:?}");
+        assert!(sent < 100, "{sent} probes; the kernel ends the connection itself at 127");
+    }
+
+    #[test]
+    fn probes_that_our_own_interface_drops_are_not_counted_and_silence_tells() {
+        let (end, ..) = run(|at, _| silent(SILENCE + at, 0));
+        assert_eq!(end, Step::Dead(CloseReason::ProbeTimeout));
+    }
+
+    #[test]
+    fn bytes_on_their_way_need_retransmissions_that_span_the_verdict() {
+        let start = Instant::now();
+        let verdict = Probe::verdict_time(&silent(SILENCE, 0));
+        let table = [
+            (1, 10 * verdict, false),
+            (3, verdict - MS, false),
+            (3, verdict, true),
+            (9, verdict, true),
+        ];
+        for (retransmits, heard, dead) in table {
+            let info = TcpInfo { unacked: 1, retransmits, ..silent(heard, 0) };
+            let step = Probe::begin(start).step(start, &info, true);
+            let expected = Step::Dead(CloseReason::RetransmitTimeout);
+            assert_eq!(step == expected, dead, "{retransmits} in {heard:?}: {step:?}");
+        }
+    }
+
+    #[test]
+    fn a_closed_window_is_not_a_death() {
+        let start = Instant::now();
+        assert_eq!(Probe::begin(start).step(start, &silent(SILENCE, 0), true), Step::Unknown);
+    }
+}

@@ -1,0 +1,214 @@
+//! Quarantine: silent connections, asked for a sign of life until they answer or a verdict falls.
+//!
+//! They keep their slots, and nobody is given one. All of them are probed on one clock, that of the
+//! maintenance task, so that sixteen dead ones cost the time of one.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::core::{Classified, Core};
+use crate::event::{Check, CheckVerdict, CloseReason};
+use crate::liveness::{Probe, Step, Verdict};
+use crate::stream::Stream;
+use crate::sys::tcp_info::{self, Saved};
+
+/// The way from whoever meets a silent connection to the maintenance task.
+#[derive(Debug, Default)]
+pub(super) struct Suspects {
+    /// Pushed and taken under this lock, nothing else.
+    arrived: Mutex<Vec<Quarantined>>,
+    /// All of them, the ones under probe included.
+    count: AtomicUsize,
+    /// Callers whose patience is over and who need a slot.
+    wanted: AtomicUsize,
+    /// The pool was closed: nobody will look at what arrives.
+    closed: AtomicBool,
+}
+
+impl Suspects {
+    pub(super) fn add(&self, core: Arc<Core>, stream: Box<Stream>) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+        self.lock().push(Quarantined { core, stream: Some(stream), asked: None });
+        if self.closed.load(Ordering::SeqCst) {
+            self.discard();
+        }
+    }
+
+    /// Closes what is here and what will come. A connection left here would keep itself alive.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.discard();
+    }
+
+    fn discard(&self) {
+        let left = self.take();
+        self.count.fetch_sub(left.len(), Ordering::AcqRel);
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// A caller cannot wait any longer: the longest silent one is to make room.
+    pub(super) fn want_slot(&self) {
+        self.wanted.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn take(&self) -> Vec<Quarantined> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Quarantined>> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One silent connection.
+#[derive(Debug)]
+struct Quarantined {
+    core: Arc<Core>,
+    /// Always there until it leaves.
+    stream: Option<Box<Stream>>,
+    asked: Option<Asked>,
+}
+
+/// A probe under way, and what has to be restored after it.
+#[derive(Debug)]
+struct Asked {
+    probe: Probe,
+    saved: Saved,
+    due: Instant,
+}
+
+/// How one look ended.
+enum Look {
+    Again,
+    Left(Option<Classified>),
+}
+
+impl Quarantined {
+    /// Looks once. Nothing here waits.
+    fn look(&mut self, now: Instant) -> Look {
+        let Some(stream) = &self.stream else { return Look::Left(None) };
+        let socket = stream.io().sock_ref();
+        if let Verdict::Dead(reason) = Verdict::of_peek(stream.io().peek()) {
+            return self.end(reason);
+        }
+        let Some(info) = tcp_info::tcp_info(&socket) else {
+            return self.leave(CheckVerdict::Unproved, now);
+        };
+        let asked = match &mut self.asked {
+            Some(asked) if now < asked.due => return Look::Again,
+            Some(asked) => asked,
+            none => {
+                let longest = info.heard + 2 * Probe::verdict_time(&info) + Duration::from_secs(1);
+                let Some(saved) = tcp_info::begin_probing(&socket, longest) else {
+                    return self.leave(CheckVerdict::Unproved, now);
+                };
+                none.insert(Asked { probe: Probe::begin(now), saved, due: now })
+            }
+        };
+        match asked.probe.step(now, &info, tcp_info::unsent(&socket)) {
+            Step::Alive => {
+                let heard = now.checked_sub(info.heard).unwrap_or(now);
+                self.leave(CheckVerdict::Alive, heard)
+            }
+            Step::Unknown => self.leave(CheckVerdict::Unproved, now),
+            Step::Dead(reason) => {
+                self.core.report_check(Check::Probe, CheckVerdict::Dead);
+                self.end(reason)
+            }
+            Step::Wait { send, look_in } => {
+                asked.due = now + look_in;
+                if send {
+                    tcp_info::send_probe(&socket);
+                }
+                Look::Again
+            }
+        }
+    }
+
+    /// Back to the idle ones, the user's settings restored.
+    fn leave(&mut self, verdict: CheckVerdict, proof: Instant) -> Look {
+        self.core.report_check(Check::Probe, verdict);
+        self.core.prove(proof);
+        self.restore();
+        Look::Left(self.stream.take().map(|stream| self.core.rehome(stream)))
+    }
+
+    fn end(&mut self, reason: CloseReason) -> Look {
+        if let Some(stream) = self.stream.take() {
+            self.core.close(stream, reason, None);
+        }
+        Look::Left(None)
+    }
+
+    fn restore(&mut self) {
+        if let (Some(asked), Some(stream)) = (self.asked.take(), &self.stream) {
+            tcp_info::end_probing(&stream.io().sock_ref(), asked.saved);
+        }
+    }
+}
+
+/// The runtime of the maintenance task has ended, or the pool was closed: nobody is left to ask.
+impl Drop for Quarantined {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            self.core.close(stream, CloseReason::PoolClosed, None);
+        }
+    }
+}
+
+/// All silent connections of a pool. Owned by the maintenance task.
+#[derive(Debug)]
+pub(super) struct Quarantine<'a> {
+    suspects: &'a Suspects,
+    held: Vec<Quarantined>,
+}
+
+impl<'a> Quarantine<'a> {
+    pub(super) fn new(suspects: &'a Suspects) -> Self {
+        Self { suspects, held: Vec::new() }
+    }
+
+    /// When the next look is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.held.iter().filter_map(|held| held.asked.as_ref().map(|asked| asked.due)).min()
+    }
+
+    /// Looks at everything that is due. `homeless` is told of those that need a new place.
+    pub(super) fn look(&mut self, mut homeless: impl FnMut(Arc<Core>)) {
+        self.held.extend(self.suspects.take());
+        let now = Instant::now();
+        let suspects = self.suspects;
+        self.held.retain_mut(|held| match held.look(now) {
+            Look::Again => true,
+            Look::Left(classified) => {
+                suspects.count.fetch_sub(1, Ordering::AcqRel);
+                if classified == Some(Classified::Homeless) {
+                    homeless(Arc::clone(&held.core));
+                }
+                false
+            }
+        });
+        self.make_room();
+    }
+
+    /// Gives the slots of the first ones to callers whose patience is over.
+    fn make_room(&mut self) {
+        let wanted = self.suspects.wanted.swap(0, Ordering::AcqRel).min(self.held.len());
+        for mut held in self.held.drain(..wanted) {
+            self.suspects.count.fetch_sub(1, Ordering::AcqRel);
+            held.end(CloseReason::Superseded);
+        }
+    }
+}
+
+impl Drop for Quarantine<'_> {
+    fn drop(&mut self) {
+        self.suspects.count.fetch_sub(self.held.len(), Ordering::AcqRel);
+    }
+}

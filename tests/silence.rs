@@ -1,0 +1,158 @@
+//! Peers that vanish without a word: found by proof of life and probes, in the background and at
+//! checkout, and never mistaken for peers that are only slow.
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use livepool::CloseReason::{KeepaliveTimeout, PeerClosed, ProbeTimeout, Superseded};
+use livepool::event::{Check, CheckVerdict};
+use livepool::{Config, Event, Keepalive, Pool};
+use support::{Events, Order, Upstream, exchange, fill, until, watched};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Four chances of 550 ms and what the loopback adds to them.
+const VERDICT: Duration = Duration::from_millis(2600);
+
+fn config(upstream: &Upstream) -> Config {
+    upstream.config().with_max_size(16).with_max_silence(Some(SECOND))
+}
+
+fn checks(events: &Events, check: Check, verdict: CheckVerdict) -> usize {
+    let is = |event: &&Event| matches!(event, Event::Checked { check: c, verdict: v, .. } if *c == check && *v == verdict);
+    events.all().iter().filter(is).count()
+}
+
+/// The keepalive settings of the pool's idle connection, as the kernel has them.
+async fn keepalive_of(pool: &Pool) -> (Option<Duration>, Option<u32>, Option<Duration>) {
+    let conn = pool.get().await.unwrap();
+    let report = conn.socket_report().unwrap();
+    (report.keepalive_idle, report.keepalive_retries, report.user_timeout)
+}
+
+#[tokio::test]
+async fn silent_idle_connections_are_evicted_in_the_background() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(config(&upstream));
+    fill(&pool, 16).await;
+    upstream.order_all(&Order::Silence);
+    let start = Instant::now();
+    let reasons = events.until_closed(16).await;
+    assert_eq!(reasons, [ProbeTimeout; 16]);
+    // Not before four chances have passed, and all together, not one after the other. The bound
+    // leaves two verdicts for a busy machine.
+    assert!(start.elapsed() >= Duration::from_millis(2200), "{:?}", start.elapsed());
+    assert!(start.elapsed() < SECOND + SECOND + 3 * VERDICT, "{:?}", start.elapsed());
+    assert_eq!(pool.status().quarantined, 0);
+}
+
+#[tokio::test]
+async fn a_living_peer_that_has_nothing_to_say_is_proved_again_and_again() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(config(&upstream));
+    fill(&pool, 4).await;
+    let before = keepalive_of(&pool).await;
+    until(|| checks(&events, Check::Probe, CheckVerdict::Alive) >= 12).await;
+    assert!(events.closed().is_empty());
+    assert_eq!(exchange(&pool, "ECHO x").await, "x");
+    assert_eq!(upstream.accepted(), 4);
+    until(|| pool.status().quarantined == 0).await;
+    assert_eq!(keepalive_of(&pool).await, before, "the user's settings are back");
+}
+
+#[tokio::test]
+async fn a_peer_that_is_heard_again_in_time_stays_in_the_pool() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(config(&upstream));
+    fill(&pool, 1).await;
+    upstream.order_all(&Order::Silence);
+    until(|| pool.status().quarantined == 1).await;
+    // Linux answers one probe per half a second; whatever was not heard before does not count.
+    tokio::time::sleep(SECOND).await;
+    upstream.order_all(&Order::Heal);
+    until(|| pool.status().idle == 1).await;
+    assert!(events.closed().is_empty());
+    assert_eq!(exchange(&pool, "ECHO x").await, "x");
+    assert_eq!(upstream.accepted(), 1);
+}
+
+#[tokio::test]
+async fn a_checkout_that_meets_only_silent_connections_costs_one_patience_and_a_dial() {
+    let upstream = Upstream::start();
+    // Idle checks far apart, so that it is the checkout that meets them.
+    let (pool, events) =
+        watched(upstream.config().with_max_size(16).with_max_silence(Some(2 * SECOND)));
+    fill(&pool, 16).await;
+    upstream.order_all(&Order::Silence);
+    // All slots are taken by connections that nobody has found out yet, or is about to.
+    std::thread::sleep(3 * SECOND);
+    let start = Instant::now();
+    let mut conn = pool.get().await.unwrap();
+    let took = start.elapsed();
+    assert_eq!(support::ask(&mut conn, "ECHO x").await.unwrap(), "x");
+    assert!(took >= Duration::from_millis(240), "{took:?}: it did not wait for an answer");
+    assert!(took < 4 * Duration::from_millis(250), "{took:?}: more than one patience");
+    assert_eq!(events.closed(), [Superseded], "one made room");
+    let reasons = events.until_closed(16).await;
+    assert!(reasons[1..].iter().all(|reason| *reason == ProbeTimeout), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn a_checkout_waits_only_for_the_answer_when_the_peer_lives() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(upstream.config().with_max_silence(Some(2 * SECOND)));
+    fill(&pool, 1).await;
+    // The runtime does nothing for three seconds: no idle check, and the proof grows old.
+    std::thread::sleep(3 * SECOND);
+    assert_eq!(exchange(&pool, "ECHO x").await, "x");
+    assert_eq!(upstream.accepted(), 1, "the answer to the probe was waited for");
+    assert!(checks(&events, Check::Probe, CheckVerdict::Alive) >= 1);
+    assert!(events.closed().is_empty());
+}
+
+#[tokio::test]
+async fn the_kernels_own_verdict_has_a_reason_of_its_own() {
+    let upstream = Upstream::start();
+    let keepalive = Keepalive::default().with_idle(SECOND).with_interval(SECOND).with_retries(2);
+    let socket = livepool::config::SocketConfig::default().with_keepalive(keepalive);
+    let config = upstream.config().with_max_silence(None).with_socket(socket);
+    let (pool, events) = watched(config);
+    fill(&pool, 3).await;
+    upstream.order_all(&Order::Silence);
+    assert_eq!(events.until_closed(3).await, [KeepaliveTimeout; 3]);
+}
+
+#[tokio::test]
+async fn without_keepalive_nobody_can_ask_and_the_connection_stays() {
+    let upstream = Upstream::start();
+    let socket = livepool::config::SocketConfig::default().with_keepalive(None);
+    let (pool, events) = watched(config(&upstream).with_socket(socket));
+    fill(&pool, 1).await;
+    until(|| checks(&events, Check::Probe, CheckVerdict::Unproved) >= 2).await;
+    assert_eq!(exchange(&pool, "ECHO x").await, "x");
+    assert!(events.closed().is_empty());
+}
+
+#[tokio::test]
+async fn a_connection_that_is_closed_while_it_is_asked_ends_with_that_reason() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(config(&upstream));
+    fill(&pool, 1).await;
+    upstream.order_all(&Order::Silence);
+    until(|| pool.status().quarantined == 1).await;
+    upstream.order_all(&Order::Close);
+    assert_eq!(events.until_closed(1).await, [PeerClosed]);
+}
+
+#[tokio::test]
+async fn closing_the_pool_ends_quarantine_too() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(config(&upstream));
+    fill(&pool, 2).await;
+    upstream.order_all(&Order::Silence);
+    until(|| pool.status().quarantined == 2).await;
+    drop(pool);
+    assert_eq!(events.until_closed(2).await, [livepool::CloseReason::PoolClosed; 2]);
+}
