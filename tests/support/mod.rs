@@ -5,6 +5,8 @@
 pub mod alone;
 #[cfg(target_os = "linux")]
 pub mod fault;
+pub mod blackhole;
+pub mod cut;
 pub mod pair;
 
 use std::collections::HashMap;
@@ -154,7 +156,8 @@ async fn serve(stream: TcpStream, mut orders: mpsc::UnboundedReceiver<Order>) {
     loop {
         tokio::select! {
             got = reader.read_line(&mut line) => {
-                if !matches!(got, Ok(1..)) {
+                // The end, or a request that was given up half-way.
+                if got.is_err() || !line.ends_with('\n') {
                     return;
                 }
                 let mut words = line.trim_end().splitn(2, ' ');
