@@ -8,6 +8,7 @@ pub mod fault;
 pub mod blackhole;
 pub mod cut;
 pub mod pair;
+pub mod rude;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
