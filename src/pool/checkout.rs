@@ -102,12 +102,11 @@ async fn obtain<'a>(
     }
 }
 
-async fn dial(inner: &Arc<Inner>, mut slot: Slot, deadline: Deadline) -> Result<Taken, Failed> {
+async fn dial(inner: &Arc<Inner>, slot: Slot, deadline: Deadline) -> Result<Taken, Failed> {
     inner.maintain();
     match inner.connector.connect_before(deadline).await {
         Ok(stream) => {
             let mut stream = Box::new(stream);
-            slot.connected();
             let core = Core::new(&inner.common, &mut stream, slot, inner.settings().max_lifetime);
             if inner.is_closed() {
                 core.close(stream, CloseReason::PoolClosed, None);

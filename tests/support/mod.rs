@@ -9,6 +9,7 @@ pub mod blackhole;
 pub mod cut;
 pub mod pair;
 pub mod rude;
+pub mod seed;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
