@@ -50,7 +50,7 @@ impl Stage {
     }
 
     /// Nothing is left of the caller: no slot, no ticket, no socket, no place in the queue.
-    async fn is_sound(mut self, what: &str) {
+    async fn assert_sound(mut self, what: &str) {
         self.held.clear();
         self.events.until_closed(self.dying).await;
         let resting = |pool: &Pool| {
@@ -87,7 +87,9 @@ async fn matrix<T>(
             drop(pool);
             let over = ended.is_some();
             drop(ended);
-            stage.is_sound(&format!("after {polls} polls, dropped {when:?}, over: {over}")).await;
+            stage
+                .assert_sound(&format!("after {polls} polls, dropped {when:?}, over: {over}"))
+                .await;
             if over {
                 most = most.max(polls);
                 break;
@@ -246,7 +248,7 @@ async fn the_caller_behind_one_who_gave_up_is_served_in_its_place() {
         assert!(gone.is_none());
         drop(first);
         second.await.unwrap();
-        stage.is_sound("after the second").await;
+        stage.assert_sound("after the second").await;
     }
 }
 
@@ -326,7 +328,7 @@ async fn halves_of_a_used_connection_are_discarded_when_the_second_one_is_droppe
         assert_eq!(stage.pool.status().in_use, 1, "one half still holds it");
         drop(last);
         assert_eq!(stage.events.closed(), [livepool::CloseReason::Unfinished]);
-        stage.is_sound("after both halves").await;
+        stage.assert_sound("after both halves").await;
     }
 }
 
@@ -345,7 +347,7 @@ async fn halves_that_are_joined_again_can_be_released() {
     };
     let (write, read) = tokio::join!(writer, reader);
     assert_eq!(read.unsplit(write).release(), livepool::Release::Reused);
-    stage.is_sound("after the release").await;
+    stage.assert_sound("after the release").await;
 }
 
 #[tokio::test]
@@ -359,7 +361,7 @@ async fn a_reader_that_is_dropped_half_way_leaves_nothing_to_the_next_caller() {
     let released = conn.release();
     assert_eq!(released, livepool::Release::Discarded(livepool::CloseReason::Cancelled));
     assert_eq!(exchange(&stage.pool, "ECHO next").await, "next");
-    stage.is_sound("after the release").await;
+    stage.assert_sound("after the release").await;
 }
 
 #[tokio::test]
@@ -373,5 +375,5 @@ async fn a_read_that_was_dropped_and_tried_again_may_end_in_a_release() {
     let mut conn = stage.pool.get().await.unwrap();
     assert_eq!(ask(&mut conn, "ECHO x").await.unwrap(), "x");
     conn.discard();
-    stage.is_sound("after the discard").await;
+    stage.assert_sound("after the discard").await;
 }

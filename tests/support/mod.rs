@@ -3,10 +3,10 @@
 
 #[cfg(target_os = "linux")]
 pub mod alone;
-#[cfg(target_os = "linux")]
-pub mod fault;
 pub mod blackhole;
 pub mod cut;
+#[cfg(target_os = "linux")]
+pub mod fault;
 pub mod pair;
 pub mod rude;
 pub mod seed;
