@@ -162,3 +162,31 @@ async fn there_are_never_more_connections_than_allowed_and_none_is_lost() {
     until(|| closed.load(Ordering::SeqCst) == opened.load(Ordering::SeqCst)).await;
     until(|| upstream.open() == 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_waits_while_a_connection_is_idle() {
+    // Two slots and three callers, one of whom makes the pool dial all the time: new connections
+    // come into the store just when others leave it and come back to it.
+    let upstream = Upstream::start();
+    let never_needed = Duration::from_secs(8);
+    let config = upstream
+        .config()
+        .with_max_size(2)
+        .with_timeouts(livepool::Timeouts::default().with_checkout(never_needed));
+    let pool = Pool::new(config).unwrap();
+    let tasks = (0..3).map(|task| {
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            for round in 0..3_000 {
+                let conn = pool.get().await.unwrap_or_else(|error| panic!("{round}: {error}"));
+                match task {
+                    0 => conn.discard(),
+                    _ => drop(conn),
+                }
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+}

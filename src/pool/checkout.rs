@@ -112,7 +112,11 @@ async fn dial(inner: &Arc<Inner>, slot: Slot, deadline: Deadline) -> Result<Take
                 core.close(stream, CloseReason::PoolClosed, None);
                 return Err(CheckoutFailure::Closed.into());
             }
-            Ok(inner.store.adopt(&core, stream))
+            let taken = inner.store.adopt(&core, stream);
+            // An idle connection may have been out of sight while it made room for this one, and
+            // whoever looked for one in that moment has found none and waits.
+            inner.slots.announce();
+            Ok(taken)
         }
         Err(error) => {
             drop(slot);
