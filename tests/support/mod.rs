@@ -7,6 +7,7 @@ pub mod blackhole;
 pub mod cut;
 #[cfg(target_os = "linux")]
 pub mod fault;
+pub mod fickle;
 pub mod pair;
 pub mod rude;
 pub mod seed;
