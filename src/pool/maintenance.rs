@@ -72,7 +72,7 @@ impl Inner {
         let Some(max) = self.settings().max_silence else { return };
         let early = max.saturating_sub(beat).max(Duration::from_secs(1));
         let now = Instant::now();
-        let (idle, _) = self.common.registry.idle();
+        let idle = self.common.registry.idle();
         for batch in idle.chunks(64) {
             for core in batch {
                 if core.check_silence(now, early) == Classified::Homeless {
@@ -87,7 +87,7 @@ impl Inner {
     async fn evict_due(&self) {
         let now = Instant::now();
         let idle_timeout = self.settings().idle_timeout;
-        let (idle, _) = self.common.registry.idle();
+        let idle = self.common.registry.idle();
         let mut evicted = 0;
         for core in idle {
             let due = plan::due(now, core.idle_since(), core.expires(), idle_timeout);

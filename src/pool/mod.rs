@@ -39,6 +39,7 @@ use crate::telemetry::Gauges;
 
 use self::core::{Common, Core};
 use admission::Admission;
+use registry::Counts;
 use slots::Slots;
 use store::Store;
 
@@ -265,7 +266,7 @@ impl Inner {
             return;
         }
         self.admission.close();
-        for core in self.common.registry.idle().0 {
+        for core in self.common.registry.idle() {
             core.evict(CloseReason::PoolClosed);
         }
         self.common.suspects.close();
@@ -276,14 +277,14 @@ impl Inner {
     }
 
     fn status(&self) -> Status {
-        let (idle, busy) = self.common.registry.count();
-        let quarantined = self.common.suspects.count();
+        let Counts { idle, in_use: busy, connecting } = self.common.registry.count(&self.slots);
+        let quarantined = self.common.suspects.count().min(busy);
         Status {
             max_size: self.slots.limit(),
             idle,
-            in_use: busy.saturating_sub(quarantined),
+            in_use: busy - quarantined,
+            connecting,
             quarantined,
-            connecting: self.slots.connecting(),
             waiting: self.admission.waiting(),
             closed: self.is_closed(),
         }

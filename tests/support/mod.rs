@@ -3,9 +3,14 @@
 
 #[cfg(target_os = "linux")]
 pub mod alone;
+pub mod blackhole;
+pub mod cut;
 #[cfg(target_os = "linux")]
 pub mod fault;
+pub mod fickle;
 pub mod pair;
+pub mod rude;
+pub mod seed;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -160,7 +165,8 @@ async fn serve(stream: TcpStream, mut orders: mpsc::UnboundedReceiver<Order>) {
     loop {
         tokio::select! {
             got = reader.read_line(&mut line) => {
-                if !matches!(got, Ok(1..)) {
+                // The end, or a request that was given up half-way.
+                if got.is_err() || !line.ends_with('\n') {
                     return;
                 }
                 let mut words = line.trim_end().splitn(2, ' ');
