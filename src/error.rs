@@ -9,7 +9,7 @@ pub use crate::config::{ConfigError, Problem};
 pub use crate::listener::BindError;
 pub use crate::net::{ConnectAttempt, ConnectError};
 use crate::pool::Status;
-pub use crate::stream::{Interrupted, OpTimeout};
+pub use crate::stream::{Interrupted, OpTimeout, PeerSilent};
 
 /// What a checkout was doing when it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

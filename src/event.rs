@@ -98,6 +98,8 @@ named! {
         IoError => "io_error",
         /// A read, write, flush or shutdown passed its deadline.
         OpTimeout => "op_timeout",
+        /// The peer was silent while an answer was owed, and found dead.
+        PeerSilent => "peer_silent",
         /// The caller went away while an operation was under way.
         Cancelled => "cancelled",
         /// The connection carried bytes and nobody said that the exchange was complete.
@@ -144,6 +146,7 @@ impl CloseReason {
                 | Self::ProbeTimeout
                 | Self::RetransmitTimeout
                 | Self::RuntimeGone
+                | Self::PeerSilent
                 | Self::IoError
         )
     }

@@ -27,4 +27,4 @@ pub use net::{PeerAddr, SocketReport};
 #[cfg(feature = "codec")]
 pub use pool::Framed;
 pub use pool::{Buffered, Builder, Connection, Guard, Manager, Pool, Release, Status};
-pub use stream::{Connector, Interrupted, Ledger, OpTimeout, Owed, Stream};
+pub use stream::{Connector, Interrupted, Ledger, OpTimeout, Owed, PeerSilent, Stream};

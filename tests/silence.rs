@@ -156,3 +156,62 @@ async fn closing_the_pool_ends_quarantine_too() {
     drop(pool);
     assert_eq!(events.until_closed(2).await, [livepool::CloseReason::PoolClosed; 2]);
 }
+
+/// What a read says whose peer is dead.
+async fn found_dead(conn: &mut livepool::Guard) -> livepool::PeerSilent {
+    let error = support::answer(conn).await.unwrap_err();
+    assert!(!livepool::is_timeout(&error), "{error}");
+    *livepool::PeerSilent::of(&error).unwrap_or_else(|| panic!("{error:?}"))
+}
+
+#[tokio::test]
+async fn a_peer_that_vanishes_after_it_acknowledged_a_request_is_found_while_the_read_waits() {
+    use tokio::io::AsyncWriteExt;
+    let upstream = Upstream::start();
+    let (pool, events) = watched(config(&upstream));
+    fill(&pool, 3).await;
+    let mut conn = pool.get().await.unwrap();
+    let start = Instant::now();
+    conn.write_all(b"HOLD\n").await.unwrap();
+    // Acknowledged on loopback before the order reaches the upstream.
+    upstream.order_all(&Order::Silence);
+    let silent = found_dead(&mut conn).await;
+    assert_eq!(silent.reason, ProbeTimeout);
+    assert!(start.elapsed() < SECOND + 3 * VERDICT, "far below the read timeout of 30 s");
+    drop(conn);
+    // The idle siblings are found too, before or after.
+    let mut reasons = events.until_closed(3).await;
+    reasons.sort_by_key(|reason| reason.as_str());
+    assert_eq!(reasons, [livepool::CloseReason::PeerSilent, ProbeTimeout, ProbeTimeout]);
+}
+
+#[tokio::test]
+async fn a_peer_that_vanished_before_a_request_is_found_by_its_retransmissions() {
+    use tokio::io::AsyncWriteExt;
+    let upstream = Upstream::start();
+    let (pool, _) = watched(config(&upstream));
+    fill(&pool, 1).await;
+    let mut conn = pool.get().await.unwrap();
+    upstream.order_all(&Order::Silence);
+    // The order has to be there before the request is sent.
+    until(|| upstream.silenced() == 1).await;
+    conn.write_all(b"ECHO x\n").await.unwrap();
+    let silent = found_dead(&mut conn).await;
+    assert_eq!(silent.reason, livepool::CloseReason::RetransmitTimeout);
+}
+
+#[tokio::test]
+async fn a_slow_answer_from_a_living_peer_is_waited_for_in_full() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(config(&upstream));
+    fill(&pool, 1).await;
+    let before = keepalive_of(&pool).await;
+    let mut conn = pool.get().await.unwrap();
+    // Several times max_silence and the verdict.
+    assert_eq!(support::ask(&mut conn, "SLOW 7000 late").await.unwrap(), "late");
+    let report = conn.socket_report().unwrap();
+    let after = (report.keepalive_idle, report.keepalive_retries, report.user_timeout);
+    assert_eq!(after, before, "the user's settings are back");
+    assert_eq!(conn.release(), livepool::Release::Reused);
+    assert!(events.closed().is_empty());
+}

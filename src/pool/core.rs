@@ -100,7 +100,7 @@ impl Core {
         slot: Slot,
         max_lifetime: Option<Duration>,
     ) -> Arc<Self> {
-        let opened = stream.adopt();
+        let opened = stream.adopt(common.max_silence);
         let core = Arc::new_cyclic(|core: &Weak<Self>| Self {
             id: stream.id(),
             peer: stream.peer_addr().clone(),

@@ -91,7 +91,8 @@ impl Guard {
     /// Takes the connection out of the pool, which may make another in its place.
     #[must_use = "a detached connection that is dropped is closed; discard() says so"]
     pub fn detach(mut self) -> Stream {
-        let held = self.take();
+        let mut held = self.take();
+        held.stream.leave();
         held.place.core().detach(held.since.elapsed());
         *held.stream
     }
@@ -179,6 +180,11 @@ impl Held {
         let Self { ticket, place, since, stream } = self;
         place.core().close(stream, reason, Some(since.elapsed()));
         drop(place);
+        if reason == CloseReason::PeerSilent {
+            // The idle ones to the same peer are likely to be dead as well: ask them now.
+            ticket.0.common.suspects.doubt();
+            ticket.0.common.inbox.nudge();
+        }
         if ticket.0.is_closed() {
             ticket.0.refresh_gauges();
         }

@@ -17,6 +17,9 @@ use crate::deadline::Deadline;
 /// Closing a socket costs about 8 µs: this many, then let other tasks run.
 const BATCH: usize = 8;
 
+/// The kernel sends no probe to a peer it has heard within a second.
+const SOONEST: Duration = Duration::from_secs(1);
+
 /// Runs until the pool is closed or gone.
 pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) {
     let mut next = Instant::now() + phase(beat);
@@ -29,11 +32,17 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
         if inner.is_closed() {
             return;
         }
+        if common.suspects.doubted() {
+            inner.check_silence(SOONEST).await;
+        }
         quarantine.look(|core| inner.offer(core));
         // Judged by the clock: a busy inbox must not keep the beat from coming.
         if Instant::now() >= next {
             inner.evict_due().await;
-            inner.check_silence(beat).await;
+            if let Some(max) = inner.settings().max_silence {
+                // One beat early, so that a probe has begun when `max_silence` is over.
+                inner.check_silence(max.saturating_sub(beat).max(SOONEST)).await;
+            }
             inner.store.sweep();
             inner.refresh_gauges();
             next = Instant::now() + beat;
@@ -66,16 +75,14 @@ impl Inner {
         self.sweep_if_closed(&core);
     }
 
-    /// Reads of every idle connection how long its peer has been silent. One beat early, so that a
-    /// probe has begun when `max_silence` is over.
-    async fn check_silence(&self, beat: Duration) {
-        let Some(max) = self.settings().max_silence else { return };
-        let early = max.saturating_sub(beat).max(Duration::from_secs(1));
+    /// Reads of every idle connection how long its peer has been silent, and has those asked that
+    /// were not heard for `limit`.
+    async fn check_silence(&self, limit: Duration) {
         let now = Instant::now();
         let idle = self.common.registry.idle();
         for batch in idle.chunks(64) {
             for core in batch {
-                if core.check_silence(now, early) == Classified::Homeless {
+                if core.check_silence(now, limit) == Classified::Homeless {
                     self.offer(Arc::clone(core));
                 }
             }

@@ -24,6 +24,8 @@ pub(super) struct Suspects {
     count: AtomicUsize,
     /// Callers whose patience is over and who need a slot.
     wanted: AtomicUsize,
+    /// A peer was found silent in use: every idle connection is to be asked now.
+    doubt: AtomicBool,
     /// The pool was closed: nobody will look at what arrives.
     closed: AtomicBool,
 }
@@ -55,6 +57,15 @@ impl Suspects {
     /// A caller cannot wait any longer: the longest silent one is to make room.
     pub(super) fn want_slot(&self) {
         self.wanted.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Has every idle connection checked at once.
+    pub(super) fn doubt(&self) {
+        self.doubt.store(true, Ordering::Release);
+    }
+
+    pub(super) fn doubted(&self) -> bool {
+        self.doubt.swap(false, Ordering::AcqRel)
     }
 
     fn take(&self) -> Vec<Quarantined> {

@@ -56,6 +56,45 @@ impl From<OpTimeout> for io::Error {
     }
 }
 
+/// The peer of a pooled connection was silent while an answer was owed, and did not answer the
+/// probes it was sent: it is dead, or cannot be reached. Found long before a read timeout.
+///
+/// It travels inside an [`io::Error`] of kind [`io::ErrorKind::TimedOut`], as the kernel's own
+/// verdict does. It is not a deadline of yours: [`is_timeout`](crate::is_timeout) says no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerSilent {
+    /// How long ago the peer was last heard.
+    pub silent_for: Duration,
+    /// `probe_timeout`, or `retransmit_timeout` if bytes of ours were on their way.
+    pub reason: CloseReason,
+}
+
+impl PeerSilent {
+    /// The silence inside `error`, if that is what it is.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl fmt::Display for PeerSilent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let evidence = match self.reason {
+            CloseReason::RetransmitTimeout => "what we sent was not acknowledged",
+            _ => "it did not answer the probes it was sent",
+        };
+        write!(f, "peer silent for {:.1?}: {evidence}", self.silent_for)
+    }
+}
+
+impl std::error::Error for PeerSilent {}
+
+impl From<PeerSilent> for io::Error {
+    fn from(silent: PeerSilent) -> Self {
+        io::Error::new(io::ErrorKind::TimedOut, silent)
+    }
+}
+
 /// A stream was ended from outside while its user held it: an idle client of a listener, say.
 ///
 /// It travels inside an [`io::Error`] of kind [`io::ErrorKind::ConnectionAborted`], so that it can

@@ -79,6 +79,7 @@ impl AsyncRead for Stream {
             Poll::Ready(Ok(())) => {
                 let bytes = buf.filled().len() - before;
                 this.reading.stop();
+                this.end_watch();
                 this.exchange.read(bytes);
                 if bytes > 0 {
                     this.link.touch();

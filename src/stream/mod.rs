@@ -14,6 +14,7 @@ mod link;
 mod reported;
 #[cfg(all(test, unix))]
 mod tests;
+mod watch;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -22,7 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::Timeouts;
-use crate::event::{CloseReason, ConnId, Emitter, Event, Operation};
+use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Emitter, Event, Operation};
 use crate::net::{Io, PeerAddr, SocketReport};
 
 use clock::Clock;
@@ -30,11 +31,12 @@ use exchange::{Debt, Exchange};
 
 pub use connector::Connector;
 pub(crate) use exchange::Ending;
-pub use fault::{Interrupted, OpTimeout};
+pub use fault::{Interrupted, OpTimeout, PeerSilent};
 pub(crate) use io::delegate_io;
 pub(crate) use link::Link;
 pub use link::{Ledger, Owed};
 pub(crate) use reported::Reported;
+use watch::{Silent, Watch};
 
 /// A TCP or Unix stream whose every operation is bounded in time.
 ///
@@ -77,6 +79,8 @@ pub struct Stream {
     writing: Clock,
     /// Which operation the writing clock runs for.
     writing_op: Operation,
+    /// Of a stream that a pool owns: looks after the peer while a read waits.
+    watch: Option<Watch>,
     /// Of a stream that no pool owns: when it was opened, to report its end.
     opened: Option<Instant>,
 }
@@ -108,12 +112,15 @@ impl Stream {
             reading: Clock::default(),
             writing: Clock::default(),
             writing_op: Operation::Write,
+            watch: None,
             opened: Some(Instant::now()),
         }
     }
 
-    /// Hands the report of the stream's end to a pool. Returns when it was opened.
-    pub(crate) fn adopt(&mut self) -> Instant {
+    /// Hands the report of the stream's end to a pool, and has its peer watched while a read waits.
+    /// Returns when it was opened.
+    pub(crate) fn adopt(&mut self, max_silence: Option<Duration>) -> Instant {
+        self.watch = max_silence.map(Watch::new);
         self.opened.take().unwrap_or_else(Instant::now)
     }
 
@@ -218,12 +225,29 @@ impl Stream {
         self.deadline_set = None;
         self.reading.forget_task();
         self.writing.forget_task();
+        self.end_watch();
+        if let Some(watch) = &mut self.watch {
+            watch.forget_task();
+        }
         if std::mem::take(&mut self.counts_debt) {
             // A ledger that the last user kept must not count for the next one.
             self.link = Link::new();
             self.debts_seen = 0;
         } else {
             self.link.forget_tasks();
+        }
+    }
+
+    /// Leaves the pool: nobody watches any more.
+    pub(crate) fn leave(&mut self) {
+        self.end_watch();
+        self.watch = None;
+    }
+
+    /// Nothing is waited for: the keepalive settings are the user's own again.
+    fn end_watch(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.rest(&self.io.sock_ref());
         }
     }
 
@@ -235,8 +259,14 @@ impl Stream {
                 self.reading.stop();
             }
             if self.link.debt() == 0 {
+                self.end_watch();
                 return Poll::Pending;
             }
+        }
+        if let Some(watch) = &mut self.watch
+            && let Poll::Ready(silent) = watch.poll(cx, &self.io.sock_ref())
+        {
+            return Poll::Ready(self.peer_is_silent(silent));
         }
         let after = std::task::ready!(self.reading.poll(cx, self.timeouts.read, self.deadline));
         Poll::Ready(self.time_out(Operation::Read, after))
@@ -258,6 +288,17 @@ impl Stream {
         };
         let after = std::task::ready!(self.writing.poll(cx, limit, self.deadline));
         Poll::Ready(self.time_out(operation, after))
+    }
+
+    /// The error of a read whose peer is dead, and everything that follows from it.
+    fn peer_is_silent(&mut self, silent: Silent) -> std::io::Error {
+        self.exchange.taint(CloseReason::PeerSilent);
+        self.emitter.emit(Event::Checked {
+            conn: self.id,
+            check: Check::Probe,
+            verdict: CheckVerdict::Dead,
+        });
+        PeerSilent { silent_for: silent.for_, reason: silent.reason }.into()
     }
 
     /// The error of an operation that ran out of time, and everything that follows from it.

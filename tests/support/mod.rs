@@ -56,6 +56,7 @@ pub struct Upstream {
     addr: SocketAddr,
     controls: Controls,
     accepted: Arc<AtomicUsize>,
+    silenced: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -72,6 +73,8 @@ impl Upstream {
         let controls = Controls::default();
         let accepted = Arc::new(AtomicUsize::new(0));
         let open = Arc::new(AtomicUsize::new(0));
+        let silenced = Arc::new(AtomicUsize::new(0));
+        let deaf = Arc::clone(&silenced);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let (tell, told) = std::sync::mpsc::channel();
         let shared = (Arc::clone(&controls), Arc::clone(&accepted), Arc::clone(&open));
@@ -89,9 +92,10 @@ impl Upstream {
                         let (sender, orders) = mpsc::unbounded_channel();
                         controls.lock().unwrap().insert(peer, sender);
                         let (controls, open) = (Arc::clone(&controls), Arc::clone(&open));
+                        let deaf = Arc::clone(&deaf);
                         open.fetch_add(1, Ordering::SeqCst);
                         tokio::spawn(async move {
-                            serve(stream, orders).await;
+                            serve(stream, orders, &deaf).await;
                             controls.lock().unwrap().remove(&peer);
                             open.fetch_sub(1, Ordering::SeqCst);
                         });
@@ -104,7 +108,7 @@ impl Upstream {
             });
         });
         let addr = told.recv().unwrap();
-        Self { addr, controls, accepted, open, stop: Some(stop), thread: Some(thread) }
+        Self { addr, controls, accepted, silenced, open, stop: Some(stop), thread: Some(thread) }
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -124,6 +128,11 @@ impl Upstream {
     /// Connections open now, as this side sees it.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::SeqCst)
+    }
+
+    /// Connections that have carried out [`Order::Silence`].
+    pub fn silenced(&self) -> usize {
+        self.silenced.load(Ordering::SeqCst)
     }
 
     /// Gives an order for every connection.
@@ -155,7 +164,11 @@ impl Drop for Upstream {
     }
 }
 
-async fn serve(stream: TcpStream, mut orders: mpsc::UnboundedReceiver<Order>) {
+async fn serve(
+    stream: TcpStream,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    silenced: &AtomicUsize,
+) {
     stream.set_nodelay(true).unwrap();
     let mut line = String::new();
     let mut pending = None;
@@ -207,7 +220,10 @@ async fn serve(stream: TcpStream, mut orders: mpsc::UnboundedReceiver<Order>) {
             Some(Order::HalfClose) => write.shutdown().await.unwrap(),
             Some(Order::Say(bytes)) => write.write_all(&bytes).await.unwrap(),
             #[cfg(target_os = "linux")]
-            Some(Order::Silence) => fault::silence(AsRef::<TcpStream>::as_ref(&write)),
+            Some(Order::Silence) => {
+                fault::silence(AsRef::<TcpStream>::as_ref(&write));
+                silenced.fetch_add(1, Ordering::SeqCst);
+            }
             #[cfg(target_os = "linux")]
             Some(Order::Heal) => fault::heal(AsRef::<TcpStream>::as_ref(&write)),
             Some(Order::SayAndClose(bytes)) => {

@@ -1,0 +1,113 @@
+//! Waiting with open eyes: a read that is owed an answer proves its peer while it waits.
+//!
+//! A slow answer from a living peer and no answer from a dead one look the same to a read timeout.
+//! They do not to the kernel: it knows when the peer's kernel was last heard, and a keepalive probe
+//! asks for a sign of life without the peer's program noticing. So a read may wait as long as its
+//! timeout allows while the peer lives, and fails early when it does not.
+
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::time::Instant;
+
+use super::clock::Clock;
+use crate::event::CloseReason;
+use crate::liveness::{Probe, Step};
+use crate::sys::tcp_info::{self, Saved, TcpInfo};
+
+/// The watch over the peer of one stream.
+#[derive(Debug)]
+pub(super) struct Watch {
+    max_silence: Duration,
+    clock: Clock,
+    /// Until the next look.
+    wait: Duration,
+    asked: Option<(Probe, Saved)>,
+}
+
+/// The verdict over a silent peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Silent {
+    pub(super) for_: Duration,
+    pub(super) reason: CloseReason,
+}
+
+impl Watch {
+    pub(super) fn new(max_silence: Duration) -> Self {
+        Self { max_silence, clock: Clock::default(), wait: max_silence, asked: None }
+    }
+
+    /// For a read that is pending and owed an answer. Ready when its peer is dead.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, socket: &SockRef<'_>) -> Poll<Silent> {
+        loop {
+            ready!(self.clock.poll(cx, Some(self.wait), None));
+            let now = Instant::now();
+            self.wait = match tcp_info::tcp_info(socket) {
+                // Nobody can tell; the read's own timeout decides.
+                None => self.max_silence,
+                Some(info) => match self.look(now, &info, socket) {
+                    Ok(wait) => wait,
+                    Err(silent) => {
+                        self.rest(socket);
+                        return Poll::Ready(silent);
+                    }
+                },
+            };
+        }
+    }
+
+    fn look(
+        &mut self,
+        now: Instant,
+        info: &TcpInfo,
+        socket: &SockRef<'_>,
+    ) -> Result<Duration, Silent> {
+        if self.asked.is_none() {
+            if info.heard < self.max_silence {
+                return Ok(self.max_silence - info.heard);
+            }
+            let longest = info.heard + 2 * Probe::verdict_time(info) + Duration::from_secs(1);
+            let Some(saved) = tcp_info::begin_probing(socket, longest) else {
+                return Ok(self.max_silence);
+            };
+            self.asked = Some((Probe::begin(now), saved));
+        }
+        let Some((probe, _)) = &mut self.asked else { return Ok(self.max_silence) };
+        match probe.step(now, info, tcp_info::unsent(socket)) {
+            Step::Wait { send, look_in } => {
+                if send {
+                    tcp_info::send_probe(socket);
+                }
+                Ok(look_in)
+            }
+            Step::Alive => {
+                self.restore(socket);
+                Ok(self.max_silence.saturating_sub(info.heard).max(Duration::from_millis(10)))
+            }
+            Step::Unknown => {
+                self.restore(socket);
+                Ok(self.max_silence)
+            }
+            Step::Dead(reason) => Err(Silent { for_: info.heard, reason }),
+        }
+    }
+
+    /// The read is over, or nothing is owed: nothing is watched, and the user's keepalive settings
+    /// are back.
+    pub(super) fn rest(&mut self, socket: &SockRef<'_>) {
+        self.clock.stop();
+        self.wait = self.max_silence;
+        self.restore(socket);
+    }
+
+    pub(super) fn forget_task(&mut self) {
+        self.clock.forget_task();
+    }
+
+    fn restore(&mut self, socket: &SockRef<'_>) {
+        if let Some((_, saved)) = self.asked.take() {
+            tcp_info::end_probing(socket, saved);
+        }
+    }
+}
