@@ -41,13 +41,13 @@ impl Drop for Redis {
 #[test]
 fn the_quickstart_talks_to_a_real_redis() {
     let redis = Redis::start();
-    // `cargo test` builds the examples beside the tests.
+    // Examples are built beside the tests, by `cargo test` without a selection and by scripts/test.
     let tests = std::env::current_exe().unwrap();
     let quickstart = tests.ancestors().nth(2).unwrap().join("examples/quickstart");
     let output = Command::new(&quickstart)
         .args(["--upstream", &redis.addr.to_string()])
         .output()
-        .unwrap_or_else(|error| panic!("{}: {error}", quickstart.display()));
+        .unwrap_or_else(|error| panic!("{error}; run `cargo build --examples` first"));
     let text = String::from_utf8(output.stdout).unwrap();
     println!("{text}");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

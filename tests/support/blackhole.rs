@@ -34,14 +34,6 @@ impl Blackhole {
     /// Sockets of this machine that are still asking to be let in here.
     #[cfg(target_os = "linux")]
     pub fn asking(&self) -> usize {
-        const SYN_SENT: &str = "02";
-        let port = format!(":{:04X}", self.addr().port());
-        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-        let asks = |line: &&str| {
-            let mut cells = line.split_whitespace().skip(2);
-            cells.next().is_some_and(|remote| remote.ends_with(&port))
-                && cells.next() == Some(SYN_SENT)
-        };
-        table.lines().filter(asks).count()
+        super::sockets_to(self.addr(), super::SYN_SENT)
     }
 }

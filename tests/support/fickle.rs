@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -145,13 +145,7 @@ fn end(stream: TcpStream, client: SocketAddr, how: How, shared: &Shared) {
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
     drop(stream);
-    // Loopback hands packets over in the order in which they were sent: when these datagrams are
-    // here, the FIN or RST before them is with the client's socket.
-    for _ in 0..2 {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
-        socket.recv(&mut [0]).unwrap();
-    }
+    super::loopback_delivered();
     shared.ended.lock().unwrap().insert(client, Instant::now());
     shared.kills.fetch_add(1, Ordering::SeqCst);
 }

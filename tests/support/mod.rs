@@ -345,6 +345,39 @@ pub async fn until(mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Returns when what this thread has sent over loopback, a FIN or RST of a closed socket too, has
+/// reached the other socket: loopback hands packets over in the order in which they were sent, and
+/// datagrams sent after them have come back.
+pub fn loopback_delivered() {
+    for _ in 0..2 {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        socket.recv(&mut [0]).unwrap();
+    }
+}
+
+/// States of a socket, as the kernel's table spells them.
+pub const SYN_SENT: &str = "02";
+pub const CLOSE_WAIT: &str = "08";
+
+/// How many sockets of this machine that go to `addr` (IPv4) are in this state.
+#[cfg(target_os = "linux")]
+pub fn sockets_to(addr: SocketAddr, state: &str) -> usize {
+    let port = format!(":{:04X}", addr.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let counts = |line: &&str| {
+        let mut cells = line.split_whitespace().skip(2);
+        cells.next().is_some_and(|remote| remote.ends_with(&port)) && cells.next() == Some(state)
+    };
+    table.lines().filter(counts).count()
+}
+
+/// On a paused clock a lost wakeup waits for ever; this makes it a failure.
+pub async fn ends<T>(future: impl Future<Output = T>) -> T {
+    let day = Duration::from_secs(24 * 60 * 60);
+    tokio::time::timeout(day, future).await.expect("it waits for ever")
+}
+
 /// The file descriptors this process has open.
 #[cfg(target_os = "linux")]
 pub fn open_fds() -> usize {
