@@ -7,7 +7,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use livepool::net::PeerAddr;
-use livepool::{Event, Guard, Pool};
+use livepool::{Event, Guard, Pool, Timeouts};
 use support::{Order, Upstream, answer, ask, fill, until};
 use tokio::io::AsyncWriteExt;
 
@@ -163,23 +163,21 @@ async fn there_are_never_more_connections_than_allowed_and_none_is_lost() {
     until(|| upstream.open() == 0).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
 async fn nobody_waits_while_a_connection_is_idle() {
     // Two slots and three callers, one of whom makes the pool dial all the time: new connections
-    // come into the store just when others leave it and come back to it.
+    // come into the store just when others leave it and come back to it. Several such pools, and
+    // more threads than cores, so that callers are interrupted everywhere.
     let upstream = Upstream::start();
-    let never_needed = Duration::from_secs(8);
-    let config = upstream
-        .config()
-        .with_max_size(2)
-        .with_timeouts(livepool::Timeouts::default().with_checkout(never_needed));
-    let pool = Pool::new(config).unwrap();
-    let tasks = (0..3).map(|task| {
-        let pool = pool.clone();
+    let never_needed = Timeouts::default().with_checkout(Duration::from_secs(8));
+    let config = upstream.config().with_max_size(2).with_timeouts(never_needed);
+    let pools = (0..8).map(|_| Pool::new(config.clone()).unwrap()).collect::<Vec<_>>();
+    let tasks = (0..3 * pools.len()).map(|task| {
+        let pool = pools[task / 3].clone();
         tokio::spawn(async move {
-            for round in 0..3_000 {
+            for round in 0..600 {
                 let conn = pool.get().await.unwrap_or_else(|error| panic!("{round}: {error}"));
-                match task {
+                match task % 3 {
                     0 => conn.discard(),
                     _ => drop(conn),
                 }

@@ -132,8 +132,8 @@ impl Guard {
     }
 
     /// Splits the connection into halves that two tasks can own. Join them again with
-    /// [`unsplit`](ReadHalf::unsplit) to release the connection; if either half is dropped, it is
-    /// discarded once both are.
+    /// [`unsplit`](ReadHalf::unsplit) to release the connection. Halves that are dropped count as the
+    /// guard dropped, once both are: after any byte the connection is discarded.
     pub fn into_split(self) -> (ReadHalf<Self>, WriteHalf<Self>) {
         tokio::io::split(self)
     }
