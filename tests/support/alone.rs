@@ -58,7 +58,7 @@ fn can_unshare() -> bool {
 
 /// Runs in the child between fork and exec, where only async-signal-safe calls are allowed: these
 /// are plain system calls on constants, and nothing allocates.
-fn unshare_network() -> std::io::Result<()> {
+pub fn unshare_network() -> std::io::Result<()> {
     // SAFETY: unshare(2) takes flags and touches no memory of ours.
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 {
         return Ok(());

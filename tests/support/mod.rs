@@ -5,7 +5,12 @@
 pub mod alone;
 #[cfg(target_os = "linux")]
 pub mod fault;
+#[cfg(target_os = "linux")]
+pub mod lab;
+pub mod not_run;
 pub mod pair;
+#[cfg(target_os = "linux")]
+pub mod tcp_info;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
