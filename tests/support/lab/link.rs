@@ -52,7 +52,7 @@ type Filter = Box<dyn FnMut(&Packet) -> Verdict + Send>;
 
 /// The link of one host, or of the client. All changes act on the packets sent from now on.
 ///
-/// `In` and `Out` are meant from the owner's side: `server.drop(Way::In)` loses what is sent *to*
+/// `In` and `Out` are meant from the owner's side: `server.cut(Way::In)` loses what is sent *to*
 /// the server.
 #[derive(Clone)]
 pub struct Link {
@@ -117,19 +117,19 @@ impl Link {
 
     /// Pulls the cable at the far end: silence in both directions, and no interface goes down.
     pub fn unplug(&self) {
-        self.drop(Way::In);
-        self.drop(Way::Out);
+        self.cut(Way::In);
+        self.cut(Way::Out);
     }
 
     /// Swallows everything in this direction.
-    pub fn drop(&self, way: Way) {
+    pub fn cut(&self, way: Way) {
         self.rules().directions[way as usize].fault = Verdict::Drop;
     }
 
     /// Refuses everything sent to the owner, and swallows what the owner sends.
     pub fn reject(&self, verdict: Verdict) {
         self.rules().directions[Way::In as usize].fault = verdict;
-        self.drop(Way::Out);
+        self.cut(Way::Out);
     }
 
     /// Asks this closure about every packet that no other fault has caught, in the relay's thread.
