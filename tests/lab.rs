@@ -7,9 +7,11 @@ mod support;
 use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use livepool::config::SocketConfig;
@@ -127,6 +129,24 @@ fn packets_are_lost_at_the_set_rate_and_every_one_is_counted() {
         assert!((lost - mean).abs() <= 5.0 * deviation, "{lost} lost, not {mean} ± {deviation}");
     }
     assert_eq!(server.counts(Way::Out).lost, 0, "the other direction loses nothing");
+}
+
+#[test]
+fn a_relay_without_cpu_loses_nothing() {
+    const PACKETS: u64 = 5_000;
+    let lab = lab!();
+    let server = lab.host();
+    let (release, released) = channel::<()>();
+    server.filter(move |_| {
+        let _ = released.recv();
+        Verdict::Drop
+    });
+    let client = UdpSocket::bind("10.0.0.1:0").unwrap();
+    for _ in 0..PACKETS {
+        client.send_to(b"datagram", server.addr(7)).unwrap();
+    }
+    drop(release);
+    until_blocking(|| server.counts(Way::In).seen() == PACKETS);
 }
 
 #[tokio::test]
@@ -418,6 +438,21 @@ fn a_host_that_is_dropped_is_gone_from_the_network() {
     connect(&others);
     let timeout = Duration::from_millis(300);
     assert_eq!(kind(TcpStream::connect_timeout(&addr, timeout)), ErrorKind::TimedOut);
+}
+
+#[test]
+fn a_filter_that_panics_fails_the_test() {
+    let lab = lab!();
+    let server = lab.host();
+    let (tell, told) = channel();
+    server.filter(move |_| {
+        tell.send(()).unwrap();
+        panic!("this panic is part of a test")
+    });
+    let client = UdpSocket::bind("10.0.0.1:0").unwrap();
+    client.send_to(b"datagram", server.addr(7)).unwrap();
+    told.recv().unwrap();
+    assert!(std::panic::catch_unwind(AssertUnwindSafe(|| drop(lab))).is_err());
 }
 
 #[test]

@@ -16,10 +16,15 @@ pub fn alone(test: &str) -> bool {
     alone_after(test, |_| {})
 }
 
+/// Whether this process was started by one of these functions.
+pub fn is_alone() -> bool {
+    std::env::var_os(MARK).is_some()
+}
+
 /// As [`alone`], in a network namespace of its own whose loopback is down. `None`: this machine does
 /// not allow it.
 pub fn alone_in_a_network(test: &str) -> Option<bool> {
-    if std::env::var_os(MARK).is_some() {
+    if is_alone() {
         return Some(alone(test));
     }
     if !can_unshare() {

@@ -7,13 +7,15 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use super::queue;
+
 const NAME: &str = "lab0";
 
 /// The whole lab is one network, so that no route has to be set.
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 0, 0, 0);
 
 /// Packets the kernel keeps for a relay that gets no CPU for a while, before it drops some.
-const QUEUE: libc::c_int = 10_000;
+const QUEUE: u32 = 10_000;
 
 /// Makes the interface in the network namespace of this thread. Reading the file, which does not
 /// block, gives an IP packet that the namespace sent; one written to it arrives there. The
@@ -29,8 +31,7 @@ pub(super) fn open(address: Ipv4Addr) -> io::Result<File> {
     control(file.as_raw_fd(), libc::TUNSETIFF as libc::c_ulong, &request)?;
     set_address(libc::SIOCSIFADDR, NAME, address)?;
     set_address(libc::SIOCSIFNETMASK, NAME, NETMASK)?;
-    request.ifr_ifru.ifru_metric = QUEUE;
-    configure(libc::SIOCSIFTXQLEN, &request)?;
+    queue::set_length(NAME, QUEUE)?;
     request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
     configure(libc::SIOCSIFFLAGS, &request)?;
     Ok(file)

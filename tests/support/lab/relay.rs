@@ -77,7 +77,8 @@ impl Network {
     }
 
     fn wake(&self) {
-        (&self.wake).write_all(&[0]).expect("the relay reads until it is stopped");
+        // A relay that has panicked or been stopped reads no more.
+        let _ = (&self.wake).write_all(&[0]);
     }
 }
 
@@ -109,8 +110,7 @@ impl Drop for Relay {
         let mut state = self.network.state();
         *state = State { stop: true, ..State::default() };
         drop(state);
-        // A relay that has panicked reads no more.
-        let _ = (&self.network.wake).write_all(&[0]);
+        self.network.wake();
         let ended = self.thread.take().expect("taken in drop only").join();
         assert!(ended.is_ok() || std::thread::panicking(), "the relay panicked; see above");
     }
