@@ -102,18 +102,21 @@ async fn obtain<'a>(
     }
 }
 
-async fn dial(inner: &Arc<Inner>, mut slot: Slot, deadline: Deadline) -> Result<Taken, Failed> {
+async fn dial(inner: &Arc<Inner>, slot: Slot, deadline: Deadline) -> Result<Taken, Failed> {
     inner.maintain();
     match inner.connector.connect_before(deadline).await {
         Ok(stream) => {
             let mut stream = Box::new(stream);
-            slot.connected();
             let core = Core::new(&inner.common, &mut stream, slot, inner.settings().max_lifetime);
             if inner.is_closed() {
                 core.close(stream, CloseReason::PoolClosed, None);
                 return Err(CheckoutFailure::Closed.into());
             }
-            Ok(inner.store.adopt(&core, stream))
+            let taken = inner.store.adopt(&core, stream);
+            // An idle connection may have been out of sight while it made room for this one, and
+            // whoever looked for one in that moment has found none and waits.
+            inner.slots.announce();
+            Ok(taken)
         }
         Err(error) => {
             drop(slot);

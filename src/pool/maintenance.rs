@@ -59,7 +59,7 @@ impl Inner {
     async fn evict_due(&self) {
         let now = Instant::now();
         let idle_timeout = self.settings().idle_timeout;
-        let (idle, _) = self.common.registry.idle();
+        let idle = self.common.registry.idle();
         let mut evicted = 0;
         for core in idle {
             let due = plan::due(now, core.idle_since(), core.expires(), idle_timeout);

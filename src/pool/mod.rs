@@ -37,6 +37,7 @@ use crate::telemetry::Gauges;
 
 use self::core::{Common, Core};
 use admission::Admission;
+use registry::Counts;
 use slots::Slots;
 use store::Store;
 
@@ -263,7 +264,7 @@ impl Inner {
             return;
         }
         self.admission.close();
-        for core in self.common.registry.idle().0 {
+        for core in self.common.registry.idle() {
             core.evict(CloseReason::PoolClosed);
         }
         self.store.sweep();
@@ -273,12 +274,12 @@ impl Inner {
     }
 
     fn status(&self) -> Status {
-        let (idle, in_use) = self.common.registry.count();
+        let Counts { idle, in_use, connecting } = self.common.registry.count(&self.slots);
         Status {
             max_size: self.slots.limit(),
             idle,
             in_use,
-            connecting: self.slots.connecting(),
+            connecting,
             waiting: self.admission.waiting(),
             closed: self.is_closed(),
         }

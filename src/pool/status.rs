@@ -4,8 +4,7 @@ use std::fmt;
 
 /// How full a pool is, at one moment.
 ///
-/// `idle + in_use + connecting` never exceeds `max_size` in the pool; here they are read one after
-/// the other, so that a connection on the move may be missed or seen twice.
+/// `idle + in_use + connecting` never exceeds `max_size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
