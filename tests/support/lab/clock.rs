@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::relay::Port;
+use super::network::Port;
 
 /// Ordered by arrival. Of those that arrive at the same time, the one sent first is the first.
 #[derive(Default)]

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::super::Upstream;
 use super::super::alone::loopback_up;
 use super::interface;
-use super::link::{Link, Verdict};
+use super::link::Link;
 use super::namespace::Namespace;
-use super::relay::Network;
+use super::network::Network;
+use super::rules::Verdict;
 
 /// A host of the lab. It derefs to its [`Link`], where the faults are.
 ///

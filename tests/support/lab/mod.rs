@@ -57,10 +57,12 @@ mod host;
 mod interface;
 mod link;
 mod namespace;
+mod network;
 mod packet;
 mod queue;
 mod relay;
 mod reply;
+mod rules;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -68,9 +70,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 pub use host::Host;
 #[allow(unused_imports)]
-pub use link::{Counts, Link, Verdict};
+pub use link::Link;
 #[allow(unused_imports)]
 pub use packet::{Kind, Packet, Way};
+#[allow(unused_imports)]
+pub use rules::{Counts, Verdict};
 
 use super::alone::{alone_in_a_network, is_alone, loopback_up};
 use super::not_run::not_run;
