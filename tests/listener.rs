@@ -21,7 +21,7 @@ use socket2::SockRef;
 use support::alone::alone;
 use support::fault::silence;
 use support::pair::Scratch;
-use support::{Events, open_fds, until};
+use support::{Events, ends, open_fds, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
@@ -75,7 +75,7 @@ async fn an_accept_that_waits_too_long_times_out_and_the_listener_goes_on() {
     tokio::time::pause();
     for round in 1..=2 {
         let start = Instant::now();
-        let error = listener.accept().await.unwrap_err();
+        let error = ends(listener.accept()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         assert!(is_timeout(&error));
         let timeout = OpTimeout::of(&error).expect("an OpTimeout is inside");
@@ -518,7 +518,7 @@ async fn an_idle_client_is_reaped_and_its_handler_told_why() {
     tokio::time::pause();
     let start = Instant::now();
     let handler = tokio::spawn(async move { stream.read_u8().await.unwrap_err() });
-    let error = handler.await.unwrap();
+    let error = ends(handler).await.unwrap();
     assert_eq!(Interrupted::of(&error).expect("an Interrupted is inside").reason, IdleTimeout);
     assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
     assert!(!is_timeout(&error));
@@ -538,7 +538,7 @@ async fn an_idle_client_is_reaped_after_the_listener_is_gone_too() {
     let mut stream = listener.accept().await.unwrap();
     drop(listener);
     tokio::time::pause();
-    let error = stream.read_u8().await.unwrap_err();
+    let error = ends(stream.read_u8()).await.unwrap_err();
     assert_eq!(Interrupted::of(&error).unwrap().reason, IdleTimeout);
     drop(stream);
     assert_eq!(events.closed(), [IdleTimeout]);
@@ -572,7 +572,7 @@ async fn a_client_that_talks_is_not_reaped_until_it_falls_silent() {
             }
         }
     };
-    let ((), error) = tokio::join!(talk, listen);
+    let ((), error) = ends(async { tokio::join!(talk, listen) }).await;
     assert_eq!(heard, 20);
     assert_eq!(Interrupted::of(&error).unwrap().reason, IdleTimeout);
     drop(stream);

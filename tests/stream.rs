@@ -19,7 +19,7 @@ use livepool::config::SocketConfig;
 use livepool::event::{CloseReason, Event, Operation};
 use livepool::{OpTimeout, Stream, Timeouts, is_timeout};
 use support::pair::{Pair, Way, connect_tcp, pair, pair_with};
-use support::{Events, Upstream, ask, watched};
+use support::{Events, Upstream, ask, ends, watched};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -42,11 +42,6 @@ async fn paused(way: Way, timeouts: Timeouts) -> Pair {
     let pair = pair(way, timeouts).await;
     tokio::time::pause();
     pair
-}
-
-/// A lost wakeup would wait for ever; this makes it a failure.
-async fn ends<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(24 * HOUR, future).await.expect("it waits for ever")
 }
 
 /// Writes until that fails. The peer does not read.
@@ -274,12 +269,16 @@ async fn a_pool_never_reuses_a_connection_that_timed_out() {
 async fn the_deadline_of_the_exchange_cuts_a_read_and_a_write_that_have_time_left() {
     for way in Way::ALL {
         let mut pair = paused(way, timeouts()).await;
-        pair.stream.set_deadline(Some(Instant::now() + 4 * SECOND));
+        let start = Instant::now();
+        pair.stream.set_deadline(Some(start + 4 * SECOND));
         let error = ends(pair.stream.read_u8()).await.unwrap_err();
         assert_cut_by_exchange(&error, Operation::Read, 4 * SECOND);
-        pair.stream.set_deadline(Some(Instant::now() + 5 * SECOND));
+        assert_eq!(start.elapsed().as_secs(), 4, "{way:?}");
+        let start = Instant::now();
+        pair.stream.set_deadline(Some(start + 5 * SECOND));
         let error = ends(write_until_it_fails(&mut pair.stream)).await;
         assert_cut_by_exchange(&error, Operation::Write, 5 * SECOND);
+        assert_eq!(start.elapsed().as_secs(), 5, "{way:?}");
         assert_eq!(pair.events.timed_out(), [Operation::Read, Operation::Write], "{way:?}");
         tokio::time::resume();
     }

@@ -93,7 +93,9 @@ async fn an_interrupt_ends_both_directions_with_its_reason() {
     // Both wait by the time the clock can move.
     tokio::time::sleep(SECOND).await;
     assert!(link.interrupt(CloseReason::IdleTimeout));
-    for error in [reader.await.unwrap(), writer.await.unwrap()] {
+    for task in [reader, writer] {
+        let woken = tokio::time::timeout(SECOND, task).await;
+        let error = woken.expect("nobody woke it").unwrap();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
         assert_eq!(Interrupted::of(&error).unwrap().reason, CloseReason::IdleTimeout);
         assert!(!is_timeout(&error));

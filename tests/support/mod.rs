@@ -351,6 +351,12 @@ pub fn sockets_to(addr: SocketAddr, state: &str) -> usize {
     table.lines().filter(counts).count()
 }
 
+/// On a paused clock a lost wakeup waits for ever; this makes it a failure.
+pub async fn ends<T>(future: impl Future<Output = T>) -> T {
+    let day = Duration::from_secs(24 * 60 * 60);
+    tokio::time::timeout(day, future).await.expect("it waits for ever")
+}
+
 /// The file descriptors this process has open.
 #[cfg(target_os = "linux")]
 pub fn open_fds() -> usize {
