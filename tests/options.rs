@@ -17,6 +17,7 @@ use livepool::{Guard, Keepalive, Pool};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use support::alone::{alone_in_a_network, loopback_up};
 use support::fault::option;
+use support::not_run::not_run;
 use support::{Upstream, ask};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -300,8 +301,7 @@ fn connections_from_one_local_address_share_ports_over_several_upstreams() {
     const NAME: &str = "connections_from_one_local_address_share_ports_over_several_upstreams";
     match alone_in_a_network(NAME) {
         None => {
-            eprintln!("NOT TESTED: this machine allows no network namespace");
-            return;
+            return not_run(NAME, "this machine allows no network namespace");
         }
         Some(false) => return,
         Some(true) => {}

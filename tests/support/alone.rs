@@ -16,10 +16,15 @@ pub fn alone(test: &str) -> bool {
     alone_after(test, |_| {})
 }
 
+/// Whether this process was started by one of these functions.
+pub fn is_alone() -> bool {
+    std::env::var_os(MARK).is_some()
+}
+
 /// As [`alone`], in a network namespace of its own whose loopback is down. `None`: this machine does
 /// not allow it.
 pub fn alone_in_a_network(test: &str) -> Option<bool> {
-    if std::env::var_os(MARK).is_some() {
+    if is_alone() {
         return Some(alone(test));
     }
     if !can_unshare() {
@@ -58,7 +63,7 @@ fn can_unshare() -> bool {
 
 /// Runs in the child between fork and exec, where only async-signal-safe calls are allowed: these
 /// are plain system calls on constants, and nothing allocates.
-fn unshare_network() -> std::io::Result<()> {
+pub fn unshare_network() -> std::io::Result<()> {
     // SAFETY: unshare(2) takes flags and touches no memory of ours.
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 {
         return Ok(());

@@ -8,9 +8,14 @@ pub mod cut;
 #[cfg(target_os = "linux")]
 pub mod fault;
 pub mod fickle;
+#[cfg(target_os = "linux")]
+pub mod lab;
+pub mod not_run;
 pub mod pair;
 pub mod rude;
 pub mod seed;
+#[cfg(target_os = "linux")]
+pub mod tcp_info;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
