@@ -1,10 +1,11 @@
 //! [`Deadline`]: one moment that bounds everything done before it. The only way to make a timeout.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep_until};
 
 /// A moment after which something must not go on, or never.
@@ -48,19 +49,19 @@ impl Deadline {
     /// no timer.
     pub(crate) async fn run<F: Future>(self, future: F) -> Result<F::Output, Elapsed> {
         let mut future = pin!(future);
-        let first = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
-        if let Poll::Ready(output) = first {
-            return Ok(output);
-        }
-        let Some(moment) = self.0 else {
-            return Ok(future.await);
-        };
-        let mut timer = pin!(sleep_until(moment));
-        std::future::poll_fn(|cx| {
+        let mut timer = pin!(None);
+        poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
-            timer.as_mut().poll(cx).map(|()| Err(Elapsed))
+            let Some(moment) = self.0 else { return Poll::Pending };
+            if timer.is_none() {
+                // Unconstrained: a future that spends the task's coop budget at every poll would
+                // otherwise never let its timer fire.
+                timer.set(Some(unconstrained(sleep_until(moment))));
+            }
+            let elapsed = timer.as_mut().as_pin_mut().map(|timer| timer.poll(cx));
+            elapsed.unwrap_or(Poll::Pending).map(|()| Err(Elapsed))
         })
         .await
     }
@@ -82,6 +83,20 @@ mod tests {
     async fn a_ready_future_wins_even_when_the_deadline_has_passed() {
         let deadline = Deadline::after(Some(Duration::ZERO));
         assert_eq!(deadline.run(async { 7 }).await, Ok(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_future_that_spends_the_whole_coop_budget_is_cut_all_the_same() {
+        let greedy = async {
+            loop {
+                tokio::task::consume_budget().await;
+                if !tokio::task::coop::has_budget_remaining() {
+                    tokio::time::advance(Duration::from_millis(1)).await;
+                }
+            }
+        };
+        let deadline = Deadline::after(Some(Duration::from_millis(50)));
+        assert_eq!(deadline.run(greedy).await, Err::<(), _>(Elapsed));
     }
 
     #[tokio::test(start_paused = true)]

@@ -380,12 +380,20 @@ impl Emitter {
 
     /// Emits one event. Called with no lock held.
     pub(crate) fn emit(&self, event: Event) {
-        self.telemetry.record(&event);
-        if let Some(observer) = &self.observer {
-            let call = std::panic::AssertUnwindSafe(|| observer.on_event(self.name(), &event));
-            if std::panic::catch_unwind(call).is_err() {
-                tracing::error!(target: "livepool", name = self.name(), "the observer panicked; the event is lost to it");
+        // Recorders, subscribers and observers are foreign code, called where a panic would tear a
+        // connection out of its owner's hands.
+        let call = std::panic::AssertUnwindSafe(|| {
+            self.telemetry.record(&event);
+            if let Some(observer) = &self.observer {
+                observer.on_event(self.name(), &event);
             }
+        });
+        if std::panic::catch_unwind(call).is_err() {
+            tracing::error!(
+                target: "livepool",
+                name = self.name(),
+                "a recorder or observer panicked; the event is lost to it"
+            );
         }
     }
 }

@@ -23,6 +23,7 @@ pub use config::{Config, Keepalive, ListenerConfig, Timeouts};
 pub use error::{CheckoutError, ConfigError, ConnectError, is_timeout};
 pub use event::{CloseReason, ConnId, Event, Observer};
 pub use listener::Listener;
+pub use net::{PeerAddr, SocketReport};
 #[cfg(feature = "codec")]
 pub use pool::Framed;
 pub use pool::{Buffered, Builder, Connection, Guard, Manager, Pool, Release, Status};

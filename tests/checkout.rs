@@ -69,13 +69,14 @@ async fn callers_are_served_in_order_of_arrival() {
     assert_eq!(upstream.accepted(), 1);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_full_pool_makes_the_caller_wait_until_the_one_deadline() {
     let upstream = Upstream::start();
     let timeouts = Timeouts::default().with_checkout(3 * SECOND);
     let config = upstream.config().with_name("orders").with_max_size(1).with_timeouts(timeouts);
     let (pool, events) = watched(config);
     let _held = pool.get().await.unwrap();
+    tokio::time::pause();
     let start = Instant::now();
     let error = pool.get().await.unwrap_err();
     assert_eq!(start.elapsed().as_secs(), 3);

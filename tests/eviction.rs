@@ -138,12 +138,13 @@ async fn a_connection_that_dies_in_use_is_not_returned() {
     assert_eq!(exchange(&pool, "ECHO y").await, "y");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn idle_time_counts_from_the_return_and_not_from_the_checkout() {
     let upstream = Upstream::start();
     let config = upstream.config().with_idle_timeout(Some(Duration::from_secs(60)));
     let (pool, events) = watched(config);
     let conn = pool.get().await.unwrap();
+    tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(100)).await;
     drop(conn);
     tokio::time::sleep(Duration::from_secs(58)).await;
@@ -153,7 +154,7 @@ async fn idle_time_counts_from_the_return_and_not_from_the_checkout() {
     assert_eq!(pool.status().idle, 0);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn lifetime_ends_idle_connections_and_those_in_use_when_they_return() {
     let upstream = Upstream::start();
     let config = upstream
@@ -162,6 +163,7 @@ async fn lifetime_ends_idle_connections_and_those_in_use_when_they_return() {
         .with_max_lifetime(Some(Duration::from_secs(1000)));
     let (pool, events) = watched(config);
     let (idle, used) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    tokio::time::pause();
     drop(idle);
     // Up to a quarter is taken off at random, so that connections made together end apart.
     tokio::time::sleep(Duration::from_secs(740)).await;

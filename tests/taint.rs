@@ -200,8 +200,8 @@ async fn a_buffer_that_read_ahead_keeps_the_connection_from_being_reused() {
     while lines.buffer().is_empty() {
         lines.fill_buf().await.unwrap();
     }
-    assert_eq!(lines.release(), Release::Discarded(Dirty));
-    assert_eq!(events.closed(), [Dirty]);
+    assert_eq!(lines.release(), Release::Discarded(Unfinished));
+    assert_eq!(events.closed(), [Unfinished]);
     next_caller_is_safe(&pool).await;
 }
 
@@ -241,14 +241,14 @@ async fn a_codec_with_bytes_left_in_its_buffers_keeps_the_connection_from_being_
     assert_eq!(lines.next().await.unwrap().unwrap(), "two");
     // The second answer is in the codec's buffer or still on its way; either way it is seen.
     drop(lines);
-    assert!(matches!(events.closed()[..], [Unfinished | Dirty]));
+    assert_eq!(events.closed(), [Unfinished]);
 
     let mut conn = pool.get().await.unwrap();
     {
         let mut lines = conn.framed_mut(LinesCodec::new());
         lines.feed("ECHO never sent").await.unwrap();
     }
-    assert_eq!(conn.release(), Release::Discarded(Dirty), "encoded and not flushed");
+    assert_eq!(conn.release(), Release::Discarded(Unfinished), "encoded and not flushed");
     next_caller_is_safe(&pool).await;
 }
 
@@ -268,4 +268,32 @@ async fn a_client_that_counts_its_debt_goes_back_when_nothing_is_owed() {
     drop(conn);
     drop(owed);
     assert_eq!(events.closed(), [Unfinished]);
+}
+
+#[tokio::test]
+async fn counting_debt_ends_with_the_return() {
+    let (_upstream, pool, events, mut conn) = one().await;
+    let ledger = conn.count_debt();
+    assert_eq!(conn.release(), Release::Reused);
+    // The next user is judged as a raw one, and what the last one kept cannot count for it.
+    let mut conn = pool.get().await.unwrap();
+    let _owed = ledger.owe();
+    let early = Duration::from_millis(10);
+    let cut = tokio::time::timeout(early, ask(&mut conn, "SLOW 50 secret")).await;
+    assert!(cut.is_err());
+    drop(conn);
+    assert_eq!(events.closed(), [Cancelled]);
+    next_caller_is_safe(&pool).await;
+}
+
+#[tokio::test]
+async fn the_read_timeout_of_the_next_user_runs_although_the_last_one_counted() {
+    let (_upstream, pool, _, mut conn) = one().await;
+    drop(conn.count_debt());
+    assert_eq!(conn.release(), Release::Reused);
+    let mut conn = pool.get().await.unwrap();
+    // From here on nothing real is waited for; before, a paused clock would run ahead of it.
+    tokio::time::pause();
+    let error = ask(&mut conn, "HOLD").await.unwrap_err();
+    assert!(livepool::is_timeout(&error), "{error}");
 }

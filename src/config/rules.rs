@@ -111,11 +111,12 @@ pub(super) fn keepalive(problems: &mut Problems, keepalive: &Keepalive) {
             problems.add(&format!("socket.keepalive.{field}"), format!("{time:?}"), rule);
         }
     }
-    if let Some(retries) = keepalive.retries {
-        if !KEEPALIVE_RETRIES.contains(&retries) {
-            let rule = "must be from 2 to 127 (RFC 1122 4.2.3.6: one lost probe must not end a connection)";
-            problems.add("socket.keepalive.retries", retries, rule);
-        }
+    if let Some(retries) = keepalive.retries
+        && !KEEPALIVE_RETRIES.contains(&retries)
+    {
+        let rule =
+            "must be from 2 to 127 (RFC 1122 4.2.3.6: one lost probe must not end a connection)";
+        problems.add("socket.keepalive.retries", retries, rule);
     }
 }
 
@@ -157,21 +158,21 @@ fn agreeing(keepalive: &Keepalive) -> Option<(Duration, Duration)> {
 }
 
 pub(super) fn buffer(problems: &mut Problems, field: &str, bytes: Option<usize>) {
-    if let Some(bytes) = bytes {
-        if bytes == 0 || i32::try_from(bytes).is_err() {
-            let rule =
-                "must be from 1 to 2147483647 bytes; leave it out (None) to let the kernel tune it";
-            problems.add(field, bytes, rule);
-        }
+    if let Some(bytes) = bytes
+        && (bytes == 0 || i32::try_from(bytes).is_err())
+    {
+        let rule =
+            "must be from 1 to 2147483647 bytes; leave it out (None) to let the kernel tune it";
+        problems.add(field, bytes, rule);
     }
 }
 
 /// A name that goes into a 16-byte field of the kernel.
 pub(super) fn short_name(problems: &mut Problems, field: &str, name: Option<&str>) {
-    if let Some(name) = name {
-        if !SHORT_NAME_BYTES.contains(&name.len()) || name.contains('\0') {
-            let rule = "must be 1 to 15 bytes without a zero byte, as the kernel spells it";
-            problems.add(field, format!("{name:?}"), rule);
-        }
+    if let Some(name) = name
+        && (!SHORT_NAME_BYTES.contains(&name.len()) || name.contains('\0'))
+    {
+        let rule = "must be 1 to 15 bytes without a zero byte, as the kernel spells it";
+        problems.add(field, format!("{name:?}"), rule);
     }
 }

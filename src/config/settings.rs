@@ -80,7 +80,7 @@ impl Settings {
             max_waiting: config.max_waiting,
             order: config.order,
             validation: config.validation,
-            timeouts: config.timeouts.clone(),
+            timeouts: config.timeouts,
             idle_timeout: config.idle_timeout,
             max_lifetime: config.max_lifetime,
             socket,
@@ -103,7 +103,7 @@ impl ListenerSettings {
             reuse_port: config.reuse_port,
             backlog,
             dual_stack: config.dual_stack,
-            timeouts: config.timeouts.clone(),
+            timeouts: config.timeouts,
             idle_timeout: config.idle_timeout,
             socket,
         })

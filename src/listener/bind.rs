@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 
 use super::Socket;
 use crate::config::{ConfigError, ListenerSettings};
+use crate::deadline::{Deadline, Elapsed};
 use crate::net::{self, Endpoint, PeerAddr, Unavailable};
 use crate::sys::reuse_port::set_reuse_port;
 use crate::sys::sockopt::Refusal;
@@ -96,10 +97,17 @@ pub(super) async fn bind(
         .map_err(|problem| BindError::Address { address: address.to_owned(), problem })?;
     let addrs = match endpoint {
         Endpoint::Addr(addr) => vec![addr],
-        Endpoint::Host { host, port } => tokio::net::lookup_host((host.as_str(), port))
-            .await
-            .map_err(|error| BindError::Resolve { address: address.to_owned(), error })?
-            .collect(),
+        Endpoint::Host { host, port } => {
+            let lookup = tokio::net::lookup_host((host.as_str(), port));
+            let found = match Deadline::after(settings.timeouts.connect).run(lookup).await {
+                Ok(found) => found,
+                Err(Elapsed) => {
+                    Err(io::Error::new(io::ErrorKind::TimedOut, "timeouts.connect passed"))
+                }
+            };
+            let resolve = |error| BindError::Resolve { address: address.to_owned(), error };
+            found.map_err(resolve)?.collect()
+        }
         #[cfg(unix)]
         Endpoint::Unix(path) => return unix::bind(path, settings),
         #[cfg(not(unix))]

@@ -8,11 +8,11 @@ mod trouble;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
-use tokio::time::Instant;
 
 use crate::config::{ListenerConfig, ListenerSettings};
 use crate::deadline::Deadline;
@@ -131,27 +131,36 @@ impl Listener {
     async fn next_client(&self) -> io::Result<Stream> {
         let mut trouble = Trouble::default();
         loop {
-            match self.try_accept().await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => {
-                    let Some(backoff) = trouble.next(&error) else { return Err(error) };
-                    let error = error.to_string().into();
-                    self.emitter().emit(Event::AcceptFailed { error, backoff });
-                    if !backoff.is_zero() {
-                        tokio::time::sleep_until(Instant::now() + backoff).await;
-                    }
-                }
+            let (error, backoff) = match self.accept_one().await {
+                // No await from here on: a client that was accepted is never dropped half-way.
+                Ok(io) => match self.admit(io) {
+                    Ok(stream) => return Ok(stream),
+                    // Whatever is wrong with this client, the next one may be fine.
+                    Err(error) => (error, Duration::ZERO),
+                },
+                Err(error) => match trouble.next(&error) {
+                    Some(backoff) => (error, backoff),
+                    None => return Err(error),
+                },
+            };
+            let error = error.to_string().into();
+            self.emitter().emit(Event::AcceptFailed { error, backoff });
+            if !backoff.is_zero() {
+                tokio::time::sleep(backoff).await;
             }
         }
     }
 
-    async fn try_accept(&self) -> io::Result<Stream> {
-        let io = match &self.socket {
-            Socket::Tcp(listener) => Io::Tcp(listener.accept().await?.0),
+    async fn accept_one(&self) -> io::Result<Io> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.accept().await.map(|(stream, _)| Io::Tcp(stream)),
             #[cfg(unix)]
-            Socket::Unix(listener) => Io::Unix(listener.accept().await?.0),
-        };
-        // No await from here on: a client that was accepted is never dropped half-way.
+            Socket::Unix(listener) => listener.accept().await.map(|(stream, _)| Io::Unix(stream)),
+        }
+    }
+
+    /// Makes a client ours: options, timeouts, number, and a place on the reaper's list.
+    fn admit(&self, io: Io) -> io::Result<Stream> {
         let peer = io.peer_addr()?;
         let local = io.local_addr()?;
         let unavailable = match &peer {

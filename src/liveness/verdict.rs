@@ -21,7 +21,7 @@ impl Verdict {
             Peeked::Closed => Self::Dead(CloseReason::PeerClosed),
             // A late answer, or a goodbye that is followed by a close: either way the next reader
             // would take it for its own answer.
-            Peeked::Bytes(_) => Self::Dead(CloseReason::Dirty),
+            Peeked::Bytes => Self::Dead(CloseReason::Dirty),
             Peeked::Error(error) => Self::Dead(CloseReason::of_io_error(&error)),
         }
     }
@@ -38,7 +38,7 @@ mod tests {
         let dead = |kind: ErrorKind| Verdict::of_peek(Peeked::Error(Error::from(kind)));
         assert_eq!(Verdict::of_peek(Peeked::Empty), Verdict::Alive);
         assert_eq!(Verdict::of_peek(Peeked::Closed), Verdict::Dead(CloseReason::PeerClosed));
-        assert_eq!(Verdict::of_peek(Peeked::Bytes(1)), Verdict::Dead(CloseReason::Dirty));
+        assert_eq!(Verdict::of_peek(Peeked::Bytes), Verdict::Dead(CloseReason::Dirty));
         assert_eq!(dead(ErrorKind::ConnectionReset), Verdict::Dead(CloseReason::Reset));
         assert_eq!(dead(ErrorKind::TimedOut), Verdict::Dead(CloseReason::KeepaliveTimeout));
         assert_eq!(dead(ErrorKind::HostUnreachable), Verdict::Dead(CloseReason::KeepaliveTimeout));

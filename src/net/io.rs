@@ -147,10 +147,10 @@ mod tests {
         let (mut io, mut peer) = pair();
         assert!(matches!(io.peek(), Peeked::Empty));
         peer.write_all(b"abc").await.unwrap();
-        assert!(matches!(io.peek(), Peeked::Bytes(3)));
-        assert!(matches!(io.peek(), Peeked::Bytes(3)), "they stay where they are");
+        assert!(matches!(io.peek(), Peeked::Bytes));
+        assert!(matches!(io.peek(), Peeked::Bytes), "they stay where they are");
         drop(peer);
-        assert!(matches!(io.peek(), Peeked::Bytes(3)), "the bytes come before the end");
+        assert!(matches!(io.peek(), Peeked::Bytes), "the bytes come before the end");
         io.read_exact(&mut [0; 3]).await.unwrap();
         assert!(matches!(io.peek(), Peeked::Closed));
     }
@@ -160,7 +160,7 @@ mod tests {
         let (io, mut peer) = pair();
         peer.write_all(b"a").await.unwrap();
         poll_fn(|cx| io.poll_read_ready(cx)).await.unwrap();
-        assert!(matches!(io.try_io_peek(), Peeked::Bytes(1)));
+        assert!(matches!(io.try_io_peek(), Peeked::Bytes));
         let mut byte = [std::mem::MaybeUninit::uninit(); 1];
         assert_eq!(io.sock_ref().recv(&mut byte).unwrap(), 1, "behind tokio's back");
         assert!(matches!(io.try_io_peek(), Peeked::Empty));

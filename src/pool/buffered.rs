@@ -15,7 +15,7 @@ use crate::event::CloseReason;
 ///
 /// A buffer reads ahead: it may hold the beginning of what the next caller would take for its own
 /// answer. So this one is part of the guard: if it holds bytes when the exchange ends, the
-/// connection is discarded with reason `dirty`. A `BufReader` that you wrap around `&mut guard`
+/// connection is discarded with reason `unfinished`. A `BufReader` that you wrap around `&mut guard`
 /// yourself is your own promise that it was empty.
 ///
 /// Made by [`Guard::buffered`], which owns the guard, and [`Guard::buffered_mut`], which borrows it.
@@ -39,7 +39,7 @@ impl Guard {
 impl Buffered<Guard> {
     /// As [`Guard::release`]; a buffer that still holds bytes makes it a discard.
     pub fn release(mut self) -> Release {
-        self.settle().map_or(Release::Discarded(CloseReason::Dirty), Guard::release)
+        self.settle().map_or(Release::Discarded(CloseReason::Unfinished), Guard::release)
     }
 }
 
@@ -69,7 +69,7 @@ impl<G: BorrowMut<Guard> + AsyncRead> Buffered<G> {
         let dirty = !reader.buffer().is_empty();
         let mut guard = reader.into_inner();
         if dirty {
-            guard.borrow_mut().stream_mut().taint(CloseReason::Dirty);
+            guard.borrow_mut().stream_mut().taint(CloseReason::Unfinished);
         }
         Some(guard)
     }

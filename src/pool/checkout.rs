@@ -14,7 +14,7 @@ use super::slots::Slot;
 use super::store::Taken;
 use crate::deadline::Deadline;
 use crate::error::{CheckoutError, CheckoutFailure, Phase};
-use crate::event::{CheckoutOutcome, Event, Operation};
+use crate::event::{CheckoutOutcome, CloseReason, Event, Operation};
 use crate::net::ConnectError;
 use crate::telemetry;
 
@@ -33,9 +33,10 @@ pub(super) async fn checkout(inner: &Arc<Inner>) -> Result<Guard, CheckoutError>
 }
 
 fn hand_out(inner: &Arc<Inner>, ticket: Ticket<'_>, taken: Taken, waited: Duration) -> Guard {
-    ticket.keep();
-    inner.emitter().emit(Event::CheckedOut { conn: taken.stream.id(), waited });
-    Guard::new(Arc::clone(inner), taken)
+    let guard = Guard::new(inner, ticket, taken);
+    inner.maintain();
+    inner.emitter().emit(Event::CheckedOut { conn: guard.id(), waited });
+    guard
 }
 
 async fn wait(inner: &Arc<Inner>, ticket: Option<Ticket<'_>>) -> Result<Guard, CheckoutError> {
@@ -101,26 +102,36 @@ async fn obtain<'a>(
     }
 }
 
-async fn dial(inner: &Arc<Inner>, mut slot: Slot, deadline: Deadline) -> Result<Taken, Failed> {
-    let dialed = inner.connector.connect_before(deadline).await;
-    let mut stream = dialed.map_err(|error| {
-        let out_of_time = deadline.instant().is_some_and(|moment| Instant::now() >= moment);
-        let failure = if out_of_time {
-            CheckoutFailure::Timeout(Phase::Connect)
-        } else {
-            CheckoutFailure::Connect
-        };
-        Failed { failure, connect: Some(error) }
-    })?;
-    slot.connected();
+async fn dial(inner: &Arc<Inner>, slot: Slot, deadline: Deadline) -> Result<Taken, Failed> {
     inner.maintain();
-    let core = Core::new(&inner.common, &mut stream, slot, inner.settings().max_lifetime);
-    let (taken, spare) = inner.store.adopt(core, stream);
-    if let Some((core, stream)) = spare {
-        // A connection came back while this one was being made. The caller has that one.
-        inner.shelve(core, stream);
+    match inner.connector.connect_before(deadline).await {
+        Ok(stream) => {
+            let mut stream = Box::new(stream);
+            let core = Core::new(&inner.common, &mut stream, slot, inner.settings().max_lifetime);
+            if inner.is_closed() {
+                core.close(stream, CloseReason::PoolClosed, None);
+                return Err(CheckoutFailure::Closed.into());
+            }
+            let taken = inner.store.adopt(&core, stream);
+            // An idle connection may have been out of sight while it made room for this one, and
+            // whoever looked for one in that moment has found none and waits.
+            inner.slots.announce();
+            Ok(taken)
+        }
+        Err(error) => {
+            drop(slot);
+            // One may have come back in the meantime.
+            if let Some(taken) = inner.store.take() {
+                return Ok(taken);
+            }
+            let late = deadline.instant().is_some_and(|moment| Instant::now() >= moment);
+            let failure = match late {
+                true => CheckoutFailure::Timeout(Phase::Connect),
+                false => CheckoutFailure::Connect,
+            };
+            Err(Failed { failure, connect: Some(error) })
+        }
     }
-    Ok(taken)
 }
 
 /// One checkout that has to wait. Reports its end exactly once, also when its caller goes away.

@@ -66,13 +66,15 @@ pub(super) struct Core {
     /// Things are only moved in and out under this lock; nothing is dropped, read or called.
     home: Mutex<Home>,
     sentinel: Waker,
+    me: Weak<Self>,
     common: Arc<Common>,
 }
 
 /// What lives with an idle connection.
 #[derive(Debug, Default)]
 struct Home {
-    stream: Option<Stream>,
+    /// Boxed, here and on its way to a guard: it is moved several times per checkout.
+    stream: Option<Box<Stream>>,
     slot: Option<Slot>,
 }
 
@@ -95,6 +97,7 @@ impl Core {
             idle_since: AtomicU64::new(0),
             home: Mutex::new(Home { stream: None, slot: Some(slot) }),
             sentinel: Waker::from(Arc::new(Sentinel(Weak::clone(core)))),
+            me: Weak::clone(core),
             common: Arc::clone(common),
         });
         common.registry.add(&core);
@@ -103,6 +106,11 @@ impl Core {
 
     pub(super) fn is(&self, state: State) -> bool {
         self.state.load(Ordering::Acquire) == state as u8
+    }
+
+    /// Whether its stream is with a user, on its way from or to one, or closed.
+    pub(super) fn is_out(&self) -> bool {
+        self.is(State::InUse) || self.is(State::Parking) || self.is(State::Closed)
     }
 
     fn change(&self, from: State, to: State) -> bool {
@@ -121,10 +129,14 @@ impl Core {
 
     /// Takes an idle connection for a user, if it may still be used. It never waits: flag, peek,
     /// lifetime; yes or no, at once. A connection that may not be used is closed here.
-    pub(super) fn claim(&self, now: Instant) -> Option<Stream> {
+    pub(super) fn claim(&self, now: Instant) -> Option<Box<Stream>> {
         while !self.change(State::Idle, State::InUse) {
             // Being looked at right now: it will be offered again when that is over.
-            if self.is(State::Closed) || self.change(State::Checking, State::Orphaned) {
+            if self.change(State::Checking, State::Orphaned) {
+                return None;
+            }
+            // Closed, or nothing that could be claimed; only a look that ended just now is.
+            if !self.is(State::Idle) && !self.is(State::Checking) {
                 return None;
             }
         }
@@ -153,13 +165,12 @@ impl Core {
     /// if it is not fit to wait.
     pub(super) fn settle(
         &self,
-        mut stream: Stream,
+        mut stream: Box<Stream>,
         now: Instant,
-    ) -> Result<(), (Stream, CloseReason)> {
+    ) -> Result<(), (Box<Stream>, CloseReason)> {
         if self.expires.is_some_and(|expires| now >= expires) {
             return Err((stream, CloseReason::MaxLifetime));
         }
-        stream.rest();
         // From here on the sentinel counts.
         self.state.store(State::Parking as u8, Ordering::Release);
         match liveness::park(stream.io(), &self.sentinel) {
@@ -170,18 +181,20 @@ impl Core {
             Parked::Waiting => {}
             Parked::Restless => self.fired.store(true, Ordering::Release),
         }
+        stream.rest();
         let idle = now.saturating_duration_since(self.opened).as_nanos();
         self.idle_since.store(u64::try_from(idle).unwrap_or(u64::MAX), Ordering::Release);
         self.home().stream = Some(stream);
-        self.state.store(State::Idle as u8, Ordering::Release);
+        // Before the look at whether the pool was closed, in every thread's eyes.
+        self.state.store(State::Idle as u8, Ordering::SeqCst);
         Ok(())
     }
 
     /// To be called when the connection's handle is in the store: what the sentinel saw before that
     /// may have found nobody home.
-    pub(super) fn recheck(self: &Arc<Self>) {
+    pub(super) fn recheck(&self) {
         if self.fired.load(Ordering::Acquire) {
-            self.common.inbox.push(Arc::downgrade(self));
+            self.common.inbox.push(Weak::clone(&self.me));
         }
     }
 
@@ -199,7 +212,10 @@ impl Core {
                 return Classified::Done;
             }
             Parked::Waiting => self.report_check(Verdict::Alive),
-            Parked::Restless => self.fired.store(true, Ordering::Release),
+            Parked::Restless => {
+                self.fired.store(true, Ordering::Release);
+                self.common.inbox.push(Weak::clone(&self.me));
+            }
         }
         self.home().stream = Some(stream);
         if self.change(State::Checking, State::Idle) {
@@ -224,7 +240,7 @@ impl Core {
 
     /// Ends the connection. Only for whoever owns the stream. `used` is how long it was in use, if
     /// it comes straight from its user.
-    pub(super) fn close(&self, stream: Stream, reason: CloseReason, used: Option<Duration>) {
+    pub(super) fn close(&self, stream: Box<Stream>, reason: CloseReason, used: Option<Duration>) {
         if self.mark_closed() {
             drop(stream);
             self.finish(reason, used);
@@ -321,5 +337,5 @@ impl Wake for Sentinel {
 
 /// A lifetime shortened by up to a quarter, so that connections made together do not end together.
 pub(super) fn jittered(lifetime: Duration) -> Duration {
-    lifetime.mul_f64(1.0 - 0.25 * fastrand::f64())
+    lifetime - lifetime.mul_f64(0.25 * fastrand::f64())
 }

@@ -16,7 +16,7 @@ use crate::event::CloseReason;
 /// A guard behind a [`tokio_util`] codec: a stream of decoded and a sink of encoded items.
 ///
 /// If the codec's buffers hold bytes when the exchange ends (read ahead, or encoded and not
-/// flushed), the connection is discarded with reason `dirty`. What a codec keeps inside itself is
+/// flushed), the connection is discarded with reason `unfinished`. What a codec keeps inside itself is
 /// its own: use one codec per exchange, or one that is empty between answers.
 ///
 /// Made by [`Guard::framed`], which owns the guard, and [`Guard::framed_mut`], which borrows it.
@@ -40,7 +40,7 @@ impl Guard {
 impl<C> Framed<Guard, C> {
     /// As [`Guard::release`]; buffers that still hold bytes make it a discard.
     pub fn release(mut self) -> Release {
-        self.settle().map_or(Release::Discarded(CloseReason::Dirty), Guard::release)
+        self.settle().map_or(Release::Discarded(CloseReason::Unfinished), Guard::release)
     }
 }
 
@@ -67,7 +67,7 @@ impl<G: BorrowMut<Guard>, C> Framed<G, C> {
         let parts = self.inner.take()?.into_parts();
         let mut guard = parts.io;
         if !parts.read_buf.is_empty() || !parts.write_buf.is_empty() {
-            guard.borrow_mut().stream_mut().taint(CloseReason::Dirty);
+            guard.borrow_mut().stream_mut().taint(CloseReason::Unfinished);
         }
         Some(guard)
     }

@@ -9,6 +9,7 @@ use tokio::io::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
 use super::Inner;
+use super::admission::Ticket;
 use super::store::{Place, Taken};
 use crate::event::{CloseReason, Event};
 use crate::stream::{Ending, Ledger, Stream, delegate_io};
@@ -39,19 +40,32 @@ pub enum Release {
 pub struct Guard {
     /// Always there until one of the ways out has taken it.
     held: Option<Held>,
-    pool: Arc<Inner>,
 }
 
+/// Fields are dropped in this order, whatever happens: the socket is closed, then the place given
+/// back, then the next caller let in.
 struct Held {
-    stream: Stream,
-    place: Place,
+    stream: Box<Stream>,
     since: Instant,
+    place: Place,
+    ticket: OwnedTicket,
+}
+
+/// The right to a connection, in the hands of a guard.
+struct OwnedTicket(Arc<Inner>);
+
+impl Drop for OwnedTicket {
+    fn drop(&mut self) {
+        self.0.admission.leave();
+    }
 }
 
 impl Guard {
-    pub(super) fn new(pool: Arc<Inner>, taken: Taken) -> Self {
+    pub(super) fn new(pool: &Arc<Inner>, ticket: Ticket<'_>, taken: Taken) -> Self {
+        ticket.keep();
+        let ticket = OwnedTicket(Arc::clone(pool));
         let Taken { place, stream, since } = taken;
-        Self { held: Some(Held { stream, place, since }), pool }
+        Self { held: Some(Held { stream, since, place, ticket }) }
     }
 
     /// Says that the exchange is complete: the answer was read in full, nothing is owed. The
@@ -71,17 +85,15 @@ impl Guard {
 
     /// Closes the connection and frees its slot.
     pub fn discard(mut self) {
-        let held = self.take();
-        self.pool.throw_away(held, CloseReason::Discarded);
+        self.take().throw_away(CloseReason::Discarded);
     }
 
     /// Takes the connection out of the pool, which may make another in its place.
+    #[must_use = "a detached connection that is dropped is closed; discard() says so"]
     pub fn detach(mut self) -> Stream {
         let held = self.take();
         held.place.core().detach(held.since.elapsed());
-        held.place.vacate();
-        self.pool.admission.leave();
-        held.stream
+        *held.stream
     }
 
     /// The time the whole exchange may take from now, over all its operations together; each then
@@ -106,7 +118,8 @@ impl Guard {
         self.stream_mut().set_write_timeout(limit);
     }
 
-    /// See [`Stream::count_debt`].
+    /// See [`Stream::count_debt`]. Ends with the return of the connection.
+    #[must_use = "without its ledger nothing is ever owed, and no read times out"]
     pub fn count_debt(&mut self) -> Ledger {
         self.stream_mut().count_debt()
     }
@@ -151,37 +164,42 @@ impl Guard {
 
     fn end(&mut self, ending: Ending) -> Release {
         let held = self.take();
-        let closed = self.pool.is_closed().then_some(CloseReason::PoolClosed);
-        if let Some(reason) = held.stream.unfit(ending).or(closed) {
-            return self.pool.throw_away(held, reason);
-        }
-        let Held { stream, place, since } = held;
-        let now = Instant::now();
-        let core = Arc::clone(place.core());
-        match core.settle(stream, now) {
-            Err((stream, reason)) => self.pool.throw_away(Held { stream, place, since }, reason),
-            Ok(()) => {
-                let used = now.saturating_duration_since(since);
-                self.pool.emitter().emit(Event::Returned { conn: core.id, used });
-                // Into the store first, then the next caller: it will find the connection there.
-                drop(place);
-                core.recheck();
-                self.pool.admission.leave();
-                self.pool.sweep_if_closed(&core);
-                Release::Reused
-            }
+        let closed = held.ticket.0.is_closed().then_some(CloseReason::PoolClosed);
+        match held.stream.unfit(ending).or(closed) {
+            Some(reason) => held.throw_away(reason),
+            None => held.give_back(),
         }
     }
 }
 
-impl Inner {
-    /// Closes a connection that was in use and lets the next caller in.
-    fn throw_away(&self, held: Held, reason: CloseReason) -> Release {
-        let Held { stream, place, since } = held;
+impl Held {
+    /// Closes the connection, then lets the next caller in.
+    fn throw_away(self, reason: CloseReason) -> Release {
+        // The other way round than declared, should anything here panic.
+        let Self { ticket, place, since, stream } = self;
         place.core().close(stream, reason, Some(since.elapsed()));
-        place.vacate();
-        self.admission.leave();
+        drop(place);
+        if ticket.0.is_closed() {
+            ticket.0.refresh_gauges();
+        }
         Release::Discarded(reason)
+    }
+
+    /// Puts the connection into the store, then lets the next caller in, who finds it there.
+    fn give_back(self) -> Release {
+        let Self { ticket, place, since, stream } = self;
+        let now = Instant::now();
+        let core = Arc::clone(place.core());
+        if let Err((stream, reason)) = core.settle(stream, now) {
+            return Self { stream, since, place, ticket }.throw_away(reason);
+        }
+        let pool = &ticket.0;
+        let used = now.saturating_duration_since(since);
+        pool.emitter().emit(Event::Returned { conn: core.id, used });
+        drop(place);
+        core.recheck();
+        pool.sweep_if_closed(&core);
+        Release::Reused
     }
 }
 

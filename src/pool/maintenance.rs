@@ -20,17 +20,19 @@ const BATCH: usize = 8;
 pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) {
     let mut next = Instant::now() + phase(beat);
     loop {
-        let beating = Deadline::at(next).run(common.inbox.filled()).await.is_err();
+        let _ = Deadline::at(next).run(common.inbox.filled()).await;
         let Some(inner) = pool.upgrade() else { return };
         inner.classify_fired().await;
         if inner.is_closed() {
             return;
         }
-        if beating {
+        // Judged by the clock: a busy inbox must not keep the beat from coming.
+        if Instant::now() >= next {
             inner.evict_due().await;
+            inner.store.sweep();
+            inner.refresh_gauges();
             next = Instant::now() + beat;
         }
-        inner.refresh_gauges();
     }
 }
 
@@ -47,18 +49,17 @@ impl Inner {
                     self.store.offer(Arc::clone(&core));
                     self.slots.announce();
                 }
-                core.recheck();
+                self.sweep_if_closed(&core);
             }
             tokio::task::yield_now().await;
         }
-        self.store.sweep();
     }
 
     /// Evicts what has been idle too long or is too old.
     async fn evict_due(&self) {
         let now = Instant::now();
         let idle_timeout = self.settings().idle_timeout;
-        let (idle, _) = self.common.registry.idle();
+        let idle = self.common.registry.idle();
         let mut evicted = 0;
         for core in idle {
             let due = plan::due(now, core.idle_since(), core.expires(), idle_timeout);
@@ -68,9 +69,6 @@ impl Inner {
                     tokio::task::yield_now().await;
                 }
             }
-        }
-        if evicted > 0 {
-            self.store.sweep();
         }
     }
 }

@@ -62,7 +62,11 @@ impl managed::Manager for Manager {
 
     async fn recycle(&self, conn: &mut Connection, _: &Metrics) -> RecycleResult<ConnectError> {
         match conn.unfit() {
-            None => Ok(()),
+            None => {
+                // deadpool has no hook at return: what the last user set ends here.
+                conn.stream.rest();
+                Ok(())
+            }
             Some(reason) => {
                 conn.stream.taint(reason);
                 Err(RecycleError::message(reason.as_str()))
@@ -99,7 +103,8 @@ impl Connection {
         &mut self.stream
     }
 
-    /// See [`Stream::count_debt`].
+    /// See [`Stream::count_debt`]. Ends with [`finish`](Self::finish).
+    #[must_use = "without its ledger nothing is ever owed, and no read times out"]
     pub fn count_debt(&mut self) -> Ledger {
         self.stream.count_debt()
     }

@@ -32,11 +32,12 @@ use crate::beat::beat;
 use crate::config::{Config, ConfigError, Settings};
 use crate::error::CheckoutError;
 use crate::event::{CloseReason, Emitter, Observer};
-use crate::stream::{Connector, Stream};
+use crate::stream::Connector;
 use crate::telemetry::Gauges;
 
 use self::core::{Common, Core};
 use admission::Admission;
+use registry::Counts;
 use slots::Slots;
 use store::Store;
 
@@ -91,6 +92,10 @@ impl Pool {
     /// connection can be made, when the queue is full or the pool closed. It says how long the
     /// caller waited and how full the pool was.
     ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, or in one without its I/O and time drivers enabled.
+    ///
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing but the caller's place in the queue. A dial that was under
@@ -100,7 +105,7 @@ impl Pool {
     }
 
     /// Takes a connection, runs `exchange` with it, and releases it if that succeeds. If it fails,
-    /// panics or is dropped, the connection is not reused.
+    /// panics or is dropped, a connection that carried any byte is not reused.
     ///
     /// ```
     /// # async fn f(pool: livepool::Pool) -> std::io::Result<()> {
@@ -197,7 +202,7 @@ struct Inner {
     store: Store,
     common: Arc<Common>,
     closed: AtomicBool,
-    /// Whether a maintenance task runs. It ends with its runtime; the next dial starts another.
+    /// Whether a maintenance task runs. It ends with its runtime; the next checkout starts another.
     maintained: Arc<AtomicBool>,
 }
 
@@ -228,9 +233,12 @@ impl Inner {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Starts the maintenance task unless one is running. Called where a runtime is sure to be
-    /// there: after a dial.
+    /// Starts the maintenance task unless one is running: it ends with the runtime it was started
+    /// in. Called at every checkout, where a runtime is sure to be there.
     fn maintain(self: &Arc<Self>) {
+        if self.maintained.load(Ordering::Relaxed) || self.is_closed() {
+            return;
+        }
         if self.maintained.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -242,19 +250,6 @@ impl Inner {
             let _running = running;
             task.await;
         });
-    }
-
-    /// Puts a connection that nobody uses where the next caller finds it.
-    fn shelve(&self, core: Arc<Core>, stream: Stream) {
-        match core.settle(stream, tokio::time::Instant::now()) {
-            Ok(()) => {
-                self.store.offer(Arc::clone(&core));
-                core.recheck();
-                self.slots.announce();
-                self.sweep_if_closed(&core);
-            }
-            Err((stream, reason)) => core.close(stream, reason, None),
-        }
     }
 
     /// A connection that went idle just as the pool was closed may have been missed by it.
@@ -269,7 +264,7 @@ impl Inner {
             return;
         }
         self.admission.close();
-        for core in self.common.registry.idle().0 {
+        for core in self.common.registry.idle() {
             core.evict(CloseReason::PoolClosed);
         }
         self.store.sweep();
@@ -279,12 +274,12 @@ impl Inner {
     }
 
     fn status(&self) -> Status {
-        let (idle, in_use) = self.common.registry.count();
+        let Counts { idle, in_use, connecting } = self.common.registry.count(&self.slots);
         Status {
             max_size: self.slots.limit(),
             idle,
             in_use,
-            connecting: self.slots.connecting(),
+            connecting,
             waiting: self.admission.waiting(),
             closed: self.is_closed(),
         }

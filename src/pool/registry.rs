@@ -4,7 +4,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::core::{Core, State};
+use super::slots::Slots;
 use crate::event::ConnId;
+
+/// How many connections there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) idle: usize,
+    /// With a user, on the way to or from one, or being looked at.
+    pub(super) in_use: usize,
+    /// Slots without a connection: a dial is under way, or the slot is about to be given back.
+    pub(super) connecting: usize,
+}
 
 /// Reached by background work; it owns nothing. Handles in the store and guards own the cores.
 #[derive(Debug, Default)]
@@ -22,20 +33,25 @@ impl Registry {
         self.lock().remove(&id);
     }
 
-    /// Every idle connection, and how many are in use or on their way.
-    pub(super) fn idle(&self) -> (Vec<Arc<Core>>, usize) {
+    /// Every idle connection.
+    pub(super) fn idle(&self) -> Vec<Arc<Core>> {
         // Upgraded cores are never dropped under the lock: dropping the last one locks it again.
-        let all: Vec<Arc<Core>> = self.lock().values().filter_map(Weak::upgrade).collect();
-        let total = all.len();
-        let idle: Vec<_> = all.into_iter().filter(|core| core.is(State::Idle)).collect();
-        let busy = total - idle.len();
-        (idle, busy)
+        let mut all: Vec<Arc<Core>> = self.lock().values().filter_map(Weak::upgrade).collect();
+        all.retain(|core| core.is(State::Idle));
+        all
     }
 
-    /// How many are idle, and how many are in use.
-    pub(super) fn count(&self) -> (usize, usize) {
-        let (idle, busy) = self.idle();
-        (idle.len(), busy)
+    /// How many there are of each kind, as of one moment.
+    pub(super) fn count(&self, slots: &Slots) -> Counts {
+        let (all, total, used) = {
+            let cores = self.lock();
+            let all: Vec<Arc<Core>> = cores.values().filter_map(Weak::upgrade).collect();
+            // Read under the lock: a connection has its slot before it is added and until after it
+            // is removed, so that the two numbers belong together and their sum is never too high.
+            (all, cores.len(), slots.used())
+        };
+        let idle = all.iter().filter(|core| core.is(State::Idle)).count();
+        Counts { idle, in_use: total - idle, connecting: used - total }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ConnId, Weak<Core>>> {

@@ -10,35 +10,28 @@ use tokio::sync::Notify;
 pub(super) struct Slots {
     limit: usize,
     used: AtomicUsize,
-    connecting: AtomicUsize,
     /// A slot became free, or a connection became ready without a caller.
     changed: Notify,
 }
 
 impl Slots {
     pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self {
-            limit,
-            used: AtomicUsize::new(0),
-            connecting: AtomicUsize::new(0),
-            changed: Notify::new(),
-        })
+        Arc::new(Self { limit, used: AtomicUsize::new(0), changed: Notify::new() })
     }
 
     /// A slot for a connection that is about to be made.
     pub(super) fn try_take(self: &Arc<Self>) -> Option<Slot> {
         let more = |used| (used < self.limit).then_some(used + 1);
         self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
-        self.connecting.fetch_add(1, Ordering::AcqRel);
-        Some(Slot { slots: Arc::clone(self), connecting: true })
+        Some(Slot(Arc::clone(self)))
     }
 
     pub(super) fn limit(&self) -> usize {
         self.limit
     }
 
-    pub(super) fn connecting(&self) -> usize {
-        self.connecting.load(Ordering::Acquire)
+    pub(super) fn used(&self) -> usize {
+        self.used.load(Ordering::Acquire)
     }
 
     /// Tells whoever waits for a slot or a ready connection to look again.
@@ -54,25 +47,12 @@ impl Slots {
 
 /// The right of one connection to exist. Dropped after its socket is closed.
 #[derive(Debug)]
-pub(super) struct Slot {
-    slots: Arc<Slots>,
-    connecting: bool,
-}
-
-impl Slot {
-    /// The dial is over and the connection stands.
-    pub(super) fn connected(&mut self) {
-        if std::mem::take(&mut self.connecting) {
-            self.slots.connecting.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-}
+pub(super) struct Slot(Arc<Slots>);
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.connected();
-        self.slots.used.fetch_sub(1, Ordering::AcqRel);
-        self.slots.announce();
+        self.0.used.fetch_sub(1, Ordering::AcqRel);
+        self.0.announce();
     }
 }
 
@@ -83,16 +63,12 @@ mod tests {
     #[test]
     fn a_slot_is_held_from_dial_to_close_and_never_more_than_the_limit() {
         let slots = Slots::new(2);
-        let mut a = slots.try_take().unwrap();
+        let a = slots.try_take().unwrap();
         let b = slots.try_take().unwrap();
         assert!(slots.try_take().is_none());
-        assert_eq!(slots.connecting(), 2);
-        a.connected();
-        assert_eq!(slots.connecting(), 1);
         drop(b);
-        assert_eq!(slots.connecting(), 0);
         assert!(slots.try_take().is_some());
         drop(a);
-        assert_eq!(slots.used.load(Ordering::Acquire), 0);
+        assert_eq!(slots.used(), 0);
     }
 }

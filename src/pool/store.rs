@@ -20,8 +20,8 @@ use crate::config::Order;
 use crate::stream::Stream;
 
 thread_local! {
-    /// A connection on its way into `create`, which has no arguments. Set and cleared around one
-    /// poll of `get`, on one thread.
+    /// A connection on its way into the store, whose `get` has no arguments. Set and taken within
+    /// one poll of `get`, on one thread, with no foreign code between.
     static ADOPTED: Cell<Option<Arc<Core>>> = const { Cell::new(None) };
 }
 
@@ -29,27 +29,36 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Handle {
     core: Arc<Core>,
-    claimed: Option<(Stream, Instant)>,
+    claimed: Option<(Box<Stream>, Instant)>,
 }
 
 /// A connection taken from the store.
 pub(super) struct Taken {
     pub(super) place: Place,
-    pub(super) stream: Stream,
+    pub(super) stream: Box<Stream>,
     pub(super) since: Instant,
 }
 
-/// The place a connection in use keeps in the store. Dropping it puts the connection back.
-pub(super) struct Place(managed::Object<Shelf>);
+/// The place a connection in use keeps in the store. Dropping it puts the connection back, if it is
+/// idle again; otherwise the place is given up.
+pub(super) struct Place(Option<managed::Object<Shelf>>);
 
 impl Place {
     pub(super) fn core(&self) -> &Arc<Core> {
-        &self.0.core
+        match &self.0 {
+            Some(object) => &object.core,
+            None => unreachable!("only drop takes it"),
+        }
     }
+}
 
-    /// Gives the place up, for a connection that has ended.
-    pub(super) fn vacate(self) {
-        drop(managed::Object::take(self.0));
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(object) = self.0.take() else { return };
+        // A handle without a stream must never be offered to anybody.
+        if object.core.is_out() {
+            drop(managed::Object::take(object));
+        }
     }
 }
 
@@ -77,32 +86,24 @@ impl Store {
 
     /// A usable connection, if there is one. Those found unusable on the way are closed.
     pub(super) fn take(&self) -> Option<Taken> {
-        let mut place = Place(self.pool.timeout_get(&AT_ONCE).now_or_never()?.ok()?);
-        let (stream, since) = place.0.claimed.take()?;
+        let mut object = self.pool.timeout_get(&AT_ONCE).now_or_never()?.ok()?;
+        let claimed = object.claimed.take();
+        let place = Place(Some(object));
+        let (stream, since) = claimed?;
         Some(Taken { place, stream, since })
     }
 
-    /// Gives a connection that was just made, and is in use, its place. If another connection
-    /// became idle in the meantime, that one is taken, and the new one comes back to the caller.
-    pub(super) fn adopt(
-        &self,
-        core: Arc<Core>,
-        stream: Stream,
-    ) -> (Taken, Option<(Arc<Core>, Stream)>) {
-        ADOPTED.set(Some(Arc::clone(&core)));
+    /// Gives a connection that was just made, and is in use, its place.
+    pub(super) fn adopt(&self, core: &Arc<Core>, stream: Box<Stream>) -> Taken {
+        ADOPTED.set(Some(Arc::clone(core)));
         let got = self.pool.timeout_get(&AT_ONCE).now_or_never();
-        let adopted = ADOPTED.take().is_none();
-        // A guard gives its place back before its ticket, so a caller with a ticket finds a permit;
-        // the store is never closed; and create has a connection to take.
-        let Some(Ok(mut place)) = got.map(|got| got.map(Place)) else {
+        // A guard gives its place back before its ticket, so whoever holds a ticket finds a permit;
+        // the store is never closed; and both create and recycle take the connection in.
+        let Some(Ok(object)) = got else {
+            ADOPTED.take();
             unreachable!("a caller with a ticket always finds a place");
         };
-        match place.0.claimed.take() {
-            Some((other, since)) if !adopted => {
-                (Taken { place, stream: other, since }, Some((core, stream)))
-            }
-            _ => (Taken { place, stream, since: Instant::now() }, None),
-        }
+        Taken { place: Place(Some(object)), stream, since: Instant::now() }
     }
 
     /// Offers an idle connection that has no place: the next caller who finds nothing else gets it.
@@ -163,6 +164,12 @@ impl managed::Manager for Shelf {
     }
 
     async fn recycle(&self, handle: &mut Handle, _: &Metrics) -> managed::RecycleResult<Empty> {
+        if let Some(core) = ADOPTED.take() {
+            // It takes the place of an idle connection, which waits beside the store from now on.
+            let idle = std::mem::replace(&mut handle.core, core);
+            self.ready().push_back(idle);
+            return Ok(());
+        }
         let now = Instant::now();
         let stream = handle.core.claim(now).ok_or(RecycleError::Backend(Empty))?;
         handle.claimed = Some((stream, now));

@@ -1,23 +1,26 @@
 //! The lazily re-armed timer behind every per-operation deadline.
 //!
 //! An operation that is ready at once costs nothing. One that stays pending only *stores* its
-//! deadline; a single [`Sleep`] per direction stays registered with the runtime and, when it fires
-//! before the current deadline, is armed again. Registering a timer per operation would cost five
-//! to ten times as much as the rest of the operation's bookkeeping.
+//! deadline and its task; a single [`Sleep`] per direction stays registered with the runtime and,
+//! when it fires before the current deadline, is armed again. Registering a timer per operation
+//! would cost five to ten times as much as the rest of the operation's bookkeeping.
 //!
-//! Each direction has a clock of its own: a `Sleep` keeps one waker, so two halves of a stream that
-//! share one would lose a deadline.
+//! Each direction has a clock of its own: two halves of a stream that shared one would lose a
+//! deadline.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
+use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A deadline found passed by more than this was not being waited for: the operation that set it
-/// was dropped, and the one that polls now is a new one. A live operation is woken by the timer and
-/// polls within the runtime's scheduling delay.
+/// Nobody polled for this long after the alarm rang: the operation that set the deadline was
+/// dropped, and the one that polls now is a new one. A live operation polls within the runtime's
+/// scheduling delay.
 const ABANDONED: Duration = Duration::from_secs(1);
 
 /// The timer of one direction of a stream.
@@ -25,11 +28,7 @@ const ABANDONED: Duration = Duration::from_secs(1);
 pub(super) struct Clock {
     /// When the pending operation began, and when it must end.
     running: Option<(Instant, Instant)>,
-    sleep: Option<Pin<Box<Sleep>>>,
-    /// The moment `sleep` is registered for. Never later than the running deadline.
-    armed: Option<Instant>,
-    /// Whom `sleep` wakes. Polling the sleep again for the same waker is not needed.
-    waker: Option<Waker>,
+    alarm: Option<Alarm>,
 }
 
 impl Clock {
@@ -54,61 +53,35 @@ impl Clock {
         limit: Option<Duration>,
         cap: Option<Instant>,
     ) -> Poll<Duration> {
-        let (began, deadline) = match self.running {
-            Some(running) => running,
-            None => match begin(limit, cap) {
-                Some(running) => *self.running.insert(running),
-                None => return Poll::Pending,
-            },
-        };
-        if self.registered(cx, deadline) {
-            return Poll::Pending;
-        }
-        let now = Instant::now();
-        if now >= deadline {
+        loop {
+            let (began, deadline) = match self.running {
+                Some(running) => running,
+                None => match begin(limit, cap) {
+                    Some(running) => *self.running.insert(running),
+                    None => return Poll::Pending,
+                },
+            };
+            if let Some(alarm) = &self.alarm
+                && alarm.armed <= deadline
+            {
+                // Registered first, so that an alarm that rings now wakes this very task.
+                alarm.bell.task.register(cx.waker());
+                if !alarm.sleep.is_elapsed() {
+                    return Poll::Pending;
+                }
+            }
+            let now = Instant::now();
+            if now < deadline {
+                self.alarm = Some(Alarm::set(self.alarm.take(), deadline, cx.waker()));
+                return Poll::Pending;
+            }
+            let unheard =
+                self.alarm.as_ref().is_some_and(|alarm| alarm.rang_before(now, ABANDONED));
             self.running = None;
-            if now - deadline <= ABANDONED || cap.is_some_and(|cap| cap <= now) {
+            if !unheard || cap.is_some_and(|cap| cap <= now) {
                 return Poll::Ready(deadline - began);
             }
             // Nobody waited when the time ran out; the operation that polls now is a new one.
-            return self.poll(cx, limit, cap);
-        }
-        self.arm(cx, deadline);
-        Poll::Pending
-    }
-
-    /// Whether the sleep will wake this very task, in time.
-    fn registered(&self, cx: &Context<'_>, deadline: Instant) -> bool {
-        let (Some(sleep), Some(armed), Some(waker)) = (&self.sleep, self.armed, &self.waker) else {
-            return false;
-        };
-        armed <= deadline && waker.will_wake(cx.waker()) && !sleep.is_elapsed()
-    }
-
-    /// Registers the sleep for `deadline` and this task.
-    fn arm(&mut self, cx: &mut Context<'_>, deadline: Instant) {
-        let sleep = match &mut self.sleep {
-            Some(sleep) => {
-                if self.armed.is_none_or(|armed| armed > deadline) || sleep.is_elapsed() {
-                    sleep.as_mut().reset(deadline);
-                    self.armed = Some(deadline);
-                }
-                sleep
-            }
-            none => {
-                self.armed = Some(deadline);
-                none.insert(Box::pin(sleep_until(deadline)))
-            }
-        };
-        // Unconstrained: with the task's coop budget spent, a sleep returns Pending without
-        // registering its waker, and the deadline would be lost.
-        let mut poll_now = tokio::task::unconstrained(sleep.as_mut());
-        if Pin::new(&mut poll_now).poll(cx).is_ready() {
-            // Its moment came while it was being registered.
-            cx.waker().wake_by_ref();
-            self.waker = None;
-        } else {
-            self.waker = Some(cx.waker().clone());
         }
     }
 
@@ -116,13 +89,77 @@ impl Clock {
     /// alive.
     pub(super) fn forget_task(&mut self) {
         self.running = None;
-        if self.waker.take().is_some()
-            && let Some(sleep) = &mut self.sleep
-        {
-            let mut nobody = Context::from_waker(Waker::noop());
-            let mut poll_now = tokio::task::unconstrained(sleep.as_mut());
-            let _ = Pin::new(&mut poll_now).poll(&mut nobody);
+        if let Some(alarm) = &self.alarm {
+            drop(alarm.bell.task.take());
         }
+    }
+}
+
+/// A sleep that is registered with its runtime once and rings for whichever task waits.
+#[derive(Debug)]
+struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    bell: Arc<Bell>,
+    /// The moment the sleep is registered for.
+    armed: Instant,
+    /// The runtime it is registered with. A sleep must not be polled when its runtime has ended.
+    runtime: Option<Id>,
+}
+
+impl Alarm {
+    /// Sets the alarm, the last one if it can be used again.
+    fn set(last: Option<Self>, deadline: Instant, task: &Waker) -> Self {
+        let runtime = Handle::try_current().ok().map(|handle| handle.id());
+        let mut alarm = match last {
+            Some(mut last) if last.runtime == runtime => {
+                *last.bell.rang() = None;
+                last.sleep.as_mut().reset(deadline);
+                last.armed = deadline;
+                last
+            }
+            _ => Self {
+                sleep: Box::pin(sleep_until(deadline)),
+                bell: Arc::default(),
+                armed: deadline,
+                runtime,
+            },
+        };
+        alarm.bell.task.register(task);
+        let bell = Waker::from(Arc::clone(&alarm.bell));
+        // Unconstrained: with the task's coop budget spent, a sleep returns Pending without
+        // registering its waker, and the deadline would be lost.
+        let mut sleep = tokio::task::unconstrained(alarm.sleep.as_mut());
+        if Pin::new(&mut sleep).poll(&mut Context::from_waker(&bell)).is_ready() {
+            // Its moment came while it was being registered.
+            bell.wake();
+        }
+        alarm
+    }
+
+    /// Whether it rang, and that was longer ago than `patience`.
+    fn rang_before(&self, now: Instant, patience: Duration) -> bool {
+        self.bell.rang().is_some_and(|rang| now.saturating_duration_since(rang) > patience)
+    }
+}
+
+/// What the sleep wakes: it notes when, and passes it on.
+#[derive(Debug, Default)]
+struct Bell {
+    task: AtomicWaker,
+    /// Only read and set under this lock.
+    rang: Mutex<Option<Instant>>,
+}
+
+impl Bell {
+    fn rang(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.rang.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        *self.rang() = Some(Instant::now());
+        self.task.wake();
     }
 }
 
@@ -142,9 +179,6 @@ fn begin(limit: Option<Duration>, cap: Option<Instant>) -> Option<(Instant, Inst
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::task::Wake;
-
     use super::*;
 
     struct Never;
@@ -260,5 +294,33 @@ mod tests {
         let mut clock = Clock::default();
         let given = std::future::poll_fn(|cx| clock.poll(cx, Some(TEN), Some(cap))).await;
         assert_eq!(given.as_secs(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_jumps_past_the_deadline_of_a_waiting_operation_ends_it() {
+        let waiting = tokio::spawn(async {
+            let mut clock = Clock::default();
+            expires(&mut clock, TEN).await
+        });
+        tokio::task::yield_now().await;
+        tokio::time::advance(6 * TEN).await;
+        assert_eq!(waiting.await.unwrap(), TEN);
+    }
+
+    #[test]
+    fn a_clock_outlives_the_runtime_it_was_armed_in() {
+        let runtime =
+            || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut clock = Clock::default();
+        let first = runtime();
+        let begin = std::future::poll_fn(|cx| {
+            assert!(clock.poll(cx, Some(TEN), None).is_pending());
+            Poll::Ready(())
+        });
+        first.block_on(begin);
+        drop(first);
+        clock.forget_task();
+        let soon = Duration::from_millis(5);
+        runtime().block_on(expires(&mut clock, soon));
     }
 }

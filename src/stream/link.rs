@@ -79,6 +79,12 @@ impl Link {
         &self.writer
     }
 
+    /// Drops the wakers of whoever used the stream last.
+    pub(super) fn forget_tasks(&self) {
+        drop(self.reader.take());
+        drop(self.writer.take());
+    }
+
     pub(super) fn debt(&self) -> usize {
         self.debt.load(Ordering::Acquire)
     }
@@ -100,8 +106,11 @@ pub struct Ledger(pub(super) Arc<Link>);
 impl Ledger {
     /// Notes that one more answer is owed, until the returned value is dropped.
     pub fn owe(&self) -> Owed {
-        if self.0.debt.fetch_add(1, Ordering::AcqRel) == 0 {
+        // Before the debt itself, so that a reader who sees it also sees that it is a new one.
+        if self.0.debt() == 0 {
             self.0.debts_begun.fetch_add(1, Ordering::AcqRel);
+        }
+        if self.0.debt.fetch_add(1, Ordering::AcqRel) == 0 {
             // The reader may be pending without a clock: it has to start one.
             self.0.reader.wake();
         }

@@ -176,7 +176,9 @@ impl Stream {
     }
 
     /// From now on the read timeout runs only while an answer is owed, as counted by the returned
-    /// ledger. For clients that read all the time in a task of their own.
+    /// ledger. For clients that read all the time in a task of their own. In a pool it holds until
+    /// the connection is returned.
+    #[must_use = "without its ledger nothing is ever owed, and no read times out"]
     pub fn count_debt(&mut self) -> Ledger {
         self.counts_debt = true;
         self.reading.stop();
@@ -208,8 +210,16 @@ impl Stream {
         self.exchange = Exchange::default();
         self.timeouts = self.defaults;
         self.deadline = None;
+        self.deadline_set = None;
         self.reading.forget_task();
         self.writing.forget_task();
+        if std::mem::take(&mut self.counts_debt) {
+            // A ledger that the last user kept must not count for the next one.
+            self.link = Link::new();
+            self.debts_seen = 0;
+        } else {
+            self.link.forget_tasks();
+        }
     }
 
     /// For a read that is pending.

@@ -13,7 +13,7 @@ pub(crate) enum Peeked {
     /// The peer closed its side (FIN).
     Closed,
     /// At least this many bytes are waiting, never 0; they stay where they are.
-    Bytes(usize),
+    Bytes,
     /// The socket's error. The kernel reports it once: whoever sees it has to keep it.
     Error(io::Error),
 }
@@ -23,7 +23,7 @@ impl Peeked {
     pub(crate) fn of(result: io::Result<usize>) -> Self {
         match result {
             Ok(0) => Self::Closed,
-            Ok(bytes) => Self::Bytes(bytes),
+            Ok(_) => Self::Bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Self::Empty,
             Err(error) => Self::Error(error),
         }

@@ -71,8 +71,12 @@ pub(super) fn event(source: Source<'_>, event: &Event) {
         Event::Closed { conn, peer, reason, age, .. } => {
             entry!(debug, source, conn_id = conn.get(), %peer, %reason, ?age, "connection closed");
         }
-        Event::TimedOut { operation: operation @ Operation::Checkout, conn, after } => {
-            // The failed checkout itself is the line that warns.
+        // The failed checkout itself is the line that warns, and a listener with no clients is fine.
+        Event::TimedOut {
+            operation: operation @ (Operation::Checkout | Operation::Accept),
+            conn,
+            after,
+        } => {
             let conn_id = conn.map(ConnId::get);
             entry!(debug, source, conn_id, %operation, ?after, "timed out");
         }

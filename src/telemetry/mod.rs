@@ -87,19 +87,19 @@ impl Telemetry {
 
     /// Sets the gauges of a pool. A listener has other ones, and ignores this.
     pub(crate) fn gauges(&self, now: &Gauges) {
-        if let Handles::Pool(handles) = &self.handles {
-            if let Some(handles) = self.resolved_pool(handles) {
-                handles.gauges(now);
-            }
+        if let Handles::Pool(handles) = &self.handles
+            && let Some(handles) = self.resolved_pool(handles)
+        {
+            handles.gauges(now);
         }
     }
 
     /// Sets the number of a listener's open connections. A pool ignores this.
     pub(crate) fn connections(&self, open: usize) {
-        if let Handles::Listener(handles) = &self.handles {
-            if let Some(handles) = self.resolved_listener(handles) {
-                handles.connections(open);
-            }
+        if let Handles::Listener(handles) = &self.handles
+            && let Some(handles) = self.resolved_listener(handles)
+        {
+            handles.connections(open);
         }
     }
 

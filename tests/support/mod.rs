@@ -3,9 +3,14 @@
 
 #[cfg(target_os = "linux")]
 pub mod alone;
+pub mod blackhole;
+pub mod cut;
 #[cfg(target_os = "linux")]
 pub mod fault;
+pub mod fickle;
 pub mod pair;
+pub mod rude;
+pub mod seed;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -154,7 +159,8 @@ async fn serve(stream: TcpStream, mut orders: mpsc::UnboundedReceiver<Order>) {
     loop {
         tokio::select! {
             got = reader.read_line(&mut line) => {
-                if !matches!(got, Ok(1..)) {
+                // The end, or a request that was given up half-way.
+                if got.is_err() || !line.ends_with('\n') {
                     return;
                 }
                 let mut words = line.trim_end().splitn(2, ' ');
@@ -317,6 +323,33 @@ pub async fn until(mut condition: impl FnMut() -> bool) {
 pub async fn ends<T>(future: impl Future<Output = T>) -> T {
     let day = Duration::from_secs(24 * 60 * 60);
     tokio::time::timeout(day, future).await.expect("it waits for ever")
+}
+
+/// Returns when what this thread has sent over loopback, a FIN or RST of a closed socket too, has
+/// reached the other socket: loopback hands packets over in the order in which they were sent, and
+/// datagrams sent after them have come back.
+pub fn loopback_delivered() {
+    for _ in 0..2 {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        socket.recv(&mut [0]).unwrap();
+    }
+}
+
+/// States of a socket, as the kernel's table spells them.
+pub const SYN_SENT: &str = "02";
+pub const CLOSE_WAIT: &str = "08";
+
+/// How many sockets of this machine that go to `addr` (IPv4) are in this state.
+#[cfg(target_os = "linux")]
+pub fn sockets_to(addr: SocketAddr, state: &str) -> usize {
+    let port = format!(":{:04X}", addr.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let counts = |line: &&str| {
+        let mut cells = line.split_whitespace().skip(2);
+        cells.next().is_some_and(|remote| remote.ends_with(&port)) && cells.next() == Some(state)
+    };
+    table.lines().filter(counts).count()
 }
 
 /// The file descriptors this process has open.

@@ -85,6 +85,15 @@ fn a_close_feeds_its_reason_and_its_age_and_an_eviction_counts_as_one() {
 }
 
 #[test]
+fn a_use_that_ended_badly_counts_as_a_use() {
+    let mut event = closed(CloseReason::OpTimeout);
+    if let Event::Closed { used, .. } = &mut event {
+        *used = Some(SECOND);
+    }
+    assert!(pool_feeds(&event).contains(&"livepool_use_seconds{pool=orders}".to_owned()));
+}
+
+#[test]
 fn timeouts_are_fed_by_timeout_events_alone() {
     for operation in Operation::ALL {
         assert_eq!(

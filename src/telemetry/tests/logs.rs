@@ -46,7 +46,7 @@ fn a_line_carries_the_fields_of_its_event() {
     );
     assert_eq!(
         pool_logs(&timed_out(Operation::Checkout)),
-        r#"WARN livepool: timed out pool="orders" conn_id=7 operation=checkout after=1s"#
+        r#"DEBUG livepool: timed out pool="orders" conn_id=7 operation=checkout after=1s"#
     );
     assert_eq!(
         pool_logs(&dial_failed(DialOutcome::Refused)),
@@ -63,7 +63,7 @@ fn a_field_that_is_unknown_is_left_out() {
     let event = Event::TimedOut { operation: Operation::Accept, conn: None, after: SECOND };
     assert_eq!(
         logged(|| Telemetry::listener("front").record(&event)),
-        r#"INFO livepool: timed out listener="front" operation=accept after=1s"#
+        r#"DEBUG livepool: timed out listener="front" operation=accept after=1s"#
     );
 }
 
@@ -76,7 +76,7 @@ fn the_level_says_who_should_care() {
             Event::Checked { .. } | Event::Opened { .. } | Event::Accepted { .. } => "DEBUG",
             Event::Closed { reason, .. } if reason.is_death() => "INFO",
             Event::Closed { .. } => "DEBUG",
-            Event::TimedOut { operation: Operation::Checkout, .. } => "WARN",
+            Event::TimedOut { operation: Operation::Checkout | Operation::Accept, .. } => "DEBUG",
             Event::TimedOut { .. } => "INFO",
             Event::DialFailed { .. }
             | Event::OptionUnavailable { .. }
