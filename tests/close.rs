@@ -97,3 +97,19 @@ fn a_pool_may_be_made_used_and_dropped_around_runtimes() {
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(pool);
 }
+
+#[tokio::test]
+async fn closing_ends_a_dial_that_hangs() {
+    let hole = support::blackhole::Blackhole::start();
+    let (pool, events) = watched(livepool::Config::new(hole.addr().to_string()));
+    let dialing = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.get().await.unwrap_err() }
+    });
+    until(|| pool.status().connecting == 1).await;
+    pool.close();
+    let error = tokio::time::timeout(Duration::from_secs(2), dialing).await;
+    let error = error.expect("far sooner than the connect timeout of 5 s").unwrap();
+    assert_eq!(error.failure(), CheckoutFailure::Closed);
+    assert_eq!((events.opened(), pool.status().connecting), (0, 0));
+}

@@ -185,18 +185,16 @@ fn advice(addr: SocketAddr, error: &io::Error, settings: &ListenerSettings) -> &
             "a live listener holds it, or connections of one that was bound without reuse_address; \
              stop it or choose another port"
         }
-        io::ErrorKind::AddrInUse => {
-            match bound(addr, settings, true).and_then(|(s, _)| s.listen(1)) {
-                Ok(()) => {
-                    "connections of an earlier listener still hold it (TIME_WAIT or open); \
+        io::ErrorKind::AddrInUse => match bound(addr, settings, true).map(drop) {
+            Ok(()) => {
+                "connections of an earlier listener still hold it (TIME_WAIT or open); \
                  set reuse_address = true"
-                }
-                Err(_) => {
-                    "a live listener holds it, or connections of one that was bound without \
-                 reuse_address; stop it or choose another port"
-                }
             }
-        }
+            Err(_) => {
+                "a live listener holds it, or connections of one that was bound without \
+                 reuse_address; stop it or choose another port"
+            }
+        },
         io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
         io::ErrorKind::PermissionDenied => {
             "ports below 1024 need a privilege (CAP_NET_BIND_SERVICE on Linux); choose a higher one"

@@ -1,7 +1,10 @@
 //! Checkout: admission, then an idle connection or a new one, all before one deadline.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures_util::future::{Either, select};
 
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -85,7 +88,7 @@ async fn obtain<'a>(
     let mut patience = None;
     loop {
         // Enabled before the look, so that a change between look and wait is not lost.
-        let mut changed = std::pin::pin!(inner.slots.changed());
+        let mut changed = pin!(inner.slots.changed());
         changed.as_mut().enable();
         if inner.is_closed() {
             return Err(CheckoutFailure::Closed.into());
@@ -123,7 +126,15 @@ async fn obtain<'a>(
 
 async fn dial(inner: &Arc<Inner>, slot: Slot, deadline: Deadline) -> Result<Taken, Failed> {
     inner.maintain();
-    match inner.connector.connect_before(deadline).await {
+    let dialed = {
+        let dial = pin!(inner.connector.connect_before(deadline));
+        let closed = pin!(closed(inner));
+        match select(dial, closed).await {
+            Either::Left((dialed, _)) => dialed,
+            Either::Right(_) => return Err(CheckoutFailure::Closed.into()),
+        }
+    };
+    match dialed {
         Ok(stream) => {
             let mut stream = Box::new(stream);
             let core = Core::new(&inner.common, &mut stream, slot, inner.settings().max_lifetime);
@@ -150,6 +161,18 @@ async fn dial(inner: &Arc<Inner>, slot: Slot, deadline: Deadline) -> Result<Take
             };
             Err(Failed { failure, connect: Some(error) })
         }
+    }
+}
+
+/// Resolves when the pool is closed.
+async fn closed(inner: &Inner) {
+    loop {
+        let mut changed = pin!(inner.slots.changed());
+        changed.as_mut().enable();
+        if inner.is_closed() {
+            return;
+        }
+        changed.await;
     }
 }
 

@@ -356,11 +356,11 @@ impl Core {
         self.state.swap(State::Closed as u8, Ordering::AcqRel) != State::Closed as u8
     }
 
-    /// The slot is free, the registry forgets it, and everybody learns why.
+    /// The registry forgets it, everybody learns why, and its slot is free: in this order, so that no
+    /// observer hears of a successor first.
     fn finish(&self, reason: CloseReason, used: Option<Duration>) {
         let slot = self.home().slot.take();
         self.common.registry.remove(self.id);
-        drop(slot);
         self.common.emitter.emit(Event::Closed {
             conn: self.id,
             peer: self.peer.clone(),
@@ -368,6 +368,7 @@ impl Core {
             age: self.opened.elapsed(),
             used,
         });
+        drop(slot);
     }
 
     pub(super) fn report_check(&self, check: Check, verdict: CheckVerdict) {
