@@ -242,6 +242,11 @@ impl Core {
         silent
     }
 
+    /// How long ago the peer was last proved alive.
+    pub(super) fn proof_age(&self, now: Instant) -> Duration {
+        self.proof.age(now)
+    }
+
     /// The peer was heard at this moment.
     pub(super) fn prove(&self, moment: Instant) {
         self.proof.heard_at(moment);

@@ -17,6 +17,9 @@ use crate::deadline::Deadline;
 /// Closing a socket costs about 8 µs: this many, then let other tasks run.
 const BATCH: usize = 8;
 
+/// Reading `TCP_INFO` costs less than half a microsecond: this many, then let other tasks run.
+const LOOKS: usize = 64;
+
 /// The kernel sends no probe to a peer it has heard within a second.
 const SOONEST: Duration = Duration::from_secs(1);
 
@@ -80,13 +83,17 @@ impl Inner {
     async fn check_silence(&self, limit: Duration) {
         let now = Instant::now();
         let idle = self.common.registry.idle();
-        for batch in idle.chunks(64) {
-            for core in batch {
-                if core.check_silence(now, limit) == Classified::Homeless {
-                    self.offer(Arc::clone(core));
-                }
+        let mut looks = 0;
+        for core in idle.into_iter().filter(|core| core.proof_age(now) >= limit) {
+            if core.check_silence(now, limit) == Classified::Homeless {
+                self.offer(core);
             }
-            tokio::task::yield_now().await;
+            looks += 1;
+            if looks % LOOKS == 0 {
+                tokio::task::yield_now().await;
+                // On a busy runtime it is long until the next turn; deaths do not wait for it.
+                self.classify_fired().await;
+            }
         }
     }
 
