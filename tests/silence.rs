@@ -215,3 +215,74 @@ async fn a_slow_answer_from_a_living_peer_is_waited_for_in_full() {
     assert_eq!(conn.release(), livepool::Release::Reused);
     assert!(events.closed().is_empty());
 }
+
+#[tokio::test]
+async fn a_read_that_is_dropped_while_its_peer_is_asked_leaves_the_users_settings_behind() {
+    use tokio::io::AsyncWriteExt;
+    let upstream = Upstream::start();
+    let (pool, _) = watched(config(&upstream));
+    fill(&pool, 1).await;
+    let before = keepalive_of(&pool).await;
+    let mut conn = pool.get().await.unwrap();
+    conn.write_all(b"HOLD\n").await.unwrap();
+    upstream.order_all(&Order::Silence);
+    let asked = tokio::time::timeout(2 * SECOND, support::answer(&mut conn)).await;
+    assert!(asked.is_err(), "silent for a second, asked for another, no verdict yet");
+    let stream = conn.detach();
+    let report = stream.socket_report().unwrap();
+    let after = (report.keepalive_idle, report.keepalive_retries, report.user_timeout);
+    assert_eq!(after, before);
+}
+
+#[tokio::test]
+async fn by_default_a_silent_peer_is_out_of_the_pool_after_five_seconds_and_a_verdict() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(upstream.config().with_max_size(16));
+    fill(&pool, 16).await;
+    upstream.order_all(&Order::Silence);
+    let start = Instant::now();
+    assert_eq!(events.until_closed(16).await, [ProbeTimeout; 16]);
+    let took = start.elapsed();
+    println!("by default, idle: {took:.1?}");
+    assert!(took < 5 * SECOND + 2 * VERDICT, "{took:?}");
+}
+
+#[tokio::test]
+async fn by_default_a_request_to_a_silent_peer_fails_after_five_seconds_and_a_verdict() {
+    use tokio::io::AsyncWriteExt;
+    let upstream = Upstream::start();
+    let (pool, _) = watched(upstream.config());
+    fill(&pool, 1).await;
+    let mut conn = pool.get().await.unwrap();
+    conn.write_all(b"HOLD\n").await.unwrap();
+    upstream.order_all(&Order::Silence);
+    let start = Instant::now();
+    let silent = found_dead(&mut conn).await;
+    let took = start.elapsed();
+    println!("by default, request acknowledged: {took:.1?} ({silent})");
+    assert!(took < 5 * SECOND + 2 * VERDICT, "{took:?}");
+}
+
+#[tokio::test]
+async fn by_default_an_answer_after_twenty_seconds_is_waited_for_in_full() {
+    let upstream = Upstream::start();
+    let (pool, _) = watched(upstream.config());
+    let mut conn = pool.get().await.unwrap();
+    assert_eq!(support::ask(&mut conn, "SLOW 20000 late").await.unwrap(), "late");
+    assert_eq!(conn.release(), livepool::Release::Reused);
+}
+
+#[tokio::test]
+async fn without_the_watch_the_operations_own_timeout_ends_the_wait() {
+    use tokio::io::AsyncWriteExt;
+    let upstream = Upstream::start();
+    let (pool, _) = watched(config(&upstream).with_max_silence(None));
+    fill(&pool, 1).await;
+    let mut conn = pool.get().await.unwrap();
+    conn.set_read_timeout(Some(SECOND));
+    upstream.order_all(&Order::Silence);
+    until(|| upstream.silenced() == 1).await;
+    conn.write_all(b"ECHO x\n").await.unwrap();
+    let error = support::answer(&mut conn).await.unwrap_err();
+    assert!(livepool::is_timeout(&error), "{error}");
+}
