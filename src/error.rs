@@ -8,7 +8,7 @@ use std::time::Duration;
 pub use crate::config::{ConfigError, Problem};
 pub use crate::listener::BindError;
 pub use crate::net::{ConnectAttempt, ConnectError};
-use crate::pool::Status;
+use crate::status::Status;
 pub use crate::stream::{Interrupted, OpTimeout, PeerSilent};
 
 /// What a checkout was doing when it failed.

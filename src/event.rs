@@ -1,4 +1,4 @@
-//! Everything that happens to a pool, as one closed enum, and the one place it is emitted from.
+//! Everything that happens to a pool, as one closed enum.
 //!
 //! Metrics, logs and the user's [`Observer`] all subscribe to the same [`Event`], so they can never
 //! disagree. A [`CloseReason`] is used word for word as event field, metric label and log field.
@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::PeerAddr;
-use crate::telemetry::Telemetry;
 
 /// The number of one connection, unique within the process and never reused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -374,51 +373,5 @@ pub trait Observer: Send + Sync + 'static {
 impl<F: Fn(&str, &Event) + Send + Sync + 'static> Observer for F {
     fn on_event(&self, name: &str, event: &Event) {
         self(name, event);
-    }
-}
-
-/// The one way to emit: to the metrics, to the log and to the user's observer.
-pub(crate) struct Emitter {
-    telemetry: Telemetry,
-    observer: Option<Arc<dyn Observer>>,
-}
-
-impl Emitter {
-    pub(crate) fn new(telemetry: Telemetry, observer: Option<Arc<dyn Observer>>) -> Self {
-        Self { telemetry, observer }
-    }
-
-    /// The pool's or listener's name.
-    pub(crate) fn name(&self) -> &str {
-        self.telemetry.name()
-    }
-
-    pub(crate) fn telemetry(&self) -> &Telemetry {
-        &self.telemetry
-    }
-
-    /// Emits one event. Called with no lock held.
-    pub(crate) fn emit(&self, event: Event) {
-        // Recorders, subscribers and observers are foreign code, called where a panic would tear a
-        // connection out of its owner's hands.
-        let call = std::panic::AssertUnwindSafe(|| {
-            self.telemetry.record(&event);
-            if let Some(observer) = &self.observer {
-                observer.on_event(self.name(), &event);
-            }
-        });
-        if std::panic::catch_unwind(call).is_err() {
-            tracing::error!(
-                target: "livepool",
-                name = self.name(),
-                "a recorder or observer panicked; the event is lost to it"
-            );
-        }
-    }
-}
-
-impl fmt::Debug for Emitter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Emitter").field("name", &self.name()).finish_non_exhaustive()
     }
 }

@@ -10,6 +10,7 @@ mod listener;
 mod liveness;
 pub mod net;
 mod pool;
+mod status;
 mod stream;
 mod sys;
 pub mod telemetry;
@@ -26,5 +27,6 @@ pub use listener::Listener;
 pub use net::{PeerAddr, SocketReport};
 #[cfg(feature = "codec")]
 pub use pool::Framed;
-pub use pool::{Buffered, Builder, Connection, Guard, Manager, Pool, Release, Status};
+pub use pool::{Buffered, Builder, Connection, Guard, Manager, Pool, Release};
+pub use status::Status;
 pub use stream::{Connector, Interrupted, Ledger, OpTimeout, Owed, PeerSilent, Stream};

@@ -16,10 +16,10 @@ use tokio::net::UnixListener;
 
 use crate::config::{ListenerConfig, ListenerSettings};
 use crate::deadline::Deadline;
-use crate::event::{ConnId, Emitter, Event, Observer, Operation};
+use crate::event::{ConnId, Event, Observer, Operation};
 use crate::net::{self, Io, PeerAddr};
 use crate::stream::{OpTimeout, Reported, Stream};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Emitter, Telemetry};
 
 use reaper::Clients;
 use trouble::Trouble;

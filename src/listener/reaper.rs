@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::beat::{beat, phase};
-use crate::event::{CloseReason, Emitter};
+use crate::event::CloseReason;
 use crate::stream::Link;
+use crate::telemetry::Emitter;
 
 /// The way from a listener to its reaper.
 pub(super) struct Clients {

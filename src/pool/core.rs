@@ -14,11 +14,12 @@ use super::quarantine::Suspects;
 use super::registry::Registry;
 use super::slots::Slot;
 use crate::config::{Settings, Validation};
-use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Emitter, Event};
+use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event};
 use crate::liveness::{self, Parked, Verdict};
 use crate::net::PeerAddr;
 use crate::stream::Stream;
 use crate::sys::tcp_info::tcp_info;
+use crate::telemetry::Emitter;
 
 /// Who may touch the connection. Every change is a compare-and-swap; whoever made it owns the
 /// stream until the next change.

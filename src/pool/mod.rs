@@ -23,7 +23,6 @@ mod proof;
 mod quarantine;
 mod registry;
 mod slots;
-mod status;
 mod store;
 
 use std::fmt;
@@ -33,9 +32,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::beat::beat;
 use crate::config::{Config, ConfigError, Settings};
 use crate::error::CheckoutError;
-use crate::event::{CloseReason, Emitter, Observer};
+use crate::event::{CloseReason, Observer};
+use crate::status::Status;
 use crate::stream::Connector;
-use crate::telemetry::Gauges;
+use crate::telemetry::{Emitter, Gauges};
 
 use self::core::{Common, Core};
 use admission::Admission;
@@ -48,7 +48,6 @@ pub use buffered::Buffered;
 pub use framed::Framed;
 pub use guard::{Guard, Release};
 pub use manager::{Connection, Manager};
-pub use status::Status;
 
 /// A pool of connections to one upstream. Cloning gives another handle to the same pool.
 ///

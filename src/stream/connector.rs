@@ -10,9 +10,9 @@ use tracing::Instrument;
 use super::{Reported, Stream};
 use crate::config::{Config, ConfigError, Settings};
 use crate::deadline::Deadline;
-use crate::event::{ConnId, DialOutcome, Emitter, Event, Observer, Operation};
+use crate::event::{ConnId, DialOutcome, Event, Observer, Operation};
 use crate::net::{self, ConnectError};
-use crate::telemetry::{self, Telemetry};
+use crate::telemetry::{self, Emitter, Telemetry};
 
 /// Makes connections as a pool would, without a pool: every address of the upstream, the socket
 /// options of the configuration, one deadline over all of it.

@@ -23,8 +23,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::Timeouts;
-use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Emitter, Event, Operation};
+use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event, Operation};
 use crate::net::{Io, PeerAddr, SocketReport};
+use crate::telemetry::Emitter;
 
 use clock::Clock;
 use exchange::{Debt, Exchange};

@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::config::SocketOption;
-use crate::event::{Emitter, Event};
+use crate::event::Event;
 use crate::net::Unavailable;
+use crate::telemetry::Emitter;
 
 /// Which options were reported, one bit each.
 #[derive(Debug, Default)]

@@ -12,6 +12,7 @@ use self::handles::{ListenerHandles, PoolHandles};
 use self::lazy::Lazy;
 use crate::event::Event;
 
+mod emitter;
 mod handles;
 mod lazy;
 mod log;
@@ -21,6 +22,7 @@ mod register;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::emitter::Emitter;
 pub(crate) use self::log::{checkout_span, dial_span};
 pub use self::metric::{Kind, Label, Metric, Unit};
 pub use self::names::METRICS;
