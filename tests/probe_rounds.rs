@@ -23,7 +23,7 @@ use support::alone::alone;
 use support::lab::{Way, lab};
 use support::losses::{Kernel, lose};
 use support::peer::Peer;
-use support::rounds::{CONNECTIONS, Watched, wanted};
+use support::rounds::{CONNECTIONS, Tally, Watched, wanted};
 use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
@@ -40,7 +40,7 @@ async fn nobody_200_ms_away_is_evicted() {
     server.set_delay(Duration::from_millis(100));
     let upstream = server.upstream();
     let watched = Watched::connect(upstream.config(), CONNECTIONS).await;
-    watched.until(|tally| tally.alive() >= wanted()).await;
+    watched.live_through(Tally::alive).await;
     watched.print("200 ms away");
     watched.assert_nobody_was_evicted();
 }
@@ -52,7 +52,7 @@ async fn nobody_is_evicted_where_1_in_20_probes_and_1_in_20_answers_are_lost() {
     let upstream = server.upstream();
     let watched = Watched::connect(upstream.config(), CONNECTIONS).await;
     lose(&server, 0.05, &Arc::default());
-    watched.until(|tally| tally.alive() >= wanted()).await;
+    watched.live_through(Tally::alive).await;
     watched.print("5 % lost each way");
     let (probes, answers) = (server.counts(Way::In), server.counts(Way::Out));
     println!(
@@ -90,7 +90,7 @@ async fn nobody_whose_window_is_closed_is_evicted() {
     }
     let config = Config::new(never_reads().to_string());
     let watched = Watched::connect_and(config, CONNECTIONS, fill_the_window).await;
-    watched.until(|tally| tally.unproved() >= wanted()).await;
+    watched.live_through(Tally::unproved).await;
     watched.print("closed window");
     assert_eq!(watched.tally.alive(), 0, "no window was open");
     watched.assert_nobody_was_evicted();
@@ -117,7 +117,7 @@ async fn nobody_is_evicted_by_a_busy_runtime() {
     for _ in 0..200 {
         tokio::spawn(be_busy());
     }
-    watched.until(|tally| tally.alive() >= wanted()).await;
+    watched.live_through(Tally::alive).await;
     watched.print("busy runtime");
     watched.assert_nobody_was_evicted();
 }
@@ -127,7 +127,7 @@ async fn nobody_whose_process_is_stopped_for_a_second_is_evicted() {
     const NAME: &str = "nobody_whose_process_is_stopped_for_a_second_is_evicted";
     let Some(peer) = Peer::start(NAME) else { return };
     let watched = Watched::connect(Config::new(peer.addr().to_string()), CONNECTIONS).await;
-    while watched.tally.alive() < wanted() {
+    while watched.tally.alive() < wanted() && !watched.tally.has_ended() {
         peer.stop();
         sleep(SECOND).await;
         peer.go_on();
@@ -148,7 +148,7 @@ async fn nobody_who_is_not_heard_for_a_second_is_evicted() {
     // Only rounds that a cut has met.
     let mut met = 0;
     for cut in cuts.into_iter().cycle() {
-        if met >= wanted() {
+        if met >= wanted() || watched.tally.has_ended() {
             break;
         }
         cut.iter().for_each(|way| server.cut(*way));

@@ -54,6 +54,11 @@ impl Tally {
     pub fn rounds(&self) -> usize {
         self.alive() + self.dead() + self.unproved()
     }
+
+    /// Whether any connection was evicted.
+    pub fn has_ended(&self) -> bool {
+        !self.ended.lock().unwrap().is_empty()
+    }
 }
 
 /// A pool whose connections all were made at once and are asked as often as possible.
@@ -91,7 +96,12 @@ impl Watched {
         Self { pool, tally, count, start: Instant::now() }
     }
 
-    /// Waits until `done`, which counts something that goes on as long as there are rounds.
+    /// Waits until `count` has come to as many rounds as wanted, or a connection has ended.
+    pub async fn live_through(&self, count: impl Fn(&Tally) -> usize) {
+        self.until(|tally| count(tally) >= wanted() || tally.has_ended()).await;
+    }
+
+    /// Waits until `done`, for as long as there are rounds.
     pub async fn until(&self, done: impl Fn(&Tally) -> bool) {
         let (mut rounds, mut since) = (0, Instant::now());
         while !done(&self.tally) {
