@@ -10,8 +10,14 @@ pub mod fault;
 pub mod fickle;
 #[cfg(target_os = "linux")]
 pub mod lab;
+#[cfg(target_os = "linux")]
+pub mod losses;
 pub mod not_run;
 pub mod pair;
+#[cfg(target_os = "linux")]
+pub mod peer;
+#[cfg(target_os = "linux")]
+pub mod rounds;
 pub mod rude;
 pub mod seed;
 #[cfg(target_os = "linux")]

@@ -1,0 +1,190 @@
+//! Peers that live are never taken for dead, however badly they are heard: thousands of probe
+//! rounds under each condition, over hundreds of connections at once.
+//!
+//! A round is one question to a silent peer, from the suspicion to the verdict. `LIVEPOOL_ROUNDS`
+//! says how many there are at least, 1000 if it is not set. The full proof, which takes a few
+//! minutes and prints its figures:
+//!
+//! ```text
+//! LIVEPOOL_ROUNDS=10000 cargo test --test probe_rounds -- --nocapture --test-threads=1
+//! ```
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use livepool::{Config, Guard, Release};
+use socket2::SockRef;
+use support::Upstream;
+use support::alone::alone;
+use support::lab::{Way, lab};
+use support::losses::{Kernel, lose};
+use support::peer::Peer;
+use support::rounds::{CONNECTIONS, Tally, Watched, wanted};
+use tokio::io::AsyncWriteExt;
+use tokio::time::sleep;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Answers that a living Linux gives in the time of a verdict on a fast network: one in half a
+/// second, of four times 550 ms. So many probes are sent that none of these is missed for want of one.
+const ANSWERS: i32 = 5;
+
+#[tokio::test]
+async fn nobody_200_ms_away_is_evicted() {
+    let lab = lab!();
+    let server = lab.host();
+    server.set_delay(Duration::from_millis(100));
+    let upstream = server.upstream();
+    let watched = Watched::connect(upstream.config(), CONNECTIONS).await;
+    watched.live_through(Tally::alive).await;
+    watched.print("200 ms away");
+    watched.assert_nobody_was_evicted();
+}
+
+#[tokio::test]
+async fn nobody_is_evicted_where_1_in_20_probes_and_1_in_20_answers_are_lost() {
+    let lab = lab!();
+    let server = lab.host();
+    let upstream = server.upstream();
+    let watched = Watched::connect(upstream.config(), CONNECTIONS).await;
+    lose(&server, 0.05, &Arc::default());
+    watched.live_through(Tally::alive).await;
+    watched.print("5 % lost each way");
+    let (probes, answers) = (server.counts(Way::In), server.counts(Way::Out));
+    println!(
+        "{} of {} probes and {} of {} answers lost; in theory {:.4} deaths",
+        probes.refused,
+        probes.probes,
+        answers.refused,
+        answers.acks,
+        0.05_f64.powi(ANSWERS) * watched.tally.rounds() as f64,
+    );
+    assert!(probes.refused > 0 && answers.refused > 0);
+    watched.assert_nobody_was_evicted();
+}
+
+/// A peer with little room that accepts and never reads. It ends with the process.
+fn never_reads() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Inherited by the accepted sockets; the kernel gives a little more.
+    SockRef::from(&listener).set_recv_buffer_size(4096).unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
+    addr
+}
+
+/// Writes more than the peer has room for, and less than our own kernel takes at once.
+async fn fill_the_window(mut conn: Guard) {
+    conn.write_all(&[0; 16 << 10]).await.unwrap();
+    assert_eq!(conn.release_unanswered(), Release::Reused);
+}
+
+#[tokio::test]
+async fn nobody_whose_window_is_closed_is_evicted() {
+    if !alone("nobody_whose_window_is_closed_is_evicted") {
+        return;
+    }
+    let config = Config::new(never_reads().to_string());
+    let watched = Watched::connect_and(config, CONNECTIONS, fill_the_window).await;
+    watched.live_through(Tally::unproved).await;
+    watched.print("closed window");
+    assert_eq!(watched.tally.alive(), 0, "no window was open");
+    watched.assert_nobody_was_evicted();
+}
+
+/// Computes for 100 µs, lets others run, and so on.
+async fn be_busy() {
+    loop {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_micros(100) {
+            std::hint::spin_loop();
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_evicted_by_a_busy_runtime() {
+    if !alone("nobody_is_evicted_by_a_busy_runtime") {
+        return;
+    }
+    let upstream = Upstream::start();
+    let watched = Watched::connect(upstream.config(), CONNECTIONS).await;
+    for _ in 0..200 {
+        tokio::spawn(be_busy());
+    }
+    watched.live_through(Tally::alive).await;
+    watched.print("busy runtime");
+    watched.assert_nobody_was_evicted();
+}
+
+#[tokio::test]
+async fn nobody_whose_process_is_stopped_for_a_second_is_evicted() {
+    const NAME: &str = "nobody_whose_process_is_stopped_for_a_second_is_evicted";
+    let Some(peer) = Peer::start(NAME) else { return };
+    let watched = Watched::connect(Config::new(peer.addr().to_string()), CONNECTIONS).await;
+    while watched.tally.alive() < wanted() && !watched.tally.has_ended() {
+        peer.stop();
+        sleep(SECOND).await;
+        peer.go_on();
+        sleep(SECOND / 10).await;
+    }
+    watched.print("process stopped for a second");
+    watched.assert_nobody_was_evicted();
+}
+
+/// Harder than a stopped process, whose kernel answers: nothing of the machine is heard.
+#[tokio::test]
+async fn nobody_who_is_not_heard_for_a_second_is_evicted() {
+    let lab = lab!();
+    let server = lab.host();
+    let upstream = server.upstream();
+    let watched = Watched::connect(upstream.config(), CONNECTIONS).await;
+    let cuts: [&[Way]; 3] = [&[Way::In, Way::Out], &[Way::Out], &[Way::In]];
+    // Only rounds that a cut has met.
+    let mut met = 0;
+    for cut in cuts.into_iter().cycle() {
+        if met >= wanted() || watched.tally.has_ended() {
+            break;
+        }
+        cut.iter().for_each(|way| server.cut(*way));
+        sleep(SECOND).await;
+        met += watched.pool.status().quarantined;
+        server.heal();
+        // Linux answers one probe in half a second: what was lost last may have been the answer.
+        sleep(SECOND).await;
+    }
+    watched.print("machine stopped for a second");
+    println!("{met} of them were under way when it went on");
+    watched.assert_nobody_was_evicted();
+}
+
+#[tokio::test]
+async fn where_3_in_10_are_lost_no_more_die_than_by_the_kernels_keepalive() {
+    const LOSS: f64 = 0.3;
+    const TRIES: u32 = 4;
+    let lab = lab!();
+    let server = lab.host();
+    let (upstream, other) = (server.upstream(), server.upstream());
+    let kernel = Arc::new(Kernel::default());
+    kernel.watch(other.addr(), CONNECTIONS / 2, TRIES).await;
+    let watched = Watched::connect(upstream.config(), CONNECTIONS / 2).await;
+    lose(&server, LOSS, &kernel);
+    watched.until(|tally| tally.rounds() >= wanted() && kernel.rounds() >= wanted()).await;
+    watched.print("30 % lost each way");
+    let ours = watched.tally.dead() as f64 / watched.tally.rounds() as f64;
+    let theirs = kernel.deaths() as f64 / kernel.rounds() as f64;
+    println!("livepool: {:.2} % of {} rounds", 100.0 * ours, watched.tally.rounds());
+    println!("kernel: {:.2} % of {} rounds", 100.0 * theirs, kernel.rounds());
+    println!(
+        "theory: {:.2} % where a try is one probe; {:.2} % where a try is one answer",
+        100.0 * (1.0 - (1.0 - LOSS).powi(2)).powi(TRIES as i32),
+        100.0 * LOSS.powi(ANSWERS),
+    );
+    assert!(kernel.deaths() > 0);
+    assert!(ours <= theirs);
+}
