@@ -1,6 +1,6 @@
 //! Lost keepalive probes and lost answers, and how the kernel's own keepalive fares with them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ use super::lab::{Host, Kind, Verdict, Way};
 pub fn lose(host: &Host, probability: f64, kernel: &Arc<Kernel>) {
     let mut rows = HashMap::new();
     let kernel = Arc::clone(kernel);
-    let mut asking = HashMap::new();
+    let mut asked = HashSet::new();
     host.filter(move |packet| {
         let (row, port) = match (packet.way, packet.kind) {
             (Way::In, Kind::Probe) => (0, packet.to.port()),
@@ -30,11 +30,12 @@ pub fn lose(host: &Host, probability: f64, kernel: &Arc<Kernel>) {
         let random = rows.entry(seed).or_insert_with(|| fastrand::Rng::with_seed(seed));
         let lost = random.f64() < probability;
         if usize::from(port) == kernel.port.load(Ordering::SeqCst) {
-            let asks = asking.entry(packet.connection).or_insert(false);
-            if row == 0 && !std::mem::replace(asks, true) {
-                kernel.rounds.fetch_add(1, Ordering::SeqCst);
-            } else if row == 1 && !lost {
-                *asks = false;
+            match row {
+                0 => drop(asked.insert(packet.connection)),
+                _ if !lost && asked.remove(&packet.connection) => {
+                    kernel.answered.fetch_add(1, Ordering::SeqCst);
+                }
+                _ => {}
             }
         }
         if lost { Verdict::Drop } else { Verdict::Pass }
@@ -45,7 +46,7 @@ pub fn lose(host: &Host, probability: f64, kernel: &Arc<Kernel>) {
 #[derive(Default)]
 pub struct Kernel {
     port: AtomicUsize,
-    rounds: AtomicUsize,
+    answered: AtomicUsize,
     deaths: AtomicUsize,
 }
 
@@ -69,9 +70,9 @@ impl Kernel {
         }
     }
 
-    /// First probes after an answer. Those that are still under way count.
+    /// First probes whose round has ended, with an answer or with a death.
     pub fn rounds(&self) -> usize {
-        self.rounds.load(Ordering::SeqCst)
+        self.answered.load(Ordering::SeqCst) + self.deaths()
     }
 
     pub fn deaths(&self) -> usize {

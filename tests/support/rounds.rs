@@ -55,9 +55,9 @@ impl Tally {
         self.alive() + self.dead() + self.unproved()
     }
 
-    /// Whether any connection was evicted.
-    pub fn has_ended(&self) -> bool {
-        !self.ended.lock().unwrap().is_empty()
+    /// Why connections have ended, in order.
+    pub fn ended(&self) -> Vec<CloseReason> {
+        self.ended.lock().unwrap().clone()
     }
 }
 
@@ -92,13 +92,13 @@ impl Watched {
         for guard in guards {
             prepare(guard.unwrap()).await;
         }
-        assert_eq!(tally.ended.lock().unwrap().as_slice(), []);
+        assert_eq!(tally.ended(), []);
         Self { pool, tally, count, start: Instant::now() }
     }
 
     /// Waits until `count` has come to as many rounds as wanted, or a connection has ended.
     pub async fn live_through(&self, count: impl Fn(&Tally) -> usize) {
-        self.until(|tally| count(tally) >= wanted() || tally.has_ended()).await;
+        self.until(|tally| count(tally) >= wanted() || !tally.ended().is_empty()).await;
     }
 
     /// Waits until `done`, for as long as there are rounds.
@@ -114,14 +114,14 @@ impl Watched {
     }
 
     pub fn print(&self, condition: &str) {
-        let (rounds, ended) = (self.tally.rounds(), self.tally.ended.lock().unwrap().len());
+        let (rounds, ended) = (self.tally.rounds(), self.tally.ended().len());
         let took = self.start.elapsed().as_secs_f64();
         println!("{condition}: {rounds} rounds, {ended} evictions, {took:.1} s");
     }
 
     /// Every connection there was is still there.
     pub fn assert_nobody_was_evicted(&self) {
-        assert_eq!(self.tally.ended.lock().unwrap().as_slice(), []);
+        assert_eq!(self.tally.ended(), []);
         assert_eq!(self.tally.dead(), 0);
         let status = self.pool.status();
         assert_eq!(status.idle + status.quarantined, self.count, "{status}");
