@@ -1,7 +1,8 @@
 //! `docs/sockets.md` names a test for every topic, and each of them exists.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+mod support;
+
+use support::pages::{all_tests, quoted, table};
 
 const PAGE: &str = include_str!("../docs/sockets.md");
 
@@ -13,61 +14,19 @@ const TOPICS: [&str; 4] = [
     "## Timeout or keepalive?",
 ];
 
-/// The names of all tests in the Rust files below this folder.
-fn tests_below(folder: &Path, names: &mut BTreeSet<String>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            tests_below(&path, names);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            tests_of(&std::fs::read_to_string(path).unwrap(), names);
-        }
-    }
-}
-
-/// The names of the functions that stand below a test attribute.
-fn tests_of(source: &str, names: &mut BTreeSet<String>) {
-    let mut marked = false;
-    for line in source.lines().map(str::trim_start) {
-        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
-            marked = true;
-        } else if let Some((_, rest)) = line.split_once("fn ").filter(|_| marked) {
-            let end = rest.find('(').expect("a function has parameters");
-            names.insert(rest[..end].to_owned());
-            marked = false;
-        }
-    }
-}
-
 /// The rows of the table at the end of the page: topic, API, tests.
-fn rows() -> Vec<[&'static str; 3]> {
-    let (_, table) = PAGE.split_once("## Where each of this is tested").unwrap();
-    table
-        .lines()
-        .filter(|line| line.starts_with("| ") && !line.starts_with("| topic "))
-        .map(|line| {
-            let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
-            cells.try_into().unwrap_or_else(|_| panic!("not three cells: {line}"))
-        })
-        .collect()
-}
-
-/// What stands in backquotes.
-fn quoted(cell: &str) -> Vec<&str> {
-    cell.split('`').skip(1).step_by(2).collect()
+fn rows() -> Vec<[String; 3]> {
+    table(PAGE, "| topic ")
 }
 
 #[test]
 fn every_test_the_page_names_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut tests = BTreeSet::new();
-    tests_below(&root.join("tests"), &mut tests);
-    tests_below(&root.join("src"), &mut tests);
-    let missing: Vec<_> = rows()
-        .into_iter()
-        .flat_map(|[topic, _, names]| quoted(names).into_iter().map(move |name| (topic, name)))
-        .filter(|(_, name)| !tests.contains(*name))
-        .collect();
+    let tests = all_tests();
+    let rows = rows();
+    let named = rows
+        .iter()
+        .flat_map(|[topic, _, names]| quoted(names).into_iter().map(move |name| (topic, name)));
+    let missing: Vec<_> = named.filter(|(_, name)| !tests.contains(*name)).collect();
     assert!(missing.is_empty(), "docs/sockets.md names tests that do not exist: {missing:#?}");
 }
 
@@ -76,8 +35,8 @@ fn every_topic_of_the_page_names_its_api_and_at_least_one_test() {
     let rows = rows();
     assert!(rows.len() > 20, "the table was not found");
     for [topic, api, names] in rows {
-        assert!(!topic.is_empty() && !quoted(api).is_empty(), "{topic}: no API");
-        assert!(!quoted(names).is_empty(), "{topic}: no test");
+        assert!(!topic.is_empty() && !quoted(&api).is_empty(), "{topic}: no API");
+        assert!(!quoted(&names).is_empty(), "{topic}: no test");
     }
 }
 

@@ -13,6 +13,7 @@ pub mod lab;
 #[cfg(target_os = "linux")]
 pub mod losses;
 pub mod not_run;
+pub mod pages;
 pub mod pair;
 #[cfg(target_os = "linux")]
 pub mod peer;
