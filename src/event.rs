@@ -90,6 +90,10 @@ named! {
         IdleTimeout => "idle_timeout",
         /// Eviction: older than `max_lifetime`.
         MaxLifetime => "max_lifetime",
+        /// Eviction: the pool stopped using its peer, whose other connections died silently.
+        PeerEjected => "peer_ejected",
+        /// Eviction: its address left the name it was found under.
+        Drained => "drained",
         /// Eviction: the tokio runtime that drives this connection has ended.
         RuntimeGone => "runtime_gone",
 
@@ -130,6 +134,8 @@ impl CloseReason {
                 | Self::Dirty
                 | Self::IdleTimeout
                 | Self::MaxLifetime
+                | Self::PeerEjected
+                | Self::Drained
                 | Self::RuntimeGone
         )
     }
@@ -150,6 +156,18 @@ impl CloseReason {
         )
     }
 
+    /// Whether the peer was silent to its end: evidence against the peer, and not only against this
+    /// connection.
+    pub(crate) const fn is_silent_death(self) -> bool {
+        matches!(
+            self,
+            Self::KeepaliveTimeout
+                | Self::ProbeTimeout
+                | Self::RetransmitTimeout
+                | Self::PeerSilent
+        )
+    }
+
     /// The reason an error of the socket stands for.
     pub(crate) fn of_io_error(error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
@@ -167,6 +185,24 @@ impl CloseReason {
     /// The inverse of `self as u8`.
     pub(crate) fn from_index(index: u8) -> Option<Self> {
         Self::ALL.get(usize::from(index)).copied()
+    }
+}
+
+named! {
+    /// What the pool thinks of one address of its upstream.
+    PeerState {
+        /// Nothing speaks against it.
+        Healthy => "healthy",
+        /// A connection to it died silently; the others are being asked for a sign of life. New
+        /// ones are made to other peers if there are any.
+        Suspect => "suspect",
+        /// Connections to it died silently and none was heard: it is left alone for a while. Never
+        /// the last one.
+        Ejected => "ejected",
+        /// Ejected, and a connection is being made to see whether it is back.
+        Probing => "probing",
+        /// Its name no longer leads to it: its connections are used no more.
+        Draining => "draining",
     }
 }
 
@@ -223,7 +259,8 @@ named! {
         Unreachable => "unreachable",
         /// Any other error, a socket option that could not be set among them.
         Error => "error",
-        /// The caller it was made for went away.
+        /// The pool was closed, or the runtime it ran in has ended; for a `Connector`, its caller
+        /// went away.
         Cancelled => "cancelled",
     }
 }
@@ -323,6 +360,16 @@ pub enum Event {
         age: Duration,
         /// Time it had been in use, where its end was also the end of a use.
         used: Option<Duration>,
+    },
+    /// The pool changed its mind about a peer. Every peer begins as [`PeerState::Healthy`].
+    #[non_exhaustive]
+    PeerChanged {
+        /// Its address.
+        peer: PeerAddr,
+        /// What it was.
+        from: PeerState,
+        /// What it is from now on.
+        to: PeerState,
     },
     /// An operation passed its deadline.
     #[non_exhaustive]

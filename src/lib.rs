@@ -22,11 +22,11 @@ struct SocketsPage;
 
 pub use config::{Config, Keepalive, ListenerConfig, Timeouts};
 pub use error::{CheckoutError, ConfigError, ConnectError, is_timeout};
-pub use event::{CloseReason, ConnId, Event, Observer};
+pub use event::{CloseReason, ConnId, Event, Observer, PeerState};
 pub use listener::Listener;
-pub use net::{PeerAddr, SocketReport};
+pub use net::{PeerAddr, Resolve, SocketReport};
 #[cfg(feature = "codec")]
 pub use pool::Framed;
 pub use pool::{Buffered, Builder, Connection, Guard, Manager, Pool, Release};
-pub use status::Status;
+pub use status::{PeerStatus, Status};
 pub use stream::{Connector, Interrupted, Ledger, OpTimeout, Owed, PeerSilent, Stream};

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::event::PeerState;
+use crate::net::PeerAddr;
+
 /// How full a pool is, at one moment.
 ///
 /// `idle + in_use + connecting + quarantined` never exceeds `max_size`.
@@ -38,4 +41,16 @@ impl fmt::Display for Status {
         }
         if *closed { f.write_str(", closed") } else { Ok(()) }
     }
+}
+
+/// One address of the upstream, as the pool sees it. See [`Pool::peers`](crate::Pool::peers).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// The address.
+    pub addr: PeerAddr,
+    /// What the pool thinks of it.
+    pub state: PeerState,
+    /// Open connections to it.
+    pub connections: usize,
 }

@@ -97,27 +97,20 @@ async fn a_full_pool_makes_the_caller_wait_until_the_one_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn time_spent_in_the_queue_is_taken_from_the_time_to_connect() {
+async fn callers_wait_on_when_a_dial_fails_and_their_error_tells_why_it_did() {
     // The backlog of this listener is full: every further connect hangs.
     let (listener, _fill) = full_backlog();
     let timeouts = Timeouts::default().with_checkout(5 * SECOND).with_connect(4 * SECOND);
     let config = Config::new(listener.to_string()).with_max_size(1).with_timeouts(timeouts);
     let pool = Pool::new(config).unwrap();
-    let first = tokio::spawn({
-        let pool = pool.clone();
-        async move { pool.get().await.unwrap_err() }
-    });
-    tokio::task::yield_now().await;
     let start = Instant::now();
-    let second = pool.get().await.unwrap_err();
-    // 4 s in the queue behind the first one's connect, and only 1 s left for its own.
+    let (first, second) = tokio::join!(pool.get(), pool.get());
     assert_eq!(start.elapsed().as_secs(), 5);
-    assert_eq!(second.failure(), CheckoutFailure::Timeout(Phase::Connect));
-    assert!(second.connect_error().is_some(), "says what the connect was doing");
-    let first = first.await.unwrap();
-    assert_eq!(first.failure(), CheckoutFailure::Connect);
-    assert!(first.is_timeout());
-    assert_eq!(pool.status().connecting, 0);
+    for error in [first.unwrap_err(), second.unwrap_err()] {
+        assert_eq!(error.failure(), CheckoutFailure::Timeout(Phase::Connect));
+        let connect = error.connect_error().expect("says what became of the dial");
+        assert_eq!(connect.took().as_secs(), 4);
+    }
 }
 
 #[tokio::test]
@@ -151,12 +144,12 @@ async fn nobody_waits_when_the_queue_has_no_place_but_a_free_connection_is_given
 async fn a_connect_error_names_every_address_and_keeps_its_cause() {
     let addr = refused_addr();
     let pool = Pool::new(Config::new(addr.to_string())).unwrap();
-    let error = pool.get().await.unwrap_err();
-    assert_eq!(error.failure(), CheckoutFailure::Connect);
-    assert!(error.is_retryable() && !error.is_timeout());
+    let deadline = tokio::time::Instant::now() + SECOND / 5;
+    let error = pool.get_by(deadline).await.unwrap_err();
+    assert_eq!(error.failure(), CheckoutFailure::Timeout(Phase::Connect));
+    assert!(error.is_retryable() && error.is_timeout());
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains(&addr.to_string()) && cause.contains("refused"), "{cause}");
-    assert_eq!(pool.status().connecting, 0);
 }
 
 #[tokio::test]

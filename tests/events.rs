@@ -172,7 +172,7 @@ const TABLE: &[Row] = &[
     ("cancelled in the queue", &[Do::Get, Do::GetCancelled, Do::Drop],
         &["opened 1", "checked out 1", "checkout failed cancelled", "returned 1"]),
     ("cancelled in a dial", &[Do::GetCancelled],
-        &["dial failed cancelled", "checkout failed cancelled"]),
+        &["checkout failed cancelled"]),
     ("idle, closed by the peer", &[Do::Get, Do::Ask, Do::Release, Do::Upstream(&Order::Close, 1)],
         &["opened 1", "checked out 1", "returned 1", "peek 1 dead", "closed 1 peer_closed"]),
     ("idle, reset by the peer", &[Do::Get, Do::Ask, Do::Release, Do::Upstream(&Order::Reset, 1)],
@@ -216,30 +216,36 @@ async fn a_queue_that_is_full_says_so_and_not_that_time_ran_out() {
     assert_eq!(seen, ["opened 1", "checked out 1", "checkout failed queue_full", "returned 1"]);
 }
 
-#[tokio::test]
-async fn a_dial_that_fails_is_told_before_the_checkout_it_fails() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (pool, events) = watched(Config::new(nobody.to_string()));
-    let seen = events_of(pool, events, None, &[Do::GetFails]).await;
-    assert_eq!(seen, ["dial failed refused", "checkout failed connect_failed"]);
+/// What is told of a caller who waits in vain for dials that fail: of each dial the same, of the
+/// caller at the end.
+async fn told_of_dials(config: Config) -> (Vec<String>, Vec<String>) {
+    let limit = config.timeouts.with_checkout(Duration::from_millis(200));
+    let (pool, events) = watched(config.with_timeouts(limit));
+    let mut seen = events_of(pool, events, None, &[Do::GetFails]).await;
+    let at = seen.iter().position(|line| line == "timed out checkout").unwrap();
+    let end = seen.drain(at..at + 2).collect();
+    (seen, end)
 }
 
 #[tokio::test]
-async fn a_dial_that_times_out_counts_as_a_connect_timeout_unless_the_checkout_cut_it() {
+async fn a_dial_that_fails_is_told_and_the_caller_waits_on() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (dials, end) = told_of_dials(Config::new(nobody.to_string())).await;
+    assert!(
+        dials.len() >= 2 && dials.iter().all(|dial| dial == "dial failed refused"),
+        "{dials:?}"
+    );
+    assert_eq!(end, ["timed out checkout", "checkout failed timeout"]);
+}
+
+#[tokio::test]
+async fn a_dial_that_times_out_counts_as_a_connect_timeout() {
     let blackhole = Blackhole::start();
-    let with =
-        |timeouts| watched(Config::new(blackhole.addr().to_string()).with_timeouts(timeouts));
-    let short = Duration::from_millis(40);
-
-    let (pool, events) = with(Timeouts::default().with_connect(short));
-    let seen = events_of(pool, events, None, &[Do::GetFails]).await;
-    let own = ["timed out connect", "dial failed timeout", "checkout failed connect_failed"];
-    assert_eq!(seen, own);
-
-    let (pool, events) = with(Timeouts::default().with_checkout(short));
-    let seen = events_of(pool, events, None, &[Do::GetFails]).await;
-    let cut = ["dial failed timeout", "timed out checkout", "checkout failed timeout"];
-    assert_eq!(seen, cut);
+    let short = Timeouts::default().with_connect(Duration::from_millis(40));
+    let config = Config::new(blackhole.addr().to_string()).with_timeouts(short);
+    let (dials, end) = told_of_dials(config).await;
+    assert_eq!(dials[..2], ["timed out connect", "dial failed timeout"]);
+    assert_eq!(end, ["timed out checkout", "checkout failed timeout"]);
 }
 
 #[tokio::test]
@@ -550,7 +556,7 @@ fn metrics_count_what_the_events_tell_and_gauges_end_at_zero() {
     for reason in [CloseReason::PeerClosed, CloseReason::OpTimeout, CloseReason::Unfinished] {
         assert!(counts.contains_key(&format!("livepool_closed_total {reason}")), "{counts:?}");
     }
-    assert_eq!(gauges.len(), 6, "{gauges:?}");
+    assert_eq!(gauges.len(), 11, "{gauges:?}");
     assert!(gauges.values().all(|value| *value == 0.0), "{gauges:?}");
 }
 

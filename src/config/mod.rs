@@ -54,6 +54,7 @@ macro_rules! setters {
     };
 }
 
+mod backoff;
 mod error;
 #[cfg(feature = "serde")]
 mod human;
@@ -68,6 +69,7 @@ mod socket;
 mod tests;
 mod timeouts;
 
+pub use backoff::Backoff;
 pub use error::{ConfigError, Problem};
 pub use keepalive::{Keepalive, UserTimeout};
 pub use listener::ListenerConfig;

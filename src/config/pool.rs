@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::settings::Settings;
-use super::{ConfigError, Order, SocketConfig, Timeouts, Validation};
+use super::{Backoff, ConfigError, Order, SocketConfig, Timeouts, Validation};
 
 /// What a pool is told. Start with [`Config::new`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +16,9 @@ pub struct Config {
     pub name: String,
     /// Where to connect: `"host:port"`, `"192.0.2.1:80"`, `"[2001:db8::1]:80"` or
     /// `"unix:/path/to.sock"`. Names are looked up anew for every dial. Several entries are several
-    /// addresses of the *same* service: a dial tries them in this order, IPv4 and IPv6 in turn, a
-    /// new one every 250 ms or as soon as one fails (RFC 8305), and keeps the first that answers.
+    /// addresses of the *same* service: connections are spread over them. A dial tries the address
+    /// with the fewest connections first; among equals this order, IPv4 and IPv6 in turn; a new
+    /// one every 250 ms or as soon as one fails (RFC 8305). It keeps the first that answers.
     /// At least one; a single one may be written without a list.
     #[cfg_attr(feature = "serde", serde(with = "super::human::one_or_many"))]
     pub upstream: Vec<String>,
@@ -25,6 +26,22 @@ pub struct Config {
     /// 65535: memory for all of them is reserved at the start, and one address cannot have more
     /// connections to another than there are ports.
     pub max_size: usize,
+    /// Fewest idle connections: the pool makes new ones as soon as there are fewer, within
+    /// `max_size`, and does not close these for being idle. Default 0. Nothing is made before the
+    /// first checkout or [`warm_up`](crate::Pool::warm_up).
+    pub min_idle: usize,
+    /// Most connections that are being made at a time. Default 2: an upstream that comes back, or
+    /// a burst of callers, is met by two dials at a time and not by all of them at once. At least 1.
+    pub max_connecting: usize,
+    /// How long an address that could not be connected to is left alone. Default: a random time up
+    /// to 50 ms, doubling with every failure up to 5 s.
+    pub backoff: Backoff,
+    /// How often the names in `upstream` are looked up while nothing is dialed. Default 30 s. An
+    /// address that is missing in three answers in a row is drained: its idle connections are
+    /// closed, those in use when they come back. `None` (in a file `"never"`): names are looked up
+    /// for dials only. At least 1 s.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub dns_refresh: Option<Duration>,
     /// Most callers that may wait for a connection; the next one is told so at once. Default 1024:
     /// a queue that long will hardly be served within the checkout's 10 s. `Some(0)`: nobody ever
     /// waits. `None` (in a file `"unlimited"`): no bound.
@@ -93,6 +110,10 @@ impl Config {
     setters! {
         with_name name: into String;
         with_max_size max_size: plain usize;
+        with_min_idle min_idle: plain usize;
+        with_max_connecting max_connecting: plain usize;
+        with_backoff backoff: plain Backoff;
+        with_dns_refresh dns_refresh: into Option<Duration>;
         with_max_waiting max_waiting: into Option<usize>;
         with_order order: plain Order;
         with_validation validation: plain Validation;
@@ -112,6 +133,10 @@ impl Default for Config {
             name: String::new(),
             upstream: Vec::new(),
             max_size: 10,
+            min_idle: 0,
+            max_connecting: 2,
+            backoff: Backoff::default(),
+            dns_refresh: Some(Duration::from_secs(30)),
             max_waiting: Some(1024),
             order: Order::Lifo,
             validation: Validation::Peek,

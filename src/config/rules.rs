@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::error::Problems;
-use super::{Keepalive, SocketConfig, Timeouts, UserTimeout};
+use super::{Backoff, Keepalive, SocketConfig, Timeouts, UserTimeout};
 use crate::net::Endpoint;
 
 /// Metric labels and log lines carry the name, so it has to stay readable.
@@ -51,6 +51,34 @@ pub(super) fn max_size(problems: &mut Problems, size: usize) {
     if !SIZES.contains(&size) {
         let rule = "must be from 1 to 65535 (memory for all of them is reserved at the start)";
         problems.add("max_size", size, rule);
+    }
+}
+
+pub(super) fn min_idle(problems: &mut Problems, min_idle: usize, max_size: usize) {
+    if min_idle > max_size {
+        let rule = format!("cannot be above max_size ({max_size}); lower it, or raise max_size");
+        problems.add("min_idle", min_idle, rule);
+    }
+}
+
+pub(super) fn max_connecting(problems: &mut Problems, most: usize) {
+    if most == 0 {
+        problems.add("max_connecting", most, "must be at least 1, or nothing is ever connected");
+    }
+}
+
+pub(super) fn backoff(problems: &mut Problems, backoff: &Backoff) {
+    limit(problems, "backoff.first", Some(backoff.first));
+    if backoff.most < backoff.first {
+        let rule = format!("must not be below backoff.first ({:?})", backoff.first);
+        problems.add("backoff.most", format!("{:?}", backoff.most), rule);
+    }
+}
+
+pub(super) fn dns_refresh(problems: &mut Problems, every: Option<Duration>) {
+    if let Some(every) = every.filter(|every| *every < Duration::from_secs(1)) {
+        let rule = "must be at least 1s, or None to look names up for dials only";
+        problems.add("dns_refresh", format!("{every:?}"), rule);
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::error::Problems;
 use super::{
-    Config, ConfigError, Keepalive, ListenerConfig, Order, SocketConfig, SocketOption, Timeouts,
-    UserTimeout, Validation, rules,
+    Backoff, Config, ConfigError, Keepalive, ListenerConfig, Order, SocketConfig, SocketOption,
+    Timeouts, UserTimeout, Validation, rules,
 };
 use crate::net::Endpoint;
 
@@ -19,6 +19,10 @@ pub(crate) struct Settings {
     /// Never empty.
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) max_size: usize,
+    pub(crate) min_idle: usize,
+    pub(crate) max_connecting: usize,
+    pub(crate) backoff: Backoff,
+    pub(crate) dns_refresh: Option<Duration>,
     pub(crate) max_waiting: Option<usize>,
     pub(crate) order: Order,
     pub(crate) validation: Validation,
@@ -67,12 +71,17 @@ impl Settings {
         rules::name(&mut problems, &config.name);
         let endpoints = rules::upstream(&mut problems, &config.upstream);
         rules::max_size(&mut problems, config.max_size);
+        rules::min_idle(&mut problems, config.min_idle, config.max_size);
+        rules::max_connecting(&mut problems, config.max_connecting);
+        rules::backoff(&mut problems, &config.backoff);
+        rules::dns_refresh(&mut problems, config.dns_refresh);
         rules::limit(&mut problems, "idle_timeout", config.idle_timeout);
         rules::limit(&mut problems, "max_lifetime", config.max_lifetime);
         rules::max_silence(&mut problems, config.max_silence);
         rules::limit(&mut problems, "patience", Some(config.patience));
         rules::timeouts(&mut problems, &config.timeouts);
         let socket = SocketSettings::of(&mut problems, &config.socket);
+        let names = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Host { .. }));
         let name = match (&config.name, config.upstream.first()) {
             (name, Some(first)) if name.is_empty() => first.clone(),
             (name, _) => name.clone(),
@@ -81,6 +90,10 @@ impl Settings {
             name,
             endpoints,
             max_size: config.max_size,
+            min_idle: config.min_idle,
+            max_connecting: config.max_connecting,
+            backoff: config.backoff,
+            dns_refresh: config.dns_refresh.filter(|_| names),
             max_waiting: config.max_waiting,
             order: config.order,
             validation: config.validation,

@@ -5,6 +5,8 @@ mod attempt;
 mod tests;
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -14,9 +16,9 @@ use tokio::time::Instant;
 use super::endpoint::upstream_text;
 use super::error::Phase;
 use super::options::Unavailable;
-use super::race::{Action, Race};
-use super::resolve::{known, resolve};
-use super::{ConnectAttempt, ConnectError, Endpoint, Io, PeerAddr};
+use super::race::{Action, Race, STAGGER};
+use super::resolve::known;
+use super::{ConnectAttempt, ConnectError, Directory, Endpoint, Io, PeerAddr, Resolver};
 use crate::config::SocketSettings;
 use crate::deadline::{Deadline, Elapsed};
 
@@ -32,20 +34,29 @@ pub(crate) struct Dialed {
     pub(crate) unavailable: Unavailable,
 }
 
+/// Where a dial goes, and who knows the way.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub(crate) endpoints: &'a [Endpoint],
+    /// This address of them and no other.
+    pub(crate) only: Option<&'a PeerAddr>,
+    pub(crate) resolver: &'a Resolver,
+    pub(crate) directory: &'a dyn Directory,
+}
+
 /// Connects to whichever address of the endpoints answers first, in the order of RFC 8305, within
-/// `limit` and before `deadline`; name lookups count.
+/// `limit`; name lookups count.
 ///
 /// # Cancel safety
 ///
 /// Dropping it closes every socket under way. When it returns, the losers are closed too.
 pub(crate) async fn dial(
-    endpoints: &[Endpoint],
+    target: Target<'_>,
     socket: &SocketSettings,
-    deadline: Deadline,
     limit: Option<Duration>,
 ) -> Result<Dialed, ConnectError> {
-    let mut dial = Dial::new(endpoints, socket);
-    let end = dial.race(deadline.min(Deadline::after(limit))).await;
+    let mut dial = Dial::new(target, socket);
+    let end = dial.race(Deadline::after(limit)).await;
     end.map_err(|end| dial.error(end))
 }
 
@@ -56,49 +67,58 @@ enum End {
 }
 
 /// What came of one step.
-enum Done {
+enum Done<'a> {
     Resolved { endpoint: usize, result: io::Result<Vec<PeerAddr>> },
-    Connected { result: Result<Dialed, (Phase, io::Error)> },
+    Connected { attempt: Attempt<'a>, result: Result<Dialed, (Phase, io::Error)> },
 }
 
 /// A dial under way: the pure [`Race`], and the steps it asked for.
 struct Dial<'a> {
-    endpoints: &'a [Endpoint],
+    target: Target<'a>,
     socket: &'a SocketSettings,
     race: Race,
-    steps: FuturesUnordered<BoxFuture<'a, (usize, Done)>>,
+    steps: FuturesUnordered<BoxFuture<'a, (usize, Done<'a>)>>,
     /// What each step works on and since when; taken out when it ends.
     under_way: Vec<Option<(String, Phase, Instant)>>,
     failed: Vec<ConnectAttempt>,
     started: Instant,
+    /// The deadline has passed: what is still under way has failed.
+    late: Arc<AtomicBool>,
 }
 
 impl<'a> Dial<'a> {
-    fn new(endpoints: &'a [Endpoint], socket: &'a SocketSettings) -> Self {
+    fn new(target: Target<'a>, socket: &'a SocketSettings) -> Self {
+        let unknown = if target.only.is_some() { 1 } else { target.endpoints.len() };
         Self {
-            endpoints,
+            target,
             socket,
-            race: Race::new(endpoints.len()),
+            race: Race::new(unknown),
             steps: FuturesUnordered::new(),
             under_way: Vec::new(),
             failed: Vec::new(),
             started: Instant::now(),
+            late: Arc::default(),
         }
     }
 
     async fn race(&mut self, deadline: Deadline) -> Result<Dialed, End> {
-        for (endpoint, target) in self.endpoints.iter().enumerate() {
-            match known(target) {
-                Some(addr) => self.race.resolved(endpoint, vec![addr], self.started),
-                None => self.resolve(endpoint, target),
+        if let Some(only) = self.target.only {
+            self.race.resolved(0, vec![only.clone()], self.started);
+        } else {
+            for (endpoint, target) in self.target.endpoints.iter().enumerate() {
+                match known(target) {
+                    Some(addr) => self.found(endpoint, vec![addr], self.started),
+                    None => self.resolve(endpoint, target),
+                }
             }
         }
         loop {
             let now = Instant::now();
             if let Some(moment) = deadline.instant().filter(|moment| *moment <= now) {
+                self.late.store(true, Ordering::Relaxed);
                 return Err(End::Deadline(moment));
             }
-            let pause = match self.race.next(now) {
+            let pause = match self.race.next(now, |addrs| self.target.directory.order(addrs)) {
                 Action::Start(addr) => {
                     self.connect(addr);
                     continue;
@@ -123,18 +143,26 @@ impl<'a> Dial<'a> {
         }
     }
 
+    fn found(&mut self, endpoint: usize, addrs: Vec<PeerAddr>, now: Instant) {
+        self.target.directory.resolved(endpoint, &addrs);
+        self.race.resolved(endpoint, addrs, now);
+    }
+
     fn resolve(&mut self, endpoint: usize, target: &'a Endpoint) {
+        let resolver = self.target.resolver;
         let step = self.begin(target.to_string(), Phase::Resolve);
         self.steps.push(Box::pin(async move {
-            (step, Done::Resolved { endpoint, result: resolve(target).await })
+            (step, Done::Resolved { endpoint, result: resolver.resolve(target).await })
         }));
     }
 
     fn connect(&mut self, addr: PeerAddr) {
         let step = self.begin(addr.to_string(), Phase::Connect);
         let socket = self.socket;
+        let attempt = Attempt::begin(self.target.directory, &addr, &self.late);
         self.steps.push(Box::pin(async move {
-            (step, Done::Connected { result: attempt::connect(addr, socket).await })
+            let result = attempt::connect(addr, socket).await;
+            (step, Done::Connected { attempt, result })
         }));
     }
 
@@ -144,27 +172,26 @@ impl<'a> Dial<'a> {
     }
 
     /// Takes a step's result in; `Some` if it is the connection.
-    fn ended(&mut self, step: usize, done: Done) -> Option<Dialed> {
+    fn ended(&mut self, step: usize, done: Done<'_>) -> Option<Dialed> {
         let now = Instant::now();
         let (phase, error) = match done {
-            Done::Connected { result: Ok(dialed) } => return Some(dialed),
-            Done::Connected { result: Err(failure) } => {
+            Done::Connected { attempt, result: Ok(dialed) } => {
+                attempt.end(Ok(()));
+                return Some(dialed);
+            }
+            Done::Connected { attempt, result: Err(failure) } => {
+                attempt.end(Err(&failure.1));
                 self.race.failed();
                 failure
             }
-            Done::Resolved { endpoint, result } => {
-                let (addrs, error) = match result {
-                    Ok(addrs) => (addrs, None),
-                    Err(error) => (Vec::new(), Some(error)),
-                };
-                self.race.resolved(endpoint, addrs, now);
-                match error {
-                    Some(error) => (Phase::Resolve, error),
-                    None => {
-                        self.under_way[step] = None;
-                        return None;
-                    }
-                }
+            Done::Resolved { endpoint, result: Ok(addrs) } => {
+                self.found(endpoint, addrs, now);
+                self.under_way[step] = None;
+                return None;
+            }
+            Done::Resolved { endpoint, result: Err(error) } => {
+                self.race.resolved(endpoint, Vec::new(), now);
+                (Phase::Resolve, error)
             }
         };
         if let Some((target, _, since)) = self.under_way[step].take() {
@@ -176,7 +203,7 @@ impl<'a> Dial<'a> {
     fn error(self, end: End) -> ConnectError {
         let now = Instant::now();
         let took = now - self.started;
-        let upstream = upstream_text(self.endpoints);
+        let upstream = upstream_text(self.target.endpoints);
         let mut attempts = self.failed;
         match end {
             End::AllFailed => ConnectError::failed(upstream, attempts, took),
@@ -190,5 +217,38 @@ impl<'a> Dial<'a> {
                 ConnectError::timed_out(upstream, attempts, took, limit)
             }
         }
+    }
+}
+
+/// One attempt, as the directory sees it: it ends exactly once, also when it is dropped.
+struct Attempt<'a> {
+    directory: &'a dyn Directory,
+    addr: Option<PeerAddr>,
+    began: Instant,
+    late: Arc<AtomicBool>,
+}
+
+impl<'a> Attempt<'a> {
+    fn begin(directory: &'a dyn Directory, addr: &PeerAddr, late: &Arc<AtomicBool>) -> Self {
+        directory.began(addr);
+        let (addr, late) = (Some(addr.clone()), Arc::clone(late));
+        Self { directory, addr, began: Instant::now(), late }
+    }
+
+    fn end(mut self, result: Result<(), &io::Error>) {
+        if let Some(addr) = self.addr.take() {
+            self.directory.ended(&addr, Some(result));
+        }
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let Some(addr) = &self.addr else { return };
+        // Slower than RFC 8305 waits for an address: that is worth remembering, or every dial would
+        // begin with the same silent one.
+        let slow = self.began.elapsed() >= STAGGER || self.late.load(Ordering::Relaxed);
+        let error = io::Error::from(io::ErrorKind::TimedOut);
+        self.directory.ended(addr, slow.then_some(Err(&error)));
     }
 }

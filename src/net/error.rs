@@ -179,6 +179,11 @@ impl ConnectAttempt {
         self.took
     }
 
+    /// Whether it was a name that was looked up, and no address.
+    pub(crate) fn is_lookup(&self) -> bool {
+        self.phase == Phase::Resolve
+    }
+
     fn outcome(&self) -> DialOutcome {
         match (self.phase, self.error.kind()) {
             (Phase::Resolve, _) => DialOutcome::Resolve,

@@ -2,6 +2,7 @@
 
 mod addr;
 mod connect;
+mod directory;
 mod endpoint;
 mod error;
 mod io;
@@ -11,9 +12,12 @@ mod report;
 mod resolve;
 
 pub use addr::PeerAddr;
-pub(crate) use connect::dial;
+pub(crate) use connect::{Target, dial};
+pub(crate) use directory::{Directory, Nobody};
 pub(crate) use endpoint::{Endpoint, upstream_text};
 pub use error::{ConnectAttempt, ConnectError};
 pub(crate) use io::Io;
 pub(crate) use options::{Unavailable, apply_accepted, apply_listening, apply_unix};
 pub use report::SocketReport;
+pub use resolve::Resolve;
+pub(crate) use resolve::{Resolver, known};

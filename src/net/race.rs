@@ -41,6 +41,8 @@ pub(super) struct Race {
     /// Every address met, so that none is tried twice.
     seen: Vec<PeerAddr>,
     queue: VecDeque<PeerAddr>,
+    /// Something was added to the queue since it was last put in order.
+    fresh: bool,
     next_start: Option<Instant>,
     under_way: usize,
 }
@@ -55,6 +57,7 @@ impl Race {
             begun: false,
             seen: Vec::new(),
             queue: VecDeque::new(),
+            fresh: false,
             next_start: None,
             under_way: 0,
         }
@@ -80,7 +83,9 @@ impl Race {
     }
 
     /// What to do now.
-    pub(super) fn next(&mut self, now: Instant) -> Action {
+    ///
+    /// `order` has the last word on the order of those that are about to be tried.
+    pub(super) fn next(&mut self, now: Instant, order: impl FnOnce(&mut Vec<PeerAddr>)) -> Action {
         if !self.begun {
             match self.begin {
                 Some(begin) if self.unknown > 0 && now < begin => return Action::WaitUntil(begin),
@@ -91,6 +96,11 @@ impl Race {
                     self.enqueue(found);
                 }
             }
+        }
+        if std::mem::take(&mut self.fresh) {
+            let mut addrs = Vec::from(std::mem::take(&mut self.queue));
+            order(&mut addrs);
+            self.queue = addrs.into();
         }
         match (self.queue.front(), self.next_start) {
             (Some(_), Some(at)) if now < at => return Action::WaitUntil(at),
@@ -116,6 +126,7 @@ impl Race {
             new
         });
         self.queue.extend(interleave(addrs));
+        self.fresh = true;
     }
 }
 
@@ -191,50 +202,58 @@ mod tests {
     fn a_silent_address_gets_250_ms_before_the_next_one_starts_beside_it() {
         let t = Instant::now();
         let mut race = race(&["1.1.1.1:1", "1.1.1.2:1"], t);
-        assert_eq!(race.next(t), start("1.1.1.1:1"));
-        assert_eq!(race.next(t), Action::WaitUntil(t + STAGGER));
-        assert_eq!(race.next(t + STAGGER), start("1.1.1.2:1"));
-        assert_eq!(race.next(t + STAGGER), Action::Wait);
+        assert_eq!(race.next(t, |_| {}), start("1.1.1.1:1"));
+        assert_eq!(race.next(t, |_| {}), Action::WaitUntil(t + STAGGER));
+        assert_eq!(race.next(t + STAGGER, |_| {}), start("1.1.1.2:1"));
+        assert_eq!(race.next(t + STAGGER, |_| {}), Action::Wait);
     }
 
     #[test]
     fn a_failed_address_lets_the_next_one_start_at_once() {
         let t = Instant::now();
         let mut race = race(&["1.1.1.1:1", "1.1.1.2:1", "1.1.1.3:1"], t);
-        assert_eq!(race.next(t), start("1.1.1.1:1"));
+        assert_eq!(race.next(t, |_| {}), start("1.1.1.1:1"));
         race.failed();
         let t = t + Duration::from_millis(3);
-        assert_eq!(race.next(t), start("1.1.1.2:1"));
-        assert_eq!(race.next(t), Action::WaitUntil(t + STAGGER), "the pause counts from there");
+        assert_eq!(race.next(t, |_| {}), start("1.1.1.2:1"));
+        assert_eq!(
+            race.next(t, |_| {}),
+            Action::WaitUntil(t + STAGGER),
+            "the pause counts from there"
+        );
     }
 
     #[test]
     fn when_all_have_failed_the_race_is_exhausted() {
         let t = Instant::now();
         let mut race = race(&["1.1.1.1:1"], t);
-        assert_eq!(race.next(t), start("1.1.1.1:1"));
-        assert_eq!(race.next(t), Action::Wait);
+        assert_eq!(race.next(t, |_| {}), start("1.1.1.1:1"));
+        assert_eq!(race.next(t, |_| {}), Action::Wait);
         race.failed();
-        assert_eq!(race.next(t), Action::Exhausted);
+        assert_eq!(race.next(t, |_| {}), Action::Exhausted);
     }
 
     #[test]
     fn an_address_that_appears_twice_is_tried_once() {
         let t = Instant::now();
         let mut race = race(&["1.1.1.1:1", "1.1.1.1:1"], t);
-        assert_eq!(race.next(t), start("1.1.1.1:1"));
-        assert_eq!(race.next(t), Action::Wait);
+        assert_eq!(race.next(t, |_| {}), start("1.1.1.1:1"));
+        assert_eq!(race.next(t, |_| {}), Action::Wait);
     }
 
     #[test]
     fn a_known_address_waits_50_ms_for_a_name_before_it() {
         let t = Instant::now();
         let mut race = Race::new(2);
-        assert_eq!(race.next(t), Action::Wait);
+        assert_eq!(race.next(t, |_| {}), Action::Wait);
         race.resolved(1, addrs(&["2.2.2.2:1"]), t);
-        assert_eq!(race.next(t), Action::WaitUntil(t + RESOLUTION_DELAY));
+        assert_eq!(race.next(t, |_| {}), Action::WaitUntil(t + RESOLUTION_DELAY));
         race.resolved(0, addrs(&["1.1.1.1:1"]), t);
-        assert_eq!(race.next(t), start("1.1.1.1:1"), "all is known, so the order is as given");
+        assert_eq!(
+            race.next(t, |_| {}),
+            start("1.1.1.1:1"),
+            "all is known, so the order is as given"
+        );
     }
 
     #[test]
@@ -243,12 +262,12 @@ mod tests {
         let mut race = Race::new(2);
         race.resolved(1, addrs(&["2.2.2.2:1"]), t);
         let t = t + RESOLUTION_DELAY;
-        assert_eq!(race.next(t), start("2.2.2.2:1"));
-        assert_eq!(race.next(t), Action::Wait);
+        assert_eq!(race.next(t, |_| {}), start("2.2.2.2:1"));
+        assert_eq!(race.next(t, |_| {}), Action::Wait);
         race.resolved(0, addrs(&["2.2.2.2:1", "1.1.1.1:1"]), t);
-        assert_eq!(race.next(t), Action::WaitUntil(t + STAGGER));
+        assert_eq!(race.next(t, |_| {}), Action::WaitUntil(t + STAGGER));
         race.failed();
-        assert_eq!(race.next(t), start("1.1.1.1:1"));
+        assert_eq!(race.next(t, |_| {}), start("1.1.1.1:1"));
     }
 
     #[test]
@@ -256,8 +275,17 @@ mod tests {
         let t = Instant::now();
         let mut race = Race::new(2);
         race.resolved(0, Vec::new(), t);
-        assert_eq!(race.next(t), Action::Wait);
+        assert_eq!(race.next(t, |_| {}), Action::Wait);
         race.resolved(1, Vec::new(), t);
-        assert_eq!(race.next(t), Action::Exhausted);
+        assert_eq!(race.next(t, |_| {}), Action::Exhausted);
+    }
+
+    #[test]
+    fn whoever_knows_the_peers_has_the_last_word_on_the_order() {
+        let t = Instant::now();
+        let mut race = race(&["1.1.1.1:1", "1.1.1.2:1"], t);
+        assert_eq!(race.next(t, |addrs| addrs.reverse()), start("1.1.1.2:1"));
+        race.failed();
+        assert_eq!(race.next(t, |_| panic!("asked once")), start("1.1.1.1:1"));
     }
 }

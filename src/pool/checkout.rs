@@ -1,178 +1,108 @@
-//! Checkout: admission, then an idle connection or a new one, all before one deadline.
+//! Checkout: an idle connection at once, or a place in the line; all before one deadline.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-
-use futures_util::future::{Either, select};
 
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::Inner;
-use super::admission::{Refused, Ticket};
-use super::core::Core;
 use super::guard::Guard;
-use super::slots::Slot;
-use super::store::Taken;
+use super::line::Failed;
 use crate::deadline::Deadline;
 use crate::error::{CheckoutError, CheckoutFailure, Phase};
-use crate::event::{CheckoutOutcome, CloseReason, Event, Operation};
-use crate::net::ConnectError;
+use crate::event::{CheckoutOutcome, Event, Operation};
 use crate::telemetry;
 
-/// Takes a connection from the pool.
-pub(super) async fn checkout(inner: &Arc<Inner>) -> Result<Guard, CheckoutError> {
-    let ticket = inner.admission.try_enter();
-    if let Some(ticket) = ticket {
-        // The usual case: no timer, no allocation, no clock but the one the check needs.
-        match inner.store.take() {
-            Some(taken) => Ok(hand_out(inner, ticket, taken, Duration::ZERO)),
-            None => wait(inner, Some(ticket)).await,
-        }
-    } else {
-        wait(inner, None).await
+/// Takes a connection from the pool, before `limit` is over.
+pub(super) async fn checkout(
+    inner: &Arc<Inner>,
+    limit: Option<Duration>,
+) -> Result<Guard, CheckoutError> {
+    // The usual case: no timer, no allocation, no clock but the one the check needs.
+    match inner.at_once() {
+        Some(guard) => Ok(hand_out(inner, guard, Duration::ZERO)),
+        None => wait(inner, limit).await,
     }
 }
 
-fn hand_out(inner: &Arc<Inner>, ticket: Ticket<'_>, taken: Taken, waited: Duration) -> Guard {
-    let guard = Guard::new(inner, ticket, taken);
+/// Takes an idle connection, if there is one and nobody waits for it.
+pub(super) fn try_checkout(inner: &Arc<Inner>) -> Option<Guard> {
+    inner.at_once().map(|guard| hand_out(inner, guard, Duration::ZERO))
+}
+
+fn hand_out(inner: &Arc<Inner>, mut guard: Guard, waited: Duration) -> Guard {
+    guard.claim();
     inner.maintain();
     inner.emitter().emit(Event::CheckedOut { conn: guard.id(), waited });
     guard
 }
 
-async fn wait(inner: &Arc<Inner>, ticket: Option<Ticket<'_>>) -> Result<Guard, CheckoutError> {
+async fn wait(inner: &Arc<Inner>, limit: Option<Duration>) -> Result<Guard, CheckoutError> {
     let span = telemetry::checkout_span(inner.emitter().name());
-    let mut attempt = Attempt::begin(inner);
-    let result = obtain(inner, ticket, attempt.deadline).instrument(span.clone()).await;
+    let mut attempt = Attempt::begin(inner, limit);
+    let result = obtain(inner, &attempt).instrument(span.clone()).await;
     attempt.over = true;
     let waited = attempt.began.elapsed();
     match result {
-        Ok((ticket, taken)) => {
-            span.record("peer", tracing::field::display(taken.stream.peer_addr()));
-            span.record("conn_id", taken.stream.id().get());
-            Ok(hand_out(inner, ticket, taken, waited))
+        Ok(guard) => {
+            span.record("peer", tracing::field::display(guard.peer_addr()));
+            span.record("conn_id", guard.id().get());
+            Ok(hand_out(inner, guard, waited))
         }
         Err(failed) => Err(attempt.report(failed, waited)),
     }
 }
 
-/// Why [`obtain`] ended without a connection.
-struct Failed {
-    failure: CheckoutFailure,
-    connect: Option<ConnectError>,
-}
-
-impl From<CheckoutFailure> for Failed {
-    fn from(failure: CheckoutFailure) -> Self {
-        Self { failure, connect: None }
+async fn obtain(inner: &Arc<Inner>, attempt: &Attempt<'_>) -> Result<Guard, Failed> {
+    if inner.is_closed() {
+        return Err(CheckoutFailure::Closed.into());
     }
-}
-
-async fn obtain<'a>(
-    inner: &'a Arc<Inner>,
-    ticket: Option<Ticket<'a>>,
-    deadline: Deadline,
-) -> Result<(Ticket<'a>, Taken), Failed> {
-    let settings = inner.settings();
-    let ticket = match ticket {
-        Some(ticket) => ticket,
-        None => match deadline.run(inner.admission.enter()).await {
-            Ok(Ok(ticket)) => ticket,
-            Ok(Err(Refused::Full)) => return Err(CheckoutFailure::QueueFull.into()),
-            Ok(Err(Refused::Closed)) => return Err(CheckoutFailure::Closed.into()),
-            Err(_) => return Err(CheckoutFailure::Timeout(Phase::Queue).into()),
-        },
+    // Those for whom a connection may be made do not count: they will not wait for others.
+    let most = inner.settings().max_waiting.map(|most| most.saturating_add(inner.unclaimed()));
+    let Some(spot) = inner.line.join(attempt.began, most) else {
+        return Err(CheckoutFailure::QueueFull.into());
     };
-    let mut patience = None;
-    loop {
-        // Enabled before the look, so that a change between look and wait is not lost.
-        let mut changed = pin!(inner.slots.changed());
-        changed.as_mut().enable();
-        if inner.is_closed() {
-            return Err(CheckoutFailure::Closed.into());
-        }
-        if let Some(taken) = inner.store.take() {
-            return Ok((ticket, taken));
-        }
-        let silent = inner.common.suspects.count();
-        if silent > 0 {
-            // They are being asked; one that answers is as good as a new one, and sooner there.
-            let patience =
-                *patience.get_or_insert_with(|| Deadline::after(Some(settings.patience)));
-            if patience.instant().is_some_and(|moment| Instant::now() < moment) {
-                let first = deadline.min(patience);
-                if first.run(changed).await.is_err() && first == deadline {
-                    return Err(CheckoutFailure::Timeout(Phase::Check).into());
-                }
-                continue;
-            }
-        }
-        if let Some(slot) = inner.slots.try_take() {
-            let taken = dial(inner, slot, deadline).await?;
-            return Ok((ticket, taken));
-        }
-        // Every slot is taken by a connection that is being looked at or closed.
-        if silent > 0 {
-            inner.common.suspects.want_slot();
-            inner.common.inbox.nudge();
-        }
-        if deadline.run(changed).await.is_err() {
-            return Err(CheckoutFailure::Timeout(Phase::Connect).into());
-        }
+    // One may have come back between the look and the line; else one has to be made.
+    inner.serve();
+    inner.slots.announce();
+    match attempt.deadline.run(spot.called(|| inner.maintain())).await {
+        Ok(result) => result,
+        Err(_) => Err(inner.late()),
     }
 }
 
-async fn dial(inner: &Arc<Inner>, slot: Slot, deadline: Deadline) -> Result<Taken, Failed> {
-    inner.maintain();
-    let dialed = {
-        let dial = pin!(inner.connector.connect_before(deadline));
-        let closed = pin!(closed(inner));
-        match select(dial, closed).await {
-            Either::Left((dialed, _)) => dialed,
-            Either::Right(_) => return Err(CheckoutFailure::Closed.into()),
+impl Inner {
+    fn at_once(self: &Arc<Self>) -> Option<Guard> {
+        if !self.line.is_empty() {
+            return None;
         }
-    };
-    match dialed {
-        Ok(stream) => {
-            let mut stream = Box::new(stream);
-            let core = Core::new(&inner.common, &mut stream, slot, inner.settings().max_lifetime);
-            if inner.is_closed() {
-                core.close(stream, CloseReason::PoolClosed, None);
-                return Err(CheckoutFailure::Closed.into());
-            }
-            let taken = inner.store.adopt(&core, stream);
-            // An idle connection may have been out of sight while it made room for this one, and
-            // whoever looked for one in that moment has found none and waits.
-            inner.slots.announce();
-            Ok(taken)
-        }
-        Err(error) => {
-            drop(slot);
-            // One may have come back in the meantime.
-            if let Some(taken) = inner.store.take() {
-                return Ok(taken);
-            }
-            let late = deadline.instant().is_some_and(|moment| Instant::now() >= moment);
-            let failure = match late {
-                true => CheckoutFailure::Timeout(Phase::Connect),
-                false => CheckoutFailure::Connect,
-            };
-            Err(Failed { failure, connect: Some(error) })
-        }
+        self.store.take().map(|taken| Guard::unclaimed(self, taken))
     }
-}
 
-/// Resolves when the pool is closed.
-async fn closed(inner: &Inner) {
-    loop {
-        let mut changed = pin!(inner.slots.changed());
-        changed.as_mut().enable();
-        if inner.is_closed() {
-            return;
-        }
-        changed.await;
+    /// Connections that nobody holds, made or not.
+    fn unclaimed(&self) -> usize {
+        self.slots.limit().saturating_sub(self.guards())
+    }
+
+    /// Callers that wait until somebody returns a connection.
+    pub(super) fn queued(&self) -> usize {
+        self.line.waiting().saturating_sub(self.unclaimed())
+    }
+
+    /// What a caller was waiting for whose deadline has passed.
+    fn late(&self) -> Failed {
+        let error = self.dials.last_error();
+        let phase = if self.unclaimed() == 0 {
+            Phase::Queue
+        } else if self.dials.under_way() == 0 && error.is_none() && self.common.suspects.count() > 0
+        {
+            Phase::Check
+        } else {
+            Phase::Connect
+        };
+        let connect = error.filter(|_| phase == Phase::Connect);
+        Failed { failure: CheckoutFailure::Timeout(phase), connect }
     }
 }
 
@@ -186,8 +116,7 @@ struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    fn begin(inner: &'a Arc<Inner>) -> Self {
-        let limit = inner.settings().timeouts.checkout;
+    fn begin(inner: &'a Arc<Inner>, limit: Option<Duration>) -> Self {
         let deadline = Deadline::after(limit);
         Self { inner, began: Instant::now(), limit, deadline, over: false }
     }
@@ -209,7 +138,7 @@ impl<'a> Attempt<'a> {
             pool: emitter.name().into(),
             waited,
             status: self.inner.status(),
-            connect: failed.connect.map(Arc::new),
+            connect: failed.connect,
         }
     }
 }

@@ -8,18 +8,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::inbox::Inbox;
+use super::common::Common;
+use super::peers::Membership;
 use super::proof::Proof;
-use super::quarantine::Suspects;
-use super::registry::Registry;
 use super::slots::Slot;
-use crate::config::{Settings, Validation};
 use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event};
 use crate::liveness::{self, Parked, Verdict};
-use crate::net::PeerAddr;
 use crate::stream::Stream;
 use crate::sys::tcp_info::tcp_info;
-use crate::telemetry::Emitter;
 
 /// Who may touch the connection. Every change is a compare-and-swap; whoever made it owns the
 /// stream until the next change.
@@ -40,35 +36,10 @@ pub(super) enum State {
     Closed,
 }
 
-/// What every connection of a pool shares.
-#[derive(Debug)]
-pub(super) struct Common {
-    pub(super) emitter: Arc<Emitter>,
-    validation: Validation,
-    /// Older proof than this needs a look at `TCP_INFO`; silence beyond it, a probe.
-    max_silence: Option<Duration>,
-    pub(super) registry: Registry,
-    pub(super) inbox: Inbox,
-    pub(super) suspects: Suspects,
-}
-
-impl Common {
-    pub(super) fn new(emitter: Arc<Emitter>, settings: &Settings) -> Self {
-        Self {
-            emitter,
-            validation: settings.validation,
-            max_silence: settings.max_silence,
-            registry: Registry::default(),
-            inbox: Inbox::default(),
-            suspects: Suspects::default(),
-        }
-    }
-}
-
 /// One connection.
 pub(super) struct Core {
     pub(super) id: ConnId,
-    pub(super) peer: PeerAddr,
+    pub(super) peer: Membership,
     opened: Instant,
     /// The end of its lifetime, jitter included.
     expires: Option<Instant>,
@@ -95,18 +66,13 @@ struct Home {
 
 impl Core {
     /// A connection that was just made, in use by the caller.
-    pub(super) fn new(
-        common: &Arc<Common>,
-        stream: &mut Stream,
-        slot: Slot,
-        max_lifetime: Option<Duration>,
-    ) -> Arc<Self> {
+    pub(super) fn new(common: &Arc<Common>, stream: &mut Stream, slot: Slot) -> Arc<Self> {
         let opened = stream.adopt(common.max_silence);
         let core = Arc::new_cyclic(|core: &Weak<Self>| Self {
             id: stream.id(),
-            peer: stream.peer_addr().clone(),
+            peer: common.peers.join(stream.peer_addr()),
             opened,
-            expires: max_lifetime.and_then(|life| opened.checked_add(jittered(life))),
+            expires: common.max_lifetime.and_then(|life| opened.checked_add(jittered(life))),
             state: AtomicU8::new(State::InUse as u8),
             fired: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
@@ -134,6 +100,12 @@ impl Core {
         self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    /// Why it must not be used again though it lives, if so.
+    fn outlived(&self, now: Instant) -> Option<CloseReason> {
+        let old = self.expires.is_some_and(|expires| now >= expires);
+        if old { Some(CloseReason::MaxLifetime) } else { self.peer.retired() }
+    }
+
     /// How long it has been idle. Meaningful only while it is.
     pub(super) fn idle_since(&self) -> Instant {
         self.opened + Duration::from_nanos(self.idle_since.load(Ordering::Acquire))
@@ -158,10 +130,9 @@ impl Core {
         }
         self.fired.store(false, Ordering::Release);
         let stream = self.home().stream.take()?;
-        let unfit = if self.expires.is_some_and(|expires| now >= expires) {
-            Some(CloseReason::MaxLifetime)
-        } else {
-            match liveness::check(stream.io(), self.common.validation) {
+        let unfit = match self.outlived(now) {
+            Some(reason) => Some(reason),
+            None => match liveness::check(stream.io(), self.common.validation) {
                 Verdict::Alive => {
                     self.report_check(Check::Peek, CheckVerdict::Alive);
                     None
@@ -170,7 +141,7 @@ impl Core {
                     self.report_check(Check::Peek, CheckVerdict::Dead);
                     Some(reason)
                 }
-            }
+            },
         };
         match unfit {
             None if self
@@ -199,8 +170,8 @@ impl Core {
         now: Instant,
         used_since: Instant,
     ) -> Result<(), (Box<Stream>, CloseReason)> {
-        if self.expires.is_some_and(|expires| now >= expires) {
-            return Err((stream, CloseReason::MaxLifetime));
+        if let Some(reason) = self.outlived(now) {
+            return Err((stream, reason));
         }
         // From here on the sentinel counts.
         self.state.store(State::Parking as u8, Ordering::Release);
@@ -238,7 +209,7 @@ impl Core {
         let verdict = if silent { CheckVerdict::Unproved } else { CheckVerdict::Alive };
         self.report_check(Check::Life, verdict);
         if !silent {
-            self.proof.heard_at(now.checked_sub(heard).unwrap_or(now));
+            self.prove(now.checked_sub(heard).unwrap_or(now));
         }
         silent
     }
@@ -251,6 +222,12 @@ impl Core {
     /// The peer was heard at this moment.
     pub(super) fn prove(&self, moment: Instant) {
         self.proof.heard_at(moment);
+        self.common.peers.heard(&self.peer, moment);
+    }
+
+    /// Whether its pool was closed.
+    pub(super) fn is_of_closed_pool(&self) -> bool {
+        self.common.suspects.is_closed()
     }
 
     /// Puts it into quarantine. Only for whoever owns the stream.
@@ -369,11 +346,16 @@ impl Core {
         self.common.registry.remove(self.id);
         self.common.emitter.emit(Event::Closed {
             conn: self.id,
-            peer: self.peer.clone(),
+            peer: self.peer.addr().clone(),
             reason,
             age: self.opened.elapsed(),
             used,
         });
+        self.peer.end();
+        if reason.is_silent_death() {
+            self.common.peers.died(self.peer.addr());
+            self.common.inbox.nudge();
+        }
         drop(slot);
     }
 
@@ -410,7 +392,7 @@ impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Core")
             .field("id", &self.id)
-            .field("peer", &self.peer)
+            .field("peer", self.peer.addr())
             .finish_non_exhaustive()
     }
 }

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
 use super::Inner;
-use super::admission::Ticket;
 use super::store::{Place, Taken};
 use crate::event::{CloseReason, Event};
 use crate::stream::{Ending, Ledger, Stream, delegate_io};
@@ -47,25 +47,35 @@ pub struct Guard {
 struct Held {
     stream: Box<Stream>,
     since: Instant,
+    /// Whether a caller got it. Until then nobody is told where it goes.
+    claimed: bool,
     place: Place,
-    ticket: OwnedTicket,
+    pool: Counted,
 }
 
-/// The right to a connection, in the hands of a guard.
-struct OwnedTicket(Arc<Inner>);
+/// The pool of a guard, which counts its guards.
+struct Counted(Arc<Inner>);
 
-impl Drop for OwnedTicket {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.admission.leave();
+        self.0.guards.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 impl Guard {
-    pub(super) fn new(pool: &Arc<Inner>, ticket: Ticket<'_>, taken: Taken) -> Self {
-        ticket.keep();
-        let ticket = OwnedTicket(Arc::clone(pool));
+    /// A connection on its way to a caller. Dropped before it gets there, it goes back.
+    pub(super) fn unclaimed(pool: &Arc<Inner>, taken: Taken) -> Self {
+        pool.guards.fetch_add(1, Ordering::AcqRel);
+        let pool = Counted(Arc::clone(pool));
         let Taken { place, stream, since } = taken;
-        Self { held: Some(Held { stream, since, place, ticket }) }
+        Self { held: Some(Held { stream, since, claimed: false, place, pool }) }
+    }
+
+    /// A caller has it.
+    pub(super) fn claim(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.claimed = true;
+        }
     }
 
     /// Says that the exchange is complete: the answer was read in full, nothing is owed. The
@@ -91,10 +101,12 @@ impl Guard {
     /// Takes the connection out of the pool, which may make another in its place.
     #[must_use = "a detached connection that is dropped is closed; discard() says so"]
     pub fn detach(mut self) -> Stream {
-        let mut held = self.take();
-        held.stream.leave();
-        held.place.core().detach(held.since.elapsed());
-        *held.stream
+        let Held { mut stream, since, place, .. } = self.take();
+        stream.leave();
+        let core = Arc::clone(place.core());
+        drop(place);
+        core.detach(since.elapsed());
+        *stream
     }
 
     /// The time the whole exchange may take from now, over all its operations together; each then
@@ -165,7 +177,7 @@ impl Guard {
 
     fn end(&mut self, ending: Ending) -> Release {
         let held = self.take();
-        let closed = held.ticket.0.is_closed().then_some(CloseReason::PoolClosed);
+        let closed = held.pool.0.is_closed().then_some(CloseReason::PoolClosed);
         match held.stream.unfit(ending).or(closed) {
             Some(reason) => held.throw_away(reason),
             None => held.give_back(),
@@ -174,37 +186,39 @@ impl Guard {
 }
 
 impl Held {
-    /// Closes the connection, then lets the next caller in.
+    /// Closes the connection, which frees its slot.
     fn throw_away(self, reason: CloseReason) -> Release {
-        // The other way round than declared, should anything here panic.
-        let Self { ticket, place, since, stream } = self;
-        place.core().close(stream, reason, Some(since.elapsed()));
+        let Self { pool, place, since, claimed, stream } = self;
+        let core = Arc::clone(place.core());
+        // The place before the slot: whoever takes the slot needs one.
         drop(place);
-        if reason == CloseReason::PeerSilent {
-            // The idle ones to the same peer are likely to be dead as well: ask them now.
-            ticket.0.common.suspects.doubt();
-            ticket.0.common.inbox.nudge();
-        }
-        if ticket.0.is_closed() {
-            ticket.0.refresh_gauges();
+        core.close(stream, reason, claimed.then(|| since.elapsed()));
+        if pool.0.is_closed() {
+            pool.0.refresh_gauges();
         }
         Release::Discarded(reason)
     }
 
-    /// Puts the connection into the store, then lets the next caller in, who finds it there.
+    /// Puts the connection into the store, or rather into the hands of the first caller in line.
     fn give_back(self) -> Release {
-        let Self { ticket, place, since, stream } = self;
+        let Self { pool, place, since, claimed, stream } = self;
         let now = Instant::now();
         let core = Arc::clone(place.core());
         if let Err((stream, reason)) = core.settle(stream, now, since) {
-            return Self { stream, since, place, ticket }.throw_away(reason);
+            return Self { stream, since, claimed, place, pool }.throw_away(reason);
         }
-        let pool = &ticket.0;
-        let used = now.saturating_duration_since(since);
-        pool.emitter().emit(Event::Returned { conn: core.id, used });
+        if claimed {
+            let used = now.saturating_duration_since(since);
+            pool.0.emitter().emit(Event::Returned { conn: core.id, used });
+        }
         drop(place);
         core.recheck();
-        pool.sweep_if_closed(&core);
+        let inner = Arc::clone(&pool.0);
+        drop(pool);
+        inner.sweep_if_closed(&core);
+        if !inner.line.is_empty_after_all() {
+            inner.serve();
+        }
         Release::Reused
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::core::{Classified, Common, Core};
+use super::common::Common;
+use super::core::{Classified, Core};
 use super::quarantine::Quarantine;
 use super::{Inner, plan};
 use crate::beat::phase;
@@ -28,26 +29,32 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
     let mut next = Instant::now() + phase(beat);
     let mut quarantine = Quarantine::new(&common.suspects);
     loop {
-        let wake = quarantine.due().map_or(next, |due| due.min(next));
+        let judgement = common.peers.next_judgement(Instant::now());
+        let wake = [quarantine.due(), judgement].into_iter().flatten().fold(next, Instant::min);
         let _ = Deadline::at(wake).run(common.inbox.filled()).await;
         let Some(inner) = pool.upgrade() else { return };
         inner.classify_fired().await;
         if inner.is_closed() {
             return;
         }
-        if common.suspects.doubted() {
-            inner.check_silence(SOONEST).await;
-        }
         quarantine.look(|core| inner.offer(core));
+        inner.ask_siblings().await;
+        if common.peers.judge() {
+            inner.evict_retired().await;
+        }
         // Judged by the clock: a busy inbox must not keep the beat from coming.
         if Instant::now() >= next {
             inner.evict_due().await;
             if let Some(max) = inner.settings().max_silence {
                 // One beat early, so that a probe has begun when `max_silence` is over.
-                inner.check_silence(max.saturating_sub(beat).max(SOONEST)).await;
+                inner.check_silence(max.saturating_sub(beat).max(SOONEST), |_| true).await;
             }
+            inner.evict_retired().await;
             inner.store.sweep();
             inner.refresh_gauges();
+            if inner.settings().min_idle > 0 {
+                inner.slots.announce();
+            }
             next = Instant::now() + beat;
         }
     }
@@ -55,7 +62,7 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
 
 impl Inner {
     /// Looks at every connection whose sentinel fired.
-    async fn classify_fired(&self) {
+    async fn classify_fired(self: &Arc<Self>) {
         let fired = self.common.inbox.take();
         if fired.is_empty() {
             return;
@@ -72,19 +79,42 @@ impl Inner {
     }
 
     /// Puts an idle connection that lost its place where the next caller finds it.
-    fn offer(&self, core: Arc<Core>) {
+    fn offer(self: &Arc<Self>, core: Arc<Core>) {
         self.store.offer(Arc::clone(&core));
-        self.slots.announce();
         self.sweep_if_closed(&core);
+        self.serve();
+    }
+
+    /// When a connection died silently, the others to the same peer are asked at once, together.
+    async fn ask_siblings(self: &Arc<Self>) {
+        if self.settings().max_silence.is_none() {
+            return;
+        }
+        for peer in self.common.peers.suspects() {
+            self.check_silence(SOONEST, |core| core.peer.is_of(&peer)).await;
+        }
+    }
+
+    /// Evicts the idle connections to peers that are no longer used.
+    async fn evict_retired(&self) {
+        let mut evicted = 0;
+        for core in self.common.registry.idle() {
+            if core.peer.retired().is_some_and(|reason| core.evict(reason)) {
+                evicted += 1;
+                if evicted % BATCH == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
     }
 
     /// Reads of every idle connection how long its peer has been silent, and has those asked that
     /// were not heard for `limit`.
-    async fn check_silence(&self, limit: Duration) {
+    async fn check_silence(self: &Arc<Self>, limit: Duration, of: impl Fn(&Core) -> bool) {
         let now = Instant::now();
         let idle = self.common.registry.idle();
         let mut looks = 0;
-        for core in idle.into_iter().filter(|core| core.proof_age(now) >= limit) {
+        for core in idle.into_iter().filter(|core| of(core) && core.proof_age(now) >= limit) {
             if core.check_silence(now, limit) == Classified::Homeless {
                 self.offer(core);
             }
@@ -97,13 +127,17 @@ impl Inner {
         }
     }
 
-    /// Evicts what has been idle too long or is too old.
+    /// Evicts what has been idle too long or is too old. The youngest `min_idle` are not evicted for
+    /// being idle: the pool would only make new ones.
     async fn evict_due(&self) {
         let now = Instant::now();
         let idle_timeout = self.settings().idle_timeout;
-        let idle = self.common.registry.idle();
+        let mut idle = self.common.registry.idle();
+        idle.sort_by_key(|core| core.idle_since());
+        let spare = idle.len().saturating_sub(self.settings().min_idle);
         let mut evicted = 0;
-        for core in idle {
+        for (index, core) in idle.into_iter().enumerate() {
+            let idle_timeout = idle_timeout.filter(|_| index < spare);
             let due = plan::due(now, core.idle_since(), core.expires(), idle_timeout);
             if due.is_some_and(|reason| core.evict(reason)) {
                 evicted += 1;

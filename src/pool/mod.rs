@@ -1,6 +1,7 @@
 //! The pool: who may have a connection, which one, and what becomes of it.
 //!
-//! - [`admission`]: the one gate every caller passes, in order of arrival
+//! - [`line`]: callers who wait, in order of arrival; [`serve`]: who of them gets what is idle
+//! - [`dialer`]: new connections; [`peers`]: where they go
 //! - [`slots`]: how many connections may exist
 //! - [`core`]: one connection and its state; [`registry`]: all of them
 //! - [`store`]: the idle ones, kept by deadpool
@@ -8,37 +9,48 @@
 //! - [`maintenance`]: the one background task; [`plan`]: what it decides
 //! - [`manager`]: our connections in somebody's plain deadpool
 
-mod admission;
 mod buffered;
 mod checkout;
+mod common;
 mod core;
+mod dialer;
 #[cfg(feature = "codec")]
 mod framed;
 mod guard;
 mod inbox;
+mod line;
 mod maintenance;
 mod manager;
+mod peers;
 mod plan;
 mod proof;
 mod quarantine;
 mod registry;
+mod serve;
 mod slots;
 mod store;
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use futures_util::future::select;
+use tokio::time::Instant;
 
 use crate::beat::beat;
 use crate::config::{Config, ConfigError, Settings};
 use crate::error::CheckoutError;
 use crate::event::{CloseReason, Observer};
-use crate::status::Status;
+use crate::net::{Resolve, Resolver};
+use crate::status::{PeerStatus, Status};
 use crate::stream::Connector;
 use crate::telemetry::{Emitter, Gauges};
 
-use self::core::{Common, Core};
-use admission::Admission;
+use self::core::Core;
+use common::Common;
+use dialer::Dials;
+use line::Line;
 use registry::Counts;
 use slots::Slots;
 use store::Store;
@@ -81,7 +93,7 @@ impl Pool {
 
     /// A pool with this configuration and more.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, observer: None }
+        Builder { config, observer: None, resolver: Resolver::default() }
     }
 
     /// Takes a connection: an idle one that was just proved usable, or a new one. Callers are
@@ -99,10 +111,36 @@ impl Pool {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing but the caller's place in the queue. A dial that was under
-    /// way for it is given up.
+    /// Dropping the future loses nothing but the caller's place in the line. A connection that was
+    /// being made for it serves the next caller, or waits for one.
     pub async fn get(&self) -> Result<Guard, CheckoutError> {
-        checkout::checkout(&self.handle.0).await
+        let inner = &self.handle.0;
+        checkout::checkout(inner, inner.settings().timeouts.checkout).await
+    }
+
+    /// As [`get`](Self::get), with this deadline instead of `timeouts.checkout`: what is left of the
+    /// time the caller itself was given, say.
+    ///
+    /// # Errors
+    ///
+    /// # Panics
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`get`](Self::get).
+    pub async fn get_by(&self, deadline: Instant) -> Result<Guard, CheckoutError> {
+        let limit = deadline.saturating_duration_since(Instant::now());
+        checkout::checkout(&self.handle.0, Some(limit)).await
+    }
+
+    /// Takes an idle connection that was just proved usable, if there is one and no caller waits
+    /// for it. Never waits, and makes no connection.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn try_get(&self) -> Option<Guard> {
+        checkout::try_checkout(&self.handle.0)
     }
 
     /// Takes a connection, runs `exchange` with it, and releases it if that succeeds. If it fails,
@@ -146,6 +184,11 @@ impl Pool {
         self.handle.0.status()
     }
 
+    /// Every address of the upstream that the pool knows, and what it thinks of it.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.handle.0.common.peers.status()
+    }
+
     /// The pool's name, as in metrics and logs.
     pub fn name(&self) -> &str {
         self.handle.0.emitter().name()
@@ -169,12 +212,19 @@ impl fmt::Debug for Pool {
 pub struct Builder {
     config: Config,
     observer: Option<Arc<dyn Observer>>,
+    resolver: Resolver,
 }
 
 impl Builder {
     /// Sends every event of the pool to `observer` as well.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Has names looked up by `resolver` instead of the system's.
+    pub fn resolver(mut self, resolver: impl Resolve) -> Self {
+        self.resolver = Resolver::custom(resolver);
         self
     }
 
@@ -185,6 +235,7 @@ impl Builder {
     /// [`ConfigError`] with every problem of the configuration.
     pub fn build(self) -> Result<Pool, ConfigError> {
         let connector = Connector::observed(&self.config, self.observer)?;
+        let connector = connector.resolved_by(self.resolver);
         Ok(Pool { handle: Arc::new(Owner(Arc::new(Inner::new(connector)))) })
     }
 }
@@ -198,7 +249,10 @@ impl fmt::Debug for Builder {
 /// The inside of a pool.
 struct Inner {
     connector: Connector,
-    admission: Admission,
+    line: Line,
+    /// Connections with callers, or on their way to one.
+    guards: AtomicUsize,
+    dials: Arc<Dials>,
     slots: Arc<Slots>,
     store: Store,
     common: Arc<Common>,
@@ -212,7 +266,9 @@ impl Inner {
         let settings = connector.settings();
         let size = settings.max_size;
         Self {
-            admission: Admission::new(size, settings.max_waiting),
+            line: Line::default(),
+            guards: AtomicUsize::new(0),
+            dials: Arc::default(),
             slots: Slots::new(size),
             store: Store::new(size, settings.order),
             common: Arc::new(Common::new(Arc::clone(connector.emitter()), settings)),
@@ -243,13 +299,15 @@ impl Inner {
         if self.maintained.swap(true, Ordering::AcqRel) {
             return;
         }
-        let running = Running(Arc::clone(&self.maintained));
+        let running = Running { pool: Arc::downgrade(self), flag: Arc::clone(&self.maintained) };
         let settings = self.settings();
         let beat = beat([settings.idle_timeout, settings.max_lifetime, settings.max_silence]);
-        let task = maintenance::run(Arc::downgrade(self), Arc::clone(&self.common), beat);
+        let maintenance = maintenance::run(Arc::downgrade(self), Arc::clone(&self.common), beat);
+        let dialer = dialer::run(Arc::downgrade(self), Arc::clone(&self.slots));
         tokio::spawn(async move {
             let _running = running;
-            task.await;
+            // Each ends when the pool does.
+            select(pin!(maintenance), pin!(dialer)).await;
         });
     }
 
@@ -260,11 +318,15 @@ impl Inner {
         }
     }
 
-    fn close(&self) {
+    fn guards(&self) -> usize {
+        self.guards.load(Ordering::Acquire)
+    }
+
+    fn close(self: &Arc<Self>) {
         if self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
-        self.admission.close();
+        self.serve();
         for core in self.common.registry.idle() {
             core.evict(CloseReason::PoolClosed);
         }
@@ -284,7 +346,7 @@ impl Inner {
             in_use: busy - quarantined,
             connecting,
             quarantined,
-            waiting: self.admission.waiting(),
+            waiting: self.queued(),
             closed: self.is_closed(),
         }
     }
@@ -298,6 +360,7 @@ impl Inner {
             connecting,
             max: max_size,
             waiters: waiting,
+            peers: self.common.peers.counts(),
         });
     }
 }
@@ -309,10 +372,17 @@ impl fmt::Debug for Inner {
 }
 
 /// Says that the maintenance task has ended, however it ended.
-struct Running(Arc<AtomicBool>);
+struct Running {
+    pool: Weak<Inner>,
+    flag: Arc<AtomicBool>,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        self.flag.store(false, Ordering::Release);
+        // Callers in another runtime start one there.
+        if let Some(pool) = self.pool.upgrade() {
+            pool.line.wake_all();
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! They keep their slots, and nobody is given one. All of them are probed on one clock, that of the
 //! maintenance task, so that sixteen dead ones cost the time of one.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,10 +22,10 @@ pub(super) struct Suspects {
     arrived: Mutex<Vec<Quarantined>>,
     /// All of them, the ones under probe included.
     count: AtomicUsize,
-    /// Callers whose patience is over and who need a slot.
+    /// Slots that callers whose patience is over need now.
     wanted: AtomicUsize,
-    /// A peer was found silent in use: every idle connection is to be asked now.
-    doubt: AtomicBool,
+    /// The longest plausible round trip among them, in nanoseconds.
+    round_trip: AtomicU64,
     /// The pool was closed: nobody will look at what arrives.
     closed: AtomicBool,
 }
@@ -33,8 +33,13 @@ pub(super) struct Suspects {
 impl Suspects {
     pub(super) fn add(&self, core: Arc<Core>, stream: Box<Stream>) {
         self.count.fetch_add(1, Ordering::AcqRel);
-        self.lock().push(Quarantined { core, stream: Some(stream), asked: None });
-        if self.closed.load(Ordering::SeqCst) {
+        self.lock().push(Quarantined {
+            core,
+            stream: Some(stream),
+            asked: None,
+            round_trip: Duration::ZERO,
+        });
+        if self.is_closed() {
             self.discard();
         }
     }
@@ -50,22 +55,22 @@ impl Suspects {
         self.count.fetch_sub(left.len(), Ordering::AcqRel);
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
     pub(super) fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
 
-    /// A caller cannot wait any longer: the longest silent one is to make room.
-    pub(super) fn want_slot(&self) {
-        self.wanted.fetch_add(1, Ordering::AcqRel);
+    /// Callers cannot wait any longer: the longest silent ones are to make room for so many.
+    pub(super) fn want_slots(&self, count: usize) {
+        self.wanted.store(count, Ordering::Release);
     }
 
-    /// Has every idle connection checked at once.
-    pub(super) fn doubt(&self) {
-        self.doubt.store(true, Ordering::Release);
-    }
-
-    pub(super) fn doubted(&self) -> bool {
-        self.doubt.swap(false, Ordering::AcqRel)
+    /// The least time an answer from each of them needs.
+    pub(super) fn round_trip(&self) -> Duration {
+        Duration::from_nanos(self.round_trip.load(Ordering::Acquire))
     }
 
     fn take(&self) -> Vec<Quarantined> {
@@ -84,6 +89,7 @@ struct Quarantined {
     /// Always there until it leaves.
     stream: Option<Box<Stream>>,
     asked: Option<Asked>,
+    round_trip: Duration,
 }
 
 /// A probe under way, and what has to be restored after it.
@@ -111,6 +117,7 @@ impl Quarantined {
         let Some(info) = tcp_info::tcp_info(&socket) else {
             return self.leave(CheckVerdict::Unproved, now);
         };
+        self.round_trip = info.rtt + 4 * info.rttvar;
         let asked = match &mut self.asked {
             Some(asked) if now < asked.due => return Look::Again,
             Some(asked) => asked,
@@ -164,11 +171,15 @@ impl Quarantined {
     }
 }
 
-/// The runtime of the maintenance task has ended, or the pool was closed: nobody is left to ask.
+/// The pool was closed, or the runtime of the maintenance task has ended: nobody is left to ask.
 impl Drop for Quarantined {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
-            self.core.close(stream, CloseReason::PoolClosed, None);
+            let reason = match self.core.is_of_closed_pool() {
+                true => CloseReason::PoolClosed,
+                false => CloseReason::RuntimeGone,
+            };
+            self.core.close(stream, reason, None);
         }
     }
 }
@@ -193,6 +204,9 @@ impl<'a> Quarantine<'a> {
     /// Looks at everything that is due. `homeless` is told of those that need a new place.
     pub(super) fn look(&mut self, mut homeless: impl FnMut(Arc<Core>)) {
         self.held.extend(self.suspects.take());
+        let longest = self.held.iter().map(|held| held.round_trip).max().unwrap_or_default();
+        let longest = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
+        self.suspects.round_trip.store(longest, Ordering::Release);
         let now = Instant::now();
         let suspects = self.suspects;
         self.held.retain_mut(|held| match held.look(now) {

@@ -41,6 +41,11 @@ impl Registry {
         all
     }
 
+    /// How many are idle.
+    pub(super) fn idle_count(&self) -> usize {
+        self.idle().len()
+    }
+
     /// How many there are of each kind, as of one moment.
     pub(super) fn count(&self, slots: &Slots) -> Counts {
         let (all, total, used) = {

@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 pub(super) struct Slots {
     limit: usize,
     used: AtomicUsize,
-    /// A slot became free, or a connection became ready without a caller.
+    /// Something changed that may call for a dial: a slot is free, a caller waits. One task waits
+    /// here, the dialer.
     changed: Notify,
 }
 
@@ -34,14 +35,14 @@ impl Slots {
         self.used.load(Ordering::Acquire)
     }
 
-    /// Tells whoever waits for a slot or a ready connection to look again.
+    /// Has the dialer look again.
     pub(super) fn announce(&self) {
-        self.changed.notify_waiters();
+        self.changed.notify_one();
     }
 
-    /// Resolves at the next [`announce`](Self::announce) after it was enabled.
-    pub(super) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
-        self.changed.notified()
+    /// Resolves when something was announced since the last time.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 }
 

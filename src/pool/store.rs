@@ -62,6 +62,10 @@ impl Drop for Place {
     }
 }
 
+/// How many callers may look at the same time without waiting for each other's permits: more than
+/// there are threads.
+const LOOKING: usize = 256;
+
 /// Neither waiting for a permit nor a timer of deadpool's: it needs no runtime.
 const AT_ONCE: Timeouts = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
 
@@ -73,7 +77,8 @@ pub(super) struct Store {
 impl Store {
     /// Room for `size` connections.
     pub(super) fn new(size: usize, order: Order) -> Self {
-        let mut config = PoolConfig::new(size);
+        // More permits than connections: a caller holds one for the moment it looks.
+        let mut config = PoolConfig::new(size + LOOKING);
         config.queue_mode = match order {
             Order::Lifo => QueueMode::Lifo,
             Order::Fifo => QueueMode::Fifo,
@@ -86,22 +91,32 @@ impl Store {
 
     /// A usable connection, if there is one. Those found unusable on the way are closed.
     pub(super) fn take(&self) -> Option<Taken> {
-        let mut object = self.pool.timeout_get(&AT_ONCE).now_or_never()?.ok()?;
+        let mut object = self.get()?;
         let claimed = object.claimed.take();
         let place = Place(Some(object));
         let (stream, since) = claimed?;
         Some(Taken { place, stream, since })
     }
 
+    /// Waits for no connection, and for a permit only as long as others look.
+    fn get(&self) -> Option<managed::Object<Shelf>> {
+        loop {
+            match self.pool.timeout_get(&AT_ONCE).now_or_never()? {
+                Ok(object) => return Some(object),
+                Err(managed::PoolError::Timeout(_)) => std::thread::yield_now(),
+                Err(_) => return None,
+            }
+        }
+    }
+
     /// Gives a connection that was just made, and is in use, its place.
     pub(super) fn adopt(&self, core: &Arc<Core>, stream: Box<Stream>) -> Taken {
         ADOPTED.set(Some(Arc::clone(core)));
-        let got = self.pool.timeout_get(&AT_ONCE).now_or_never();
-        // A guard gives its place back before its ticket, so whoever holds a ticket finds a permit;
-        // the store is never closed; and both create and recycle take the connection in.
-        let Some(Ok(object)) = got else {
+        // A guard gives its place back before its slot, so whoever holds a slot finds a place; the
+        // store is never closed; and both create and recycle take the connection in.
+        let Some(object) = self.get() else {
             ADOPTED.take();
-            unreachable!("a caller with a ticket always finds a place");
+            unreachable!("a connection with a slot always finds a place");
         };
         Taken { place: Place(Some(object)), stream, since: Instant::now() }
     }

@@ -9,9 +9,8 @@ use tracing::Instrument;
 
 use super::{Reported, Stream};
 use crate::config::{Config, ConfigError, Settings};
-use crate::deadline::Deadline;
 use crate::event::{ConnId, DialOutcome, Event, Observer, Operation};
-use crate::net::{self, ConnectError};
+use crate::net::{self, ConnectError, Directory, Nobody, PeerAddr, Resolve, Resolver, Target};
 use crate::telemetry::{self, Emitter, Telemetry};
 
 /// Makes connections as a pool would, without a pool: every address of the upstream, the socket
@@ -23,6 +22,7 @@ pub struct Connector {
     settings: Arc<Settings>,
     emitter: Arc<Emitter>,
     reported: Arc<Reported>,
+    resolver: Resolver,
 }
 
 impl Connector {
@@ -54,7 +54,22 @@ impl Connector {
             settings: Arc::new(settings),
             emitter: Arc::new(emitter),
             reported: Arc::default(),
+            resolver: Resolver::default(),
         })
+    }
+
+    /// The same with names looked up by this resolver.
+    #[must_use]
+    pub fn with_resolver(self, resolver: impl Resolve) -> Self {
+        self.resolved_by(Resolver::custom(resolver))
+    }
+
+    pub(crate) fn resolved_by(self, resolver: Resolver) -> Self {
+        Self { resolver, ..self }
+    }
+
+    pub(crate) fn resolver(&self) -> &Resolver {
+        &self.resolver
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -75,23 +90,28 @@ impl Connector {
     ///
     /// Dropping the future closes every socket it had opened.
     pub async fn connect(&self) -> Result<Stream, ConnectError> {
-        self.connect_before(Deadline::NEVER).await
+        self.connect_by(Route { directory: &Nobody, only: None, limit: self.limit() }).await
     }
 
-    /// As [`connect`](Self::connect), and before `deadline` at the latest.
-    pub(crate) async fn connect_before(&self, deadline: Deadline) -> Result<Stream, ConnectError> {
+    fn limit(&self) -> Option<Duration> {
+        self.settings.timeouts.connect
+    }
+
+    /// As [`connect`](Self::connect), by this route.
+    pub(crate) async fn connect_by(&self, route: Route<'_>) -> Result<Stream, ConnectError> {
         let span = telemetry::dial_span(
             self.emitter.name(),
             &net::upstream_text(&self.settings.endpoints),
         );
-        self.dial(deadline).instrument(span).await
+        self.dial(route).instrument(span).await
     }
 
-    async fn dial(&self, outer: Deadline) -> Result<Stream, ConnectError> {
-        let limit = self.settings.timeouts.connect;
+    async fn dial(&self, route: Route<'_>) -> Result<Stream, ConnectError> {
+        let Route { directory, only, limit } = route;
         let mut report = Report { emitter: &self.emitter, began: Instant::now(), open: true };
-        let dialed = net::dial(&self.settings.endpoints, &self.settings.socket, outer, limit).await;
-        match dialed {
+        let endpoints = &self.settings.endpoints;
+        let target = Target { endpoints, only, resolver: &self.resolver, directory };
+        match net::dial(target, &self.settings.socket, limit).await {
             Ok(dialed) => {
                 self.reported.report(&self.emitter, &dialed.unavailable);
                 let (id, peer) = (ConnId::next(), dialed.peer);
@@ -104,10 +124,8 @@ impl Connector {
                 Ok(Stream::new(dialed.io, id, peer, dialed.local, timeouts, emitter))
             }
             Err(error) => {
-                // Cut by its own limit, and not by the checkout's: that one counts for itself.
                 if let Some(after) = limit
                     && error.is_timeout()
-                    && outer.instant().is_none_or(|outer| Instant::now() < outer)
                 {
                     let operation = Operation::Connect;
                     self.emitter.emit(Event::TimedOut { operation, conn: None, after });
@@ -123,6 +141,15 @@ impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector").field("settings", &self.settings).finish_non_exhaustive()
     }
+}
+
+/// How a dial goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Route<'a> {
+    pub(crate) directory: &'a dyn Directory,
+    /// To this address and no other.
+    pub(crate) only: Option<&'a PeerAddr>,
+    pub(crate) limit: Option<Duration>,
 }
 
 /// Reports the end of a dial exactly once, also when its caller goes away.

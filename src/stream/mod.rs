@@ -31,6 +31,7 @@ use clock::Clock;
 use exchange::{Debt, Exchange};
 
 pub use connector::Connector;
+pub(crate) use connector::Route;
 pub(crate) use exchange::Ending;
 pub use fault::{Interrupted, OpTimeout, PeerSilent};
 pub(crate) use io::delegate_io;

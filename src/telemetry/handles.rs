@@ -13,13 +13,15 @@ use super::Gauges;
 use super::metric::Metric;
 use super::names;
 use super::register::Register;
-use crate::event::{CheckoutOutcome, CloseReason, DialOutcome, Event};
+use crate::event::{CheckoutOutcome, CloseReason, DialOutcome, Event, PeerState};
 
 /// The handles of a pool, or of a connector. Arrays are indexed by the enum's value.
 pub(super) struct PoolHandles {
     states: [Gauge; names::STATES.len()],
     max: Gauge,
     waiters: Gauge,
+    peers: [Gauge; names::PEER_STATES.len()],
+    ejections: Counter,
     dials: [Counter; names::DIALS.len()],
     checkouts: [Counter; names::CHECKOUTS.len()],
     checks: [[Counter; names::VERDICTS.len()]; names::CHECKS.len()],
@@ -37,6 +39,8 @@ impl PoolHandles {
             states: names::STATES.map(|state| register.gauge(&names::CONNECTIONS, &[state])),
             max: register.gauge(&names::CONNECTIONS_MAX, &[]),
             waiters: register.gauge(&names::WAITERS, &[]),
+            peers: names::PEER_STATES.map(|state| register.gauge(&names::PEERS, &[state])),
+            ejections: register.counter(&names::PEER_EJECTIONS_TOTAL, &[]),
             dials: register.counters(&names::DIALS_TOTAL, names::DIALS),
             checkouts: register.counters(&names::CHECKOUTS_TOTAL, names::CHECKOUTS),
             checks: names::CHECKS.map(|check| {
@@ -75,7 +79,9 @@ impl PoolHandles {
                 }
             }
             Event::TimedOut { operation, .. } => self.timeouts[*operation as usize].increment(1),
-            Event::OptionUnavailable { .. }
+            Event::PeerChanged { to: PeerState::Ejected, .. } => self.ejections.increment(1),
+            Event::PeerChanged { .. }
+            | Event::OptionUnavailable { .. }
             | Event::Accepted { .. }
             | Event::AcceptFailed { .. } => {}
         }
@@ -84,6 +90,9 @@ impl PoolHandles {
     pub(super) fn gauges(&self, now: &Gauges) {
         let states = [now.idle, now.in_use, now.connecting, now.quarantined];
         for (gauge, value) in self.states.iter().zip(states) {
+            set(gauge, value);
+        }
+        for (gauge, value) in self.peers.iter().zip(now.peers) {
             set(gauge, value);
         }
         set(&self.max, now.max);
@@ -139,7 +148,8 @@ impl ListenerHandles {
             | Event::CheckedOut { .. }
             | Event::CheckoutFailed { .. }
             | Event::Returned { .. }
-            | Event::Checked { .. } => {}
+            | Event::Checked { .. }
+            | Event::PeerChanged { .. } => {}
         }
     }
 

@@ -7,7 +7,7 @@
 use tracing::Span;
 use tracing::field::Empty;
 
-use crate::event::{CheckVerdict, CheckoutOutcome, ConnId, Event, Operation};
+use crate::event::{CheckVerdict, CheckoutOutcome, ConnId, Event, Operation, PeerState};
 
 /// The target of every log line and span, so that one filter directive is enough.
 pub(super) const TARGET: &str = "livepool";
@@ -71,6 +71,10 @@ pub(super) fn event(source: Source<'_>, event: &Event) {
         Event::Closed { conn, peer, reason, age, .. } => {
             entry!(debug, source, conn_id = conn.get(), %peer, %reason, ?age, "connection closed");
         }
+        Event::PeerChanged { peer, from, to } => match to {
+            PeerState::Ejected => entry!(warn, source, %peer, %from, %to, "peer ejected"),
+            _ => entry!(info, source, %peer, %from, %to, "peer changed"),
+        },
         // The failed checkout itself is the line that warns, and a listener with no clients is fine.
         Event::TimedOut {
             operation: operation @ (Operation::Checkout | Operation::Accept),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use self::handles::{ListenerHandles, PoolHandles};
 use self::lazy::Lazy;
-use crate::event::Event;
+use crate::event::{Event, PeerState};
 
 mod emitter;
 mod handles;
@@ -53,6 +53,8 @@ pub(crate) struct Gauges {
     pub(crate) max: usize,
     /// Callers waiting for a connection.
     pub(crate) waiters: usize,
+    /// Peers in each state.
+    pub(crate) peers: [usize; PeerState::ALL.len()],
 }
 
 impl Telemetry {

@@ -4,7 +4,9 @@
 //! is written once. Label values come from the enums of [`crate::event`], word for word.
 
 use super::metric::{Kind, Label, Metric, Unit};
-use crate::event::{Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Operation};
+use crate::event::{
+    Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Operation, PeerState,
+};
 
 /// The names of all values of a closed enum, in the order of declaration.
 macro_rules! names_of {
@@ -30,6 +32,7 @@ names_of! {
     CHECKOUTS: CheckoutOutcome;
     DIALS: DialOutcome;
     OPERATIONS: Operation;
+    PEER_STATES: PeerState;
     REASONS: CloseReason;
 }
 
@@ -64,6 +67,7 @@ pub(super) const STATES: [&str; 4] = ["idle", "in_use", "connecting", "quarantin
 const POOL: Label = Label { name: "pool", values: &[] };
 const LISTENER: Label = Label { name: "listener", values: &[] };
 const STATE: Label = Label { name: "state", values: &STATES };
+const PEER_STATE: Label = Label { name: "state", values: &PEER_STATES };
 const DIAL_OUTCOME: Label = Label { name: "outcome", values: &DIALS };
 const CHECKOUT_OUTCOME: Label = Label { name: "outcome", values: &CHECKOUTS };
 const OPERATION: Label = Label { name: "operation", values: &OPERATIONS };
@@ -99,6 +103,10 @@ table! {
         "Connections the pool may have.";
     WAITERS: Gauge in Count, "livepool_waiters", [POOL],
         "Callers waiting for a connection.";
+    PEERS: Gauge in Count, "livepool_peers", [POOL, PEER_STATE],
+        "Addresses of the upstream that the pool knows, by state.";
+    PEER_EJECTIONS_TOTAL: Counter in Count, "livepool_peer_ejections_total", [POOL],
+        "Peers the pool stopped using because their connections died silently.";
     DIALS_TOTAL: Counter in Count, "livepool_dials_total", [POOL, DIAL_OUTCOME],
         "Dials that ended, by outcome.";
     CLOSED_TOTAL: Counter in Count, "livepool_closed_total", [POOL, REASON],

@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use super::*;
 use crate::config::{Config, Keepalive, SocketConfig, SocketOption, UserTimeout};
 use crate::event::DialOutcome;
-use crate::net::SocketReport;
+use crate::net::{Nobody, SocketReport};
 
 /// Far above what loopback needs, so that only a real hang meets it.
 const AMPLE: Option<Duration> = Some(Duration::from_secs(20));
@@ -56,8 +56,18 @@ async fn hanging() -> Hanging {
     Hanging { addr, _listener: listener, _filling: filling }
 }
 
+async fn connect_to(
+    endpoints: &[Endpoint],
+    socket: &SocketSettings,
+    limit: Option<Duration>,
+) -> Result<Dialed, ConnectError> {
+    let resolver = Resolver::default();
+    let target = Target { endpoints, only: None, resolver: &resolver, directory: &Nobody };
+    dial(target, socket, limit).await
+}
+
 async fn dial_all(endpoints: &[Endpoint]) -> Result<Dialed, ConnectError> {
-    dial(endpoints, &SocketSettings::default(), Deadline::NEVER, AMPLE).await
+    connect_to(endpoints, &SocketSettings::default(), AMPLE).await
 }
 
 #[tokio::test]
@@ -114,9 +124,7 @@ async fn a_dial_that_hangs_ends_at_the_deadline_and_lists_what_it_tried() {
     let endpoints = [endpoint(refusing), endpoint(hanging.addr)];
     let limit = Duration::from_millis(300);
     let start = Instant::now();
-    let error = dial(&endpoints, &SocketSettings::default(), Deadline::NEVER, Some(limit))
-        .await
-        .unwrap_err();
+    let error = connect_to(&endpoints, &SocketSettings::default(), Some(limit)).await.unwrap_err();
     assert!(start.elapsed() >= limit);
     assert!(error.is_timeout());
     let targets: Vec<_> = error.attempts().iter().map(ConnectAttempt::target).collect();
@@ -127,21 +135,11 @@ async fn a_dial_that_hangs_ends_at_the_deadline_and_lists_what_it_tried() {
 }
 
 #[tokio::test]
-async fn the_whole_deadline_cuts_a_longer_limit() {
-    let hanging = hanging().await;
-    let deadline = Deadline::after(Some(Duration::from_millis(100)));
-    let endpoints = [endpoint(hanging.addr)];
-    let error = dial(&endpoints, &SocketSettings::default(), deadline, AMPLE).await.unwrap_err();
-    assert!(error.is_timeout());
-    assert!(error.took() < Duration::from_secs(10));
-}
-
-#[tokio::test]
 async fn a_deadline_that_has_passed_opens_no_socket() {
     let (_listener, addr) = listen().await;
-    let deadline = Deadline::after(Some(Duration::ZERO));
-    let error =
-        dial(&[endpoint(addr)], &SocketSettings::default(), deadline, None).await.unwrap_err();
+    let error = connect_to(&[endpoint(addr)], &SocketSettings::default(), Some(Duration::ZERO))
+        .await
+        .unwrap_err();
     assert!(error.is_timeout());
     assert!(error.attempts().is_empty());
 }
@@ -185,7 +183,7 @@ mod linux {
                 .with_device("lo")
                 .with_local_addr(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)))
         });
-        let dialed = dial(&[endpoint(addr)], &socket, Deadline::NEVER, AMPLE).await.unwrap();
+        let dialed = connect_to(&[endpoint(addr)], &socket, AMPLE).await.unwrap();
         assert!(dialed.unavailable.is_empty(), "{:?}", dialed.unavailable);
         let report = SocketReport::read(&dialed.io.sock_ref()).unwrap();
         let expected = SocketReport {
@@ -215,7 +213,7 @@ mod linux {
             let off = socket.with_keepalive(None).with_user_timeout(UserTimeout::Off);
             off.with_nodelay(false)
         });
-        let dialed = dial(&[endpoint(addr)], &socket, Deadline::NEVER, AMPLE).await.unwrap();
+        let dialed = connect_to(&[endpoint(addr)], &socket, AMPLE).await.unwrap();
         let report = SocketReport::read(&dialed.io.sock_ref()).unwrap();
         assert!(!report.keepalive);
         assert_eq!((report.user_timeout, report.nodelay), (None, Some(false)));
@@ -230,7 +228,7 @@ mod linux {
         };
         let socket = settings(|socket| socket.with_tos(0x20));
         let endpoints = [endpoint(listener.local_addr().unwrap())];
-        let dialed = dial(&endpoints, &socket, Deadline::NEVER, AMPLE).await.unwrap();
+        let dialed = connect_to(&endpoints, &socket, AMPLE).await.unwrap();
         assert_eq!(SocketReport::read(&dialed.io.sock_ref()).unwrap().tos, Some(0x20));
     }
 
@@ -238,7 +236,7 @@ mod linux {
     async fn an_option_that_fails_fails_the_attempt_by_its_name() {
         let (_listener, addr) = listen().await;
         let socket = settings(|socket| socket.with_congestion("nonexistent"));
-        let error = dial(&[endpoint(addr)], &socket, Deadline::NEVER, AMPLE).await.unwrap_err();
+        let error = connect_to(&[endpoint(addr)], &socket, AMPLE).await.unwrap_err();
         assert_eq!(error.kind(), DialOutcome::Error);
         assert!(!error.is_retryable());
         assert!(error.to_string().contains("socket option congestion"), "{error}");
@@ -252,7 +250,7 @@ mod linux {
             let named = socket.with_congestion("nonexistent");
             named.with_best_effort([SocketOption::Congestion])
         });
-        let dialed = dial(&[endpoint(addr)], &socket, Deadline::NEVER, AMPLE).await.unwrap();
+        let dialed = connect_to(&[endpoint(addr)], &socket, AMPLE).await.unwrap();
         assert_eq!(dialed.unavailable.len(), 1);
         assert_eq!(dialed.unavailable[0].0, "congestion");
     }
@@ -295,7 +293,7 @@ mod linux {
         let endpoints = [endpoint(hanging.addr), endpoint(more.addr)];
         let socket = SocketSettings::default();
         let long_enough_for_both = Duration::from_millis(400);
-        let dial = dial(&endpoints, &socket, Deadline::NEVER, AMPLE);
+        let dial = connect_to(&endpoints, &socket, AMPLE);
         let mut dial = Box::pin(dial);
         let cut = Deadline::after(Some(long_enough_for_both)).run(dial.as_mut()).await;
         assert!(cut.is_err());
@@ -327,9 +325,9 @@ async fn a_local_address_of_the_other_family_fails_only_that_attempt() {
     let (_listener, addr) = listen().await;
     let socket = settings(|socket| socket.with_local_addr(IpAddr::V4(Ipv4Addr::LOCALHOST)));
     let endpoints = [endpoint("[::1]:9"), endpoint(addr)];
-    let dialed = dial(&endpoints, &socket, Deadline::NEVER, AMPLE).await.unwrap();
+    let dialed = connect_to(&endpoints, &socket, AMPLE).await.unwrap();
     assert_eq!(dialed.peer, PeerAddr::Tcp(addr));
-    let error = dial(&endpoints[..1], &socket, Deadline::NEVER, AMPLE).await.unwrap_err();
+    let error = connect_to(&endpoints[..1], &socket, AMPLE).await.unwrap_err();
     assert!(error.to_string().contains("not of the same family"), "{error}");
 }
 
@@ -370,7 +368,7 @@ mod unix {
         let _listener = tokio::net::UnixListener::bind(&path.0).unwrap();
         let socket = settings(|socket| socket.with_send_buffer(16_384));
         let endpoints = [endpoint(format!("unix:{}", path.0.display()))];
-        let dialed = dial(&endpoints, &socket, Deadline::NEVER, AMPLE).await.unwrap();
+        let dialed = connect_to(&endpoints, &socket, AMPLE).await.unwrap();
         assert_eq!(dialed.peer, PeerAddr::Unix(path.0.clone()));
         assert_eq!(dialed.local, PeerAddr::Unix(PathBuf::new()));
         assert!(dialed.unavailable.is_empty());
@@ -398,7 +396,7 @@ mod unix {
         let _fills_the_queue = dial_all(&endpoints).await.unwrap();
         let socket = SocketSettings::default();
         let limit = Some(Duration::from_millis(100));
-        let error = dial(&endpoints, &socket, Deadline::NEVER, limit).await.unwrap_err();
+        let error = connect_to(&endpoints, &socket, limit).await.unwrap_err();
         assert!(error.is_timeout(), "{error}");
         let waiting = tokio::spawn(async move { dial_all(&endpoints).await.map(drop) });
         listener.accept().unwrap();

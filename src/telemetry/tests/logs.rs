@@ -78,6 +78,8 @@ fn the_level_says_who_should_care() {
             Event::Closed { .. } => "DEBUG",
             Event::TimedOut { operation: Operation::Checkout | Operation::Accept, .. } => "DEBUG",
             Event::TimedOut { .. } => "INFO",
+            Event::PeerChanged { to: PeerState::Ejected, .. } => "WARN",
+            Event::PeerChanged { .. } => "INFO",
             Event::DialFailed { .. }
             | Event::OptionUnavailable { .. }
             | Event::AcceptFailed { .. } => "WARN",

@@ -8,6 +8,7 @@ use metrics_util::debugging::{DebugValue, Snapshotter};
 use super::Gauges;
 use crate::event::{
     Check, CheckVerdict, CheckoutOutcome, CloseReason, ConnId, DialOutcome, Event, Operation,
+    PeerState,
 };
 use crate::net::PeerAddr;
 
@@ -17,8 +18,15 @@ mod naming;
 mod recorder;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
-pub(super) const LEVELS: Gauges =
-    Gauges { idle: 3, in_use: 4, connecting: 1, quarantined: 1, max: 10, waiters: 2 };
+pub(super) const LEVELS: Gauges = Gauges {
+    idle: 3,
+    in_use: 4,
+    connecting: 1,
+    quarantined: 1,
+    max: 10,
+    waiters: 2,
+    peers: [1, 0, 2, 0, 0],
+};
 
 pub(super) fn peer() -> PeerAddr {
     PeerAddr::Tcp(([127, 0, 0, 1], 5432).into())
@@ -56,6 +64,10 @@ pub(super) fn timed_out(operation: Operation) -> Event {
     Event::TimedOut { operation, conn: Some(ConnId(7)), after: SECOND }
 }
 
+pub(super) fn peer_changed(to: PeerState) -> Event {
+    Event::PeerChanged { peer: peer(), from: PeerState::Suspect, to }
+}
+
 pub(super) fn option_unavailable() -> Event {
     Event::OptionUnavailable { option: "user_timeout", error: "not supported".into() }
 }
@@ -83,6 +95,7 @@ pub(super) fn events() -> Vec<Event> {
     events.extend(CheckVerdict::ALL.iter().copied().map(checked));
     events.extend(CloseReason::ALL.iter().copied().map(closed));
     events.extend(Operation::ALL.iter().copied().map(timed_out));
+    events.extend(PeerState::ALL.iter().copied().map(peer_changed));
     events
 }
 

@@ -35,6 +35,11 @@ fn setting_the_gauges_is_enough_to_find_the_recorder() {
             ("livepool_connections{pool=orders,state=idle}".to_owned(), 3.0),
             ("livepool_connections{pool=orders,state=in_use}".to_owned(), 4.0),
             ("livepool_connections{pool=orders,state=quarantined}".to_owned(), 1.0),
+            ("livepool_peers{pool=orders,state=draining}".to_owned(), 0.0),
+            ("livepool_peers{pool=orders,state=ejected}".to_owned(), 2.0),
+            ("livepool_peers{pool=orders,state=healthy}".to_owned(), 1.0),
+            ("livepool_peers{pool=orders,state=probing}".to_owned(), 0.0),
+            ("livepool_peers{pool=orders,state=suspect}".to_owned(), 0.0),
             ("livepool_waiters{pool=orders}".to_owned(), 2.0),
         ]
     );
@@ -79,6 +84,6 @@ fn a_pool_that_is_gone_has_no_connections() {
     drop(telemetry);
     drop(listener);
     let found = gauges(&recorder.snapshotter());
-    assert_eq!(found.len(), 7);
+    assert_eq!(found.len(), 12);
     assert!(found.values().all(|value| *value == 0.0), "{found:?}");
 }

@@ -1,0 +1,237 @@
+//! The peers of a pool: every address its upstream leads to, what the pool thinks of each, and how
+//! its connections are spread over them.
+//!
+//! [`table`] decides; here are the lock, the events, and the counts that connections keep.
+
+mod table;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Settings;
+use crate::event::{CloseReason, Event, PeerState};
+use crate::net::{Directory, PeerAddr};
+use crate::status::PeerStatus;
+use crate::telemetry::Emitter;
+use table::{Change, Table};
+
+/// One peer, shared with every connection to it.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) addr: PeerAddr,
+    /// Connections of an older generation are not used again.
+    generation: AtomicU32,
+    /// Why, as a [`CloseReason`].
+    why: AtomicU8,
+    /// Connections that are open, and attempts under way.
+    open: AtomicUsize,
+    attempts: AtomicUsize,
+    /// Whether a sign of life from any connection is news.
+    suspected: AtomicBool,
+}
+
+impl Peer {
+    fn new(addr: PeerAddr) -> Self {
+        Self {
+            addr,
+            generation: AtomicU32::new(0),
+            why: AtomicU8::new(CloseReason::PeerEjected as u8),
+            open: AtomicUsize::new(0),
+            attempts: AtomicUsize::new(0),
+            suspected: AtomicBool::new(false),
+        }
+    }
+
+    fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// What a dial adds to: open connections and those that may become some.
+    fn load(&self) -> usize {
+        self.open() + self.attempts.load(Ordering::Acquire)
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.load() > 0
+    }
+
+    fn set_suspected(&self, suspected: bool) {
+        self.suspected.store(suspected, Ordering::Release);
+    }
+
+    /// None of its connections of today is used again.
+    fn retire(&self, why: CloseReason) {
+        self.why.store(why as u8, Ordering::Release);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// What ties one connection to its peer.
+#[derive(Debug)]
+pub(super) struct Membership {
+    peer: Arc<Peer>,
+    generation: u32,
+}
+
+impl Membership {
+    pub(super) fn addr(&self) -> &PeerAddr {
+        &self.peer.addr
+    }
+
+    /// Why the connection must not be used again, if the peer says so.
+    pub(super) fn retired(&self) -> Option<CloseReason> {
+        if self.peer.generation.load(Ordering::Acquire) == self.generation {
+            return None;
+        }
+        CloseReason::from_index(self.peer.why.load(Ordering::Acquire))
+    }
+
+    pub(super) fn is_of(&self, peer: &Arc<Peer>) -> bool {
+        Arc::ptr_eq(&self.peer, peer)
+    }
+
+    /// Whether a sign of life is news.
+    pub(super) fn is_suspected(&self) -> bool {
+        self.peer.suspected.load(Ordering::Acquire)
+    }
+
+    /// The connection has ended. Once.
+    pub(super) fn end(&self) {
+        self.peer.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The peers of one pool.
+#[derive(Debug)]
+pub(super) struct Peers {
+    /// Pure decisions are made under this lock, nothing else.
+    table: Mutex<Table>,
+    emitter: Arc<Emitter>,
+}
+
+impl Peers {
+    pub(super) fn new(emitter: Arc<Emitter>, settings: &Settings) -> Self {
+        let table = Mutex::new(Table::new(settings.backoff, settings.patience));
+        Self { table, emitter }
+    }
+
+    /// A connection to this address was made.
+    pub(super) fn join(&self, addr: &PeerAddr) -> Membership {
+        let peer = self.table().peer(addr);
+        peer.open.fetch_add(1, Ordering::AcqRel);
+        let generation = peer.generation.load(Ordering::Acquire);
+        Membership { peer, generation }
+    }
+
+    /// A connection died silently: its peer is suspect.
+    pub(super) fn died(&self, addr: &PeerAddr) {
+        let change = self.table().died(addr, Instant::now());
+        self.tell(change);
+    }
+
+    /// A connection was heard at this moment. Costs a lock only where that is news.
+    pub(super) fn heard(&self, member: &Membership, moment: Instant) {
+        if member.is_suspected() {
+            let change = self.table().heard(member.addr(), moment);
+            self.tell(change);
+        }
+    }
+
+    pub(super) fn suspects(&self) -> Vec<Arc<Peer>> {
+        self.table().suspects()
+    }
+
+    /// Ejects whom it is time to eject. Returns whether there was one.
+    pub(super) fn judge(&self) -> bool {
+        let changes = self.table().judge(Instant::now());
+        let ejected = !changes.is_empty();
+        self.tell(changes);
+        ejected
+    }
+
+    pub(super) fn next_judgement(&self, now: Instant) -> Option<Instant> {
+        self.table().next_judgement(now)
+    }
+
+    pub(super) fn may_dial(&self, now: Instant) -> Result<(), Instant> {
+        self.table().may_dial(now)
+    }
+
+    /// A dial failed without having tried an address.
+    pub(super) fn lost_its_way(&self) {
+        self.table().lost_its_way(Instant::now());
+    }
+
+    /// An ejected peer to be tried again.
+    pub(super) fn try_again(&self, now: Instant) -> Option<PeerAddr> {
+        let (addr, change) = self.table().try_again(now)?;
+        self.tell(change);
+        Some(addr)
+    }
+
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        self.table().next_try()
+    }
+
+    pub(super) fn counts(&self) -> [usize; PeerState::ALL.len()] {
+        let mut counts = [0; PeerState::ALL.len()];
+        for (_, state) in self.table().states() {
+            counts[state as usize] += 1;
+        }
+        counts
+    }
+
+    pub(super) fn status(&self) -> Vec<PeerStatus> {
+        let status = |(peer, state): (&Peer, PeerState)| PeerStatus {
+            addr: peer.addr.clone(),
+            state,
+            connections: peer.open(),
+        };
+        self.table().states().map(status).collect()
+    }
+
+    fn tell(&self, changes: impl IntoIterator<Item = Change>) {
+        for Change { addr: peer, from, to } in changes {
+            self.emitter.emit(Event::PeerChanged { peer, from, to });
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Directory for Peers {
+    fn resolved(&self, endpoint: usize, addrs: &[PeerAddr]) {
+        let changes = self.table().resolved(endpoint, addrs);
+        self.tell(changes);
+    }
+
+    fn order(&self, addrs: &mut Vec<PeerAddr>) {
+        self.table().order(addrs, Instant::now());
+    }
+
+    fn began(&self, addr: &PeerAddr) {
+        self.table().peer(addr).attempts.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn ended(&self, addr: &PeerAddr, result: Option<Result<(), &io::Error>>) {
+        let change = {
+            let mut table = self.table();
+            table.peer(addr).attempts.fetch_sub(1, Ordering::AcqRel);
+            match result {
+                Some(Ok(())) => table.connected(addr),
+                Some(Err(_)) => table.refused(addr, Instant::now()),
+                None => table.given_up(addr),
+            }
+        };
+        self.tell(change);
+    }
+}
+
+/// The longest a dial to an ejected peer may take: it holds a place that callers may need.
+pub(super) const TRY_LIMIT: Duration = Duration::from_secs(1);

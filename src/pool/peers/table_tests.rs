@@ -1,0 +1,211 @@
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+const PATIENCE: Duration = Duration::from_millis(250);
+
+fn addr(last: u8) -> PeerAddr {
+    PeerAddr::Tcp(([10, 0, 0, last], 1).into())
+}
+
+/// A table whose pauses are at most as long as the bound, and the peers at these addresses.
+fn table(addrs: &[u8]) -> Table {
+    let mut table = Table::new(Backoff::default(), PATIENCE);
+    let addrs: Vec<_> = addrs.iter().copied().map(addr).collect();
+    assert_eq!(table.resolved(0, &addrs), []);
+    table
+}
+
+fn open(table: &mut Table, last: u8, connections: usize) {
+    table.peer(&addr(last)).open.store(connections, std::sync::atomic::Ordering::SeqCst);
+}
+
+fn state(table: &Table, last: u8) -> PeerState {
+    table.states().find(|(peer, _)| peer.addr == addr(last)).unwrap().1
+}
+
+fn ordered(table: &mut Table, addrs: &[u8], now: Instant) -> Vec<PeerAddr> {
+    let mut addrs: Vec<_> = addrs.iter().copied().map(addr).collect();
+    table.order(&mut addrs, now);
+    addrs
+}
+
+#[test]
+fn the_peer_with_the_fewest_connections_comes_first_and_equals_keep_their_order() {
+    let mut table = table(&[1, 2, 3]);
+    open(&mut table, 1, 2);
+    assert_eq!(ordered(&mut table, &[1, 3, 2], Instant::now()), [addr(3), addr(2), addr(1)]);
+}
+
+#[test]
+fn an_attempt_under_way_counts_like_a_connection() {
+    let mut table = table(&[1, 2]);
+    table.peer(&addr(1)).attempts.store(1, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(ordered(&mut table, &[1, 2], Instant::now()), [addr(2), addr(1)]);
+}
+
+#[test]
+fn two_silent_deaths_and_one_patience_without_a_sign_of_life_eject_a_peer() {
+    let now = Instant::now();
+    let mut table = table(&[1, 2]);
+    open(&mut table, 1, 3);
+    assert_eq!(table.died(&addr(1), now).unwrap().to, PeerState::Suspect);
+    assert_eq!(table.died(&addr(1), now), None);
+    assert_eq!(table.judge(now), [], "its siblings have just been asked");
+    assert_eq!(table.next_judgement(now), Some(now + PATIENCE));
+    let ejected = table.judge(now + PATIENCE);
+    assert_eq!(ejected.iter().map(|change| change.to).collect::<Vec<_>>(), [PeerState::Ejected]);
+    assert_eq!(ordered(&mut table, &[1, 2], now + PATIENCE), [addr(2), addr(1)]);
+}
+
+#[test]
+fn one_death_among_several_ejects_nobody() {
+    let now = Instant::now();
+    let mut table = table(&[1, 2]);
+    open(&mut table, 1, 2);
+    table.died(&addr(1), now);
+    assert_eq!(table.judge(now + 100 * PATIENCE), []);
+    assert_eq!(table.next_judgement(now + 100 * PATIENCE), None, "time alone changes nothing");
+}
+
+#[test]
+fn the_death_of_the_only_connection_ejects_at_once() {
+    let now = Instant::now();
+    let mut table = table(&[1, 2]);
+    table.died(&addr(1), now);
+    assert_eq!(table.judge(now).len(), 1);
+}
+
+#[test]
+fn a_sibling_that_is_heard_clears_the_suspicion_and_an_old_sign_of_life_does_not() {
+    let start = Instant::now();
+    let now = start + 10_000 * MS;
+    let mut table = table(&[1, 2]);
+    open(&mut table, 1, 3);
+    table.died(&addr(1), now);
+    table.died(&addr(1), now);
+    assert_eq!(table.heard(&addr(1), now - 1001 * MS), None);
+    assert_eq!(table.heard(&addr(1), now + MS).unwrap().to, PeerState::Healthy);
+    assert_eq!(table.judge(now + PATIENCE), []);
+    table.died(&addr(1), now + PATIENCE);
+    assert_eq!(table.judge(now + 3 * PATIENCE), [], "deaths before it no longer count");
+}
+
+#[test]
+fn the_last_peer_is_never_ejected() {
+    let now = Instant::now();
+    let mut alone = table(&[1]);
+    alone.died(&addr(1), now);
+    alone.died(&addr(1), now);
+    assert_eq!(alone.judge(now + PATIENCE), []);
+    assert_eq!(state(&alone, 1), PeerState::Suspect);
+    assert_eq!(alone.may_dial(now), Ok(()));
+
+    let mut both = table(&[1, 2]);
+    for last in [1, 2] {
+        both.died(&addr(last), now);
+    }
+    assert_eq!(both.judge(now).len(), 1, "the second one is now the last");
+
+    let mut other_refuses = table(&[1, 2]);
+    other_refuses.refused(&addr(2), now);
+    other_refuses.died(&addr(1), now);
+    assert_eq!(other_refuses.judge(now), [], "there is nothing to go to");
+}
+
+#[test]
+fn an_ejected_peer_is_tried_again_by_one_dial_and_is_back_when_it_succeeds() {
+    let now = Instant::now();
+    let mut table = table(&[1, 2]);
+    table.died(&addr(1), now);
+    table.judge(now);
+    let due = table.next_try().unwrap();
+    assert!(due > now && due <= now + 50 * MS);
+    assert_eq!(table.try_again(now), None);
+    assert_eq!(table.try_again(due).unwrap().0, addr(1));
+    assert_eq!(table.try_again(due), None, "one at a time");
+    assert_eq!(table.refused(&addr(1), due).unwrap().to, PeerState::Ejected);
+    let due = table.next_try().unwrap();
+    assert_eq!(table.try_again(due).unwrap().0, addr(1));
+    assert_eq!(table.connected(&addr(1)).unwrap().to, PeerState::Healthy);
+    assert_eq!(table.next_try(), None);
+}
+
+#[test]
+fn a_trial_that_was_given_up_leaves_the_peer_ejected() {
+    let now = Instant::now();
+    let mut table = table(&[1, 2]);
+    table.died(&addr(1), now);
+    table.judge(now);
+    table.try_again(now + 50 * MS).unwrap();
+    assert_eq!(table.given_up(&addr(1)).unwrap().to, PeerState::Ejected);
+}
+
+#[test]
+fn a_refusal_backs_off_and_kills_nothing() {
+    let now = Instant::now();
+    let mut table = table(&[1, 2]);
+    open(&mut table, 2, 5);
+    let before = table.peer(&addr(1)).generation.load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(table.refused(&addr(1), now), None);
+    assert_eq!(state(&table, 1), PeerState::Healthy);
+    assert_eq!(table.peer(&addr(1)).generation.load(std::sync::atomic::Ordering::SeqCst), before);
+    assert_eq!(ordered(&mut table, &[1, 2], now), [addr(2), addr(1)]);
+    assert_eq!(table.may_dial(now), Ok(()), "there is another one");
+    table.refused(&addr(2), now);
+    let at = table.may_dial(now).unwrap_err();
+    assert!(at > now && at <= now + 50 * MS);
+    assert_eq!(table.may_dial(at), Ok(()));
+}
+
+#[test]
+fn dials_that_fail_together_are_one_failure() {
+    let now = Instant::now();
+    let mut table = table(&[1]);
+    for _ in 0..20 {
+        table.refused(&addr(1), now);
+    }
+    assert!(table.may_dial(now + 50 * MS).is_ok());
+}
+
+#[test]
+fn an_address_that_is_missing_in_three_answers_is_drained_and_one_that_is_back_is_used() {
+    let mut table = table(&[1, 2]);
+    open(&mut table, 1, 1);
+    assert_eq!(table.resolved(0, &[addr(2)]), []);
+    assert_eq!(table.resolved(0, &[addr(2)]), []);
+    assert_eq!(table.resolved(0, &[addr(1), addr(2)]), []);
+    for _ in 0..2 {
+        assert_eq!(table.resolved(0, &[addr(2)]), []);
+    }
+    assert_eq!(table.resolved(0, &[addr(2)])[0].to, PeerState::Draining);
+    assert_eq!(table.resolved(0, &[addr(1)])[0].to, PeerState::Healthy);
+}
+
+#[test]
+fn a_drained_address_without_connections_is_forgotten() {
+    let mut table = table(&[1, 2]);
+    for _ in 0..3 {
+        table.resolved(0, &[addr(2)]);
+    }
+    assert_eq!(table.states().count(), 1);
+}
+
+#[test]
+fn an_address_that_another_name_still_leads_to_is_not_drained() {
+    let mut table = table(&[1]);
+    table.resolved(1, &[addr(1)]);
+    for _ in 0..9 {
+        assert_eq!(table.resolved(0, &[addr(2)]), []);
+    }
+}
+
+#[test]
+fn a_name_that_cannot_be_looked_up_is_not_asked_for_without_pause() {
+    let now = Instant::now();
+    let mut table = table(&[1]);
+    table.lost_its_way(now);
+    let at = table.may_dial(now).unwrap_err();
+    assert!(at <= now + 50 * MS);
+    table.resolved(0, &[addr(1)]);
+    assert_eq!(table.may_dial(now), Ok(()));
+}
