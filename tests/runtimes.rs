@@ -47,21 +47,32 @@ fn a_connection_is_released_after_its_runtime_has_ended() {
 }
 
 #[test]
-fn connections_are_watched_again_after_the_maintenance_tasks_runtime_has_ended() {
+fn connections_are_made_and_watched_again_after_the_pools_runtime_has_ended() {
     let upstream = Upstream::start();
     let (pool, events) = watched(upstream.config());
     let (one, two) = (runtime(), runtime());
-    let first = one.block_on(pool.get()).unwrap();
-    let mut second = two.block_on(pool.get()).unwrap();
-    two.block_on(ask(&mut second, "ECHO x")).unwrap();
-    first.discard();
-    second.release();
+    one.block_on(async { assert_eq!(exchange(&pool, "ECHO x").await, "x") });
     drop(one);
-    // No dial is needed for this, and it is enough for a new task.
     two.block_on(async { assert_eq!(exchange(&pool, "ECHO y").await, "y") });
+    assert_eq!(events.closed(), [RuntimeGone], "it belonged to the runtime that ended");
     upstream.order_all(&Order::Close);
     until_blocking(|| events.closed().len() == 2);
     assert_eq!(events.closed()[1], PeerClosed);
+}
+
+#[test]
+fn a_caller_who_waits_when_the_pools_runtime_ends_is_served_in_its_own() {
+    let upstream = Upstream::start();
+    let (pool, _) = watched(upstream.config().with_max_size(1));
+    let (one, two) = (runtime(), runtime());
+    let held = one.block_on(pool.get()).unwrap();
+    let waiting = pool.clone();
+    let waiter =
+        std::thread::spawn(move || two.block_on(async { exchange(&waiting, "ECHO x").await }));
+    until_blocking(|| pool.status().waiting == 1);
+    drop(one);
+    drop(held);
+    assert_eq!(waiter.join().unwrap(), "x");
 }
 
 struct Task;
