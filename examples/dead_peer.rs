@@ -77,7 +77,13 @@ mod linux {
         echo(&mut conn).await?;
         timeline.say(&format!("it works: {}", pool.status()));
 
-        timeline.say("now a request is on its way when the wire is cut again");
+        timeline.say("three more; now a request is on its way when the wire is cut again");
+        for mut idle in
+            futures_util::future::try_join_all((1..CONNECTIONS).map(|_| pool.get())).await?
+        {
+            echo(&mut idle).await?;
+            idle.release();
+        }
         conn.write_all(b"?").await?;
         let mut answer = [0; 1];
         silence(&sockets);
@@ -91,7 +97,10 @@ mod linux {
             None => timeline.say(&format!("the answer was quicker than the cut: {error:?}")),
         }
         drop(conn);
-        timeline.say("recovery");
+        while pool.status().idle > 0 || pool.status().quarantined > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        timeline.say("its idle siblings were asked as well, and are gone; recovery:");
         let mut conn = pool.get().await?;
         echo(&mut conn).await?;
         conn.release();
@@ -110,14 +119,19 @@ mod linux {
 
         fn observer(self) -> impl livepool::Observer {
             move |_: &str, event: &Event| match event {
-                Event::Checked { conn, check: Check::Life, verdict, .. } => match verdict {
-                    CheckVerdict::Unproved => {
-                        self.say(&format!("  {conn} not heard for too long: probe"))
-                    }
-                    _ => self.say(&format!("  {conn} was heard lately")),
-                },
-                Event::Checked { conn, check: Check::Probe, verdict, .. } => {
-                    self.say(&format!("  {conn} after its probes: {verdict}"));
+                Event::Checked { conn, check: Check::Life, verdict, heard: Some(ago), .. } => {
+                    let then = match verdict {
+                        CheckVerdict::Unproved => "too long: it is asked now",
+                        _ => "that will do",
+                    };
+                    self.say(&format!("  {conn}: peer last heard {ago:.1?} ago, {then}"));
+                }
+                Event::Checked { conn, check: Check::Probe, verdict, heard, .. } => {
+                    let ago = heard.unwrap_or_default();
+                    self.say(&format!("  {conn} was probed: {verdict}, last heard {ago:.1?} ago"));
+                }
+                Event::PeerChanged { peer, from, to, .. } => {
+                    self.say(&format!("  peer {peer}: {from} -> {to}"));
                 }
                 Event::Closed { conn, reason, .. } => {
                     self.say(&format!("  {conn} closed: {reason}"));

@@ -346,6 +346,9 @@ pub enum Event {
         check: Check,
         /// What it found.
         verdict: CheckVerdict,
+        /// How long ago the peer was last heard, as the system knows it. Only [`Check::Life`] and
+        /// [`Check::Probe`] ask for that.
+        heard: Option<Duration>,
     },
     /// A connection ended. Exactly one of these for every [`Event::Opened`] and [`Event::Accepted`].
     #[non_exhaustive]

@@ -6,10 +6,11 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use livepool::CloseReason::{KeepaliveTimeout, PeerClosed, ProbeTimeout, Superseded};
+use livepool::CloseReason::{KeepaliveTimeout, OpTimeout, PeerClosed, ProbeTimeout, Superseded};
 use livepool::event::{Check, CheckVerdict};
 use livepool::{Config, Event, Keepalive, Pool};
-use support::{Events, Order, Upstream, exchange, fill, until, watched};
+use support::peer::Peer;
+use support::{Events, Order, Upstream, ask, exchange, fill, until, watched};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -285,4 +286,46 @@ async fn without_the_watch_the_operations_own_timeout_ends_the_wait() {
     conn.write_all(b"ECHO x\n").await.unwrap();
     let error = support::answer(&mut conn).await.unwrap_err();
     assert!(livepool::is_timeout(&error), "{error}");
+}
+
+#[tokio::test]
+async fn a_stopped_process_is_alive_to_every_check_and_the_operations_timeout_finds_it() {
+    const NAME: &str =
+        "a_stopped_process_is_alive_to_every_check_and_the_operations_timeout_finds_it";
+    let Some(peer) = Peer::start(NAME) else { return };
+    let config = Config::new(peer.addr().to_string()).with_max_silence(Some(SECOND));
+    let (pool, events) = watched(config);
+    fill(&pool, 4).await;
+    peer.stop();
+    // Its kernel answers for it.
+    until(|| checks(&events, Check::Probe, CheckVerdict::Alive) >= 8).await;
+    assert_eq!(events.closed(), []);
+    for _ in 0..4 {
+        let mut conn = pool.get().await.unwrap();
+        conn.set_read_timeout(Some(SECOND / 10));
+        let error = ask(&mut conn, "ECHO x").await.unwrap_err();
+        assert!(livepool::is_timeout(&error), "{error}");
+    }
+    assert_eq!(events.closed(), [OpTimeout; 4]);
+    // And its kernel takes new connections for it, until it goes on.
+    peer.go_on();
+    assert_eq!(exchange(&pool, "ECHO back").await, "back");
+}
+
+#[tokio::test]
+async fn checks_of_life_and_probes_tell_how_long_ago_the_peer_was_heard() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(config(&upstream));
+    fill(&pool, 1).await;
+    upstream.order_all(&Order::Silence);
+    events.until_closed(1).await;
+    let heard = |check: Check| {
+        let told = |event: &Event| match event {
+            Event::Checked { check: of, heard, .. } if *of == check => *heard,
+            _ => None,
+        };
+        events.all().iter().rev().find_map(told).unwrap()
+    };
+    assert!(heard(Check::Probe) > heard(Check::Life));
+    assert!(heard(Check::Probe) >= Duration::from_millis(2200), "through four chances to answer");
 }

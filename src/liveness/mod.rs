@@ -4,15 +4,22 @@
 //! 1. *peek*: `recv(MSG_PEEK | MSG_DONTWAIT)`, the authority. It asks the kernel, not tokio's cached
 //!    readiness, which may lag by milliseconds on a busy runtime.
 //!
-//! What no rung here can see is a FIN that is still on its way, and a peer that vanished without
-//! one: the kernel's keepalive and user timeout stand behind those.
+//! 2. [*life*](life): `TCP_INFO` knows how long ago the peer's kernel was last heard.
+//! 3. [*probe*](probe): keepalive probes on demand ask a silent peer, until an answer or a verdict.
+//!
+//! Where the system has no `TCP_INFO` (anything but Linux and Android), the rungs 2 and 3 answer
+//! that they do not know, and the peek decides; the kernel's keepalive and user timeout stand behind
+//! it. What no rung can see is a FIN that is still on its way, and a process that hangs while its
+//! kernel answers.
 
 mod ladder;
+mod life;
 mod probe;
 mod sentinel;
 mod verdict;
 
 pub(crate) use ladder::check;
+pub(crate) use life::Life;
 pub(crate) use probe::{Probe, Step};
 use sentinel::runtime_gone;
 pub(crate) use sentinel::{Parked, park};

@@ -13,7 +13,7 @@ use super::peers::Membership;
 use super::proof::Proof;
 use super::slots::Slot;
 use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event};
-use crate::liveness::{self, Parked, Verdict};
+use crate::liveness::{self, Life, Parked, Verdict};
 use crate::stream::Stream;
 use crate::sys::tcp_info::tcp_info;
 
@@ -134,11 +134,11 @@ impl Core {
             Some(reason) => Some(reason),
             None => match liveness::check(stream.io(), self.common.validation) {
                 Verdict::Alive => {
-                    self.report_check(Check::Peek, CheckVerdict::Alive);
+                    self.report_check(Check::Peek, CheckVerdict::Alive, None);
                     None
                 }
                 Verdict::Dead(reason) => {
-                    self.report_check(Check::Peek, CheckVerdict::Dead);
+                    self.report_check(Check::Peek, CheckVerdict::Dead, None);
                     Some(reason)
                 }
             },
@@ -203,15 +203,19 @@ impl Core {
             return false;
         }
         let heard = tcp_info(&stream.io().sock_ref()).map(|info| info.heard);
-        // Where nobody can tell, silence is nothing to act on; the next look is as far away.
-        let heard = heard.unwrap_or_default();
-        let silent = heard >= max;
-        let verdict = if silent { CheckVerdict::Unproved } else { CheckVerdict::Alive };
-        self.report_check(Check::Life, verdict);
-        if !silent {
-            self.prove(now.checked_sub(heard).unwrap_or(now));
+        let life = Life::of(heard, max);
+        let verdict = match life {
+            Life::Heard(_) => CheckVerdict::Alive,
+            Life::Silent | Life::Unknown => CheckVerdict::Unproved,
+        };
+        self.report_check(Check::Life, verdict, heard);
+        match life {
+            Life::Heard(ago) => self.prove(now.checked_sub(ago).unwrap_or(now)),
+            Life::Silent => {}
+            // Silence is nothing to act on; the next look is as far away.
+            Life::Unknown => self.postpone(now),
         }
-        silent
+        life == Life::Silent
     }
 
     /// How long ago the peer was last proved alive.
@@ -223,6 +227,11 @@ impl Core {
     pub(super) fn prove(&self, moment: Instant) {
         self.proof.heard_at(moment);
         self.common.peers.heard(&self.peer, moment);
+    }
+
+    /// Nobody can tell whether the peer lives: it is not asked again for as long as if it did.
+    pub(super) fn postpone(&self, now: Instant) {
+        self.proof.heard_at(now);
     }
 
     /// Whether its pool was closed.
@@ -297,11 +306,11 @@ impl Core {
         let Some(stream) = self.home().stream.take() else { return Classified::Done };
         match liveness::park(stream.io(), &self.sentinel) {
             Parked::Unfit(reason) => {
-                self.report_check(Check::Peek, CheckVerdict::Dead);
+                self.report_check(Check::Peek, CheckVerdict::Dead, None);
                 self.close(stream, reason, None);
                 return Classified::Done;
             }
-            Parked::Waiting => self.report_check(Check::Peek, CheckVerdict::Alive),
+            Parked::Waiting => self.report_check(Check::Peek, CheckVerdict::Alive, None),
             Parked::Restless => self.fired.store(true, Ordering::Release),
         }
         self.come_home(stream)
@@ -359,8 +368,13 @@ impl Core {
         drop(slot);
     }
 
-    pub(super) fn report_check(&self, check: Check, verdict: CheckVerdict) {
-        self.common.emitter.emit(Event::Checked { conn: self.id, check, verdict });
+    pub(super) fn report_check(
+        &self,
+        check: Check,
+        verdict: CheckVerdict,
+        heard: Option<Duration>,
+    ) {
+        self.common.emitter.emit(Event::Checked { conn: self.id, check, verdict, heard });
     }
 
     fn home(&self) -> MutexGuard<'_, Home> {

@@ -38,6 +38,7 @@ impl Suspects {
             stream: Some(stream),
             asked: None,
             round_trip: Duration::ZERO,
+            heard: None,
         });
         if self.is_closed() {
             self.discard();
@@ -90,6 +91,8 @@ struct Quarantined {
     stream: Option<Box<Stream>>,
     asked: Option<Asked>,
     round_trip: Duration,
+    /// How long ago the peer was heard, at the last look.
+    heard: Option<Duration>,
 }
 
 /// A probe under way, and what has to be restored after it.
@@ -118,6 +121,7 @@ impl Quarantined {
             return self.leave(CheckVerdict::Unproved, now);
         };
         self.round_trip = info.rtt + 4 * info.rttvar;
+        self.heard = Some(info.heard);
         let asked = match &mut self.asked {
             Some(asked) if now < asked.due => return Look::Again,
             Some(asked) => asked,
@@ -136,7 +140,7 @@ impl Quarantined {
             }
             Step::Unknown => self.leave(CheckVerdict::Unproved, now),
             Step::Dead(reason) => {
-                self.core.report_check(Check::Probe, CheckVerdict::Dead);
+                self.core.report_check(Check::Probe, CheckVerdict::Dead, Some(info.heard));
                 self.end(reason)
             }
             Step::Wait { send, look_in } => {
@@ -151,8 +155,12 @@ impl Quarantined {
 
     /// Back to the idle ones, the user's settings restored.
     fn leave(&mut self, verdict: CheckVerdict, proof: Instant) -> Look {
-        self.core.report_check(Check::Probe, verdict);
-        self.core.prove(proof);
+        let heard = self.heard;
+        self.core.report_check(Check::Probe, verdict, heard);
+        match verdict {
+            CheckVerdict::Alive => self.core.prove(proof),
+            _ => self.core.postpone(proof),
+        }
         self.restore();
         Look::Left(self.stream.take().map(|stream| self.core.rehome(stream)))
     }

@@ -299,6 +299,7 @@ impl Stream {
             conn: self.id,
             check: Check::Probe,
             verdict: CheckVerdict::Dead,
+            heard: Some(silent.for_),
         });
         PeerSilent { silent_for: silent.for_, reason: silent.reason }.into()
     }

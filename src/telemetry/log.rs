@@ -42,11 +42,12 @@ pub(super) fn event(source: Source<'_>, event: &Event) {
         Event::Returned { conn, used } => {
             entry!(trace, source, conn_id = conn.get(), ?used, "returned");
         }
-        Event::Checked { conn, check, verdict: verdict @ CheckVerdict::Alive } => {
+        Event::Checked { conn, check, verdict: verdict @ CheckVerdict::Alive, .. } => {
             entry!(trace, source, conn_id = conn.get(), %check, %verdict, "checked");
         }
-        Event::Checked { conn, check, verdict } => {
-            entry!(debug, source, conn_id = conn.get(), %check, %verdict, "checked");
+        Event::Checked { conn, check, verdict, heard } => {
+            let heard = heard.map(tracing::field::debug);
+            entry!(debug, source, conn_id = conn.get(), %check, %verdict, heard, "checked");
         }
         Event::Opened { conn, peer, took } => {
             entry!(debug, source, conn_id = conn.get(), %peer, ?took, "connection opened");

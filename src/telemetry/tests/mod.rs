@@ -53,7 +53,7 @@ pub(super) fn returned() -> Event {
 }
 
 pub(super) fn checked(verdict: CheckVerdict) -> Event {
-    Event::Checked { conn: ConnId(7), check: Check::Peek, verdict }
+    Event::Checked { conn: ConnId(7), check: Check::Peek, verdict, heard: None }
 }
 
 pub(super) fn closed(reason: CloseReason) -> Event {
