@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::io;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::config::{ConfigError, Problem};
+use crate::event::ConnId;
 pub use crate::listener::BindError;
 pub use crate::net::{ConnectAttempt, ConnectError};
 use crate::status::Status;
@@ -21,6 +23,8 @@ pub enum Phase {
     Connect,
     /// Waiting for a silent peer to answer a probe.
     Check,
+    /// Waiting for a paused pool to be resumed.
+    Paused,
 }
 
 /// Why a checkout failed.
@@ -49,6 +53,25 @@ pub struct CheckoutError {
     pub(crate) waited: Duration,
     pub(crate) status: Status,
     pub(crate) connect: Option<Arc<ConnectError>>,
+    pub(crate) holders: Vec<Holder>,
+}
+
+/// Who holds a connection.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The connection.
+    pub conn: ConnId,
+    /// For how long so far.
+    pub held: Duration,
+    /// Where it was checked out.
+    pub taken_at: &'static Location<'static>,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for {:.1?}, taken at {}", self.conn, self.held, self.taken_at)
+    }
 }
 
 impl CheckoutError {
@@ -70,6 +93,11 @@ impl CheckoutError {
     /// The connect error, where there was one.
     pub fn connect_error(&self) -> Option<&ConnectError> {
         self.connect.as_deref()
+    }
+
+    /// Who has held connections the longest, up to three. Empty unless `hold_warning` is set.
+    pub fn holders(&self) -> &[Holder] {
+        &self.holders
     }
 
     /// Whether a deadline passed: the checkout's own, or the connect's.
@@ -105,6 +133,11 @@ impl fmt::Display for CheckoutError {
                 "pool {pool}: its peers are silent, and none answered within {waited:.1?} \
                  ({status}); check that the upstream is reachable, or raise timeouts.checkout"
             ),
+            CheckoutFailure::Timeout(Phase::Paused) => write!(
+                f,
+                "pool {pool}: it was paused, and not resumed within {waited:.1?} ({status}); \
+                 call resume(), or raise timeouts.checkout"
+            ),
             CheckoutFailure::Timeout(Phase::Connect) => write!(
                 f,
                 "pool {pool}: no connection could be made within {waited:.1?} ({status}); \
@@ -119,7 +152,11 @@ impl fmt::Display for CheckoutError {
                 write!(f, "pool {pool}: no connection could be made ({status})")
             }
             CheckoutFailure::Closed => write!(f, "pool {pool}: the pool is closed"),
+        }?;
+        for (index, holder) in self.holders.iter().enumerate() {
+            write!(f, "{} {holder}", if index == 0 { "; longest held:" } else { "," })?;
         }
+        Ok(())
     }
 }
 

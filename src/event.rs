@@ -4,6 +4,7 @@
 //! disagree. A [`CloseReason`] is used word for word as event field, metric label and log field.
 
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,6 +93,13 @@ named! {
         MaxLifetime => "max_lifetime",
         /// Eviction: the pool stopped using its peer, whose other connections died silently.
         PeerEjected => "peer_ejected",
+        /// Eviction: the pool was told that its connections are of no use any more
+        /// ([`Pool::invalidate`](crate::Pool::invalidate)).
+        Invalidated => "invalidated",
+        /// Eviction: the pool was made smaller ([`Pool::resize`](crate::Pool::resize)).
+        Resized => "resized",
+        /// Eviction: the pool was paused ([`Pool::pause`](crate::Pool::pause)).
+        Paused => "paused",
         /// Eviction: its address left the name it was found under.
         Drained => "drained",
         /// Eviction: the tokio runtime that drives this connection has ended.
@@ -135,6 +143,9 @@ impl CloseReason {
                 | Self::IdleTimeout
                 | Self::MaxLifetime
                 | Self::PeerEjected
+                | Self::Invalidated
+                | Self::Resized
+                | Self::Paused
                 | Self::Drained
                 | Self::RuntimeGone
         )
@@ -373,6 +384,18 @@ pub enum Event {
         from: PeerState,
         /// What it is from now on.
         to: PeerState,
+    },
+    /// A caller has held a connection for longer than `hold_warning`. Once per checkout.
+    #[non_exhaustive]
+    HeldTooLong {
+        /// The connection.
+        conn: ConnId,
+        /// The address it goes to.
+        peer: PeerAddr,
+        /// For how long so far.
+        held: Duration,
+        /// Where it was checked out.
+        taken_at: &'static Location<'static>,
     },
     /// An operation passed its deadline.
     #[non_exhaustive]

@@ -25,19 +25,25 @@ pub struct Status {
     pub quarantined: usize,
     /// Callers waiting in the queue.
     pub waiting: usize,
+    /// Whether the pool is paused.
+    pub paused: bool,
     /// Whether the pool was closed.
     pub closed: bool,
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { max_size, idle, in_use, connecting, quarantined, waiting, closed } = self;
+        let Self { max_size, idle, in_use, connecting, quarantined, waiting, paused, closed } =
+            self;
         write!(
             f,
             "{in_use} of {max_size} in use, {idle} idle, {connecting} connecting, {waiting} waiting"
         )?;
         if *quarantined > 0 {
             write!(f, ", {quarantined} silent")?;
+        }
+        if *paused {
+            f.write_str(", paused")?;
         }
         if *closed { f.write_str(", closed") } else { Ok(()) }
     }

@@ -74,6 +74,11 @@ pub struct Config {
     /// 1 ms.
     #[cfg_attr(feature = "serde", serde(with = "super::human::plain"))]
     pub patience: Duration,
+    /// A connection that is held for longer is reported, once, with the place where it was checked
+    /// out; and the error of a checkout that waited in vain names the longest holders. Default
+    /// `None`: off. At least 1 ms.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub hold_warning: Option<Duration>,
     /// How long each operation may take. `accept` has no meaning here.
     pub timeouts: Timeouts,
     /// The options of every socket.
@@ -121,6 +126,7 @@ impl Config {
         with_max_lifetime max_lifetime: into Option<Duration>;
         with_max_silence max_silence: into Option<Duration>;
         with_patience patience: plain Duration;
+        with_hold_warning hold_warning: into Option<Duration>;
         with_timeouts timeouts: plain Timeouts;
         with_socket socket: plain SocketConfig;
     }
@@ -144,6 +150,7 @@ impl Default for Config {
             max_lifetime: Some(Duration::from_secs(30 * 60)),
             max_silence: Some(Duration::from_secs(5)),
             patience: Duration::from_millis(250),
+            hold_warning: None,
             timeouts: Timeouts::default(),
             socket: SocketConfig::default(),
         }

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::error::Problems;
-use super::{Backoff, Keepalive, SocketConfig, Timeouts, UserTimeout};
+use super::{Backoff, ConfigError, Keepalive, SocketConfig, Timeouts, UserTimeout};
 use crate::net::Endpoint;
 
 /// Metric labels and log lines carry the name, so it has to stay readable.
@@ -52,6 +52,13 @@ pub(super) fn max_size(problems: &mut Problems, size: usize) {
         let rule = "must be from 1 to 65535 (memory for all of them is reserved at the start)";
         problems.add("max_size", size, rule);
     }
+}
+
+/// For a size that is changed later.
+pub(crate) fn check_max_size(size: usize) -> Result<(), ConfigError> {
+    let mut problems = Problems::default();
+    max_size(&mut problems, size);
+    problems.or(())
 }
 
 pub(super) fn min_idle(problems: &mut Problems, min_idle: usize, max_size: usize) {

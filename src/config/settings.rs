@@ -31,6 +31,7 @@ pub(crate) struct Settings {
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) max_silence: Option<Duration>,
     pub(crate) patience: Duration,
+    pub(crate) hold_warning: Option<Duration>,
     pub(crate) socket: SocketSettings,
 }
 
@@ -79,6 +80,7 @@ impl Settings {
         rules::limit(&mut problems, "max_lifetime", config.max_lifetime);
         rules::max_silence(&mut problems, config.max_silence);
         rules::limit(&mut problems, "patience", Some(config.patience));
+        rules::limit(&mut problems, "hold_warning", config.hold_warning);
         rules::timeouts(&mut problems, &config.timeouts);
         let socket = SocketSettings::of(&mut problems, &config.socket);
         let names = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Host { .. }));
@@ -102,6 +104,7 @@ impl Settings {
             max_lifetime: config.max_lifetime,
             max_silence: config.max_silence,
             patience: config.patience,
+            hold_warning: config.hold_warning,
             socket,
         })
     }

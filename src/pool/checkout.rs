@@ -1,5 +1,6 @@
 //! Checkout: an idle connection at once, or a place in the line; all before one deadline.
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,27 +19,40 @@ use crate::telemetry;
 pub(super) async fn checkout(
     inner: &Arc<Inner>,
     limit: Option<Duration>,
+    taken_at: &'static Location<'static>,
 ) -> Result<Guard, CheckoutError> {
     // The usual case: no timer, no allocation, no clock but the one the check needs.
     match inner.at_once() {
-        Some(guard) => Ok(hand_out(inner, guard, Duration::ZERO)),
-        None => wait(inner, limit).await,
+        Some(guard) => Ok(hand_out(inner, guard, Duration::ZERO, taken_at)),
+        None => wait(inner, limit, taken_at).await,
     }
 }
 
 /// Takes an idle connection, if there is one and nobody waits for it.
-pub(super) fn try_checkout(inner: &Arc<Inner>) -> Option<Guard> {
-    inner.at_once().map(|guard| hand_out(inner, guard, Duration::ZERO))
+pub(super) fn try_checkout(
+    inner: &Arc<Inner>,
+    taken_at: &'static Location<'static>,
+) -> Option<Guard> {
+    inner.at_once().map(|guard| hand_out(inner, guard, Duration::ZERO, taken_at))
 }
 
-fn hand_out(inner: &Arc<Inner>, mut guard: Guard, waited: Duration) -> Guard {
-    guard.claim();
+fn hand_out(
+    inner: &Arc<Inner>,
+    mut guard: Guard,
+    waited: Duration,
+    taken_at: &'static Location<'static>,
+) -> Guard {
+    guard.claim(taken_at);
     inner.maintain();
     inner.emitter().emit(Event::CheckedOut { conn: guard.id(), waited });
     guard
 }
 
-async fn wait(inner: &Arc<Inner>, limit: Option<Duration>) -> Result<Guard, CheckoutError> {
+async fn wait(
+    inner: &Arc<Inner>,
+    limit: Option<Duration>,
+    taken_at: &'static Location<'static>,
+) -> Result<Guard, CheckoutError> {
     let span = telemetry::checkout_span(inner.emitter().name());
     let mut attempt = Attempt::begin(inner, limit);
     let result = obtain(inner, &attempt).instrument(span.clone()).await;
@@ -48,7 +62,7 @@ async fn wait(inner: &Arc<Inner>, limit: Option<Duration>) -> Result<Guard, Chec
         Ok(guard) => {
             span.record("peer", tracing::field::display(guard.peer_addr()));
             span.record("conn_id", guard.id().get());
-            Ok(hand_out(inner, guard, waited))
+            Ok(hand_out(inner, guard, waited, taken_at))
         }
         Err(failed) => Err(attempt.report(failed, waited)),
     }
@@ -93,7 +107,9 @@ impl Inner {
     /// What a caller was waiting for whose deadline has passed.
     fn late(&self) -> Failed {
         let error = self.dials.last_error();
-        let phase = if self.unclaimed() == 0 {
+        let phase = if self.common.is_paused() {
+            Phase::Paused
+        } else if self.unclaimed() == 0 {
             Phase::Queue
         } else if self.dials.under_way() == 0 && error.is_none() && self.common.suspects.count() > 0
         {
@@ -139,6 +155,7 @@ impl<'a> Attempt<'a> {
             waited,
             status: self.inner.status(),
             connect: failed.connect,
+            holders: self.inner.longest_holders(),
         }
     }
 }

@@ -1,13 +1,16 @@
 //! [`Common`]: what every connection of a pool shares.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::inbox::Inbox;
 use super::peers::Peers;
 use super::quarantine::Suspects;
 use super::registry::Registry;
+use super::slots::Slots;
 use crate::config::{Settings, Validation};
+use crate::event::CloseReason;
 use crate::telemetry::Emitter;
 
 /// What every connection of a pool shares. It holds no connection and no pool.
@@ -22,10 +25,18 @@ pub(super) struct Common {
     pub(super) inbox: Inbox,
     pub(super) suspects: Suspects,
     pub(super) peers: Peers,
+    pub(super) slots: Arc<Slots>,
+    /// Connections of an older generation are not used again, for this reason.
+    generation: AtomicU32,
+    why: AtomicU8,
+    paused: AtomicBool,
+    /// Whether holders are noted.
+    pub(super) notes_holders: bool,
 }
 
 impl Common {
     pub(super) fn new(emitter: Arc<Emitter>, settings: &Settings) -> Self {
+        let slots = Slots::new(settings.max_size);
         Self {
             validation: settings.validation,
             max_silence: settings.max_silence,
@@ -35,6 +46,49 @@ impl Common {
             suspects: Suspects::default(),
             peers: Peers::new(Arc::clone(&emitter), settings),
             emitter,
+            slots,
+            generation: AtomicU32::new(0),
+            why: AtomicU8::new(CloseReason::Invalidated as u8),
+            paused: AtomicBool::new(false),
+            notes_holders: settings.hold_warning.is_some(),
         }
+    }
+
+    /// The generation of connections that are made now.
+    pub(super) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// No connection of today is used again.
+    pub(super) fn retire_all(&self, why: CloseReason) {
+        self.why.store(why as u8, Ordering::Release);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// As [`retire_all`](Self::retire_all), unless that has happened since this generation.
+    pub(super) fn retire_all_of(&self, generation: u32, why: CloseReason) -> bool {
+        self.why.store(why as u8, Ordering::Release);
+        let next = generation.wrapping_add(1);
+        let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
+        self.generation.compare_exchange(generation, next, order, failed).is_ok()
+    }
+
+    pub(super) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
+    }
+
+    /// Why a connection of this generation must not be used again, if so.
+    pub(super) fn retired(&self, generation: u32) -> Option<CloseReason> {
+        if self.is_paused() {
+            return Some(CloseReason::Paused);
+        }
+        if self.generation() == generation {
+            return None;
+        }
+        CloseReason::from_index(self.why.load(Ordering::Acquire))
     }
 }

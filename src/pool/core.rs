@@ -1,6 +1,7 @@
 //! [`Core`]: what the pool knows about one connection, and the state that says who may touch it.
 
 use std::fmt;
+use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Wake, Waker};
@@ -12,9 +13,10 @@ use super::common::Common;
 use super::peers::Membership;
 use super::proof::Proof;
 use super::slots::Slot;
+use crate::error::Holder;
 use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event};
 use crate::liveness::{self, Life, Parked, Verdict};
-use crate::stream::Stream;
+use crate::stream::{Link, Stream};
 use crate::sys::tcp_info::tcp_info;
 
 /// Who may touch the connection. Every change is a compare-and-swap; whoever made it owns the
@@ -54,6 +56,10 @@ pub(super) struct Core {
     me: Weak<Self>,
     common: Arc<Common>,
     proof: Proof,
+    /// Of the pool, when its dial began.
+    pub(super) generation: u32,
+    /// The way to whoever uses the stream. Set and read under this lock, nothing else.
+    link: Mutex<Arc<Link>>,
 }
 
 /// What lives with an idle connection.
@@ -62,11 +68,25 @@ struct Home {
     /// Boxed, here and on its way to a guard: it is moved several times per checkout.
     stream: Option<Box<Stream>>,
     slot: Option<Slot>,
+    holder: Option<Held>,
+}
+
+/// Who has a connection.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    since: Instant,
+    taken_at: &'static Location<'static>,
+    reported: bool,
 }
 
 impl Core {
     /// A connection that was just made, in use by the caller.
-    pub(super) fn new(common: &Arc<Common>, stream: &mut Stream, slot: Slot) -> Arc<Self> {
+    pub(super) fn new(
+        common: &Arc<Common>,
+        stream: &mut Stream,
+        slot: Slot,
+        generation: u32,
+    ) -> Arc<Self> {
         let opened = stream.adopt(common.max_silence);
         let core = Arc::new_cyclic(|core: &Weak<Self>| Self {
             id: stream.id(),
@@ -76,11 +96,13 @@ impl Core {
             state: AtomicU8::new(State::InUse as u8),
             fired: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
-            home: Mutex::new(Home { stream: None, slot: Some(slot) }),
+            home: Mutex::new(Home { stream: None, slot: Some(slot), holder: None }),
             sentinel: Waker::from(Arc::new(Sentinel(Weak::clone(core)))),
             me: Weak::clone(core),
             common: Arc::clone(common),
             proof: Proof::new(opened),
+            generation,
+            link: Mutex::new(Arc::clone(stream.link())),
         });
         common.registry.add(&core);
         core
@@ -103,12 +125,64 @@ impl Core {
     /// Why it must not be used again though it lives, if so.
     fn outlived(&self, now: Instant) -> Option<CloseReason> {
         let old = self.expires.is_some_and(|expires| now >= expires);
-        if old { Some(CloseReason::MaxLifetime) } else { self.peer.retired() }
+        if old {
+            return Some(CloseReason::MaxLifetime);
+        }
+        self.retired()
+    }
+
+    /// Why it must not be used again though it lives, whoever has it.
+    pub(super) fn retired(&self) -> Option<CloseReason> {
+        self.peer.retired().or_else(|| self.common.retired(self.generation))
+    }
+
+    /// Notes who has it from now on.
+    pub(super) fn taken_by(&self, since: Instant, taken_at: &'static Location<'static>) {
+        if self.common.notes_holders {
+            self.home().holder = Some(Held { since, taken_at, reported: false });
+        }
+    }
+
+    /// Who has it, if that is noted.
+    pub(super) fn holder(&self, now: Instant) -> Option<Holder> {
+        let Held { since, taken_at, .. } = self.home().holder?;
+        Some(Holder { conn: self.id, held: now.saturating_duration_since(since), taken_at })
+    }
+
+    /// Reports that it was held for longer than `limit`. Once per checkout.
+    pub(super) fn report_holder(&self, now: Instant, limit: Duration) {
+        let (held, taken_at) = {
+            let mut home = self.home();
+            let Some(holder) = &mut home.holder else { return };
+            let held = now.saturating_duration_since(holder.since);
+            if holder.reported || held < limit {
+                return;
+            }
+            holder.reported = true;
+            (held, holder.taken_at)
+        };
+        let (conn, peer) = (self.id, self.peer.addr().clone());
+        self.common.emitter.emit(Event::HeldTooLong { conn, peer, held, taken_at });
+    }
+
+    /// Ends the use of it: whatever its user does next fails with this reason. Returns whether it
+    /// is in use.
+    pub(super) fn interrupt(&self, reason: CloseReason) -> bool {
+        let link = Arc::clone(&self.link());
+        self.is(State::InUse) && link.interrupt(reason)
+    }
+
+    fn link(&self) -> MutexGuard<'_, Arc<Link>> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long it has been idle. Meaningful only while it is.
     pub(super) fn idle_since(&self) -> Instant {
         self.opened + Duration::from_nanos(self.idle_since.load(Ordering::Acquire))
+    }
+
+    pub(super) fn opened(&self) -> Instant {
+        self.opened
     }
 
     pub(super) fn expires(&self) -> Option<Instant> {
@@ -170,8 +244,12 @@ impl Core {
         now: Instant,
         used_since: Instant,
     ) -> Result<(), (Box<Stream>, CloseReason)> {
-        if let Some(reason) = self.outlived(now) {
+        let surplus = || self.common.slots.are_over().then_some(CloseReason::Resized);
+        if let Some(reason) = self.outlived(now).or_else(surplus) {
             return Err((stream, reason));
+        }
+        if self.common.notes_holders {
+            self.home().holder = None;
         }
         // From here on the sentinel counts.
         self.state.store(State::Parking as u8, Ordering::Release);
@@ -187,7 +265,9 @@ impl Core {
             // At the earliest then; when exactly would cost a clock per read.
             self.proof.heard_at(used_since);
         }
-        stream.rest();
+        if stream.rest() {
+            *self.link() = Arc::clone(stream.link());
+        }
         let idle = now.saturating_duration_since(self.opened).as_nanos();
         self.idle_since.store(u64::try_from(idle).unwrap_or(u64::MAX), Ordering::Release);
         self.home().stream = Some(stream);

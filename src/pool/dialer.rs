@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -30,6 +32,7 @@ pub(super) struct Dials {
     under_way: AtomicUsize,
     /// Of the last one that failed, unless one has succeeded since.
     error: Mutex<Option<Arc<ConnectError>>>,
+    end: Notify,
 }
 
 impl Dials {
@@ -40,6 +43,11 @@ impl Dials {
     /// Why the last dial failed, unless one has succeeded since.
     pub(super) fn last_error(&self) -> Option<Arc<ConnectError>> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Resolves when a dial has ended, after it was enabled.
+    pub(super) fn ends(&self) -> Notified<'_> {
+        self.end.notified()
     }
 
     fn ended(&self, error: Option<Arc<ConnectError>>) {
@@ -102,13 +110,16 @@ impl Inner {
     /// How many connections are missing: for callers whom no silent connection may still serve, and
     /// to have `min_idle` of them. And when there will be more of those callers.
     fn demand(&self, now: Instant) -> (usize, Option<Instant>) {
+        if self.common.is_paused() {
+            return (0, None);
+        }
         let silent = self.common.suspects.count() > 0;
         let (callers, later) = match now.checked_sub(self.patience()).filter(|_| silent) {
             // They are being asked; one that answers is as good as a new one, and sooner there.
             Some(long_ago) => self.line.since(long_ago),
             None => (self.line.waiting(), None),
         };
-        let spare = match self.settings().min_idle {
+        let spare = match self.least_idle() {
             0 => 0,
             least => least.saturating_sub(self.common.registry.idle_count()),
         };
@@ -131,7 +142,7 @@ impl Inner {
             return Some(next);
         }
         // Callers come first, and their dials wake this again.
-        if self.dials.under_way() > 0 || !self.line.is_empty() {
+        if self.dials.under_way() > 0 || !self.line.is_empty() || self.common.is_paused() {
             return None;
         }
         let slot = self.slots.try_take()?;
@@ -148,6 +159,7 @@ impl Inner {
             common: Arc::clone(&self.common),
             slot: Some(slot),
             only,
+            generation: self.common.generation(),
             under_way: UnderWay(Arc::clone(&self.dials), Arc::clone(&self.slots)),
         }
     }
@@ -189,6 +201,8 @@ struct Dial {
     common: Arc<Common>,
     slot: Option<Slot>,
     only: Option<PeerAddr>,
+    /// Of the pool, when the dial began.
+    generation: u32,
     under_way: UnderWay,
 }
 
@@ -206,10 +220,14 @@ impl Dial {
             Ok(stream) => {
                 self.under_way.0.ended(None);
                 let mut stream = Box::new(stream);
-                let core = Core::new(&self.common, &mut stream, slot);
+                let core = Core::new(&self.common, &mut stream, slot, self.generation);
                 let Some(pool) = self.pool.upgrade().filter(|pool| !pool.is_closed()) else {
                     return core.close(stream, CloseReason::PoolClosed, None);
                 };
+                // The pool was invalidated meanwhile: it may lead to where nobody wants to go.
+                if let Some(reason) = core.retired() {
+                    return core.close(stream, reason, None);
+                }
                 let taken = pool.store.adopt(&core, stream);
                 // No longer counted only when its caller is not, or one too many would be made.
                 pool.serve_fresh(Guard::unclaimed(&pool, taken));
@@ -239,6 +257,7 @@ struct UnderWay(Arc<Dials>, Arc<Slots>);
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+        self.0.end.notify_waiters();
         self.1.announce();
     }
 }

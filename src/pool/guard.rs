@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -59,6 +60,9 @@ struct Counted(Arc<Inner>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.guards.fetch_sub(1, Ordering::AcqRel);
+        if self.0.is_closed() {
+            self.0.came_back.notify_waiters();
+        }
     }
 }
 
@@ -71,10 +75,11 @@ impl Guard {
         Self { held: Some(Held { stream, since, claimed: false, place, pool }) }
     }
 
-    /// A caller has it.
-    pub(super) fn claim(&mut self) {
+    /// A caller has it, and asked for it there.
+    pub(super) fn claim(&mut self, taken_at: &'static Location<'static>) {
         if let Some(held) = &mut self.held {
             held.claimed = true;
+            held.place.core().taken_by(held.since, taken_at);
         }
     }
 
@@ -91,6 +96,18 @@ impl Guard {
     /// As [`release`](Self::release), for a protocol in which nothing answers what was written.
     pub fn release_unanswered(mut self) -> Release {
         self.end(Ending::Unanswered)
+    }
+
+    /// Closes the connection and tells the pool that all others are of no use either: the upstream
+    /// has changed its role, say. Idle ones are closed, those in use when they come back. Returns
+    /// whether it did; not if the pool has been invalidated since this connection was made, so that
+    /// a late error does no harm to new connections.
+    pub fn invalidate(mut self) -> bool {
+        let held = self.take();
+        let (inner, core) = (Arc::clone(&held.pool.0), Arc::clone(held.place.core()));
+        let first = inner.invalidate_older_than(&core);
+        held.throw_away(CloseReason::Invalidated);
+        first
     }
 
     /// Closes the connection and frees its slot.
@@ -148,6 +165,12 @@ impl Guard {
     /// guard dropped, once both are: after any byte the connection is discarded.
     pub fn into_split(self) -> (ReadHalf<Self>, WriteHalf<Self>) {
         tokio::io::split(self)
+    }
+
+    /// See [`Stream::died_unanswered`]. Not of a connection that was made for this exchange: another
+    /// new one would fare no better.
+    pub(super) fn is_stale(&self, began: Instant) -> bool {
+        self.stream().died_unanswered() && self.held().place.core().opened() < began
     }
 
     pub(crate) fn stream(&self) -> &Stream {

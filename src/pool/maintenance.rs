@@ -50,6 +50,8 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
                 inner.check_silence(max.saturating_sub(beat).max(SOONEST), |_| true).await;
             }
             inner.evict_retired().await;
+            inner.evict_surplus();
+            inner.report_holders();
             inner.store.sweep();
             inner.refresh_gauges();
             if inner.settings().min_idle > 0 {
@@ -96,10 +98,10 @@ impl Inner {
     }
 
     /// Evicts the idle connections to peers that are no longer used.
-    async fn evict_retired(&self) {
+    pub(super) async fn evict_retired(&self) {
         let mut evicted = 0;
         for core in self.common.registry.idle() {
-            if core.peer.retired().is_some_and(|reason| core.evict(reason)) {
+            if core.retired().is_some_and(|reason| core.evict(reason)) {
                 evicted += 1;
                 if evicted % BATCH == 0 {
                     tokio::task::yield_now().await;

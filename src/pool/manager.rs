@@ -92,7 +92,7 @@ impl Connection {
     pub fn finish(&mut self) -> Option<CloseReason> {
         let unfit = self.stream.unfit(Ending::Answered);
         match unfit {
-            None => self.stream.rest(),
+            None => drop(self.stream.rest()),
             Some(reason) => self.stream.taint(reason),
         }
         unfit

@@ -18,6 +18,7 @@ mod dialer;
 mod framed;
 mod guard;
 mod inbox;
+mod lifecycle;
 mod line;
 mod maintenance;
 mod manager;
@@ -29,17 +30,23 @@ mod registry;
 mod serve;
 mod slots;
 mod store;
+mod warm;
 
 use std::fmt;
+use std::future::Future;
+use std::panic::Location;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures_util::future::select;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::beat::beat;
-use crate::config::{Config, ConfigError, Settings};
+use crate::config::{Config, ConfigError, Settings, check_max_size};
+use crate::deadline::Deadline;
 use crate::error::CheckoutError;
 use crate::event::{CloseReason, Observer};
 use crate::net::{Resolve, Resolver};
@@ -54,6 +61,7 @@ use line::Line;
 use registry::Counts;
 use slots::Slots;
 use store::Store;
+use warm::GiveUp;
 
 pub use buffered::Buffered;
 #[cfg(feature = "codec")]
@@ -113,9 +121,9 @@ impl Pool {
     ///
     /// Dropping the future loses nothing but the caller's place in the line. A connection that was
     /// being made for it serves the next caller, or waits for one.
-    pub async fn get(&self) -> Result<Guard, CheckoutError> {
-        let inner = &self.handle.0;
-        checkout::checkout(inner, inner.settings().timeouts.checkout).await
+    #[track_caller]
+    pub fn get(&self) -> impl Future<Output = Result<Guard, CheckoutError>> + Send {
+        self.get_within(self.handle.0.settings().timeouts.checkout)
     }
 
     /// As [`get`](Self::get), with this deadline instead of `timeouts.checkout`: what is left of the
@@ -128,9 +136,21 @@ impl Pool {
     /// # Cancel safety
     ///
     /// As for [`get`](Self::get).
-    pub async fn get_by(&self, deadline: Instant) -> Result<Guard, CheckoutError> {
-        let limit = deadline.saturating_duration_since(Instant::now());
-        checkout::checkout(&self.handle.0, Some(limit)).await
+    #[track_caller]
+    pub fn get_by(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Guard, CheckoutError>> + Send {
+        self.get_within(Some(deadline.saturating_duration_since(Instant::now())))
+    }
+
+    #[track_caller]
+    fn get_within(
+        &self,
+        limit: Option<Duration>,
+    ) -> impl Future<Output = Result<Guard, CheckoutError>> + Send {
+        let taken_at = Location::caller();
+        async move { checkout::checkout(&self.handle.0, limit, taken_at).await }
     }
 
     /// Takes an idle connection that was just proved usable, if there is one and no caller waits
@@ -139,8 +159,9 @@ impl Pool {
     /// # Panics
     ///
     /// Outside a tokio runtime.
+    #[track_caller]
     pub fn try_get(&self) -> Option<Guard> {
-        checkout::try_checkout(&self.handle.0)
+        checkout::try_checkout(&self.handle.0, Location::caller())
     }
 
     /// Takes a connection, runs `exchange` with it, and releases it if that succeeds. If it fails,
@@ -168,15 +189,120 @@ impl Pool {
     ///
     /// Dropping the future drops the exchange where it stands; the connection is discarded unless
     /// it carried no byte.
-    pub async fn run<T, E, F>(&self, exchange: F) -> Result<T, E>
+    #[track_caller]
+    pub fn run<T, E, F>(&self, exchange: F) -> impl Future<Output = Result<T, E>>
     where
         F: AsyncFnOnce(&mut Guard) -> Result<T, E>,
         E: From<CheckoutError>,
     {
-        let mut guard = self.get().await?;
-        let value = exchange(&mut guard).await?;
-        guard.release();
-        Ok(value)
+        let guard = self.get();
+        async move {
+            let mut guard = guard.await?;
+            let value = exchange(&mut guard).await?;
+            guard.release();
+            Ok(value)
+        }
+    }
+
+    /// As [`run`](Self::run), for an exchange that does no harm when it is made twice. If the
+    /// connection turns out to have ended before any byte of the answer came, and it was not made
+    /// for this exchange, it is tried once more on another one.
+    ///
+    /// That closes the gap no check can see: a peer that closes an idle connection in the moment
+    /// after it was checked. Both checkouts together take at most `timeouts.checkout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run); of the second try, if there was one.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    #[track_caller]
+    pub fn run_retry<T, E, F>(&self, mut exchange: F) -> impl Future<Output = Result<T, E>>
+    where
+        F: AsyncFnMut(&mut Guard) -> Result<T, E>,
+        E: From<CheckoutError>,
+    {
+        let taken_at = Location::caller();
+        async move {
+            let inner = &self.handle.0;
+            let began = Instant::now();
+            let limit = inner.settings().timeouts.checkout;
+            let mut guard = checkout::checkout(inner, limit, taken_at).await?;
+            let mut result = exchange(&mut guard).await;
+            if result.is_err() && guard.is_stale(began) {
+                drop(guard);
+                let left = limit.map(|limit| limit.saturating_sub(began.elapsed()));
+                guard = checkout::checkout(inner, left, taken_at).await?;
+                result = exchange(&mut guard).await;
+            }
+            let value = result?;
+            guard.release();
+            Ok(value)
+        }
+    }
+
+    /// Makes connections ahead of the first caller and waits until there are `count` of them, at
+    /// most `timeouts.checkout`. A dial that fails is tried again until then.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckoutError`] with the last connect error, when they cannot be made.
+    ///
+    /// # Cancel safety
+    ///
+    /// Those that were made stay.
+    pub async fn warm_up(&self, count: usize) -> Result<(), CheckoutError> {
+        self.handle.0.warm_up(count, GiveUp::WhenHopeless).await
+    }
+
+    /// As [`warm_up`](Self::warm_up), but fails with the first dial that does: for a program that
+    /// had better not start without its upstream.
+    ///
+    /// # Errors
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`warm_up`](Self::warm_up).
+    pub async fn try_warm_up(&self, count: usize) -> Result<(), CheckoutError> {
+        self.handle.0.warm_up(count, GiveUp::AtOnce).await
+    }
+
+    /// Says that no connection of today is of use any more: after a failover, say. Idle ones are
+    /// closed now, those in use when they come back.
+    pub fn invalidate(&self) {
+        self.handle.0.invalidate(false);
+    }
+
+    /// As [`invalidate`](Self::invalidate), and whatever the users of the connections in use do next
+    /// fails with [`Interrupted`](crate::Interrupted).
+    pub fn invalidate_and_interrupt(&self) {
+        self.handle.0.invalidate(true);
+    }
+
+    /// Changes `max_size`. When it is lowered, idle connections that are too many are closed now,
+    /// those in use when they come back; until then no new one is made.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] unless it is from 1 to 65535.
+    pub fn resize(&self, max_size: usize) -> Result<(), ConfigError> {
+        check_max_size(max_size)?;
+        self.handle.0.resize(max_size);
+        Ok(())
+    }
+
+    /// Leaves the upstream alone until [`resume`](Self::resume), while it is being maintained, say.
+    /// Callers wait, within their deadlines; idle connections are closed, those in use when they
+    /// come back; no new ones are made.
+    pub fn pause(&self) {
+        self.handle.0.pause();
+    }
+
+    /// Ends a [`pause`](Self::pause).
+    pub fn resume(&self) {
+        self.handle.0.resume();
     }
 
     /// How full the pool is.
@@ -198,6 +324,18 @@ impl Pool {
     /// closed, those in use are closed when they come back.
     pub fn close(&self) {
         self.handle.0.close();
+    }
+
+    /// Closes the pool and waits for the connections in use to come back, until `deadline`. Those
+    /// that are left then are interrupted: whatever their users do next fails with
+    /// [`Interrupted`](crate::Interrupted). Returns how many those were.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once it was polled the pool is closed; dropping the future only ends the waiting, and nobody
+    /// is interrupted.
+    pub async fn close_by(&self, deadline: Instant) -> usize {
+        self.handle.0.close_by(Deadline::at(deadline)).await
     }
 }
 
@@ -253,6 +391,10 @@ struct Inner {
     /// Connections with callers, or on their way to one.
     guards: AtomicUsize,
     dials: Arc<Dials>,
+    /// Idle connections that somebody waits for.
+    wish: AtomicUsize,
+    /// A connection came back to a closed pool.
+    came_back: Notify,
     slots: Arc<Slots>,
     store: Store,
     common: Arc<Common>,
@@ -265,13 +407,16 @@ impl Inner {
     fn new(connector: Connector) -> Self {
         let settings = connector.settings();
         let size = settings.max_size;
+        let common = Arc::new(Common::new(Arc::clone(connector.emitter()), settings));
         Self {
             line: Line::default(),
             guards: AtomicUsize::new(0),
             dials: Arc::default(),
-            slots: Slots::new(size),
+            wish: AtomicUsize::new(0),
+            came_back: Notify::new(),
+            slots: Arc::clone(&common.slots),
             store: Store::new(size, settings.order),
-            common: Arc::new(Common::new(Arc::clone(connector.emitter()), settings)),
+            common,
             closed: AtomicBool::new(false),
             maintained: Arc::default(),
             connector,
@@ -301,7 +446,12 @@ impl Inner {
         }
         let running = Running { pool: Arc::downgrade(self), flag: Arc::clone(&self.maintained) };
         let settings = self.settings();
-        let beat = beat([settings.idle_timeout, settings.max_lifetime, settings.max_silence]);
+        let beat = beat([
+            settings.idle_timeout,
+            settings.max_lifetime,
+            settings.max_silence,
+            settings.hold_warning,
+        ]);
         let maintenance = maintenance::run(Arc::downgrade(self), Arc::clone(&self.common), beat);
         let dialer = dialer::run(Arc::downgrade(self), Arc::clone(&self.slots));
         tokio::spawn(async move {
@@ -347,6 +497,7 @@ impl Inner {
             connecting,
             quarantined,
             waiting: self.queued(),
+            paused: self.common.is_paused(),
             closed: self.is_closed(),
         }
     }

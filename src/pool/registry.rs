@@ -41,6 +41,13 @@ impl Registry {
         all
     }
 
+    /// Every connection with a user, or on its way from or to one.
+    pub(super) fn in_use(&self) -> Vec<Arc<Core>> {
+        let mut all: Vec<Arc<Core>> = self.lock().values().filter_map(Weak::upgrade).collect();
+        all.retain(|core| core.is(State::InUse));
+        all
+    }
+
     /// How many are idle.
     pub(super) fn idle_count(&self) -> usize {
         self.idle().len()

@@ -17,6 +17,9 @@ impl Inner {
         }
         while self.line.has_news() {
             while let Some(caller) = self.line.front() {
+                if self.common.is_paused() && !self.is_closed() {
+                    break;
+                }
                 let result = if self.is_closed() {
                     Err(Failed::from(CheckoutFailure::Closed))
                 } else {

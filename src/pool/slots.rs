@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 /// Counts what exists. This, and not the store's size, is the pool's limit.
 #[derive(Debug)]
 pub(super) struct Slots {
-    limit: usize,
+    limit: AtomicUsize,
     used: AtomicUsize,
     /// Something changed that may call for a dial: a slot is free, a caller waits. One task waits
     /// here, the dialer.
@@ -17,18 +17,30 @@ pub(super) struct Slots {
 
 impl Slots {
     pub(super) fn new(limit: usize) -> Arc<Self> {
+        let limit = AtomicUsize::new(limit);
         Arc::new(Self { limit, used: AtomicUsize::new(0), changed: Notify::new() })
     }
 
     /// A slot for a connection that is about to be made.
     pub(super) fn try_take(self: &Arc<Self>) -> Option<Slot> {
-        let more = |used| (used < self.limit).then_some(used + 1);
+        let more = |used| (used < self.limit()).then_some(used + 1);
         self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
         Some(Slot(Arc::clone(self)))
     }
 
     pub(super) fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Ordering::Acquire)
+    }
+
+    /// From now on this many. Those there are stay until they are closed.
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Release);
+        self.announce();
+    }
+
+    /// Whether there are more than there may be.
+    pub(super) fn are_over(&self) -> bool {
+        self.used() > self.limit()
     }
 
     pub(super) fn used(&self) -> usize {

@@ -89,6 +89,13 @@ impl Store {
         Self { pool: pool.expect("a store without timeouts needs no runtime") }
     }
 
+    /// Makes room for `size` connections. There is never less room than there was.
+    pub(super) fn grow(&self, size: usize) {
+        if size + LOOKING > self.pool.status().max_size {
+            self.pool.resize(size + LOOKING);
+        }
+    }
+
     /// A usable connection, if there is one. Those found unusable on the way are closed.
     pub(super) fn take(&self) -> Option<Taken> {
         let mut object = self.get()?;

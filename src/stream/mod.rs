@@ -213,6 +213,12 @@ impl Stream {
         self.link.interrupted().or_else(|| self.exchange.unfit(debt, ending))
     }
 
+    /// Whether the connection had ended before any answer came: the exchange may be tried again on
+    /// another one, if repeating it does no harm.
+    pub(crate) fn died_unanswered(&self) -> bool {
+        !self.was_read() && self.exchange.tainted().is_some_and(CloseReason::is_death)
+    }
+
     /// Whether any byte was read in this exchange.
     pub(crate) fn was_read(&self) -> bool {
         self.exchange.heard()
@@ -220,7 +226,9 @@ impl Stream {
 
     /// Ends the exchange: the next user finds the configured timeouts, no deadline, and no task of
     /// the last one is kept.
-    pub(crate) fn rest(&mut self) {
+    ///
+    /// Returns whether the link to it is another one from now on.
+    pub(crate) fn rest(&mut self) -> bool {
         self.exchange = Exchange::default();
         self.timeouts = self.defaults;
         self.deadline = None;
@@ -235,9 +243,10 @@ impl Stream {
             // A ledger that the last user kept must not count for the next one.
             self.link = Link::new();
             self.debts_seen = 0;
-        } else {
-            self.link.forget_tasks();
+            return true;
         }
+        self.link.forget_tasks();
+        false
     }
 
     /// Leaves the pool: nobody watches any more.

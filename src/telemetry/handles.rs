@@ -22,6 +22,7 @@ pub(super) struct PoolHandles {
     waiters: Gauge,
     peers: [Gauge; names::PEER_STATES.len()],
     ejections: Counter,
+    hold_warnings: Counter,
     dials: [Counter; names::DIALS.len()],
     checkouts: [Counter; names::CHECKOUTS.len()],
     checks: [[Counter; names::VERDICTS.len()]; names::CHECKS.len()],
@@ -41,6 +42,7 @@ impl PoolHandles {
             waiters: register.gauge(&names::WAITERS, &[]),
             peers: names::PEER_STATES.map(|state| register.gauge(&names::PEERS, &[state])),
             ejections: register.counter(&names::PEER_EJECTIONS_TOTAL, &[]),
+            hold_warnings: register.counter(&names::HOLD_WARNINGS_TOTAL, &[]),
             dials: register.counters(&names::DIALS_TOTAL, names::DIALS),
             checkouts: register.counters(&names::CHECKOUTS_TOTAL, names::CHECKOUTS),
             checks: names::CHECKS.map(|check| {
@@ -80,6 +82,7 @@ impl PoolHandles {
             }
             Event::TimedOut { operation, .. } => self.timeouts[*operation as usize].increment(1),
             Event::PeerChanged { to: PeerState::Ejected, .. } => self.ejections.increment(1),
+            Event::HeldTooLong { .. } => self.hold_warnings.increment(1),
             Event::PeerChanged { .. }
             | Event::OptionUnavailable { .. }
             | Event::Accepted { .. }
@@ -149,7 +152,8 @@ impl ListenerHandles {
             | Event::CheckoutFailed { .. }
             | Event::Returned { .. }
             | Event::Checked { .. }
-            | Event::PeerChanged { .. } => {}
+            | Event::PeerChanged { .. }
+            | Event::HeldTooLong { .. } => {}
         }
     }
 

@@ -76,6 +76,9 @@ pub(super) fn event(source: Source<'_>, event: &Event) {
             PeerState::Ejected => entry!(warn, source, %peer, %from, %to, "peer ejected"),
             _ => entry!(info, source, %peer, %from, %to, "peer changed"),
         },
+        Event::HeldTooLong { conn, peer, held, taken_at } => {
+            entry!(warn, source, conn_id = conn.get(), %peer, ?held, %taken_at, "held for too long");
+        }
         // The failed checkout itself is the line that warns, and a listener with no clients is fine.
         Event::TimedOut {
             operation: operation @ (Operation::Checkout | Operation::Accept),

@@ -107,6 +107,8 @@ table! {
         "Addresses of the upstream that the pool knows, by state.";
     PEER_EJECTIONS_TOTAL: Counter in Count, "livepool_peer_ejections_total", [POOL],
         "Peers the pool stopped using because their connections died silently.";
+    HOLD_WARNINGS_TOTAL: Counter in Count, "livepool_hold_warnings_total", [POOL],
+        "Connections that callers held for longer than hold_warning.";
     DIALS_TOTAL: Counter in Count, "livepool_dials_total", [POOL, DIAL_OUTCOME],
         "Dials that ended, by outcome.";
     CLOSED_TOTAL: Counter in Count, "livepool_closed_total", [POOL, REASON],

@@ -82,6 +82,7 @@ fn the_level_says_who_should_care() {
             Event::PeerChanged { .. } => "INFO",
             Event::DialFailed { .. }
             | Event::OptionUnavailable { .. }
+            | Event::HeldTooLong { .. }
             | Event::AcceptFailed { .. } => "WARN",
             Event::CheckoutFailed { outcome, .. } => match outcome {
                 CheckoutOutcome::Timeout | CheckoutOutcome::QueueFull => "WARN",

@@ -68,6 +68,11 @@ pub(super) fn peer_changed(to: PeerState) -> Event {
     Event::PeerChanged { peer: peer(), from: PeerState::Suspect, to }
 }
 
+pub(super) fn held_too_long() -> Event {
+    let taken_at = std::panic::Location::caller();
+    Event::HeldTooLong { conn: ConnId(7), peer: peer(), held: SECOND, taken_at }
+}
+
 pub(super) fn option_unavailable() -> Event {
     Event::OptionUnavailable { option: "user_timeout", error: "not supported".into() }
 }
@@ -87,6 +92,7 @@ pub(super) fn events() -> Vec<Event> {
         checked_out(),
         returned(),
         option_unavailable(),
+        held_too_long(),
         accepted(),
         accept_failed(),
     ];

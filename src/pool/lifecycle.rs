@@ -1,0 +1,124 @@
+//! What is done to a pool as a whole: invalidate, resize, pause, close.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Inner;
+use super::core::Core;
+use crate::deadline::Deadline;
+use crate::error::Holder;
+use crate::event::CloseReason;
+
+impl Inner {
+    /// No connection of today is used again. Idle ones are closed now, those in use when they come
+    /// back, or at once if `interrupt` says so.
+    pub(super) fn invalidate(self: &Arc<Self>, interrupt: bool) {
+        self.common.retire_all(CloseReason::Invalidated);
+        self.evict_all(CloseReason::Invalidated);
+        if interrupt {
+            self.interrupt_all(CloseReason::Invalidated, |core| core.retired().is_some());
+        }
+    }
+
+    /// As [`invalidate`](Self::invalidate), unless it has happened since this connection was made.
+    pub(super) fn invalidate_older_than(self: &Arc<Self>, core: &Core) -> bool {
+        let first = self.common.retire_all_of(core.generation, CloseReason::Invalidated);
+        if first {
+            self.evict_all(CloseReason::Invalidated);
+        }
+        first
+    }
+
+    pub(super) fn pause(self: &Arc<Self>) {
+        self.common.set_paused(true);
+        self.common.retire_all(CloseReason::Paused);
+        self.evict_all(CloseReason::Paused);
+    }
+
+    pub(super) fn resume(self: &Arc<Self>) {
+        self.common.set_paused(false);
+        self.slots.announce();
+        self.serve();
+    }
+
+    pub(super) fn resize(self: &Arc<Self>, size: usize) {
+        self.store.grow(size);
+        self.slots.set_limit(size);
+        self.evict_surplus();
+        self.serve();
+        self.refresh_gauges();
+    }
+
+    /// After a resize down: the idle ones that are too many, the longest idle ones first. Those in
+    /// use follow when they come back.
+    pub(super) fn evict_surplus(&self) {
+        if !self.slots.are_over() {
+            return;
+        }
+        let mut idle = self.common.registry.idle();
+        idle.sort_by_key(|core| core.idle_since());
+        for core in idle {
+            if !self.slots.are_over() {
+                return;
+            }
+            core.evict(CloseReason::Resized);
+        }
+    }
+
+    fn evict_all(&self, reason: CloseReason) {
+        for core in self.common.registry.idle() {
+            core.evict(reason);
+        }
+        self.store.sweep();
+        // Those being asked for a sign of life are looked at by the maintenance task.
+        self.common.inbox.nudge();
+        self.refresh_gauges();
+    }
+
+    /// Whatever the users of these connections do next fails with this reason. Returns how many
+    /// there were.
+    fn interrupt_all(&self, reason: CloseReason, which: impl Fn(&Core) -> bool) -> usize {
+        let in_use = self.common.registry.in_use();
+        in_use.iter().filter(|core| which(core) && core.interrupt(reason)).count()
+    }
+
+    /// Closes the pool, waits for the connections in use until the deadline, and interrupts those
+    /// that are left then. Returns how many those were.
+    pub(super) async fn close_by(self: &Arc<Self>, deadline: Deadline) -> usize {
+        self.close();
+        loop {
+            let mut came_back = pin!(self.came_back.notified());
+            came_back.as_mut().enable();
+            if self.guards() == 0 {
+                return 0;
+            }
+            if deadline.run(came_back).await.is_err() {
+                return self.interrupt_all(CloseReason::PoolClosed, |_| true);
+            }
+        }
+    }
+
+    /// Reports connections that were held for too long.
+    pub(super) fn report_holders(&self) {
+        let Some(limit) = self.settings().hold_warning else { return };
+        let now = Instant::now();
+        for core in self.common.registry.in_use() {
+            core.report_holder(now, limit);
+        }
+    }
+
+    /// Who has held connections the longest, if that is noted.
+    pub(super) fn longest_holders(&self) -> Vec<Holder> {
+        if !self.common.notes_holders {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        let in_use = self.common.registry.in_use();
+        let mut holders: Vec<_> = in_use.iter().filter_map(|core| core.holder(now)).collect();
+        holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
+        holders.truncate(3);
+        holders
+    }
+}
