@@ -260,3 +260,21 @@ fn full_backlog() -> (std::net::SocketAddr, Vec<socket2::Socket>) {
     kept.push(listener);
     (addr.as_socket().unwrap(), kept)
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_dial_that_cannot_succeed_fails_its_callers_at_once_and_those_who_come_meanwhile() {
+    let upstream = Upstream::start();
+    let socket = livepool::config::SocketConfig::default().with_congestion("no-such-one");
+    let config = upstream.config().with_socket(socket);
+    // A pause so long that whoever waits for the next dial runs into the deadline.
+    let backoff =
+        livepool::config::Backoff::default().with_first(60 * SECOND).with_most(60 * SECOND);
+    let pool = Pool::new(config.with_backoff(backoff)).unwrap();
+    let callers = futures_util::future::join_all((0..5).map(|_| pool.get())).await;
+    let later = pool.get().await;
+    for error in callers.into_iter().chain([later]).map(Result::unwrap_err) {
+        assert_eq!(error.failure(), CheckoutFailure::Connect);
+        assert!(!error.is_retryable() && error.waited() < SECOND, "{error}");
+    }
+}

@@ -75,7 +75,7 @@ async fn a_pool_that_is_made_smaller_closes_idle_ones_now_and_the_others_when_th
     assert_eq!((status.max_size, status.in_use, status.idle), (5, 6, 0));
     assert_eq!(guards.pop().unwrap().release(), Release::Discarded(Resized));
     assert_eq!(guards.pop().unwrap().release(), Release::Reused, "now it fits");
-    assert_eq!(upstream.accepted(), 10, "nothing was made while there were too many");
+    assert_eq!(events.opened(), 10, "nothing was made while there were too many");
 }
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn a_paused_pool_leaves_the_upstream_alone_and_its_callers_wait_until_it_i
     until(|| upstream.open() == 0).await;
     let (answer, ()) = tokio::join!(exchange(&pool, "ECHO x"), async {
         tokio::time::sleep(20 * MS).await;
-        assert_eq!(upstream.accepted(), 3, "nothing was made meanwhile");
+        assert_eq!(events.opened(), 3, "nothing was made meanwhile");
         pool.resume();
     });
     assert_eq!(answer, "x");
@@ -197,9 +197,9 @@ async fn a_connection_held_for_too_long_is_reported_once_with_the_place_it_was_t
 #[tokio::test]
 async fn a_pool_is_warmed_up_before_its_first_caller() {
     let upstream = Upstream::start();
-    let (pool, _) = watched(upstream.config());
+    let (pool, events) = watched(upstream.config());
     pool.warm_up(4).await.unwrap();
-    assert_eq!((pool.status().idle, upstream.accepted()), (4, 4));
+    assert_eq!((pool.status().idle, events.opened()), (4, 4));
     pool.warm_up(100).await.unwrap();
     assert_eq!(pool.status().idle, 10, "never more than max_size");
 }
@@ -232,7 +232,7 @@ async fn about_to_hang_up() -> (Upstream, Pool, support::Events) {
 
 #[tokio::test]
 async fn an_exchange_on_a_stale_connection_is_tried_once_more_on_another_one() {
-    let (upstream, pool, _) = about_to_hang_up().await;
+    let (upstream, pool, events) = about_to_hang_up().await;
     let mut tries = 0;
     let answer = pool.run_retry(async |conn| {
         tries += 1;
@@ -244,7 +244,7 @@ async fn an_exchange_on_a_stale_connection_is_tried_once_more_on_another_one() {
         ask(conn, "ECHO x").await
     });
     assert_eq!(answer.await.unwrap(), "x");
-    assert_eq!((tries, upstream.accepted()), (2, 2));
+    assert_eq!((tries, events.opened()), (2, 2));
 }
 
 #[tokio::test]

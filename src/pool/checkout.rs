@@ -13,6 +13,7 @@ use super::line::Failed;
 use crate::deadline::Deadline;
 use crate::error::{CheckoutError, CheckoutFailure, Phase};
 use crate::event::{CheckoutOutcome, Event, Operation};
+use crate::net::ConnectError;
 use crate::telemetry;
 
 /// Takes a connection from the pool, before `limit` is over.
@@ -72,6 +73,9 @@ async fn obtain(inner: &Arc<Inner>, attempt: &Attempt<'_>) -> Result<Guard, Fail
     if inner.is_closed() {
         return Err(CheckoutFailure::Closed.into());
     }
+    if let Some(error) = inner.hopeless() {
+        return Err(Failed { failure: CheckoutFailure::Connect, connect: Some(error) });
+    }
     // Those for whom a connection may be made do not count: they will not wait for others.
     let most = inner.settings().max_waiting.map(|most| most.saturating_add(inner.unclaimed()));
     let Some(spot) = inner.line.join(attempt.began, most) else {
@@ -102,6 +106,15 @@ impl Inner {
     /// Callers that wait until somebody returns a connection.
     pub(super) fn queued(&self) -> usize {
         self.line.waiting().saturating_sub(self.unclaimed())
+    }
+
+    /// Why nobody can be served before somebody changes something, if so: the last dial failed in a
+    /// way that repeating does not cure, the next one is not due, and nobody has a connection to
+    /// return.
+    fn hopeless(&self) -> Option<Arc<ConnectError>> {
+        let error = self.dials.last_error().filter(|error| !error.is_retryable())?;
+        let soon = self.guards() > 0 || self.common.peers.may_dial(Instant::now()).is_ok();
+        (!soon).then_some(error)
     }
 
     /// What a caller was waiting for whose deadline has passed.

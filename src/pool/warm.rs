@@ -52,7 +52,9 @@ impl Inner {
             let mut ended = pin!(self.dials.ends());
             ended.as_mut().enable();
             let status = self.status();
-            if status.idle + status.in_use >= count {
+            // One that was just made counts as in use until it has found its place.
+            let settled = status.idle >= count || self.dials.under_way() == 0;
+            if status.idle + status.in_use >= count && settled {
                 return Ok(());
             }
             let error = self.dials.last_error();

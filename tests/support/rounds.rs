@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, TryStreamExt};
 use livepool::event::{Check, CheckVerdict};
 use livepool::{CloseReason, Config, Event, Pool};
 
@@ -84,15 +83,18 @@ impl Watched {
     ) -> Self {
         let tally = Arc::new(Tally::default());
         let its = Arc::clone(&tally);
-        let config = config.with_max_size(count).with_max_silence(Some(Duration::from_secs(1)));
+        // Not more at a time than a listener keeps for its program: of those beyond, far away, Linux
+        // forgets some that the client holds to be made (SYN cookies), and resets them later.
+        let config = config
+            .with_max_size(count)
+            .with_max_connecting(100)
+            .with_max_silence(Some(Duration::from_secs(1)));
         let pool = Pool::builder(config)
             .observer(move |_: &str, event: &Event| its.note(event))
             .build()
             .unwrap();
-        // Not more at a time than a listener keeps for its program: of those beyond, far away, Linux
-        // forgets some that the client holds to be made (SYN cookies), and resets them later.
-        let gets = futures_util::stream::iter((0..count).map(|_| pool.get())).buffered(100);
-        for guard in gets.try_collect::<Vec<_>>().await.unwrap() {
+        let gets = (0..count).map(|_| pool.get());
+        for guard in futures_util::future::try_join_all(gets).await.unwrap() {
             prepare(guard).await;
         }
         assert_eq!(tally.ended(), []);
