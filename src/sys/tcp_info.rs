@@ -106,7 +106,10 @@ pub(crate) fn begin_probing(socket: &SockRef<'_>, silence: Duration) -> Option<S
     };
     set(socket, libc::TCP_KEEPCNT, 127)?;
     if saved.user_timeout.is_some_and(|limit| !limit.is_zero() && limit < silence) {
-        socket.set_tcp_user_timeout(Some(silence)).ok()?;
+        if socket.set_tcp_user_timeout(Some(silence)).is_err() {
+            end_probing(socket, saved);
+            return None;
+        }
     }
     Some(saved)
 }
