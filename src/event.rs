@@ -84,6 +84,10 @@ named! {
         ProbeTimeout => "probe_timeout",
         /// Eviction: our own bytes were retransmitted and never acknowledged.
         RetransmitTimeout => "retransmit_timeout",
+        /// Eviction: the round trip before it was to be handed out failed.
+        PingFailed => "ping_failed",
+        /// Eviction: the round trip before it was to be handed out took longer than `timeouts.ping`.
+        PingTimeout => "ping_timeout",
         /// Eviction: bytes nobody asked for were waiting while the connection was idle.
         Dirty => "dirty",
         /// Eviction: idle (pool: unused since its return; listener: no byte in either direction) for
@@ -139,6 +143,8 @@ impl CloseReason {
                 | Self::KeepaliveTimeout
                 | Self::ProbeTimeout
                 | Self::RetransmitTimeout
+                | Self::PingFailed
+                | Self::PingTimeout
                 | Self::Dirty
                 | Self::IdleTimeout
                 | Self::MaxLifetime
@@ -161,6 +167,8 @@ impl CloseReason {
                 | Self::KeepaliveTimeout
                 | Self::ProbeTimeout
                 | Self::RetransmitTimeout
+                | Self::PingFailed
+                | Self::PingTimeout
                 | Self::RuntimeGone
                 | Self::PeerSilent
                 | Self::IoError
@@ -224,6 +232,8 @@ named! {
         Checkout => "checkout",
         /// Making a connection: name lookup and TCP or Unix connect.
         Connect => "connect",
+        /// A round trip of the protocol before a connection is handed out.
+        Ping => "ping",
         /// Reading from a connection.
         Read => "read",
         /// Writing to a connection.
@@ -285,6 +295,8 @@ named! {
         Life => "life",
         /// Keepalive probes sent on demand, until an answer or a verdict.
         Probe => "probe",
+        /// A round trip of the protocol.
+        Ping => "ping",
     }
 }
 

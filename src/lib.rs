@@ -23,10 +23,12 @@ struct SocketsPage;
 pub use config::{Config, Keepalive, ListenerConfig, Timeouts};
 pub use error::{CheckoutError, ConfigError, ConnectError, is_timeout};
 pub use event::{CloseReason, ConnId, Event, Observer, PeerState};
+/// What [`Ping`] and [`Resolve`] return: a boxed future, as `async-trait` would make it.
+pub use futures_util::future::BoxFuture;
 pub use listener::Listener;
 pub use net::{PeerAddr, Resolve, SocketReport};
 #[cfg(feature = "codec")]
 pub use pool::Framed;
-pub use pool::{Buffered, Builder, Connection, Guard, Manager, Pool, Release};
+pub use pool::{Buffered, Builder, Connection, Guard, Manager, Ping, Pool, Release};
 pub use status::{PeerStatus, Status};
 pub use stream::{Connector, Interrupted, Ledger, OpTimeout, Owed, PeerSilent, Stream};

@@ -62,6 +62,11 @@ fn out_of_range() -> Vec<(Config, &'static str, &'static str, &'static str)> {
         (Config::new("db\n:80"), "upstream[0]", "\"db\\n:80\"", "cannot contain"),
         (Config::new("unix:"), "upstream[0]", "\"unix:\"", "a path"),
         (base().with_max_size(0), "max_size", "0", "from 1 to 65535"),
+        (base().with_min_idle(11), "min_idle", "11", "cannot be above max_size (10)"),
+        (base().with_max_connecting(0), "max_connecting", "0", "at least 1"),
+        (base().with_backoff(Backoff::default().with_most(ms(49))), "backoff.most", "49ms", "not be below backoff.first (50ms)"),
+        (base().with_dns_refresh(ms(999)), "dns_refresh", "999ms", "at least 1s"),
+        (base().with_hold_warning(zero), "hold_warning", "0s", time),
         (base().with_max_size(usize::MAX), "max_size", "18446744073709551615", "from 1 to 65535"),
         (base().with_idle_timeout(zero), "idle_timeout", "0s", "use None"),
         (base().with_max_lifetime(zero), "max_lifetime", "0s", "use None"),
@@ -125,14 +130,22 @@ fn all_that_is_wrong_is_said_at_once_in_the_order_of_the_fields() {
         .with_max_size(0)
         .with_idle_timeout(zero)
         .with_max_lifetime(zero)
+        .with_min_idle(1)
+        .with_max_connecting(0)
+        .with_backoff(Backoff::default().with_first(zero))
+        .with_dns_refresh(zero)
+        .with_max_silence(zero)
+        .with_patience(zero)
+        .with_hold_warning(zero)
         .with_timeouts(Timeouts::all(zero))
         .with_socket(socket);
     let error = Pool::new(config).unwrap_err();
     let fields: Vec<_> = error.problems().iter().map(|problem| problem.field.as_str()).collect();
     #[rustfmt::skip]
     let expected = [
-        "name", "upstream[0]", "upstream[1]", "max_size", "idle_timeout", "max_lifetime",
-        "timeouts.checkout", "timeouts.connect", "timeouts.read", "timeouts.write",
+        "name", "upstream[0]", "upstream[1]", "max_size", "min_idle", "max_connecting",
+        "backoff.first", "dns_refresh", "idle_timeout", "max_lifetime", "max_silence", "patience",
+        "hold_warning", "timeouts.checkout", "timeouts.connect", "timeouts.ping", "timeouts.read", "timeouts.write",
         "timeouts.flush", "timeouts.shutdown", "timeouts.accept",
         "socket.keepalive.idle", "socket.keepalive.interval", "socket.keepalive.retries",
         "socket.user_timeout", "socket.send_buffer", "socket.recv_buffer", "socket.device",
@@ -140,8 +153,8 @@ fn all_that_is_wrong_is_said_at_once_in_the_order_of_the_fields() {
     ];
     assert_eq!(fields, expected);
     let text = error.to_string();
-    assert!(text.starts_with("invalid configuration, 21 problems:\n"), "{text}");
-    assert_eq!(text.lines().count(), 22, "one line each: {text}");
+    assert!(text.starts_with("invalid configuration, 29 problems:\n"), "{text}");
+    assert_eq!(text.lines().count(), 30, "one line each: {text}");
 }
 
 /// The error and its causes, as a program prints them.

@@ -75,7 +75,7 @@ pub use keepalive::{Keepalive, UserTimeout};
 pub use listener::ListenerConfig;
 pub use pool::Config;
 pub use reuse::{Order, Validation};
-pub(crate) use rules::check_max_size;
+pub(crate) use rules::{check_max_size, check_ping};
 pub(crate) use settings::{ListenerSettings, Settings, SocketSettings};
 pub use socket::{SocketConfig, SocketOption};
 pub use timeouts::Timeouts;

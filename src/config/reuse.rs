@@ -1,5 +1,7 @@
 //! [`Order`] and [`Validation`]: which idle connection is taken, and what it must show first.
 
+use std::time::Duration;
+
 /// Which idle connection a checkout takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -21,7 +23,14 @@ pub enum Order {
 #[non_exhaustive]
 pub enum Validation {
     /// One `recv(MSG_PEEK | MSG_DONTWAIT)`, well below a microsecond: closed, reset, and bytes
-    /// nobody asked for are found; a peer that vanished silently is not.
+    /// nobody asked for are found. A peer that vanished silently is found by its silence (see
+    /// `max_silence`). A program that hangs behind a kernel that answers is not found.
     #[default]
     Peek,
+    /// The same, and a round trip of the protocol at every checkout of an idle connection. Needs
+    /// [`Builder::ping`](crate::Builder::ping).
+    Ping,
+    /// The same, for connections that were idle for this long. Needs
+    /// [`Builder::ping`](crate::Builder::ping).
+    PingIfIdle(#[cfg_attr(feature = "serde", serde(with = "super::human::plain"))] Duration),
 }

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::error::Problems;
-use super::{Backoff, ConfigError, Keepalive, SocketConfig, Timeouts, UserTimeout};
+use super::{Backoff, ConfigError, Keepalive, SocketConfig, Timeouts, UserTimeout, Validation};
 use crate::net::Endpoint;
 
 /// Metric labels and log lines carry the name, so it has to stay readable.
@@ -82,6 +82,16 @@ pub(super) fn backoff(problems: &mut Problems, backoff: &Backoff) {
     }
 }
 
+/// A ping that nobody gave cannot be made.
+pub(crate) fn check_ping(validation: Validation, given: bool) -> Result<(), ConfigError> {
+    let mut problems = Problems::default();
+    if validation != Validation::Peek && !given {
+        let rule = "needs a ping: give one to Pool::builder(config).ping(..), or use \"peek\"";
+        problems.add("validation", format!("{validation:?}"), rule);
+    }
+    problems.or(())
+}
+
 pub(super) fn dns_refresh(problems: &mut Problems, every: Option<Duration>) {
     if let Some(every) = every.filter(|every| *every < Duration::from_secs(1)) {
         let rule = "must be at least 1s, or None to look names up for dials only";
@@ -108,9 +118,10 @@ pub(super) fn no_local_addr(problems: &mut Problems, local_addr: Option<IpAddr>)
 }
 
 pub(super) fn timeouts(problems: &mut Problems, timeouts: &Timeouts) {
-    let Timeouts { checkout, connect, read, write, flush, shutdown, accept } = timeouts;
+    let Timeouts { checkout, connect, ping, read, write, flush, shutdown, accept } = timeouts;
     limit(problems, "timeouts.checkout", *checkout);
     limit(problems, "timeouts.connect", *connect);
+    limit(problems, "timeouts.ping", *ping);
     limit(problems, "timeouts.read", *read);
     limit(problems, "timeouts.write", *write);
     limit(problems, "timeouts.flush", *flush);

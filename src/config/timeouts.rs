@@ -20,6 +20,10 @@ pub struct Timeouts {
     /// Linux the first repeats of a lost SYN go out after 1 s and 3 s, so two losses are survived.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub connect: Option<Duration>,
+    /// The round trip before an idle connection is handed out, where [`Validation`](super::Validation)
+    /// asks for one. Default 1 s, inside the checkout's.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub ping: Option<Duration>,
     /// One read. Default 30 s, far above what a healthy answer takes; raise it for calls that may
     /// legitimately wait.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
@@ -54,6 +58,7 @@ impl Timeouts {
     setters! {
         with_checkout checkout: into Option<Duration>;
         with_connect connect: into Option<Duration>;
+        with_ping ping: into Option<Duration>;
         with_read read: into Option<Duration>;
         with_write write: into Option<Duration>;
         with_flush flush: into Option<Duration>;
@@ -65,6 +70,7 @@ impl Timeouts {
         Self {
             checkout: limit,
             connect: limit,
+            ping: limit,
             read: limit,
             write: limit,
             flush: limit,
@@ -79,6 +85,7 @@ impl Default for Timeouts {
         Self {
             checkout: Some(Duration::from_secs(10)),
             connect: Some(Duration::from_secs(5)),
+            ping: Some(Duration::from_secs(1)),
             read: Some(Duration::from_secs(30)),
             write: Some(Duration::from_secs(30)),
             flush: Some(Duration::from_secs(30)),

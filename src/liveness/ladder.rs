@@ -1,16 +1,13 @@
-//! The ladder: which rungs an idle connection has to pass before it is handed out.
+//! The rungs that never wait, which every idle connection has to pass before it is handed out.
 
 use super::{Verdict, runtime_gone};
-use crate::config::Validation;
 use crate::event::CloseReason;
 use crate::net::Io;
 
-/// Checks an idle connection. Never waits.
-pub(crate) fn check(io: &Io, validation: Validation) -> Verdict {
+/// Checks an idle connection.
+pub(crate) fn check(io: &Io) -> Verdict {
     if runtime_gone(io) {
         return Verdict::Dead(CloseReason::RuntimeGone);
     }
-    match validation {
-        Validation::Peek => Verdict::of_peek(io.peek()),
-    }
+    Verdict::of_peek(io.peek())
 }

@@ -9,7 +9,7 @@ use tracing::Instrument;
 
 use super::Inner;
 use super::guard::Guard;
-use super::line::Failed;
+use super::line::{Failed, Spot};
 use crate::deadline::Deadline;
 use crate::error::{CheckoutError, CheckoutFailure, Phase};
 use crate::event::{CheckoutOutcome, Event, Operation};
@@ -24,8 +24,10 @@ pub(super) async fn checkout(
 ) -> Result<Guard, CheckoutError> {
     // The usual case: no timer, no allocation, no clock but the one the check needs.
     match inner.at_once() {
-        Some(guard) => Ok(hand_out(inner, guard, Duration::ZERO, taken_at)),
-        None => wait(inner, limit, taken_at).await,
+        Some(guard) if inner.pinger.0.is_none() => {
+            Ok(hand_out(inner, guard, Duration::ZERO, taken_at))
+        }
+        taken => wait(inner, taken, limit, taken_at).await,
     }
 }
 
@@ -34,6 +36,7 @@ pub(super) fn try_checkout(
     inner: &Arc<Inner>,
     taken_at: &'static Location<'static>,
 ) -> Option<Guard> {
+    // Whether it needs a ping cannot be found out without waiting.
     inner.at_once().map(|guard| hand_out(inner, guard, Duration::ZERO, taken_at))
 }
 
@@ -51,12 +54,13 @@ fn hand_out(
 
 async fn wait(
     inner: &Arc<Inner>,
+    taken: Option<Guard>,
     limit: Option<Duration>,
     taken_at: &'static Location<'static>,
 ) -> Result<Guard, CheckoutError> {
     let span = telemetry::checkout_span(inner.emitter().name());
     let mut attempt = Attempt::begin(inner, limit);
-    let result = obtain(inner, &attempt).instrument(span.clone()).await;
+    let result = obtain(inner, taken, &attempt).instrument(span.clone()).await;
     attempt.over = true;
     let waited = attempt.began.elapsed();
     match result {
@@ -69,7 +73,27 @@ async fn wait(
     }
 }
 
-async fn obtain(inner: &Arc<Inner>, attempt: &Attempt<'_>) -> Result<Guard, Failed> {
+async fn obtain(
+    inner: &Arc<Inner>,
+    taken: Option<Guard>,
+    attempt: &Attempt<'_>,
+) -> Result<Guard, Failed> {
+    let mut guard = match taken {
+        Some(guard) => guard,
+        None => served(inner, join(inner, attempt)?, attempt.deadline).await?,
+    };
+    loop {
+        if let Some(guard) = inner.proved(guard, attempt.deadline).await {
+            return Ok(guard);
+        }
+        // Its place is the one it had.
+        let spot = inner.line.rejoin(attempt.began);
+        guard = served(inner, spot, attempt.deadline).await?;
+    }
+}
+
+/// Joins the line.
+fn join<'a>(inner: &'a Arc<Inner>, attempt: &Attempt<'_>) -> Result<Spot<'a>, Failed> {
     if inner.is_closed() {
         return Err(CheckoutFailure::Closed.into());
     }
@@ -78,13 +102,14 @@ async fn obtain(inner: &Arc<Inner>, attempt: &Attempt<'_>) -> Result<Guard, Fail
     }
     // Those for whom a connection may be made do not count: they will not wait for others.
     let most = inner.settings().max_waiting.map(|most| most.saturating_add(inner.unclaimed()));
-    let Some(spot) = inner.line.join(attempt.began, most) else {
-        return Err(CheckoutFailure::QueueFull.into());
-    };
+    inner.line.join(attempt.began, most).ok_or_else(|| CheckoutFailure::QueueFull.into())
+}
+
+async fn served(inner: &Arc<Inner>, spot: Spot<'_>, deadline: Deadline) -> Result<Guard, Failed> {
     // One may have come back between the look and the line; else one has to be made.
     inner.serve();
     inner.slots.announce();
-    match attempt.deadline.run(spot.called(|| inner.maintain())).await {
+    match deadline.run(spot.called(|| inner.maintain())).await {
         Ok(result) => result,
         Err(_) => Err(inner.late()),
     }

@@ -9,7 +9,7 @@ use super::peers::Peers;
 use super::quarantine::Suspects;
 use super::registry::Registry;
 use super::slots::Slots;
-use crate::config::{Settings, Validation};
+use crate::config::Settings;
 use crate::event::CloseReason;
 use crate::telemetry::Emitter;
 
@@ -17,7 +17,6 @@ use crate::telemetry::Emitter;
 #[derive(Debug)]
 pub(super) struct Common {
     pub(super) emitter: Arc<Emitter>,
-    pub(super) validation: Validation,
     /// Older proof than this needs a look at `TCP_INFO`; silence beyond it, a probe.
     pub(super) max_silence: Option<Duration>,
     pub(super) max_lifetime: Option<Duration>,
@@ -38,7 +37,6 @@ impl Common {
     pub(super) fn new(emitter: Arc<Emitter>, settings: &Settings) -> Self {
         let slots = Slots::new(settings.max_size);
         Self {
-            validation: settings.validation,
             max_silence: settings.max_silence,
             max_lifetime: settings.max_lifetime,
             registry: Registry::default(),

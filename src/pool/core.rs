@@ -136,6 +136,18 @@ impl Core {
         self.peer.retired().or_else(|| self.common.retired(self.generation))
     }
 
+    /// An exchange of the pool's own is over, and the peer was heard.
+    pub(super) fn begin_anew(&self, stream: &mut Stream) {
+        self.prove(Instant::now());
+        self.rest(stream);
+    }
+
+    fn rest(&self, stream: &mut Stream) {
+        if stream.rest() {
+            *self.link() = Arc::clone(stream.link());
+        }
+    }
+
     /// Notes who has it from now on.
     pub(super) fn taken_by(&self, since: Instant, taken_at: &'static Location<'static>) {
         if self.common.notes_holders {
@@ -206,7 +218,7 @@ impl Core {
         let stream = self.home().stream.take()?;
         let unfit = match self.outlived(now) {
             Some(reason) => Some(reason),
-            None => match liveness::check(stream.io(), self.common.validation) {
+            None => match liveness::check(stream.io()) {
                 Verdict::Alive => {
                     self.report_check(Check::Peek, CheckVerdict::Alive, None);
                     None
@@ -265,9 +277,7 @@ impl Core {
             // At the earliest then; when exactly would cost a clock per read.
             self.proof.heard_at(used_since);
         }
-        if stream.rest() {
-            *self.link() = Arc::clone(stream.link());
-        }
+        self.rest(&mut stream);
         let idle = now.saturating_duration_since(self.opened).as_nanos();
         self.idle_since.store(u64::try_from(idle).unwrap_or(u64::MAX), Ordering::Release);
         self.home().stream = Some(stream);

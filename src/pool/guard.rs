@@ -167,6 +167,26 @@ impl Guard {
         tokio::io::split(self)
     }
 
+    /// How long the connection had been idle when it was taken; `None` if it was just made.
+    pub(super) fn was_idle_for(&self) -> Option<Duration> {
+        let held = self.held();
+        let since = held.place.core().idle_since();
+        let used_before = since > held.place.core().opened();
+        used_before.then(|| held.since.saturating_duration_since(since))
+    }
+
+    /// Closes it for this reason.
+    pub(super) fn throw_away(mut self, reason: CloseReason) {
+        self.take().throw_away(reason);
+    }
+
+    /// What was exchanged so far was the pool's own business.
+    pub(super) fn begin_anew(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.place.core().begin_anew(&mut held.stream);
+        }
+    }
+
     /// See [`Stream::died_unanswered`]. Not of a connection that was made for this exchange: another
     /// new one would fare no better.
     pub(super) fn is_stale(&self, began: Instant) -> bool {

@@ -121,6 +121,20 @@ impl Line {
         }
     }
 
+    /// Takes the place back that a caller had before it was given a connection that failed it.
+    pub(super) fn rejoin(&self, since: Instant) -> Spot<'_> {
+        let caller = Caller { since, turn: Mutex::new(Turn::Waiting), task: AtomicWaker::new() };
+        let caller = Arc::new(caller);
+        {
+            let mut queue = self.queue();
+            let at = queue.callers.partition_point(|other| other.since <= since);
+            queue.callers.insert(at, Arc::clone(&caller));
+            self.waiting.fetch_add(1, Ordering::AcqRel);
+        }
+        fence(Ordering::SeqCst);
+        Spot { line: self, caller }
+    }
+
     pub(super) fn push_fresh(&self, guard: Guard) {
         self.fresh.lock().unwrap_or_else(PoisonError::into_inner).push_back(guard);
     }

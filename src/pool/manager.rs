@@ -6,7 +6,7 @@ use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use tokio::time::Instant;
 
 use super::core::jittered;
-use crate::config::{Config, ConfigError, Validation};
+use crate::config::{Config, ConfigError};
 use crate::error::ConnectError;
 use crate::event::{CloseReason, Observer};
 use crate::liveness::{self, Verdict};
@@ -17,7 +17,7 @@ use crate::stream::{Connector, Ending, Ledger, Stream, delegate_io};
 ///
 /// create dials as a [`Pool`](crate::Pool) does, within `timeouts.connect`; recycle answers at once
 /// from taint, peek and lifetime. What deadpool has no hook for is missing: idle connections are
-/// not watched (a dead one is found at its next checkout), idle time is not counted, and there is
+/// not watched (a dead one is found at its next checkout) and not pinged, idle time is not counted, and there is
 /// no deadline over the whole checkout. Use [`Pool`](crate::Pool) for those.
 ///
 /// deadpool returns whatever is dropped, so a connection has to be told that its exchange is
@@ -57,7 +57,7 @@ impl managed::Manager for Manager {
         let settings = self.connector.settings();
         let lifetime = settings.max_lifetime.map(jittered);
         let expires = lifetime.and_then(|lifetime| Instant::now().checked_add(lifetime));
-        Ok(Connection { stream, expires, validation: settings.validation })
+        Ok(Connection { stream, expires })
     }
 
     async fn recycle(&self, conn: &mut Connection, _: &Metrics) -> RecycleResult<ConnectError> {
@@ -83,7 +83,6 @@ impl managed::Manager for Manager {
 pub struct Connection {
     stream: Stream,
     expires: Option<Instant>,
-    validation: Validation,
 }
 
 impl Connection {
@@ -120,7 +119,7 @@ impl Connection {
         if self.expires.is_some_and(|expires| Instant::now() >= expires) {
             return Some(CloseReason::MaxLifetime);
         }
-        match liveness::check(self.stream.io(), self.validation) {
+        match liveness::check(self.stream.io()) {
             Verdict::Alive => None,
             Verdict::Dead(reason) => Some(reason),
         }

@@ -23,6 +23,7 @@ mod line;
 mod maintenance;
 mod manager;
 mod peers;
+mod ping;
 mod plan;
 mod proof;
 mod quarantine;
@@ -45,7 +46,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::beat::beat;
-use crate::config::{Config, ConfigError, Settings, check_max_size};
+use crate::config::{Config, ConfigError, Settings, check_max_size, check_ping};
 use crate::deadline::Deadline;
 use crate::error::CheckoutError;
 use crate::event::{CloseReason, Observer};
@@ -58,6 +59,7 @@ use self::core::Core;
 use common::Common;
 use dialer::Dials;
 use line::Line;
+use ping::Pinger;
 use registry::Counts;
 use slots::Slots;
 use store::Store;
@@ -68,6 +70,7 @@ pub use buffered::Buffered;
 pub use framed::Framed;
 pub use guard::{Guard, Release};
 pub use manager::{Connection, Manager};
+pub use ping::Ping;
 
 /// A pool of connections to one upstream. Cloning gives another handle to the same pool.
 ///
@@ -101,7 +104,7 @@ impl Pool {
 
     /// A pool with this configuration and more.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, observer: None, resolver: Resolver::default() }
+        Builder { config, observer: None, resolver: Resolver::default(), pinger: Pinger::default() }
     }
 
     /// Takes a connection: an idle one that was just proved usable, or a new one. Callers are
@@ -351,12 +354,20 @@ pub struct Builder {
     config: Config,
     observer: Option<Arc<dyn Observer>>,
     resolver: Resolver,
+    pinger: Pinger,
 }
 
 impl Builder {
     /// Sends every event of the pool to `observer` as well.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Has idle connections pinged before they are handed out, as
+    /// [`Config::validation`](crate::Config::validation) says.
+    pub fn ping(mut self, ping: impl Ping) -> Self {
+        self.pinger = Pinger(Some(Arc::new(ping)));
         self
     }
 
@@ -374,7 +385,8 @@ impl Builder {
     pub fn build(self) -> Result<Pool, ConfigError> {
         let connector = Connector::observed(&self.config, self.observer)?;
         let connector = connector.resolved_by(self.resolver);
-        Ok(Pool { handle: Arc::new(Owner(Arc::new(Inner::new(connector)))) })
+        check_ping(connector.settings().validation, self.pinger.0.is_some())?;
+        Ok(Pool { handle: Arc::new(Owner(Arc::new(Inner::new(connector, self.pinger)))) })
     }
 }
 
@@ -395,6 +407,7 @@ struct Inner {
     wish: AtomicUsize,
     /// A connection came back to a closed pool.
     came_back: Notify,
+    pinger: Pinger,
     slots: Arc<Slots>,
     store: Store,
     common: Arc<Common>,
@@ -404,7 +417,7 @@ struct Inner {
 }
 
 impl Inner {
-    fn new(connector: Connector) -> Self {
+    fn new(connector: Connector, pinger: Pinger) -> Self {
         let settings = connector.settings();
         let size = settings.max_size;
         let common = Arc::new(Common::new(Arc::clone(connector.emitter()), settings));
@@ -414,6 +427,7 @@ impl Inner {
             dials: Arc::default(),
             wish: AtomicUsize::new(0),
             came_back: Notify::new(),
+            pinger,
             slots: Arc::clone(&common.slots),
             store: Store::new(size, settings.order),
             common,
