@@ -105,11 +105,10 @@ pub(crate) fn begin_probing(socket: &SockRef<'_>, silence: Duration) -> Option<S
         user_timeout: socket.tcp_user_timeout().ok()?,
     };
     set(socket, libc::TCP_KEEPCNT, 127)?;
-    if saved.user_timeout.is_some_and(|limit| !limit.is_zero() && limit < silence) {
-        if socket.set_tcp_user_timeout(Some(silence)).is_err() {
-            end_probing(socket, saved);
-            return None;
-        }
+    let short = saved.user_timeout.is_some_and(|limit| !limit.is_zero() && limit < silence);
+    if short && socket.set_tcp_user_timeout(Some(silence)).is_err() {
+        end_probing(socket, saved);
+        return None;
     }
     Some(saved)
 }
