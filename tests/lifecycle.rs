@@ -273,3 +273,35 @@ async fn an_exchange_that_fails_in_another_way_is_not_tried_again() {
     assert!(livepool::is_timeout(&result.await.unwrap_err()));
     assert_eq!(tries, 3);
 }
+
+/// A log that a test can read.
+#[derive(Clone, Default)]
+struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_report_of_a_holder_says_what_it_was_doing() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false);
+    // Of this thread, on which everything runs.
+    let _default = tracing::subscriber::set_default(subscriber.finish());
+    let upstream = Upstream::start();
+    let (pool, _) = watched(upstream.config().with_hold_warning(Some(20 * MS)));
+    let span = tracing::info_span!("report", customer = 7);
+    let _held = tracing::Instrument::instrument(pool.get(), span).await.unwrap();
+    let text = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    until(|| text().contains("held for too long")).await;
+    let text = text();
+    let line = text.lines().find(|line| line.contains("held for too long")).unwrap();
+    assert!(line.contains("report{customer=7}") && line.contains("WARN"), "{line}");
+}

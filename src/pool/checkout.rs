@@ -108,7 +108,9 @@ fn join<'a>(inner: &'a Arc<Inner>, attempt: &Attempt<'_>) -> Result<Spot<'a>, Fa
 async fn served(inner: &Arc<Inner>, spot: Spot<'_>, deadline: Deadline) -> Result<Guard, Failed> {
     // One may have come back between the look and the line; else one has to be made.
     inner.serve();
-    inner.slots.announce();
+    if inner.slots.are_free() || inner.common.suspects.count() > 0 {
+        inner.slots.announce();
+    }
     match deadline.run(spot.called(|| inner.maintain())).await {
         Ok(result) => result,
         Err(_) => Err(inner.late()),

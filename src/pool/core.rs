@@ -8,6 +8,7 @@ use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::common::Common;
 use super::peers::Membership;
@@ -72,10 +73,12 @@ struct Home {
 }
 
 /// Who has a connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Held {
     since: Instant,
     taken_at: &'static Location<'static>,
+    /// What its caller was doing.
+    span: Span,
     reported: bool,
 }
 
@@ -151,19 +154,22 @@ impl Core {
     /// Notes who has it from now on.
     pub(super) fn taken_by(&self, since: Instant, taken_at: &'static Location<'static>) {
         if self.common.notes_holders {
-            self.home().holder = Some(Held { since, taken_at, reported: false });
+            let holder = Held { since, taken_at, span: Span::current(), reported: false };
+            let last = self.home().holder.replace(holder);
+            drop(last);
         }
     }
 
     /// Who has it, if that is noted.
     pub(super) fn holder(&self, now: Instant) -> Option<Holder> {
-        let Held { since, taken_at, .. } = self.home().holder?;
-        Some(Holder { conn: self.id, held: now.saturating_duration_since(since), taken_at })
+        let home = self.home();
+        let Held { since, taken_at, .. } = home.holder.as_ref()?;
+        Some(Holder { conn: self.id, held: now.saturating_duration_since(*since), taken_at })
     }
 
     /// Reports that it was held for longer than `limit`. Once per checkout.
     pub(super) fn report_holder(&self, now: Instant, limit: Duration) {
-        let (held, taken_at) = {
+        let (held, taken_at, span) = {
             let mut home = self.home();
             let Some(holder) = &mut home.holder else { return };
             let held = now.saturating_duration_since(holder.since);
@@ -171,10 +177,12 @@ impl Core {
                 return;
             }
             holder.reported = true;
-            (held, holder.taken_at)
+            (held, holder.taken_at, holder.span.clone())
         };
         let (conn, peer) = (self.id, self.peer.addr().clone());
-        self.common.emitter.emit(Event::HeldTooLong { conn, peer, held, taken_at });
+        // The log line says what the caller was doing.
+        let event = Event::HeldTooLong { conn, peer, held, taken_at };
+        span.in_scope(|| self.common.emitter.emit(event));
     }
 
     /// Ends the use of it: whatever its user does next fails with this reason. Returns whether it
@@ -261,7 +269,8 @@ impl Core {
             return Err((stream, reason));
         }
         if self.common.notes_holders {
-            self.home().holder = None;
+            let last = self.home().holder.take();
+            drop(last);
         }
         // From here on the sentinel counts.
         self.state.store(State::Parking as u8, Ordering::Release);

@@ -38,6 +38,11 @@ impl Slots {
         self.announce();
     }
 
+    /// Whether there is one to take.
+    pub(super) fn are_free(&self) -> bool {
+        self.used() < self.limit()
+    }
+
     /// Whether there are more than there may be.
     pub(super) fn are_over(&self) -> bool {
         self.used() > self.limit()
