@@ -1,24 +1,27 @@
 //! [`Core`]: what the pool knows about one connection, and the state that says who may touch it.
 
+mod holder;
+mod look;
+
 use std::fmt;
-use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Wake, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::Span;
 
+pub(super) use look::Classified;
+
+use self::holder::Held;
+use self::look::Sentinel;
 use super::common::Common;
 use super::peers::Membership;
 use super::proof::Proof;
 use super::slots::Slot;
-use crate::error::Holder;
 use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event};
-use crate::liveness::{self, Life, Parked, Verdict};
+use crate::liveness::{self, Parked, Verdict};
 use crate::stream::{Link, Stream};
-use crate::sys::tcp_info::tcp_info;
 
 /// Who may touch the connection. Every change is a compare-and-swap; whoever made it owns the
 /// stream until the next change.
@@ -70,16 +73,6 @@ struct Home {
     stream: Option<Box<Stream>>,
     slot: Option<Slot>,
     holder: Option<Held>,
-}
-
-/// Who has a connection.
-#[derive(Debug)]
-struct Held {
-    since: Instant,
-    taken_at: &'static Location<'static>,
-    /// What its caller was doing.
-    span: Span,
-    reported: bool,
 }
 
 impl Core {
@@ -149,40 +142,6 @@ impl Core {
         if stream.rest() {
             *self.link() = Arc::clone(stream.link());
         }
-    }
-
-    /// Notes who has it from now on.
-    pub(super) fn taken_by(&self, since: Instant, taken_at: &'static Location<'static>) {
-        if self.common.notes_holders {
-            let holder = Held { since, taken_at, span: Span::current(), reported: false };
-            let last = self.home().holder.replace(holder);
-            drop(last);
-        }
-    }
-
-    /// Who has it, if that is noted.
-    pub(super) fn holder(&self, now: Instant) -> Option<Holder> {
-        let home = self.home();
-        let Held { since, taken_at, .. } = home.holder.as_ref()?;
-        Some(Holder { conn: self.id, held: now.saturating_duration_since(*since), taken_at })
-    }
-
-    /// Reports that it was held for longer than `limit`. Once per checkout.
-    pub(super) fn report_holder(&self, now: Instant, limit: Duration) {
-        let (held, taken_at, span) = {
-            let mut home = self.home();
-            let Some(holder) = &mut home.holder else { return };
-            let held = now.saturating_duration_since(holder.since);
-            if holder.reported || held < limit {
-                return;
-            }
-            holder.reported = true;
-            (held, holder.taken_at, holder.span.clone())
-        };
-        let (conn, peer) = (self.id, self.peer.addr().clone());
-        // The log line says what the caller was doing.
-        let event = Event::HeldTooLong { conn, peer, held, taken_at };
-        span.in_scope(|| self.common.emitter.emit(event));
     }
 
     /// Ends the use of it: whatever its user does next fails with this reason. Returns whether it
@@ -295,124 +254,9 @@ impl Core {
         Ok(())
     }
 
-    /// Whether the peer has been silent for too long. Costs a system call only when the last proof
-    /// is that old.
-    fn is_silent(&self, stream: &Stream, now: Instant, max: Duration) -> bool {
-        if self.proof.age(now) < max {
-            return false;
-        }
-        let heard = tcp_info(&stream.io().sock_ref()).map(|info| info.heard);
-        let life = Life::of(heard, max);
-        let verdict = match life {
-            Life::Heard(_) => CheckVerdict::Alive,
-            Life::Silent | Life::Unknown => CheckVerdict::Unproved,
-        };
-        self.report_check(Check::Life, verdict, heard);
-        match life {
-            Life::Heard(ago) => self.prove(now.checked_sub(ago).unwrap_or(now)),
-            Life::Silent => {}
-            // Silence is nothing to act on; the next look is as far away.
-            Life::Unknown => self.postpone(now),
-        }
-        life == Life::Silent
-    }
-
-    /// How long ago the peer was last proved alive.
-    pub(super) fn proof_age(&self, now: Instant) -> Duration {
-        self.proof.age(now)
-    }
-
-    /// The peer was heard at this moment.
-    pub(super) fn prove(&self, moment: Instant) {
-        self.proof.heard_at(moment);
-        self.common.peers.heard(&self.peer, moment);
-    }
-
-    /// Nobody can tell whether the peer lives: it is not asked again for as long as if it did.
-    pub(super) fn postpone(&self, now: Instant) {
-        self.proof.heard_at(now);
-    }
-
     /// Whether its pool was closed.
     pub(super) fn is_of_closed_pool(&self) -> bool {
         self.common.suspects.is_closed()
-    }
-
-    /// Puts it into quarantine. Only for whoever owns the stream.
-    fn suspect(&self, stream: Box<Stream>) {
-        if let Some(core) = self.me.upgrade() {
-            self.common.suspects.add(core, stream);
-            self.common.inbox.nudge();
-        }
-    }
-
-    /// The idle check: a connection whose peer is silent goes to quarantine.
-    pub(super) fn check_silence(&self, now: Instant, max: Duration) -> Classified {
-        if self.proof.age(now) < max || !self.change(State::Idle, State::Checking) {
-            return Classified::Done;
-        }
-        let Some(stream) = self.home().stream.take() else { return Classified::Done };
-        if self.is_silent(&stream, now, max) {
-            self.suspect(stream);
-            return Classified::Done;
-        }
-        self.come_home(stream)
-    }
-
-    /// Back to the idle ones after a look that moved its waker.
-    pub(super) fn rehome(&self, stream: Box<Stream>) -> Classified {
-        match liveness::park(stream.io(), &self.sentinel) {
-            Parked::Unfit(reason) => {
-                self.close(stream, reason, None);
-                return Classified::Done;
-            }
-            Parked::Waiting => {}
-            Parked::Restless => {
-                self.fired.store(true, Ordering::Release);
-                self.common.inbox.push(Weak::clone(&self.me));
-            }
-        }
-        self.come_home(stream)
-    }
-
-    fn come_home(&self, stream: Box<Stream>) -> Classified {
-        self.home().stream = Some(stream);
-        let classified = if self.change(State::Checking, State::Idle) {
-            Classified::Done
-        } else {
-            self.state.store(State::Idle as u8, Ordering::Release);
-            Classified::Homeless
-        };
-        // What the sentinel saw in the meantime.
-        self.recheck();
-        classified
-    }
-
-    /// To be called when the connection's handle is in the store: what the sentinel saw before that
-    /// may have found nobody home.
-    pub(super) fn recheck(&self) {
-        if self.fired.load(Ordering::Acquire) {
-            self.common.inbox.push(Weak::clone(&self.me));
-        }
-    }
-
-    /// Looks at an idle connection whose sentinel fired, and closes it if it is dead.
-    pub(super) fn classify(&self) -> Classified {
-        if !self.change(State::Idle, State::Checking) {
-            return Classified::Done;
-        }
-        self.fired.store(false, Ordering::Release);
-        let Some(stream) = self.home().stream.take() else { return Classified::Done };
-        match liveness::park(stream.io(), &self.sentinel) {
-            Parked::Unfit(reason) => {
-                self.report_check(Check::Peek, CheckVerdict::Dead, None);
-                self.close(stream, reason, None);
-                return Classified::Done;
-            }
-            Parked::Waiting => self.report_check(Check::Peek, CheckVerdict::Alive, None),
-            Parked::Restless => self.fired.store(true, Ordering::Release),
-        }
-        self.come_home(stream)
     }
 
     /// Closes an idle connection. False if it is not idle.
@@ -481,15 +325,6 @@ impl Core {
     }
 }
 
-/// How a look at a connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Classified {
-    /// Nothing is left to do.
-    Done,
-    /// It is alive and idle, and the store no longer has its handle.
-    Homeless,
-}
-
 impl Drop for Core {
     /// The last handle is gone without anybody having closed the connection: the store itself was
     /// dropped.
@@ -507,27 +342,6 @@ impl fmt::Debug for Core {
             .field("id", &self.id)
             .field("peer", self.peer.addr())
             .finish_non_exhaustive()
-    }
-}
-
-/// The waker parked in an idle stream. It holds the connection weakly: the stream holds the waker,
-/// and the connection holds the stream.
-struct Sentinel(Weak<Core>);
-
-impl Wake for Sentinel {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let Some(core) = self.0.upgrade() else { return };
-        // In use: a waker left in the slot fires on the user's own answers.
-        if core.is(State::InUse) || core.is(State::Closed) {
-            return;
-        }
-        if !core.fired.swap(true, Ordering::AcqRel) {
-            core.common.inbox.push(Weak::clone(&self.0));
-        }
     }
 }
 

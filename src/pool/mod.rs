@@ -1,15 +1,18 @@
 //! The pool: who may have a connection, which one, and what becomes of it.
 //!
-//! - [`line`]: callers who wait, in order of arrival; [`serve`]: who of them gets what is idle
+//! - [`line`]: callers who wait, in order of arrival; [`serve`]: who of them gets what is free
 //! - [`dialer`]: new connections; [`peers`]: where they go
 //! - [`slots`]: how many connections may exist
-//! - [`core`]: one connection and its state; [`registry`]: all of them
+//! - [`core`]: one connection and its state; [`registry`]: all of them; [`common`]: what they share
 //! - [`store`]: the idle ones, kept by deadpool
-//! - [`checkout`] and [`guard`]: the way out and back
-//! - [`maintenance`]: the one background task; [`plan`]: what it decides
+//! - [`checkout`] and [`guard`]: the way out and back; [`ping`]: a round trip in between
+//! - [`maintenance`]: what is looked at in the background; [`quarantine`]: silent connections;
+//!   [`plan`]: what has lived too long
+//! - [`inner`]: the parts together; [`lifecycle`] and [`warm`]: what is done to a pool as a whole
 //! - [`manager`]: our connections in somebody's plain deadpool
 
 mod buffered;
+mod builder;
 mod checkout;
 mod common;
 mod core;
@@ -18,6 +21,7 @@ mod dialer;
 mod framed;
 mod guard;
 mod inbox;
+mod inner;
 mod lifecycle;
 mod line;
 mod maintenance;
@@ -36,36 +40,21 @@ mod warm;
 use std::fmt;
 use std::future::Future;
 use std::panic::Location;
-use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::select;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::beat::beat;
-use crate::config::{Config, ConfigError, Settings, check_max_size, check_ping};
+use crate::config::{Config, ConfigError, check_max_size};
 use crate::deadline::Deadline;
 use crate::error::CheckoutError;
-use crate::event::{CloseReason, Observer};
-use crate::net::{Resolve, Resolver};
 use crate::status::{PeerStatus, Status};
-use crate::stream::Connector;
-use crate::telemetry::{Emitter, Gauges};
 
-use self::core::Core;
-use common::Common;
-use dialer::Dials;
-use line::Line;
-use ping::Pinger;
-use registry::Counts;
-use slots::Slots;
-use store::Store;
+use inner::Inner;
 use warm::GiveUp;
 
 pub use buffered::Buffered;
+pub use builder::Builder;
 #[cfg(feature = "codec")]
 pub use framed::Framed;
 pub use guard::{Guard, Release};
@@ -104,7 +93,7 @@ impl Pool {
 
     /// A pool with this configuration and more.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, observer: None, resolver: Resolver::default(), pinger: Pinger::default() }
+        Builder::new(config)
     }
 
     /// Takes a connection: an idle one that was just proved usable, or a new one. Callers are
@@ -345,209 +334,5 @@ impl Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("name", &self.name()).field("status", &self.status()).finish()
-    }
-}
-
-/// Makes a [`Pool`].
-#[must_use = "a builder does nothing until build() is called"]
-pub struct Builder {
-    config: Config,
-    observer: Option<Arc<dyn Observer>>,
-    resolver: Resolver,
-    pinger: Pinger,
-}
-
-impl Builder {
-    /// Sends every event of the pool to `observer` as well.
-    pub fn observer(mut self, observer: impl Observer) -> Self {
-        self.observer = Some(Arc::new(observer));
-        self
-    }
-
-    /// Has idle connections pinged before they are handed out, as
-    /// [`Config::validation`](crate::Config::validation) says.
-    pub fn ping(mut self, ping: impl Ping) -> Self {
-        self.pinger = Pinger(Some(Arc::new(ping)));
-        self
-    }
-
-    /// Has names looked up by `resolver` instead of the system's.
-    pub fn resolver(mut self, resolver: impl Resolve) -> Self {
-        self.resolver = Resolver::custom(resolver);
-        self
-    }
-
-    /// Checks the configuration and makes the pool.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`] with every problem of the configuration.
-    pub fn build(self) -> Result<Pool, ConfigError> {
-        let connector = Connector::observed(&self.config, self.observer)?;
-        let connector = connector.resolved_by(self.resolver);
-        check_ping(connector.settings().validation, self.pinger.0.is_some())?;
-        Ok(Pool { handle: Arc::new(Owner(Arc::new(Inner::new(connector, self.pinger)))) })
-    }
-}
-
-impl fmt::Debug for Builder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
-    }
-}
-
-/// The inside of a pool.
-struct Inner {
-    connector: Connector,
-    line: Line,
-    /// Connections with callers, or on their way to one.
-    guards: AtomicUsize,
-    dials: Arc<Dials>,
-    /// Idle connections that somebody waits for.
-    wish: AtomicUsize,
-    /// A connection came back to a closed pool.
-    came_back: Notify,
-    pinger: Pinger,
-    slots: Arc<Slots>,
-    store: Store,
-    common: Arc<Common>,
-    closed: AtomicBool,
-    /// Whether a maintenance task runs. It ends with its runtime; the next checkout starts another.
-    maintained: Arc<AtomicBool>,
-}
-
-impl Inner {
-    fn new(connector: Connector, pinger: Pinger) -> Self {
-        let settings = connector.settings();
-        let size = settings.max_size;
-        let common = Arc::new(Common::new(Arc::clone(connector.emitter()), settings));
-        Self {
-            line: Line::default(),
-            guards: AtomicUsize::new(0),
-            dials: Arc::default(),
-            wish: AtomicUsize::new(0),
-            came_back: Notify::new(),
-            pinger,
-            slots: Arc::clone(&common.slots),
-            store: Store::new(size, settings.order),
-            common,
-            closed: AtomicBool::new(false),
-            maintained: Arc::default(),
-            connector,
-        }
-    }
-
-    fn settings(&self) -> &Settings {
-        self.connector.settings()
-    }
-
-    fn emitter(&self) -> &Emitter {
-        self.connector.emitter()
-    }
-
-    fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
-    }
-
-    /// Starts the maintenance task unless one is running: it ends with the runtime it was started
-    /// in. Called at every checkout, where a runtime is sure to be there.
-    fn maintain(self: &Arc<Self>) {
-        if self.maintained.load(Ordering::Relaxed) || self.is_closed() {
-            return;
-        }
-        if self.maintained.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let running = Running { pool: Arc::downgrade(self), flag: Arc::clone(&self.maintained) };
-        let settings = self.settings();
-        let beat = beat([
-            settings.idle_timeout,
-            settings.max_lifetime,
-            settings.max_silence,
-            settings.hold_warning,
-        ]);
-        let maintenance = maintenance::run(Arc::downgrade(self), Arc::clone(&self.common), beat);
-        let dialer = dialer::run(Arc::downgrade(self), Arc::clone(&self.slots));
-        tokio::spawn(async move {
-            let _running = running;
-            // Each ends when the pool does.
-            select(pin!(maintenance), pin!(dialer)).await;
-        });
-    }
-
-    /// A connection that went idle just as the pool was closed may have been missed by it.
-    fn sweep_if_closed(&self, core: &Core) {
-        if self.is_closed() {
-            core.evict(CloseReason::PoolClosed);
-        }
-    }
-
-    fn guards(&self) -> usize {
-        self.guards.load(Ordering::Acquire)
-    }
-
-    fn close(self: &Arc<Self>) {
-        if self.closed.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        self.serve();
-        for core in self.common.registry.idle() {
-            core.evict(CloseReason::PoolClosed);
-        }
-        self.common.suspects.close();
-        self.store.sweep();
-        self.slots.announce();
-        self.common.inbox.nudge();
-        self.refresh_gauges();
-    }
-
-    fn status(&self) -> Status {
-        let Counts { idle, in_use: busy, connecting } = self.common.registry.count(&self.slots);
-        let quarantined = self.common.suspects.count().min(busy);
-        Status {
-            max_size: self.slots.limit(),
-            idle,
-            in_use: busy - quarantined,
-            connecting,
-            quarantined,
-            waiting: self.queued(),
-            paused: self.common.is_paused(),
-            closed: self.is_closed(),
-        }
-    }
-
-    fn refresh_gauges(&self) {
-        let Status { max_size, idle, in_use, connecting, quarantined, waiting, .. } = self.status();
-        self.emitter().telemetry().gauges(&Gauges {
-            idle,
-            in_use,
-            quarantined,
-            connecting,
-            max: max_size,
-            waiters: waiting,
-            peers: self.common.peers.counts(),
-        });
-    }
-}
-
-impl fmt::Debug for Inner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inner").field("status", &self.status()).finish_non_exhaustive()
-    }
-}
-
-/// Says that the maintenance task has ended, however it ended.
-struct Running {
-    pool: Weak<Inner>,
-    flag: Arc<AtomicBool>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.flag.store(false, Ordering::Release);
-        // Callers in another runtime start one there.
-        if let Some(pool) = self.pool.upgrade() {
-            pool.line.wake_all();
-        }
     }
 }

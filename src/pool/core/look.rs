@@ -1,0 +1,161 @@
+//! Looks at idle connections: by the maintenance task, when a sentinel fired or a peer was silent.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::task::Wake;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Core, State};
+use crate::event::{Check, CheckVerdict};
+use crate::liveness::{self, Life, Parked};
+use crate::stream::Stream;
+use crate::sys::tcp_info::tcp_info;
+
+/// How a look at a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::pool) enum Classified {
+    /// Nothing is left to do.
+    Done,
+    /// It is alive and idle, and the store no longer has its handle.
+    Homeless,
+}
+
+impl Core {
+    /// Whether the peer has been silent for too long. Costs a system call only when the last proof
+    /// is that old.
+    pub(super) fn is_silent(&self, stream: &Stream, now: Instant, max: Duration) -> bool {
+        if self.proof.age(now) < max {
+            return false;
+        }
+        let heard = tcp_info(&stream.io().sock_ref()).map(|info| info.heard);
+        let life = Life::of(heard, max);
+        let verdict = match life {
+            Life::Heard(_) => CheckVerdict::Alive,
+            Life::Silent | Life::Unknown => CheckVerdict::Unproved,
+        };
+        self.report_check(Check::Life, verdict, heard);
+        match life {
+            Life::Heard(ago) => self.prove(now.checked_sub(ago).unwrap_or(now)),
+            Life::Silent => {}
+            // Silence is nothing to act on; the next look is as far away.
+            Life::Unknown => self.postpone(now),
+        }
+        life == Life::Silent
+    }
+
+    /// How long ago the peer was last proved alive.
+    pub(in crate::pool) fn proof_age(&self, now: Instant) -> Duration {
+        self.proof.age(now)
+    }
+
+    /// The peer was heard at this moment.
+    pub(in crate::pool) fn prove(&self, moment: Instant) {
+        self.proof.heard_at(moment);
+        self.common.peers.heard(&self.peer, moment);
+    }
+
+    /// Nobody can tell whether the peer lives: it is not asked again for as long as if it did.
+    pub(in crate::pool) fn postpone(&self, now: Instant) {
+        self.proof.heard_at(now);
+    }
+
+    /// Puts it into quarantine. Only for whoever owns the stream.
+    pub(super) fn suspect(&self, stream: Box<Stream>) {
+        if let Some(core) = self.me.upgrade() {
+            self.common.suspects.add(core, stream);
+            self.common.inbox.nudge();
+        }
+    }
+
+    /// The idle check: a connection whose peer is silent goes to quarantine.
+    pub(in crate::pool) fn check_silence(&self, now: Instant, max: Duration) -> Classified {
+        if self.proof.age(now) < max || !self.change(State::Idle, State::Checking) {
+            return Classified::Done;
+        }
+        let Some(stream) = self.home().stream.take() else { return Classified::Done };
+        if self.is_silent(&stream, now, max) {
+            self.suspect(stream);
+            return Classified::Done;
+        }
+        self.come_home(stream)
+    }
+
+    /// Back to the idle ones after a look that moved its waker.
+    pub(in crate::pool) fn rehome(&self, stream: Box<Stream>) -> Classified {
+        match liveness::park(stream.io(), &self.sentinel) {
+            Parked::Unfit(reason) => {
+                self.close(stream, reason, None);
+                return Classified::Done;
+            }
+            Parked::Waiting => {}
+            Parked::Restless => {
+                self.fired.store(true, Ordering::Release);
+                self.common.inbox.push(Weak::clone(&self.me));
+            }
+        }
+        self.come_home(stream)
+    }
+
+    pub(super) fn come_home(&self, stream: Box<Stream>) -> Classified {
+        self.home().stream = Some(stream);
+        let classified = if self.change(State::Checking, State::Idle) {
+            Classified::Done
+        } else {
+            self.state.store(State::Idle as u8, Ordering::Release);
+            Classified::Homeless
+        };
+        // What the sentinel saw in the meantime.
+        self.recheck();
+        classified
+    }
+
+    /// To be called when the connection's handle is in the store: what the sentinel saw before that
+    /// may have found nobody home.
+    pub(in crate::pool) fn recheck(&self) {
+        if self.fired.load(Ordering::Acquire) {
+            self.common.inbox.push(Weak::clone(&self.me));
+        }
+    }
+
+    /// Looks at an idle connection whose sentinel fired, and closes it if it is dead.
+    pub(in crate::pool) fn classify(&self) -> Classified {
+        if !self.change(State::Idle, State::Checking) {
+            return Classified::Done;
+        }
+        self.fired.store(false, Ordering::Release);
+        let Some(stream) = self.home().stream.take() else { return Classified::Done };
+        match liveness::park(stream.io(), &self.sentinel) {
+            Parked::Unfit(reason) => {
+                self.report_check(Check::Peek, CheckVerdict::Dead, None);
+                self.close(stream, reason, None);
+                return Classified::Done;
+            }
+            Parked::Waiting => self.report_check(Check::Peek, CheckVerdict::Alive, None),
+            Parked::Restless => self.fired.store(true, Ordering::Release),
+        }
+        self.come_home(stream)
+    }
+}
+
+/// The waker parked in an idle stream. It holds the connection weakly: the stream holds the waker,
+/// and the connection holds the stream.
+pub(super) struct Sentinel(pub(super) Weak<Core>);
+
+impl Wake for Sentinel {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let Some(core) = self.0.upgrade() else { return };
+        // In use: a waker left in the slot fires on the user's own answers.
+        if core.is(State::InUse) || core.is(State::Closed) {
+            return;
+        }
+        if !core.fired.swap(true, Ordering::AcqRel) {
+            core.common.inbox.push(Weak::clone(&self.0));
+        }
+    }
+}

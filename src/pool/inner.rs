@@ -1,0 +1,181 @@
+//! [`Inner`]: the parts of a pool, and its one background task.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use futures_util::future::select;
+use tokio::sync::Notify;
+
+use super::common::Common;
+use super::core::Core;
+use super::dialer::Dials;
+use super::line::Line;
+use super::ping::Pinger;
+use super::registry::Counts;
+use super::slots::Slots;
+use super::store::Store;
+use super::{dialer, maintenance};
+use crate::beat::beat;
+use crate::config::Settings;
+use crate::event::CloseReason;
+use crate::status::Status;
+use crate::stream::Connector;
+use crate::telemetry::{Emitter, Gauges};
+
+/// The inside of a pool.
+pub(super) struct Inner {
+    pub(super) connector: Connector,
+    pub(super) line: Line,
+    /// Connections with callers, or on their way to one.
+    pub(super) guards: AtomicUsize,
+    pub(super) dials: Arc<Dials>,
+    /// Idle connections that somebody waits for.
+    pub(super) wish: AtomicUsize,
+    /// A connection came back to a closed pool.
+    pub(super) came_back: Notify,
+    pub(super) pinger: Pinger,
+    pub(super) slots: Arc<Slots>,
+    pub(super) store: Store,
+    pub(super) common: Arc<Common>,
+    pub(super) closed: AtomicBool,
+    /// Whether a maintenance task runs. It ends with its runtime; the next checkout starts another.
+    pub(super) maintained: Arc<AtomicBool>,
+}
+
+impl Inner {
+    pub(super) fn new(connector: Connector, pinger: Pinger) -> Self {
+        let settings = connector.settings();
+        let size = settings.max_size;
+        let common = Arc::new(Common::new(Arc::clone(connector.emitter()), settings));
+        Self {
+            line: Line::default(),
+            guards: AtomicUsize::new(0),
+            dials: Arc::default(),
+            wish: AtomicUsize::new(0),
+            came_back: Notify::new(),
+            pinger,
+            slots: Arc::clone(&common.slots),
+            store: Store::new(size, settings.order),
+            common,
+            closed: AtomicBool::new(false),
+            maintained: Arc::default(),
+            connector,
+        }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        self.connector.settings()
+    }
+
+    pub(super) fn emitter(&self) -> &Emitter {
+        self.connector.emitter()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Starts the maintenance task unless one is running: it ends with the runtime it was started
+    /// in. Called at every checkout, where a runtime is sure to be there.
+    pub(super) fn maintain(self: &Arc<Self>) {
+        if self.maintained.load(Ordering::Relaxed) || self.is_closed() {
+            return;
+        }
+        if self.maintained.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let running = Running { pool: Arc::downgrade(self), flag: Arc::clone(&self.maintained) };
+        let settings = self.settings();
+        let beat = beat([
+            settings.idle_timeout,
+            settings.max_lifetime,
+            settings.max_silence,
+            settings.hold_warning,
+        ]);
+        let maintenance = maintenance::run(Arc::downgrade(self), Arc::clone(&self.common), beat);
+        let dialer = dialer::run(Arc::downgrade(self), Arc::clone(&self.slots));
+        tokio::spawn(async move {
+            let _running = running;
+            // Each ends when the pool does.
+            select(pin!(maintenance), pin!(dialer)).await;
+        });
+    }
+
+    /// A connection that went idle just as the pool was closed may have been missed by it.
+    pub(super) fn sweep_if_closed(&self, core: &Core) {
+        if self.is_closed() {
+            core.evict(CloseReason::PoolClosed);
+        }
+    }
+
+    pub(super) fn guards(&self) -> usize {
+        self.guards.load(Ordering::Acquire)
+    }
+
+    pub(super) fn close(self: &Arc<Self>) {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.serve();
+        for core in self.common.registry.idle() {
+            core.evict(CloseReason::PoolClosed);
+        }
+        self.common.suspects.close();
+        self.store.sweep();
+        self.slots.announce();
+        self.common.inbox.nudge();
+        self.refresh_gauges();
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let Counts { idle, in_use: busy, connecting } = self.common.registry.count(&self.slots);
+        let quarantined = self.common.suspects.count().min(busy);
+        Status {
+            max_size: self.slots.limit(),
+            idle,
+            in_use: busy - quarantined,
+            connecting,
+            quarantined,
+            waiting: self.queued(),
+            paused: self.common.is_paused(),
+            closed: self.is_closed(),
+        }
+    }
+
+    pub(super) fn refresh_gauges(&self) {
+        let Status { max_size, idle, in_use, connecting, quarantined, waiting, .. } = self.status();
+        self.emitter().telemetry().gauges(&Gauges {
+            idle,
+            in_use,
+            quarantined,
+            connecting,
+            max: max_size,
+            waiters: waiting,
+            peers: self.common.peers.counts(),
+        });
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+/// Says that the maintenance task has ended, however it ended.
+struct Running {
+    pool: Weak<Inner>,
+    flag: Arc<AtomicBool>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.flag.store(false, Ordering::Release);
+        // Callers in another runtime start one there.
+        if let Some(pool) = self.pool.upgrade() {
+            pool.line.wake_all();
+        }
+    }
+}
