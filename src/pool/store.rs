@@ -1,9 +1,9 @@
 //! The store: idle connections and their order, kept by deadpool. Its types stay in this file.
 //!
 //! deadpool is used for what it does well: a stack (or queue) of objects and recycle-on-checkout.
-//! Everything it does not do is around it: limit, order of callers and deadline are
-//! [`Admission`](super::admission::Admission)'s and [`Slots`](super::slots::Slots)'; recycle and
-//! create never wait, so that `get` is over in one poll and no caller can be cancelled inside it.
+//! Everything it does not do is around it: the limit is [`Slots`](super::slots::Slots)', the order of
+//! callers [`Line`](super::line::Line)'s, the deadline the checkout's; recycle and create never wait,
+//! so that `get` is over in one poll and no caller can be cancelled inside it.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
