@@ -187,6 +187,11 @@ impl CloseReason {
         )
     }
 
+    /// Whether the other end ended the connection, or made it unusable.
+    pub(crate) const fn is_end_by_peer(self) -> bool {
+        matches!(self, Self::PeerClosed | Self::Reset | Self::Dirty | Self::IoError)
+    }
+
     /// The reason an error of the socket stands for.
     pub(crate) fn of_io_error(error: &std::io::Error) -> Self {
         use std::io::ErrorKind;

@@ -23,7 +23,7 @@ pub struct Status {
     /// Connections whose peer is silent and being asked for a sign of life. They count as neither
     /// idle nor in use.
     pub quarantined: usize,
-    /// Callers waiting in the queue.
+    /// Callers waiting for a connection, be it returned or made.
     pub waiting: usize,
     /// Whether the pool is paused.
     pub paused: bool,

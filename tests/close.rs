@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use livepool::CloseReason::PoolClosed;
 use livepool::error::CheckoutFailure;
-use livepool::{Pool, Release};
+use livepool::{Event, Pool, Release};
 use support::{Upstream, ask, fill, until, watched};
 
 #[tokio::test]
@@ -112,4 +112,31 @@ async fn closing_ends_a_dial_that_hangs() {
     let error = error.expect("far sooner than the connect timeout of 5 s").unwrap();
     assert_eq!(error.failure(), CheckoutFailure::Closed);
     assert_eq!((events.opened(), pool.status().connecting), (0, 0));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_connection_that_is_looked_at_while_the_pool_is_closed_is_closed_too() {
+    use livepool::event::Check;
+    let upstream = Upstream::start();
+    let pool: std::sync::Arc<std::sync::OnceLock<Pool>> = std::sync::Arc::default();
+    let its = std::sync::Arc::clone(&pool);
+    let closes = move |_: &str, event: &Event| {
+        if let (Event::Checked { check: Check::Life, .. }, Some(pool)) = (event, its.get()) {
+            pool.close();
+        }
+    };
+    let second = std::time::Duration::from_secs(1);
+    let config = upstream.config().with_max_size(1).with_max_silence(Some(4 * second));
+    let made = Pool::builder(config).observer(closes).build().unwrap();
+    // Its peer is heard at the end of the exchange; the pool counts from the beginning, and so looks
+    // soon, and finds it alive.
+    let mut conn = made.get().await.unwrap();
+    tokio::time::sleep(3 * second + second / 2).await;
+    support::ask(&mut conn, "ECHO x").await.unwrap();
+    conn.release();
+    assert!(pool.set(made.clone()).is_ok());
+    until(|| made.status().closed).await;
+    assert_eq!((made.status().idle, made.try_get().is_none()), (0, true));
+    until(|| upstream.open() == 0).await;
 }

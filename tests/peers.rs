@@ -27,6 +27,21 @@ async fn take(pool: &Pool, count: usize) -> Vec<Guard> {
     try_join_all((0..count).map(|_| pool.get())).await.unwrap()
 }
 
+/// As [`take`], and the upstreams know of them.
+async fn take_and_use(pool: &Pool, count: usize) -> Vec<Guard> {
+    let mut guards = take(pool, count).await;
+    for guard in &mut guards {
+        assert_eq!(ask(guard, "ECHO x").await.unwrap(), "x");
+    }
+    guards
+}
+
+fn release(guards: Vec<Guard>) {
+    for guard in guards {
+        assert_eq!(guard.release(), Release::Reused);
+    }
+}
+
 fn count_to(guards: &[Guard], upstream: &Upstream) -> usize {
     let addr = PeerAddr::Tcp(upstream.addr());
     guards.iter().filter(|guard| *guard.peer_addr() == addr).count()
@@ -89,10 +104,7 @@ async fn pair(lab: &support::lab::Lab) -> (Pair, Vec<Guard>) {
     let [one, other] = hosts;
     let backoff = Backoff::default().with_most(SECOND / 2);
     let (pool, events) = watched(config(&[&one.1, &other.1], 6).with_backoff(backoff));
-    let mut guards = take(&pool, 6).await;
-    for guard in &mut guards {
-        assert_eq!(ask(guard, "ECHO x").await.unwrap(), "x");
-    }
+    let mut guards = take_and_use(&pool, 6).await;
     guards.sort_by_key(|guard| *guard.peer_addr() != PeerAddr::Tcp(one.1.addr()));
     assert_eq!((count_to(&guards, &one.1), count_to(&guards, &other.1)), (3, 3));
     (Pair { one, other, pool, events }, guards)
@@ -104,9 +116,7 @@ async fn a_peer_whose_connections_die_silently_is_ejected_and_taken_back_when_it
     let (Pair { one, other, pool, events }, mut guards) = pair(&lab).await;
     // One of the dying peer stays in use; the others are idle.
     let in_use = guards.remove(0);
-    for guard in guards {
-        assert_eq!(guard.release(), Release::Reused);
-    }
+    release(guards);
     one.0.unplug();
     until(|| state(&pool, &one.1) == PeerState::Ejected).await;
     assert_eq!(events.closed(), [ProbeTimeout; 2]);
@@ -136,7 +146,7 @@ async fn a_request_that_finds_its_peer_silent_has_the_idle_ones_asked_and_the_pe
     let lab = lab!();
     let (Pair { one, other: _lives, pool, events }, mut guards) = pair(&lab).await;
     let mut asking = guards.remove(0);
-    drop(guards.into_iter().map(Guard::release).collect::<Vec<_>>());
+    release(guards);
     one.0.unplug();
     let error = ask(&mut asking, "ECHO x").await.unwrap_err();
     assert!(livepool::PeerSilent::of(&error).is_some(), "{error}");
@@ -172,10 +182,10 @@ async fn the_last_peer_is_never_ejected_and_serves_as_soon_as_it_is_back() {
 async fn one_connection_that_dies_alone_costs_its_peer_nothing() {
     let (a, b) = (Upstream::start(), Upstream::start());
     let (pool, events) = watched(config(&[&a, &b], 6));
-    let guards = take(&pool, 6).await;
+    let guards = take_and_use(&pool, 6).await;
     let to_a = guards.iter().find(|one| *one.peer_addr() == PeerAddr::Tcp(a.addr())).unwrap();
     let PeerAddr::Tcp(client) = *to_a.local_addr() else { unreachable!() };
-    drop(guards);
+    release(guards);
     a.order(client, Order::Silence);
     assert_eq!(events.until_closed(1).await, [ProbeTimeout]);
     until(|| state(&pool, &a) == PeerState::Healthy).await;
@@ -236,7 +246,7 @@ async fn an_address_that_left_its_name_is_drained() {
 async fn callers_find_a_living_peer_when_half_of_the_idle_connections_are_silent() {
     let lab = lab!();
     let (Pair { one, other: _lives, pool, .. }, guards) = pair(&lab).await;
-    drop(guards.into_iter().map(Guard::release).collect::<Vec<_>>());
+    release(guards);
     one.0.unplug();
     tokio::time::sleep(SECOND * 3 / 2).await;
     // Each takes one that answers, or has one made: nobody waits for a verdict.
@@ -244,4 +254,41 @@ async fn callers_find_a_living_peer_when_half_of_the_idle_connections_are_silent
     let answers = join_all((0..6).map(|_| exchange(&pool, "ECHO x"))).await;
     assert_eq!(answers, vec!["x"; 6]);
     assert!(start.elapsed() < 2 * SECOND, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn no_caller_waits_for_the_dial_that_looks_whether_a_peer_is_back() {
+    let lab = lab!();
+    let (Pair { one, other: _lives, pool, .. }, guards) = pair(&lab).await;
+    release(guards);
+    one.0.unplug();
+    until(|| state(&pool, &one.1) == PeerState::Ejected).await;
+    let (mut tried, begin) = (0, Instant::now());
+    while tried < 5 {
+        // Each needs a new connection, and most come while such a dial is under way.
+        until(|| state(&pool, &one.1) == PeerState::Probing).await;
+        let start = Instant::now();
+        pool.get().await.unwrap().discard();
+        drop(take(&pool, 6).await.into_iter().map(Guard::discard).collect::<Vec<_>>());
+        // Such a dial takes a second here.
+        assert!(start.elapsed() < SECOND / 2, "{:?}", start.elapsed());
+        tried += 1;
+    }
+    assert!(begin.elapsed() < 20 * SECOND);
+}
+
+#[tokio::test]
+async fn answers_to_users_clear_the_suspicion_over_a_peer() {
+    let (a, b) = (Upstream::start(), Upstream::start());
+    let (pool, events) = watched(config(&[&a, &b], 6));
+    let mut guards = take_and_use(&pool, 6).await;
+    guards.sort_by_key(|guard| *guard.peer_addr() != PeerAddr::Tcp(a.addr()));
+    let PeerAddr::Tcp(client) = *guards[0].local_addr() else { unreachable!() };
+    release(guards);
+    a.order(client, Order::Silence);
+    // The others are never quiet for long enough to be asked.
+    while changes(&events, &a).len() < 2 {
+        let _ = join_all((0..5).map(|_| exchange(&pool, "SLOW 5 x"))).await;
+    }
+    assert_eq!(changes(&events, &a), [PeerState::Suspect, PeerState::Healthy]);
 }

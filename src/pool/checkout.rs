@@ -119,7 +119,7 @@ async fn served(inner: &Arc<Inner>, spot: Spot<'_>, deadline: Deadline) -> Resul
 
 impl Inner {
     fn at_once(self: &Arc<Self>) -> Option<Guard> {
-        if !self.line.is_empty() {
+        if !self.line.is_empty() || self.is_closed() {
             return None;
         }
         self.store.take().map(|taken| Guard::unclaimed(self, taken))
@@ -128,11 +128,6 @@ impl Inner {
     /// Connections that nobody holds, made or not.
     fn unclaimed(&self) -> usize {
         self.slots.limit().saturating_sub(self.guards())
-    }
-
-    /// Callers that wait until somebody returns a connection.
-    pub(super) fn queued(&self) -> usize {
-        self.line.waiting().saturating_sub(self.unclaimed())
     }
 
     /// Why nobody can be served before somebody changes something, if so: the last dial failed in a

@@ -1,7 +1,7 @@
 //! [`Common`]: what every connection of a pool shares.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering, fence};
 use std::time::Duration;
 
 use super::inbox::Inbox;
@@ -29,6 +29,7 @@ pub(super) struct Common {
     generation: AtomicU32,
     why: AtomicU8,
     paused: AtomicBool,
+    closed: AtomicBool,
     /// Whether holders are noted.
     pub(super) notes_holders: bool,
 }
@@ -48,6 +49,7 @@ impl Common {
             generation: AtomicU32::new(0),
             why: AtomicU8::new(CloseReason::Invalidated as u8),
             paused: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             notes_holders: settings.hold_warning.is_some(),
         }
     }
@@ -69,6 +71,18 @@ impl Common {
         let next = generation.wrapping_add(1);
         let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
         self.generation.compare_exchange(generation, next, order, failed).is_ok()
+    }
+
+    /// Returns whether it was closed before. What goes idle after this sees it, and what went idle
+    /// before is seen by whoever closes.
+    pub(super) fn close(&self) -> bool {
+        let closed = self.closed.swap(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        closed
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     pub(super) fn set_paused(&self, paused: bool) {

@@ -50,6 +50,8 @@ pub(super) struct Core {
     /// The end of its lifetime, jitter included.
     expires: Option<Instant>,
     state: AtomicU8,
+    /// A caller had it.
+    was_used: AtomicBool,
     /// The sentinel fired: look before the next use.
     fired: AtomicBool,
     /// When it was last returned, in nanoseconds since `opened`.
@@ -90,6 +92,7 @@ impl Core {
             opened,
             expires: common.max_lifetime.and_then(|life| opened.checked_add(jittered(life))),
             state: AtomicU8::new(State::InUse as u8),
+            was_used: AtomicBool::new(false),
             fired: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
             home: Mutex::new(Home { stream: None, slot: Some(slot), holder: None }),
@@ -243,7 +246,7 @@ impl Core {
         }
         if stream.was_read() {
             // At the earliest then; when exactly would cost a clock per read.
-            self.proof.heard_at(used_since);
+            self.prove(used_since);
         }
         self.rest(&mut stream);
         let idle = now.saturating_duration_since(self.opened).as_nanos();
@@ -256,7 +259,7 @@ impl Core {
 
     /// Whether its pool was closed.
     pub(super) fn is_of_closed_pool(&self) -> bool {
-        self.common.suspects.is_closed()
+        self.common.is_closed()
     }
 
     /// Closes an idle connection. False if it is not idle.
@@ -303,11 +306,13 @@ impl Core {
             age: self.opened.elapsed(),
             used,
         });
-        self.peer.end();
         if reason.is_silent_death() {
             self.common.peers.died(self.peer.addr());
             self.common.inbox.nudge();
+        } else if reason.is_end_by_peer() && !self.was_used.load(Ordering::Acquire) {
+            self.common.peers.ended_unused();
         }
+        self.peer.end();
         drop(slot);
     }
 

@@ -12,24 +12,29 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::Inner;
 use super::common::Common;
 use super::core::Core;
 use super::guard::Guard;
-use super::peers::TRY_LIMIT;
+use super::peers::{BRIEF_TRY_LIMIT, TRY_LIMIT};
 use super::slots::{Slot, Slots};
 use crate::deadline::Deadline;
 use crate::event::CloseReason;
 use crate::net::{self, ConnectError, Directory, PeerAddr};
-use crate::stream::{Connector, Route};
+use crate::stream::{Connector, Route, Stream};
 
 /// What is known of the dials of a pool.
 #[derive(Debug, Default)]
 pub(super) struct Dials {
+    /// For callers, or to have enough idle ones.
     under_way: AtomicUsize,
+    /// To peers that were ejected.
+    trying: AtomicUsize,
+    /// One of those that may be given up when a caller needs its place.
+    patient: Mutex<Option<AbortHandle>>,
     /// Of the last one that failed, unless one has succeeded since.
     error: Mutex<Option<Arc<ConnectError>>>,
     end: Notify,
@@ -38,6 +43,30 @@ pub(super) struct Dials {
 impl Dials {
     pub(super) fn under_way(&self) -> usize {
         self.under_way.load(Ordering::Acquire)
+    }
+
+    /// Those to peers that were ejected included.
+    pub(super) fn all_under_way(&self) -> usize {
+        self.under_way() + self.trying()
+    }
+
+    fn trying(&self) -> usize {
+        self.trying.load(Ordering::Acquire)
+    }
+
+    fn note_try(&self, task: Option<AbortHandle>) {
+        *self.patient.lock().unwrap_or_else(PoisonError::into_inner) = task;
+    }
+
+    /// Gives up a dial to an ejected peer, if it is `needed` and there is one. Its end wakes the
+    /// dialer.
+    fn give_up_trying(&self, needed: bool) {
+        if needed && self.trying() > 0 {
+            let task = self.patient.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(task) = task {
+                task.abort();
+            }
+        }
     }
 
     /// Why the last dial failed, unless one has succeeded since.
@@ -82,13 +111,14 @@ impl Inner {
         let mut sooner = |at: Option<Instant>| next = next.into_iter().chain(at).min();
         loop {
             let under_way = self.dials.under_way();
-            let (demand, later) = self.demand(now);
-            if demand <= under_way {
-                sooner(later);
+            let Demand { callers, spare, later } = self.demand(now);
+            sooner(later);
+            if callers + spare <= under_way {
                 return next;
             }
             let most = self.settings().max_connecting;
-            if under_way >= most {
+            if under_way + self.dials.trying() >= most {
+                self.dials.give_up_trying(under_way < most);
                 return next;
             }
             if let Err(at) = self.common.peers.may_dial(now) {
@@ -96,9 +126,11 @@ impl Inner {
                 return next;
             }
             let Some(slot) = self.slots.try_take() else {
+                self.dials.give_up_trying(true);
                 // Those that are being asked for a sign of life may have to make room.
-                if self.common.suspects.count() > 0 {
-                    self.common.suspects.want_slots((demand.min(most)) - under_way);
+                let wanted = callers.min(most).saturating_sub(under_way);
+                if self.common.suspects.count() > 0 && wanted > 0 {
+                    self.common.suspects.want_slots(wanted);
                     self.common.inbox.nudge();
                 }
                 return next;
@@ -107,23 +139,33 @@ impl Inner {
         }
     }
 
-    /// How many connections are missing: for callers whom no silent connection may still serve, and
-    /// to have `min_idle` of them. And when there will be more of those callers.
-    fn demand(&self, now: Instant) -> (usize, Option<Instant>) {
+    /// How many connections are missing.
+    fn demand(&self, now: Instant) -> Demand {
         if self.common.is_paused() {
-            return (0, None);
+            return Demand::default();
         }
-        let silent = self.common.suspects.count() > 0;
-        let (callers, later) = match now.checked_sub(self.patience()).filter(|_| silent) {
-            // They are being asked; one that answers is as good as a new one, and sooner there.
-            Some(long_ago) => self.line.since(long_ago),
-            None => (self.line.waiting(), None),
+        let (waiting, silent) = (self.line.waiting(), self.common.suspects.count());
+        let (callers, later) = match now.checked_sub(self.patience()).filter(|_| silent > 0) {
+            // They are being asked; those that answer are as good as new ones, and sooner there.
+            Some(long_ago) => {
+                let (long, next) = self.line.since(long_ago);
+                (
+                    long.max(waiting.saturating_sub(silent)),
+                    next.map(|since| since + self.patience()),
+                )
+            }
+            None => (waiting, None),
         };
-        let spare = match self.least_idle() {
-            0 => 0,
-            least => least.saturating_sub(self.common.registry.idle_count()),
-        };
-        (callers + spare, later.map(|since| since + self.patience()))
+        let least = self.least_idle();
+        if least == 0 {
+            return Demand { callers, spare: 0, later };
+        }
+        // Silent ones are likely to come back: they are not made twice.
+        let spare = least.saturating_sub(self.common.registry.idle_count() + silent);
+        match self.common.peers.may_stock(now) {
+            Ok(()) => Demand { callers, spare, later },
+            Err(at) => Demand { callers, spare: 0, later: later.into_iter().chain([at]).min() },
+        }
     }
 
     /// How long a caller waits for silent connections: not less than their answers need.
@@ -131,54 +173,65 @@ impl Inner {
         self.settings().patience.max(self.common.suspects.round_trip())
     }
 
-    /// One dial to a peer that was ejected, when its pause is over and nobody waits.
+    /// One dial to a peer that was ejected, when its pause is over. Callers come first; but where
+    /// some always wait, it has its turn when it is overdue.
     fn try_ejected_again(
         self: &Arc<Self>,
         now: Instant,
         dials: &mut JoinSet<()>,
     ) -> Option<Instant> {
-        let next = self.common.peers.next_try()?;
-        if next > now {
-            return Some(next);
+        let due = self.common.peers.next_try()?;
+        if due > now {
+            return Some(due);
         }
-        // Callers come first, and their dials wake this again.
-        if self.dials.under_way() > 0 || !self.line.is_empty() || self.common.is_paused() {
+        if self.dials.trying() > 0 || self.common.is_paused() {
             return None;
         }
+        let busy = self.dials.under_way() > 0 || !self.line.is_empty();
+        let overdue = due + self.settings().backoff.most;
+        if busy && now < overdue {
+            return Some(overdue);
+        }
+        // Whoever frees one wakes the dialer.
         let slot = self.slots.try_take()?;
         let peer = self.common.peers.try_again(now)?;
-        dials.spawn(self.begin_dial(slot, Some(peer)).run());
+        let limit = if busy { BRIEF_TRY_LIMIT } else { TRY_LIMIT };
+        let dial = self.begin_dial(slot, Some(Try { peer, limit }));
+        let task = dials.spawn(dial.run());
+        // Those who wait already are not to end it, or it would never be made.
+        self.dials.note_try((!busy).then_some(task));
         self.common.peers.next_try()
     }
 
-    fn begin_dial(self: &Arc<Self>, slot: Slot, only: Option<PeerAddr>) -> Dial {
-        self.dials.under_way.fetch_add(1, Ordering::AcqRel);
+    fn begin_dial(self: &Arc<Self>, slot: Slot, only: Option<Try>) -> Dial {
+        let (dials, slots) = (Arc::clone(&self.dials), Arc::clone(&self.slots));
         Dial {
             pool: Arc::downgrade(self),
             connector: self.connector.clone(),
             common: Arc::clone(&self.common),
             slot: Some(slot),
+            under_way: UnderWay::begin(dials, slots, only.is_some()),
             only,
             generation: self.common.generation(),
-            under_way: UnderWay(Arc::clone(&self.dials), Arc::clone(&self.slots)),
+            over: false,
         }
     }
 
     /// Looks names up while nothing is dialed, so that an address that left its name is noticed.
-    fn look_names_up(
-        &self,
-        dials: &mut JoinSet<()>,
-        last: &mut Option<Instant>,
-    ) -> Option<Instant> {
+    fn look_names_up(&self, dials: &mut JoinSet<()>, last: &mut Option<Lookup>) -> Option<Instant> {
         let every = self.settings().dns_refresh?;
         let now = Instant::now();
-        let due = *last.get_or_insert(now) + every;
+        let last = last.get_or_insert(Lookup { began: now, task: None });
+        let due = last.began + every;
         if now < due {
             return Some(due);
         }
-        *last = Some(now);
+        last.began = now;
+        if last.task.as_ref().is_some_and(|task| !task.is_finished()) {
+            return Some(now + every);
+        }
         let (connector, common) = (self.connector.clone(), Arc::clone(&self.common));
-        dials.spawn(async move {
+        let task = dials.spawn(async move {
             let limit = Deadline::after(connector.settings().timeouts.connect);
             for (index, endpoint) in connector.settings().endpoints.iter().enumerate() {
                 // A name server that does not answer changes nothing.
@@ -190,8 +243,30 @@ impl Inner {
                 }
             }
         });
+        last.task = Some(task);
         Some(now + every)
     }
+}
+
+/// The last time names were looked up for nobody's dial.
+struct Lookup {
+    began: Instant,
+    task: Option<AbortHandle>,
+}
+
+/// How many connections are missing: for callers whom no silent connection may still serve, and to
+/// have enough idle ones. And when there will be more.
+#[derive(Debug, Default)]
+struct Demand {
+    callers: usize,
+    spare: usize,
+    later: Option<Instant>,
+}
+
+/// A dial to a peer that was ejected.
+struct Try {
+    peer: PeerAddr,
+    limit: Duration,
 }
 
 /// One dial. It holds no pool while it runs.
@@ -199,65 +274,101 @@ struct Dial {
     pool: Weak<Inner>,
     connector: Connector,
     common: Arc<Common>,
-    slot: Option<Slot>,
-    only: Option<PeerAddr>,
+    only: Option<Try>,
     /// Of the pool, when the dial began.
     generation: u32,
+    over: bool,
+    slot: Option<Slot>,
     under_way: UnderWay,
 }
 
 impl Dial {
     async fn run(mut self) {
-        let limit = self.connector.settings().timeouts.connect;
-        let limit = match &self.only {
-            Some(_) => Some(limit.map_or(TRY_LIMIT, |limit| limit.min(TRY_LIMIT))),
-            None => limit,
-        };
-        let route = Route { directory: &self.common.peers, only: self.only.as_ref(), limit };
+        let mut limit = self.connector.settings().timeouts.connect;
+        if let Some(only) = &self.only {
+            limit = Some(limit.map_or(only.limit, |limit| limit.min(only.limit)));
+        }
+        let only = self.only.as_ref().map(|only| &only.peer);
+        let route = Route { directory: &self.common.peers, only, limit };
         let dialed = self.connector.connect_by(route).await;
+        self.over = true;
         let Some(slot) = self.slot.take() else { return };
         match dialed {
-            Ok(stream) => {
-                self.under_way.0.ended(None);
-                let mut stream = Box::new(stream);
-                let core = Core::new(&self.common, &mut stream, slot, self.generation);
-                let Some(pool) = self.pool.upgrade().filter(|pool| !pool.is_closed()) else {
-                    return core.close(stream, CloseReason::PoolClosed, None);
-                };
-                // The pool was invalidated meanwhile: it may lead to where nobody wants to go.
-                if let Some(reason) = core.retired() {
-                    return core.close(stream, reason, None);
-                }
-                let taken = pool.store.adopt(&core, stream);
-                // No longer counted only when its caller is not, or one too many would be made.
-                pool.serve_fresh(Guard::unclaimed(&pool, taken));
-                drop(self.under_way);
-            }
-            Err(error) => {
-                if error.attempts().iter().all(|attempt| attempt.is_lookup()) {
-                    self.common.peers.lost_its_way();
-                }
-                let error = Arc::new(error);
-                if self.only.is_none() {
-                    self.under_way.0.ended(Some(Arc::clone(&error)));
-                }
-                drop(slot);
-                drop(self.under_way);
-                if let Some(pool) = self.pool.upgrade().filter(|_| !error.is_retryable()) {
-                    pool.fail_waiters(&error);
-                }
-            }
+            Ok(stream) => self.connected(Box::new(stream), slot),
+            Err(error) => self.failed(error, slot),
+        }
+    }
+
+    fn connected(&self, mut stream: Box<Stream>, slot: Slot) {
+        self.under_way.dials.ended(None);
+        let core = Core::new(&self.common, &mut stream, slot, self.generation);
+        let Some(pool) = self.pool.upgrade().filter(|pool| !pool.is_closed()) else {
+            return core.close(stream, CloseReason::PoolClosed, None);
+        };
+        // The pool was invalidated meanwhile: it may lead to where nobody wants to go.
+        if let Some(reason) = core.retired() {
+            return core.close(stream, reason, None);
+        }
+        let taken = pool.store.adopt(&core, stream);
+        // No longer counted only when its caller is not, or one too many would be made.
+        pool.serve_fresh(Guard::unclaimed(&pool, taken));
+    }
+
+    fn failed(&self, error: ConnectError, slot: Slot) {
+        drop(slot);
+        // A peer that is not back yet is no news to anybody.
+        if self.only.is_some() {
+            return;
+        }
+        if error.attempts().iter().all(|attempt| attempt.is_lookup()) {
+            self.common.peers.lost_its_way();
+        }
+        let error = Arc::new(error);
+        self.under_way.dials.ended(Some(Arc::clone(&error)));
+        if let Some(pool) = self.pool.upgrade().filter(|_| !error.is_retryable()) {
+            pool.fail_waiters(&error);
+        }
+    }
+}
+
+impl Drop for Dial {
+    /// It was given up: with its runtime, for callers, or by a panic in foreign code.
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        if let Some(only) = &self.only {
+            self.common.peers.given_up(&only.peer);
+        }
+        if std::thread::panicking() {
+            self.common.peers.lost_its_way();
         }
     }
 }
 
 /// Counts a dial that is under way, and has the dialer look again when it no longer is.
-struct UnderWay(Arc<Dials>, Arc<Slots>);
+struct UnderWay {
+    dials: Arc<Dials>,
+    slots: Arc<Slots>,
+    trying: bool,
+}
+
+impl UnderWay {
+    fn begin(dials: Arc<Dials>, slots: Arc<Slots>, trying: bool) -> Self {
+        let under_way = Self { dials, slots, trying };
+        under_way.counter().fetch_add(1, Ordering::AcqRel);
+        under_way
+    }
+
+    fn counter(&self) -> &AtomicUsize {
+        if self.trying { &self.dials.trying } else { &self.dials.under_way }
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
-        self.0.end.notify_waiters();
-        self.1.announce();
+        self.counter().fetch_sub(1, Ordering::AcqRel);
+        self.dials.end.notify_waiters();
+        self.slots.announce();
     }
 }

@@ -253,6 +253,7 @@ impl Held {
         if claimed {
             let used = now.saturating_duration_since(since);
             pool.0.emitter().emit(Event::Returned { conn: core.id, used });
+            pool.0.common.peers.used_well();
         }
         drop(place);
         core.recheck();

@@ -39,7 +39,6 @@ pub(super) struct Inner {
     pub(super) slots: Arc<Slots>,
     pub(super) store: Store,
     pub(super) common: Arc<Common>,
-    pub(super) closed: AtomicBool,
     /// Whether a maintenance task runs. It ends with its runtime; the next checkout starts another.
     pub(super) maintained: Arc<AtomicBool>,
 }
@@ -59,7 +58,6 @@ impl Inner {
             slots: Arc::clone(&common.slots),
             store: Store::new(size, settings.order),
             common,
-            closed: AtomicBool::new(false),
             maintained: Arc::default(),
             connector,
         }
@@ -73,8 +71,13 @@ impl Inner {
         self.connector.emitter()
     }
 
+    /// Closed or paused: nobody is to be served.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.is_closed() || self.common.is_paused()
+    }
+
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+        self.common.is_closed()
     }
 
     /// Starts the maintenance task unless one is running: it ends with the runtime it was started
@@ -115,7 +118,7 @@ impl Inner {
     }
 
     pub(super) fn close(self: &Arc<Self>) {
-        if self.closed.swap(true, Ordering::SeqCst) {
+        if self.common.close() {
             return;
         }
         self.serve();
@@ -132,13 +135,15 @@ impl Inner {
     pub(super) fn status(&self) -> Status {
         let Counts { idle, in_use: busy, connecting } = self.common.registry.count(&self.slots);
         let quarantined = self.common.suspects.count().min(busy);
+        // A connection that is being closed has its slot until its socket is closed.
+        let connecting = connecting.min(self.dials.all_under_way());
         Status {
             max_size: self.slots.limit(),
             idle,
             in_use: busy - quarantined,
             connecting,
             quarantined,
-            waiting: self.queued(),
+            waiting: self.line.waiting(),
             paused: self.common.is_paused(),
             closed: self.is_closed(),
         }

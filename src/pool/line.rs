@@ -48,8 +48,8 @@ pub(super) struct Line {
 #[derive(Debug, Default)]
 struct Queue {
     callers: VecDeque<Arc<Caller>>,
-    /// How many of them have gone. Below zero for a moment, when one is dropped before it is counted.
-    gone: isize,
+    /// How many of them have gone, about.
+    gone: usize,
 }
 
 /// One caller.
@@ -201,14 +201,12 @@ impl Queue {
     fn drop_gone(&mut self) {
         while self.callers.front().is_some_and(|caller| caller.has_gone()) {
             self.callers.pop_front();
-            self.gone -= 1;
+            self.gone = self.gone.saturating_sub(1);
         }
         // Those behind one who waits for long: not more than there are others.
-        let all = isize::try_from(self.callers.len()).unwrap_or(isize::MAX);
-        if self.gone > 32 && self.gone > all / 2 {
+        if self.gone > 32 && self.gone > self.callers.len() / 2 {
             self.callers.retain(|caller| !caller.has_gone());
-            let left = isize::try_from(self.callers.len()).unwrap_or(isize::MAX);
-            self.gone -= all - left;
+            self.gone = 0;
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::common::Common;
 use super::core::{Classified, Core};
+use super::inbox::Inbox;
 use super::quarantine::Quarantine;
 use super::{Inner, plan};
 use crate::beat::phase;
@@ -62,15 +63,27 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
     }
 }
 
+/// Fired connections that were not looked at yet. If the runtime ends meanwhile, the next task looks.
+struct Fired<'a> {
+    inbox: &'a Inbox,
+    left: Vec<Weak<Core>>,
+}
+
+impl Drop for Fired<'_> {
+    fn drop(&mut self) {
+        for core in self.left.drain(..) {
+            self.inbox.push(core);
+        }
+    }
+}
+
 impl Inner {
     /// Looks at every connection whose sentinel fired.
     async fn classify_fired(self: &Arc<Self>) {
-        let fired = self.common.inbox.take();
-        if fired.is_empty() {
-            return;
-        }
-        for batch in fired.chunks(BATCH) {
-            for core in batch.iter().filter_map(Weak::upgrade) {
+        let mut fired = Fired { inbox: &self.common.inbox, left: self.common.inbox.take() };
+        while !fired.left.is_empty() {
+            let at = fired.left.len().saturating_sub(BATCH);
+            for core in fired.left.split_off(at).iter().filter_map(Weak::upgrade) {
                 if core.classify() == Classified::Homeless {
                     self.offer(Arc::clone(&core));
                 }

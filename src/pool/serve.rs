@@ -31,9 +31,12 @@ impl Inner {
                 // What a caller who has just gone did not take: a guard that is dropped goes back.
                 drop(self.line.call(&caller, result));
             }
-            // Made for callers who have gone: to the idle ones.
+            // Made for callers who have gone: to the idle ones, unless somebody has come.
             while let Some(guard) = self.line.next_fresh() {
-                drop(guard);
+                match self.line.front().filter(|_| !self.is_stopped()) {
+                    Some(caller) => drop(self.line.call(&caller, Ok(guard))),
+                    None => drop(guard),
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Looks at idle connections: by the maintenance task, when a sentinel fired or a peer was silent.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::task::Wake;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Core, State};
-use crate::event::{Check, CheckVerdict};
+use crate::event::{Check, CheckVerdict, CloseReason};
 use crate::liveness::{self, Life, Parked};
 use crate::stream::Stream;
 use crate::sys::tcp_info::tcp_info;
@@ -106,6 +106,12 @@ impl Core {
             self.state.store(State::Idle as u8, Ordering::Release);
             Classified::Homeless
         };
+        fence(Ordering::SeqCst);
+        if self.common.is_closed() {
+            // Whoever closed the pool may have passed by while it was looked at.
+            self.evict(CloseReason::PoolClosed);
+            return Classified::Done;
+        }
         // What the sentinel saw in the meantime.
         self.recheck();
         classified

@@ -110,20 +110,26 @@ impl Membership {
 pub(super) struct Peers {
     /// Pure decisions are made under this lock, nothing else.
     table: Mutex<Table>,
+    /// Connections that nobody had used were ended by the other end.
+    unwelcome: AtomicBool,
     emitter: Arc<Emitter>,
 }
 
 impl Peers {
     pub(super) fn new(emitter: Arc<Emitter>, settings: &Settings) -> Self {
         let table = Mutex::new(Table::new(settings.backoff, settings.patience));
-        Self { table, emitter }
+        Self { table, unwelcome: AtomicBool::new(false), emitter }
     }
 
     /// A connection to this address was made.
     pub(super) fn join(&self, addr: &PeerAddr) -> Membership {
-        let peer = self.table().peer(addr);
+        // One that was forgotten while this dial was under way has left its name.
+        let peer = self.table().find(addr).unwrap_or_else(|| Arc::new(Peer::new(addr.clone())));
         peer.open.fetch_add(1, Ordering::AcqRel);
         let generation = peer.generation.load(Ordering::Acquire);
+        if !self.table().knows(&peer) {
+            peer.retire(CloseReason::Drained);
+        }
         Membership { peer, generation }
     }
 
@@ -159,6 +165,31 @@ impl Peers {
 
     pub(super) fn may_dial(&self, now: Instant) -> Result<(), Instant> {
         self.table().may_dial(now)
+    }
+
+    /// A connection that no caller had used was ended by the other end. Before more are made for
+    /// nobody there is a pause.
+    pub(super) fn ended_unused(&self) {
+        self.unwelcome.store(true, Ordering::Release);
+        self.table().ended_unused(Instant::now());
+    }
+
+    /// A caller has used a connection and returned it.
+    pub(super) fn used_well(&self) {
+        if self.unwelcome.load(Ordering::Relaxed) && self.unwelcome.swap(false, Ordering::AcqRel) {
+            self.table().used_well();
+        }
+    }
+
+    /// Whether connections may be made for nobody now; else, when.
+    pub(super) fn may_stock(&self, now: Instant) -> Result<(), Instant> {
+        self.table().may_stock(now)
+    }
+
+    /// A dial to this ejected peer was not even begun.
+    pub(super) fn given_up(&self, addr: &PeerAddr) {
+        let change = self.table().given_up(addr);
+        self.tell(change);
     }
 
     /// A dial failed without having tried an address.
@@ -216,13 +247,18 @@ impl Directory for Peers {
     }
 
     fn began(&self, addr: &PeerAddr) {
-        self.table().peer(addr).attempts.fetch_add(1, Ordering::AcqRel);
+        if let Some(peer) = self.table().find(addr) {
+            peer.attempts.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     fn ended(&self, addr: &PeerAddr, result: Option<Result<(), &io::Error>>) {
         let change = {
             let mut table = self.table();
-            table.peer(addr).attempts.fetch_sub(1, Ordering::AcqRel);
+            // While it has an attempt, it is not forgotten.
+            if let Some(peer) = table.find(addr) {
+                peer.attempts.fetch_sub(1, Ordering::AcqRel);
+            }
             match result {
                 Some(Ok(())) => table.connected(addr),
                 Some(Err(_)) => table.refused(addr, Instant::now()),
@@ -233,5 +269,7 @@ impl Directory for Peers {
     }
 }
 
-/// The longest a dial to an ejected peer may take: it holds a place that callers may need.
+/// The longest a dial to an ejected peer may take.
 pub(super) const TRY_LIMIT: Duration = Duration::from_secs(1);
+/// The same, if callers wait: it holds a slot that they may need.
+pub(super) const BRIEF_TRY_LIMIT: Duration = Duration::from_millis(250);

@@ -79,19 +79,31 @@ pub(super) struct Table {
     patience: Duration,
     /// For dials that failed before there was any address.
     lost: (u32, Option<Instant>),
+    /// For connections made for nobody that the other end ended before anybody used them.
+    unwelcome: (u32, Option<Instant>),
 }
 
 impl Table {
     pub(super) fn new(backoff: Backoff, patience: Duration) -> Self {
-        Self { rows: Vec::new(), backoff, patience, lost: (0, None) }
+        Self { rows: Vec::new(), backoff, patience, lost: (0, None), unwelcome: (0, None) }
     }
 
-    /// The peer at this address, known from now on.
-    pub(super) fn peer(&mut self, addr: &PeerAddr) -> Arc<Peer> {
-        Arc::clone(&self.row(addr).peer)
+    /// The peer at this address, if it is known.
+    pub(super) fn find(&mut self, addr: &PeerAddr) -> Option<Arc<Peer>> {
+        self.row(addr).map(|row| Arc::clone(&row.peer))
     }
 
-    fn row(&mut self, addr: &PeerAddr) -> &mut Row {
+    /// Whether this very peer is known.
+    pub(super) fn knows(&self, peer: &Arc<Peer>) -> bool {
+        self.rows.iter().any(|row| Arc::ptr_eq(&row.peer, peer))
+    }
+
+    fn row(&mut self, addr: &PeerAddr) -> Option<&mut Row> {
+        self.rows.iter_mut().find(|row| row.peer.addr == *addr)
+    }
+
+    /// The row of an address that a name leads to. Nothing else makes a peer known.
+    fn row_or_new(&mut self, addr: &PeerAddr) -> &mut Row {
         let at = self.rows.iter().position(|row| row.peer.addr == *addr);
         let at = at.unwrap_or_else(|| {
             self.rows.push(Row {
@@ -112,7 +124,7 @@ impl Table {
     pub(super) fn resolved(&mut self, endpoint: usize, addrs: &[PeerAddr]) -> Vec<Change> {
         self.lost = (0, None);
         for addr in addrs {
-            let missing = &mut self.row(addr).missing;
+            let missing = &mut self.row_or_new(addr).missing;
             match missing.iter_mut().find(|(of, _)| *of == endpoint) {
                 Some((_, times)) => *times = 0,
                 None => missing.push((endpoint, 0)),
@@ -143,8 +155,7 @@ impl Table {
     /// connections; equals keep the order they come in.
     pub(super) fn order(&mut self, addrs: &mut [PeerAddr], now: Instant) {
         addrs.sort_by_cached_key(|addr| {
-            let row = self.row(addr);
-            (row.reluctance(now), row.peer.load())
+            self.row(addr).map(|row| (row.reluctance(now), row.peer.load()))
         });
     }
 
@@ -164,9 +175,31 @@ impl Table {
         self.lost.1 = Some(now + self.backoff.pause(self.lost.0));
     }
 
+    /// A connection was ended by the other end before any caller had used it.
+    pub(super) fn ended_unused(&mut self, now: Instant) {
+        let (failures, until) = &mut self.unwelcome;
+        // Those that end together are one failure.
+        if until.is_none_or(|at| now >= at) {
+            *failures = failures.saturating_add(1);
+            *until = Some(now + self.backoff.pause(*failures));
+        }
+    }
+
+    pub(super) fn used_well(&mut self) {
+        self.unwelcome = (0, None);
+    }
+
+    /// Whether connections may be made for nobody now; else, when.
+    pub(super) fn may_stock(&self, now: Instant) -> Result<(), Instant> {
+        match self.unwelcome.1 {
+            Some(at) if now < at => Err(at),
+            _ => Ok(()),
+        }
+    }
+
     /// A connection to it was made.
     pub(super) fn connected(&mut self, addr: &PeerAddr) -> Option<Change> {
-        let row = self.row(addr);
+        let row = self.row(addr)?;
         row.failures = 0;
         row.not_before = None;
         match row.state {
@@ -178,7 +211,7 @@ impl Table {
     /// A connection to it could not be made.
     pub(super) fn refused(&mut self, addr: &PeerAddr, now: Instant) -> Option<Change> {
         let backoff = self.backoff;
-        let row = self.row(addr);
+        let row = self.row(addr)?;
         // Dials that were under way together fail together: that is one failure.
         if row.not_before.is_none_or(|at| now >= at) {
             row.failures = row.failures.saturating_add(1);
@@ -189,7 +222,7 @@ impl Table {
 
     /// One of its connections died silently.
     pub(super) fn died(&mut self, addr: &PeerAddr, now: Instant) -> Option<Change> {
-        let row = self.row(addr);
+        let row = self.row(addr)?;
         if !matches!(row.state, PeerState::Healthy | PeerState::Suspect) {
             return None;
         }
@@ -200,7 +233,7 @@ impl Table {
 
     /// One of its connections was heard at this moment.
     pub(super) fn heard(&mut self, addr: &PeerAddr, moment: Instant) -> Option<Change> {
-        let row = self.row(addr);
+        let row = self.row(addr)?;
         let since = row.since?;
         if moment + RECENT < since {
             return None;
@@ -266,7 +299,7 @@ impl Table {
 
     /// The one that was tried again is as it was: the dial was given up.
     pub(super) fn given_up(&mut self, addr: &PeerAddr) -> Option<Change> {
-        let row = self.row(addr);
+        let row = self.row(addr)?;
         if row.state == PeerState::Probing { row.change(PeerState::Ejected) } else { None }
     }
 

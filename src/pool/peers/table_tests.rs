@@ -16,7 +16,7 @@ fn table(addrs: &[u8]) -> Table {
 }
 
 fn open(table: &mut Table, last: u8, connections: usize) {
-    table.peer(&addr(last)).open.store(connections, std::sync::atomic::Ordering::SeqCst);
+    table.find(&addr(last)).unwrap().open.store(connections, std::sync::atomic::Ordering::SeqCst);
 }
 
 fn state(table: &Table, last: u8) -> PeerState {
@@ -39,7 +39,7 @@ fn the_peer_with_the_fewest_connections_comes_first_and_equals_keep_their_order(
 #[test]
 fn an_attempt_under_way_counts_like_a_connection() {
     let mut table = table(&[1, 2]);
-    table.peer(&addr(1)).attempts.store(1, std::sync::atomic::Ordering::SeqCst);
+    table.find(&addr(1)).unwrap().attempts.store(1, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(ordered(&mut table, &[1, 2], Instant::now()), [addr(2), addr(1)]);
 }
 
@@ -145,10 +145,13 @@ fn a_refusal_backs_off_and_kills_nothing() {
     let now = Instant::now();
     let mut table = table(&[1, 2]);
     open(&mut table, 2, 5);
-    let before = table.peer(&addr(1)).generation.load(std::sync::atomic::Ordering::SeqCst);
+    let before = table.find(&addr(1)).unwrap().generation.load(std::sync::atomic::Ordering::SeqCst);
     assert_eq!(table.refused(&addr(1), now), None);
     assert_eq!(state(&table, 1), PeerState::Healthy);
-    assert_eq!(table.peer(&addr(1)).generation.load(std::sync::atomic::Ordering::SeqCst), before);
+    assert_eq!(
+        table.find(&addr(1)).unwrap().generation.load(std::sync::atomic::Ordering::SeqCst),
+        before
+    );
     assert_eq!(ordered(&mut table, &[1, 2], now), [addr(2), addr(1)]);
     assert_eq!(table.may_dial(now), Ok(()), "there is another one");
     table.refused(&addr(2), now);
@@ -208,4 +211,29 @@ fn a_name_that_cannot_be_looked_up_is_not_asked_for_without_pause() {
     assert!(at <= now + 50 * MS);
     table.resolved(0, &[addr(1)]);
     assert_eq!(table.may_dial(now), Ok(()));
+}
+
+#[test]
+fn connections_for_nobody_that_nobody_wants_are_not_made_without_pause() {
+    let now = Instant::now();
+    let mut table = table(&[1]);
+    table.ended_unused(now);
+    table.ended_unused(now);
+    let at = table.may_stock(now).unwrap_err();
+    assert!(at > now && at <= now + 50 * MS);
+    assert_eq!(table.may_dial(now), Ok(()), "callers are another matter");
+    table.used_well();
+    assert_eq!(table.may_stock(now), Ok(()));
+}
+
+#[test]
+fn what_happens_to_an_address_that_was_forgotten_makes_it_no_peer_again() {
+    let now = Instant::now();
+    let mut table = table(&[1, 2]);
+    for _ in 0..3 {
+        table.resolved(0, &[addr(2)]);
+    }
+    assert_eq!((table.died(&addr(1), now), table.connected(&addr(1))), (None, None));
+    assert_eq!((table.refused(&addr(1), now), table.heard(&addr(1), now)), (None, None));
+    assert!(table.find(&addr(1)).is_none());
 }
