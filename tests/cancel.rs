@@ -49,7 +49,7 @@ impl Stage {
         stage
     }
 
-    /// Nothing is left of the caller: no slot, no ticket, no socket, no place in the queue.
+    /// Nothing is left of the caller: no slot, no socket, no place in the line.
     async fn assert_sound(mut self, what: &str) {
         self.held.clear();
         self.events.until_closed(self.dying).await;
@@ -61,7 +61,7 @@ impl Stage {
         let idle = self.pool.status().idle;
         until(|| self.upstream.open() == idle).await;
         if !self.pool.status().closed {
-            // Every slot and every ticket is still there, and nobody reads another's answer.
+            // Every slot is still there, and nobody reads another's answer.
             fill(&self.pool, SIZE).await;
             until(|| self.upstream.open() == SIZE).await;
         }
@@ -216,6 +216,65 @@ async fn a_checkout_may_be_dropped_at_every_poll_while_the_pool_is_closed() {
     };
     matrix(async || Stage::empty(), async |pool| pool.get().await.map(drop), close).await;
     matrix(Stage::full, async |pool| pool.get().await.map(drop), close).await;
+}
+
+/// Ends the pause when it is dropped.
+struct Resume<'a>(&'a Pool);
+
+impl Drop for Resume<'_> {
+    fn drop(&mut self) {
+        self.0.resume();
+    }
+}
+
+#[tokio::test]
+async fn a_checkout_of_a_paused_pool_may_be_dropped_at_every_poll() {
+    let resume = |stage: &mut Stage, poll: usize| {
+        if poll == 1 {
+            stage.pool.resume();
+        }
+    };
+    let get = async |pool: &Pool| {
+        pool.pause();
+        let _resume = Resume(pool);
+        pool.get().await.unwrap()
+    };
+    let polls = matrix(Stage::idle, get, resume).await;
+    assert!(polls >= 2, "{polls}");
+}
+
+#[tokio::test]
+async fn warming_up_may_be_dropped_at_every_poll() {
+    let warm = async |pool: &Pool| pool.warm_up(SIZE).await.unwrap();
+    let polls = matrix(async || Stage::empty(), warm, nothing).await;
+    assert!(polls >= 2, "{polls}");
+}
+
+#[tokio::test]
+async fn closing_by_a_deadline_may_be_dropped_at_every_poll() {
+    let return_one = |stage: &mut Stage, _| drop(stage.held.pop());
+    let close = async |pool: &Pool| {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        assert_eq!(pool.close_by(deadline).await, 0);
+    };
+    let polls = matrix(Stage::full, close, return_one).await;
+    assert!(polls >= 2, "{polls}");
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_tried_again_may_be_dropped_at_every_poll() {
+    let retry = async |pool: &Pool| {
+        let mut tries = 0;
+        let exchange = pool.run_retry(async |conn| {
+            tries += 1;
+            // The first one ends before any answer.
+            let line = if tries == 1 { "QUIT" } else { "ECHO x" };
+            ask(conn, line).await
+        });
+        assert_eq!(exchange.await.unwrap(), "x");
+    };
+    let polls = matrix(Stage::idle, retry, nothing).await;
+    assert!(polls >= 3, "{polls}");
 }
 
 #[test]

@@ -148,7 +148,7 @@ async fn there_are_never_more_connections_than_allowed_and_none_is_lost() {
     assert_eq!(*watch.broken.read().unwrap(), None, "more than {SIZE}");
     assert_eq!(watch.fullest.load(Ordering::Relaxed), SIZE, "it was never full: a weak test");
 
-    // Nothing is left of 6000 operations: every slot and every ticket is there.
+    // Nothing is left of 6000 operations: every slot is there.
     let resting = || {
         let now = pool.status();
         (now.in_use, now.connecting, now.waiting) == (0, 0, 0) && upstream.open() == now.idle
