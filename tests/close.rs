@@ -140,3 +140,19 @@ async fn a_connection_that_is_looked_at_while_the_pool_is_closed_is_closed_too()
     assert_eq!((made.status().idle, made.try_get().is_none()), (0, true));
     until(|| upstream.open() == 0).await;
 }
+
+#[tokio::test]
+async fn no_task_survives_the_last_handle() {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    // One address hangs, so that a dial is under way; callers wait for it.
+    let hangs = support::blackhole::Blackhole::start();
+    let pool = Pool::new(livepool::Config::new(hangs.addr().to_string())).unwrap();
+    let mut caller = Box::pin(pool.get());
+    assert!(futures_util::poll!(&mut caller).is_pending());
+    until(|| pool.status().connecting > 0).await;
+    assert!(tasks() > before);
+    drop(caller);
+    drop(pool);
+    until(|| tasks() == before).await;
+}
