@@ -27,91 +27,83 @@ pub(crate) fn set(
     }
 }
 
-#[cfg(any(
-    target_os = "android",
-    target_os = "dragonfly",
-    target_os = "freebsd",
-    target_os = "fuchsia",
-    target_os = "illumos",
-    target_os = "ios",
-    target_os = "linux",
-    target_os = "macos",
-    target_os = "netbsd",
-    windows,
-))]
-fn values(
-    idle: Option<Duration>,
-    interval: Option<Duration>,
-    retries: Option<u32>,
-) -> (TcpKeepalive, Option<&'static str>) {
-    let mut values = TcpKeepalive::new();
-    if let Some(idle) = idle {
-        values = values.with_time(idle);
-    }
-    if let Some(interval) = interval {
-        values = values.with_interval(interval);
-    }
-    if let Some(retries) = retries {
-        values = values.with_retries(retries);
-    }
-    (values, None)
+/// One item for systems with keepalive values per socket (and those that `$more` names), another for
+/// those without (OpenBSD, say).
+macro_rules! by_system {
+    ($($more:meta)? => $with:item else $without:item) => {
+        #[cfg(any(
+            target_os = "android",
+            target_os = "dragonfly",
+            target_os = "freebsd",
+            target_os = "fuchsia",
+            target_os = "illumos",
+            target_os = "ios",
+            target_os = "linux",
+            target_os = "macos",
+            target_os = "netbsd",
+            $($more)?
+        ))]
+        $with
+
+        #[cfg(not(any(
+            target_os = "android",
+            target_os = "dragonfly",
+            target_os = "freebsd",
+            target_os = "fuchsia",
+            target_os = "illumos",
+            target_os = "ios",
+            target_os = "linux",
+            target_os = "macos",
+            target_os = "netbsd",
+            $($more)?
+        )))]
+        $without
+    };
 }
 
-/// Systems without values per socket (OpenBSD) have the mechanism, with the system's values.
-#[cfg(not(any(
-    target_os = "android",
-    target_os = "dragonfly",
-    target_os = "freebsd",
-    target_os = "fuchsia",
-    target_os = "illumos",
-    target_os = "ios",
-    target_os = "linux",
-    target_os = "macos",
-    target_os = "netbsd",
-    windows,
-)))]
-fn values(
-    idle: Option<Duration>,
-    interval: Option<Duration>,
-    retries: Option<u32>,
-) -> (TcpKeepalive, Option<&'static str>) {
-    let asked = idle.is_some() || interval.is_some() || retries.is_some();
-    let missing = "keepalive is on, but this system has no keepalive values per socket";
-    (TcpKeepalive::new(), asked.then_some(missing))
+by_system! { windows =>
+    fn values(
+        idle: Option<Duration>,
+        interval: Option<Duration>,
+        retries: Option<u32>,
+    ) -> (TcpKeepalive, Option<&'static str>) {
+        let mut values = TcpKeepalive::new();
+        if let Some(idle) = idle {
+            values = values.with_time(idle);
+        }
+        if let Some(interval) = interval {
+            values = values.with_interval(interval);
+        }
+        if let Some(retries) = retries {
+            values = values.with_retries(retries);
+        }
+        (values, None)
+    }
+    else
+    /// The mechanism is there, with the system's values.
+    fn values(
+        idle: Option<Duration>,
+        interval: Option<Duration>,
+        retries: Option<u32>,
+    ) -> (TcpKeepalive, Option<&'static str>) {
+        let asked = idle.is_some() || interval.is_some() || retries.is_some();
+        let missing = "keepalive is on, but this system has no keepalive values per socket";
+        (TcpKeepalive::new(), asked.then_some(missing))
+    }
 }
 
-/// Idle, interval and retries as the kernel has them; `None` where they cannot be read.
-#[cfg(any(
-    target_os = "android",
-    target_os = "dragonfly",
-    target_os = "freebsd",
-    target_os = "fuchsia",
-    target_os = "illumos",
-    target_os = "ios",
-    target_os = "linux",
-    target_os = "macos",
-    target_os = "netbsd",
-))]
-pub(crate) fn read(socket: &SockRef<'_>) -> (Option<Duration>, Option<Duration>, Option<u32>) {
-    (
-        socket.tcp_keepalive_time().ok(),
-        socket.tcp_keepalive_interval().ok(),
-        socket.tcp_keepalive_retries().ok(),
-    )
-}
-
-/// Idle, interval and retries: not readable on this system.
-#[cfg(not(any(
-    target_os = "android",
-    target_os = "dragonfly",
-    target_os = "freebsd",
-    target_os = "fuchsia",
-    target_os = "illumos",
-    target_os = "ios",
-    target_os = "linux",
-    target_os = "macos",
-    target_os = "netbsd",
-)))]
-pub(crate) fn read(_: &SockRef<'_>) -> (Option<Duration>, Option<Duration>, Option<u32>) {
-    (None, None, None)
+by_system! { =>
+    /// Idle, interval and retries as the kernel has them; `None` where they cannot be read.
+    pub(crate) fn read(socket: &SockRef<'_>) -> (Option<Duration>, Option<Duration>, Option<u32>) {
+        (
+            socket.tcp_keepalive_time().ok(),
+            socket.tcp_keepalive_interval().ok(),
+            socket.tcp_keepalive_retries().ok(),
+        )
+    }
+    else
+    /// Idle, interval and retries: not readable on this system.
+    pub(crate) fn read(_: &SockRef<'_>) -> (Option<Duration>, Option<Duration>, Option<u32>) {
+        (None, None, None)
+    }
 }
