@@ -37,8 +37,8 @@ pub struct Config {
     /// to 50 ms, doubling with every failure up to 5 s.
     pub backoff: Backoff,
     /// How often the names in `upstream` are looked up while nothing is dialed. Default 30 s. An
-    /// address that is missing in three answers in a row is drained: its idle connections are
-    /// closed, those in use when they come back. `None` (in a file `"never"`): names are looked up
+    /// address that is missing in three answers in a row, and for this long, is drained: its idle
+    /// connections are closed, those in use when they come back. `None` (in a file `"never"`): names are looked up
     /// for dials only. At least 1 s.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub dns_refresh: Option<Duration>,

@@ -16,6 +16,7 @@ use super::ping::Pinger;
 use super::registry::Counts;
 use super::slots::Slots;
 use super::store::Store;
+use super::warm::Wishes;
 use super::{dialer, maintenance};
 use crate::beat::beat;
 use crate::config::Settings;
@@ -32,7 +33,7 @@ pub(super) struct Inner {
     pub(super) guards: AtomicUsize,
     pub(super) dials: Arc<Dials>,
     /// Idle connections that somebody waits for.
-    pub(super) wish: AtomicUsize,
+    pub(super) wishes: Wishes,
     /// A connection came back to a closed pool.
     pub(super) came_back: Notify,
     pub(super) pinger: Pinger,
@@ -52,7 +53,7 @@ impl Inner {
             line: Line::default(),
             guards: AtomicUsize::new(0),
             dials: Arc::default(),
-            wish: AtomicUsize::new(0),
+            wishes: Wishes::default(),
             came_back: Notify::new(),
             pinger,
             slots: Arc::clone(&common.slots),

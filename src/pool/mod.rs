@@ -146,7 +146,7 @@ impl Pool {
     }
 
     /// Takes an idle connection that was just proved usable, if there is one and no caller waits
-    /// for it. Never waits, and makes no connection.
+    /// for it. Never waits: makes no connection, and no ping.
     ///
     /// # Panics
     ///

@@ -1,8 +1,7 @@
 //! Connections ahead of the first caller.
 
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
@@ -19,19 +18,43 @@ pub(super) enum GiveUp {
     AtOnce,
 }
 
+/// How many idle connections those who wait for them want, one number each.
+#[derive(Debug, Default)]
+pub(super) struct Wishes(Mutex<Vec<usize>>);
+
+impl Wishes {
+    fn most(&self) -> usize {
+        self.lock().iter().copied().max().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Asks the dialer for idle connections as long as it lives.
-struct Wish<'a>(&'a AtomicUsize);
+struct Wish<'a>(&'a Wishes, usize);
+
+impl<'a> Wish<'a> {
+    fn new(wishes: &'a Wishes, count: usize) -> Self {
+        wishes.lock().push(count);
+        Self(wishes, count)
+    }
+}
 
 impl Drop for Wish<'_> {
     fn drop(&mut self) {
-        self.0.store(0, Ordering::Release);
+        let mut wishes = self.0.lock();
+        if let Some(at) = wishes.iter().position(|count| *count == self.1) {
+            wishes.swap_remove(at);
+        }
     }
 }
 
 impl Inner {
     /// How many idle connections there should be.
     pub(super) fn least_idle(&self) -> usize {
-        let least = self.settings().min_idle.max(self.wish.load(Ordering::Acquire));
+        let least = self.settings().min_idle.max(self.wishes.most());
         least.min(self.slots.limit())
     }
 
@@ -45,8 +68,7 @@ impl Inner {
         let deadline = Deadline::after(limit);
         let count = count.min(self.slots.limit());
         let before = self.dials.last_error();
-        self.wish.store(count, Ordering::Release);
-        let _wish = Wish(&self.wish);
+        let _wish = Wish::new(&self.wishes, count);
         self.maintain();
         loop {
             let mut ended = pin!(self.dials.ends());

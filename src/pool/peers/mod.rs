@@ -117,7 +117,8 @@ pub(super) struct Peers {
 
 impl Peers {
     pub(super) fn new(emitter: Arc<Emitter>, settings: &Settings) -> Self {
-        let table = Mutex::new(Table::new(settings.backoff, settings.patience));
+        let absence = settings.dns_refresh.unwrap_or(ABSENCE);
+        let table = Mutex::new(Table::new(settings.backoff, settings.patience, absence));
         Self { table, unwelcome: AtomicBool::new(false), emitter }
     }
 
@@ -238,7 +239,7 @@ impl Peers {
 
 impl Directory for Peers {
     fn resolved(&self, endpoint: usize, addrs: &[PeerAddr]) {
-        let changes = self.table().resolved(endpoint, addrs);
+        let changes = self.table().resolved(endpoint, addrs, Instant::now());
         self.tell(changes);
     }
 
@@ -268,6 +269,9 @@ impl Directory for Peers {
         self.tell(change);
     }
 }
+
+/// How long an address has to be missing where names are looked up for dials only.
+const ABSENCE: Duration = Duration::from_secs(30);
 
 /// The longest a dial to an ejected peer may take.
 pub(super) const TRY_LIMIT: Duration = Duration::from_secs(1);

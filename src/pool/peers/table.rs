@@ -11,8 +11,9 @@ use crate::config::Backoff;
 use crate::event::{CloseReason, PeerState};
 use crate::net::PeerAddr;
 
-/// An address is drained when this many answers in a row did not contain it: some name servers give
-/// a different part of a long list each time.
+/// An address is drained when this many answers in a row, over the time of one `dns_refresh`, did not
+/// contain it: some name servers give a different part of a long list each time, and many dials at a
+/// time hear the same answer.
 const MISSING: u8 = 3;
 
 /// A connection dies silently after about two seconds of unanswered questions. Who was heard on
@@ -39,8 +40,8 @@ struct Row {
     failures: u32,
     /// Not to be dialed before this, if another one can be.
     not_before: Option<Instant>,
-    /// For each endpoint that led to it: the answers in a row in which it was missing.
-    missing: Vec<(usize, u8)>,
+    /// For each endpoint that led to it: since when it is missing, and in how many answers.
+    missing: Vec<(usize, Option<Instant>, u8)>,
 }
 
 impl Row {
@@ -77,6 +78,8 @@ pub(super) struct Table {
     backoff: Backoff,
     /// How long the siblings of a connection that died silently have to answer.
     patience: Duration,
+    /// For how long an address has to be missing.
+    absence: Duration,
     /// For dials that failed before there was any address.
     lost: (u32, Option<Instant>),
     /// For connections made for nobody that the other end ended before anybody used them.
@@ -84,8 +87,8 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(backoff: Backoff, patience: Duration) -> Self {
-        Self { rows: Vec::new(), backoff, patience, lost: (0, None), unwelcome: (0, None) }
+    pub(super) fn new(backoff: Backoff, patience: Duration, absence: Duration) -> Self {
+        Self { rows: Vec::new(), backoff, patience, absence, lost: (0, None), unwelcome: (0, None) }
     }
 
     /// The peer at this address, if it is known.
@@ -121,24 +124,35 @@ impl Table {
     }
 
     /// An endpoint led to these addresses.
-    pub(super) fn resolved(&mut self, endpoint: usize, addrs: &[PeerAddr]) -> Vec<Change> {
+    pub(super) fn resolved(
+        &mut self,
+        endpoint: usize,
+        addrs: &[PeerAddr],
+        now: Instant,
+    ) -> Vec<Change> {
+        let absence = self.absence;
         self.lost = (0, None);
         for addr in addrs {
             let missing = &mut self.row_or_new(addr).missing;
-            match missing.iter_mut().find(|(of, _)| *of == endpoint) {
-                Some((_, times)) => *times = 0,
-                None => missing.push((endpoint, 0)),
+            match missing.iter_mut().find(|(of, ..)| *of == endpoint) {
+                Some(found) => *found = (endpoint, None, 0),
+                None => missing.push((endpoint, None, 0)),
             }
         }
         let mut changes = Vec::new();
         for row in &mut self.rows {
-            for (_, times) in row.missing.iter_mut().filter(|(of, _)| *of == endpoint) {
+            for (_, since, times) in row.missing.iter_mut().filter(|(of, ..)| *of == endpoint) {
                 if !addrs.contains(&row.peer.addr) {
+                    since.get_or_insert(now);
                     *times = times.saturating_add(1);
                 }
             }
+            let long = |since: &Option<Instant>| {
+                since.is_some_and(|since| now.saturating_duration_since(since) >= absence)
+            };
             let known = !row.missing.is_empty();
-            let gone = known && row.missing.iter().all(|(_, times)| *times >= MISSING);
+            let gone = known
+                && row.missing.iter().all(|(_, since, times)| *times >= MISSING && long(since));
             if gone && row.state != PeerState::Draining {
                 changes.extend(row.change(PeerState::Draining));
                 row.peer.retire(CloseReason::Drained);

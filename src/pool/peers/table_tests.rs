@@ -2,6 +2,7 @@ use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_millis(250);
+const ABSENCE: Duration = Duration::from_secs(30);
 
 fn addr(last: u8) -> PeerAddr {
     PeerAddr::Tcp(([10, 0, 0, last], 1).into())
@@ -9,9 +10,9 @@ fn addr(last: u8) -> PeerAddr {
 
 /// A table whose pauses are at most as long as the bound, and the peers at these addresses.
 fn table(addrs: &[u8]) -> Table {
-    let mut table = Table::new(Backoff::default(), PATIENCE);
+    let mut table = Table::new(Backoff::default(), PATIENCE, ABSENCE);
     let addrs: Vec<_> = addrs.iter().copied().map(addr).collect();
-    assert_eq!(table.resolved(0, &addrs), []);
+    assert_eq!(table.resolved(0, &addrs, Instant::now()), []);
     table
 }
 
@@ -170,35 +171,49 @@ fn dials_that_fail_together_are_one_failure() {
     assert!(table.may_dial(now + 50 * MS).is_ok());
 }
 
+/// Three answers without the first address, over the time it has to be missing.
+fn miss(table: &mut Table, now: Instant) -> Vec<Change> {
+    for at in [now, now + ABSENCE / 2] {
+        assert_eq!(table.resolved(0, &[addr(2)], at), []);
+    }
+    table.resolved(0, &[addr(2)], now + ABSENCE)
+}
+
 #[test]
 fn an_address_that_is_missing_in_three_answers_is_drained_and_one_that_is_back_is_used() {
+    let now = Instant::now();
     let mut table = table(&[1, 2]);
     open(&mut table, 1, 1);
-    assert_eq!(table.resolved(0, &[addr(2)]), []);
-    assert_eq!(table.resolved(0, &[addr(2)]), []);
-    assert_eq!(table.resolved(0, &[addr(1), addr(2)]), []);
-    for _ in 0..2 {
-        assert_eq!(table.resolved(0, &[addr(2)]), []);
+    assert_eq!(table.resolved(0, &[addr(2)], now), []);
+    assert_eq!(table.resolved(0, &[addr(1), addr(2)], now + ABSENCE), [], "it begins anew");
+    assert_eq!(miss(&mut table, now + 2 * ABSENCE)[0].to, PeerState::Draining);
+    let back = table.resolved(0, &[addr(1)], now + 4 * ABSENCE);
+    assert_eq!(back[0].to, PeerState::Healthy);
+}
+
+#[test]
+fn the_same_answer_to_many_dials_at_a_time_drains_nobody() {
+    let now = Instant::now();
+    let mut table = table(&[1, 2]);
+    for _ in 0..100 {
+        assert_eq!(table.resolved(0, &[addr(2)], now), []);
     }
-    assert_eq!(table.resolved(0, &[addr(2)])[0].to, PeerState::Draining);
-    assert_eq!(table.resolved(0, &[addr(1)])[0].to, PeerState::Healthy);
 }
 
 #[test]
 fn a_drained_address_without_connections_is_forgotten() {
     let mut table = table(&[1, 2]);
-    for _ in 0..3 {
-        table.resolved(0, &[addr(2)]);
-    }
+    miss(&mut table, Instant::now());
     assert_eq!(table.states().count(), 1);
 }
 
 #[test]
 fn an_address_that_another_name_still_leads_to_is_not_drained() {
+    let now = Instant::now();
     let mut table = table(&[1]);
-    table.resolved(1, &[addr(1)]);
-    for _ in 0..9 {
-        assert_eq!(table.resolved(0, &[addr(2)]), []);
+    table.resolved(1, &[addr(1)], now);
+    for minute in 0..9 {
+        assert_eq!(table.resolved(0, &[addr(2)], now + minute * 2 * ABSENCE), []);
     }
 }
 
@@ -209,7 +224,7 @@ fn a_name_that_cannot_be_looked_up_is_not_asked_for_without_pause() {
     table.lost_its_way(now);
     let at = table.may_dial(now).unwrap_err();
     assert!(at <= now + 50 * MS);
-    table.resolved(0, &[addr(1)]);
+    table.resolved(0, &[addr(1)], now);
     assert_eq!(table.may_dial(now), Ok(()));
 }
 
@@ -230,9 +245,7 @@ fn connections_for_nobody_that_nobody_wants_are_not_made_without_pause() {
 fn what_happens_to_an_address_that_was_forgotten_makes_it_no_peer_again() {
     let now = Instant::now();
     let mut table = table(&[1, 2]);
-    for _ in 0..3 {
-        table.resolved(0, &[addr(2)]);
-    }
+    miss(&mut table, now);
     assert_eq!((table.died(&addr(1), now), table.connected(&addr(1))), (None, None));
     assert_eq!((table.refused(&addr(1), now), table.heard(&addr(1), now)), (None, None));
     assert!(table.find(&addr(1)).is_none());
