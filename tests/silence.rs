@@ -92,6 +92,7 @@ async fn a_checkout_that_meets_only_silent_connections_costs_one_patience_and_a_
     let start = Instant::now();
     let mut conn = pool.get().await.unwrap();
     let took = start.elapsed();
+    println!("16 silent idle ones cost a checkout {took:.0?}");
     assert_eq!(support::ask(&mut conn, "ECHO x").await.unwrap(), "x");
     assert!(took >= Duration::from_millis(240), "{took:?}: it did not wait for an answer");
     assert!(took < 4 * Duration::from_millis(250), "{took:?}: more than one patience");
@@ -178,6 +179,7 @@ async fn a_peer_that_vanishes_after_it_acknowledged_a_request_is_found_while_the
     upstream.order_all(&Order::Silence);
     let silent = found_dead(&mut conn).await;
     assert_eq!(silent.reason, ProbeTimeout);
+    println!("max_silence 1 s, acknowledged: {:.1?} ({silent})", start.elapsed());
     assert!(start.elapsed() < SECOND + 3 * VERDICT, "far below the read timeout of 30 s");
     drop(conn);
     // The idle siblings are found too, before or after.
@@ -197,8 +199,11 @@ async fn a_peer_that_vanished_before_a_request_is_found_by_its_retransmissions()
     // The order has to be there before the request is sent.
     until(|| upstream.silenced() == 1).await;
     conn.write_all(b"ECHO x\n").await.unwrap();
+    let start = Instant::now();
     let silent = found_dead(&mut conn).await;
+    println!("max_silence 1 s, not acknowledged: {:.1?} ({silent})", start.elapsed());
     assert_eq!(silent.reason, livepool::CloseReason::RetransmitTimeout);
+    assert!(start.elapsed() < SECOND + 3 * VERDICT, "far below the read timeout of 30 s");
 }
 
 #[tokio::test]
@@ -261,6 +266,23 @@ async fn by_default_a_request_to_a_silent_peer_fails_after_five_seconds_and_a_ve
     let silent = found_dead(&mut conn).await;
     let took = start.elapsed();
     println!("by default, request acknowledged: {took:.1?} ({silent})");
+    assert!(took < 5 * SECOND + 2 * VERDICT, "{took:?}");
+}
+
+#[tokio::test]
+async fn by_default_a_request_that_is_not_acknowledged_fails_as_early() {
+    use tokio::io::AsyncWriteExt;
+    let upstream = Upstream::start();
+    let (pool, _) = watched(upstream.config());
+    fill(&pool, 1).await;
+    let mut conn = pool.get().await.unwrap();
+    upstream.order_all(&Order::Silence);
+    until(|| upstream.silenced() == 1).await;
+    conn.write_all(b"ECHO x\n").await.unwrap();
+    let start = Instant::now();
+    let silent = found_dead(&mut conn).await;
+    let took = start.elapsed();
+    println!("by default, not acknowledged: {took:.1?} ({silent})");
     assert!(took < 5 * SECOND + 2 * VERDICT, "{took:?}");
 }
 
