@@ -469,3 +469,19 @@ fn a_test_that_cannot_run_fails_where_nothing_may_be_left_out() {
     unsafe { std::env::remove_var("LIVEPOOL_NO_SKIP") };
     not_run("nothing", "this line is part of a test");
 }
+
+#[tokio::test]
+async fn a_caller_waits_for_a_far_peer_as_long_as_its_answer_needs_before_another_is_made() {
+    let lab = lab!();
+    let server = lab.host();
+    let upstream = server.upstream();
+    // The answer to a probe takes longer than the caller's patience.
+    server.set_delay(Duration::from_millis(200));
+    let config = upstream.config().with_patience(Duration::from_millis(50));
+    let (pool, events) = watched(config.with_max_silence(Some(SECOND)));
+    fill(&pool, 1).await;
+    // Nothing runs meanwhile: it is the checkout that finds the peer silent.
+    std::thread::sleep(2 * SECOND);
+    assert_eq!(exchange(&pool, "ECHO far").await, "far");
+    assert_eq!(events.opened(), 1, "it lives, and was waited for");
+}

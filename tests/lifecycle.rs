@@ -305,3 +305,15 @@ async fn the_report_of_a_holder_says_what_it_was_doing() {
     let line = text.lines().find(|line| line.contains("held for too long")).unwrap();
     assert!(line.contains("report{customer=7}") && line.contains("WARN"), "{line}");
 }
+
+#[tokio::test]
+async fn an_error_of_an_older_generation_does_not_rename_why_that_one_ended() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(upstream.config());
+    let mut guards = take(&pool, 2).await;
+    pool.pause();
+    pool.resume();
+    assert!(!guards.pop().unwrap().invalidate(), "it has ended already");
+    assert_eq!(guards.pop().unwrap().release(), Release::Discarded(Paused));
+    assert_eq!(events.closed(), [Invalidated, Paused]);
+}

@@ -38,8 +38,8 @@ pub struct Config {
     pub backoff: Backoff,
     /// How often the names in `upstream` are looked up while nothing is dialed. Default 30 s. An
     /// address that is missing in three answers in a row, and for this long, is drained: its idle
-    /// connections are closed, those in use when they come back. `None` (in a file `"never"`): names are looked up
-    /// for dials only. At least 1 s.
+    /// connections are closed, those in use when they come back. `None` (in a file `"never"`): names
+    /// are looked up for dials only. At least 1 s.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub dns_refresh: Option<Duration>,
     /// Most callers that may wait for a connection; the next one is told so at once. Default 1024:

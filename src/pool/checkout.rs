@@ -139,6 +139,18 @@ impl Inner {
         (!soon).then_some(error)
     }
 
+    /// What a caller is told who gets nothing.
+    pub(super) fn error(&self, failed: Failed, waited: Duration) -> CheckoutError {
+        CheckoutError {
+            failure: failed.failure,
+            pool: self.emitter().name().into(),
+            waited,
+            status: self.status(),
+            connect: failed.connect,
+            holders: self.longest_holders(),
+        }
+    }
+
     /// What a caller was waiting for whose deadline has passed.
     fn late(&self) -> Failed {
         let error = self.dials.last_error();
@@ -184,14 +196,7 @@ impl<'a> Attempt<'a> {
             emitter.emit(Event::TimedOut { operation: Operation::Checkout, conn: None, after });
         }
         emitter.emit(Event::CheckoutFailed { outcome, waited });
-        CheckoutError {
-            failure: failed.failure,
-            pool: emitter.name().into(),
-            waited,
-            status: self.inner.status(),
-            connect: failed.connect,
-            holders: self.inner.longest_holders(),
-        }
+        self.inner.error(failed, waited)
     }
 }
 

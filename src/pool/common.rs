@@ -1,9 +1,10 @@
 //! [`Common`]: what every connection of a pool shares.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
+use super::generation::Generation;
 use super::inbox::Inbox;
 use super::peers::Peers;
 use super::quarantine::Suspects;
@@ -25,9 +26,7 @@ pub(super) struct Common {
     pub(super) suspects: Suspects,
     pub(super) peers: Peers,
     pub(super) slots: Arc<Slots>,
-    /// Connections of an older generation are not used again, for this reason.
-    generation: AtomicU32,
-    why: AtomicU8,
+    pub(super) generation: Generation,
     paused: AtomicBool,
     closed: AtomicBool,
     /// Whether holders are noted.
@@ -46,31 +45,11 @@ impl Common {
             peers: Peers::new(Arc::clone(&emitter), settings),
             emitter,
             slots,
-            generation: AtomicU32::new(0),
-            why: AtomicU8::new(CloseReason::Invalidated as u8),
+            generation: Generation::default(),
             paused: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             notes_holders: settings.hold_warning.is_some(),
         }
-    }
-
-    /// The generation of connections that are made now.
-    pub(super) fn generation(&self) -> u32 {
-        self.generation.load(Ordering::Acquire)
-    }
-
-    /// No connection of today is used again.
-    pub(super) fn retire_all(&self, why: CloseReason) {
-        self.why.store(why as u8, Ordering::Release);
-        self.generation.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// As [`retire_all`](Self::retire_all), unless that has happened since this generation.
-    pub(super) fn retire_all_of(&self, generation: u32, why: CloseReason) -> bool {
-        self.why.store(why as u8, Ordering::Release);
-        let next = generation.wrapping_add(1);
-        let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
-        self.generation.compare_exchange(generation, next, order, failed).is_ok()
     }
 
     /// Returns whether it was closed before. What goes idle after this sees it, and what went idle
@@ -94,13 +73,7 @@ impl Common {
     }
 
     /// Why a connection of this generation must not be used again, if so.
-    pub(super) fn retired(&self, generation: u32) -> Option<CloseReason> {
-        if self.is_paused() {
-            return Some(CloseReason::Paused);
-        }
-        if self.generation() == generation {
-            return None;
-        }
-        CloseReason::from_index(self.why.load(Ordering::Acquire))
+    pub(super) fn retired(&self, generation: u64) -> Option<CloseReason> {
+        if self.is_paused() { Some(CloseReason::Paused) } else { self.generation.ended(generation) }
     }
 }

@@ -63,7 +63,7 @@ pub(super) struct Core {
     common: Arc<Common>,
     proof: Proof,
     /// Of the pool, when its dial began.
-    pub(super) generation: u32,
+    pub(super) generation: u64,
     /// The way to whoever uses the stream. Set and read under this lock, nothing else.
     link: Mutex<Arc<Link>>,
 }
@@ -83,7 +83,7 @@ impl Core {
         common: &Arc<Common>,
         stream: &mut Stream,
         slot: Slot,
-        generation: u32,
+        generation: u64,
     ) -> Arc<Self> {
         let opened = stream.adopt(common.max_silence);
         let core = Arc::new_cyclic(|core: &Weak<Self>| Self {
@@ -133,6 +133,11 @@ impl Core {
     /// Why it must not be used again though it lives, whoever has it.
     pub(super) fn retired(&self) -> Option<CloseReason> {
         self.peer.retired().or_else(|| self.common.retired(self.generation))
+    }
+
+    /// A caller has it: if it ends now, that is no sign of an upstream that wants none.
+    pub(super) fn is_used(&self) {
+        self.was_used.store(true, Ordering::Release);
     }
 
     /// An exchange of the pool's own is over, and the peer was heard.

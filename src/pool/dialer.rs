@@ -212,7 +212,7 @@ impl Inner {
             slot: Some(slot),
             under_way: UnderWay::begin(dials, slots, only.is_some()),
             only,
-            generation: self.common.generation(),
+            generation: self.common.generation.now(),
             over: false,
         }
     }
@@ -276,7 +276,7 @@ struct Dial {
     common: Arc<Common>,
     only: Option<Try>,
     /// Of the pool, when the dial began.
-    generation: u32,
+    generation: u64,
     over: bool,
     slot: Option<Slot>,
     under_way: UnderWay,

@@ -79,7 +79,9 @@ impl Guard {
     pub(super) fn claim(&mut self, taken_at: &'static Location<'static>) {
         if let Some(held) = &mut self.held {
             held.claimed = true;
-            held.place.core().taken_by(held.since, taken_at);
+            let core = held.place.core();
+            core.is_used();
+            core.taken_by(held.since, taken_at);
         }
     }
 
@@ -257,11 +259,9 @@ impl Held {
         }
         drop(place);
         core.recheck();
-        let inner = Arc::clone(&pool.0);
-        drop(pool);
-        inner.sweep_if_closed(&core);
-        if !inner.line.is_empty_after_all() {
-            inner.serve();
+        pool.0.sweep_if_closed(&core);
+        if !pool.0.line.is_empty_after_all() {
+            pool.0.serve();
         }
         Release::Reused
     }

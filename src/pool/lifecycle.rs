@@ -15,7 +15,7 @@ impl Inner {
     /// No connection of today is used again. Idle ones are closed now, those in use when they come
     /// back, or at once if `interrupt` says so.
     pub(super) fn invalidate(self: &Arc<Self>, interrupt: bool) {
-        self.common.retire_all(CloseReason::Invalidated);
+        self.common.generation.end(CloseReason::Invalidated);
         self.evict_all(CloseReason::Invalidated);
         if interrupt {
             self.interrupt_all(CloseReason::Invalidated, |core| core.retired().is_some());
@@ -24,7 +24,7 @@ impl Inner {
 
     /// As [`invalidate`](Self::invalidate), unless it has happened since this connection was made.
     pub(super) fn invalidate_older_than(self: &Arc<Self>, core: &Core) -> bool {
-        let first = self.common.retire_all_of(core.generation, CloseReason::Invalidated);
+        let first = self.common.generation.end_of(core.generation, CloseReason::Invalidated);
         if first {
             self.evict_all(CloseReason::Invalidated);
         }
@@ -33,7 +33,7 @@ impl Inner {
 
     pub(super) fn pause(self: &Arc<Self>) {
         self.common.set_paused(true);
-        self.common.retire_all(CloseReason::Paused);
+        self.common.generation.end(CloseReason::Paused);
         self.evict_all(CloseReason::Paused);
     }
 

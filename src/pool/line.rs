@@ -87,18 +87,30 @@ impl Line {
 
     /// Joins the end of the line, unless `most` are waiting already.
     pub(super) fn join(&self, since: Instant, most: Option<usize>) -> Option<Spot<'_>> {
+        let queue = self.queue();
+        if most.is_some_and(|most| self.waiting() >= most) {
+            return None;
+        }
+        let last = queue.callers.len();
+        Some(self.stand(queue, last, since))
+    }
+
+    /// Takes the place back that a caller had before it was given a connection that failed it.
+    pub(super) fn rejoin(&self, since: Instant) -> Spot<'_> {
+        let queue = self.queue();
+        let at = queue.callers.partition_point(|other| other.since <= since);
+        self.stand(queue, at, since)
+    }
+
+    fn stand(&self, mut queue: MutexGuard<'_, Queue>, at: usize, since: Instant) -> Spot<'_> {
         let caller = Caller { since, turn: Mutex::new(Turn::Waiting), task: AtomicWaker::new() };
         let caller = Arc::new(caller);
-        {
-            let mut queue = self.queue();
-            if most.is_some_and(|most| self.waiting() >= most) {
-                return None;
-            }
-            queue.callers.push_back(Arc::clone(&caller));
-            self.waiting.fetch_add(1, Ordering::AcqRel);
-        }
+        queue.callers.insert(at, Arc::clone(&caller));
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        drop(queue);
+        // See `is_empty_after_all`.
         fence(Ordering::SeqCst);
-        Some(Spot { line: self, caller })
+        Spot { line: self, caller }
     }
 
     /// Asks for the right to give out. `false`: somebody else does, and will look again.
@@ -119,20 +131,6 @@ impl Line {
                 return false;
             }
         }
-    }
-
-    /// Takes the place back that a caller had before it was given a connection that failed it.
-    pub(super) fn rejoin(&self, since: Instant) -> Spot<'_> {
-        let caller = Caller { since, turn: Mutex::new(Turn::Waiting), task: AtomicWaker::new() };
-        let caller = Arc::new(caller);
-        {
-            let mut queue = self.queue();
-            let at = queue.callers.partition_point(|other| other.since <= since);
-            queue.callers.insert(at, Arc::clone(&caller));
-            self.waiting.fetch_add(1, Ordering::AcqRel);
-        }
-        fence(Ordering::SeqCst);
-        Spot { line: self, caller }
     }
 
     pub(super) fn push_fresh(&self, guard: Guard) {

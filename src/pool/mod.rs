@@ -7,7 +7,7 @@
 //! - [`store`]: the idle ones, kept by deadpool
 //! - [`checkout`] and [`guard`]: the way out and back; [`ping`]: a round trip in between
 //! - [`maintenance`]: what is looked at in the background; [`quarantine`]: silent connections;
-//!   [`plan`]: what has lived too long
+//!   [`plan`]: what has lived too long; [`generation`]: what is not used again
 //! - [`inner`]: the parts together; [`lifecycle`] and [`warm`]: what is done to a pool as a whole
 //! - [`manager`]: our connections in somebody's plain deadpool
 
@@ -19,6 +19,7 @@ mod core;
 mod dialer;
 #[cfg(feature = "codec")]
 mod framed;
+mod generation;
 mod guard;
 mod inbox;
 mod inner;

@@ -56,7 +56,7 @@ impl Suspects {
         self.count.fetch_sub(left.len(), Ordering::AcqRel);
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use super::Inner;
+use super::line::Failed;
 use crate::deadline::Deadline;
 use crate::error::{CheckoutError, CheckoutFailure, Phase};
 
@@ -95,14 +96,8 @@ impl Inner {
                 late.then_some(CheckoutFailure::Timeout(Phase::Connect))
             };
             if let Some(failure) = failure {
-                return Err(CheckoutError {
-                    failure,
-                    pool: self.emitter().name().into(),
-                    waited: began.elapsed(),
-                    status: self.status(),
-                    connect: self.dials.last_error(),
-                    holders: self.longest_holders(),
-                });
+                let connect = self.dials.last_error();
+                return Err(self.error(Failed { failure, connect }, began.elapsed()));
             }
         }
     }

@@ -1,9 +1,8 @@
 //! Who has a connection, since when, and where it was taken: noted only if `hold_warning` is set.
 
 use std::panic::Location;
-use std::sync::atomic::Ordering;
-
 use std::time::Duration;
+
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -24,7 +23,6 @@ pub(super) struct Held {
 impl Core {
     /// Notes who has it from now on.
     pub(in crate::pool) fn taken_by(&self, since: Instant, taken_at: &'static Location<'static>) {
-        self.was_used.store(true, Ordering::Release);
         if self.common.notes_holders {
             let holder = Held { since, taken_at, span: Span::current(), reported: false };
             let last = self.home().holder.replace(holder);

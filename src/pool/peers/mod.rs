@@ -6,12 +6,13 @@
 mod table;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::generation::Generation;
 use crate::config::Settings;
 use crate::event::{CloseReason, Event, PeerState};
 use crate::net::{Directory, PeerAddr};
@@ -23,10 +24,8 @@ use table::{Change, Table};
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) addr: PeerAddr,
-    /// Connections of an older generation are not used again.
-    generation: AtomicU32,
-    /// Why, as a [`CloseReason`].
-    why: AtomicU8,
+    /// Of its connections.
+    generation: Generation,
     /// Connections that are open, and attempts under way.
     open: AtomicUsize,
     attempts: AtomicUsize,
@@ -38,8 +37,7 @@ impl Peer {
     fn new(addr: PeerAddr) -> Self {
         Self {
             addr,
-            generation: AtomicU32::new(0),
-            why: AtomicU8::new(CloseReason::PeerEjected as u8),
+            generation: Generation::default(),
             open: AtomicUsize::new(0),
             attempts: AtomicUsize::new(0),
             suspected: AtomicBool::new(false),
@@ -62,19 +60,13 @@ impl Peer {
     fn set_suspected(&self, suspected: bool) {
         self.suspected.store(suspected, Ordering::Release);
     }
-
-    /// None of its connections of today is used again.
-    fn retire(&self, why: CloseReason) {
-        self.why.store(why as u8, Ordering::Release);
-        self.generation.fetch_add(1, Ordering::AcqRel);
-    }
 }
 
 /// What ties one connection to its peer.
 #[derive(Debug)]
 pub(super) struct Membership {
     peer: Arc<Peer>,
-    generation: u32,
+    generation: u64,
 }
 
 impl Membership {
@@ -84,10 +76,7 @@ impl Membership {
 
     /// Why the connection must not be used again, if the peer says so.
     pub(super) fn retired(&self) -> Option<CloseReason> {
-        if self.peer.generation.load(Ordering::Acquire) == self.generation {
-            return None;
-        }
-        CloseReason::from_index(self.peer.why.load(Ordering::Acquire))
+        self.peer.generation.ended(self.generation)
     }
 
     pub(super) fn is_of(&self, peer: &Arc<Peer>) -> bool {
@@ -127,9 +116,9 @@ impl Peers {
         // One that was forgotten while this dial was under way has left its name.
         let peer = self.table().find(addr).unwrap_or_else(|| Arc::new(Peer::new(addr.clone())));
         peer.open.fetch_add(1, Ordering::AcqRel);
-        let generation = peer.generation.load(Ordering::Acquire);
+        let generation = peer.generation.now();
         if !self.table().knows(&peer) {
-            peer.retire(CloseReason::Drained);
+            peer.generation.end(CloseReason::Drained);
         }
         Membership { peer, generation }
     }

@@ -155,7 +155,7 @@ impl Table {
                 && row.missing.iter().all(|(_, since, times)| *times >= MISSING && long(since));
             if gone && row.state != PeerState::Draining {
                 changes.extend(row.change(PeerState::Draining));
-                row.peer.retire(CloseReason::Drained);
+                row.peer.generation.end(CloseReason::Drained);
             } else if !gone && row.state == PeerState::Draining {
                 changes.extend(row.change(PeerState::Healthy));
             }
@@ -282,7 +282,7 @@ impl Table {
                 row.failures = row.failures.saturating_add(1);
                 row.not_before = Some(now + backoff.pause(row.failures));
                 row.since = Some(now);
-                row.peer.retire(CloseReason::PeerEjected);
+                row.peer.generation.end(CloseReason::PeerEjected);
                 changes.extend(row.change(PeerState::Ejected));
             }
         }

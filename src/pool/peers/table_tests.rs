@@ -146,13 +146,10 @@ fn a_refusal_backs_off_and_kills_nothing() {
     let now = Instant::now();
     let mut table = table(&[1, 2]);
     open(&mut table, 2, 5);
-    let before = table.find(&addr(1)).unwrap().generation.load(std::sync::atomic::Ordering::SeqCst);
+    let before = table.find(&addr(1)).unwrap().generation.now();
     assert_eq!(table.refused(&addr(1), now), None);
     assert_eq!(state(&table, 1), PeerState::Healthy);
-    assert_eq!(
-        table.find(&addr(1)).unwrap().generation.load(std::sync::atomic::Ordering::SeqCst),
-        before
-    );
+    assert_eq!(table.find(&addr(1)).unwrap().generation.now(), before);
     assert_eq!(ordered(&mut table, &[1, 2], now), [addr(2), addr(1)]);
     assert_eq!(table.may_dial(now), Ok(()), "there is another one");
     table.refused(&addr(2), now);
