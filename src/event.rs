@@ -115,6 +115,8 @@ named! {
         OpTimeout => "op_timeout",
         /// The peer was silent while an answer was owed, and found dead.
         PeerSilent => "peer_silent",
+        /// What its protocol does to a connection that came back failed, or took too long.
+        ResetFailed => "reset_failed",
         /// The caller went away while an operation was under way.
         Cancelled => "cancelled",
         /// The connection carried bytes and nobody said that the exchange was complete.
@@ -237,8 +239,12 @@ named! {
         Checkout => "checkout",
         /// Making a connection: name lookup and TCP or Unix connect.
         Connect => "connect",
+        /// What a protocol does first on a new connection.
+        Handshake => "handshake",
         /// A round trip of the protocol before a connection is handed out.
         Ping => "ping",
+        /// What a protocol does to a connection that came back.
+        Reset => "reset",
         /// Reading from a connection.
         Read => "read",
         /// Writing to a connection.
@@ -283,6 +289,8 @@ named! {
         Resolve => "resolve",
         /// The network or host could not be reached.
         Unreachable => "unreachable",
+        /// The connection was made, and its protocol's handshake failed.
+        Handshake => "handshake",
         /// Any other error, a socket option that could not be set among them.
         Error => "error",
         /// The pool was closed, or the runtime it ran in has ended; for a `Connector`, its caller

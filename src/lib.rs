@@ -10,6 +10,7 @@ mod listener;
 mod liveness;
 pub mod net;
 mod pool;
+pub mod protocol;
 mod status;
 mod stream;
 mod sys;
@@ -30,5 +31,8 @@ pub use net::{PeerAddr, Resolve, SocketReport};
 #[cfg(feature = "codec")]
 pub use pool::Framed;
 pub use pool::{Buffered, Builder, Connection, Guard, Manager, Ping, Pool, Release};
+pub use protocol::{Consequence, Protocol, Raw, Reuse, Unread};
 pub use status::{PeerStatus, Status};
-pub use stream::{Connector, Interrupted, Ledger, OpTimeout, Owed, PeerSilent, Stream};
+pub use stream::{
+    Connector, Interrupted, Ledger, OpTimeout, Owed, PeerSilent, Scanner, Stream, Wire,
+};

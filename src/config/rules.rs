@@ -86,7 +86,7 @@ pub(super) fn backoff(problems: &mut Problems, backoff: &Backoff) {
 pub(crate) fn check_ping(validation: Validation, given: bool) -> Result<(), ConfigError> {
     let mut problems = Problems::default();
     if validation != Validation::Peek && !given {
-        let rule = "needs a ping: give one to Pool::builder(config).ping(..), or use \"peek\"";
+        let rule = "needs a ping: give one to Pool::builder(config).ping(..), or a protocol that has one, or use \"peek\"";
         problems.add("validation", format!("{validation:?}"), rule);
     }
     problems.or(())
@@ -118,10 +118,12 @@ pub(super) fn no_local_addr(problems: &mut Problems, local_addr: Option<IpAddr>)
 }
 
 pub(super) fn timeouts(problems: &mut Problems, timeouts: &Timeouts) {
-    let Timeouts { checkout, connect, ping, read, write, flush, shutdown, accept } = timeouts;
+    let Timeouts { checkout, connect, ping, reset, read, write, flush, shutdown, accept } =
+        timeouts;
     limit(problems, "timeouts.checkout", *checkout);
     limit(problems, "timeouts.connect", *connect);
     limit(problems, "timeouts.ping", *ping);
+    limit(problems, "timeouts.reset", *reset);
     limit(problems, "timeouts.read", *read);
     limit(problems, "timeouts.write", *write);
     limit(problems, "timeouts.flush", *flush);

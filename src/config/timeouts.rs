@@ -16,7 +16,8 @@ pub struct Timeouts {
     /// has a user waiting.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub checkout: Option<Duration>,
-    /// Making a connection: name lookup and connect together, over all addresses. Default 5 s: on
+    /// Making a connection: name lookup, connect and the protocol's handshake together, over all
+    /// addresses. Default 5 s: on
     /// Linux the first repeats of a lost SYN go out after 1 s and 3 s, so two losses are survived.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub connect: Option<Duration>,
@@ -24,6 +25,10 @@ pub struct Timeouts {
     /// asks for one. Default 1 s, inside the checkout's.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub ping: Option<Duration>,
+    /// What a protocol does to a connection that came back, before the next caller gets it. Default
+    /// 1 s; a connection that takes longer is closed.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub reset: Option<Duration>,
     /// One read. Default 30 s, far above what a healthy answer takes; raise it for calls that may
     /// legitimately wait.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
@@ -59,6 +64,7 @@ impl Timeouts {
         with_checkout checkout: into Option<Duration>;
         with_connect connect: into Option<Duration>;
         with_ping ping: into Option<Duration>;
+        with_reset reset: into Option<Duration>;
         with_read read: into Option<Duration>;
         with_write write: into Option<Duration>;
         with_flush flush: into Option<Duration>;
@@ -71,6 +77,7 @@ impl Timeouts {
             checkout: limit,
             connect: limit,
             ping: limit,
+            reset: limit,
             read: limit,
             write: limit,
             flush: limit,
@@ -86,6 +93,7 @@ impl Default for Timeouts {
             checkout: Some(Duration::from_secs(10)),
             connect: Some(Duration::from_secs(5)),
             ping: Some(Duration::from_secs(1)),
+            reset: Some(Duration::from_secs(1)),
             read: Some(Duration::from_secs(30)),
             write: Some(Duration::from_secs(30)),
             flush: Some(Duration::from_secs(30)),

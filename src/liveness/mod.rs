@@ -21,6 +21,5 @@ mod verdict;
 pub(crate) use ladder::check;
 pub(crate) use life::Life;
 pub(crate) use probe::{Probe, Step};
-use sentinel::runtime_gone;
-pub(crate) use sentinel::{Parked, park};
+pub(crate) use sentinel::{Parked, park, runtime_gone};
 pub(crate) use verdict::Verdict;

@@ -46,9 +46,9 @@ pub(crate) fn park(io: &Io, waker: &Waker) -> Parked {
 }
 
 /// Whether the runtime that drives this stream has ended. Such a socket looks healthy to a peek
-/// and fails every read and write. Also takes the parked waker out of the slot.
-pub(super) fn runtime_gone(io: &Io) -> bool {
-    let mut cx = Context::from_waker(Waker::noop());
+/// and fails every read and write. Also leaves `waker` in the slot, instead of what was parked there.
+pub(crate) fn runtime_gone(io: &Io, waker: &Waker) -> bool {
+    let mut cx = Context::from_waker(waker);
     matches!(read_ready(io, &mut cx), Poll::Ready(Err(_)))
 }
 

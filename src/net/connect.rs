@@ -30,6 +30,8 @@ pub(crate) struct Dialed {
     pub(crate) peer: PeerAddr,
     /// This end's address.
     pub(crate) local: PeerAddr,
+    /// The name that address was found under.
+    pub(crate) host: Option<Arc<str>>,
     /// Options it was made without.
     pub(crate) unavailable: Unavailable,
 }
@@ -40,21 +42,24 @@ pub(crate) struct Target<'a> {
     pub(crate) endpoints: &'a [Endpoint],
     /// This address of them and no other.
     pub(crate) only: Option<&'a PeerAddr>,
+    /// None of these: they were tried, and were not what was looked for.
+    pub(crate) except: &'a [PeerAddr],
     pub(crate) resolver: &'a Resolver,
     pub(crate) directory: &'a dyn Directory,
 }
 
 /// Connects to whichever address of the endpoints answers first, in the order of RFC 8305, within
-/// `limit`; name lookups count.
+/// `limit`; name lookups count. The attempt is returned with it: whether it went well is for the
+/// caller to say.
 ///
 /// # Cancel safety
 ///
 /// Dropping it closes every socket under way. When it returns, the losers are closed too.
-pub(crate) async fn dial(
-    target: Target<'_>,
-    socket: &SocketSettings,
+pub(crate) async fn dial<'a>(
+    target: Target<'a>,
+    socket: &'a SocketSettings,
     limit: Option<Duration>,
-) -> Result<Dialed, ConnectError> {
+) -> Result<(Dialed, Attempt<'a>), ConnectError> {
     let mut dial = Dial::new(target, socket);
     let end = dial.race(Deadline::after(limit)).await;
     end.map_err(|end| dial.error(end))
@@ -81,6 +86,8 @@ struct Dial<'a> {
     /// What each step works on and since when; taken out when it ends.
     under_way: Vec<Option<(String, Phase, Instant)>>,
     failed: Vec<ConnectAttempt>,
+    /// Which endpoint each address was found under.
+    found: Vec<(PeerAddr, usize)>,
     started: Instant,
     /// The deadline has passed: what is still under way has failed.
     late: Arc<AtomicBool>,
@@ -96,12 +103,13 @@ impl<'a> Dial<'a> {
             steps: FuturesUnordered::new(),
             under_way: Vec::new(),
             failed: Vec::new(),
+            found: Vec::new(),
             started: Instant::now(),
             late: Arc::default(),
         }
     }
 
-    async fn race(&mut self, deadline: Deadline) -> Result<Dialed, End> {
+    async fn race(&mut self, deadline: Deadline) -> Result<(Dialed, Attempt<'a>), End> {
         if let Some(only) = self.target.only {
             self.race.resolved(0, vec![only.clone()], self.started);
         } else {
@@ -143,8 +151,10 @@ impl<'a> Dial<'a> {
         }
     }
 
-    fn found(&mut self, endpoint: usize, addrs: Vec<PeerAddr>, now: Instant) {
+    fn found(&mut self, endpoint: usize, mut addrs: Vec<PeerAddr>, now: Instant) {
         self.target.directory.resolved(endpoint, &addrs);
+        addrs.retain(|addr| !self.target.except.contains(addr));
+        self.found.extend(addrs.iter().map(|addr| (addr.clone(), endpoint)));
         self.race.resolved(endpoint, addrs, now);
     }
 
@@ -172,12 +182,12 @@ impl<'a> Dial<'a> {
     }
 
     /// Takes a step's result in; `Some` if it is the connection.
-    fn ended(&mut self, step: usize, done: Done<'_>) -> Option<Dialed> {
+    fn ended(&mut self, step: usize, done: Done<'a>) -> Option<(Dialed, Attempt<'a>)> {
         let now = Instant::now();
         let (phase, error) = match done {
-            Done::Connected { attempt, result: Ok(dialed) } => {
-                attempt.end(Ok(()));
-                return Some(dialed);
+            Done::Connected { attempt, result: Ok(mut dialed) } => {
+                dialed.host = self.host_of(&dialed.peer);
+                return Some((dialed, attempt));
             }
             Done::Connected { attempt, result: Err(failure) } => {
                 attempt.end(Err(&failure.1));
@@ -198,6 +208,12 @@ impl<'a> Dial<'a> {
             self.failed.push(ConnectAttempt::new(target, error, now - since, phase));
         }
         None
+    }
+
+    /// The name an address was found under, if it was a name.
+    fn host_of(&self, addr: &PeerAddr) -> Option<Arc<str>> {
+        let (_, endpoint) = self.found.iter().find(|(found, _)| found == addr)?;
+        self.target.endpoints.get(*endpoint)?.host().map(Arc::from)
     }
 
     fn error(self, end: End) -> ConnectError {
@@ -221,7 +237,7 @@ impl<'a> Dial<'a> {
 }
 
 /// One attempt, as the directory sees it: it ends exactly once, also when it is dropped.
-struct Attempt<'a> {
+pub(crate) struct Attempt<'a> {
     directory: &'a dyn Directory,
     addr: Option<PeerAddr>,
     began: Instant,
@@ -235,7 +251,7 @@ impl<'a> Attempt<'a> {
         Self { directory, addr, began: Instant::now(), late }
     }
 
-    fn end(mut self, result: Result<(), &io::Error>) {
+    pub(crate) fn end(mut self, result: Result<(), &io::Error>) {
         if let Some(addr) = self.addr.take() {
             self.directory.ended(&addr, Some(result));
         }

@@ -41,6 +41,16 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    /// The name, if it is one.
+    pub(crate) fn host(&self) -> Option<&str> {
+        match self {
+            Self::Host { host, .. } => Some(host),
+            Self::Addr(_) | Self::Unix(_) => None,
+        }
+    }
+}
+
 /// Several endpoints as one text, for errors and logs.
 pub(crate) fn upstream_text(endpoints: &[Endpoint]) -> String {
     let texts: Vec<_> = endpoints.iter().map(Endpoint::to_string).collect();

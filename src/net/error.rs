@@ -41,17 +41,21 @@ pub(super) enum Phase {
     Setup,
     /// Connecting.
     Connect,
+    /// Beginning to talk to the program there.
+    Handshake,
+    /// The same, and it will go on failing until somebody changes something.
+    Denied,
 }
 
 impl ConnectError {
     /// Everything that was tried failed.
-    pub(super) fn failed(upstream: String, attempts: Vec<ConnectAttempt>, took: Duration) -> Self {
+    pub(crate) fn failed(upstream: String, attempts: Vec<ConnectAttempt>, took: Duration) -> Self {
         let kind = judge(&attempts);
         Self { upstream, attempts, took, limit: None, kind }
     }
 
     /// The deadline passed, `limit` after the start.
-    pub(super) fn timed_out(
+    pub(crate) fn timed_out(
         upstream: String,
         attempts: Vec<ConnectAttempt>,
         took: Duration,
@@ -60,6 +64,23 @@ impl ConnectError {
         // It was counted back from a moment on the clock: some nanoseconds too long.
         let limit = Duration::from_millis(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         Self { upstream, attempts, took, limit: Some(limit), kind: DialOutcome::Timeout }
+    }
+
+    /// The same after these attempts, at most `limit` in all.
+    pub(crate) fn after(mut self, mut earlier: Vec<ConnectAttempt>, took: Duration) -> Self {
+        if earlier.is_empty() {
+            return self;
+        }
+        earlier.append(&mut self.attempts);
+        match self.limit {
+            Some(limit) => Self::timed_out(self.upstream, earlier, took, limit),
+            None => Self::failed(self.upstream, earlier, took),
+        }
+    }
+
+    /// Whether what came last was a handshake.
+    pub(crate) fn is_in_handshake(&self) -> bool {
+        self.attempts.last().is_some_and(|last| last.phase == Phase::Handshake)
     }
 
     /// Where the connection was to go, as it was configured; several entries with commas between.
@@ -90,9 +111,17 @@ impl ConnectError {
     }
 
     /// Whether the same dial may succeed later without anybody changing anything. Not so when no
-    /// address got past a socket option, a permission or an address that is not valid.
+    /// address got past a socket option, a permission or an address that is not valid, and when the
+    /// program there refused for a reason that lasts: a wrong password, say.
     pub fn is_retryable(&self) -> bool {
-        self.kind != DialOutcome::Error || self.attempts.iter().any(ConnectAttempt::may_pass)
+        !self.is_denied()
+            && (self.kind != DialOutcome::Error
+                || self.attempts.iter().any(ConnectAttempt::may_pass))
+    }
+
+    /// Whether the program at the other end refused for a reason that lasts.
+    pub fn is_denied(&self) -> bool {
+        self.attempts.iter().any(|attempt| attempt.phase == Phase::Denied)
     }
 
     fn hint(&self) -> Option<&'static str> {
@@ -160,8 +189,25 @@ impl ConnectAttempt {
         let text = match phase {
             Phase::Resolve => "still looking the name up",
             Phase::Setup | Phase::Connect => "still connecting",
+            Phase::Handshake | Phase::Denied => "connected, still waiting for the first answer",
         };
         Self::new(target, io::Error::new(io::ErrorKind::TimedOut, text), took, phase)
+    }
+
+    /// The program at this address wanted no connection.
+    pub(crate) fn handshake(
+        target: String,
+        error: io::Error,
+        took: Duration,
+        is_permanent: bool,
+    ) -> Self {
+        let phase = if is_permanent { Phase::Denied } else { Phase::Handshake };
+        Self::new(target, error, took, phase)
+    }
+
+    /// It had not said so at the deadline.
+    pub(crate) fn unfinished_handshake(target: String, took: Duration) -> Self {
+        Self::unfinished(target, took, Phase::Handshake)
     }
 
     /// The address, or the name as configured when it is the lookup that failed.
@@ -188,6 +234,7 @@ impl ConnectAttempt {
         match (self.phase, self.error.kind()) {
             (Phase::Resolve, _) => DialOutcome::Resolve,
             (Phase::Setup, _) => DialOutcome::Error,
+            (Phase::Handshake | Phase::Denied, _) => DialOutcome::Handshake,
             // A Unix socket that is not there is what a port nobody listens on is for TCP.
             (_, io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => DialOutcome::Refused,
             (_, io::ErrorKind::TimedOut) => DialOutcome::Timeout,
@@ -210,6 +257,7 @@ impl ConnectAttempt {
 /// without IPv6 must not hide that the IPv4 address refused.
 fn judge(attempts: &[ConnectAttempt]) -> DialOutcome {
     let telling = [
+        DialOutcome::Handshake,
         DialOutcome::Refused,
         DialOutcome::Timeout,
         DialOutcome::Unreachable,

@@ -44,6 +44,11 @@ impl Io {
         peek::peek(&self.sock_ref())
     }
 
+    /// As [`peek`](Self::peek), and copies what waits.
+    pub(crate) fn peek_bytes(&self, bytes: &mut [u8; 256]) -> (Peeked, usize) {
+        peek::peek_bytes(&self.sock_ref(), bytes)
+    }
+
     /// One peek that clears tokio's readiness when nothing is there, so that the next
     /// [`poll_read_ready`](Self::poll_read_ready) waits. Only after that said "ready": without
     /// readiness the kernel is not asked, and the answer is `Empty`.

@@ -12,7 +12,7 @@ mod report;
 mod resolve;
 
 pub use addr::PeerAddr;
-pub(crate) use connect::{Target, dial};
+pub(crate) use connect::{Attempt, Dialed, Target, dial};
 pub(crate) use directory::{Directory, Nobody};
 pub(crate) use endpoint::{Endpoint, upstream_text};
 pub use error::{ConnectAttempt, ConnectError};

@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, BufReader, ReadBuf};
 
-use super::guard::{Guard, Release};
+use super::guard::Guard;
+use super::lease::Release;
 use crate::event::CloseReason;
 
 /// A guard with a read buffer of its own, for line protocols and the like.

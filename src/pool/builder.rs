@@ -5,36 +5,48 @@ use std::sync::Arc;
 
 use super::inner::Inner;
 use super::ping::{Ping, Pinger};
+use super::speech::speech;
 use super::{Owner, Pool};
 use crate::config::{Config, ConfigError, check_ping};
 use crate::event::Observer;
 use crate::net::{Resolve, Resolver};
+use crate::protocol::{Protocol, Raw};
 use crate::stream::Connector;
 
 /// Makes a [`Pool`].
 #[must_use = "a builder does nothing until build() is called"]
-pub struct Builder {
+pub struct Builder<P: Protocol = Raw> {
     config: Config,
     observer: Option<Arc<dyn Observer>>,
     resolver: Resolver,
     pinger: Pinger,
+    protocol: P,
 }
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
-        Self { config, observer: None, resolver: Resolver::default(), pinger: Pinger::default() }
-    }
-
-    /// Sends every event of the pool to `observer` as well.
-    pub fn observer(mut self, observer: impl Observer) -> Self {
-        self.observer = Some(Arc::new(observer));
-        self
+        let (resolver, pinger) = (Resolver::default(), Pinger::default());
+        Self { config, observer: None, resolver, pinger, protocol: Raw::default() }
     }
 
     /// Has idle connections pinged before they are handed out, as
-    /// [`Config::validation`](crate::Config::validation) says.
+    /// [`Config::validation`](crate::Config::validation) says. A protocol has its own ping.
     pub fn ping(mut self, ping: impl Ping) -> Self {
         self.pinger = Pinger(Some(Arc::new(ping)));
+        self
+    }
+
+    /// Has callers get the clients of this protocol instead of bare streams.
+    pub fn protocol<P: Protocol>(self, protocol: P) -> Builder<P> {
+        let Self { config, observer, resolver, pinger, .. } = self;
+        Builder { config, observer, resolver, pinger, protocol }
+    }
+}
+
+impl<P: Protocol> Builder<P> {
+    /// Sends every event of the pool to `observer` as well.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observer = Some(Arc::new(observer));
         self
     }
 
@@ -49,15 +61,20 @@ impl Builder {
     /// # Errors
     ///
     /// [`ConfigError`] with every problem of the configuration.
-    pub fn build(self) -> Result<Pool, ConfigError> {
+    pub fn build(self) -> Result<Pool<P>, ConfigError> {
         let connector = Connector::observed(&self.config, self.observer)?;
         let connector = connector.resolved_by(self.resolver);
-        check_ping(connector.settings().validation, self.pinger.0.is_some())?;
-        Ok(Pool { handle: Arc::new(Owner(Arc::new(Inner::new(connector, self.pinger)))) })
+        let speech = speech(self.protocol);
+        let has_ping = match &speech {
+            Some(speech) => speech.has_ping(),
+            None => self.pinger.0.is_some(),
+        };
+        check_ping(connector.settings().validation, has_ping)?;
+        Ok(Pool::of(Arc::new(Owner(Arc::new(Inner::new(connector, self.pinger, speech))))))
     }
 }
 
-impl fmt::Debug for Builder {
+impl<P: Protocol> fmt::Debug for Builder<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
     }

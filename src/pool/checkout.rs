@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::Inner;
-use super::guard::Guard;
+use super::lease::Lease;
 use super::line::{Failed, Spot};
 use crate::deadline::Deadline;
 use crate::error::{CheckoutError, CheckoutFailure, Phase};
@@ -21,12 +21,10 @@ pub(super) async fn checkout(
     inner: &Arc<Inner>,
     limit: Option<Duration>,
     taken_at: &'static Location<'static>,
-) -> Result<Guard, CheckoutError> {
+) -> Result<Lease, CheckoutError> {
     // The usual case: no timer, no allocation, no clock but the one the check needs.
     match inner.at_once() {
-        Some(guard) if inner.pinger.0.is_none() => {
-            Ok(hand_out(inner, guard, Duration::ZERO, taken_at))
-        }
+        Some(lease) if !inner.pings() => Ok(hand_out(inner, lease, Duration::ZERO, taken_at)),
         taken => wait(inner, taken, limit, taken_at).await,
     }
 }
@@ -35,39 +33,39 @@ pub(super) async fn checkout(
 pub(super) fn try_checkout(
     inner: &Arc<Inner>,
     taken_at: &'static Location<'static>,
-) -> Option<Guard> {
+) -> Option<Lease> {
     // Whether it needs a ping cannot be found out without waiting.
-    inner.at_once().map(|guard| hand_out(inner, guard, Duration::ZERO, taken_at))
+    inner.at_once().map(|lease| hand_out(inner, lease, Duration::ZERO, taken_at))
 }
 
 fn hand_out(
     inner: &Arc<Inner>,
-    mut guard: Guard,
+    mut lease: Lease,
     waited: Duration,
     taken_at: &'static Location<'static>,
-) -> Guard {
-    guard.claim(taken_at);
+) -> Lease {
+    lease.claim(taken_at);
     inner.maintain();
-    inner.emitter().emit(Event::CheckedOut { conn: guard.id(), waited });
-    guard
+    inner.emitter().emit(Event::CheckedOut { conn: lease.id(), waited });
+    lease
 }
 
 async fn wait(
     inner: &Arc<Inner>,
-    taken: Option<Guard>,
+    taken: Option<Lease>,
     limit: Option<Duration>,
     taken_at: &'static Location<'static>,
-) -> Result<Guard, CheckoutError> {
+) -> Result<Lease, CheckoutError> {
     let span = telemetry::checkout_span(inner.emitter().name());
     let mut attempt = Attempt::begin(inner, limit);
     let result = obtain(inner, taken, &attempt).instrument(span.clone()).await;
     attempt.over = true;
     let waited = attempt.began.elapsed();
     match result {
-        Ok(guard) => {
-            span.record("peer", tracing::field::display(guard.peer_addr()));
-            span.record("conn_id", guard.id().get());
-            Ok(hand_out(inner, guard, waited, taken_at))
+        Ok(lease) => {
+            span.record("peer", tracing::field::display(lease.peer_addr()));
+            span.record("conn_id", lease.id().get());
+            Ok(hand_out(inner, lease, waited, taken_at))
         }
         Err(failed) => Err(attempt.report(failed, waited)),
     }
@@ -75,20 +73,20 @@ async fn wait(
 
 async fn obtain(
     inner: &Arc<Inner>,
-    taken: Option<Guard>,
+    taken: Option<Lease>,
     attempt: &Attempt<'_>,
-) -> Result<Guard, Failed> {
-    let mut guard = match taken {
-        Some(guard) => guard,
+) -> Result<Lease, Failed> {
+    let mut lease = match taken {
+        Some(lease) => lease,
         None => served(inner, join(inner, attempt)?, attempt.deadline).await?,
     };
     loop {
-        if let Some(guard) = inner.proved(guard, attempt.deadline).await {
-            return Ok(guard);
+        if let Some(lease) = inner.proved(lease, attempt.deadline).await {
+            return Ok(lease);
         }
         // Its place is the one it had.
         let spot = inner.line.rejoin(attempt.began);
-        guard = served(inner, spot, attempt.deadline).await?;
+        lease = served(inner, spot, attempt.deadline).await?;
     }
 }
 
@@ -105,7 +103,7 @@ fn join<'a>(inner: &'a Arc<Inner>, attempt: &Attempt<'_>) -> Result<Spot<'a>, Fa
     inner.line.join(attempt.began, most).ok_or_else(|| CheckoutFailure::QueueFull.into())
 }
 
-async fn served(inner: &Arc<Inner>, spot: Spot<'_>, deadline: Deadline) -> Result<Guard, Failed> {
+async fn served(inner: &Arc<Inner>, spot: Spot<'_>, deadline: Deadline) -> Result<Lease, Failed> {
     // One may have come back between the look and the line; else one has to be made.
     inner.serve();
     if inner.slots.are_free() || inner.common.suspects.count() > 0 {
@@ -118,11 +116,11 @@ async fn served(inner: &Arc<Inner>, spot: Spot<'_>, deadline: Deadline) -> Resul
 }
 
 impl Inner {
-    fn at_once(self: &Arc<Self>) -> Option<Guard> {
+    fn at_once(self: &Arc<Self>) -> Option<Lease> {
         if !self.line.is_empty() || self.is_closed() {
             return None;
         }
-        self.store.take().map(|taken| Guard::unclaimed(self, taken))
+        self.store.take().map(|taken| Lease::new(self, taken))
     }
 
     /// Connections that nobody holds, made or not.

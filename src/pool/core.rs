@@ -20,8 +20,8 @@ use super::peers::Membership;
 use super::proof::Proof;
 use super::slots::Slot;
 use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event};
-use crate::liveness::{self, Parked, Verdict};
-use crate::stream::{Link, Stream};
+use crate::liveness::{Parked, Verdict};
+use crate::stream::{Conn, Link};
 
 /// Who may touch the connection. Every change is a compare-and-swap; whoever made it owns the
 /// stream until the next change.
@@ -71,8 +71,7 @@ pub(super) struct Core {
 /// What lives with an idle connection.
 #[derive(Debug, Default)]
 struct Home {
-    /// Boxed, here and on its way to a guard: it is moved several times per checkout.
-    stream: Option<Box<Stream>>,
+    conn: Option<Conn>,
     slot: Option<Slot>,
     holder: Option<Held>,
 }
@@ -81,10 +80,11 @@ impl Core {
     /// A connection that was just made, in use by the caller.
     pub(super) fn new(
         common: &Arc<Common>,
-        stream: &mut Stream,
+        conn: &mut Conn,
         slot: Slot,
         generation: u64,
     ) -> Arc<Self> {
+        let mut stream = conn.stream_mut();
         let opened = stream.adopt(common.max_silence);
         let core = Arc::new_cyclic(|core: &Weak<Self>| Self {
             id: stream.id(),
@@ -95,7 +95,7 @@ impl Core {
             was_used: AtomicBool::new(false),
             fired: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
-            home: Mutex::new(Home { stream: None, slot: Some(slot), holder: None }),
+            home: Mutex::new(Home { conn: None, slot: Some(slot), holder: None }),
             sentinel: Waker::from(Arc::new(Sentinel(Weak::clone(core)))),
             me: Weak::clone(core),
             common: Arc::clone(common),
@@ -103,7 +103,9 @@ impl Core {
             generation,
             link: Mutex::new(Arc::clone(stream.link())),
         });
+        drop(stream);
         common.registry.add(&core);
+        conn.keep(|| Arc::new(Sentinel(Arc::downgrade(&core))));
         core
     }
 
@@ -141,12 +143,13 @@ impl Core {
     }
 
     /// An exchange of the pool's own is over, and the peer was heard.
-    pub(super) fn begin_anew(&self, stream: &mut Stream) {
+    pub(super) fn begin_anew(&self, conn: &mut Conn) {
         self.prove(Instant::now());
-        self.rest(stream);
+        self.rest(conn);
     }
 
-    fn rest(&self, stream: &mut Stream) {
+    fn rest(&self, conn: &mut Conn) {
+        let mut stream = conn.stream_mut();
         if stream.rest() {
             *self.link() = Arc::clone(stream.link());
         }
@@ -178,7 +181,7 @@ impl Core {
 
     /// Takes an idle connection for a user, if it may still be used. It never waits: flag, peek,
     /// lifetime; yes or no, at once. A connection that may not be used is closed here.
-    pub(super) fn claim(&self, now: Instant) -> Option<Box<Stream>> {
+    pub(super) fn claim(&self, now: Instant) -> Option<Conn> {
         while !self.change(State::Idle, State::InUse) {
             // Being looked at right now: it will be offered again when that is over.
             if self.change(State::Checking, State::Orphaned) {
@@ -190,10 +193,10 @@ impl Core {
             }
         }
         self.fired.store(false, Ordering::Release);
-        let stream = self.home().stream.take()?;
+        let conn = self.home().conn.take()?;
         let unfit = match self.outlived(now) {
             Some(reason) => Some(reason),
-            None => match liveness::check(stream.io()) {
+            None => match conn.check() {
                 Verdict::Alive => {
                     self.report_check(Check::Peek, CheckVerdict::Alive, None);
                     None
@@ -205,19 +208,18 @@ impl Core {
             },
         };
         match unfit {
-            None if self
-                .common
-                .max_silence
-                .is_some_and(|max| self.is_silent(&stream, now, max)) =>
-            {
+            None if self.common.max_silence.is_some_and(|max| self.is_silent(&conn, now, max)) => {
                 // Whoever claimed it drops its handle; it comes back when it is heard.
                 self.state.store(State::Orphaned as u8, Ordering::Release);
-                self.suspect(stream);
+                self.suspect(conn);
                 None
             }
-            None => Some(stream),
+            None => {
+                conn.set_idle(false);
+                Some(conn)
+            }
             Some(reason) => {
-                self.close(stream, reason, None);
+                self.close(conn, reason, None);
                 None
             }
         }
@@ -227,13 +229,13 @@ impl Core {
     /// if it is not fit to wait.
     pub(super) fn settle(
         &self,
-        mut stream: Box<Stream>,
+        mut conn: Conn,
         now: Instant,
         used_since: Instant,
-    ) -> Result<(), (Box<Stream>, CloseReason)> {
+    ) -> Result<(), (Conn, CloseReason)> {
         let surplus = || self.common.slots.are_over().then_some(CloseReason::Resized);
         if let Some(reason) = self.outlived(now).or_else(surplus) {
-            return Err((stream, reason));
+            return Err((conn, reason));
         }
         if self.common.notes_holders {
             let last = self.home().holder.take();
@@ -241,22 +243,23 @@ impl Core {
         }
         // From here on the sentinel counts.
         self.state.store(State::Parking as u8, Ordering::Release);
-        match liveness::park(stream.io(), &self.sentinel) {
+        conn.set_idle(true);
+        match conn.park(&self.sentinel) {
             Parked::Unfit(reason) => {
                 self.state.store(State::InUse as u8, Ordering::Release);
-                return Err((stream, reason));
+                return Err((conn, reason));
             }
             Parked::Waiting => {}
             Parked::Restless => self.fired.store(true, Ordering::Release),
         }
-        if stream.was_read() {
+        if conn.stream().was_read() {
             // At the earliest then; when exactly would cost a clock per read.
             self.prove(used_since);
         }
-        self.rest(&mut stream);
+        self.rest(&mut conn);
         let idle = now.saturating_duration_since(self.opened).as_nanos();
         self.idle_since.store(u64::try_from(idle).unwrap_or(u64::MAX), Ordering::Release);
-        self.home().stream = Some(stream);
+        self.home().conn = Some(conn);
         // Before the look at whether the pool was closed, in every thread's eyes.
         self.state.store(State::Idle as u8, Ordering::SeqCst);
         Ok(())
@@ -272,18 +275,18 @@ impl Core {
         if !self.change(State::Idle, State::Checking) {
             return false;
         }
-        let stream = self.home().stream.take();
-        if let Some(stream) = stream {
-            self.close(stream, reason, None);
+        let conn = self.home().conn.take();
+        if let Some(conn) = conn {
+            self.close(conn, reason, None);
         }
         true
     }
 
-    /// Ends the connection. Only for whoever owns the stream. `used` is how long it was in use, if
+    /// Ends the connection. Only for whoever owns it. `used` is how long it was in use, if
     /// it comes straight from its user.
-    pub(super) fn close(&self, stream: Box<Stream>, reason: CloseReason, used: Option<Duration>) {
+    pub(super) fn close(&self, conn: Conn, reason: CloseReason, used: Option<Duration>) {
         if self.mark_closed() {
-            drop(stream);
+            conn.close(reason);
             self.finish(reason, used);
         }
     }
@@ -340,7 +343,10 @@ impl Drop for Core {
     /// dropped.
     fn drop(&mut self) {
         if self.mark_closed() {
-            drop(self.home().stream.take());
+            let conn = self.home().conn.take();
+            if let Some(conn) = conn {
+                conn.close(CloseReason::PoolClosed);
+            }
             self.finish(CloseReason::PoolClosed, None);
         }
     }

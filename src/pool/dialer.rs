@@ -15,16 +15,17 @@ use tokio::sync::futures::Notified;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::Inner;
 use super::common::Common;
 use super::core::Core;
-use super::guard::Guard;
+use super::lease::Lease;
 use super::peers::{BRIEF_TRY_LIMIT, TRY_LIMIT};
 use super::slots::{Slot, Slots};
+use super::speech::Spoke;
+use super::{Inner, reset};
 use crate::deadline::Deadline;
 use crate::event::CloseReason;
 use crate::net::{self, ConnectError, Directory, PeerAddr};
-use crate::stream::{Connector, Route, Stream};
+use crate::stream::{Conn, Connector, Handshake, Route};
 
 /// What is known of the dials of a pool.
 #[derive(Debug, Default)]
@@ -95,6 +96,9 @@ pub(super) async fn run(pool: Weak<Inner>, slots: Arc<Slots>) {
                 return;
             }
             while dials.try_join_next().is_some() {}
+            for lease in inner.resets.take() {
+                dials.spawn(reset::reset(lease));
+            }
             let again = inner.look_names_up(&mut dials, &mut lookup);
             [inner.start_dials(&mut dials), again].into_iter().flatten().min()
         };
@@ -209,6 +213,7 @@ impl Inner {
             pool: Arc::downgrade(self),
             connector: self.connector.clone(),
             common: Arc::clone(&self.common),
+            speech: self.speech.clone(),
             slot: Some(slot),
             under_way: UnderWay::begin(dials, slots, only.is_some()),
             only,
@@ -274,6 +279,7 @@ struct Dial {
     pool: Weak<Inner>,
     connector: Connector,
     common: Arc<Common>,
+    speech: Spoke,
     only: Option<Try>,
     /// Of the pool, when the dial began.
     generation: u64,
@@ -289,29 +295,30 @@ impl Dial {
             limit = Some(limit.map_or(only.limit, |limit| limit.min(only.limit)));
         }
         let only = self.only.as_ref().map(|only| &only.peer);
-        let route = Route { directory: &self.common.peers, only, limit };
+        let handshake = self.speech.as_deref().map(|speech| speech as &dyn Handshake);
+        let route = Route { directory: &self.common.peers, only, handshake, limit };
         let dialed = self.connector.connect_by(route).await;
         self.over = true;
         let Some(slot) = self.slot.take() else { return };
         match dialed {
-            Ok(stream) => self.connected(Box::new(stream), slot),
+            Ok(conn) => self.connected(conn, slot),
             Err(error) => self.failed(error, slot),
         }
     }
 
-    fn connected(&self, mut stream: Box<Stream>, slot: Slot) {
+    fn connected(&self, mut conn: Conn, slot: Slot) {
         self.under_way.dials.ended(None);
-        let core = Core::new(&self.common, &mut stream, slot, self.generation);
+        let core = Core::new(&self.common, &mut conn, slot, self.generation);
         let Some(pool) = self.pool.upgrade().filter(|pool| !pool.is_closed()) else {
-            return core.close(stream, CloseReason::PoolClosed, None);
+            return core.close(conn, CloseReason::PoolClosed, None);
         };
         // The pool was invalidated meanwhile: it may lead to where nobody wants to go.
         if let Some(reason) = core.retired() {
-            return core.close(stream, reason, None);
+            return core.close(conn, reason, None);
         }
-        let taken = pool.store.adopt(&core, stream);
+        let taken = pool.store.adopt(&core, conn);
         // No longer counted only when its caller is not, or one too many would be made.
-        pool.serve_fresh(Guard::unclaimed(&pool, taken));
+        pool.serve_fresh(Lease::new(&pool, taken));
     }
 
     fn failed(&self, error: ConnectError, slot: Slot) {

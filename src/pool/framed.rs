@@ -10,7 +10,8 @@ use futures_sink::Sink;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::codec::{self, Decoder, Encoder};
 
-use super::guard::{Guard, Release};
+use super::guard::Guard;
+use super::lease::Release;
 use crate::event::CloseReason;
 
 /// A guard behind a [`tokio_util`] codec: a stream of decoded and a sink of encoded items.

@@ -14,7 +14,9 @@ use super::dialer::Dials;
 use super::line::Line;
 use super::ping::Pinger;
 use super::registry::Counts;
+use super::reset::Resets;
 use super::slots::Slots;
+use super::speech::Spoke;
 use super::store::Store;
 use super::warm::Wishes;
 use super::{dialer, maintenance};
@@ -37,6 +39,9 @@ pub(super) struct Inner {
     /// A connection came back to a closed pool.
     pub(super) came_back: Notify,
     pub(super) pinger: Pinger,
+    /// `None`: bare streams.
+    pub(super) speech: Spoke,
+    pub(super) resets: Resets,
     pub(super) slots: Arc<Slots>,
     pub(super) store: Store,
     pub(super) common: Arc<Common>,
@@ -45,7 +50,7 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    pub(super) fn new(connector: Connector, pinger: Pinger) -> Self {
+    pub(super) fn new(connector: Connector, pinger: Pinger, speech: Spoke) -> Self {
         let settings = connector.settings();
         let size = settings.max_size;
         let common = Arc::new(Common::new(Arc::clone(connector.emitter()), settings));
@@ -56,6 +61,8 @@ impl Inner {
             wishes: Wishes::default(),
             came_back: Notify::new(),
             pinger,
+            speech,
+            resets: Resets::default(),
             slots: Arc::clone(&common.slots),
             store: Store::new(size, settings.order),
             common,
@@ -123,6 +130,7 @@ impl Inner {
             return;
         }
         self.serve();
+        self.resets.discard();
         for core in self.common.registry.idle() {
             core.evict(CloseReason::PoolClosed);
         }

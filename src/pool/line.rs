@@ -13,7 +13,7 @@ use std::task::Poll;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
-use super::guard::Guard;
+use super::lease::Lease;
 use crate::error::CheckoutFailure;
 use crate::net::ConnectError;
 
@@ -38,7 +38,7 @@ pub(super) struct Line {
     /// Those who still wait.
     waiting: AtomicUsize,
     /// Connections that were just made. Pushed and popped under this lock, nothing else.
-    fresh: Mutex<VecDeque<Guard>>,
+    fresh: Mutex<VecDeque<Lease>>,
     /// Somebody gives out.
     serving: AtomicBool,
     /// Something changed since whoever gives out has last looked.
@@ -64,7 +64,7 @@ pub(super) struct Caller {
 enum Turn {
     Waiting,
     /// Boxed: most callers only wait.
-    Called(Box<Result<Guard, Failed>>),
+    Called(Box<Result<Lease, Failed>>),
     Gone,
 }
 
@@ -133,11 +133,11 @@ impl Line {
         }
     }
 
-    pub(super) fn push_fresh(&self, guard: Guard) {
-        self.fresh.lock().unwrap_or_else(PoisonError::into_inner).push_back(guard);
+    pub(super) fn push_fresh(&self, lease: Lease) {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner).push_back(lease);
     }
 
-    pub(super) fn next_fresh(&self) -> Option<Guard> {
+    pub(super) fn next_fresh(&self) -> Option<Lease> {
         self.fresh.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
@@ -152,8 +152,8 @@ impl Line {
     pub(super) fn call(
         &self,
         caller: &Arc<Caller>,
-        result: Result<Guard, Failed>,
-    ) -> Result<(), Box<Result<Guard, Failed>>> {
+        result: Result<Lease, Failed>,
+    ) -> Result<(), Box<Result<Lease, Failed>>> {
         let result = Box::new(result);
         {
             let mut turn = caller.turn();
@@ -230,7 +230,7 @@ impl Spot<'_> {
     /// Resolves when the caller is called. `look_around` runs at every poll before that.
     ///
     /// Cancel safety: nothing is lost; the spot keeps what was given to it.
-    pub(super) async fn called(&self, look_around: impl Fn()) -> Result<Guard, Failed> {
+    pub(super) async fn called(&self, look_around: impl Fn()) -> Result<Lease, Failed> {
         poll_fn(|cx| {
             self.caller.task.register(cx.waker());
             let mut turn = self.caller.turn();

@@ -29,6 +29,7 @@ const SOONEST: Duration = Duration::from_secs(1);
 pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) {
     let mut next = Instant::now() + phase(beat);
     let mut quarantine = Quarantine::new(&common.suspects);
+    let mut generation = common.generation.now();
     loop {
         let judgement = common.peers.next_judgement(Instant::now());
         let wake = [quarantine.due(), judgement].into_iter().flatten().fold(next, Instant::min);
@@ -40,7 +41,8 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
         }
         quarantine.look(|core| inner.offer(core));
         inner.ask_siblings().await;
-        if common.peers.judge() {
+        let last = std::mem::replace(&mut generation, common.generation.now());
+        if common.peers.judge() || last != generation {
             inner.evict_retired().await;
         }
         // Judged by the clock: a busy inbox must not keep the beat from coming.

@@ -1,6 +1,7 @@
 //! Our connections in somebody's plain deadpool.
 
 use std::ops::Deref;
+use std::task::Waker;
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use tokio::time::Instant;
@@ -119,7 +120,7 @@ impl Connection {
         if self.expires.is_some_and(|expires| Instant::now() >= expires) {
             return Some(CloseReason::MaxLifetime);
         }
-        match liveness::check(self.stream.io()) {
+        match liveness::check(self.stream.io(), Waker::noop()) {
             Verdict::Alive => None,
             Verdict::Dead(reason) => Some(reason),
         }

@@ -5,7 +5,9 @@
 //! - [`slots`]: how many connections may exist
 //! - [`core`]: one connection and its state; [`registry`]: all of them; [`common`]: what they share
 //! - [`store`]: the idle ones, kept by deadpool
-//! - [`checkout`] and [`guard`]: the way out and back; [`ping`]: a round trip in between
+//! - [`checkout`], [`lease`] and [`guard`]: the way out and back; [`ping`]: a round trip in between;
+//!   [`reset`]: what is done to a connection that came back
+//! - [`speech`]: the pool's protocol, without its types
 //! - [`maintenance`]: what is looked at in the background; [`quarantine`]: silent connections;
 //!   [`plan`]: what has lived too long; [`generation`]: what is not used again
 //! - [`inner`]: the parts together; [`lifecycle`] and [`warm`]: what is done to a pool as a whole
@@ -23,6 +25,7 @@ mod generation;
 mod guard;
 mod inbox;
 mod inner;
+mod lease;
 mod lifecycle;
 mod line;
 mod maintenance;
@@ -33,13 +36,16 @@ mod plan;
 mod proof;
 mod quarantine;
 mod registry;
+mod reset;
 mod serve;
 mod slots;
+mod speech;
 mod store;
 mod warm;
 
 use std::fmt;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +55,7 @@ use tokio::time::Instant;
 use crate::config::{Config, ConfigError, check_max_size};
 use crate::deadline::Deadline;
 use crate::error::CheckoutError;
+use crate::protocol::{Protocol, Raw};
 use crate::status::{PeerStatus, Status};
 
 use inner::Inner;
@@ -58,7 +65,8 @@ pub use buffered::Buffered;
 pub use builder::Builder;
 #[cfg(feature = "codec")]
 pub use framed::Framed;
-pub use guard::{Guard, Release};
+pub use guard::Guard;
+pub use lease::Release;
 pub use manager::{Connection, Manager};
 pub use ping::Ping;
 
@@ -67,9 +75,17 @@ pub use ping::Ping;
 /// A pool may be made outside a runtime; it connects and starts its one background task at the
 /// first checkout. When the last handle is dropped it is closed: its idle connections at once,
 /// those in use when they come back.
-#[derive(Clone)]
-pub struct Pool {
+///
+/// `P` is what runs over its connections; without one they are bare [`Stream`](crate::Stream)s.
+pub struct Pool<P: Protocol = Raw> {
     handle: Arc<Owner>,
+    protocol: PhantomData<fn() -> P>,
+}
+
+impl<P: Protocol> Clone for Pool<P> {
+    fn clone(&self) -> Self {
+        Self::of(Arc::clone(&self.handle))
+    }
 }
 
 /// Closes the pool when the last [`Pool`] is gone. Guards and the maintenance task hold the inside
@@ -96,6 +112,12 @@ impl Pool {
     pub fn builder(config: Config) -> Builder {
         Builder::new(config)
     }
+}
+
+impl<P: Protocol> Pool<P> {
+    fn of(handle: Arc<Owner>) -> Self {
+        Self { handle, protocol: PhantomData }
+    }
 
     /// Takes a connection: an idle one that was just proved usable, or a new one. Callers are
     /// served in order of arrival.
@@ -115,7 +137,7 @@ impl Pool {
     /// Dropping the future loses nothing but the caller's place in the line. A connection that was
     /// being made for it serves the next caller, or waits for one.
     #[track_caller]
-    pub fn get(&self) -> impl Future<Output = Result<Guard, CheckoutError>> + Send {
+    pub fn get(&self) -> impl Future<Output = Result<Guard<P>, CheckoutError>> + Send {
         self.get_within(self.handle.0.settings().timeouts.checkout)
     }
 
@@ -133,7 +155,7 @@ impl Pool {
     pub fn get_by(
         &self,
         deadline: Instant,
-    ) -> impl Future<Output = Result<Guard, CheckoutError>> + Send {
+    ) -> impl Future<Output = Result<Guard<P>, CheckoutError>> + Send {
         self.get_within(Some(deadline.saturating_duration_since(Instant::now())))
     }
 
@@ -141,9 +163,9 @@ impl Pool {
     fn get_within(
         &self,
         limit: Option<Duration>,
-    ) -> impl Future<Output = Result<Guard, CheckoutError>> + Send {
+    ) -> impl Future<Output = Result<Guard<P>, CheckoutError>> + Send {
         let taken_at = Location::caller();
-        async move { checkout::checkout(&self.handle.0, limit, taken_at).await }
+        async move { checkout::checkout(&self.handle.0, limit, taken_at).await.map(Guard::new) }
     }
 
     /// Takes an idle connection that was just proved usable, if there is one and no caller waits
@@ -153,8 +175,8 @@ impl Pool {
     ///
     /// Outside a tokio runtime.
     #[track_caller]
-    pub fn try_get(&self) -> Option<Guard> {
-        checkout::try_checkout(&self.handle.0, Location::caller())
+    pub fn try_get(&self) -> Option<Guard<P>> {
+        checkout::try_checkout(&self.handle.0, Location::caller()).map(Guard::new)
     }
 
     /// Takes a connection, runs `exchange` with it, and releases it if that succeeds. If it fails,
@@ -185,7 +207,7 @@ impl Pool {
     #[track_caller]
     pub fn run<T, E, F>(&self, exchange: F) -> impl Future<Output = Result<T, E>>
     where
-        F: AsyncFnOnce(&mut Guard) -> Result<T, E>,
+        F: AsyncFnOnce(&mut Guard<P>) -> Result<T, E>,
         E: From<CheckoutError>,
     {
         let guard = self.get();
@@ -214,7 +236,7 @@ impl Pool {
     #[track_caller]
     pub fn run_retry<T, E, F>(&self, mut exchange: F) -> impl Future<Output = Result<T, E>>
     where
-        F: AsyncFnMut(&mut Guard) -> Result<T, E>,
+        F: AsyncFnMut(&mut Guard<P>) -> Result<T, E>,
         E: From<CheckoutError>,
     {
         let taken_at = Location::caller();
@@ -222,12 +244,12 @@ impl Pool {
             let inner = &self.handle.0;
             let began = Instant::now();
             let limit = inner.settings().timeouts.checkout;
-            let mut guard = checkout::checkout(inner, limit, taken_at).await?;
+            let mut guard = Guard::new(checkout::checkout(inner, limit, taken_at).await?);
             let mut result = exchange(&mut guard).await;
-            if result.is_err() && guard.is_stale(began) {
+            if result.is_err() && guard.lease().is_stale(began) {
                 drop(guard);
                 let left = limit.map(|limit| limit.saturating_sub(began.elapsed()));
-                guard = checkout::checkout(inner, left, taken_at).await?;
+                guard = Guard::new(checkout::checkout(inner, left, taken_at).await?);
                 result = exchange(&mut guard).await;
             }
             let value = result?;
@@ -332,7 +354,7 @@ impl Pool {
     }
 }
 
-impl fmt::Debug for Pool {
+impl<P: Protocol> fmt::Debug for Pool<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("name", &self.name()).field("status", &self.status()).finish()
     }

@@ -1,6 +1,6 @@
 //! Ping: one round trip of the protocol before a connection is handed out.
 //!
-//! It is made on the guard of the caller, outside the store: whoever is cancelled in the middle
+//! It is made on the lease of the caller, outside the store: whoever is cancelled in the middle
 //! takes nothing but its own connection with it.
 
 use std::fmt;
@@ -12,11 +12,11 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::Inner;
-use super::guard::Guard;
+use super::lease::Lease;
 use crate::config::Validation;
 use crate::deadline::Deadline;
 use crate::event::{Check, CheckVerdict, CloseReason, Event, Operation};
-use crate::stream::{Ending, Stream};
+use crate::stream::{Conn, Ending, Stream};
 
 /// Asks the program behind a connection whether it lives: the only way to notice a process that is
 /// stopped or hangs, since its kernel answers for it. Given to
@@ -69,23 +69,39 @@ impl Validation {
 }
 
 impl Inner {
+    /// Whether there is a ping at all.
+    pub(super) fn pings(&self) -> bool {
+        self.settings().validation != Validation::Peek
+    }
+
+    async fn ping(&self, conn: &mut Conn) -> io::Result<()> {
+        match (&self.speech, &self.pinger.0, conn) {
+            (Some(speech), _, conn) => speech.ping(conn).await,
+            (None, Some(ping), Conn::Raw(stream)) => ping.ping(stream).await,
+            // The configuration was refused.
+            _ => Ok(()),
+        }
+    }
+
     /// Pings a connection that was idle, if it is to be pinged. `None`: it failed and is closed.
     pub(super) async fn proved(
         self: &Arc<Self>,
-        mut guard: Guard,
+        mut lease: Lease,
         deadline: Deadline,
-    ) -> Option<Guard> {
+    ) -> Option<Lease> {
         let validation = self.settings().validation;
-        let Some(ping) = &self.pinger.0 else { return Some(guard) };
-        let Some(idle) = guard.was_idle_for() else { return Some(guard) };
+        if !self.pings() {
+            return Some(lease);
+        }
+        let Some(idle) = lease.was_idle_for() else { return Some(lease) };
         if !validation.asks_for_ping(idle) {
-            return Some(guard);
+            return Some(lease);
         }
         let limit = self.settings().timeouts.ping;
         let own = Deadline::after(limit);
-        let pinged = own.min(deadline).run(ping.ping(guard.stream_mut())).await;
+        let pinged = own.min(deadline).run(self.ping(lease.conn_mut())).await;
         let (reason, verdict) = match pinged {
-            Ok(Ok(())) => match guard.stream().unfit(Ending::Answered) {
+            Ok(Ok(())) => match lease.stream().unfit(Ending::Answered) {
                 None => (None, CheckVerdict::Alive),
                 Some(_) => (Some(CloseReason::PingFailed), CheckVerdict::Dead),
             },
@@ -95,7 +111,7 @@ impl Inner {
             Ok(Err(_)) => (Some(CloseReason::PingFailed), CheckVerdict::Dead),
             Err(_) => (Some(CloseReason::PingTimeout), CheckVerdict::Dead),
         };
-        let (conn, check) = (guard.id(), Check::Ping);
+        let (conn, check) = (lease.id(), Check::Ping);
         self.emitter().emit(Event::Checked { conn, check, verdict, heard: None });
         if let (Some(CloseReason::PingTimeout), Some(after)) = (reason, limit)
             && own.instant().is_some_and(|moment| Instant::now() >= moment)
@@ -105,12 +121,12 @@ impl Inner {
         }
         match reason {
             Some(reason) => {
-                guard.throw_away(reason);
+                lease.throw_away(reason);
                 None
             }
             None => {
-                guard.begin_anew();
-                Some(guard)
+                lease.begin_anew();
+                Some(lease)
             }
         }
     }

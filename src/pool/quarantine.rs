@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::core::{Classified, Core};
 use crate::event::{Check, CheckVerdict, CloseReason};
 use crate::liveness::{Probe, Step, Verdict};
-use crate::stream::Stream;
+use crate::stream::Conn;
 use crate::sys::tcp_info::{self, Saved};
 
 /// The way from whoever meets a silent connection to the maintenance task.
@@ -31,11 +31,11 @@ pub(super) struct Suspects {
 }
 
 impl Suspects {
-    pub(super) fn add(&self, core: Arc<Core>, stream: Box<Stream>) {
+    pub(super) fn add(&self, core: Arc<Core>, conn: Conn) {
         self.count.fetch_add(1, Ordering::AcqRel);
         self.lock().push(Quarantined {
             core,
-            stream: Some(stream),
+            conn: Some(conn),
             asked: None,
             round_trip: Duration::ZERO,
             heard: None,
@@ -88,7 +88,7 @@ impl Suspects {
 struct Quarantined {
     core: Arc<Core>,
     /// Always there until it leaves.
-    stream: Option<Box<Stream>>,
+    conn: Option<Conn>,
     asked: Option<Asked>,
     round_trip: Duration,
     /// How long ago the peer was heard, at the last look.
@@ -112,45 +112,50 @@ enum Look {
 impl Quarantined {
     /// Looks once. Nothing here waits.
     fn look(&mut self, now: Instant) -> Look {
-        let Some(stream) = &self.stream else { return Look::Left(None) };
-        let socket = stream.io().sock_ref();
-        if let Verdict::Dead(reason) = Verdict::of_peek(stream.io().peek()) {
+        let Some(conn) = &self.conn else { return Look::Left(None) };
+        if let Verdict::Dead(reason) = conn.peek() {
             return self.end(reason);
         }
-        let Some(info) = tcp_info::tcp_info(&socket) else {
-            return self.leave(CheckVerdict::Unproved, now);
-        };
+        match self.ask(now) {
+            None | Some(Step::Wait { .. }) => Look::Again,
+            Some(Step::Unknown) => self.leave(CheckVerdict::Unproved, now),
+            Some(Step::Alive) => {
+                let heard = self.heard.and_then(|ago| now.checked_sub(ago)).unwrap_or(now);
+                self.leave(CheckVerdict::Alive, heard)
+            }
+            Some(Step::Dead(reason)) => {
+                self.core.report_check(Check::Probe, CheckVerdict::Dead, self.heard);
+                self.end(reason)
+            }
+        }
+    }
+
+    /// One step of its probe, if it is due.
+    fn ask(&mut self, now: Instant) -> Option<Step> {
+        let stream = self.conn.as_ref()?.stream();
+        let socket = stream.io().sock_ref();
+        let Some(info) = tcp_info::tcp_info(&socket) else { return Some(Step::Unknown) };
         self.round_trip = info.rtt + 4 * info.rttvar;
         self.heard = Some(info.heard);
         let asked = match &mut self.asked {
-            Some(asked) if now < asked.due => return Look::Again,
+            Some(asked) if now < asked.due => return None,
             Some(asked) => asked,
             none => {
                 let longest = info.heard + 2 * Probe::verdict_time(&info) + Duration::from_secs(1);
                 let Some(saved) = tcp_info::begin_probing(&socket, longest) else {
-                    return self.leave(CheckVerdict::Unproved, now);
+                    return Some(Step::Unknown);
                 };
                 none.insert(Asked { probe: Probe::begin(now), saved, due: now })
             }
         };
-        match asked.probe.step(now, &info, tcp_info::unsent(&socket)) {
-            Step::Alive => {
-                let heard = now.checked_sub(info.heard).unwrap_or(now);
-                self.leave(CheckVerdict::Alive, heard)
-            }
-            Step::Unknown => self.leave(CheckVerdict::Unproved, now),
-            Step::Dead(reason) => {
-                self.core.report_check(Check::Probe, CheckVerdict::Dead, Some(info.heard));
-                self.end(reason)
-            }
-            Step::Wait { send, look_in } => {
-                asked.due = now + look_in;
-                if send {
-                    tcp_info::send_probe(&socket);
-                }
-                Look::Again
+        let step = asked.probe.step(now, &info, tcp_info::unsent(&socket));
+        if let Step::Wait { send, look_in } = step {
+            asked.due = now + look_in;
+            if send {
+                tcp_info::send_probe(&socket);
             }
         }
+        Some(step)
     }
 
     /// Back to the idle ones, the user's settings restored.
@@ -162,19 +167,19 @@ impl Quarantined {
             _ => self.core.postpone(proof),
         }
         self.restore();
-        Look::Left(self.stream.take().map(|stream| self.core.rehome(stream)))
+        Look::Left(self.conn.take().map(|conn| self.core.rehome(conn)))
     }
 
     fn end(&mut self, reason: CloseReason) -> Look {
-        if let Some(stream) = self.stream.take() {
-            self.core.close(stream, reason, None);
+        if let Some(conn) = self.conn.take() {
+            self.core.close(conn, reason, None);
         }
         Look::Left(None)
     }
 
     fn restore(&mut self) {
-        if let (Some(asked), Some(stream)) = (self.asked.take(), &self.stream) {
-            tcp_info::end_probing(&stream.io().sock_ref(), asked.saved);
+        if let (Some(asked), Some(conn)) = (self.asked.take(), &self.conn) {
+            tcp_info::end_probing(&conn.stream().io().sock_ref(), asked.saved);
         }
     }
 }
@@ -182,12 +187,12 @@ impl Quarantined {
 /// The pool was closed, or the runtime of the maintenance task has ended: nobody is left to ask.
 impl Drop for Quarantined {
     fn drop(&mut self) {
-        if let Some(stream) = self.stream.take() {
+        if let Some(conn) = self.conn.take() {
             let reason = match self.core.is_of_closed_pool() {
                 true => CloseReason::PoolClosed,
                 false => CloseReason::RuntimeGone,
             };
-            self.core.close(stream, reason, None);
+            self.core.close(conn, reason, None);
         }
     }
 }

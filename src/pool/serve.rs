@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Inner;
-use super::guard::Guard;
+use super::lease::Lease;
 use super::line::Failed;
 use crate::error::CheckoutFailure;
 use crate::net::ConnectError;
@@ -24,32 +24,32 @@ impl Inner {
                     Err(Failed::from(CheckoutFailure::Closed))
                 } else {
                     match self.next() {
-                        Some(guard) => Ok(guard),
+                        Some(lease) => Ok(lease),
                         None => break,
                     }
                 };
-                // What a caller who has just gone did not take: a guard that is dropped goes back.
+                // What a caller who has just gone did not take: a lease that is dropped goes back.
                 drop(self.line.call(&caller, result));
             }
             // Made for callers who have gone: to the idle ones, unless somebody has come.
-            while let Some(guard) = self.line.next_fresh() {
+            while let Some(lease) = self.line.next_fresh() {
                 match self.line.front().filter(|_| !self.is_stopped()) {
-                    Some(caller) => drop(self.line.call(&caller, Ok(guard))),
-                    None => drop(guard),
+                    Some(caller) => drop(self.line.call(&caller, Ok(lease))),
+                    None => drop(lease),
                 }
             }
         }
     }
 
-    fn next(self: &Arc<Self>) -> Option<Guard> {
+    fn next(self: &Arc<Self>) -> Option<Lease> {
         let fresh = self.line.next_fresh();
-        fresh.or_else(|| self.store.take().map(|taken| Guard::unclaimed(self, taken)))
+        fresh.or_else(|| self.store.take().map(|taken| Lease::new(self, taken)))
     }
 
     /// Gives a connection that was just made to the first in line. It is not looked at before: some
     /// protocols begin with the server's word.
-    pub(super) fn serve_fresh(self: &Arc<Self>, guard: Guard) {
-        self.line.push_fresh(guard);
+    pub(super) fn serve_fresh(self: &Arc<Self>, lease: Lease) {
+        self.line.push_fresh(lease);
         self.serve();
     }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::core::Core;
 use crate::config::Order;
-use crate::stream::Stream;
+use crate::stream::Conn;
 
 thread_local! {
     /// A connection on its way into the store, whose `get` has no arguments. Set and taken within
@@ -25,17 +25,17 @@ thread_local! {
     static ADOPTED: Cell<Option<Arc<Core>>> = const { Cell::new(None) };
 }
 
-/// What deadpool holds: a connection, and its stream while that is on its way to a guard.
+/// What deadpool holds: a connection, and what is used of it while that is on its way to a guard.
 #[derive(Debug)]
 pub(super) struct Handle {
     core: Arc<Core>,
-    claimed: Option<(Box<Stream>, Instant)>,
+    claimed: Option<(Conn, Instant)>,
 }
 
 /// A connection taken from the store.
 pub(super) struct Taken {
     pub(super) place: Place,
-    pub(super) stream: Box<Stream>,
+    pub(super) conn: Conn,
     pub(super) since: Instant,
 }
 
@@ -101,8 +101,8 @@ impl Store {
         let mut object = self.get()?;
         let claimed = object.claimed.take();
         let place = Place(Some(object));
-        let (stream, since) = claimed?;
-        Some(Taken { place, stream, since })
+        let (conn, since) = claimed?;
+        Some(Taken { place, conn, since })
     }
 
     /// Waits for no connection, and for a permit only as long as others look.
@@ -117,7 +117,7 @@ impl Store {
     }
 
     /// Gives a connection that was just made, and is in use, its place.
-    pub(super) fn adopt(&self, core: &Arc<Core>, stream: Box<Stream>) -> Taken {
+    pub(super) fn adopt(&self, core: &Arc<Core>, conn: Conn) -> Taken {
         ADOPTED.set(Some(Arc::clone(core)));
         // A guard gives its place back before its slot, so whoever holds a slot finds a place; the
         // store is never closed; and both create and recycle take the connection in.
@@ -125,7 +125,7 @@ impl Store {
             ADOPTED.take();
             unreachable!("a connection with a slot always finds a place");
         };
-        Taken { place: Place(Some(object)), stream, since: Instant::now() }
+        Taken { place: Place(Some(object)), conn, since: Instant::now() }
     }
 
     /// Offers an idle connection that has no place: the next caller who finds nothing else gets it.
@@ -167,8 +167,8 @@ impl Shelf {
         loop {
             let core = self.ready().pop_front()?;
             let now = Instant::now();
-            if let Some(stream) = core.claim(now) {
-                return Some(Handle { core, claimed: Some((stream, now)) });
+            if let Some(conn) = core.claim(now) {
+                return Some(Handle { core, claimed: Some((conn, now)) });
             }
         }
     }
@@ -193,8 +193,8 @@ impl managed::Manager for Shelf {
             return Ok(());
         }
         let now = Instant::now();
-        let stream = handle.core.claim(now).ok_or(RecycleError::Backend(Empty))?;
-        handle.claimed = Some((stream, now));
+        let conn = handle.core.claim(now).ok_or(RecycleError::Backend(Empty))?;
+        handle.claimed = Some((conn, now));
         Ok(())
     }
 }

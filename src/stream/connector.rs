@@ -7,10 +7,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::{Reported, Stream};
+use super::{Conn, Handshake, Refused, Reported, Stream};
 use crate::config::{Config, ConfigError, Settings};
+use crate::deadline::Deadline;
 use crate::event::{ConnId, DialOutcome, Event, Observer, Operation};
-use crate::net::{self, ConnectError, Directory, Nobody, PeerAddr, Resolve, Resolver, Target};
+use crate::net::{
+    self, Attempt, ConnectAttempt, ConnectError, Directory, Nobody, PeerAddr, Resolve, Resolver,
+    Target,
+};
 use crate::telemetry::{self, Emitter, Telemetry};
 
 /// Makes connections as a pool would, without a pool: every address of the upstream, the socket
@@ -90,50 +94,132 @@ impl Connector {
     ///
     /// Dropping the future closes every socket it had opened.
     pub async fn connect(&self) -> Result<Stream, ConnectError> {
-        self.connect_by(Route { directory: &Nobody, only: None, limit: self.limit() }).await
-    }
-
-    fn limit(&self) -> Option<Duration> {
-        self.settings.timeouts.connect
+        let limit = self.settings.timeouts.connect;
+        let route = Route { directory: &Nobody, only: None, handshake: None, limit };
+        match self.connect_by(route).await? {
+            Conn::Raw(stream) => Ok(*stream),
+            Conn::Client(_) => unreachable!("without a handshake there is no client"),
+        }
     }
 
     /// As [`connect`](Self::connect), by this route.
-    pub(crate) async fn connect_by(&self, route: Route<'_>) -> Result<Stream, ConnectError> {
-        let span = telemetry::dial_span(
-            self.emitter.name(),
-            &net::upstream_text(&self.settings.endpoints),
-        );
+    pub(crate) async fn connect_by(&self, route: Route<'_>) -> Result<Conn, ConnectError> {
+        let span = telemetry::dial_span(self.emitter.name(), &self.upstream());
         self.dial(route).instrument(span).await
     }
 
-    async fn dial(&self, route: Route<'_>) -> Result<Stream, ConnectError> {
-        let Route { directory, only, limit } = route;
-        let mut report = Report { emitter: &self.emitter, began: Instant::now(), open: true };
-        let endpoints = &self.settings.endpoints;
-        let target = Target { endpoints, only, resolver: &self.resolver, directory };
-        match net::dial(target, &self.settings.socket, limit).await {
-            Ok(dialed) => {
-                self.reported.report(&self.emitter, &dialed.unavailable);
-                let (id, peer) = (ConnId::next(), dialed.peer);
+    fn upstream(&self) -> String {
+        net::upstream_text(&self.settings.endpoints)
+    }
+
+    async fn dial(&self, route: Route<'_>) -> Result<Conn, ConnectError> {
+        let began = Instant::now();
+        let mut report = Report { emitter: &self.emitter, began, open: true };
+        let mut dial = Dial { connector: self, began, tried: Vec::new(), failed: Vec::new() };
+        match dial.run(&route).await {
+            Ok(conn) => {
+                let (id, peer) = {
+                    let stream = conn.stream();
+                    (stream.id(), stream.peer_addr().clone())
+                };
                 tracing::Span::current()
                     .record("peer", tracing::field::display(&peer))
                     .record("conn_id", id.get());
                 report.opened(id, &peer);
-                let timeouts = self.settings.timeouts;
-                let emitter = Arc::clone(&self.emitter);
-                Ok(Stream::new(dialed.io, id, peer, dialed.local, timeouts, emitter))
+                Ok(conn)
             }
             Err(error) => {
-                if let Some(after) = limit
+                if let Some(after) = route.limit
                     && error.is_timeout()
                 {
-                    let operation = Operation::Connect;
+                    let operation = match error.is_in_handshake() {
+                        true => Operation::Handshake,
+                        false => Operation::Connect,
+                    };
                     self.emitter.emit(Event::TimedOut { operation, conn: None, after });
                 }
                 report.failed(error.kind(), &error);
                 Err(error)
             }
         }
+    }
+}
+
+/// One dial: to one address after the other, until the program at one of them shakes hands.
+struct Dial<'a> {
+    connector: &'a Connector,
+    began: Instant,
+    /// Those that would not.
+    tried: Vec<PeerAddr>,
+    failed: Vec<ConnectAttempt>,
+}
+
+impl Dial<'_> {
+    async fn run(&mut self, route: &Route<'_>) -> Result<Conn, ConnectError> {
+        let deadline = Deadline::after(route.limit);
+        let Connector { settings, resolver, emitter, reported } = self.connector;
+        loop {
+            let left = deadline.instant().map(|at| at.saturating_duration_since(Instant::now()));
+            let (directory, only) = (route.directory, route.only);
+            let endpoints = &settings.endpoints;
+            let except = self.tried.clone();
+            let target = Target { endpoints, only, except: &except, resolver, directory };
+            let (dialed, attempt) = match net::dial(target, &settings.socket, left).await {
+                Ok(dialed) => dialed,
+                Err(error) => {
+                    let failed = std::mem::take(&mut self.failed);
+                    return Err(error.after(failed, self.began.elapsed()));
+                }
+            };
+            reported.report(emitter, &dialed.unavailable);
+            let peer = dialed.peer.clone();
+            let stream = Stream::dialed(dialed, settings.timeouts, Arc::clone(emitter));
+            let Some(handshake) = route.handshake else {
+                attempt.end(Ok(()));
+                return Ok(Conn::Raw(Box::new(stream.announced())));
+            };
+            let began = Instant::now();
+            let refused = match deadline.run(handshake.shake_hands(Box::new(stream))).await {
+                Ok(Ok(mut conn)) => {
+                    attempt.end(Ok(()));
+                    conn.stream_mut().announce();
+                    return Ok(conn);
+                }
+                Ok(Err(refused)) => refused,
+                Err(_) => return Err(self.late(&peer, began, attempt, route.limit)),
+            };
+            attempt.end(Err(&refused.error));
+            let Refused { error, is_permanent } = refused;
+            let took = began.elapsed();
+            self.failed.push(ConnectAttempt::handshake(
+                peer.to_string(),
+                error,
+                took,
+                is_permanent,
+            ));
+            self.tried.push(peer);
+            // Every try of a wrong password brings an account nearer to its lock.
+            if is_permanent || only.is_some() {
+                let failed = std::mem::take(&mut self.failed);
+                let upstream = self.connector.upstream();
+                return Err(ConnectError::failed(upstream, failed, self.began.elapsed()));
+            }
+        }
+    }
+
+    /// The deadline passed in the middle of a handshake.
+    fn late(
+        &mut self,
+        peer: &PeerAddr,
+        began: Instant,
+        attempt: Attempt<'_>,
+        limit: Option<Duration>,
+    ) -> ConnectError {
+        attempt.end(Err(&std::io::ErrorKind::TimedOut.into()));
+        let mut failed = std::mem::take(&mut self.failed);
+        failed.push(ConnectAttempt::unfinished_handshake(peer.to_string(), began.elapsed()));
+        let took = self.began.elapsed();
+        ConnectError::timed_out(self.connector.upstream(), failed, took, limit.unwrap_or(took))
     }
 }
 
@@ -149,6 +235,8 @@ pub(crate) struct Route<'a> {
     pub(crate) directory: &'a dyn Directory,
     /// To this address and no other.
     pub(crate) only: Option<&'a PeerAddr>,
+    /// What makes a connection of a stream.
+    pub(crate) handshake: Option<&'a dyn Handshake>,
     pub(crate) limit: Option<Duration>,
 }
 

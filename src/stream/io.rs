@@ -44,7 +44,9 @@ impl Stream {
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error))),
             Poll::Pending => {
-                self.exchange.write_is_pending();
+                if !self.recorded_above {
+                    self.record_pending_write();
+                }
                 self.link.writer().register(cx.waker());
                 // An interrupt between the check at the start and the registration woke nobody.
                 if let Some(reason) = self.link.interrupted() {
@@ -57,7 +59,9 @@ impl Stream {
 
     /// Bytes went out: the answer they ask for has its full time from now.
     fn wrote(&mut self, bytes: usize) {
-        self.exchange.wrote(bytes);
+        if !self.recorded_above {
+            self.record_written(bytes);
+        }
         self.link.touch();
         self.reading.restart(self.timeouts.read, self.deadline);
     }
@@ -75,22 +79,32 @@ impl AsyncRead for Stream {
         }
         let before = buf.filled().len();
         let had_room = buf.remaining() > 0;
-        match Pin::new(&mut this.io).poll_read(cx, buf) {
+        let polled = match &this.bell {
+            None => Pin::new(&mut this.io).poll_read(cx, buf),
+            Some(bell) => {
+                // Registered first: the bell may ring at once.
+                this.link.reader().register(cx.waker());
+                Pin::new(&mut this.io).poll_read(&mut Context::from_waker(bell), buf)
+            }
+        };
+        match polled {
             Poll::Ready(Ok(())) => {
                 let bytes = buf.filled().len() - before;
                 this.reading.stop();
                 this.end_watch();
-                this.exchange.read(bytes);
+                if !this.recorded_above {
+                    this.record_read(bytes, had_room);
+                }
                 if bytes > 0 {
                     this.link.touch();
-                } else if had_room {
-                    this.exchange.taint(CloseReason::PeerClosed);
                 }
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(this.failed(error))),
             Poll::Pending => {
-                this.exchange.read_is_pending();
+                if !this.recorded_above {
+                    this.record_pending_read();
+                }
                 this.link.reader().register(cx.waker());
                 if let Some(reason) = this.link.interrupted() {
                     return Poll::Ready(Err(Interrupted { reason }.into()));

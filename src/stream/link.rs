@@ -1,9 +1,11 @@
 //! What a stream shares with those who may not touch its socket: interrupt, debt, activity.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
 
 use crate::event::CloseReason;
 
@@ -26,6 +28,8 @@ pub(crate) struct Link {
     activity: AtomicU64,
     reader: AtomicWaker,
     writer: AtomicWaker,
+    /// Nothing is owed any more.
+    settled: Notify,
 }
 
 impl Link {
@@ -37,6 +41,7 @@ impl Link {
             activity: AtomicU64::new(0),
             reader: AtomicWaker::new(),
             writer: AtomicWaker::new(),
+            settled: Notify::new(),
         })
     }
 
@@ -89,6 +94,24 @@ impl Link {
         self.debt.load(Ordering::Acquire)
     }
 
+    /// As counted by somebody who knows the whole sum.
+    pub(super) fn set_debt(&self, debt: usize) {
+        let before = self.debt();
+        if before == debt {
+            return;
+        }
+        if before == 0 {
+            self.debts_begun.fetch_add(1, Ordering::AcqRel);
+        }
+        self.debt.store(debt, Ordering::Release);
+        if before == 0 {
+            self.reader.wake();
+        }
+        if debt == 0 {
+            self.settled.notify_waiters();
+        }
+    }
+
     pub(super) fn debts_begun(&self) -> usize {
         self.debts_begun.load(Ordering::Acquire)
     }
@@ -121,6 +144,23 @@ impl Ledger {
     pub fn debt(&self) -> usize {
         self.0.debt()
     }
+
+    /// Resolves when nothing is owed: at once if that is so now. Never, if the answer never comes:
+    /// give it a deadline.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn settled(&self) {
+        loop {
+            let mut settled = pin!(self.0.settled.notified());
+            settled.as_mut().enable();
+            if self.debt() == 0 {
+                return;
+            }
+            settled.await;
+        }
+    }
 }
 
 /// One answer that is owed. Dropping it says that the answer arrived in full.
@@ -133,7 +173,9 @@ pub struct Owed(Arc<Link>);
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        self.0.debt.fetch_sub(1, Ordering::AcqRel);
+        if self.0.debt.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.settled.notify_waiters();
+        }
     }
 }
 

@@ -5,40 +5,51 @@
 //! shutdown, and each one starts with the full time. A total for a whole exchange can be laid on
 //! top with [`Stream::set_deadline`].
 
+mod bell;
 mod clock;
+mod conn;
 mod connector;
 mod exchange;
 mod fault;
+mod handshake;
 mod io;
 mod link;
 mod reported;
+mod scan;
+mod shared;
 #[cfg(all(test, unix))]
 mod tests;
 mod watch;
+mod wire;
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::config::Timeouts;
 use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event, Operation};
-use crate::net::{Io, PeerAddr, SocketReport};
+use crate::net::{Dialed, Io, PeerAddr, SocketReport};
 use crate::telemetry::Emitter;
 
 use clock::Clock;
 use exchange::{Debt, Exchange};
 
+pub(crate) use bell::Keeper;
+pub(crate) use conn::{Access, AccessMut, Bare, Conn};
 pub use connector::Connector;
 pub(crate) use connector::Route;
 pub(crate) use exchange::Ending;
 pub use fault::{Interrupted, OpTimeout, PeerSilent};
+pub(crate) use handshake::{Handshake, Refused};
 pub(crate) use io::delegate_io;
 pub(crate) use link::Link;
 pub use link::{Ledger, Owed};
 pub(crate) use reported::Reported;
+pub use scan::{Consequence, Scanner, Unread};
 use watch::{Silent, Watch};
+pub use wire::Wire;
 
 /// A TCP or Unix stream whose every operation is bounded in time.
 ///
@@ -65,6 +76,8 @@ pub struct Stream {
     id: ConnId,
     peer: PeerAddr,
     local: PeerAddr,
+    /// The name its address was found under.
+    host: Option<Arc<str>>,
     emitter: Arc<Emitter>,
     /// As configured; what `timeouts` goes back to at the end of an exchange.
     defaults: Timeouts,
@@ -75,6 +88,10 @@ pub struct Stream {
     deadline_set: Option<Instant>,
     exchange: Exchange,
     counts_debt: bool,
+    /// Of a stream that is shared: what is left in the socket's reader slot.
+    bell: Option<Waker>,
+    /// Something between it and its user notes what is exchanged.
+    recorded_above: bool,
     /// [`Link::debts_begun`] when the read clock last looked.
     debts_seen: usize,
     reading: Clock,
@@ -88,6 +105,15 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// A stream that was just dialed, and that nobody was told of yet.
+    pub(crate) fn dialed(dialed: Dialed, timeouts: Timeouts, emitter: Arc<Emitter>) -> Self {
+        let Dialed { io, peer, local, host, .. } = dialed;
+        let mut stream = Self::new(io, ConnId::next(), peer, local, timeouts, emitter);
+        stream.host = host;
+        stream.opened = None;
+        stream
+    }
+
     /// A stream that belongs to no pool and reports its own end when it is dropped.
     pub(crate) fn new(
         io: Io,
@@ -103,6 +129,7 @@ impl Stream {
             id,
             peer,
             local,
+            host: None,
             emitter,
             defaults: timeouts,
             timeouts,
@@ -110,6 +137,8 @@ impl Stream {
             deadline_set: None,
             exchange: Exchange::default(),
             counts_debt: false,
+            bell: None,
+            recorded_above: false,
             debts_seen: 0,
             reading: Clock::default(),
             writing: Clock::default(),
@@ -117,6 +146,16 @@ impl Stream {
             watch: None,
             opened: Some(Instant::now()),
         }
+    }
+
+    /// Its opening is reported: it reports its end, when it is dropped, unless a pool does.
+    pub(crate) fn announce(&mut self) {
+        self.opened = Some(Instant::now());
+    }
+
+    pub(crate) fn announced(mut self) -> Self {
+        self.announce();
+        self
     }
 
     /// Hands the report of the stream's end to a pool, and has its peer watched while a read waits.
@@ -202,6 +241,46 @@ impl Stream {
         &self.link
     }
 
+    pub(crate) fn host(&self) -> Option<&Arc<str>> {
+        self.host.as_ref()
+    }
+
+    /// While it is shared, this waker is left in the reader slot, and wakes whoever reads.
+    fn ring(&mut self, bell: Option<Waker>) {
+        self.bell = bell;
+    }
+
+    /// Debt is counted as long as the stream lives.
+    fn count_debt_for_good(&mut self) {
+        self.counts_debt = true;
+        self.reading.stop();
+    }
+
+    /// What is exchanged is noted by whoever is above: the bytes here are not those of its user.
+    fn is_recorded_above(&mut self) {
+        self.recorded_above = true;
+        self.exchange = Exchange::default();
+    }
+
+    fn record_read(&mut self, bytes: usize, had_room: bool) {
+        self.exchange.read(bytes);
+        if bytes == 0 && had_room {
+            self.exchange.taint(CloseReason::PeerClosed);
+        }
+    }
+
+    fn record_written(&mut self, bytes: usize) {
+        self.exchange.wrote(bytes);
+    }
+
+    fn record_pending_read(&mut self) {
+        self.exchange.read_is_pending();
+    }
+
+    fn record_pending_write(&mut self) {
+        self.exchange.write_is_pending();
+    }
+
     /// Says that the stream must not be reused.
     pub(crate) fn taint(&mut self, reason: CloseReason) {
         self.exchange.taint(reason);
@@ -238,6 +317,10 @@ impl Stream {
         self.end_watch();
         if let Some(watch) = &mut self.watch {
             watch.forget_task();
+        }
+        if self.bell.is_some() {
+            // Its client may be reading, and its ledger is for good.
+            return false;
         }
         if std::mem::take(&mut self.counts_debt) {
             // A ledger that the last user kept must not count for the next one.

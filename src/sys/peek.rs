@@ -1,4 +1,5 @@
 //! Looking at a socket without reading from it: the authoritative check of an idle connection.
+#![allow(unsafe_code)]
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -35,12 +36,27 @@ pub(crate) fn peek(socket: &SockRef<'_>) -> Peeked {
     Peeked::of(recv(socket))
 }
 
+/// As [`peek`], and copies what waits into `bytes`, as much as there is room for. Returns how much.
+pub(crate) fn peek_bytes(socket: &SockRef<'_>, bytes: &mut [u8; 256]) -> (Peeked, usize) {
+    let mut space = [MaybeUninit::uninit(); 256];
+    let result = recv_into(socket, &mut space);
+    let count = *result.as_ref().unwrap_or(&0);
+    for (to, from) in bytes.iter_mut().zip(&space[..count]) {
+        // SAFETY: recv(2) has written that many bytes, and said so.
+        *to = unsafe { from.assume_init() };
+    }
+    (Peeked::of(result), count)
+}
+
 /// The call behind [`peek`], for those who have to pass its result on as it is.
 pub(crate) fn recv(socket: &SockRef<'_>) -> io::Result<usize> {
     // Not empty: a peek into no space returns 0 on a living socket, as if it had ended.
-    let mut space = [MaybeUninit::<u8>::uninit(); 64];
+    recv_into(socket, &mut [MaybeUninit::uninit(); 64])
+}
+
+fn recv_into(socket: &SockRef<'_>, space: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     loop {
-        match once(socket, &mut space) {
+        match once(socket, space) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
         }

@@ -21,6 +21,8 @@ pub(crate) struct TcpInfo {
     pub(crate) rttvar: Duration,
     /// The kernel has already given this connection up or has been told to.
     pub(crate) closed: bool,
+    /// The peer has closed its side (FIN), whether that was read or not.
+    pub(crate) peer_closed: bool,
 }
 
 /// The reading, or `None` where the system (or this kind of socket) has none.
@@ -48,6 +50,7 @@ pub(crate) fn tcp_info(socket: &SockRef<'_>) -> Option<TcpInfo> {
     let ms = |value: u32| Duration::from_millis(value.into());
     let us = |value: u32| Duration::from_micros(value.into());
     const TCP_CLOSE: u8 = 7;
+    const TCP_CLOSE_WAIT: u8 = 8;
     Some(TcpInfo {
         heard: ms(raw.tcpi_last_ack_recv.min(raw.tcpi_last_data_recv)),
         probes: raw.tcpi_probes.into(),
@@ -56,6 +59,7 @@ pub(crate) fn tcp_info(socket: &SockRef<'_>) -> Option<TcpInfo> {
         rtt: us(raw.tcpi_rtt),
         rttvar: us(raw.tcpi_rttvar),
         closed: raw.tcpi_state == TCP_CLOSE,
+        peer_closed: raw.tcpi_state == TCP_CLOSE_WAIT,
     })
 }
 

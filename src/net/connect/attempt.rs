@@ -26,7 +26,7 @@ pub(super) async fn connect(
         PeerAddr::Unix(_) => return Err((Phase::Setup, io::ErrorKind::Unsupported.into())),
     };
     let local = io.local_addr().map_err(|error| (Phase::Connect, error))?;
-    Ok(Dialed { io, peer: addr, local, unavailable })
+    Ok(Dialed { io, peer: addr, local, host: None, unavailable })
 }
 
 async fn tcp(

@@ -62,8 +62,13 @@ async fn connect_to(
     limit: Option<Duration>,
 ) -> Result<Dialed, ConnectError> {
     let resolver = Resolver::default();
-    let target = Target { endpoints, only: None, resolver: &resolver, directory: &Nobody };
-    dial(target, socket, limit).await
+    let target =
+        Target { endpoints, only: None, except: &[], resolver: &resolver, directory: &Nobody };
+    let dialed = dial(target, socket, limit).await;
+    dialed.map(|(dialed, attempt)| {
+        attempt.end(Ok(()));
+        dialed
+    })
 }
 
 async fn dial_all(endpoints: &[Endpoint]) -> Result<Dialed, ConnectError> {

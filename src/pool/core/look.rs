@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::{Core, State};
 use crate::event::{Check, CheckVerdict, CloseReason};
-use crate::liveness::{self, Life, Parked};
-use crate::stream::Stream;
+use crate::liveness::{Life, Parked};
+use crate::stream::{Conn, Keeper};
 use crate::sys::tcp_info::tcp_info;
 
 /// How a look at a connection ended.
@@ -25,11 +25,11 @@ pub(in crate::pool) enum Classified {
 impl Core {
     /// Whether the peer has been silent for too long. Costs a system call only when the last proof
     /// is that old.
-    pub(super) fn is_silent(&self, stream: &Stream, now: Instant, max: Duration) -> bool {
+    pub(super) fn is_silent(&self, conn: &Conn, now: Instant, max: Duration) -> bool {
         if self.proof.age(now) < max {
             return false;
         }
-        let heard = tcp_info(&stream.io().sock_ref()).map(|info| info.heard);
+        let heard = tcp_info(&conn.stream().io().sock_ref()).map(|info| info.heard);
         let life = Life::of(heard, max);
         let verdict = match life {
             Life::Heard(_) => CheckVerdict::Alive,
@@ -62,9 +62,9 @@ impl Core {
     }
 
     /// Puts it into quarantine. Only for whoever owns the stream.
-    pub(super) fn suspect(&self, stream: Box<Stream>) {
+    pub(super) fn suspect(&self, conn: Conn) {
         if let Some(core) = self.me.upgrade() {
-            self.common.suspects.add(core, stream);
+            self.common.suspects.add(core, conn);
             self.common.inbox.nudge();
         }
     }
@@ -74,19 +74,19 @@ impl Core {
         if self.proof.age(now) < max || !self.change(State::Idle, State::Checking) {
             return Classified::Done;
         }
-        let Some(stream) = self.home().stream.take() else { return Classified::Done };
-        if self.is_silent(&stream, now, max) {
-            self.suspect(stream);
+        let Some(conn) = self.home().conn.take() else { return Classified::Done };
+        if self.is_silent(&conn, now, max) {
+            self.suspect(conn);
             return Classified::Done;
         }
-        self.come_home(stream)
+        self.come_home(conn)
     }
 
     /// Back to the idle ones after a look that moved its waker.
-    pub(in crate::pool) fn rehome(&self, stream: Box<Stream>) -> Classified {
-        match liveness::park(stream.io(), &self.sentinel) {
+    pub(in crate::pool) fn rehome(&self, conn: Conn) -> Classified {
+        match conn.park(&self.sentinel) {
             Parked::Unfit(reason) => {
-                self.close(stream, reason, None);
+                self.close(conn, reason, None);
                 return Classified::Done;
             }
             Parked::Waiting => {}
@@ -95,11 +95,11 @@ impl Core {
                 self.common.inbox.push(Weak::clone(&self.me));
             }
         }
-        self.come_home(stream)
+        self.come_home(conn)
     }
 
-    pub(super) fn come_home(&self, stream: Box<Stream>) -> Classified {
-        self.home().stream = Some(stream);
+    pub(super) fn come_home(&self, conn: Conn) -> Classified {
+        self.home().conn = Some(conn);
         let classified = if self.change(State::Checking, State::Idle) {
             Classified::Done
         } else {
@@ -131,17 +131,17 @@ impl Core {
             return Classified::Done;
         }
         self.fired.store(false, Ordering::Release);
-        let Some(stream) = self.home().stream.take() else { return Classified::Done };
-        match liveness::park(stream.io(), &self.sentinel) {
+        let Some(conn) = self.home().conn.take() else { return Classified::Done };
+        match conn.park(&self.sentinel) {
             Parked::Unfit(reason) => {
                 self.report_check(Check::Peek, CheckVerdict::Dead, None);
-                self.close(stream, reason, None);
+                self.close(conn, reason, None);
                 return Classified::Done;
             }
             Parked::Waiting => self.report_check(Check::Peek, CheckVerdict::Alive, None),
             Parked::Restless => self.fired.store(true, Ordering::Release),
         }
-        self.come_home(stream)
+        self.come_home(conn)
     }
 }
 
@@ -151,10 +151,16 @@ pub(super) struct Sentinel(pub(super) Weak<Core>);
 
 impl Wake for Sentinel {
     fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+        self.stirred();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        self.stirred();
+    }
+}
+
+impl Keeper for Sentinel {
+    fn stirred(&self) {
         let Some(core) = self.0.upgrade() else { return };
         // In use: a waker left in the slot fires on the user's own answers.
         if core.is(State::InUse) || core.is(State::Closed) {
@@ -162,6 +168,12 @@ impl Wake for Sentinel {
         }
         if !core.fired.swap(true, Ordering::AcqRel) {
             core.common.inbox.push(Weak::clone(&self.0));
+        }
+    }
+    fn condemned(&self) {
+        if let Some(core) = self.0.upgrade() {
+            core.common.generation.end_of(core.generation, CloseReason::Invalidated);
+            core.common.inbox.nudge();
         }
     }
 }

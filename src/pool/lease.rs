@@ -1,0 +1,270 @@
+//! [`Lease`]: a connection out of the store, on its way to its user, with it, or on its way back.
+
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Inner;
+use super::store::{Place, Taken};
+use crate::event::{CloseReason, ConnId, Event};
+use crate::net::PeerAddr;
+use crate::protocol::Reuse;
+use crate::stream::{Access, AccessMut, Conn, Ending};
+
+/// What became of a connection that its user gave back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Release {
+    /// It is back in the pool, for the next caller.
+    Reused,
+    /// Its protocol makes it fit for the next caller first, in the background.
+    Resetting,
+    /// It was not fit for that, for this reason, and was closed.
+    Discarded(CloseReason),
+}
+
+/// A connection that is not in the store. Dropped, it goes back if it may.
+pub(super) struct Lease {
+    /// Always there until one of the ways out has taken it.
+    held: Option<Held>,
+}
+
+/// Fields are dropped in this order, whatever happens: the socket is closed, then the place given
+/// back, then the next caller let in.
+struct Held {
+    conn: Conn,
+    since: Instant,
+    /// Whether a caller got it. Until then nobody is told where it goes.
+    claimed: bool,
+    place: Place,
+    pool: Counted,
+}
+
+/// The pool of a lease, which counts them.
+struct Counted(Arc<Inner>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.guards.fetch_sub(1, Ordering::AcqRel);
+        if self.0.is_closed() {
+            self.0.came_back.notify_waiters();
+        }
+    }
+}
+
+impl Lease {
+    /// A connection on its way to a caller. Dropped before it gets there, it goes back.
+    pub(super) fn new(pool: &Arc<Inner>, taken: Taken) -> Self {
+        pool.guards.fetch_add(1, Ordering::AcqRel);
+        let pool = Counted(Arc::clone(pool));
+        let Taken { place, conn, since } = taken;
+        Self { held: Some(Held { conn, since, claimed: false, place, pool }) }
+    }
+
+    /// A caller has it, and asked for it there.
+    pub(super) fn claim(&mut self, taken_at: &'static Location<'static>) {
+        if let Some(held) = &mut self.held {
+            held.claimed = true;
+            let core = held.place.core();
+            core.is_used();
+            core.taken_by(held.since, taken_at);
+        }
+    }
+
+    /// See [`Guard::invalidate`](super::Guard::invalidate).
+    pub(super) fn invalidate(&mut self) -> bool {
+        let held = self.take();
+        let (inner, core) = (Arc::clone(&held.pool.0), Arc::clone(held.place.core()));
+        let first = inner.invalidate_older_than(&core);
+        held.throw_away(CloseReason::Invalidated);
+        first
+    }
+
+    /// The others are of no use either. It stays where it is, and is closed when it comes back.
+    pub(super) fn condemn(&self) {
+        let Held { pool, place, .. } = self.held();
+        pool.0.invalidate_older_than(place.core());
+    }
+
+    /// Takes the connection out of the pool.
+    pub(super) fn detach(&mut self) -> Conn {
+        let Held { mut conn, since, place, .. } = self.take();
+        conn.stream_mut().leave();
+        let core = Arc::clone(place.core());
+        drop(place);
+        core.detach(since.elapsed());
+        conn
+    }
+
+    /// How long the connection had been idle when it was taken; `None` if it was just made.
+    pub(super) fn was_idle_for(&self) -> Option<Duration> {
+        let held = self.held();
+        let since = held.place.core().idle_since();
+        let used_before = since > held.place.core().opened();
+        used_before.then(|| held.since.saturating_duration_since(since))
+    }
+
+    /// Closes it for this reason.
+    pub(super) fn throw_away(&mut self, reason: CloseReason) {
+        self.take().throw_away(reason);
+    }
+
+    /// What was exchanged so far was the pool's own business.
+    pub(super) fn begin_anew(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.place.core().begin_anew(&mut held.conn);
+        }
+    }
+
+    /// See [`Stream::died_unanswered`](crate::stream::Stream::died_unanswered). Not of a connection
+    /// that was made for this exchange: another new one would fare no better.
+    pub(super) fn is_stale(&self, began: Instant) -> bool {
+        self.stream().died_unanswered() && self.held().place.core().opened() < began
+    }
+
+    pub(super) fn id(&self) -> ConnId {
+        self.held().place.core().id
+    }
+
+    pub(super) fn peer_addr(&self) -> &PeerAddr {
+        self.held().place.core().peer.addr()
+    }
+
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.held().pool.0
+    }
+
+    pub(super) fn conn(&self) -> &Conn {
+        &self.held().conn
+    }
+
+    pub(super) fn conn_mut(&mut self) -> &mut Conn {
+        match &mut self.held {
+            Some(held) => &mut held.conn,
+            None => unreachable!("a lease is consumed by whatever takes its connection"),
+        }
+    }
+
+    pub(super) fn stream(&self) -> Access<'_> {
+        self.conn().stream()
+    }
+
+    pub(super) fn stream_mut(&mut self) -> AccessMut<'_> {
+        self.conn_mut().stream_mut()
+    }
+
+    fn held(&self) -> &Held {
+        match &self.held {
+            Some(held) => held,
+            None => unreachable!("a lease is consumed by whatever takes its connection"),
+        }
+    }
+
+    fn take(&mut self) -> Held {
+        match self.held.take() {
+            Some(held) => held,
+            None => unreachable!("a lease is consumed by whatever takes its connection"),
+        }
+    }
+
+    /// Gives it back: to the store, to be reset, or to be closed.
+    pub(super) fn end(&mut self, ending: Ending) -> Release {
+        let held = self.take();
+        let pool = &held.pool.0;
+        if pool.is_closed() {
+            return held.throw_away(CloseReason::PoolClosed);
+        }
+        if let Some(speech) = pool.speech.as_ref().filter(|_| held.claimed) {
+            let tainted = held.conn.stream().tainted();
+            if let Some(reason) = tainted {
+                return held.throw_away(reason);
+            }
+            match speech.reuse(&held.conn) {
+                Reuse::AsItIs => {}
+                Reuse::Never => return held.throw_away(CloseReason::Unfinished),
+                Reuse::AfterReset => return held.wait_for_reset(),
+            }
+        }
+        let unfit = held.conn.stream().unfit(ending);
+        match unfit {
+            Some(reason) => held.throw_away(reason),
+            None => held.give_back(),
+        }
+    }
+}
+
+impl Held {
+    /// Closes the connection, which frees its slot.
+    fn throw_away(self, reason: CloseReason) -> Release {
+        let Self { pool, place, since, claimed, conn, .. } = self;
+        let core = Arc::clone(place.core());
+        // The place before the slot: whoever takes the slot needs one.
+        drop(place);
+        core.close(conn, reason, claimed.then(|| since.elapsed()));
+        if pool.0.is_closed() {
+            pool.0.refresh_gauges();
+        }
+        Release::Discarded(reason)
+    }
+
+    /// Puts the connection into the store, or rather into the hands of the first caller in line.
+    fn give_back(self) -> Release {
+        let Self { pool, place, since, claimed, conn } = self;
+        let now = Instant::now();
+        let core = Arc::clone(place.core());
+        if let Err((conn, reason)) = core.settle(conn, now, since) {
+            return Self { conn, since, claimed, place, pool }.throw_away(reason);
+        }
+        if claimed {
+            pool.0.returned(&core, now.saturating_duration_since(since));
+        }
+        drop(place);
+        core.recheck();
+        pool.0.sweep_if_closed(&core);
+        if !pool.0.line.is_empty_after_all() {
+            pool.0.serve();
+        }
+        Release::Reused
+    }
+
+    /// Its user is done with it, its protocol is not.
+    fn wait_for_reset(mut self) -> Release {
+        let pool = Arc::clone(&self.pool.0);
+        pool.returned(self.place.core(), self.since.elapsed());
+        self.claimed = false;
+        pool.resets.add(Lease { held: Some(self) });
+        pool.slots.announce();
+        if pool.is_closed() {
+            pool.resets.discard();
+        }
+        Release::Resetting
+    }
+}
+
+impl Inner {
+    /// A caller is done with a connection.
+    fn returned(&self, core: &super::core::Core, used: Duration) {
+        self.emitter().emit(Event::Returned { conn: core.id, used });
+        self.common.peers.used_well();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(held) = &mut self.held else { return };
+        if std::thread::panicking() {
+            held.conn.stream_mut().taint(CloseReason::Panicked);
+        }
+        self.end(Ending::Silent);
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("conn", &self.held.as_ref().map(|held| &held.conn)).finish()
+    }
+}

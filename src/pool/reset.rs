@@ -1,0 +1,82 @@
+//! Reset: what a protocol does to a connection that came back, before the next caller gets it.
+//!
+//! The guard's drop cannot wait, so the connection is left here, and a task of the pool does it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::lease::Lease;
+use crate::deadline::Deadline;
+use crate::event::{CloseReason, Event, Operation};
+use crate::stream::Ending;
+
+/// Connections that are to be reset. Each holds the pool, so they are dropped when it is closed.
+#[derive(Debug, Default)]
+pub(super) struct Resets {
+    /// Pushed and taken under this lock, nothing else.
+    arrived: Mutex<Vec<Lease>>,
+}
+
+impl Resets {
+    pub(super) fn add(&self, lease: Lease) {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).push(lease);
+    }
+
+    pub(super) fn take(&self) -> Vec<Lease> {
+        std::mem::take(&mut *self.arrived.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The pool is closed: they are, too.
+    pub(super) fn discard(&self) {
+        for mut lease in self.take() {
+            lease.throw_away(CloseReason::PoolClosed);
+        }
+    }
+}
+
+/// Resets one connection and gives it back, or closes it.
+pub(super) async fn reset(lease: Lease) {
+    let pool = Arc::clone(lease.inner());
+    let mut lease = UnderWay(Some(lease));
+    let (Some(speech), Some(conn)) = (&pool.speech, lease.0.as_mut().map(Lease::conn_mut)) else {
+        return;
+    };
+    let limit = pool.settings().timeouts.reset;
+    let result = Deadline::after(limit).run(speech.reset(conn)).await;
+    let Some(mut lease) = lease.0.take() else { return };
+    let failed = match result {
+        Ok(Ok(())) => lease.stream().unfit(Ending::Answered),
+        Ok(Err(error)) => {
+            tracing::debug!(conn_id = lease.id().get(), %error, "reset failed");
+            Some(CloseReason::ResetFailed)
+        }
+        Err(_) => {
+            if let Some(after) = limit {
+                let (operation, conn) = (Operation::Reset, Some(lease.id()));
+                pool.emitter().emit(Event::TimedOut { operation, conn, after });
+            }
+            Some(CloseReason::ResetFailed)
+        }
+    };
+    match failed {
+        Some(reason) => lease.throw_away(reason),
+        None => {
+            lease.begin_anew();
+            lease.end(Ending::Answered);
+        }
+    }
+}
+
+/// A connection that is being reset. Dropped in the middle, it is closed: nobody knows its state.
+struct UnderWay(Option<Lease>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(mut lease) = self.0.take() {
+            let closed = lease.inner().is_closed();
+            lease.throw_away(match closed {
+                true => CloseReason::PoolClosed,
+                false => CloseReason::ResetFailed,
+            });
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! [`Protocol`]: what runs over a connection.
+//!
+//! A pool of a protocol hands out its clients. The protocol says how one begins, how it is asked
+//! whether the program behind it lives, whether it may be reused, and what an error means for the
+//! others. Everything else is the pool's business.
+
+use std::error::Error;
+use std::future::Future;
+
+pub use crate::stream::{Consequence, Unread};
+use crate::stream::{Stream, Wire};
+
+/// What runs over the connections of a pool. Given to
+/// [`Builder::protocol`](crate::Builder::protocol).
+///
+/// The client may hold its [`Wire`] itself, behind a codec say, or give it to a task of its own. When
+/// its guard is dropped, the connection goes back if nothing is owed on it:
+///
+/// - A client that counts what it is owed ([`Wire::count_debt`]), or has a [`Scanner`](crate::Scanner)
+///   count it ([`Wire::scan`]), is reused if that is nothing, however its exchange ended.
+/// - One that does not count is reused only after [`Guard::release`](crate::Guard::release), as a
+///   bare stream is.
+/// - After a timeout, an I/O error or a panic it is not reused, whatever the protocol says.
+///
+/// `examples/custom_protocol.rs` is a whole one.
+///
+/// # Cancel safety
+///
+/// Every future may be dropped at any await: when its time is up, when its caller goes, when the pool
+/// is closed. The connection is closed then.
+pub trait Protocol: Send + Sync + 'static {
+    /// What callers get.
+    type Client: Send + Sync + 'static;
+
+    /// What its handshake, ping and reset fail with, and its client.
+    type Error: Error + Send + Sync + 'static;
+
+    /// Makes a client of a connection that was just made, within `timeouts.connect`. The connection
+    /// counts as opened when this is done.
+    fn connect(&self, wire: Wire)
+    -> impl Future<Output = Result<Self::Client, Self::Error>> + Send;
+
+    /// One request that does no harm, and its answer. Made before a connection is handed out that was
+    /// idle, if [`Config::validation`](crate::Config::validation) asks for it, within `timeouts.ping`.
+    fn ping(
+        &self,
+        client: &mut Self::Client,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Whether there is such a request. If not, a pool that asks for it cannot be built.
+    fn has_ping(&self) -> bool {
+        true
+    }
+
+    /// What is to become of a connection that came back. Called in the guard's drop: it must not wait.
+    fn reuse(&self, client: &Self::Client) -> Reuse {
+        let _ = client;
+        Reuse::AsItIs
+    }
+
+    /// Makes a connection that came back fit for its next user, within `timeouts.reset`, in the
+    /// background. Afterwards nothing may be owed.
+    fn reset(
+        &self,
+        client: &mut Self::Client,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        let _ = client;
+        std::future::ready(Ok(()))
+    }
+
+    /// What follows from an error, for this connection and all others.
+    fn classify(&self, error: &Self::Error) -> Consequence {
+        let _ = error;
+        Consequence::Evict
+    }
+
+    /// Whether a handshake that failed with this will fail again until somebody changes something: a
+    /// wrong password, say. Callers are told at once then, and it is not tried again for them; any
+    /// other error makes the pool try the next address, pause, and try again.
+    fn is_permanent(&self, error: &Self::Error) -> bool {
+        let _ = error;
+        false
+    }
+
+    /// What these bytes mean, which came while nobody used the connection and nothing was owed. They
+    /// may be cut short.
+    fn unread(&self, bytes: &[u8]) -> Unread {
+        let _ = bytes;
+        Unread::Dirty
+    }
+}
+
+/// What is to become of a connection that came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reuse {
+    /// It goes to the next caller, if nothing is owed.
+    AsItIs,
+    /// It is [reset](Protocol::reset) first, even if something is owed.
+    AfterReset,
+    /// It is closed.
+    Never,
+}
+
+/// No protocol: callers get the [`Stream`] itself, and say where an exchange ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Raw;
+
+impl Protocol for Raw {
+    type Client = Stream;
+    type Error = std::io::Error;
+
+    async fn connect(&self, wire: Wire) -> std::io::Result<Stream> {
+        wire.into_stream()
+    }
+
+    async fn ping(&self, _: &mut Stream) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn has_ping(&self) -> bool {
+        false
+    }
+}

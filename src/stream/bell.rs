@@ -1,0 +1,64 @@
+//! The bell of a shared stream: whatever happens to the socket rings for its reader and for its owner.
+//!
+//! tokio keeps one waker per socket for reading. A client's driver task needs it to read, and the
+//! pool needs it to notice the end of an idle connection; so the stream leaves its own there, which
+//! wakes both.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::task::{Wake, Waker};
+
+use super::link::Link;
+
+/// Whoever looks after a connection while nobody uses it.
+pub(crate) trait Keeper: Send + Sync {
+    /// Something happened to the socket.
+    fn stirred(&self);
+
+    /// The peer said that this connection and all that are as old are of no use.
+    fn condemned(&self);
+}
+
+/// One per shared stream.
+pub(crate) struct Bell {
+    link: Arc<Link>,
+    keeper: OnceLock<Arc<dyn Keeper>>,
+}
+
+impl Bell {
+    pub(super) fn new(link: Arc<Link>) -> Arc<Self> {
+        Arc::new(Self { link, keeper: OnceLock::new() })
+    }
+
+    pub(super) fn waker(self: &Arc<Self>) -> Waker {
+        Waker::from(Arc::clone(self))
+    }
+
+    /// Once: from now on this one looks after it.
+    pub(super) fn keep(&self, keeper: Arc<dyn Keeper>) {
+        let _ = self.keeper.set(keeper);
+    }
+
+    pub(super) fn keeper(&self) -> Option<&Arc<dyn Keeper>> {
+        self.keeper.get()
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.link.reader().wake();
+        if let Some(keeper) = self.keeper() {
+            keeper.stirred();
+        }
+    }
+}
+
+impl fmt::Debug for Bell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bell").finish_non_exhaustive()
+    }
+}

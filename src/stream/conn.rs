@@ -1,0 +1,261 @@
+//! [`Conn`]: a connection as its pool moves it about: a bare stream, or a client over one.
+
+use std::any::Any;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, MutexGuard};
+use std::task::Waker;
+
+use super::bell::Keeper;
+use super::shared::{Judge, Shared};
+use super::{Stream, Wire};
+use crate::event::CloseReason;
+use crate::liveness::{self, Parked, Verdict};
+use crate::sys::peek::Peeked;
+use crate::sys::tcp_info::tcp_info;
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) enum Conn {
+    /// Boxed: it is moved several times per checkout.
+    Raw(Box<Stream>),
+    Client(Box<Client>),
+}
+
+/// A client, and the pool's own way to its stream.
+pub(crate) struct Client {
+    shared: Arc<Shared>,
+    client: Box<dyn Any + Send + Sync>,
+}
+
+/// A stream that is about to get its client. Dropped without one, it is closed.
+pub(crate) struct Bare {
+    shared: Arc<Shared>,
+    has_client: bool,
+}
+
+impl Bare {
+    pub(crate) fn new(stream: Box<Stream>, judge: Judge) -> Self {
+        Self { shared: Shared::new(stream, judge), has_client: false }
+    }
+
+    pub(crate) fn wire(&self) -> Wire {
+        Wire::new(&self.shared)
+    }
+
+    pub(crate) fn with_client(mut self, client: Box<dyn Any + Send + Sync>) -> Conn {
+        self.has_client = true;
+        Conn::Client(Box::new(Client { shared: Arc::clone(&self.shared), client }))
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        if !self.has_client {
+            self.shared.close(CloseReason::Discarded);
+        }
+    }
+}
+
+/// A stream, locked where it is shared.
+pub(crate) enum Access<'a> {
+    Raw(&'a Stream),
+    Shared(MutexGuard<'a, Option<Box<Stream>>>),
+}
+
+/// The same, to change something.
+pub(crate) enum AccessMut<'a> {
+    Raw(&'a mut Stream),
+    Shared(MutexGuard<'a, Option<Box<Stream>>>),
+}
+
+/// Nobody takes a stream out but whoever closes the connection, who has it then.
+const OPEN: &str = "a connection that is not closed has its stream";
+
+impl Deref for Access<'_> {
+    type Target = Stream;
+
+    fn deref(&self) -> &Stream {
+        match self {
+            Self::Raw(stream) => stream,
+            Self::Shared(stream) => stream.as_deref().expect(OPEN),
+        }
+    }
+}
+
+impl Deref for AccessMut<'_> {
+    type Target = Stream;
+
+    fn deref(&self) -> &Stream {
+        match self {
+            Self::Raw(stream) => stream,
+            Self::Shared(stream) => stream.as_deref().expect(OPEN),
+        }
+    }
+}
+
+impl DerefMut for AccessMut<'_> {
+    fn deref_mut(&mut self) -> &mut Stream {
+        match self {
+            Self::Raw(stream) => stream,
+            Self::Shared(stream) => stream.as_deref_mut().expect(OPEN),
+        }
+    }
+}
+
+impl Conn {
+    pub(crate) fn stream(&self) -> Access<'_> {
+        match self {
+            Self::Raw(stream) => Access::Raw(stream),
+            Self::Client(client) => Access::Shared(client.shared.stream()),
+        }
+    }
+
+    pub(crate) fn stream_mut(&mut self) -> AccessMut<'_> {
+        match self {
+            Self::Raw(stream) => AccessMut::Raw(stream),
+            Self::Client(client) => AccessMut::Shared(client.shared.stream()),
+        }
+    }
+
+    /// What its user works with: the client, or the stream itself.
+    pub(crate) fn as_any(&self) -> &(dyn Any + Send + Sync) {
+        match self {
+            Self::Raw(stream) => &**stream,
+            Self::Client(client) => &*client.client,
+        }
+    }
+
+    pub(crate) fn as_any_mut(&mut self) -> &mut (dyn Any + Send + Sync) {
+        match self {
+            Self::Raw(stream) => &mut **stream,
+            Self::Client(client) => &mut *client.client,
+        }
+    }
+
+    /// The client or the stream, out of the pool.
+    pub(crate) fn into_any(self) -> Box<dyn Any + Send + Sync> {
+        match self {
+            Self::Raw(stream) => stream,
+            Self::Client(client) => client.client,
+        }
+    }
+
+    /// Has `keeper` told of what happens while it is idle. Of a bare stream the waker that is parked
+    /// tells.
+    pub(crate) fn keep(&self, keeper: impl FnOnce() -> Arc<dyn Keeper>) {
+        if let Self::Client(client) = self {
+            client.shared.keep(keeper());
+        }
+    }
+
+    /// Whether anybody uses it: what comes while nobody does is judged by the protocol.
+    pub(crate) fn set_idle(&self, idle: bool) {
+        if let Self::Client(client) = self {
+            client.shared.set_idle(idle);
+        }
+    }
+
+    /// Closes the socket, then the client.
+    pub(crate) fn close(self, reason: CloseReason) {
+        match self {
+            Self::Raw(stream) => drop(stream),
+            Self::Client(client) => {
+                client.shared.close(reason);
+                drop(client);
+            }
+        }
+    }
+
+    /// The rungs that never wait; see [`liveness::check`].
+    pub(crate) fn check(&self) -> Verdict {
+        match self {
+            Self::Raw(stream) => liveness::check(stream.io(), Waker::noop()),
+            Self::Client(client) => client.check(),
+        }
+    }
+
+    /// A peek alone.
+    pub(crate) fn peek(&self) -> Verdict {
+        match self {
+            Self::Raw(stream) => Verdict::of_peek(stream.io().peek()),
+            Self::Client(client) => client.peek(),
+        }
+    }
+
+    /// Leaves a waker in the socket's reader slot; see [`liveness::park`].
+    pub(crate) fn park(&self, sentinel: &Waker) -> Parked {
+        match self {
+            Self::Raw(stream) => liveness::park(stream.io(), sentinel),
+            Self::Client(client) => client.park(),
+        }
+    }
+
+    /// Wakes whoever reads: a limit has changed.
+    pub(crate) fn wake_reader(&self) {
+        if let Self::Client(client) = self {
+            client.shared.link().reader().wake();
+        }
+    }
+}
+
+impl Client {
+    fn check(&self) -> Verdict {
+        if let Some(stream) = &*self.shared.stream() {
+            if let Some(reason) = stream.tainted() {
+                return Verdict::Dead(reason);
+            }
+            if liveness::runtime_gone(stream.io(), self.shared.waker()) {
+                return Verdict::Dead(CloseReason::RuntimeGone);
+            }
+        }
+        self.peek()
+    }
+
+    fn peek(&self) -> Verdict {
+        let mut space = [0; 256];
+        let (peeked, count, peer_closed) = match &*self.shared.stream() {
+            Some(stream) => {
+                let (peeked, count) = stream.io().peek_bytes(&mut space);
+                // What may wait hides what came after it.
+                let bytes = matches!(peeked, Peeked::Bytes);
+                let info = if bytes { tcp_info(&stream.io().sock_ref()) } else { None };
+                (peeked, count, info.is_some_and(|info| info.peer_closed))
+            }
+            None => return Verdict::Dead(CloseReason::Discarded),
+        };
+        if !matches!(peeked, Peeked::Bytes) {
+            return Verdict::of_peek(peeked);
+        }
+        match self.shared.judge_waiting(&space[..count]) {
+            None if peer_closed => Verdict::Dead(CloseReason::PeerClosed),
+            None => Verdict::Alive,
+            Some(reason) => Verdict::Dead(reason),
+        }
+    }
+
+    fn park(&self) -> Parked {
+        let parked = match &*self.shared.stream() {
+            Some(stream) => match stream.tainted() {
+                Some(reason) => Parked::Unfit(reason),
+                None => liveness::park(stream.io(), self.shared.waker()),
+            },
+            None => Parked::Unfit(CloseReason::Discarded),
+        };
+        match parked {
+            // It is for the protocol to say what bytes mean. Those that may wait keep the waker from
+            // being parked: whoever takes the connection next looks again.
+            Parked::Unfit(CloseReason::Dirty) => match self.peek() {
+                Verdict::Alive => Parked::Waiting,
+                Verdict::Dead(reason) => Parked::Unfit(reason),
+            },
+            parked => parked,
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,21 @@
+//! [`Handshake`]: what turns a stream into a connection, as part of its dial.
+
+use std::io;
+
+use futures_util::future::BoxFuture;
+
+use super::{Conn, Stream};
+
+/// What a protocol does with a stream that was just connected.
+pub(crate) trait Handshake: Send + Sync {
+    /// Drop it, and the stream is closed.
+    fn shake_hands<'a>(&'a self, stream: Box<Stream>) -> BoxFuture<'a, Result<Conn, Refused>>;
+}
+
+/// The program at the other end wants no connection, or cannot have one now.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) error: io::Error,
+    /// It will say the same until somebody changes something.
+    pub(crate) is_permanent: bool,
+}

@@ -1,0 +1,59 @@
+//! [`Scanner`]: reads along with a client library, and knows what it is owed.
+
+use std::fmt;
+
+/// Reads along with a client: every byte that it sent and every byte it received passes here, in
+/// order, in pieces of any size, before encryption and after decryption.
+///
+/// A client library with a driver task does not say when an answer is complete, and a caller who
+/// went away does not wait for it. Whoever knows the framing of the protocol can tell from the bytes:
+/// how many answers are owed, so that the read timeout runs only while one is, and a connection that
+/// owes one to its last user is never given to the next. Given to [`Wire::scan`](crate::Wire::scan).
+///
+/// It is called on every read and write: no waiting, no blocking, and as little copying as can be.
+pub trait Scanner: Send + 'static {
+    /// The client sent these bytes.
+    fn sent(&mut self, bytes: &[u8]);
+
+    /// The client received these bytes.
+    fn received(&mut self, bytes: &[u8]);
+
+    /// How many answers the client is owed now.
+    fn owed(&self) -> usize;
+
+    /// What follows from the bytes so far; asked after every piece that was received.
+    /// A server that says that it became read-only, say, makes all others of no use, too.
+    fn consequence(&mut self) -> Consequence {
+        Consequence::Keep
+    }
+}
+
+/// What follows from an error for the connection it came over, and for the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Consequence {
+    /// Nothing: the request was wrong, the connection is fine.
+    Keep,
+    /// The connection must not be reused.
+    Evict,
+    /// Nor must any other that was made before: the upstream has changed its role, or is going away.
+    Invalidate,
+}
+
+/// What bytes mean that came while nobody used the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unread {
+    /// Nothing bad: a notification, say. They stay where they are, for the client to read.
+    Keep,
+    /// Nobody asked for them: the connection must not be reused.
+    Dirty,
+    /// The peer said goodbye: the connection is as good as closed.
+    Goodbye,
+}
+
+impl fmt::Debug for dyn Scanner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scanner")
+    }
+}
