@@ -134,6 +134,7 @@ mod tests {
             rtt: MS,
             rttvar: Duration::ZERO,
             closed: false,
+            peer_closed: false,
         }
     }
 
