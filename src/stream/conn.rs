@@ -237,10 +237,10 @@ impl Client {
     fn park(&self) -> Parked {
         let parked = match &*self.shared.stream() {
             Some(stream) => match stream.tainted() {
-                Some(reason) => Parked::Unfit(reason),
+                Some(reason) => return Parked::Unfit(reason),
                 None => liveness::park(stream.io(), self.shared.waker()),
             },
-            None => Parked::Unfit(CloseReason::Discarded),
+            None => return Parked::Unfit(CloseReason::Discarded),
         };
         match parked {
             // It is for the protocol to say what bytes mean. Those that may wait keep the waker from

@@ -10,6 +10,7 @@ pub mod fault;
 pub mod fickle;
 #[cfg(target_os = "linux")]
 pub mod lab;
+pub mod lines;
 #[cfg(target_os = "linux")]
 pub mod losses;
 pub mod not_run;

@@ -1,0 +1,386 @@
+//! A pool of clients: what a protocol says is done, and the pool keeps its hold on a connection whose
+//! stream is in the hands of a client's own task.
+
+mod support;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use livepool::config::Validation;
+use livepool::error::CheckoutFailure;
+use livepool::event::{DialOutcome, Operation};
+use livepool::{
+    CloseReason, Config, Consequence, Event, Guard, Interrupted, Pool, Release, Reuse, Timeouts,
+};
+use support::lines::{Client, Lines};
+use support::{Events, Order, Upstream, until};
+use tokio::time::Instant;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn pool_of(config: Config, lines: &Lines) -> (Pool<Lines>, Events) {
+    let events = Events::default();
+    let builder = Pool::builder(config).observer(events.observer());
+    (builder.protocol(lines.clone()).build().unwrap(), events)
+}
+
+fn pool(upstream: &Upstream, lines: &Lines) -> (Pool<Lines>, Events) {
+    pool_of(upstream.config().with_max_size(2), lines)
+}
+
+async fn ask(pool: &Pool<Lines>, line: &str) -> io::Result<String> {
+    pool.run(async |client: &mut Guard<Lines>| client.ask(line).await).await
+}
+
+#[tokio::test]
+async fn callers_get_the_client_that_the_protocol_made() {
+    let upstream = Upstream::start();
+    let (pool, events) = pool(&upstream, &Lines::default());
+    let client = pool.get().await.unwrap();
+    assert_eq!(client.ask("ECHO a").await.unwrap(), "a");
+    drop(client);
+    assert_eq!(pool.status().idle, 1, "dropped with nothing owed, it is back");
+    assert_eq!(ask(&pool, "ECHO b").await.unwrap(), "b");
+    assert_eq!((upstream.accepted(), events.opened()), (1, 1));
+}
+
+#[tokio::test]
+async fn an_answer_that_its_caller_did_not_wait_for_is_nobody_elses() {
+    let upstream = Upstream::start();
+    let (pool, events) = pool(&upstream, &Lines::default());
+    let client = pool.get().await.unwrap();
+    let given_up = tokio::time::timeout(Duration::from_millis(20), client.ask("SLOW 300 mine"));
+    given_up.await.unwrap_err();
+    drop(client);
+    assert_eq!(events.closed(), [CloseReason::Unfinished]);
+    assert_eq!(ask(&pool, "ECHO yours").await.unwrap(), "yours");
+}
+
+#[tokio::test]
+async fn a_handshake_that_hangs_ends_with_the_connect_deadline() {
+    let upstream = Upstream::start();
+    let lines = Lines { hello: "HOLD".to_owned(), ..Lines::default() };
+    let limit = Duration::from_millis(200);
+    let timeouts = Timeouts::default().with_connect(limit).with_checkout(limit * 5 / 2);
+    let (pool, events) = pool_of(upstream.config().with_timeouts(timeouts), &lines);
+    let error = pool.get().await.unwrap_err();
+    let connect = error.connect_error().unwrap();
+    assert!(connect.is_timeout(), "{connect}");
+    assert!(connect.to_string().contains("still waiting for the first answer"), "{connect}");
+    assert!(events.timed_out().contains(&Operation::Handshake));
+    assert_eq!((events.opened(), events.closed().len()), (0, 0), "nothing was opened");
+    drop(pool);
+    until(|| lines.drivers.load(Ordering::SeqCst) == 0).await;
+    until(|| upstream.open() == 0).await;
+}
+
+#[tokio::test]
+async fn a_refusal_that_lasts_is_told_to_every_caller_at_once_and_not_tried_again() {
+    let upstream = Upstream::start();
+    let lines = Lines { hello: "ECHO never".to_owned(), ..Lines::default() };
+    let config = upstream.config().with_max_connecting(1);
+    let (pool, events) = pool_of(config, &lines);
+    let began = Instant::now();
+    let (a, b) = tokio::join!(pool.get(), pool.get());
+    for error in [a.unwrap_err(), b.unwrap_err()] {
+        assert_eq!(error.failure(), CheckoutFailure::Connect);
+        assert!(!error.is_retryable());
+        assert!(error.connect_error().unwrap().is_denied());
+        assert!(error.connect_error().unwrap().to_string().contains("never"), "{error:?}");
+    }
+    assert!(began.elapsed() < SECOND, "long before the deadline");
+    let outcome = |event: &Event| match event {
+        Event::DialFailed { outcome, .. } => Some(*outcome),
+        _ => None,
+    };
+    let outcomes: Vec<_> = events.all().iter().filter_map(outcome).collect();
+    assert!(outcomes.iter().all(|outcome| *outcome == DialOutcome::Handshake), "{outcomes:?}");
+    assert!(outcomes.len() <= 2, "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn who_refuses_for_now_is_passed_over_for_the_next_address() {
+    let (standby, primary) = (Upstream::start(), Upstream::start());
+    // Each answers with its own address: the one says "not now", the other does not.
+    let lines = Lines { hello: "ECHO not now".to_owned(), ..Lines::default() };
+    let config =
+        Config::new("").with_upstream([standby.addr().to_string(), primary.addr().to_string()]);
+    let (pool, _) = pool_of(config, &lines);
+    let error = pool.get_by(Instant::now() + Duration::from_millis(500)).await.unwrap_err();
+    let text = error.connect_error().unwrap().to_string();
+    for addr in [standby.addr(), primary.addr()] {
+        assert!(text.contains(&addr.to_string()), "{text}");
+    }
+    assert!(error.is_retryable());
+    until(|| standby.accepted() > 0 && primary.accepted() > 0).await;
+}
+
+#[tokio::test]
+async fn a_ping_is_made_before_an_idle_client_is_handed_out() {
+    let upstream = Upstream::start();
+    let lines = Lines { ping: "HOLD".to_owned(), ..Lines::default() };
+    let timeouts = Timeouts::default().with_ping(Duration::from_millis(50));
+    let config = upstream.config().with_validation(Validation::Ping).with_timeouts(timeouts);
+    let (pool, events) = pool_of(config, &lines);
+    ask(&pool, "ECHO a").await.unwrap();
+    ask(&pool, "ECHO b").await.unwrap();
+    assert_eq!(events.closed(), [CloseReason::PingTimeout]);
+    assert_eq!(events.opened(), 2);
+}
+
+#[tokio::test]
+async fn a_connection_that_came_back_is_reset_before_the_next_caller_has_it() {
+    let upstream = Upstream::start();
+    let lines =
+        Lines { reuse: Reuse::AfterReset, reset: "SLOW 50 done".to_owned(), ..Lines::default() };
+    let (pool, events) = pool_of(upstream.config().with_max_size(1), &lines);
+    let client = pool.get().await.unwrap();
+    let given_up = tokio::time::timeout(Duration::from_millis(10), client.ask("SLOW 60 mine"));
+    given_up.await.unwrap_err();
+    assert_eq!(client.release(), Release::Resetting);
+    let began = Instant::now();
+    let client = pool.get().await.unwrap();
+    assert!(began.elapsed() > Duration::from_millis(50), "both answers were waited for");
+    assert_eq!(client.ledger.debt(), 0);
+    assert_eq!(client.ask("ECHO yours").await.unwrap(), "yours");
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
+}
+
+#[tokio::test]
+async fn a_reset_that_fails_or_hangs_closes_the_connection() {
+    for reset in ["ECHO error", "HOLD"] {
+        let upstream = Upstream::start();
+        let lines = Lines { reuse: Reuse::AfterReset, reset: reset.to_owned(), ..Lines::default() };
+        let timeouts = Timeouts::default().with_reset(Duration::from_millis(100));
+        let (pool, events) = pool_of(upstream.config().with_timeouts(timeouts), &lines);
+        ask(&pool, "ECHO a").await.unwrap();
+        assert_eq!(events.until_closed(1).await, [CloseReason::ResetFailed], "{reset}");
+        let timed_out = events.timed_out().contains(&Operation::Reset);
+        assert_eq!(timed_out, reset == "HOLD");
+        until(|| upstream.open() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pool_that_is_dropped_during_a_reset_ends_it() {
+    let upstream = Upstream::start();
+    let lines = Lines { reuse: Reuse::AfterReset, reset: "HOLD".to_owned(), ..Lines::default() };
+    let (pool, events) = pool(&upstream, &lines);
+    ask(&pool, "ECHO a").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    drop(pool);
+    assert_eq!(events.until_closed(1).await, [CloseReason::PoolClosed]);
+    until(|| upstream.open() == 0).await;
+    until(|| lines.drivers.load(Ordering::SeqCst) == 0).await;
+}
+
+#[test]
+fn a_client_may_come_back_outside_a_runtime() {
+    let upstream = Upstream::start();
+    let lines = Lines { reuse: Reuse::AfterReset, ..Lines::default() };
+    let (pool, events) = pool(&upstream, &lines);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let client = runtime.block_on(pool.get()).unwrap();
+    drop(client);
+    let client = runtime.block_on(pool.get()).unwrap();
+    assert_eq!(runtime.block_on(client.ask("ECHO a")).unwrap(), "a");
+    drop(client);
+    drop(runtime);
+    drop(pool);
+    assert_eq!(events.closed().len(), events.opened());
+}
+
+#[tokio::test]
+async fn a_protocol_may_refuse_to_have_a_connection_reused() {
+    let upstream = Upstream::start();
+    let lines = Lines { reuse: Reuse::Never, ..Lines::default() };
+    let (pool, events) = pool(&upstream, &lines);
+    ask(&pool, "ECHO a").await.unwrap();
+    assert_eq!(events.closed(), [CloseReason::Unfinished]);
+}
+
+#[tokio::test]
+async fn what_follows_from_an_error_is_for_the_protocol_to_say() {
+    let upstream = Upstream::start();
+    let (pool, events) = pool(&upstream, &Lines::default());
+    let (mut a, mut b) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    assert_eq!(a.report(&io::Error::other("whatever")), Consequence::Keep);
+    drop(a);
+    assert_eq!(pool.status().idle, 1);
+    a = pool.get().await.unwrap();
+    assert_eq!(a.report(&io::Error::other("evict")), Consequence::Evict);
+    drop(a);
+    assert_eq!(events.closed(), [CloseReason::IoError]);
+    a = pool.get().await.unwrap();
+    assert_eq!(a.report(&io::Error::other("invalidate")), Consequence::Invalidate);
+    drop(a);
+    assert_eq!(b.report(&io::Error::other("invalidate")), Consequence::Invalidate);
+    drop(b);
+    let (closed, open) = (events.closed(), pool.get().await.unwrap());
+    assert_eq!(closed[1..], [CloseReason::Invalidated, CloseReason::Invalidated]);
+    // A late error of an old connection does no harm to a new one.
+    drop(open);
+    assert_eq!(pool.status().idle, 1);
+}
+
+#[tokio::test]
+async fn a_scanner_that_sees_a_change_of_role_ends_every_connection_at_once() {
+    let upstream = Upstream::start();
+    let (pool, events) = pool(&upstream, &Lines::default());
+    let (a, b) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    drop(b);
+    assert_eq!(a.ask("ECHO invalidate").await.unwrap(), "invalidate");
+    // The idle one goes while the other is still held.
+    assert_eq!(events.until_closed(1).await, [CloseReason::Invalidated]);
+    drop(a);
+    assert_eq!(events.closed(), [CloseReason::Invalidated; 2]);
+    assert_eq!(ask(&pool, "ECHO evict").await.unwrap(), "evict");
+    assert_eq!(events.closed()[2..], [CloseReason::IoError]);
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_its_peer_ends_is_evicted_though_a_task_reads_it() {
+    for (order, reason) in [
+        (Order::Close, CloseReason::PeerClosed),
+        (Order::Reset, CloseReason::Reset),
+        (Order::HalfClose, CloseReason::PeerClosed),
+        (Order::Say(b"stray\n".to_vec()), CloseReason::Dirty),
+        (Order::SayAndClose(b"!bye\n".to_vec()), CloseReason::PeerClosed),
+    ] {
+        let upstream = Upstream::start();
+        let lines = Lines::default();
+        let (pool, events) = pool(&upstream, &lines);
+        ask(&pool, "ECHO a").await.unwrap();
+        upstream.order_all(&order);
+        assert_eq!(events.until_closed(1).await, [reason], "{order:?}");
+        until(|| lines.drivers.load(Ordering::SeqCst) == 0).await;
+        assert_eq!(ask(&pool, "ECHO b").await.unwrap(), "b");
+    }
+}
+
+#[tokio::test]
+async fn what_may_wait_is_left_for_the_client_and_the_end_behind_it_is_noticed() {
+    let upstream = Upstream::start();
+    let lines = Lines { notice: Some(b'#'), ..Lines::default() };
+    let (pool, events) = pool(&upstream, &lines);
+    ask(&pool, "ECHO a").await.unwrap();
+    for round in 0..20 {
+        upstream.order_all(&Order::Say(b"#news\n".to_vec()));
+        let client = pool.get().await.unwrap();
+        assert_eq!(client.ask("ECHO b").await.unwrap(), "b");
+        until(|| client.notices.lock().unwrap().len() > round).await;
+    }
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
+    upstream.order_all(&Order::SayAndClose(b"#news\n".to_vec()));
+    assert_eq!(events.until_closed(1).await, [CloseReason::PeerClosed]);
+}
+
+#[tokio::test]
+async fn a_client_is_never_handed_out_dead_even_if_nobody_had_the_time_to_notice() {
+    let upstream = Upstream::start();
+    let (pool, events) = pool(&upstream, &Lines::default());
+    for _ in 0..100 {
+        let client = pool.get().await.unwrap();
+        assert_eq!(client.ask("ECHO a").await.unwrap(), "a");
+        drop(client);
+        upstream.order_all(&Order::Close);
+        // Without an await, the client's task has no chance to read.
+        support::until_blocking(|| upstream.open() == 0);
+        support::loopback_delivered();
+    }
+    assert_eq!(events.opened(), 100);
+    assert!(events.closed().iter().all(|reason| *reason == CloseReason::PeerClosed));
+}
+
+#[tokio::test]
+async fn closing_a_pool_ends_the_tasks_of_its_clients() {
+    let upstream = Upstream::start();
+    let lines = Lines::default();
+    let (pool, events) = pool(&upstream, &lines);
+    let (a, b) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    drop(b);
+    assert_eq!(lines.drivers.load(Ordering::SeqCst), 2);
+    assert_eq!(pool.close_by(Instant::now()).await, 1);
+    a.ask("ECHO a").await.unwrap_err();
+    assert_eq!(a.tainted(), Some(CloseReason::PoolClosed));
+    drop(a);
+    until(|| lines.drivers.load(Ordering::SeqCst) == 0).await;
+    until(|| upstream.open() == 0).await;
+    assert_eq!(events.closed(), [CloseReason::PoolClosed; 2]);
+}
+
+#[tokio::test]
+async fn a_detached_client_lives_on_and_ends_with_its_owner() {
+    let upstream = Upstream::start();
+    let lines = Lines::default();
+    let (pool, events) = pool(&upstream, &lines);
+    let client: Client = pool.get().await.unwrap().detach();
+    drop(pool);
+    assert_eq!(events.closed(), [CloseReason::Detached]);
+    assert_eq!(client.ask("ECHO mine").await.unwrap(), "mine");
+    drop(client);
+    until(|| lines.drivers.load(Ordering::SeqCst) == 0 && upstream.open() == 0).await;
+}
+
+#[tokio::test]
+async fn a_read_timeout_runs_only_while_an_answer_is_owed() {
+    let upstream = Upstream::start();
+    let timeouts = Timeouts::default().with_read(Duration::from_millis(100));
+    let (pool, events) = pool_of(upstream.config().with_timeouts(timeouts), &Lines::default());
+    let client = pool.get().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(client.ask("ECHO a").await.unwrap(), "a", "silence that nobody minds");
+    client.ask("HOLD").await.unwrap_err();
+    drop(client);
+    assert_eq!(events.closed(), [CloseReason::OpTimeout]);
+    assert_eq!(events.timed_out(), [Operation::Read]);
+}
+
+#[tokio::test]
+async fn a_call_that_may_wait_longer_says_so_while_its_task_reads_already() {
+    let upstream = Upstream::start();
+    let timeouts = Timeouts::default().with_read(Duration::from_millis(100));
+    let (pool, events) = pool_of(upstream.config().with_timeouts(timeouts), &Lines::default());
+    let mut client = pool.get().await.unwrap();
+    client.set_read_timeout(None);
+    assert_eq!(client.ask("SLOW 300 late").await.unwrap(), "late");
+    client.deadline(Duration::from_millis(100));
+    client.ask("HOLD").await.unwrap_err();
+    drop(client);
+    assert_eq!(events.closed(), [CloseReason::OpTimeout]);
+}
+
+#[tokio::test]
+async fn a_caller_who_is_interrupted_learns_why() {
+    let upstream = Upstream::start();
+    let lines = Lines::default();
+    let (pool, events) = pool(&upstream, &lines);
+    let client = pool.get().await.unwrap();
+    let (asked, ()) = tokio::join!(client.ask("HOLD"), async { pool.invalidate_and_interrupt() });
+    asked.unwrap_err();
+    assert_eq!(client.tainted(), Some(CloseReason::Invalidated));
+    drop(client);
+    assert_eq!(events.closed(), [CloseReason::Invalidated]);
+    until(|| lines.drivers.load(Ordering::SeqCst) == 0).await;
+    let _ = Interrupted::of(&io::Error::other("a wire says it as a stream does"));
+}
+
+/// The client, the task behind it and the pool hold each other in none but weak ways.
+#[tokio::test]
+async fn nothing_is_left_of_a_pool_of_clients() {
+    let upstream = Upstream::start();
+    let lines = Lines::default();
+    let token = Arc::downgrade(&lines.drivers);
+    for _ in 0..10 {
+        let (pool, _) = pool(&upstream, &lines);
+        let (a, b) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+        a.ask("ECHO a").await.unwrap();
+        drop((a, b));
+    }
+    until(|| upstream.open() == 0).await;
+    until(|| lines.drivers.load(Ordering::SeqCst) == 0).await;
+    drop(lines);
+    until(|| token.strong_count() == 0).await;
+}
