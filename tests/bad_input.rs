@@ -145,16 +145,16 @@ fn all_that_is_wrong_is_said_at_once_in_the_order_of_the_fields() {
     let expected = [
         "name", "upstream[0]", "upstream[1]", "max_size", "min_idle", "max_connecting",
         "backoff.first", "dns_refresh", "idle_timeout", "max_lifetime", "max_silence", "patience",
-        "hold_warning", "timeouts.checkout", "timeouts.connect", "timeouts.ping", "timeouts.read", "timeouts.write",
-        "timeouts.flush", "timeouts.shutdown", "timeouts.accept",
+        "hold_warning", "timeouts.checkout", "timeouts.connect", "timeouts.ping", "timeouts.reset",
+        "timeouts.read", "timeouts.write", "timeouts.flush", "timeouts.shutdown", "timeouts.accept",
         "socket.keepalive.idle", "socket.keepalive.interval", "socket.keepalive.retries",
         "socket.user_timeout", "socket.send_buffer", "socket.recv_buffer", "socket.device",
         "socket.congestion",
     ];
     assert_eq!(fields, expected);
     let text = error.to_string();
-    assert!(text.starts_with("invalid configuration, 29 problems:\n"), "{text}");
-    assert_eq!(text.lines().count(), 30, "one line each: {text}");
+    assert!(text.starts_with("invalid configuration, 30 problems:\n"), "{text}");
+    assert_eq!(text.lines().count(), 31, "one line each: {text}");
 }
 
 /// The error and its causes, as a program prints them.

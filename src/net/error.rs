@@ -61,18 +61,20 @@ impl ConnectError {
         took: Duration,
         limit: Duration,
     ) -> Self {
-        // It was counted back from a moment on the clock: some nanoseconds too long.
+        // It may have been counted back from a moment on the clock: some nanoseconds too long.
         let limit = Duration::from_millis(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         Self { upstream, attempts, took, limit: Some(limit), kind: DialOutcome::Timeout }
     }
 
-    /// The same after these attempts, at most `limit` in all.
-    pub(crate) fn after(mut self, mut earlier: Vec<ConnectAttempt>, took: Duration) -> Self {
-        if earlier.is_empty() {
-            return self;
-        }
+    /// The same after these attempts, `limit` for all of them.
+    pub(crate) fn after(
+        mut self,
+        mut earlier: Vec<ConnectAttempt>,
+        took: Duration,
+        limit: Option<Duration>,
+    ) -> Self {
         earlier.append(&mut self.attempts);
-        match self.limit {
+        match limit.filter(|_| self.limit.is_some()) {
             Some(limit) => Self::timed_out(self.upstream, earlier, took, limit),
             None => Self::failed(self.upstream, earlier, took),
         }

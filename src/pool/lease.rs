@@ -175,24 +175,21 @@ impl Lease {
     pub(super) fn end(&mut self, ending: Ending) -> Release {
         let held = self.take();
         let pool = &held.pool.0;
-        if pool.is_closed() {
-            return held.throw_away(CloseReason::PoolClosed);
-        }
-        if let Some(speech) = pool.speech.as_ref().filter(|_| held.claimed) {
-            let tainted = held.conn.stream().tainted();
-            if let Some(reason) = tainted {
-                return held.throw_away(reason);
-            }
-            match speech.reuse(&held.conn) {
-                Reuse::AsItIs => {}
-                Reuse::Never => return held.throw_away(CloseReason::Unfinished),
-                Reuse::AfterReset => return held.wait_for_reset(),
-            }
-        }
-        let unfit = held.conn.stream().unfit(ending);
-        match unfit {
-            Some(reason) => held.throw_away(reason),
-            None => held.give_back(),
+        let tainted = held.conn.stream().tainted();
+        let reuse = match &pool.speech {
+            Some(speech) if held.claimed && tainted.is_none() => speech.reuse(&held.conn),
+            _ => Reuse::AsItIs,
+        };
+        let unfit = match reuse {
+            Reuse::AsItIs => held.conn.stream().unfit(ending),
+            Reuse::AfterReset => None,
+            Reuse::Never => Some(CloseReason::Unfinished),
+        };
+        let closed = pool.is_closed().then_some(CloseReason::PoolClosed);
+        match (unfit.or(closed), reuse) {
+            (Some(reason), _) => held.throw_away(reason),
+            (None, Reuse::AfterReset) => held.wait_for_reset(),
+            (None, _) => held.give_back(),
         }
     }
 }

@@ -168,7 +168,7 @@ impl Dial<'_> {
                 Ok(dialed) => dialed,
                 Err(error) => {
                     let failed = std::mem::take(&mut self.failed);
-                    return Err(error.after(failed, self.began.elapsed()));
+                    return Err(error.after(failed, self.began.elapsed(), route.limit));
                 }
             };
             reported.report(emitter, &dialed.unavailable);

@@ -43,9 +43,17 @@ impl Peer {
         self.addr
     }
 
-    /// Its program does nothing any more; its kernel goes on.
+    /// Its program does nothing any more; its kernel goes on. Returns when that is so: a signal is
+    /// only on its way when it was sent.
     pub fn stop(&self) {
         self.signal(libc::SIGSTOP);
+        let mut status = 0;
+        let id = self.process.id() as libc::pid_t;
+        // SAFETY: waitpid(2) writes one int, which `status` is; with WUNTRACED it returns for a child
+        // that has stopped, and does not take the child's end away from `Child`.
+        let waited = unsafe { libc::waitpid(id, &raw mut status, libc::WUNTRACED) };
+        assert_eq!(waited, id, "{}", std::io::Error::last_os_error());
+        assert!(libc::WIFSTOPPED(status), "it has ended");
     }
 
     pub fn go_on(&self) {
