@@ -23,6 +23,8 @@ pub mod rounds;
 pub mod rude;
 pub mod seed;
 #[cfg(target_os = "linux")]
+pub mod servers;
+#[cfg(target_os = "linux")]
 pub mod tcp_info;
 
 use std::collections::HashMap;

@@ -1,0 +1,110 @@
+//! A real nginx.
+
+use std::process::Command;
+
+use super::Certs;
+use super::process::{Dir, Process, ask, free_port, program, wait_for};
+
+pub struct Nginx {
+    process: Process,
+    port: u16,
+    tls_port: Option<u16>,
+    dir: Dir,
+}
+
+impl Nginx {
+    pub fn start() -> Self {
+        Self::start_with("", None)
+    }
+
+    /// With these directives in its server: `"keepalive_timeout 1s;"`. It answers `/tag/x` with `x`,
+    /// `/` with a line, `/slow` with 200 kB that take seconds, and takes in what is posted.
+    pub fn start_with(directives: &str, certs: Option<&Certs>) -> Self {
+        let (dir, port) = (Dir::new("nginx"), free_port());
+        let tls_port = certs.map(|_| free_port());
+        let tls = match (certs, tls_port) {
+            (Some(certs), Some(port)) => format!(
+                "listen 127.0.0.1:{port} ssl;\nssl_certificate {};\nssl_certificate_key {};\n",
+                certs.cert_file().display(),
+                certs.key_file().display()
+            ),
+            _ => String::new(),
+        };
+        let root = dir.path().display();
+        let config = format!(
+            "daemon off;\nworker_processes 1;\nerror_log {root}/error.log;\npid {root}/pid;\n\
+             {}events {{ worker_connections 512; }}\n\
+             http {{\n access_log off;\n client_body_temp_path {root}/body;\n\
+             proxy_temp_path {root}/proxy;\n fastcgi_temp_path {root}/fastcgi;\n\
+             uwsgi_temp_path {root}/uwsgi;\n scgi_temp_path {root}/scgi;\n\
+             server {{\n listen 127.0.0.1:{port};\n{tls} root {root}/www;\n{directives}\n\
+             location ~ ^/tag/(.*)$ {{ return 200 \"$1\"; }}\n\
+             location /slow {{ limit_rate 50k; }}\n\
+             location /upload {{ client_max_body_size 64m; proxy_pass http://127.0.0.1:{port}/took; }}\n\
+             location /took {{ client_max_body_size 64m; return 200 \"took it\"; }}\n }}\n}}\n",
+            // Workers drop to "nobody" otherwise, who may not read our directory.
+            if running_as_root() { "user root;\n" } else { "" },
+        );
+        std::fs::create_dir_all(dir.join("www")).unwrap();
+        std::fs::write(dir.join("www/index.html"), "hello\n").unwrap();
+        std::fs::write(dir.join("www/slow"), vec![b'x'; 200_000]).unwrap();
+        std::fs::write(dir.join("nginx.conf"), config).unwrap();
+        let process = launch(&dir);
+        let nginx = Self { process, port, tls_port, dir };
+        nginx.wait();
+        nginx
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port.expect("it was started with TLS")
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub fn restart_fast(&mut self) {
+        self.process.signal(libc::SIGTERM);
+        self.process.wait();
+        self.start_again();
+    }
+
+    pub fn kill_9(&mut self) {
+        self.process.kill_9();
+    }
+
+    pub fn start_again(&mut self) {
+        self.process = launch(&self.dir);
+        self.wait();
+    }
+
+    pub fn freeze(&self) {
+        self.process.freeze();
+    }
+
+    pub fn thaw(&self) {
+        self.process.thaw();
+    }
+
+    fn wait(&self) {
+        wait_for("nginx answers", || {
+            ask(self.port, b"GET /tag/up HTTP/1.0\r\n\r\n")
+                .is_some_and(|answer| answer.starts_with(b"HTTP/1.1 200"))
+        });
+    }
+}
+
+fn running_as_root() -> bool {
+    std::fs::read_to_string("/proc/self/status")
+        .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")))
+}
+
+fn launch(dir: &Dir) -> Process {
+    let mut command = Command::new(program("nginx", &["/usr/sbin", "/usr/local/sbin"]));
+    command.args(["-e", "stderr", "-p"]).arg(dir.path()).arg("-c").arg(dir.join("nginx.conf"));
+    Process::start(command, &dir.join("log"))
+}
