@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod adapters;
 mod beat;
 pub mod config;
 mod deadline;
@@ -21,6 +22,8 @@ pub mod telemetry;
 #[doc = include_str!("../docs/sockets.md")]
 struct SocketsPage;
 
+#[cfg(feature = "tls")]
+pub use adapters::tls;
 pub use config::{Config, Keepalive, ListenerConfig, Timeouts};
 pub use error::{CheckoutError, ConfigError, ConnectError, is_timeout};
 pub use event::{CloseReason, ConnId, Event, Observer, PeerState};

@@ -1,4 +1,5 @@
 //! Real servers, each started by a test on a private port, with its data in a private directory.
+#![allow(unused_imports)]
 
 pub mod certs;
 pub mod nginx;

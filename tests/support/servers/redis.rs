@@ -30,16 +30,18 @@ impl Redis {
 
     fn start_server(options: &[&str], certs: Option<&Certs>) -> Self {
         let (dir, port) = (Dir::new("redis"), free_port());
-        let mut options: Vec<String> = options.iter().map(|line| (*line).to_owned()).collect();
+        let mut lines: Vec<String> = Vec::new();
         let tls_port = certs.map(|certs| {
             let port = free_port();
-            options.push(format!("tls-port {port}"));
-            options.push(format!("tls-cert-file {}", certs.cert_file().display()));
-            options.push(format!("tls-key-file {}", certs.key_file().display()));
-            options.push(format!("tls-ca-cert-file {}", certs.ca_file().display()));
-            options.push("tls-auth-clients no".to_owned());
+            lines.push(format!("tls-port {port}"));
+            lines.push(format!("tls-cert-file {}", certs.cert_file().display()));
+            lines.push(format!("tls-key-file {}", certs.key_file().display()));
+            lines.push(format!("tls-ca-cert-file {}", certs.ca_file().display()));
+            lines.push("tls-auth-clients no".to_owned());
             port
         });
+        lines.extend(options.iter().map(|line| (*line).to_owned()));
+        let options = lines;
         let process = launch(&dir, port, &options);
         let redis = Self { process, options, port, tls_port, dir };
         redis.wait();

@@ -1,0 +1,248 @@
+//! TLS (rustls), under any other protocol or alone.
+//!
+//! A TLS server sends on its own: session tickets after the handshake, and a `close_notify` before
+//! it closes. Tickets that wait on an idle connection are taken in by its session and are no dirt; a
+//! `close_notify` ends the connection as a FIN does. Whatever else comes is judged decrypted.
+//!
+//! ```no_run
+//! use livepool::tls::Tls;
+//! use livepool::{Config, Pool};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! let tls = Tls::builder().with_native_roots().build()?;
+//! let pool = Pool::builder(Config::new("example.org:853")).protocol(tls).build()?;
+//! let mut conn = pool.get().await?;
+//! conn.write_all(b"a question").await?;
+//! let mut answer = [0; 9];
+//! conn.read_exact(&mut answer).await?;
+//! conn.release();
+//! # Ok(()) }
+//! ```
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
+
+use crate::net::PeerAddr;
+use crate::protocol::Protocol;
+use crate::stream::Wire;
+
+/// The library underneath, for those who bring a configuration of their own.
+pub use tokio_rustls;
+
+/// How connections are encrypted, and whom they trust.
+///
+/// As the [`Protocol`] of a pool it gives callers the bytes: a [`Wire`] that encrypts. Other
+/// protocols take one to run over it. Cloning is cheap.
+#[derive(Clone)]
+pub struct Tls {
+    connector: TlsConnector,
+    name: Option<ServerName<'static>>,
+}
+
+impl Tls {
+    /// TLS with certificates of the authorities that are named next.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// TLS with a configuration of your own.
+    pub fn new(config: Arc<ClientConfig>) -> Self {
+        Self { connector: TlsConnector::from(config), name: None }
+    }
+
+    /// The name that the server's certificate must be for. Without it, that is the name in the pool's
+    /// `upstream`, or the address where there is no name.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`], if this is neither a host name nor an IP address.
+    pub fn with_server_name(mut self, name: impl Into<String>) -> Result<Self, TlsError> {
+        self.name = Some(server_name(name.into()).map_err(TlsError)?);
+        Ok(self)
+    }
+
+    /// Begins to encrypt: the wire that is returned carries what is encrypted over the one given.
+    ///
+    /// # Errors
+    ///
+    /// That of the connection or of the handshake. [`is_distrusted`] tells whether it is the
+    /// certificate.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection.
+    pub async fn connect(&self, wire: Wire) -> io::Result<Wire> {
+        let name = match (&self.name, wire.host(), wire.peer_addr()) {
+            (Some(name), _, _) => name.clone(),
+            (None, Some(host), _) => server_name(host.to_owned()).map_err(io::Error::other)?,
+            (None, None, PeerAddr::Tcp(addr)) => ServerName::IpAddress(addr.ip().into()),
+            (None, None, PeerAddr::Unix(_)) => {
+                return Err(io::Error::other("a Unix socket has no name: give with_server_name()"));
+            }
+        };
+        wire.layer(|below| self.connector.connect(name, below)).await
+    }
+}
+
+fn server_name(name: String) -> Result<ServerName<'static>, String> {
+    // A name with its final dot is the same name; certificates have none.
+    let bare = name.strip_suffix('.').unwrap_or(&name).to_owned();
+    ServerName::try_from(bare).map_err(|_| format!("{name:?} is not a name that TLS can check"))
+}
+
+/// Whether a handshake failed because the server's certificate is not one to trust: expired, for
+/// another name, of an unknown authority. Trying again does not help.
+pub fn is_distrusted(error: &io::Error) -> bool {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
+}
+
+impl Protocol for Tls {
+    type Client = Wire;
+    type Error = io::Error;
+
+    async fn connect(&self, wire: Wire) -> io::Result<Wire> {
+        Self::connect(self, wire).await
+    }
+
+    async fn ping(&self, _: &mut Wire) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn has_ping(&self) -> bool {
+        false
+    }
+
+    fn is_permanent(&self, error: &io::Error) -> bool {
+        is_distrusted(error)
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Whom to trust, and who we are. See [`Tls::builder`].
+#[derive(Debug, Default)]
+#[must_use = "a builder does nothing until build() is called"]
+pub struct Builder {
+    webpki: bool,
+    native: bool,
+    roots: Vec<Vec<u8>>,
+    client: Option<(Vec<u8>, Vec<u8>)>,
+    alpn: Vec<Vec<u8>>,
+}
+
+impl Builder {
+    /// Trusts the authorities that Mozilla trusts, as they were when this crate was built.
+    pub fn with_webpki_roots(mut self) -> Self {
+        self.webpki = true;
+        self
+    }
+
+    /// Trusts the authorities that this system trusts.
+    pub fn with_native_roots(mut self) -> Self {
+        self.native = true;
+        self
+    }
+
+    /// Trusts the authorities in this PEM text, too.
+    pub fn with_root_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.roots.push(pem.into());
+        self
+    }
+
+    /// Shows this certificate (its chain follows in the same PEM text) to servers that ask for one.
+    pub fn with_client_pem(mut self, cert: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.client = Some((cert.into(), key.into()));
+        self
+    }
+
+    /// Offers these protocols (ALPN), the preferred one first.
+    pub fn with_alpn<T: Into<Vec<u8>>>(mut self, protocols: impl IntoIterator<Item = T>) -> Self {
+        self.alpn = protocols.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Reads the certificates.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`], if nobody is trusted, or a certificate or key cannot be read.
+    pub fn build(self) -> Result<Tls, TlsError> {
+        let mut roots = RootCertStore::empty();
+        if self.webpki {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
+        if self.native {
+            let found = rustls_native_certs::load_native_certs();
+            let (added, _) = roots.add_parsable_certificates(found.certs);
+            if added == 0 {
+                let why = found.errors.first().map(ToString::to_string).unwrap_or_default();
+                return Err(TlsError(format!("this system names no authority to trust: {why}")));
+            }
+        }
+        for pem in &self.roots {
+            for cert in certs(pem, "the root certificate")? {
+                roots
+                    .add(cert)
+                    .map_err(|error| TlsError(format!("a root certificate: {error}")))?;
+            }
+        }
+        if roots.is_empty() {
+            return Err(TlsError(
+                "nobody is trusted: call with_webpki_roots(), with_native_roots() or \
+                 with_root_pem()"
+                    .to_owned(),
+            ));
+        }
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| TlsError(error.to_string()))?
+            .with_root_certificates(roots);
+        let mut config = match &self.client {
+            None => builder.with_no_client_auth(),
+            Some((cert, key)) => {
+                let key = PrivateKeyDer::from_pem_slice(key)
+                    .map_err(|error| TlsError(format!("the client's key: {error}")))?;
+                builder
+                    .with_client_auth_cert(certs(cert, "the client's certificate")?, key)
+                    .map_err(|error| TlsError(format!("the client's certificate: {error}")))?
+            }
+        };
+        config.alpn_protocols = self.alpn;
+        Ok(Tls::new(Arc::new(config)))
+    }
+}
+
+fn certs(pem: &[u8], which: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certs: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match certs {
+        Ok(certs) if certs.is_empty() => Err(TlsError(format!("{which}: no certificate in it"))),
+        Ok(certs) => Ok(certs),
+        Err(error) => Err(TlsError(format!("{which}: {error}"))),
+    }
+}
+
+/// Certificates or names that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsError(String);
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TLS: {}", self.0)
+    }
+}
+
+impl std::error::Error for TlsError {}
