@@ -20,6 +20,7 @@
 //! # Ok(()) }
 //! ```
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -99,10 +100,20 @@ fn server_name(name: String) -> Result<ServerName<'static>, String> {
 }
 
 /// Whether a handshake failed because the server's certificate is not one to trust: expired, for
-/// another name, of an unknown authority. Trying again does not help.
-pub fn is_distrusted(error: &io::Error) -> bool {
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
+/// another name, of an unknown authority. Trying again does not help. Looks into whatever the error
+/// is wrapped in.
+pub fn is_distrusted(error: &(dyn Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return matches!(error, rustls::Error::InvalidCertificate(_));
+    }
+    // Both hide what they hold from `source`.
+    if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        return is_distrusted(inner);
+    }
+    match error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
+        Some(inner) => is_distrusted(&**inner),
+        None => error.source().is_some_and(is_distrusted),
+    }
 }
 
 impl Protocol for Tls {
@@ -245,4 +256,4 @@ impl fmt::Display for TlsError {
     }
 }
 
-impl std::error::Error for TlsError {}
+impl Error for TlsError {}

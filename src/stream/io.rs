@@ -63,7 +63,7 @@ impl Stream {
             self.record_written(bytes);
         }
         self.link.touch();
-        self.reading.restart(self.timeouts.read, self.deadline);
+        self.reading.restart(self.read_limit(), self.deadline);
     }
 }
 

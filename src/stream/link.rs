@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
@@ -20,6 +20,8 @@ pub(crate) struct Link {
     interrupt: AtomicU8,
     /// Answers owed to this stream; see [`Ledger`].
     debt: AtomicUsize,
+    /// The next answer may take any time.
+    patient: AtomicBool,
     /// How often the debt rose from zero. It tells the reader's clock that a new debt began even
     /// when the old one was paid between two polls.
     debts_begun: AtomicUsize,
@@ -37,6 +39,7 @@ impl Link {
         Arc::new(Self {
             interrupt: AtomicU8::new(RUNNING),
             debt: AtomicUsize::new(0),
+            patient: AtomicBool::new(false),
             debts_begun: AtomicUsize::new(0),
             activity: AtomicU64::new(0),
             reader: AtomicWaker::new(),
@@ -92,6 +95,17 @@ impl Link {
 
     pub(super) fn debt(&self) -> usize {
         self.debt.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_patient(&self, patient: bool) {
+        if self.patient.load(Ordering::Relaxed) != patient {
+            self.patient.store(patient, Ordering::Release);
+            self.reader.wake();
+        }
+    }
+
+    pub(super) fn is_patient(&self) -> bool {
+        self.patient.load(Ordering::Acquire)
     }
 
     /// As counted by somebody who knows the whole sum.

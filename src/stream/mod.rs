@@ -94,6 +94,8 @@ pub struct Stream {
     recorded_above: bool,
     /// [`Link::debts_begun`] when the read clock last looked.
     debts_seen: usize,
+    /// [`Link::is_patient`] when the read clock last looked.
+    was_patient: bool,
     reading: Clock,
     writing: Clock,
     /// Which operation the writing clock runs for.
@@ -140,6 +142,7 @@ impl Stream {
             bell: None,
             recorded_above: false,
             debts_seen: 0,
+            was_patient: false,
             reading: Clock::default(),
             writing: Clock::default(),
             writing_op: Operation::Write,
@@ -345,6 +348,11 @@ impl Stream {
         }
     }
 
+    /// How long the next answer may take.
+    fn read_limit(&self) -> Option<Duration> {
+        self.timeouts.read.filter(|_| !self.link.is_patient())
+    }
+
     /// For a read that is pending.
     fn poll_read_clock(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Error> {
         if self.counts_debt {
@@ -362,7 +370,11 @@ impl Stream {
         {
             return Poll::Ready(self.peer_is_silent(silent));
         }
-        let after = std::task::ready!(self.reading.poll(cx, self.timeouts.read, self.deadline));
+        let patient = self.link.is_patient();
+        if std::mem::replace(&mut self.was_patient, patient) != patient {
+            self.reading.stop();
+        }
+        let after = std::task::ready!(self.reading.poll(cx, self.read_limit(), self.deadline));
         Poll::Ready(self.time_out(Operation::Read, after))
     }
 

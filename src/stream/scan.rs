@@ -1,6 +1,7 @@
 //! [`Scanner`]: reads along with a client library, and knows what it is owed.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Reads along with a client: every byte that it sent and every byte it received passes here, in
 /// order, in pieces of any size, before encryption and after decryption.
@@ -21,10 +22,39 @@ pub trait Scanner: Send + 'static {
     /// How many answers the client is owed now.
     fn owed(&self) -> usize;
 
+    /// Whether the next answer may take as long as it likes: the server was asked to wait, or waits
+    /// for the client. The read timeout does not run then; deadlines do, and the peer is watched.
+    fn is_patient(&self) -> bool {
+        false
+    }
+
     /// What follows from the bytes so far; asked after every piece that was received.
     /// A server that says that it became read-only, say, makes all others of no use, too.
     fn consequence(&mut self) -> Consequence {
         Consequence::Keep
+    }
+}
+
+/// A scanner that its client looks at, too.
+impl<S: Scanner> Scanner for Arc<Mutex<S>> {
+    fn sent(&mut self, bytes: &[u8]) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).sent(bytes);
+    }
+
+    fn received(&mut self, bytes: &[u8]) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).received(bytes);
+    }
+
+    fn owed(&self) -> usize {
+        self.lock().unwrap_or_else(PoisonError::into_inner).owed()
+    }
+
+    fn is_patient(&self) -> bool {
+        self.lock().unwrap_or_else(PoisonError::into_inner).is_patient()
+    }
+
+    fn consequence(&mut self) -> Consequence {
+        self.lock().unwrap_or_else(PoisonError::into_inner).consequence()
     }
 }
 

@@ -267,6 +267,8 @@ impl Shared {
         let mut scanner = lock(&self.scanner);
         let scanner = scanner.as_deref_mut()?;
         let result = read_along(scanner);
+        // Before the debt, which may wake whoever reads.
+        self.link.set_patient(scanner.is_patient());
         self.link.set_debt(scanner.owed());
         Some(result)
     }

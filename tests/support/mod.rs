@@ -4,6 +4,7 @@
 #[cfg(target_os = "linux")]
 pub mod alone;
 pub mod blackhole;
+pub mod crossing;
 pub mod cut;
 #[cfg(target_os = "linux")]
 pub mod fault;
