@@ -39,5 +39,6 @@ pub use pool::{Buffered, Builder, Connection, Guard, Manager, Ping, Pool, Releas
 pub use protocol::{Consequence, Protocol, Raw, Reuse, Unread};
 pub use status::{PeerStatus, Status};
 pub use stream::{
-    Connector, Interrupted, Ledger, OpTimeout, Owed, PeerSilent, Scanner, Stream, Wire,
+    Connector, Driven, Driver, Interrupted, Ledger, OpTimeout, Owed, PeerSilent, Scanner, Stream,
+    Wire,
 };

@@ -58,6 +58,24 @@ async fn an_answer_that_its_caller_did_not_wait_for_is_nobody_elses() {
     assert_eq!(ask(&pool, "ECHO yours").await.unwrap(), "yours");
 }
 
+/// On this runtime the client's task cannot run between the two.
+#[tokio::test]
+async fn a_question_that_was_not_even_sent_is_nobody_elses_either() {
+    let upstream = Upstream::start();
+    let (pool, events) = pool_of(upstream.config().with_max_size(1), &Lines::default());
+    let client = pool.get().await.unwrap();
+    {
+        let mut asked = std::pin::pin!(client.ask("SLOW 300 mine"));
+        assert!(futures_util::poll!(asked.as_mut()).is_pending());
+    }
+    assert_eq!(client.ledger.debt(), 0, "nobody knows of it yet");
+    drop(client);
+    let began = Instant::now();
+    assert_eq!(ask(&pool, "ECHO yours").await.unwrap(), "yours");
+    assert!(began.elapsed() < Duration::from_millis(300), "it did not wait for the other's answer");
+    assert_eq!(events.closed(), [CloseReason::Unfinished]);
+}
+
 #[tokio::test]
 async fn a_handshake_that_hangs_ends_with_the_connect_deadline() {
     let upstream = Upstream::start();

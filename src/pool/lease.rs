@@ -177,12 +177,14 @@ impl Lease {
         let pool = &held.pool.0;
         let tainted = held.conn.stream().tainted();
         let reuse = match &pool.speech {
+            // Its task may be about to send what its user has left behind.
+            Some(_) if !held.conn.is_at_rest() => Reuse::AfterReset,
             Some(speech) if held.claimed && tainted.is_none() => speech.reuse(&held.conn),
             _ => Reuse::AsItIs,
         };
         let unfit = match reuse {
             Reuse::AsItIs => held.conn.stream().unfit(ending),
-            Reuse::AfterReset => None,
+            Reuse::AfterReset => tainted,
             Reuse::Never => Some(CloseReason::Unfinished),
         };
         let closed = pool.is_closed().then_some(CloseReason::PoolClosed);
@@ -231,8 +233,9 @@ impl Held {
     /// Its user is done with it, its protocol is not.
     fn wait_for_reset(mut self) -> Release {
         let pool = Arc::clone(&self.pool.0);
-        pool.returned(self.place.core(), self.since.elapsed());
-        self.claimed = false;
+        if std::mem::take(&mut self.claimed) {
+            pool.returned(self.place.core(), self.since.elapsed());
+        }
         pool.resets.add(Lease { held: Some(self) });
         pool.slots.announce();
         if pool.is_closed() {

@@ -2,11 +2,13 @@
 //!
 //! The guard's drop cannot wait, so the connection is left here, and a task of the pool does it.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::lease::Lease;
 use crate::deadline::Deadline;
 use crate::event::{CloseReason, Event, Operation};
+use crate::protocol::Reuse;
 use crate::stream::Ending;
 
 /// Connections that are to be reset. Each holds the pool, so they are dropped when it is closed.
@@ -41,7 +43,15 @@ pub(super) async fn reset(lease: Lease) {
         return;
     };
     let limit = pool.settings().timeouts.reset;
-    let result = Deadline::after(limit).run(speech.reset(conn)).await;
+    let reset = async {
+        conn.rested().await;
+        match speech.reuse(conn) {
+            Reuse::AsItIs => Ok(()),
+            Reuse::AfterReset => speech.reset(conn).await,
+            Reuse::Never => Err(io::Error::other("its protocol says that it cannot be reset")),
+        }
+    };
+    let result = Deadline::after(limit).run(reset).await;
     let Some(mut lease) = lease.0.take() else { return };
     let failed = match result {
         Ok(Ok(())) => lease.stream().unfit(Ending::Answered),

@@ -156,6 +156,21 @@ impl Conn {
         }
     }
 
+    /// Whether a task of the client has work to do.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        match self {
+            Self::Raw(_) => true,
+            Self::Client(client) => client.shared.rest().is_at_rest(),
+        }
+    }
+
+    /// Resolves when it has none.
+    pub(crate) async fn rested(&self) {
+        if let Self::Client(client) = self {
+            client.shared.rest().rested().await;
+        }
+    }
+
     /// Closes the socket, then the client.
     pub(crate) fn close(self, reason: CloseReason) {
         match self {

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::bell::{Bell, Keeper};
+use super::driver::Rest;
 use super::link::{Ledger, Link};
 use super::scan::{Consequence, Scanner, Unread};
 use super::{Interrupted, Stream};
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     is_scanned: AtomicBool,
     /// Nobody uses the connection.
     is_idle: AtomicBool,
+    /// Of the client's task.
+    rest: Arc<Rest>,
     bell: Arc<Bell>,
     waker: Waker,
     link: Arc<Link>,
@@ -77,6 +80,7 @@ impl Shared {
             scanner: Mutex::new(None),
             is_scanned: AtomicBool::new(false),
             is_idle: AtomicBool::new(false),
+            rest: Arc::default(),
             bell,
             waker,
             link,
@@ -118,6 +122,10 @@ impl Shared {
 
     pub(super) fn keep(&self, keeper: Arc<dyn Keeper>) {
         self.bell.keep(keeper);
+    }
+
+    pub(super) fn rest(&self) -> &Arc<Rest> {
+        &self.rest
     }
 
     pub(super) fn set_idle(&self, idle: bool) {

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Stream;
+use super::driver::Driver;
 use super::link::Ledger;
 use super::scan::Scanner;
 use super::shared::{Duplex, Shared};
@@ -60,6 +61,13 @@ impl Wire {
     pub fn scan(&self, scanner: impl Scanner) -> Ledger {
         self.shared.scan(Box::new(scanner));
         self.shared.count_debt()
+    }
+
+    /// Runs the task in which the client reads and writes, if it has one that is asked through a
+    /// channel: what is in the channel is then as good as sent. Without this, a request whose caller
+    /// has gone may still be sent when the connection has its next user.
+    pub fn driver(&self) -> Driver {
+        Driver { rest: Arc::clone(self.shared.rest()) }
     }
 
     /// Puts something between the socket and the client, which encrypts, say: `wrap` gets the wire

@@ -123,7 +123,9 @@ impl Lines {
         let (requests, asked) = mpsc::unbounded_channel();
         let notices = Arc::<Mutex<Vec<String>>>::default();
         self.drivers.fetch_add(1, Ordering::SeqCst);
-        tokio::spawn(drive(wire, asked, Arc::clone(&notices), Arc::clone(&self.drivers)));
+        let driver = wire.driver();
+        let task = drive(wire, asked, Arc::clone(&notices), Arc::clone(&self.drivers));
+        tokio::spawn(driver.run(task));
         let client = Client { requests, ledger, notices };
         match client.ask(&self.hello).await? {
             no if no == self.not_now || no == self.never => Err(io::Error::other(no)),

@@ -167,9 +167,10 @@ impl Protocol for Redis {
                 Ok::<(), ::redis::aio::SendError>(())
             });
         }
+        let task = wire.driver();
         let (mut connection, driver) =
             MultiplexedConnection::new_with_config(settings, wire, config).await?;
-        tokio::spawn(driver);
+        tokio::spawn(task.run(driver));
         // A server that is loading its data says so here, and not to the first caller.
         ::redis::cmd("PING").exec_async(&mut connection).await?;
         self.check_role(&mut connection).await?;

@@ -1,0 +1,126 @@
+//! [`Driver`]: the task in which a client library reads and writes, and whether it has work to do.
+//!
+//! A request goes to such a task through a channel, and its caller may be gone before the task has
+//! looked there. Nothing was sent then, and nothing is owed, as far as anybody can see on the wire;
+//! yet the request will be sent, and the next user of the connection would be the one who meets it.
+//! So a connection is not judged while its task has been woken and has not run since.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures_util::task::AtomicWaker;
+use pin_project_lite::pin_project;
+use tokio::sync::Notify;
+
+const WOKEN: u8 = 1;
+const POLLING: u8 = 2;
+
+/// Whether the task of a connection has work to do.
+#[derive(Debug, Default)]
+pub(crate) struct Rest {
+    state: AtomicU8,
+    rested: Notify,
+}
+
+impl Rest {
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == 0
+    }
+
+    /// Resolves when it has done what it was woken for.
+    pub(crate) async fn rested(&self) {
+        loop {
+            let mut rested = std::pin::pin!(self.rested.notified());
+            rested.as_mut().enable();
+            if self.is_at_rest() {
+                return;
+            }
+            rested.await;
+        }
+    }
+
+    fn set(&self, state: u8) {
+        self.state.store(state, Ordering::SeqCst);
+        if state == 0 {
+            self.rested.notify_waiters();
+        }
+    }
+}
+
+/// Runs the task of a client. Get one with [`Wire::driver`](crate::Wire::driver).
+#[derive(Debug)]
+#[must_use = "it is to run the client's task"]
+pub struct Driver {
+    pub(super) rest: Arc<Rest>,
+}
+
+impl Driver {
+    /// The client's task, to be spawned: it does what `task` does, and the pool knows whether it has
+    /// work to do.
+    pub fn run<F: Future>(self, task: F) -> Driven<F> {
+        self.rest.set(WOKEN);
+        let alarm = Arc::new(Alarm { rest: Arc::clone(&self.rest), task: AtomicWaker::new() });
+        Driven { task, waker: Waker::from(Arc::clone(&alarm)), end: End { alarm } }
+    }
+}
+
+pin_project! {
+    /// What [`Driver::run`] returns.
+    #[derive(Debug)]
+    #[must_use = "it does nothing unless it is spawned"]
+    pub struct Driven<F> {
+        #[pin]
+        task: F,
+        waker: Waker,
+        end: End,
+    }
+}
+
+impl<F: Future> Future for Driven<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let Alarm { rest, task } = &*this.end.alarm;
+        task.register(cx.waker());
+        rest.set(POLLING);
+        let result = this.task.poll(&mut Context::from_waker(this.waker));
+        if rest.state.fetch_and(!POLLING, Ordering::SeqCst) == POLLING {
+            rest.rested.notify_waiters();
+        }
+        result
+    }
+}
+
+/// Notes that the task was woken, and wakes it.
+#[derive(Debug)]
+struct Alarm {
+    rest: Arc<Rest>,
+    task: AtomicWaker,
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rest.state.fetch_or(WOKEN, Ordering::SeqCst);
+        self.task.wake();
+    }
+}
+
+/// A task that has ended does nothing any more, however it ended.
+#[derive(Debug)]
+struct End {
+    alarm: Arc<Alarm>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.alarm.rest.set(0);
+    }
+}
