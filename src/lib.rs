@@ -22,6 +22,8 @@ pub mod telemetry;
 #[doc = include_str!("../docs/sockets.md")]
 struct SocketsPage;
 
+#[cfg(feature = "postgres")]
+pub use adapters::postgres;
 #[cfg(feature = "redis")]
 pub use adapters::redis;
 #[cfg(feature = "tls")]

@@ -1,6 +1,8 @@
 //! Protocols of the field, each on the client library its users know, each a feature of its own.
 //! Nothing outside this room names one.
 
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(feature = "tls")]

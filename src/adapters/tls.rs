@@ -25,7 +25,9 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -81,15 +83,27 @@ impl Tls {
     ///
     /// Dropping the future closes the connection.
     pub async fn connect(&self, wire: Wire) -> io::Result<Wire> {
-        let name = match (&self.name, wire.host(), wire.peer_addr()) {
-            (Some(name), _, _) => name.clone(),
-            (None, Some(host), _) => server_name(host.to_owned()).map_err(io::Error::other)?,
-            (None, None, PeerAddr::Tcp(addr)) => ServerName::IpAddress(addr.ip().into()),
+        let name = self.name_for(&wire)?;
+        wire.layer(|below| self.over(name, below)).await
+    }
+
+    pub(crate) fn name_for(&self, wire: &Wire) -> io::Result<ServerName<'static>> {
+        match (&self.name, wire.host(), wire.peer_addr()) {
+            (Some(name), _, _) => Ok(name.clone()),
+            (None, Some(host), _) => server_name(host.to_owned()).map_err(io::Error::other),
+            (None, None, PeerAddr::Tcp(addr)) => Ok(ServerName::IpAddress(addr.ip().into())),
             (None, None, PeerAddr::Unix(_)) => {
-                return Err(io::Error::other("a Unix socket has no name: give with_server_name()"));
+                Err(io::Error::other("a Unix socket has no name: give with_server_name()"))
             }
-        };
-        wire.layer(|below| self.connector.connect(name, below)).await
+        }
+    }
+
+    /// The same over any other stream.
+    pub(crate) async fn over<S>(&self, name: ServerName<'static>, io: S) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.connector.connect(name, io).await
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, RecycleResult};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// What became of the requests.
@@ -83,16 +84,26 @@ where
     tally
 }
 
-/// deadpool over bare streams, as a hurried user would write it.
-pub struct Plain(pub SocketAddr);
+/// deadpool over bare streams, as a hurried user would write it: with what is said first on each.
+pub struct Plain {
+    addr: SocketAddr,
+    hello: Vec<u8>,
+    /// How the answer to that ends.
+    welcome: Vec<u8>,
+}
 
 impl managed::Manager for Plain {
     type Type = TcpStream;
     type Error = std::io::Error;
 
     async fn create(&self) -> std::io::Result<TcpStream> {
-        let stream = TcpStream::connect(self.0).await?;
+        let mut stream = TcpStream::connect(self.addr).await?;
         stream.set_nodelay(true)?;
+        stream.write_all(&self.hello).await?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(&self.welcome) {
+            answer.push(stream.read_u8().await?);
+        }
         Ok(stream)
     }
 
@@ -102,5 +113,10 @@ impl managed::Manager for Plain {
 }
 
 pub fn plain(addr: SocketAddr) -> managed::Pool<Plain> {
-    managed::Pool::builder(Plain(addr)).max_size(16).build().unwrap()
+    plain_with(addr, b"", b"")
+}
+
+pub fn plain_with(addr: SocketAddr, hello: &[u8], welcome: &[u8]) -> managed::Pool<Plain> {
+    let plain = Plain { addr, hello: hello.to_vec(), welcome: welcome.to_vec() };
+    managed::Pool::builder(plain).max_size(16).build().unwrap()
 }
