@@ -112,7 +112,7 @@ async fn a_session_that_is_interrupted_leaves_no_query_at_the_server() {
     let (pool, _) = pool(&server, 1);
     let client = pool.get().await.unwrap();
     let (result, ()) = tokio::join!(client.query_one("SELECT pg_sleep(60)", &[]), async {
-        let working = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%sleep(60)'";
+        let working = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
         until(|| server.psql(working) == "1").await;
         pool.close_by(Instant::now()).await;
     });
@@ -260,6 +260,25 @@ async fn a_copy_that_takes_its_time_is_not_cut_by_the_read_timeout() {
     client.batch_execute("SELECT pg_sleep(0.5)").await.unwrap_err();
     drop(client);
     assert_eq!(events.closed(), [CloseReason::OpTimeout]);
+}
+
+#[tokio::test]
+async fn what_outlives_its_guard_ends_no_session() {
+    let server = Server::start();
+    let (pool, events) = pool(&server, 1);
+    for number in 0..50_i64 {
+        // A row holds its statement, which is closed at the server when the row is dropped.
+        let row = {
+            let client = pool.get().await.unwrap();
+            client.query_one("SELECT $1::int8", &[&number]).await.unwrap()
+        };
+        assert_eq!(row.get::<_, i64>(0), number);
+        drop(row);
+        if number % 2 == 0 {
+            tokio::time::sleep(MS).await;
+        }
+    }
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
 }
 
 #[tokio::test]

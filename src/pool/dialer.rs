@@ -149,14 +149,13 @@ impl Inner {
             return Demand::default();
         }
         let (waiting, silent) = (self.line.waiting(), self.common.suspects.count());
-        let (callers, later) = match now.checked_sub(self.patience()).filter(|_| silent > 0) {
-            // They are being asked; those that answer are as good as new ones, and sooner there.
+        let soon = silent + self.resets.count();
+        let (callers, later) = match now.checked_sub(self.patience()).filter(|_| soon > 0) {
+            // They are being asked, or reset; those that become fit are as good as new ones, and
+            // sooner there.
             Some(long_ago) => {
                 let (long, next) = self.line.since(long_ago);
-                (
-                    long.max(waiting.saturating_sub(silent)),
-                    next.map(|since| since + self.patience()),
-                )
+                (long.max(waiting.saturating_sub(soon)), next.map(|since| since + self.patience()))
             }
             None => (waiting, None),
         };
@@ -164,8 +163,8 @@ impl Inner {
         if least == 0 {
             return Demand { callers, spare: 0, later };
         }
-        // Silent ones are likely to come back: they are not made twice.
-        let spare = least.saturating_sub(self.common.registry.idle_count() + silent);
+        // These are likely to come back: they are not made twice.
+        let spare = least.saturating_sub(self.common.registry.idle_count() + soon);
         match self.common.peers.may_stock(now) {
             Ok(()) => Demand { callers, spare, later },
             Err(at) => Demand { callers, spare: 0, later: later.into_iter().chain([at]).min() },

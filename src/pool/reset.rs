@@ -3,6 +3,7 @@
 //! The guard's drop cannot wait, so the connection is left here, and a task of the pool does it.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::lease::Lease;
@@ -16,10 +17,13 @@ use crate::stream::Ending;
 pub(super) struct Resets {
     /// Pushed and taken under this lock, nothing else.
     arrived: Mutex<Vec<Lease>>,
+    /// Those that are being reset included.
+    count: AtomicUsize,
 }
 
 impl Resets {
     pub(super) fn add(&self, lease: Lease) {
+        self.count.fetch_add(1, Ordering::AcqRel);
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner).push(lease);
     }
 
@@ -27,9 +31,15 @@ impl Resets {
         std::mem::take(&mut *self.arrived.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// How many are likely to be fit soon.
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
     /// The pool is closed: they are, too.
     pub(super) fn discard(&self) {
         for mut lease in self.take() {
+            self.count.fetch_sub(1, Ordering::AcqRel);
             lease.throw_away(CloseReason::PoolClosed);
         }
     }
@@ -52,12 +62,13 @@ pub(super) async fn reset(lease: Lease) {
         }
     };
     let result = Deadline::after(limit).run(reset).await;
-    let Some(mut lease) = lease.0.take() else { return };
+    let Some(mut lease) = lease.take() else { return };
     let failed = match result {
         Ok(Ok(())) => lease.stream().unfit(Ending::Answered),
         Ok(Err(error)) => {
             tracing::debug!(conn_id = lease.id().get(), %error, "reset failed");
-            Some(CloseReason::ResetFailed)
+            // That it had ended says more.
+            Some(lease.stream().tainted().unwrap_or(CloseReason::ResetFailed))
         }
         Err(_) => {
             if let Some(after) = limit {
@@ -79,9 +90,18 @@ pub(super) async fn reset(lease: Lease) {
 /// A connection that is being reset. Dropped in the middle, it is closed: nobody knows its state.
 struct UnderWay(Option<Lease>);
 
+impl UnderWay {
+    /// Before it goes to the next caller, or its slot to another connection.
+    fn take(&mut self) -> Option<Lease> {
+        let lease = self.0.take()?;
+        lease.inner().resets.count.fetch_sub(1, Ordering::AcqRel);
+        Some(lease)
+    }
+}
+
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        if let Some(mut lease) = self.0.take() {
+        if let Some(mut lease) = self.take() {
             let closed = lease.inner().is_closed();
             lease.throw_away(match closed {
                 true => CloseReason::PoolClosed,

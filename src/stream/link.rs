@@ -30,8 +30,9 @@ pub(crate) struct Link {
     activity: AtomicU64,
     reader: AtomicWaker,
     writer: AtomicWaker,
-    /// Nothing is owed any more.
+    /// Nothing is owed any more, or nothing will be paid.
     settled: Notify,
+    is_ended: AtomicBool,
 }
 
 impl Link {
@@ -45,6 +46,7 @@ impl Link {
             reader: AtomicWaker::new(),
             writer: AtomicWaker::new(),
             settled: Notify::new(),
+            is_ended: AtomicBool::new(false),
         })
     }
 
@@ -95,6 +97,12 @@ impl Link {
 
     pub(super) fn debt(&self) -> usize {
         self.debt.load(Ordering::Acquire)
+    }
+
+    /// Nobody reads any more: what is owed stays so.
+    pub(super) fn end(&self) {
+        self.is_ended.store(true, Ordering::Release);
+        self.settled.notify_waiters();
     }
 
     pub(super) fn set_patient(&self, patient: bool) {
@@ -159,8 +167,8 @@ impl Ledger {
         self.0.debt()
     }
 
-    /// Resolves when nothing is owed: at once if that is so now. Never, if the answer never comes:
-    /// give it a deadline.
+    /// Resolves when nothing is owed, or the connection has ended: at once if that is so now. Never,
+    /// if the answer never comes: give it a deadline.
     ///
     /// # Cancel safety
     ///
@@ -169,7 +177,7 @@ impl Ledger {
         loop {
             let mut settled = pin!(self.0.settled.notified());
             settled.as_mut().enable();
-            if self.debt() == 0 {
+            if self.debt() == 0 || self.0.is_ended.load(Ordering::Acquire) {
                 return;
             }
             settled.await;

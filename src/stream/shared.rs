@@ -156,6 +156,7 @@ impl Shared {
         // What is below holds us.
         drop(lock(&self.layer).take());
         self.taint(CloseReason::Discarded);
+        self.link.end();
     }
 
     /// What a wire says that has lost its stream.
@@ -242,6 +243,8 @@ impl Shared {
 
     /// The client received this.
     pub(super) fn received(&self, bytes: &[u8]) {
+        // Something may be asked by what outlives its caller: a statement that is closed late, say.
+        let is_unasked = self.is_idle.load(Ordering::Acquire) && self.link.debt() == 0;
         let consequence = self.scanned(|scanner| {
             scanner.received(bytes);
             scanner.consequence()
@@ -256,9 +259,7 @@ impl Shared {
                 }
             }
         }
-        if self.is_idle.load(Ordering::Acquire)
-            && let Some(reason) = self.judge(bytes)
-        {
+        if is_unasked && let Some(reason) = self.judge(bytes) {
             self.taint(reason);
         }
     }
@@ -292,6 +293,9 @@ impl Shared {
     /// Judges bytes that wait while nobody uses the connection: those of the socket, unless there is
     /// a layer that has to take them in first.
     pub(super) fn judge_waiting(&self, peeked: &[u8]) -> Option<CloseReason> {
+        if self.link.debt() > 0 {
+            return None;
+        }
         if self.is_layered() { self.pump() } else { self.judge(peeked) }
     }
 
@@ -306,19 +310,21 @@ impl Shared {
     /// Has the layer take in what waits on the socket: what is for the layer alone, as the tickets of
     /// TLS are, is gone then; the rest is judged, and kept for the next reader.
     fn pump(&self) -> Option<CloseReason> {
-        // The task that reads here, if there is one, is told to read again.
+        let mut layer = lock(&self.layer);
+        // The task that reads here, if there is one, is told to read again. Nobody else reads while
+        // the layer is locked.
         let reader = self.link.reader().take();
-        let reason = self.pump_layer();
+        let reason = layer.as_mut().map_or(Some(CloseReason::Dirty), |layer| self.take_in(layer));
+        drop(layer);
         if let Some(reader) = reader {
             reader.wake();
         }
         reason
     }
 
-    fn pump_layer(&self) -> Option<CloseReason> {
-        let mut layer = lock(&self.layer);
-        let Some(Layer { io, kept }) = &mut *layer else { return Some(CloseReason::Dirty) };
-        let mut cx = Context::from_waker(&self.waker);
+    fn take_in(&self, Layer { io, kept }: &mut Layer) -> Option<CloseReason> {
+        // The bell is left in the socket's reader slot whoever reads.
+        let mut cx = Context::from_waker(Waker::noop());
         while kept.len() < MOST_KEPT {
             let mut space = [0; 256];
             let mut buf = ReadBuf::new(&mut space);

@@ -130,8 +130,9 @@ impl Driver {
                         tracing::debug!(%notice, "postgres says");
                     }
                     Some(Ok(_)) => {}
-                    // Its clients are told what there is to tell.
-                    Some(Err(_)) | None => return,
+                    // Callers are only told that it is closed.
+                    Some(Err(error)) => return tracing::debug!(%error, "a session has ended"),
+                    None => return,
                 }
             }
         };
