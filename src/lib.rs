@@ -22,6 +22,8 @@ pub mod telemetry;
 #[doc = include_str!("../docs/sockets.md")]
 struct SocketsPage;
 
+#[cfg(feature = "http1")]
+pub use adapters::http1;
 #[cfg(feature = "tls")]
 pub use adapters::tls;
 pub use config::{Config, Keepalive, ListenerConfig, Timeouts};

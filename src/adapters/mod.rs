@@ -1,5 +1,7 @@
 //! Protocols of the field, each on the client library its users know, each a feature of its own.
 //! Nothing outside this room names one.
 
+#[cfg(feature = "http1")]
+pub mod http1;
 #[cfg(feature = "tls")]
 pub mod tls;
