@@ -26,6 +26,8 @@ struct SocketsPage;
 pub use adapters::http1;
 #[cfg(feature = "tls")]
 pub use adapters::tls;
+#[cfg(feature = "tower")]
+pub use adapters::tower;
 pub use config::{Config, Keepalive, ListenerConfig, Timeouts};
 pub use error::{CheckoutError, ConfigError, ConnectError, is_timeout};
 pub use event::{CloseReason, ConnId, Event, Observer, PeerState};

@@ -5,3 +5,5 @@
 pub mod http1;
 #[cfg(feature = "tls")]
 pub mod tls;
+#[cfg(feature = "tower")]
+pub mod tower;
