@@ -45,7 +45,8 @@ pub(super) async fn exchange(
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         guard.taint();
-        let error = Error::refused("the server switched to another protocol, which nobody asked for");
+        let error =
+            Error::refused("the server switched to another protocol, which nobody asked for");
         return Err(Failed::new(guard, error.at(&target), Then::Unknown));
     }
     // RFC 9110 section 15.5.9: it closes a connection on which it waited in vain.
