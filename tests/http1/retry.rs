@@ -1,9 +1,10 @@
 //! Which requests are made again, and how often.
 
-use livepool::http1::{Failure, Request, RequestBody};
+use livepool::http1::{Failure, Http1, Request, RequestBody};
 use livepool::{CloseReason, Guard};
 
 use crate::support::scripted::{Scripted, Talk};
+use crate::support::until;
 use crate::{get_text, pool_of, request_for, text};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -141,26 +142,63 @@ async fn a_new_connection_that_is_closed_at_once_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_request_of_which_nothing_was_sent_is_made_on_another_connection_whatever_it_is() {
-    // The close arrives after the checkout and before the first byte: a test can only make it so by
-    // holding the guard meanwhile.
+async fn a_connection_that_ended_before_the_first_byte_gives_the_request_back_unsent() {
+    let goodbye = "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\r\n";
+    for (last_word, reason) in [("", CloseReason::PeerClosed), (goodbye, CloseReason::Dirty)] {
+        let server =
+            Scripted::start(move |mut talk, _| async move { talk.say(last_word).await }).await;
+        let (pool, events) = pool_of(server.config());
+        let guard: Guard<Http1> = pool.get().await.unwrap();
+        until(|| server.finished() == 1).await;
+        crate::support::loopback_delivered();
+        let error = guard.send(post("body")).await.unwrap_err();
+        assert_eq!(error.failure(), Failure::Unsent, "{error}");
+        assert!(error.is_retryable());
+        assert_eq!((server.heard(), events.closed()), (0, vec![reason]));
+    }
+}
+
+/// The close comes at every possible moment: while the connection is idle, between the checkout and
+/// the first byte, and after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_have_had_an_effect_reaches_the_server_once_at_most_however_the_close_falls() {
     let server = Scripted::start(|mut talk, number| async move {
-        talk.request().await;
-        talk.say(OK).await;
-        if number > 0 {
-            talk.listen().await;
+        for count in 0.. {
+            if talk.request().await.is_none() {
+                return;
+            }
+            talk.say(OK).await;
+            if count == number % 4 {
+                // From nothing to about as long as a request takes to be made.
+                for _ in 0..number % 64 {
+                    std::hint::spin_loop();
+                    tokio::task::yield_now().await;
+                }
+                return;
+            }
         }
     })
     .await;
-    let (pool, events) = pool_of(server.config().with_max_size(1));
-    let guard: Guard<_> = pool.get().await.unwrap();
-    let response = guard.send(request_for("/")).await.unwrap();
-    assert_eq!(text(response).await.unwrap(), "ok");
-    // Nobody gets the chance to notice the close before the request does.
-    crate::support::loopback_delivered();
-    let response = pool.send(post("body")).await.unwrap();
-    assert_eq!(text(response).await.unwrap(), "ok");
-    assert_eq!((server.heard(), events.closed().len()), (2, 1));
+    let (pool, _) = pool_of(server.config().with_max_size(4));
+    let (mut answered, mut unanswered) = (0, 0);
+    for _ in 0..3000 {
+        match pool.send(post(())).await {
+            Ok(response) => {
+                assert_eq!(text(response).await.unwrap(), "ok");
+                answered += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.failure(), Failure::Unanswered, "{error}");
+                unanswered += 1;
+            }
+        }
+    }
+    println!("{answered} answered, {unanswered} not, {} heard", server.heard());
+    assert!(answered >= 1500 && server.heard() >= answered);
+    assert!(server.heard() <= answered + unanswered, "one was heard twice");
+    for _ in 0..3000 {
+        assert_eq!(get_text(&pool, "/").await.unwrap(), "ok", "what does no harm is made again");
+    }
 }
 
 #[tokio::test]

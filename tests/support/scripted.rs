@@ -14,6 +14,7 @@ pub struct Scripted {
     addr: SocketAddr,
     accepted: Arc<AtomicUsize>,
     heard: Arc<AtomicUsize>,
+    finished: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -28,16 +29,23 @@ impl Scripted {
         let addr = listener.local_addr().unwrap();
         let (accepted, heard) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let (count, requests) = (Arc::clone(&accepted), Arc::clone(&heard));
+        let finished = Arc::<AtomicUsize>::default();
+        let done = Arc::clone(&finished);
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 stream.set_nodelay(true).unwrap();
                 let number = count.fetch_add(1, Ordering::SeqCst);
                 let heard = Arc::clone(&requests);
-                tokio::spawn(serve(Talk { stream, ahead: Vec::new(), heard }, number));
+                let served = serve(Talk { stream, ahead: Vec::new(), heard }, number);
+                let done = Arc::clone(&done);
+                tokio::spawn(async move {
+                    served.await;
+                    done.fetch_add(1, Ordering::SeqCst);
+                });
             }
         });
-        Self { addr, accepted, heard, task }
+        Self { addr, accepted, heard, finished, task }
     }
 
     /// Answers every request on every connection with this.
@@ -66,6 +74,11 @@ impl Scripted {
     /// Requests whose head was read.
     pub fn heard(&self) -> usize {
         self.heard.load(Ordering::SeqCst)
+    }
+
+    /// Connections that are closed on this side.
+    pub fn finished(&self) -> usize {
+        self.finished.load(Ordering::SeqCst)
     }
 }
 
