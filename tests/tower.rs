@@ -68,7 +68,8 @@ impl Service<Uri> for Noting {
 #[tokio::test]
 async fn one_connector_serves_every_host_with_the_same_socket_options() {
     let (a, b) = (Nginx::start(), Nginx::start());
-    let keepalive = Keepalive::new(7 * SECOND, 3 * SECOND, 4);
+    let keepalive =
+        Keepalive::default().with_idle(7 * SECOND).with_interval(3 * SECOND).with_retries(4);
     let socket = SocketConfig::default().with_keepalive(keepalive);
     let reports = Arc::<Mutex<Vec<SocketReport>>>::default();
     let connect = Connect::new(&Config::default().with_socket(socket)).unwrap();
