@@ -39,10 +39,10 @@ pub enum Failure {
 #[derive(Debug)]
 pub struct Error {
     failure: Failure,
-    target: Option<Target>,
+    target: Option<Box<Target>>,
     /// What the connection was closed for.
     reason: Option<CloseReason>,
-    why: Option<String>,
+    why: Option<Box<str>>,
     source: Option<BoxError>,
 }
 
@@ -63,7 +63,7 @@ impl Error {
         Self::new(Failure::Setup).because_of(source)
     }
 
-    pub(super) fn refused(why: impl Into<String>) -> Self {
+    pub(super) fn refused(why: impl Into<Box<str>>) -> Self {
         Self { why: Some(why.into()), ..Self::new(Failure::Refused) }
     }
 
@@ -72,7 +72,7 @@ impl Error {
     }
 
     pub(super) fn at(self, target: &Target) -> Self {
-        Self { target: Some(target.clone()), ..self }
+        Self { target: Some(Box::new(target.clone())), ..self }
     }
 
     pub(super) fn closed_for(self, reason: Option<CloseReason>) -> Self {
@@ -116,7 +116,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(Target { method, uri, peer }) = &self.target {
+        if let Some(Target { method, uri, peer }) = self.target.as_deref() {
             // Without the query, which may hold what no log should.
             write!(f, "{method} {}", uri.path())?;
             if let Some(peer) = peer {

@@ -57,8 +57,8 @@ impl Pool<Http1> {
         limits: Limits,
     ) -> impl Future<Output = Result<Response<Body>, Error>> + Send + use<'_, B> {
         let deadline = limits.deadline.and_then(|limit| Instant::now().checked_add(limit));
-        let tries = Tries::new(self, deadline, Location::caller());
-        send(tries, request.map(Into::into), limits, deadline)
+        let (request, taken_at) = (request.map(Into::into), Location::caller());
+        async move { send(Tries::new(self, deadline, taken_at), request, limits, deadline).await }
     }
 }
 
@@ -101,6 +101,7 @@ async fn send(
             }
             _ => return Err(error),
         };
+        tracing::debug!(conn_id = guard.id().get(), %error, "made again on another connection");
     }
 }
 
