@@ -22,12 +22,16 @@ pub mod telemetry;
 #[doc = include_str!("../docs/sockets.md")]
 struct SocketsPage;
 
+#[cfg(feature = "http1")]
+pub use adapters::http1;
 #[cfg(feature = "postgres")]
 pub use adapters::postgres;
 #[cfg(feature = "redis")]
 pub use adapters::redis;
 #[cfg(feature = "tls")]
 pub use adapters::tls;
+#[cfg(feature = "tower")]
+pub use adapters::tower;
 pub use config::{Config, Keepalive, ListenerConfig, Timeouts};
 pub use error::{CheckoutError, ConfigError, ConnectError, is_timeout};
 pub use event::{CloseReason, ConnId, Event, Observer, PeerState};

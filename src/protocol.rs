@@ -6,6 +6,7 @@
 
 use std::error::Error;
 use std::future::Future;
+use std::time::Duration;
 
 pub use crate::stream::{Consequence, Unread};
 use crate::stream::{Stream, Wire};
@@ -56,6 +57,13 @@ pub trait Protocol: Send + Sync + 'static {
     fn reuse(&self, client: &Self::Client) -> Reuse {
         let _ = client;
         Reuse::AsItIs
+    }
+
+    /// How long the peer lets this connection be idle, if it said so. The pool does not use it after
+    /// that. Asked when it comes back.
+    fn idle_limit(&self, client: &Self::Client) -> Option<Duration> {
+        let _ = client;
+        None
     }
 
     /// Makes a connection that came back fit for its next user, within `timeouts.reset`, in the

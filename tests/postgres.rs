@@ -295,7 +295,7 @@ async fn an_error_of_the_query_leaves_the_session_as_it_is() {
 }
 
 async fn answer(client: &Guard<Postgres>, tag: usize) -> Result<String, String> {
-    let nap = if tag % 20 == 0 { 0.005 } else { 0.0 };
+    let nap = if tag.is_multiple_of(20) { 0.005 } else { 0.0 };
     let sql = "SELECT $1::int8 FROM pg_sleep($2)";
     let statement = client.prepare_cached(sql).await.map_err(|error| error.to_string())?;
     let tag = i64::try_from(tag).unwrap();

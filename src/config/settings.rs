@@ -110,6 +110,15 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// The same, name included, for another upstream.
+    pub(crate) fn with_upstream(&self, upstream: &str) -> Result<Self, ConfigError> {
+        let mut problems = Problems::default();
+        let endpoints = rules::upstream(&mut problems, &[upstream.to_owned()]);
+        problems.or(Self { endpoints, ..self.clone() })
+    }
+}
+
 impl ListenerSettings {
     pub(super) fn of(config: &ListenerConfig) -> Result<Self, ConfigError> {
         let mut problems = Problems::default();

@@ -17,6 +17,7 @@ use self::holder::Held;
 use self::look::Sentinel;
 use super::common::Common;
 use super::peers::Membership;
+use super::plan;
 use super::proof::Proof;
 use super::slots::Slot;
 use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event};
@@ -56,6 +57,8 @@ pub(super) struct Core {
     fired: AtomicBool,
     /// When it was last returned, in nanoseconds since `opened`.
     idle_since: AtomicU64,
+    /// How long its peer lets it be idle, in nanoseconds.
+    idle_limit: AtomicU64,
     /// Things are only moved in and out under this lock; nothing is dropped, read or called.
     home: Mutex<Home>,
     sentinel: Waker,
@@ -67,6 +70,9 @@ pub(super) struct Core {
     /// The way to whoever uses the stream. Set and read under this lock, nothing else.
     link: Mutex<Arc<Link>>,
 }
+
+/// The peer did not say how long its connection may be idle.
+const NO_LIMIT: u64 = u64::MAX;
 
 /// What lives with an idle connection.
 #[derive(Debug, Default)]
@@ -95,6 +101,7 @@ impl Core {
             was_used: AtomicBool::new(false),
             fired: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
+            idle_limit: AtomicU64::new(NO_LIMIT),
             home: Mutex::new(Home { conn: None, slot: Some(slot), holder: None }),
             sentinel: Waker::from(Arc::new(Sentinel(Weak::clone(core)))),
             me: Weak::clone(core),
@@ -171,6 +178,20 @@ impl Core {
         self.opened + Duration::from_nanos(self.idle_since.load(Ordering::Acquire))
     }
 
+    /// For the time after its return.
+    pub(super) fn limit_idle(&self, limit: Option<Duration>) {
+        let nanos = limit.and_then(|limit| u64::try_from(limit.as_nanos()).ok());
+        self.idle_limit.store(nanos.unwrap_or(NO_LIMIT), Ordering::Release);
+    }
+
+    /// How long its peer lets it be idle, if it said so.
+    pub(super) fn idle_limit(&self) -> Option<Duration> {
+        match self.idle_limit.load(Ordering::Acquire) {
+            NO_LIMIT => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+
     pub(super) fn opened(&self) -> Instant {
         self.opened
     }
@@ -194,7 +215,8 @@ impl Core {
         }
         self.fired.store(false, Ordering::Release);
         let conn = self.home().conn.take()?;
-        let unfit = match self.outlived(now) {
+        let unwelcome = || plan::due(now, self.idle_since(), None, self.idle_limit());
+        let unfit = match self.outlived(now).or_else(unwelcome) {
             Some(reason) => Some(reason),
             None => match conn.check() {
                 Verdict::Alive => {

@@ -116,7 +116,12 @@ impl<P: Protocol> Guard<P> {
     /// Says that the connection must not be reused. It stays usable and is discarded, with reason
     /// `discarded`, whichever way it goes back.
     pub fn taint(&mut self) {
-        self.lease.stream_mut().taint(CloseReason::Discarded);
+        self.taint_as(CloseReason::Discarded);
+    }
+
+    /// As [`taint`](Self::taint), for this reason. The first one stays.
+    pub(crate) fn taint_as(&mut self, reason: CloseReason) {
+        self.lease.stream_mut().taint(reason);
     }
 
     /// The connection's number, as in events and logs.
@@ -132,6 +137,11 @@ impl<P: Protocol> Guard<P> {
     /// Why the connection may not be reused, if something already says so.
     pub fn tainted(&self) -> Option<CloseReason> {
         self.lease.stream().tainted()
+    }
+
+    /// Whether any byte came since it was taken.
+    pub(crate) fn was_heard(&self) -> bool {
+        self.lease.stream().was_read()
     }
 
     pub(super) fn lease(&self) -> &Lease {

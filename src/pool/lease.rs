@@ -120,10 +120,8 @@ impl Lease {
         }
     }
 
-    /// See [`Stream::died_unanswered`](crate::stream::Stream::died_unanswered). Not of a connection
-    /// that was made for this exchange: another new one would fare no better.
-    pub(super) fn is_stale(&self, began: Instant) -> bool {
-        self.stream().died_unanswered() && self.held().place.core().opened() < began
+    pub(super) fn is_older_than(&self, moment: Instant) -> bool {
+        self.held().place.core().opened() < moment
     }
 
     pub(super) fn id(&self) -> ConnId {
@@ -215,6 +213,9 @@ impl Held {
         let Self { pool, place, since, claimed, conn } = self;
         let now = Instant::now();
         let core = Arc::clone(place.core());
+        if let Some(speech) = &pool.0.speech {
+            core.limit_idle(speech.idle_limit(&conn));
+        }
         if let Err((conn, reason)) = core.settle(conn, now, since) {
             return Self { conn, since, claimed, place, pool }.throw_away(reason);
         }

@@ -154,7 +154,8 @@ impl Inner {
         let spare = idle.len().saturating_sub(self.settings().min_idle);
         let mut evicted = 0;
         for (index, core) in idle.into_iter().enumerate() {
-            let idle_timeout = idle_timeout.filter(|_| index < spare);
+            let own = idle_timeout.filter(|_| index < spare);
+            let idle_timeout = [own, core.idle_limit()].into_iter().flatten().min();
             let due = plan::due(now, core.idle_since(), core.expires(), idle_timeout);
             if due.is_some_and(|reason| core.evict(reason)) {
                 evicted += 1;

@@ -6,7 +6,8 @@
 //! - [`core`]: one connection and its state; [`registry`]: all of them; [`common`]: what they share
 //! - [`store`]: the idle ones, kept by deadpool
 //! - [`checkout`], [`lease`] and [`guard`]: the way out and back; [`ping`]: a round trip in between;
-//!   [`reset`]: what is done to a connection that came back
+//!   [`reset`]: what is done to a connection that came back; [`tries`]: a second connection when the
+//!   first had died
 //! - [`speech`]: the pool's protocol, without its types
 //! - [`maintenance`]: what is looked at in the background; [`quarantine`]: silent connections;
 //!   [`plan`]: what has lived too long; [`generation`]: what is not used again
@@ -41,6 +42,7 @@ mod serve;
 mod slots;
 mod speech;
 mod store;
+mod tries;
 mod warm;
 
 use std::fmt;
@@ -69,6 +71,7 @@ pub use guard::Guard;
 pub use lease::Release;
 pub use manager::{Connection, Manager};
 pub use ping::Ping;
+pub(crate) use tries::Tries;
 
 /// A pool of connections to one upstream. Cloning gives another handle to the same pool.
 ///
@@ -241,15 +244,12 @@ impl<P: Protocol> Pool<P> {
     {
         let taken_at = Location::caller();
         async move {
-            let inner = &self.handle.0;
-            let began = Instant::now();
-            let limit = inner.settings().timeouts.checkout;
-            let mut guard = Guard::new(checkout::checkout(inner, limit, taken_at).await?);
+            let tries = Tries::new(self, None, taken_at);
+            let mut guard = tries.get().await?;
             let mut result = exchange(&mut guard).await;
-            if result.is_err() && guard.lease().is_stale(began) {
+            if result.is_err() && tries.met_stale(&guard) {
                 drop(guard);
-                let left = limit.map(|limit| limit.saturating_sub(began.elapsed()));
-                guard = Guard::new(checkout::checkout(inner, left, taken_at).await?);
+                guard = tries.get().await?;
                 result = exchange(&mut guard).await;
             }
             let value = result?;

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -14,6 +15,7 @@ use crate::stream::{Bare, Conn, Handshake, Refused, Stream};
 pub(super) trait Speech: Handshake {
     fn ping<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>>;
     fn reuse(&self, conn: &Conn) -> Reuse;
+    fn idle_limit(&self, conn: &Conn) -> Option<Duration>;
     fn reset<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>>;
     fn has_ping(&self) -> bool;
     /// The protocol itself.
@@ -58,6 +60,10 @@ impl<P: Protocol> Speech for Spoken<P> {
 
     fn reuse(&self, conn: &Conn) -> Reuse {
         self.0.reuse(client::<P>(conn))
+    }
+
+    fn idle_limit(&self, conn: &Conn) -> Option<Duration> {
+        self.0.idle_limit(client::<P>(conn))
     }
 
     fn reset<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>> {

@@ -72,6 +72,16 @@ impl Connector {
         Self { resolver, ..self }
     }
 
+    /// The same for another upstream, whatever that of the configuration was.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], if this is not one: `"host:port"`, `"192.0.2.1:80"` or `"unix:/path"`.
+    pub fn to(&self, upstream: &str) -> Result<Self, ConfigError> {
+        let settings = self.settings.with_upstream(upstream)?;
+        Ok(Self { settings: Arc::new(settings), ..self.clone() })
+    }
+
     pub(crate) fn resolver(&self) -> &Resolver {
         &self.resolver
     }

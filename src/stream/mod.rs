@@ -297,10 +297,9 @@ impl Stream {
         self.link.interrupted().or_else(|| self.exchange.unfit(debt, ending))
     }
 
-    /// Whether the connection had ended before any answer came: the exchange may be tried again on
-    /// another one, if repeating it does no harm.
-    pub(crate) fn died_unanswered(&self) -> bool {
-        !self.was_read() && self.exchange.tainted().is_some_and(CloseReason::is_death)
+    /// Whether the connection has ended, and not by its user's doing.
+    pub(crate) fn died(&self) -> bool {
+        self.exchange.tainted().is_some_and(CloseReason::is_death)
     }
 
     /// Whether any byte was read in this exchange.

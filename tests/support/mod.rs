@@ -22,6 +22,7 @@ pub mod peer;
 #[cfg(target_os = "linux")]
 pub mod rounds;
 pub mod rude;
+pub mod scripted;
 pub mod seed;
 #[cfg(target_os = "linux")]
 pub mod servers;

@@ -430,7 +430,7 @@ mod tests {
         scanner.received(b"D\x7f\xff\xff\xff");
         scanner.received(&vec![0; 1_000_000]);
         assert!(!scanner.is_lost() && scanner.received.is_small());
-        scanner.received(&vec![0; 10]);
+        scanner.received(&[0; 10]);
         let mut scanner = session();
         scanner.received(b"D\0\0\0\x01");
         assert!(scanner.is_lost());

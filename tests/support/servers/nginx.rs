@@ -77,6 +77,11 @@ impl Nginx {
         self.process.kill_9();
     }
 
+    /// The worker alone; the master starts another.
+    pub fn kill_worker(&self) {
+        self.process.kill_children();
+    }
+
     pub fn start_again(&mut self) {
         self.process = launch(&self.dir);
         self.wait();

@@ -133,6 +133,13 @@ impl Process {
         self.wait();
     }
 
+    /// Those below it. What it does without them is its own business.
+    pub fn kill_children(&self) {
+        for id in self.family().into_iter().filter(|id| *id != self.child.id()) {
+            kill(id as libc::pid_t, libc::SIGKILL);
+        }
+    }
+
     /// This process and its children, which have none of their own.
     fn family(&self) -> Vec<u32> {
         let own = self.child.id();

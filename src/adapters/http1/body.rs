@@ -1,0 +1,167 @@
+//! [`Body`]: what a response carries, and the connection it comes over.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::client::Progress;
+use super::error::Target;
+use super::{Error, Failure, Http1};
+use crate::event::{CloseReason, ConnId};
+use crate::pool::Guard;
+
+/// What a response carries. It holds its connection until both sides are done with the exchange, and
+/// gives it back then; see [when a connection is used again](super#when-a-connection-is-used-again).
+///
+/// The connection moves only while this is polled: a request body that is still being sent, too.
+///
+/// # Cancel safety
+///
+/// A frame whose future was dropped is not lost.
+pub struct Body {
+    /// Taken out when it is left unread.
+    incoming: Option<Incoming>,
+    /// Until both sides are done.
+    guard: Option<Guard<Http1>>,
+    conn: ConnId,
+    target: Target,
+}
+
+impl Body {
+    pub(super) fn new(incoming: Incoming, guard: Guard<Http1>, target: Target) -> Self {
+        let conn = guard.id();
+        let mut body = Self { incoming: Some(incoming), guard: Some(guard), conn, target };
+        body.let_go_if_done();
+        body
+    }
+
+    /// The connection it comes over, as in events and logs.
+    pub fn conn_id(&self) -> ConnId {
+        self.conn
+    }
+
+    /// Whether it still holds its connection.
+    pub fn holds_connection(&self) -> bool {
+        self.guard.is_some()
+    }
+
+    /// All of it, if that is at most `most` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Body`], if it breaks off; [`Failure::TooLong`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the body.
+    pub async fn bytes(mut self, most: usize) -> Result<Bytes, Error> {
+        let mut first = Bytes::new();
+        let mut all = BytesMut::new();
+        while let Some(frame) = self.frame().await {
+            let Ok(data) = frame?.into_data() else { continue };
+            if first.len() + all.len() + data.len() > most {
+                return Err(Error::new(Failure::TooLong).at(&self.target));
+            }
+            if first.is_empty() && all.is_empty() {
+                first = data;
+                continue;
+            }
+            all.extend_from_slice(&std::mem::take(&mut first));
+            all.extend_from_slice(&data);
+        }
+        Ok(if all.is_empty() { first } else { all.freeze() })
+    }
+
+    /// The next piece: data, or the trailers. `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Body`], if it breaks off.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn frame(&mut self) -> Option<Result<Frame<Bytes>, Error>> {
+        poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut *self), cx)).await
+    }
+
+    /// Gives the connection back, or closes it, if nothing more comes over it.
+    fn let_go_if_done(&mut self) {
+        let Some(guard) = &mut self.guard else { return };
+        if guard.progress() == Progress::UnderWay {
+            return;
+        }
+        if let Some(reason) = guard.farewell() {
+            guard.taint_as(reason);
+        }
+        self.guard = None;
+    }
+
+    fn failed(&mut self, source: hyper::Error) -> Error {
+        let error = Error::new(Failure::Body).at(&self.target);
+        let Some(mut guard) = self.guard.take() else { return error.because_of(source) };
+        guard.taint_as(CloseReason::IoError);
+        error.closed_for(guard.tainted()).because_of(source)
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        let frame = ready!(match &mut this.guard {
+            Some(guard) => guard.poll_body(incoming, cx),
+            None => Pin::new(incoming).poll_frame(cx),
+        });
+        match frame {
+            Some(Ok(frame)) => {
+                this.let_go_if_done();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(this.failed(error)))),
+            None => {
+                this.let_go_if_done();
+                // Here, the request was not sent completely, and nobody will read the rest.
+                this.guard = None;
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or(SizeHint::with_exact(0), http_body::Body::size_hint)
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.let_go_if_done();
+        if let (Some(guard), Some(incoming)) = (&mut self.guard, self.incoming.take()) {
+            guard.abandon(incoming);
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body")
+            .field("conn", &self.conn)
+            .field("holds_connection", &self.holds_connection())
+            .finish_non_exhaustive()
+    }
+}

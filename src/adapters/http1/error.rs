@@ -1,0 +1,163 @@
+//! [`Error`]: what became of a request that has no response, or of a response that broke off.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use http::{Method, Uri};
+
+use super::request_body::BoxError;
+use crate::error::CheckoutError;
+use crate::event::CloseReason;
+use crate::net::PeerAddr;
+
+/// How far a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The URL, the configuration or the certificates are not ones to make a pool of, or the
+    /// handshake of a new connection failed.
+    Setup,
+    /// It was refused before anything was sent: its text says why.
+    Refused,
+    /// No connection was to be had. The source is the [`CheckoutError`].
+    Checkout,
+    /// The connection ended before anything of it was sent.
+    Unsent,
+    /// It was sent, or a part of it, and no byte of an answer came. The server may have acted on it.
+    Unanswered,
+    /// The answer broke off in its head, or was none.
+    Answer,
+    /// The response broke off in its body, or was not understood there.
+    Body,
+    /// The body that was to be sent failed. The source is its error.
+    RequestBody,
+    /// The body of the response is longer than the caller takes.
+    TooLong,
+}
+
+/// What became of a request that has no response, or of a response that broke off.
+#[derive(Debug)]
+pub struct Error {
+    failure: Failure,
+    target: Option<Box<Target>>,
+    /// What the connection was closed for.
+    reason: Option<CloseReason>,
+    why: Option<Box<str>>,
+    source: Option<BoxError>,
+}
+
+/// Which request it was. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) peer: Option<PeerAddr>,
+}
+
+impl Error {
+    pub(super) fn new(failure: Failure) -> Self {
+        Self { failure, target: None, reason: None, why: None, source: None }
+    }
+
+    pub(super) fn setup(source: impl Into<BoxError>) -> Self {
+        Self::new(Failure::Setup).because_of(source)
+    }
+
+    pub(super) fn refused(why: impl Into<Box<str>>) -> Self {
+        Self { why: Some(why.into()), ..Self::new(Failure::Refused) }
+    }
+
+    pub(super) fn because_of(self, source: impl Into<BoxError>) -> Self {
+        Self { source: Some(source.into()), ..self }
+    }
+
+    pub(super) fn at(self, target: &Target) -> Self {
+        Self { target: Some(Box::new(target.clone())), ..self }
+    }
+
+    pub(super) fn closed_for(self, reason: Option<CloseReason>) -> Self {
+        Self { reason, ..self }
+    }
+
+    /// How far the request came.
+    pub fn failure(&self) -> Failure {
+        self.failure
+    }
+
+    /// What its connection was closed for, if it had one: as in the event.
+    pub fn reason(&self) -> Option<CloseReason> {
+        self.reason
+    }
+
+    /// Whether a deadline passed: of the checkout, of a read or a write, or of the whole request.
+    pub fn is_timeout(&self) -> bool {
+        self.reason == Some(CloseReason::OpTimeout)
+            || self.checkout_error().is_some_and(CheckoutError::is_timeout)
+    }
+
+    /// Whether the same request may be made again, and may succeed then: nothing of it was sent, or
+    /// its method is idempotent (RFC 9110 section 9.2.2).
+    pub fn is_retryable(&self) -> bool {
+        match self.failure {
+            Failure::Checkout => self.checkout_error().is_some_and(CheckoutError::is_retryable),
+            Failure::Unsent => true,
+            Failure::Unanswered | Failure::Answer | Failure::Body => {
+                self.target.as_ref().is_some_and(|target| target.method.is_idempotent())
+            }
+            _ => false,
+        }
+    }
+
+    /// Why no connection was to be had, if that is what happened.
+    pub fn checkout_error(&self) -> Option<&CheckoutError> {
+        self.source.as_deref()?.downcast_ref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Target { method, uri, peer }) = self.target.as_deref() {
+            // Without the query, which may hold what no log should.
+            write!(f, "{method} {}", uri.path())?;
+            if let Some(peer) = peer {
+                write!(f, " at {peer}")?;
+            }
+            f.write_str(": ")?;
+        }
+        f.write_str(match (self.failure, self.is_timeout()) {
+            (Failure::Setup, _) => "no connection for HTTP can be made",
+            (Failure::Refused, _) => "the request was refused",
+            (Failure::Checkout, _) => "no connection was to be had",
+            (Failure::Unsent, _) => "the connection ended before the request was sent",
+            (Failure::Unanswered, true) => "no answer came in time",
+            (Failure::Unanswered, false) => {
+                "the connection ended before any answer; the server may have seen the request"
+            }
+            (Failure::Answer, true) => "the answer did not come in time",
+            (Failure::Answer, false) => "the answer broke off, or was none",
+            (Failure::Body, true) => "the rest of the response did not come in time",
+            (Failure::Body, false) => "the response broke off before its end",
+            (Failure::RequestBody, _) => "the body that was to be sent failed",
+            (Failure::TooLong, _) => "the response is longer than allowed",
+        })?;
+        if let Some(reason) = self.reason {
+            write!(f, " ({reason})")?;
+        }
+        match &self.why {
+            Some(why) => write!(f, ": {why}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<CheckoutError> for Error {
+    fn from(error: CheckoutError) -> Self {
+        Self::new(Failure::Checkout).because_of(error)
+    }
+}

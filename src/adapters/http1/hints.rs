@@ -1,0 +1,99 @@
+//! What a response says about the future of its connection. Pure.
+
+use std::time::Duration;
+
+use http::header::{CONNECTION, HeaderName};
+use http::{HeaderMap, Version};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// What the peer said of the time after this exchange.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Hints {
+    /// This exchange is the last.
+    pub(super) is_last: bool,
+    /// How long the connection may be idle.
+    pub(super) idle_limit: Option<Duration>,
+}
+
+impl Hints {
+    /// RFC 9112 section 9.3 on whether the connection persists; the `Keep-Alive` header as RFC 2068
+    /// section 19.7.1.1 has it and servers still send it.
+    pub(super) fn of(version: Version, headers: &HeaderMap) -> Self {
+        let stays = !has_token(headers, "close")
+            && (version >= Version::HTTP_11 || has_token(headers, "keep-alive"));
+        let mut hints = Self { is_last: !stays, idle_limit: None };
+        for (name, value) in parameters(headers) {
+            let Ok(value) = value.parse::<u32>() else { continue };
+            if name.eq_ignore_ascii_case("timeout") {
+                hints.idle_limit = Some(less_margin(Duration::from_secs(value.into())));
+            } else if name.eq_ignore_ascii_case("max") && value == 0 {
+                hints.is_last = true;
+            }
+        }
+        hints
+    }
+}
+
+/// The server's clock began earlier than ours, and a request needs time to get there: a second, or
+/// half of what there is.
+fn less_margin(timeout: Duration) -> Duration {
+    timeout - (timeout / 2).min(Duration::from_secs(1))
+}
+
+/// Whether a `Connection` header has this word.
+pub(super) fn has_token(headers: &HeaderMap, token: &str) -> bool {
+    let values = headers.get_all(CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case(token))
+}
+
+fn parameters(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    let values = headers.get_all(KEEP_ALIVE).into_iter().filter_map(|value| value.to_str().ok());
+    let pairs = values.flat_map(|value| value.split(',')).filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (name.trim(), value.trim().trim_matches('"')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn hints(version: Version, headers: &[(HeaderName, &'static str)]) -> Hints {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name, HeaderValue::from_static(value));
+        }
+        Hints::of(version, &map)
+    }
+
+    #[test]
+    fn a_connection_persists_as_its_version_and_headers_say() {
+        let table = [
+            (Version::HTTP_11, "", false),
+            (Version::HTTP_11, "close", true),
+            (Version::HTTP_11, "Keep-Alive, CLOSE", true),
+            (Version::HTTP_11, "closed", false),
+            (Version::HTTP_10, "", true),
+            (Version::HTTP_10, "Keep-Alive", false),
+            (Version::HTTP_10, "keep-alive, close", true),
+        ];
+        for (version, header, is_last) in table {
+            let hints = hints(version, &[(CONNECTION, header)]);
+            assert_eq!(hints.is_last, is_last, "{version:?} {header}");
+        }
+    }
+
+    #[test]
+    fn a_keep_alive_header_limits_the_time_and_the_number() {
+        let of = |value| hints(Version::HTTP_11, &[(KEEP_ALIVE, value)]);
+        let limit = |ms| Some(Duration::from_millis(ms));
+        assert_eq!(of("timeout=5, max=100").idle_limit, limit(4000));
+        assert_eq!(of("Timeout = \"60\"").idle_limit, limit(59_000));
+        assert_eq!(of("timeout=1").idle_limit, limit(500));
+        assert_eq!(of("timeout=0").idle_limit, limit(0));
+        assert!(of("max=0, timeout=5").is_last);
+        for nonsense in ["", "timeout", "timeout=soon", "max=-1", "timeout=99999999999"] {
+            assert_eq!(of(nonsense), Hints::default(), "{nonsense}");
+        }
+    }
+}

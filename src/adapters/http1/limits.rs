@@ -1,0 +1,37 @@
+//! [`Limits`]: how long one request may take.
+
+use std::time::Duration;
+
+/// How long one request may take, where the pool's timeouts are not right for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// The time for all of it: the checkout, the request, and the response to the end of its body.
+    /// Default `None`: each step has its own timeout only.
+    pub deadline: Option<Duration>,
+    /// The read timeout while this answer is owed, instead of `timeouts.read`. `Some(None)`: it may
+    /// take for ever. Default `None`: that of the pool.
+    pub read_timeout: Option<Option<Duration>>,
+}
+
+impl Limits {
+    /// Those of the pool.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same with this deadline, counted from the moment in which the request is given to the
+    /// pool.
+    #[must_use]
+    pub fn with_deadline(mut self, limit: Duration) -> Self {
+        self.deadline = Some(limit);
+        self
+    }
+
+    /// The same with this read timeout; `None` lets the answer take for ever.
+    #[must_use]
+    pub fn with_read_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.read_timeout = Some(limit.into());
+        self
+    }
+}

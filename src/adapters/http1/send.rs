@@ -1,0 +1,141 @@
+//! Making a request: on a connection of the pool, and on another one where that was too late.
+
+use std::future::Future;
+use std::panic::Location;
+
+use http::{Request, Response};
+use tokio::time::Instant;
+
+use super::error::Target;
+use super::exchange::{Failed, Then, exchange};
+use super::{Body, Error, Http1, Limits, RequestBody};
+use crate::pool::{Guard, Pool, Tries};
+
+impl Pool<Http1> {
+    /// Makes a request on one of the pool's connections, and waits for the head of its response. The
+    /// body of the response holds the connection for as long as anything comes over it.
+    ///
+    /// The path is enough as its URI; `Host` is filled in. The authority of a whole URI becomes the
+    /// `Host`, and nothing else: the request goes to the pool's upstream.
+    ///
+    /// It may be made a second time, on another connection: see
+    /// [when](crate::http1#when-a-request-is-made-again).
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], which says how far the request came. A response is none, whatever its status.
+    ///
+    /// # Panics
+    ///
+    /// As [`get`](Self::get).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection, if the request was begun. The server may act on it
+    /// all the same.
+    #[track_caller]
+    pub fn send<B: Into<RequestBody>>(
+        &self,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<Body>, Error>> + Send + use<'_, B> {
+        self.send_within(request, Limits::new())
+    }
+
+    /// As [`send`](Self::send), with a deadline or a read timeout of its own.
+    ///
+    /// # Errors
+    ///
+    /// # Panics
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`send`](Self::send).
+    #[track_caller]
+    pub fn send_within<B: Into<RequestBody>>(
+        &self,
+        request: Request<B>,
+        limits: Limits,
+    ) -> impl Future<Output = Result<Response<Body>, Error>> + Send + use<'_, B> {
+        let deadline = limits.deadline.and_then(|limit| Instant::now().checked_add(limit));
+        let (request, taken_at) = (request.map(Into::into), Location::caller());
+        async move { send(Tries::new(self, deadline, taken_at), request, limits, deadline).await }
+    }
+}
+
+async fn send(
+    tries: Tries<'_, Http1>,
+    mut request: Request<RequestBody>,
+    limits: Limits,
+    deadline: Option<Instant>,
+) -> Result<Response<Body>, Error> {
+    let mut was_sent = false;
+    loop {
+        let mut guard = match tries.get().await {
+            Ok(guard) => guard,
+            Err(error) => {
+                let (method, uri) = (request.method().clone(), request.uri().clone());
+                return Err(Error::from(error).at(&Target { method, uri, peer: None }));
+            }
+        };
+        if let Some(limit) = limits.read_timeout {
+            guard.set_read_timeout(limit);
+        }
+        guard.set_deadline(deadline);
+        let is_old = tries.met_old(&guard);
+        let once_more = if is_old && !was_sent { copy(&request) } else { None };
+        let failed = match exchange(guard, request, once_more.is_some()).await {
+            Ok(response) => return Ok(response),
+            Err(failed) => *failed,
+        };
+        let Failed { guard, error, then } = failed;
+        request = match (then, once_more) {
+            // As often as it takes: each time one connection less is old.
+            (Then::Unsent(unsent), _) if is_old => *unsent,
+            (Then::TooLate, Some(copy)) => {
+                was_sent = true;
+                copy
+            }
+            (Then::Unknown, Some(copy)) if tries.met_stale(&guard) => {
+                was_sent = true;
+                copy
+            }
+            _ => return Err(error),
+        };
+        tracing::debug!(conn_id = guard.id().get(), %error, "made again on another connection");
+    }
+}
+
+/// The same request, if repeating it does no harm.
+fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    if !request.method().is_idempotent() {
+        return None;
+    }
+    let body = request.body().again()?;
+    let mut copy = Request::new(body);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    Some(copy)
+}
+
+impl Guard<Http1> {
+    /// Makes a request on this very connection, once; [`Pool::send`](crate::Pool::send) takes one by
+    /// itself. The body of the response takes the guard over.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::send`](crate::Pool::send). The connection is closed then, unless the request was
+    /// refused.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection, if the request was begun.
+    pub async fn send<B: Into<RequestBody>>(
+        self,
+        request: Request<B>,
+    ) -> Result<Response<Body>, Error> {
+        exchange(self, request.map(Into::into), false).await.map_err(|failed| failed.error)
+    }
+}

@@ -1,0 +1,164 @@
+//! [`Connect`]: from a URI to a connection.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use http::Uri;
+use tower_service::Service;
+
+use super::Connection;
+use crate::config::{Config, ConfigError};
+use crate::event::Observer;
+use crate::net::{ConnectError, Resolve};
+use crate::stream::Connector;
+
+/// Makes connections to whatever host and port a URI names. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Connect {
+    connector: Connector,
+}
+
+/// Stands where a configuration has no upstream: every URI names its own.
+const NOWHERE: &str = "localhost:80";
+
+impl Connect {
+    /// Of this configuration its name, timeouts and socket options count. `upstream` does not: it
+    /// may be empty.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with every problem of the configuration.
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        Connector::new(&template(config)).map(|connector| Self { connector })
+    }
+
+    /// As [`new`](Self::new), and sends every event to `observer`.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_observer(config: &Config, observer: impl Observer) -> Result<Self, ConfigError> {
+        Connector::with_observer(&template(config), observer).map(|connector| Self { connector })
+    }
+
+    /// The same with names looked up by this resolver.
+    #[must_use]
+    pub fn with_resolver(self, resolver: impl Resolve) -> Self {
+        Self { connector: self.connector.with_resolver(resolver) }
+    }
+}
+
+fn template(config: &Config) -> Config {
+    let mut config = config.clone();
+    if config.upstream.is_empty() {
+        config.upstream.push(NOWHERE.to_owned());
+        if config.name.is_empty() {
+            "tower".clone_into(&mut config.name);
+        }
+    }
+    config
+}
+
+/// Where a URI leads: `host:port`.
+fn upstream(uri: &Uri) -> Result<String, Error> {
+    let host = uri.host().ok_or_else(|| Error::Uri(format!("{uri} names no host")))?;
+    let port = match (uri.port_u16(), uri.scheme_str()) {
+        (Some(port), _) => port,
+        (None, Some("https" | "wss")) => 443,
+        (None, Some("http" | "ws")) => 80,
+        (None, _) => return Err(Error::Uri(format!("{uri} names no port"))),
+    };
+    Ok(format!("{host}:{port}"))
+}
+
+impl Service<Uri> for Connect {
+    type Response = Connection;
+    type Error = Error;
+    type Future = Connecting;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes a connection, within `timeouts.connect`. Dropping the future closes every socket it had
+    /// opened.
+    fn call(&mut self, uri: Uri) -> Connecting {
+        let connector = upstream(&uri).and_then(|upstream| {
+            self.connector.to(&upstream).map_err(|error| Error::Uri(error.to_string()))
+        });
+        Connecting(Box::pin(async move {
+            let stream = connector?.connect().await.map_err(Error::Connect)?;
+            Ok(Connection::new(stream))
+        }))
+    }
+}
+
+/// A connection that is being made.
+#[must_use = "nothing is connected until this is polled"]
+pub struct Connecting(BoxFuture<'static, Result<Connection, Error>>);
+
+impl Future for Connecting {
+    type Output = Result<Connection, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Connecting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connecting")
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The URI does not say where to go.
+    Uri(String),
+    /// It could not be made.
+    Connect(ConnectError),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uri(why) => write!(f, "the URI leads nowhere: {why}"),
+            Self::Connect(_) => f.write_str("no connection could be made"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Uri(_) => None,
+            Self::Connect(error) => Some(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uri_leads_to_its_host_and_the_port_of_its_scheme() {
+        let table = [
+            ("http://example.org/a", "example.org:80"),
+            ("https://example.org", "example.org:443"),
+            ("http://[::1]:81", "[::1]:81"),
+            ("example.org:82", "example.org:82"),
+        ];
+        for (uri, expected) in table {
+            assert_eq!(upstream(&uri.parse().unwrap()).unwrap(), expected);
+        }
+        for nowhere in ["/a", "ftp://example.org"] {
+            assert!(upstream(&nowhere.parse().unwrap()).is_err(), "{nowhere}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Which requests are made again, and how often.
+
+use livepool::http1::{Failure, Http1, Request, RequestBody};
+use livepool::{CloseReason, Guard};
+
+use crate::support::scripted::{Scripted, Talk};
+use crate::support::until;
+use crate::{get_text, pool_of, request_for, text};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// What a server does with the second request of its first connection, instead of answering it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum End {
+    Close,
+    Reset,
+    /// It gave up waiting at the moment in which the request was on its way.
+    TooLate,
+    /// It closes in the middle of the head of its answer.
+    HalfHead,
+}
+
+async fn server(end: End, times: usize) -> Scripted {
+    Scripted::start(move |mut talk: Talk, number| async move {
+        talk.request().await;
+        if number >= times {
+            loop {
+                talk.say(OK).await;
+                if talk.request().await.is_none() {
+                    return;
+                }
+            }
+        }
+        talk.say(OK).await;
+        if talk.request().await.is_none() {
+            return;
+        }
+        match end {
+            End::Close => {}
+            End::Reset => talk.reset(),
+            End::TooLate => {
+                talk.say("HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+            }
+            End::HalfHead => talk.say("HTTP/1.1 200").await,
+        }
+    })
+    .await
+}
+
+fn post(body: impl Into<RequestBody>) -> Request<RequestBody> {
+    Request::post("/").body(body.into()).unwrap()
+}
+
+fn put(body: impl Into<RequestBody>) -> Request<RequestBody> {
+    Request::put("/").body(body.into()).unwrap()
+}
+
+fn stream() -> RequestBody {
+    RequestBody::stream(http_body_util::Full::new(bytes::Bytes::from_static(b"body")))
+}
+
+#[tokio::test]
+async fn an_idempotent_request_that_met_the_close_is_made_once_more() {
+    for end in [End::Close, End::Reset, End::TooLate] {
+        for request in [request_for("/"), put("body"), put(())] {
+            let server = server(end, 1).await;
+            let (pool, events) = pool_of(server.config());
+            assert_eq!(get_text(&pool, "/").await.unwrap(), "ok");
+            let what = format!("{end:?} {request:?}");
+            assert_eq!(text(pool.send(request).await.unwrap()).await.unwrap(), "ok", "{what}");
+            assert_eq!((server.accepted(), server.heard()), (2, 3), "{what}");
+            assert!(matches!(events.closed()[..], [CloseReason::PeerClosed | CloseReason::Reset]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_may_have_had_an_effect_is_not_made_again_and_its_error_says_so() {
+    for end in [End::Close, End::Reset] {
+        for request in [post("body"), post(()), put(stream())] {
+            let server = server(end, 1).await;
+            let (pool, _) = pool_of(server.config());
+            assert_eq!(get_text(&pool, "/").await.unwrap(), "ok");
+            let is_idempotent = request.method().is_idempotent();
+            let error = pool.send(request).await.unwrap_err();
+            assert_eq!(error.failure(), Failure::Unanswered, "{error}");
+            assert_eq!(error.is_retryable(), is_idempotent);
+            assert!(!error.is_timeout());
+            assert!(error.to_string().contains("before any answer"), "{error}");
+            assert_eq!(server.heard(), 2, "it was sent once");
+            assert_eq!(get_text(&pool, "/").await.unwrap(), "ok", "the pool is whole");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_408_to_what_cannot_be_made_again_is_the_answer() {
+    let server = server(End::TooLate, 1).await;
+    let (pool, events) = pool_of(server.config());
+    assert_eq!(get_text(&pool, "/").await.unwrap(), "ok");
+    let response = pool.send(post("body")).await.unwrap();
+    assert_eq!(response.status(), 408);
+    assert_eq!(events.closed(), [CloseReason::PeerClosed]);
+}
+
+#[tokio::test]
+async fn an_answer_that_broke_off_is_not_asked_for_again() {
+    let server = server(End::HalfHead, 1).await;
+    let (pool, _) = pool_of(server.config());
+    assert_eq!(get_text(&pool, "/").await.unwrap(), "ok");
+    let error = get_text(&pool, "/").await.unwrap_err();
+    assert_eq!(error.failure(), Failure::Answer, "{error}");
+    assert_eq!(server.heard(), 2);
+}
+
+#[tokio::test]
+async fn a_request_is_sent_twice_at_most() {
+    let server = server(End::Close, 9).await;
+    let (pool, _) = pool_of(server.config());
+    // Both are idle, and both will be closed under a request.
+    let both = tokio::join!(pool.get(), pool.get());
+    let (first, second) = (both.0.unwrap(), both.1.unwrap());
+    for guard in [first, second] {
+        text(guard.send(request_for("/")).await.unwrap()).await.unwrap();
+    }
+    assert_eq!((pool.status().idle, server.heard()), (2, 2));
+    let error = get_text(&pool, "/").await.unwrap_err();
+    assert_eq!(error.failure(), Failure::Unanswered, "{error}");
+    assert_eq!(server.heard(), 4);
+}
+
+#[tokio::test]
+async fn a_new_connection_that_is_closed_at_once_is_not_tried_again() {
+    let server = Scripted::start(|mut talk, _| async move {
+        talk.request().await;
+    })
+    .await;
+    let (pool, _) = pool_of(server.config());
+    let error = get_text(&pool, "/").await.unwrap_err();
+    assert_eq!((error.failure(), server.heard()), (Failure::Unanswered, 1));
+    assert!(error.is_retryable());
+}
+
+#[tokio::test]
+async fn a_connection_that_ended_before_the_first_byte_gives_the_request_back_unsent() {
+    let goodbye = "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\r\n";
+    for (last_word, reason) in [("", CloseReason::PeerClosed), (goodbye, CloseReason::Dirty)] {
+        let server =
+            Scripted::start(move |mut talk, _| async move { talk.say(last_word).await }).await;
+        let (pool, events) = pool_of(server.config());
+        let guard: Guard<Http1> = pool.get().await.unwrap();
+        until(|| server.finished() == 1).await;
+        crate::support::loopback_delivered();
+        let error = guard.send(post("body")).await.unwrap_err();
+        assert_eq!(error.failure(), Failure::Unsent, "{error}");
+        assert!(error.is_retryable());
+        assert_eq!((server.heard(), events.closed()), (0, vec![reason]));
+    }
+}
+
+/// The close comes at every possible moment: while the connection is idle, between the checkout and
+/// the first byte, and after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_have_had_an_effect_reaches_the_server_once_at_most_however_the_close_falls() {
+    let server = Scripted::start(|mut talk, number| async move {
+        for count in 0.. {
+            if talk.request().await.is_none() {
+                return;
+            }
+            talk.say(OK).await;
+            if count == number % 4 {
+                // From nothing to about as long as a request takes to be made.
+                for _ in 0..number % 64 {
+                    std::hint::spin_loop();
+                    tokio::task::yield_now().await;
+                }
+                return;
+            }
+        }
+    })
+    .await;
+    let (pool, _) = pool_of(server.config().with_max_size(4));
+    let (mut answered, mut unanswered) = (0, 0);
+    for _ in 0..3000 {
+        match pool.send(post(())).await {
+            Ok(response) => {
+                assert_eq!(text(response).await.unwrap(), "ok");
+                answered += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.failure(), Failure::Unanswered, "{error}");
+                unanswered += 1;
+            }
+        }
+    }
+    println!("{answered} answered, {unanswered} not, {} heard", server.heard());
+    assert!(answered >= 1500 && server.heard() >= answered);
+    assert!(server.heard() <= answered + unanswered, "one was heard twice");
+    for _ in 0..3000 {
+        assert_eq!(get_text(&pool, "/").await.unwrap(), "ok", "what does no harm is made again");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_fails_is_the_callers_own_error() {
+    struct Broken;
+    impl livepool::http1::http_body::Body for Broken {
+        type Data = bytes::Bytes;
+        type Error = std::io::Error;
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<std::io::Result<livepool::http1::http_body::Frame<bytes::Bytes>>>>
+        {
+            std::task::Poll::Ready(Some(Err(std::io::Error::other("no paper left"))))
+        }
+    }
+    let server = Scripted::always(OK).await;
+    let (pool, events) = pool_of(server.config());
+    let error = pool.send(post(RequestBody::stream(Broken))).await.unwrap_err();
+    assert_eq!(error.failure(), Failure::RequestBody, "{error}");
+    let mut chain = std::iter::successors(std::error::Error::source(&error), |e| e.source());
+    assert!(chain.any(|error| error.to_string() == "no paper left"));
+    assert_eq!(events.closed(), [CloseReason::Unfinished]);
+}
