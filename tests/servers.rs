@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use support::servers::dir::root;
 use support::servers::port::{ask, local};
-use support::servers::process::{processes, wait_for, works_in};
+use support::servers::process::{Process, is_alive, processes, wait_for, works_in};
 use support::servers::programs::program;
 use support::servers::{Certs, Nginx, Postgres, Redis, are_here};
 
@@ -187,9 +187,10 @@ fn a_standby_takes_over_from_a_postgres_that_refuses_to_write() {
     primary.psql("INSERT INTO a VALUES (3)");
 }
 
-/// Whose directory is gone, and whose processes.
-fn nothing_is_left_in(dir: &Path) -> bool {
-    !dir.exists() && processes().all(|id| !works_in(id, dir))
+/// The directory is gone, and so are these processes and all others that work in it.
+fn nothing_is_left(dir: &Path, ids: &[u32]) -> bool {
+    let mut others = processes();
+    !dir.exists() && !ids.iter().any(|id| is_alive(*id)) && !others.any(|id| works_in(id, dir))
 }
 
 #[test]
@@ -205,10 +206,9 @@ fn servers_leave_nothing_when_dropped() {
         TcpStream::connect(local(port)).unwrap();
     }
     let ports = [postgres.port(), redis.port(), nginx.port()];
-    let dirs = [postgres.process(), redis.process(), nginx.process()].map(|process| {
-        assert!(works_in(process.id(), process.dir()));
-        process.dir().to_owned()
-    });
+    let left = [postgres.process(), redis.process(), nginx.process()]
+        .map(|process| (process.dir().to_owned(), process.family()));
+    assert!(left[0].1.len() > 3, "a postmaster and its children");
     postgres.freeze();
     let panicked = std::thread::spawn(move || {
         let _servers = (postgres, redis, nginx);
@@ -216,7 +216,7 @@ fn servers_leave_nothing_when_dropped() {
     });
     panicked.join().unwrap_err();
     assert!(ports.into_iter().all(is_refused));
-    assert!(dirs.iter().all(|dir| nothing_is_left_in(dir)));
+    assert!(left.iter().all(|(dir, ids)| nothing_is_left(dir, ids)));
 }
 
 #[test]
@@ -226,9 +226,11 @@ fn servers_do_not_outlive_a_test_binary_that_is_killed() {
         return;
     }
     if std::env::var_os(INSIDE).is_some() {
-        let servers = (Postgres::start(), Redis::start(), Nginx::start());
-        servers.0.freeze();
-        println!("\nroot {}", root().display());
+        let (postgres, redis, nginx) = (Postgres::start(), Redis::start(), Nginx::start());
+        postgres.freeze();
+        let ids = [postgres.process(), redis.process(), nginx.process()].map(Process::family);
+        println!("\n{}", root().display());
+        println!("servers: {}", ids.concat().iter().map(|id| format!("{id} ")).collect::<String>());
         loop {
             std::thread::park();
         }
@@ -239,11 +241,19 @@ fn servers_do_not_outlive_a_test_binary_that_is_killed() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(inside.stdout.take().unwrap()).lines();
-    let root =
-        lines.map_while(Result::ok).find_map(|line| line.strip_prefix("root ").map(String::from));
+    let mut root = String::new();
+    let mut ids: Vec<u32> = Vec::new();
+    for line in BufReader::new(inside.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if let Some(list) = line.strip_prefix("servers: ") {
+            ids = list.split_whitespace().map(|id| id.parse().unwrap()).collect();
+            break;
+        }
+        root = line;
+    }
+    assert!(ids.len() > 5, "it has started its servers");
+    assert!(ids.iter().all(|id| is_alive(*id)));
     inside.kill().unwrap();
     inside.wait().unwrap();
-    let root = root.expect("it has started its servers");
-    wait_for("nothing is left", || nothing_is_left_in(Path::new(&root)));
+    wait_for("nothing is left", || nothing_is_left(Path::new(&root), &ids));
 }

@@ -105,9 +105,7 @@ impl Process {
         self.stop_leader();
         let family = self.family();
         family.iter().for_each(|id| kill(*id, libc::SIGKILL));
-        wait_for("a killed server is gone", || {
-            family.iter().all(|id| stat(*id).is_none_or(|stat| "ZX".contains(stat.state)))
-        });
+        wait_for("a killed server is gone", || !family.iter().any(|id| is_alive(*id)));
         let _ = self.child.wait();
         self.forget();
     }
@@ -131,7 +129,7 @@ impl Process {
     }
 
     /// This process, those below it, and those that lost their parent and work in its directory.
-    fn family(&self) -> Vec<u32> {
+    pub fn family(&self) -> Vec<u32> {
         let mut family = vec![self.id()];
         let all: Vec<u32> = processes().collect();
         let mut known = 0;
@@ -164,7 +162,12 @@ pub fn processes() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Whether this process lives and has its working directory in or below `dir`.
+/// One that has ended has closed its sockets, even if nobody has asked for its status.
+pub fn is_alive(id: u32) -> bool {
+    stat(id).is_some_and(|stat| !"ZX".contains(stat.state))
+}
+
+/// Whether this process lives and has its working directory in or below `dir`, as far as we may know.
 pub fn works_in(id: u32, dir: &Path) -> bool {
     std::fs::read_link(format!("/proc/{id}/cwd")).is_ok_and(|path| path.starts_with(dir))
 }
