@@ -1,7 +1,10 @@
 //! A real PostgreSQL.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use super::Certs;
 use super::dir::{Dir, root};
@@ -13,7 +16,7 @@ use super::programs::program;
 pub const PASSWORD: &str = "open sesame";
 
 /// Superuser `postgres` and role `app`, both with [`PASSWORD`] over TCP, and without one over the
-/// Unix socket; database `app`.
+/// Unix socket; database `app`, and none called `postgres`.
 pub struct Postgres {
     process: Option<Process>,
     port: u16,
@@ -194,10 +197,8 @@ impl Postgres {
         let mut command = as_owner("postgres", &self.dir);
         command.arg("-D").arg(self.data());
         let mut process = Process::start(command, &self.dir);
-        // Unlike a statement, this is answered while all connections are taken.
-        let mut is_ready = Command::new(program("pg_isready"));
-        is_ready.arg("-h").arg(self.socket_dir()).args(["-p", &self.port.to_string(), "-q"]);
-        process.ready(|| is_ready.status().unwrap().success());
+        let socket = self.dir.join(&format!(".s.PGSQL.{}", self.port));
+        process.ready(|| takes_connections(&socket).unwrap_or(false));
         self.process = Some(process);
     }
 
@@ -218,4 +219,20 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         self.kill_9();
     }
+}
+
+/// Whether it lets us in, or refuses for any reason but that it starts up (57P03): it is ready while
+/// all its connections are taken, too. Programs that ask this take time from the server that starts.
+fn takes_connections(socket: &Path) -> std::io::Result<bool> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let parameters = b"user\0postgres\0database\0app\0\0";
+    let length = 8 + parameters.len() as u32;
+    let version: u32 = 3 << 16;
+    let startup = [&length.to_be_bytes()[..], &version.to_be_bytes(), parameters].concat();
+    stream.write_all(&startup)?;
+    let mut answer = [0; 512];
+    let count = stream.read(&mut answer)?;
+    let is_starting = answer[..count].windows(6).any(|field| field == b"C57P03");
+    Ok(answer[0] == b'R' || (answer[0] == b'E' && !is_starting))
 }

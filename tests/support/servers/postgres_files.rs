@@ -27,11 +27,16 @@ fn template() -> Dir {
     initdb.args(["-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync", "--wal-segsize=1"]);
     run(initdb.args(["--auth-local=trust", "--auth-host=scram-sha-256"]));
     let sql = dir.join("sql");
-    let roles = format!("CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'");
+    // As small as can be, for it is copied for every server.
+    let role = format!("CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'");
+    let database = "ALTER DATABASE postgres RENAME TO app";
+    let owner = "ALTER DATABASE app OWNER TO app";
+    let no_template = "UPDATE pg_database SET datistemplate = false WHERE datname = 'template0'";
+    let statements = [&role, database, owner, no_template, "DROP DATABASE template0"];
     let mut single = as_owner("postgres", &dir);
-    single.args(["--single", "-F", "-j", "-D"]).arg(&data).arg("postgres");
+    single.args(["--single", "-F", "-j", "-D"]).arg(&data).arg("template1");
     // In this mode a blank line after a semicolon ends a command; errors do not end the program.
-    std::fs::write(&sql, format!("{roles};\n\nCREATE DATABASE app OWNER app;\n\n")).unwrap();
+    std::fs::write(&sql, statements.map(|statement| format!("{statement};\n\n")).concat()).unwrap();
     run(single.stdin(std::fs::File::open(&sql).unwrap()));
     dir
 }
