@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -37,7 +37,7 @@ impl Drop for Dir {
 /// The directory above all directories of this test binary. Nothing is dropped in a binary that is
 /// killed, and statics are dropped in none: a guard waits for its end and removes what is left.
 pub fn root() -> &'static Path {
-    static ROOT: OnceLock<(PathBuf, ChildStdin)> = OnceLock::new();
+    static ROOT: OnceLock<(PathBuf, Child)> = OnceLock::new();
     let start = || {
         let path = std::env::temp_dir().join(format!("lp-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
@@ -53,7 +53,7 @@ pub fn root() -> &'static Path {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        (path, guard.stdin.unwrap())
+        (path, guard)
     };
     &ROOT.get_or_init(start).0
 }

@@ -54,7 +54,7 @@ impl Postgres {
         let dir = owned_dir("pgs");
         let mut copy = as_owner("pg_basebackup", &dir);
         copy.arg("-h").arg(self.socket_dir()).args(["-p", &self.port.to_string()]);
-        run(copy.args(["-U", "postgres", "-R", "-c", "fast", "-D"]).arg(dir.join("data")));
+        run(copy.args(["-U", "postgres", "-R", "-N", "-c", "fast", "-D"]).arg(dir.join("data")));
         let settings = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let standby = Self::start_in(dir, &settings.collect::<Vec<_>>());
         let status = "SELECT status FROM pg_stat_wal_receiver";

@@ -12,12 +12,19 @@ pub use super::port::{ask, local};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for something outside this process; fails after half a minute.
-pub fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, ready: impl FnMut() -> bool) {
+    assert!(is_in_time(ready), "{what}: not within {PATIENCE:?}");
+}
+
+fn is_in_time(mut ready: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !ready() {
-        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        if start.elapsed() > PATIENCE {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
+    true
 }
 
 /// The process of a server. It, and all it has started, is killed when this is dropped, and by the
@@ -75,12 +82,10 @@ impl Process {
 
     /// It stands still, and so does everything below it, when this returns.
     pub fn freeze(&self) {
-        self.stop_leader();
+        assert!(self.stop_leader(), "it does not stand still");
         let family = self.family();
         family.iter().for_each(|id| kill(*id, libc::SIGSTOP));
-        wait_for("a server stands still", || {
-            family.iter().all(|id| stat(*id).is_none_or(|stat| "TZX".contains(stat.state)))
-        });
+        wait_for("a server stands still", || family.iter().all(|id| stands_still(*id)));
     }
 
     pub fn thaw(&self) {
@@ -105,7 +110,9 @@ impl Process {
         self.stop_leader();
         let family = self.family();
         family.iter().for_each(|id| kill(*id, libc::SIGKILL));
-        wait_for("a killed server is gone", || !family.iter().any(|id| is_alive(*id)));
+        let is_gone = is_in_time(|| !family.iter().any(|id| is_alive(*id)));
+        // A second panic would end all tests, and nobody would read about the first.
+        assert!(is_gone || std::thread::panicking(), "{family:?} outlive a SIGKILL");
         let _ = self.child.wait();
         self.forget();
     }
@@ -116,11 +123,10 @@ impl Process {
         self.ended = true;
     }
 
-    fn stop_leader(&self) {
+    /// From now on it starts no others.
+    fn stop_leader(&self) -> bool {
         self.signal(libc::SIGSTOP);
-        wait_for("a process stands still", || {
-            stat(self.id()).is_none_or(|stat| "TZX".contains(stat.state))
-        });
+        is_in_time(|| stands_still(self.id()))
     }
 
     /// The processes below it, whatever group they are in, without itself.
@@ -160,6 +166,11 @@ fn kill(id: u32, signal: libc::c_int) {
 pub fn processes() -> impl Iterator<Item = u32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Stopped, by a signal or a debugger, or ended.
+fn stands_still(id: u32) -> bool {
+    stat(id).is_none_or(|stat| "TtZX".contains(stat.state))
 }
 
 /// One that has ended has closed its sockets, even if nobody has asked for its status.
