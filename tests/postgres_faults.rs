@@ -190,7 +190,7 @@ async fn a_server_that_became_read_only_is_left_for_the_one_that_writes() {
     primary.psql("CREATE TABLE IF NOT EXISTS t (n int8)");
     let standby = primary.standby();
     let url = format!(
-        "postgres://postgres:open%20sesame@127.0.0.1:{},127.0.0.1:{}/postgres",
+        "postgres://postgres:open%20sesame@127.0.0.1:{},127.0.0.1:{}/app",
         primary.port(),
         standby.port()
     );

@@ -1,13 +1,19 @@
 //! Real servers, each started by a test on a private port, with its data in a private directory.
+//! Starting one blocks: before the runtime's work, that harms nothing.
 #![allow(unused_imports)]
 
 pub mod certs;
+pub mod dir;
 pub mod nginx;
+pub mod port;
 pub mod postgres;
+mod postgres_files;
 pub mod process;
+pub mod programs;
 pub mod redis;
 
 pub use certs::Certs;
 pub use nginx::Nginx;
 pub use postgres::Postgres;
+pub use programs::are_here;
 pub use redis::Redis;

@@ -3,7 +3,10 @@
 use std::process::Command;
 
 use super::Certs;
-use super::process::{Dir, Process, ask, free_port, program, wait_for};
+use super::dir::Dir;
+use super::port::{ask, free_port};
+use super::process::{Process, wait_for};
+use super::programs::{is_root, program};
 
 pub struct Nginx {
     process: Process,
@@ -43,14 +46,14 @@ impl Nginx {
              location /upload {{ client_max_body_size 64m; proxy_pass http://127.0.0.1:{port}/took; }}\n\
              location /took {{ client_max_body_size 64m; return 200 \"took it\"; }}\n }}\n}}\n",
             // Workers drop to "nobody" otherwise, who may not read our directory.
-            if running_as_root() { "user root;\n" } else { "" },
+            if is_root() { "user root;\n" } else { "" },
         );
         std::fs::create_dir_all(dir.join("www")).unwrap();
         std::fs::write(dir.join("www/index.html"), "hello\n").unwrap();
         std::fs::write(dir.join("www/slow"), vec![b'x'; 200_000]).unwrap();
         std::fs::write(dir.join("nginx.conf"), config).unwrap();
         let process = launch(&dir);
-        let nginx = Self { process, port, tls_port, dir };
+        let mut nginx = Self { process, port, tls_port, dir };
         nginx.wait();
         nginx
     }
@@ -68,8 +71,7 @@ impl Nginx {
     }
 
     pub fn restart_fast(&mut self) {
-        self.process.signal(libc::SIGTERM);
-        self.process.wait();
+        self.process.end(libc::SIGTERM);
         self.start_again();
     }
 
@@ -83,6 +85,7 @@ impl Nginx {
     }
 
     pub fn start_again(&mut self) {
+        assert!(self.process.has_ended(), "it runs");
         self.process = launch(&self.dir);
         self.wait();
     }
@@ -95,21 +98,35 @@ impl Nginx {
         self.process.thaw();
     }
 
-    fn wait(&self) {
-        wait_for("nginx answers", || {
-            ask(self.port, b"GET /tag/up HTTP/1.0\r\n\r\n")
-                .is_some_and(|answer| answer.starts_with(b"HTTP/1.1 200"))
-        });
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// New workers serve new connections when this returns; the old ones have closed those that
+    /// were idle, and end with the last exchange.
+    pub fn reload(&self) {
+        let old = self.process.children();
+        self.process.signal(libc::SIGHUP);
+        let gives_up = |id: &u32| {
+            std::fs::read_to_string(format!("/proc/{id}/cmdline"))
+                .map_or(true, |title| title.is_empty() || title.contains("shutting down"))
+        };
+        wait_for("nginx reloads", || old.iter().all(gives_up) && answers(self.port));
+    }
+
+    fn wait(&mut self) {
+        let port = self.port;
+        self.process.ready(|| answers(port));
     }
 }
 
-fn running_as_root() -> bool {
-    std::fs::read_to_string("/proc/self/status")
-        .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")))
+fn answers(port: u16) -> bool {
+    ask(port, b"GET /tag/up HTTP/1.0\r\n\r\n")
+        .is_some_and(|answer| answer.starts_with(b"HTTP/1.1 200"))
 }
 
 fn launch(dir: &Dir) -> Process {
-    let mut command = Command::new(program("nginx", &["/usr/sbin", "/usr/local/sbin"]));
+    let mut command = Command::new(program("nginx"));
     command.args(["-e", "stderr", "-p"]).arg(dir.path()).arg("-c").arg(dir.join("nginx.conf"));
-    Process::start(command, &dir.join("log"))
+    Process::start(command, dir)
 }

@@ -1,21 +1,26 @@
 //! A real PostgreSQL.
-#![allow(unsafe_code)]
 
-use std::os::unix::process::CommandExt;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::time::Duration;
 
 use super::Certs;
-use super::process::{Dir, Process, free_port, program, wait_for};
+use super::dir::{Dir, root};
+use super::port::free_port;
+use super::postgres_files::{as_owner, forget_killed, make_data, own, owned_dir, run};
+use super::process::{Process, wait_for};
+use super::programs::program;
 
 pub const PASSWORD: &str = "open sesame";
 
-/// Superuser `postgres` with [`PASSWORD`] over TCP, and without one over the Unix socket; database
-/// `app`.
+/// Superuser `postgres` and role `app`, both with [`PASSWORD`] over TCP, and without one over the
+/// Unix socket; database `app`, and none called `postgres`.
 pub struct Postgres {
     process: Option<Process>,
     port: u16,
+    settings: Vec<(String, String)>,
     dir: Dir,
 }
 
@@ -27,62 +32,58 @@ impl Postgres {
     /// With these settings: `("idle_session_timeout", "500ms")`.
     pub fn start_with(settings: &[(&str, &str)]) -> Self {
         let dir = owned_dir("pg");
-        copy(template(), &dir.join("data"));
-        let mut server = Self { process: None, port: free_port(), dir };
-        server.configure(settings);
-        server.start_again();
-        server.psql("CREATE DATABASE app");
-        server
+        make_data(&dir);
+        Self::start_in(dir, settings)
     }
 
-    /// With TLS, which plain connections may do without.
+    /// With TLS, which plain connections may do without; clients may show a certificate.
     pub fn start_with_tls(settings: &[(&str, &str)], certs: &Certs) -> Self {
         let dir = owned_dir("pg");
-        copy(template(), &dir.join("data"));
-        let mut server = Self { process: None, port: free_port(), dir };
-        for (name, file) in [("server.crt", certs.cert_file()), ("server.key", certs.key_file())] {
-            let to = server.data().join(name);
+        make_data(&dir);
+        let files = [("ca.crt", certs.ca_file()), ("server.crt", certs.cert_file())];
+        for (name, file) in files.into_iter().chain([("server.key", certs.key_file())]) {
+            let to = dir.join("data").join(name);
             std::fs::copy(file, &to).unwrap();
             own(&to);
-            // The server refuses a key that others may read.
-            run(Command::new("chmod").arg("0600").arg(&to));
         }
-        server.configure(&[&[("ssl", "on")], settings].concat());
-        server.start_again();
-        server.psql("CREATE DATABASE app");
-        server
+        Self::start_in(dir, &[&[("ssl", "on"), ("ssl_ca_file", "ca.crt")], settings].concat())
     }
 
-    /// A standby that follows this one.
+    /// A standby that follows this one, with the same settings.
     pub fn standby(&self) -> Self {
         let dir = owned_dir("pgs");
-        let mut copy = as_owner(bin("pg_basebackup"));
-        copy.args(["-h", &self.dir.path().display().to_string(), "-p", &self.port.to_string()]);
-        copy.args(["-U", "postgres", "-R", "-c", "fast", "-D"]).arg(dir.join("data"));
-        run(&mut copy);
-        let mut server = Self { process: None, port: free_port(), dir };
-        server.configure(&[]);
+        let mut copy = as_owner("pg_basebackup", &dir);
+        copy.arg("-h").arg(self.socket_dir()).args(["-p", &self.port.to_string()]);
+        run(copy.args(["-U", "postgres", "-R", "-N", "-c", "fast", "-D"]).arg(dir.join("data")));
+        let settings = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let standby = Self::start_in(dir, &settings.collect::<Vec<_>>());
+        let status = "SELECT status FROM pg_stat_wal_receiver";
+        wait_for("the standby follows", || standby.psql(status) == "streaming");
+        standby
+    }
+
+    fn start_in(dir: Dir, settings: &[(&str, &str)]) -> Self {
+        let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let mut server =
+            Self { process: None, port: free_port(), settings: settings.collect(), dir };
+        server.configure();
         server.start_again();
         server
     }
 
-    pub fn promote(&self) {
-        self.psql("SELECT pg_promote(true)");
-    }
-
-    fn configure(&self, settings: &[(&str, &str)]) {
+    fn configure(&self) {
+        // Nothing is kept for longer than a test, and nothing outside of the directory.
         let mut config = format!(
             "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\n\
-             fsync = off\nfull_page_writes = off\nshared_buffers = 16MB\nmax_wal_senders = 4\n\
-             hot_standby = on\n",
+             fsync = off\nfull_page_writes = off\nshared_buffers = 16MB\n\
+             dynamic_shared_memory_type = mmap\nmax_wal_senders = 4\nhot_standby = on\n",
             self.port,
-            self.dir.path().display()
+            self.socket_dir().display()
         );
-        for (name, value) in settings {
+        for (name, value) in &self.settings {
             config.push_str(&format!("{name} = '{value}'\n"));
         }
-        let path = self.data().join("postgresql.conf");
-        std::fs::write(&path, config).unwrap();
+        std::fs::write(self.data().join("postgresql.conf"), config).unwrap();
     }
 
     fn data(&self) -> PathBuf {
@@ -93,11 +94,22 @@ impl Postgres {
         self.port
     }
 
+    pub fn socket_dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The superuser's.
     pub fn url(&self) -> String {
         format!("postgres://postgres:open%20sesame@127.0.0.1:{}/app", self.port)
     }
 
-    /// What `psql` prints for these statements, as superuser, over the Unix socket.
+    /// Of a role like any other: what it does leaves the connections reserved for [`Self::psql`].
+    pub fn app_url(&self) -> String {
+        format!("postgres://app:open%20sesame@127.0.0.1:{}/app", self.port)
+    }
+
+    /// What `psql` prints for these statements, as superuser in the database `app`, over the Unix
+    /// socket.
     pub fn psql(&self, sql: &str) -> String {
         let output = self.try_psql(sql);
         let error = String::from_utf8_lossy(&output.stderr);
@@ -105,37 +117,59 @@ impl Postgres {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    fn try_psql(&self, sql: &str) -> Output {
-        Command::new(bin("psql"))
-            .args(["-h", &self.dir.path().display().to_string(), "-p", &self.port.to_string()])
-            .args(["-U", "postgres", "-d", "postgres", "-qAt", "-c", sql])
-            .output()
-            .unwrap()
+    pub fn try_psql(&self, sql: &str) -> Output {
+        let mut psql = Command::new(program("psql"));
+        psql.arg("-h").arg(self.socket_dir()).args(["-p", &self.port.to_string()]);
+        psql.args(["-U", "postgres", "-d", "app", "-XqAt", "-v", "ON_ERROR_STOP=1", "-c", sql]);
+        psql.current_dir(root()).output().unwrap()
     }
 
     /// No password is asked for any more.
     pub fn trust_everybody(&self) {
-        let rules = "local all all trust\nhost all all 127.0.0.1/32 trust\n";
-        std::fs::write(self.data().join("pg_hba.conf"), rules).unwrap();
-        self.psql("SELECT pg_reload_conf()");
-        let wrong = format!("postgres://postgres:wrong@127.0.0.1:{}/app", self.port);
-        wait_for("passwords are not asked for", || {
-            let psql = Command::new(bin("psql")).args([&wrong, "-c", "SELECT 1"]).output().unwrap();
-            psql.status.success()
-        });
+        self.admit("host all all 127.0.0.1/32 trust");
     }
 
     pub fn set(&self, setting: &str, value: &str) {
         self.psql(&format!("ALTER SYSTEM SET {setting} = '{value}'"));
+        self.reload();
+    }
+
+    /// What a server is that was superseded: it takes questions and refuses changes.
+    pub fn set_read_only(&self, read_only: bool) {
+        self.set("default_transaction_read_only", if read_only { "on" } else { "off" });
+    }
+
+    /// Replaces the rules for TCP: `"hostssl all all all scram-sha-256 clientcert=verify-ca"`.
+    pub fn admit(&self, rules: &str) {
+        let rules = format!("local all all trust\nlocal replication all trust\n{rules}\n");
+        std::fs::write(self.data().join("pg_hba.conf"), rules).unwrap();
+        self.reload();
+    }
+
+    /// The files as they are now are in force for new connections when this returns.
+    pub fn reload(&self) {
+        let loaded = || self.psql("SELECT pg_conf_load_time()");
+        let before = loaded();
         self.psql("SELECT pg_reload_conf()");
-        wait_for("the setting is in force", || self.psql(&format!("SHOW {setting}")) == value);
+        wait_for("the settings are in force", || loaded() != before);
+    }
+
+    /// A standby is a server of its own when this returns.
+    pub fn promote(&self) {
+        assert_eq!(self.psql("SELECT pg_promote(true)"), "t");
+    }
+
+    /// Waits until this standby has all that `primary` has now.
+    pub fn catch_up_with(&self, primary: &Self) {
+        let position = primary.psql("SELECT pg_current_wal_lsn()");
+        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{position}'");
+        wait_for("the standby has caught up", || self.psql(&sql) == "t");
     }
 
     /// Ends every connection and stops.
     pub fn stop_fast(&mut self) {
         if let Some(mut process) = self.process.take() {
-            process.signal(libc::SIGINT);
-            process.wait();
+            process.end(libc::SIGINT);
         }
     }
 
@@ -147,95 +181,51 @@ impl Postgres {
     pub fn kill_9(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill_9();
+            forget_killed(&self.data());
         }
     }
 
     pub fn start_again(&mut self) {
-        // Left behind by a kill.
-        let _ = std::fs::remove_file(self.data().join("postmaster.pid"));
-        let mut command = as_owner(bin("postgres"));
+        assert!(self.process.is_none(), "it runs");
+        let mut command = as_owner("postgres", &self.dir);
         command.arg("-D").arg(self.data());
-        self.process = Some(Process::start(command, &self.dir.join("log")));
-        wait_for("postgres answers", || self.try_psql("SELECT 1").status.success());
+        let mut process = Process::start(command, &self.dir);
+        let socket = self.dir.join(&format!(".s.PGSQL.{}", self.port));
+        process.ready(|| takes_connections(&socket).unwrap_or(false));
+        self.process = Some(process);
+    }
+
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("it runs")
     }
 
     pub fn freeze(&self) {
-        self.process.as_ref().expect("it runs").freeze();
+        self.process().freeze();
     }
 
     pub fn thaw(&self) {
-        self.process.as_ref().expect("it runs").thaw();
+        self.process().thaw();
     }
 }
 
-fn bin(name: &str) -> PathBuf {
-    let mut versions: Vec<_> = std::fs::read_dir("/usr/lib/postgresql")
-        .map(|entries| entries.flatten().map(|entry| entry.path().join("bin")).collect())
-        .unwrap_or_default();
-    versions.sort();
-    let versions: Vec<_> = versions.iter().rev().map(|path| path.to_str().unwrap()).collect();
-    program(name, &versions)
-}
-
-/// A data directory as `initdb` makes it, once per test binary.
-fn template() -> &'static Path {
-    static TEMPLATE: OnceLock<Dir> = OnceLock::new();
-    TEMPLATE
-        .get_or_init(|| {
-            let dir = owned_dir("pgt");
-            std::fs::write(dir.join("password"), PASSWORD).unwrap();
-            own(&dir.join("password"));
-            let mut initdb = as_owner(bin("initdb"));
-            initdb.arg("-D").arg(dir.join("data")).arg("--pwfile").arg(dir.join("password"));
-            initdb.args(["-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"]);
-            initdb.args(["--auth-local=trust", "--auth-host=scram-sha-256"]);
-            run(&mut initdb);
-            dir
-        })
-        .path()
-}
-
-fn copy(template: &Path, to: &Path) {
-    let mut copy = as_owner(PathBuf::from("cp"));
-    copy.arg("-a").arg(template.join("data")).arg(to);
-    run(&mut copy);
-}
-
-/// PostgreSQL does not run as root: root starts it as the user of its Debian package.
-fn owner() -> Option<(u32, u32)> {
-    let me = std::fs::read_to_string("/proc/self/status").unwrap();
-    if !me.lines().any(|line| line.starts_with("Uid:\t0\t")) {
-        return None;
-    }
-    let users = std::fs::read_to_string("/etc/passwd").unwrap();
-    let line = users.lines().find(|line| line.starts_with("postgres:"));
-    let mut fields = line.expect("there is a user postgres").split(':').skip(2);
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
-}
-
-fn as_owner(program: PathBuf) -> Command {
-    let mut command = Command::new(program);
-    if let Some((user, group)) = owner() {
-        command.uid(user).gid(group);
-    }
-    command.current_dir("/");
-    command
-}
-
-fn owned_dir(name: &str) -> Dir {
-    let dir = Dir::new(name);
-    own(dir.path());
-    dir
-}
-
-fn own(path: &Path) {
-    if let Some((user, group)) = owner() {
-        std::os::unix::fs::chown(path, Some(user), Some(group)).unwrap();
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.kill_9();
     }
 }
 
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {error}");
+/// Whether it lets us in, or refuses for any reason but that it starts up (57P03): it is ready while
+/// all its connections are taken, too. Programs that ask this take time from the server that starts.
+fn takes_connections(socket: &Path) -> std::io::Result<bool> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let parameters = b"user\0postgres\0database\0app\0\0";
+    let length = 8 + parameters.len() as u32;
+    let version: u32 = 3 << 16;
+    let startup = [&length.to_be_bytes()[..], &version.to_be_bytes(), parameters].concat();
+    stream.write_all(&startup)?;
+    let mut answer = [0; 512];
+    let count = stream.read(&mut answer)?;
+    let is_starting = answer[..count].windows(6).any(|field| field == b"C57P03");
+    Ok(answer[0] == b'R' || (answer[0] == b'E' && !is_starting))
 }

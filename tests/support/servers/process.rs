@@ -1,152 +1,159 @@
 //! One server process and its children.
 #![allow(unsafe_code)]
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// A directory that is gone when this is dropped.
-pub struct Dir(PathBuf);
+use super::dir::Dir;
+pub use super::port::{ask, local};
 
-impl Dir {
-    pub fn new(name: &str) -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Ordering::SeqCst);
-        // Short: the path of a Unix socket has 107 bytes.
-        let path = std::env::temp_dir().join(format!("lp-{name}-{}-{count}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    pub fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A port that was free a moment ago; nobody else on this machine picks it on purpose.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-pub fn local(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
-}
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for something outside this process; fails after half a minute.
-pub fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, ready: impl FnMut() -> bool) {
+    assert!(is_in_time(ready), "{what}: not within {PATIENCE:?}");
+}
+
+fn is_in_time(mut ready: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !ready() {
-        assert!(start.elapsed() < Duration::from_secs(30), "{what}: not within 30 s");
+        if start.elapsed() > PATIENCE {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
+    true
 }
 
-/// One question to a server, and the beginning of its answer.
-pub fn ask(port: u16, question: &[u8]) -> Option<Vec<u8>> {
-    let mut stream = TcpStream::connect(local(port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-    stream.write_all(question).ok()?;
-    let mut answer = vec![0; 512];
-    let count = stream.read(&mut answer).ok()?;
-    answer.truncate(count);
-    Some(answer)
-}
-
-/// A process that leads a group of its own. It, and all it has started, is killed when this is
-/// dropped, and when the thread that started it ends.
+/// The process of a server. It, and all it has started, is killed when this is dropped, and by the
+/// guard of its directory when the test binary is killed.
 pub struct Process {
     child: Child,
+    dir: PathBuf,
+    /// It has ended and its id may be somebody else's.
+    ended: bool,
 }
 
 impl Process {
-    /// Starts it; its output goes to `log`.
-    pub fn start(mut command: Command, log: &Path) -> Self {
-        let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+    /// Starts it in this directory, with its output in a file `log` there.
+    pub fn start(mut command: Command, dir: &Dir) -> Self {
+        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        command.process_group(0);
-        // SAFETY: between fork and exec only async-signal-safe calls are allowed; prctl(2) is one,
-        // and takes numbers only.
-        unsafe {
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
+        // A group of its own: Ctrl-C is for the tests only.
+        command.process_group(0).current_dir(dir.path());
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        std::fs::write(dir.join("leader"), child.id().to_string()).unwrap();
+        Self { child, dir: dir.path().to_owned(), ended: false }
+    }
+
+    /// Waits until it answers; fails with its log at once if it has ended.
+    pub fn ready(&mut self, mut answers: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !answers() {
+            let ended = self.child.try_wait().unwrap();
+            self.ended |= ended.is_some();
+            if self.ended || start.elapsed() > PATIENCE {
+                let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+                panic!("the server does not answer, status {ended:?}, log:\n{log}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
-        let name = command.get_program().to_owned();
-        Self { child: command.spawn().unwrap_or_else(|error| panic!("{name:?}: {error}")) }
     }
 
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// To this process alone.
-    pub fn signal(&self, signal: libc::c_int) {
-        kill(self.child.id() as libc::pid_t, signal);
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
-    /// To it and everything below it: some servers put their children into groups of their own.
-    pub fn signal_all(&self, signal: libc::c_int) {
-        for id in self.family() {
-            kill(id as libc::pid_t, signal);
-        }
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// To this process alone.
+    pub fn signal(&self, signal: libc::c_int) {
+        assert!(!self.ended, "the server has ended");
+        kill(self.child.id(), signal);
     }
 
     /// It stands still, and so does everything below it, when this returns.
     pub fn freeze(&self) {
-        self.signal_all(libc::SIGSTOP);
-        wait_for("a process stands still", || {
-            self.family().iter().all(|id| state(*id).is_none_or(|state| state == 'T'))
-        });
+        assert!(self.stop_leader(), "it does not stand still");
+        let family = self.family();
+        family.iter().for_each(|id| kill(*id, libc::SIGSTOP));
+        wait_for("a server stands still", || family.iter().all(|id| stands_still(*id)));
     }
 
     pub fn thaw(&self) {
-        self.signal_all(libc::SIGCONT);
+        // The children first: their parent may want to hear from them.
+        self.family().iter().rev().for_each(|id| kill(*id, libc::SIGCONT));
     }
 
-    pub fn wait(&mut self) {
-        let _ = self.child.wait();
+    /// Asks it to end with this signal, and waits until it has, frozen or not.
+    pub fn end(&mut self, signal: libc::c_int) {
+        self.signal(signal);
+        self.thaw();
+        wait_for("a server ends when asked to", || self.child.try_wait().unwrap().is_some());
+        self.forget();
     }
 
+    /// When this returns, all of it has ended and its sockets are closed.
     pub fn kill_9(&mut self) {
-        let family = self.family();
-        // The parent first: it must not start others for those it loses.
-        self.signal(libc::SIGKILL);
-        for id in family {
-            kill(id as libc::pid_t, libc::SIGKILL);
+        if self.ended {
+            return;
         }
-        self.wait();
+        // It must not start others for those it loses.
+        self.stop_leader();
+        let family = self.family();
+        family.iter().for_each(|id| kill(*id, libc::SIGKILL));
+        let is_gone = is_in_time(|| !family.iter().any(|id| is_alive(*id)));
+        // A second panic would end all tests, and nobody would read about the first.
+        assert!(is_gone || std::thread::panicking(), "{family:?} outlive a SIGKILL");
+        let _ = self.child.wait();
+        self.forget();
     }
 
     /// Those below it. What it does without them is its own business.
     pub fn kill_children(&self) {
-        for id in self.family().into_iter().filter(|id| *id != self.child.id()) {
-            kill(id as libc::pid_t, libc::SIGKILL);
-        }
+        self.children().into_iter().for_each(|id| kill(id, libc::SIGKILL));
     }
 
-    /// This process and its children, which have none of their own.
-    fn family(&self) -> Vec<u32> {
-        let own = self.child.id();
-        let path = format!("/proc/{own}/task/{own}/children");
-        let children = std::fs::read_to_string(path).unwrap_or_default();
-        let children = children.split_whitespace().filter_map(|id| id.parse().ok());
-        std::iter::once(own).chain(children).collect()
+    /// Nobody is to kill it any more.
+    fn forget(&mut self) {
+        let _ = std::fs::remove_file(self.dir.join("leader"));
+        self.ended = true;
+    }
+
+    /// From now on it starts no others.
+    fn stop_leader(&self) -> bool {
+        self.signal(libc::SIGSTOP);
+        is_in_time(|| stands_still(self.id()))
+    }
+
+    /// The processes below it, whatever group they are in, without itself.
+    pub fn children(&self) -> Vec<u32> {
+        self.family().split_off(1)
+    }
+
+    /// This process, those below it, and those that lost their parent and work in its directory.
+    pub fn family(&self) -> Vec<u32> {
+        let mut family = vec![self.id()];
+        let all: Vec<u32> = processes().collect();
+        let mut known = 0;
+        while known < family.len() {
+            known = family.len();
+            for id in &all {
+                let is_child = || stat(*id).is_some_and(|stat| family.contains(&stat.parent));
+                if !family.contains(id) && (works_in(*id, &self.dir) || is_child()) {
+                    family.push(*id);
+                }
+            }
+        }
+        family
     }
 }
 
@@ -156,22 +163,39 @@ impl Drop for Process {
     }
 }
 
-fn kill(id: libc::pid_t, signal: libc::c_int) {
+fn kill(id: u32, signal: libc::c_int) {
     // SAFETY: kill(2) takes numbers only. A process that has ended meanwhile is no error here.
-    unsafe { libc::kill(id, signal) };
+    unsafe { libc::kill(id as libc::pid_t, signal) };
 }
 
-/// The state of a process, as proc(5) has it.
-fn state(id: u32) -> Option<char> {
+pub fn processes() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Stopped, by a signal or a debugger, or ended.
+fn stands_still(id: u32) -> bool {
+    stat(id).is_none_or(|stat| "TtZX".contains(stat.state))
+}
+
+/// One that has ended has closed its sockets, even if nobody has asked for its status.
+pub fn is_alive(id: u32) -> bool {
+    stat(id).is_some_and(|stat| !"ZX".contains(stat.state))
+}
+
+/// Whether this process lives and has its working directory in or below `dir`, as far as we may know.
+pub fn works_in(id: u32, dir: &Path) -> bool {
+    std::fs::read_link(format!("/proc/{id}/cwd")).is_ok_and(|path| path.starts_with(dir))
+}
+
+struct Stat {
+    state: char,
+    parent: u32,
+}
+
+/// As proc(5) has it. None when there is no such process.
+fn stat(id: u32) -> Option<Stat> {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    stat.rsplit(')').next()?.trim().chars().next()
-}
-
-/// The path of a program: in PATH, or in one of these directories.
-pub fn program(name: &str, directories: &[&str]) -> PathBuf {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let all = path.split(':').chain(directories.iter().copied());
-    all.map(|directory| Path::new(directory).join(name))
-        .find(|path| path.exists())
-        .unwrap_or_else(|| panic!("{name} is missing; ./scripts/test installs it or says how to"))
+    let mut words = stat.rsplit(')').next()?.split_whitespace();
+    Some(Stat { state: words.next()?.chars().next()?, parent: words.next()?.parse().ok()? })
 }

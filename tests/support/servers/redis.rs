@@ -3,7 +3,10 @@
 use std::process::Command;
 
 use super::Certs;
-use super::process::{Dir, Process, ask, free_port, program, wait_for};
+use super::dir::{Dir, root};
+use super::port::{ask, free_port};
+use super::process::{Process, wait_for};
+use super::programs::program;
 
 pub struct Redis {
     process: Process,
@@ -43,9 +46,17 @@ impl Redis {
         lines.extend(options.iter().map(|line| (*line).to_owned()));
         let options = lines;
         let process = launch(&dir, port, &options);
-        let redis = Self { process, options, port, tls_port, dir };
+        let mut redis = Self { process, options, port, tls_port, dir };
         redis.wait();
         redis
+    }
+
+    /// One that follows this one: it refuses to write.
+    pub fn replica(&self) -> Self {
+        let replica = Self::start_with(&[&format!("replicaof 127.0.0.1 {}", self.port)]);
+        let follows = || replica.cli(&["INFO", "replication"]).contains("master_link_status:up");
+        wait_for("the replica follows", follows);
+        replica
     }
 
     pub fn port(&self) -> u16 {
@@ -66,17 +77,18 @@ impl Redis {
 
     /// What `redis-cli` prints.
     pub fn cli(&self, args: &[&str]) -> String {
-        let output = Command::new(program("redis-cli", &[]))
+        let output = Command::new(program("redis-cli"))
             .args(["-p", &self.port.to_string()])
             .args(args)
+            .current_dir(root())
             .output()
             .unwrap();
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
+    /// Ends as it is asked to, with its data gone.
     pub fn restart(&mut self) {
-        self.process.signal(libc::SIGTERM);
-        self.process.wait();
+        self.process.end(libc::SIGTERM);
         self.start_again();
     }
 
@@ -85,6 +97,7 @@ impl Redis {
     }
 
     pub fn start_again(&mut self) {
+        assert!(self.process.has_ended(), "it runs");
         self.process = launch(&self.dir, self.port, &self.options);
         self.wait();
     }
@@ -97,19 +110,24 @@ impl Redis {
         self.process.thaw();
     }
 
-    fn wait(&self) {
-        // With a password it says so, and is ready as well.
-        wait_for("redis-server answers", || {
-            ask(self.port, b"PING\r\n").is_some_and(|answer| {
-                answer.starts_with(b"+PONG") || answer.starts_with(b"-NOAUTH")
-            })
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn wait(&mut self) {
+        // An answer is one while it wants a password or has too many connections, too.
+        let answers = ["+PONG", "-NOAUTH", "-ERR max"];
+        self.process.ready(|| {
+            let answer = ask(self.port, b"PING\r\n").unwrap_or_default();
+            answers.iter().any(|expected| answer.starts_with(expected.as_bytes()))
         });
     }
 }
 
 fn launch(dir: &Dir, port: u16, options: &[String]) -> Process {
     let mut config = format!(
-        "bind 127.0.0.1\nport {port}\nsave \"\"\nappendonly no\ndaemonize no\ndir {}\n\
+        "bind 127.0.0.1\nport {port}\nsave \"\"\nappendonly no\ndaemonize no\n\
+         repl-diskless-sync-delay 0\ndir {}\n\
          enable-debug-command yes\n",
         dir.path().display()
     );
@@ -118,7 +136,7 @@ fn launch(dir: &Dir, port: u16, options: &[String]) -> Process {
         config.push('\n');
     }
     std::fs::write(dir.join("redis.conf"), config).unwrap();
-    let mut command = Command::new(program("redis-server", &[]));
+    let mut command = Command::new(program("redis-server"));
     command.arg(dir.join("redis.conf"));
-    Process::start(command, &dir.join("log"))
+    Process::start(command, dir)
 }
