@@ -7,6 +7,10 @@ pub mod http1;
 pub mod postgres;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(feature = "redis")]
+mod seen;
+#[cfg(all(test, feature = "redis"))]
+mod splits;
 #[cfg(feature = "tls")]
 pub mod tls;
 #[cfg(feature = "tower")]

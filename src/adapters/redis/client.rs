@@ -1,80 +1,79 @@
-//! [`Client`]: a connection to Redis that belongs to one caller.
+//! [`Client`]: what callers get.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
-use ::redis::{Cmd, Pipeline, PushInfo, RedisFuture, Value};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use ::redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value, cmd};
+use tokio::task::JoinHandle;
 
-use super::scanner::{RedisScanner, Session};
-use crate::stream::Ledger;
+use super::left::Left;
+use super::loan::Slot;
+use super::settings::Settings;
+use super::state::State;
 
-/// A connection to Redis. Commands of the [`redis`](::redis) crate run on it, through
-/// `&mut *guard`:
+/// A connection to a Redis server that nobody shares.
 ///
-/// ```no_run
-/// # async fn f(pool: livepool::Pool<livepool::redis::Redis>) -> Result<(), Box<dyn std::error::Error>> {
-/// use livepool::redis::redis::AsyncCommands;
-/// let mut conn = pool.get().await?;
-/// conn.set::<_, _, ()>("key", 42).await?;
-/// let value: i64 = conn.get("key").await?;
-/// # Ok(()) }
-/// ```
+/// It is what the crate `redis` calls a [`ConnectionLike`]: `redis::cmd(..).query_async(&mut *guard)`,
+/// pipelines, and everything in `redis::AsyncCommands` work on it.
 ///
-/// It is yours alone while you hold its guard: transactions, `WATCH` and commands that wait
-/// (`BLPOP`) are safe on it. A command that waits has no read timeout; give it one of its own, or the
-/// exchange a deadline ([`Guard::deadline`](crate::Guard::deadline)).
+/// Because it is yours while you hold it, commands that wait for something (`BLPOP`, `XREAD BLOCK`)
+/// hold up nobody else, `WATCH` and `MULTI` are yours alone, and a subscription takes the connection
+/// for itself: [`into_pubsub`](Self::into_pubsub).
 pub struct Client {
-    connection: MultiplexedConnection,
-    scanner: Arc<Mutex<RedisScanner>>,
-    ledger: Ledger,
-    pushes: Pushes,
+    pub(super) connection: MultiplexedConnection,
+    pub(super) driver: Driver,
+    pub(super) slot: Slot,
+    pub(super) state: Arc<State>,
+    pub(super) left: Left,
+    pub(super) settings: Arc<Settings>,
 }
 
-/// Where what the server pushes (RESP3) goes, while somebody listens.
-pub(super) type Pushes = Arc<Mutex<Option<UnboundedSender<PushInfo>>>>;
-
 impl Client {
-    pub(super) fn new(
-        connection: MultiplexedConnection,
-        scanner: Arc<Mutex<RedisScanner>>,
-        ledger: Ledger,
-        pushes: Pushes,
-    ) -> Self {
-        Self { connection, scanner, ledger, pushes }
+    /// Waits until everything that was asked before is answered or dropped: the driver asks in order.
+    pub(super) async fn settle(&mut self) -> RedisResult<()> {
+        // Whatever it answers: "not permitted" is an answer as well.
+        self.connection.send_packed_command(&cmd("PING")).await?;
+        self.left.forget();
+        Ok(())
     }
 
-    /// What the server pushes from now on: messages of channels that this connection subscribes to,
-    /// say. Only with RESP3 (`?protocol=resp3` in the URL). A connection that has subscribed is
-    /// closed when it comes back.
-    pub fn pushes(&mut self) -> UnboundedReceiver<PushInfo> {
-        let (sender, receiver) = unbounded_channel();
-        *self.pushes.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
-        receiver
-    }
-
-    /// How many replies are owed now.
-    pub fn owed(&self) -> usize {
-        self.ledger.debt()
-    }
-
-    pub(super) fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
-
-    pub(super) fn scanner(&self) -> MutexGuard<'_, RedisScanner> {
-        self.scanner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn session(&self) -> Session {
-        self.scanner().session()
+    /// Undoes what the last caller left behind, if that is possible: an open transaction, watched
+    /// keys, another database.
+    pub(super) async fn repair(&mut self) -> RedisResult<()> {
+        self.settle().await?;
+        let mut repairs = ::redis::pipe();
+        if self.state.in_transaction() {
+            repairs.cmd("DISCARD");
+        }
+        if self.state.is_watching() {
+            repairs.cmd("UNWATCH");
+        }
+        if self.state.is_elsewhere() {
+            repairs.cmd("SELECT").arg(self.settings.info.db());
+        }
+        if repairs.is_empty() {
+            return Ok(());
+        }
+        for answer in self.connection.send_packed_commands(&repairs, 0, repairs.len()).await? {
+            answer.extract_error()?;
+        }
+        Ok(())
     }
 }
 
 impl ConnectionLike for Client {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        self.connection.req_packed_command(cmd)
+        let Self { connection, left, .. } = self;
+        Box::pin(async move {
+            let asking = left.unless_answered(cmd);
+            let result = connection.send_packed_command(cmd).await;
+            // Of what nobody wants to hear the answer, that is yet to come.
+            if !cmd.is_no_response() {
+                asking.answered();
+            }
+            result
+        })
     }
 
     fn req_packed_commands<'a>(
@@ -83,16 +82,39 @@ impl ConnectionLike for Client {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        self.connection.req_packed_commands(pipeline, offset, count)
+        let Self { connection, left, .. } = self;
+        Box::pin(async move {
+            let asking = left.unless_answered(pipeline);
+            let result = connection.send_packed_commands(pipeline, offset, count).await;
+            asking.answered();
+            result
+        })
     }
 
+    /// The database of the settings: a connection in another one was put there by its own user.
     fn get_db(&self) -> i64 {
-        self.connection.get_db()
+        self.settings.info.db()
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("owed", &self.owed()).finish_non_exhaustive()
+        f.debug_struct("Client").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+/// The task that reads and writes. It ends with this.
+#[derive(Debug)]
+pub(super) struct Driver(JoinHandle<()>);
+
+impl Driver {
+    pub(super) fn start(driver: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(driver))
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

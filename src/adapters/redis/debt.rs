@@ -1,0 +1,55 @@
+//! [`Debt`]: the commands that have not been answered. Pure.
+
+use std::collections::VecDeque;
+
+use super::command::Kind;
+
+/// In the order of their answers, equal ones that follow each other as one entry.
+#[derive(Debug, Default)]
+pub(super) struct Debt {
+    runs: VecDeque<(Kind, usize)>,
+    owed: usize,
+}
+
+/// A client with more in flight is not followed.
+const MOST: usize = 1 << 16;
+
+impl Debt {
+    pub(super) fn owed(&self) -> usize {
+        self.owed
+    }
+
+    /// The one that is answered next.
+    pub(super) fn first(&self) -> Option<Kind> {
+        self.runs.front().map(|(kind, _)| *kind)
+    }
+
+    /// `false` if there is no room.
+    #[must_use]
+    pub(super) fn push(&mut self, kind: Kind) -> bool {
+        let is_full = self.runs.len() == MOST;
+        match self.runs.back_mut() {
+            Some((last, count)) if *last == kind => *count += 1,
+            _ if is_full => return false,
+            _ => self.runs.push_back((kind, 1)),
+        }
+        self.owed += 1;
+        true
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Kind> {
+        let (kind, count) = self.runs.front_mut()?;
+        let kind = *kind;
+        *count -= 1;
+        self.owed -= 1;
+        if *count == 0 {
+            self.runs.pop_front();
+        }
+        Some(kind)
+    }
+
+    /// Nothing that was sent is answered in a way that can be counted.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}

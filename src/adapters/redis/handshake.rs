@@ -1,0 +1,213 @@
+//! The first round trip of a connection: who we are, which database, and whether this server is one
+//! to use at all.
+//!
+//! The crate has a handshake of its own. It does not ask whether the server is still loading its data
+//! or is only a replica, and gives a wrong password and a server that is full the same name. So this
+//! asks everything in one piece, and reads the answers one by one.
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisConnectionInfo, RedisError, RedisResult,
+    ServerError, Value, cmd,
+};
+
+use super::client::Driver;
+use super::loan::Slot;
+use super::settings::{Role, Settings};
+use super::state::State;
+
+/// What a command of the handshake is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Hello,
+    Login,
+    Database,
+    Alive,
+    Role,
+    /// Servers that do not know it are fine.
+    Courtesy,
+}
+
+/// Starts the driver, and shakes hands.
+pub(super) async fn shake_hands(
+    slot: &Slot,
+    state: &State,
+    settings: &Settings,
+) -> RedisResult<(MultiplexedConnection, Driver)> {
+    // Timeouts are those of the pool, and nothing is said that we do not say below.
+    let config =
+        AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+    let nobody = RedisConnectionInfo::default().set_skip_set_lib_name();
+    let (mut connection, driver) =
+        MultiplexedConnection::new_with_config(&nobody, slot.lend(), config).await?;
+    let driver = Driver::start(driver);
+
+    let (steps, pipeline) = steps(settings);
+    let answers = connection.send_packed_commands(&pipeline, 0, steps.len()).await;
+    let answers = answers.map_err(|error| early_refusal(state, settings).unwrap_or(error))?;
+    for (step, answer) in steps.into_iter().zip(&answers) {
+        judge(step, answer, settings)?;
+    }
+    state.greeted();
+    Ok((connection, driver))
+}
+
+/// A server that has no room says so and hangs up, before it was asked anything. The crate throws
+/// away what it did not ask for.
+fn early_refusal(state: &State, settings: &Settings) -> Option<RedisError> {
+    match ::redis::parse_redis_value(&state.first_words()) {
+        Ok(Value::ServerError(error)) => refused(Step::Alive, &error, settings).err(),
+        _ => None,
+    }
+}
+
+fn steps(settings: &Settings) -> (Vec<Step>, Pipeline) {
+    let info = &settings.info;
+    let mut all = Vec::new();
+    if info.protocol().supports_resp3() {
+        let mut hello = cmd("HELLO");
+        hello.arg(3);
+        if let Some(password) = info.password() {
+            hello.arg("AUTH").arg(info.username().unwrap_or("default")).arg(password);
+        }
+        all.push((Step::Hello, hello));
+    } else if let Some(password) = info.password() {
+        let mut login = cmd("AUTH");
+        // Servers before Redis 6 know passwords only.
+        if let Some(user) = info.username() {
+            login.arg(user);
+        }
+        login.arg(password);
+        all.push((Step::Login, login));
+    }
+    if info.db() != 0 {
+        let mut select = cmd("SELECT");
+        select.arg(info.db());
+        all.push((Step::Database, select));
+    }
+    all.push((Step::Alive, cmd("PING")));
+    if settings.role != Role::Any {
+        all.push((Step::Role, cmd("ROLE")));
+    }
+    if !info.skip_set_lib_name() {
+        let name = info.lib_name().unwrap_or("redis-rs(livepool)");
+        let version = info.lib_ver().unwrap_or(env!("CARGO_PKG_VERSION"));
+        all.push((Step::Courtesy, set_info("LIB-NAME", name)));
+        all.push((Step::Courtesy, set_info("LIB-VER", version)));
+    }
+    let mut pipeline = Pipeline::with_capacity(all.len());
+    let mut steps = Vec::with_capacity(all.len());
+    for (step, command) in all {
+        steps.push(step);
+        pipeline.add_command(command);
+    }
+    (steps, pipeline)
+}
+
+fn set_info(what: &str, value: &str) -> Cmd {
+    let mut command = cmd("CLIENT");
+    command.arg("SETINFO").arg(what).arg(value);
+    command
+}
+
+fn judge(step: Step, answer: &Value, settings: &Settings) -> RedisResult<()> {
+    match answer {
+        Value::ServerError(error) => refused(step, error, settings),
+        Value::Array(words) if step == Step::Role => judge_role(settings.role, words.first()),
+        _ => Ok(()),
+    }
+}
+
+/// What a refusal means: some last until somebody changes something.
+fn refused(step: Step, error: &ServerError, settings: &Settings) -> RedisResult<()> {
+    let mut said = format!("{} {}", error.code(), error.details().unwrap_or_default());
+    // Servers that do not know a command repeat all of it.
+    if let Some(password) = settings.info.password().filter(|password| !password.is_empty()) {
+        said = said.replace(password, "***");
+    }
+    let (kind, what) = match (step, error.code()) {
+        (Step::Courtesy, _) => return Ok(()),
+        // Who may not even ask is alive.
+        (Step::Alive, "NOPERM") => return Ok(()),
+        // For now: it has no room, or no time, or no data.
+        (_, "LOADING" | "MASTERDOWN" | "BUSY" | "CLUSTERDOWN" | "TRYAGAIN") => {
+            (ErrorKind::Client, "the server is not ready")
+        }
+        _ if said.contains("max number of clients") => (ErrorKind::Client, "the server is full"),
+        (_, "NOAUTH") => {
+            (ErrorKind::AuthenticationFailed, "the server wants a password and none was given")
+        }
+        (Step::Role, "NOPERM") => (
+            ErrorKind::AuthenticationFailed,
+            "the user may not ask for the role: permit it with ACL SETUSER <user> +role, or do \
+             without with_role()",
+        ),
+        (Step::Hello, "ERR" | "NOPROTO") => {
+            (ErrorKind::RESP3NotSupported, "the server does not speak RESP3: leave it out")
+        }
+        (Step::Hello | Step::Login, _) => {
+            (ErrorKind::AuthenticationFailed, "the server refused the user or password")
+        }
+        (Step::Database, _) => (ErrorKind::InvalidClientConfig, "the server has no such database"),
+        (Step::Alive | Step::Role, _) => (ErrorKind::Client, "the server does not answer as usual"),
+    };
+    Err(RedisError::from((kind, what, said)))
+}
+
+fn judge_role(wanted: Role, found: Option<&Value>) -> RedisResult<()> {
+    let found = match found {
+        Some(Value::BulkString(name)) => String::from_utf8_lossy(name).into_owned(),
+        Some(Value::SimpleString(name)) => name.clone(),
+        other => format!("{other:?}"),
+    };
+    let what = match (wanted, found.as_str()) {
+        (Role::Any, _) | (Role::Master, "master") | (Role::Replica, "slave" | "replica") => {
+            return Ok(());
+        }
+        (Role::Master, _) => "the server is not a master, and one is wanted",
+        (Role::Replica, _) => "the server is not a replica, and one is wanted",
+    };
+    Err(RedisError::from((ErrorKind::Client, what, format!("its role is {found}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::Redis;
+
+    fn refusal(step: Step, said: &str) -> RedisError {
+        let redis = Redis::from_url("redis://me:hunter2@h").unwrap();
+        let line = format!("-{said}\r\n");
+        match ::redis::parse_redis_value(line.as_bytes()) {
+            Ok(Value::ServerError(error)) => refused(step, &error, &redis.settings).unwrap_err(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_whether_it_lasts() {
+        for (step, said, lasts) in [
+            (Step::Login, "WRONGPASS invalid username-password pair", true),
+            (Step::Login, "ERR invalid password", true),
+            (Step::Login, "LOADING Redis is loading the dataset in memory", false),
+            (Step::Login, "ERR max number of clients reached", false),
+            (Step::Hello, "NOPROTO unsupported protocol version", true),
+            (Step::Hello, "WRONGPASS invalid username-password pair", true),
+            (Step::Database, "ERR DB index is out of range", true),
+            (Step::Database, "MASTERDOWN Link with MASTER is down", false),
+            (Step::Alive, "NOAUTH Authentication required.", true),
+            (Step::Alive, "BUSY Redis is busy running a script.", false),
+            (Step::Role, "NOPERM this user has no permissions", true),
+        ] {
+            let error = refusal(step, said);
+            assert_eq!(super::super::meaning::is_permanent(&error), lasts, "{said}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_repeats_the_password_does_not_bring_it_into_an_error() {
+        let said = "ERR unknown command `HELLO`, with args: `3`, `AUTH`, `me`, `hunter2`, ";
+        let text = refusal(Step::Hello, said).to_string();
+        assert!(text.contains("does not speak RESP3") && !text.contains("hunter2"), "{text}");
+    }
+}

@@ -1,0 +1,251 @@
+//! [`Replies`]: where what a server says begins and ends, RESP2 and RESP3. Pure.
+
+use super::line::{Line, Read, Word, number};
+
+/// Something the server said, complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    /// An answer: its type, and how it begins if it is a status or an error.
+    Reply(u8, Word),
+    /// Something said unasked.
+    Push,
+}
+
+/// Follows what the server says, and keeps nothing of it but a word.
+#[derive(Debug)]
+pub(super) struct Replies {
+    state: State,
+    /// The aggregates that are not complete. A peer can open no more than [`DEEPEST`].
+    open: Vec<Open>,
+    /// The type of what stands outside of all of them; `None` in between.
+    top: Option<u8>,
+    word: Word,
+}
+
+#[derive(Debug)]
+enum State {
+    Type,
+    /// A line of any length, and whether its last byte was CR.
+    Text {
+        is_cr: bool,
+    },
+    /// The line with the length of a payload, of a part of a streamed one, or of an aggregate.
+    Length(u8, Line<24>),
+    Payload {
+        left: u64,
+        is_part: bool,
+    },
+    /// The empty line behind a payload.
+    Close {
+        is_part: bool,
+        line: Line<1>,
+    },
+    /// The type of the next part of a streamed payload.
+    Part,
+    /// The line that ends a streamed aggregate.
+    End(Line<1>),
+    /// It is not RESP, or deeper than any server would have it.
+    Broken,
+}
+
+/// An aggregate.
+#[derive(Debug)]
+struct Open {
+    /// How many elements are to come; `None` if it says itself when it ends.
+    left: Option<u64>,
+    /// It says something about what follows it, and counts for nothing.
+    is_attribute: bool,
+}
+
+const DEEPEST: usize = 128;
+
+impl Replies {
+    pub(super) fn new() -> Self {
+        Self { state: State::Type, open: Vec::new(), top: None, word: Word::default() }
+    }
+
+    /// It is not RESP: what follows means nothing.
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self.state, State::Broken)
+    }
+
+    /// What began and is not complete is something other than a push.
+    pub(super) fn is_within_reply(&self) -> bool {
+        self.top.is_some_and(|top| top != b'>')
+    }
+
+    /// Takes bytes until something is complete; `None` if more have to come.
+    pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<Said> {
+        while !bytes.is_empty() {
+            let said = match std::mem::replace(&mut self.state, State::Broken) {
+                State::Type => self.begins(take(bytes)?),
+                State::Text { is_cr } => self.text(is_cr, bytes),
+                State::Length(kind, line) => self.length(kind, line, bytes),
+                State::Payload { left, is_part } => self.payload(left, is_part, bytes),
+                State::Close { is_part, line } => self.close(is_part, line, bytes),
+                State::Part if take(bytes) == Some(b';') => {
+                    self.state = State::Length(b';', Line::new());
+                    None
+                }
+                State::End(line) => self.end(line, bytes),
+                State::Part | State::Broken => return None,
+            };
+            if said.is_some() {
+                return said;
+            }
+        }
+        None
+    }
+
+    fn begins(&mut self, kind: u8) -> Option<Said> {
+        if self.open.is_empty() {
+            self.top = Some(kind);
+            self.word = Word::default();
+        }
+        self.state = match kind {
+            b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => State::Text { is_cr: false },
+            // A push stands for itself, never within an answer.
+            b'>' if !self.open.is_empty() => State::Broken,
+            b'$' | b'!' | b'=' | b'*' | b'~' | b'%' | b'|' | b'>' => {
+                State::Length(kind, Line::new())
+            }
+            b'.' if matches!(self.open.last(), Some(Open { left: None, .. })) => {
+                State::End(Line::new())
+            }
+            _ => State::Broken,
+        };
+        None
+    }
+
+    fn text(&mut self, is_cr: bool, bytes: &mut &[u8]) -> Option<Said> {
+        let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+            self.says(bytes);
+            self.state = State::Text { is_cr: bytes.last() == Some(&b'\r') };
+            *bytes = &[];
+            return None;
+        };
+        let (line, rest) = bytes.split_at(end);
+        *bytes = &rest[1..];
+        self.says(line);
+        let is_cr = line.last().map_or(is_cr, |last| *last == b'\r');
+        if is_cr { self.element() } else { None }
+    }
+
+    fn length(&mut self, kind: u8, mut line: Line<24>, bytes: &mut &[u8]) -> Option<Said> {
+        match line.read(bytes) {
+            Read::Part => {
+                self.state = State::Length(kind, line);
+                return None;
+            }
+            Read::TooLong => return None,
+            Read::Whole => {}
+        }
+        let text = line.strict()?;
+        match (kind, text) {
+            (b'$' | b'*', b"-1") => return self.element(),
+            (b'$', b"?") => self.state = State::Part,
+            (b'*' | b'~' | b'%', b"?") => self.open(None, false),
+            (b';', b"0") => return self.element(),
+            (b'$' | b'!' | b'=', _) => {
+                self.state = State::Payload { left: number(text)?, is_part: false };
+                return self.payload_if_empty();
+            }
+            (b';', _) => self.state = State::Payload { left: number(text)?, is_part: true },
+            (b'*' | b'~' | b'>', _) => match number(text)? {
+                0 => return self.element(),
+                left => self.open(Some(left), false),
+            },
+            // A key and a value each.
+            (b'%' | b'|', _) => match (number(text)?.checked_mul(2)?, kind) {
+                (0, b'%') => return self.element(),
+                (0, _) => self.state = State::Type,
+                (left, _) => self.open(Some(left), kind == b'|'),
+            },
+            _ => {}
+        }
+        None
+    }
+
+    fn payload_if_empty(&mut self) -> Option<Said> {
+        if let State::Payload { left: 0, is_part } = self.state {
+            self.state = State::Close { is_part, line: Line::new() };
+        }
+        None
+    }
+
+    fn payload(&mut self, left: u64, is_part: bool, bytes: &mut &[u8]) -> Option<Said> {
+        let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+        let (payload, rest) = bytes.split_at(here);
+        *bytes = rest;
+        self.says(payload);
+        self.state = State::Payload { left: left - payload.len() as u64, is_part };
+        self.payload_if_empty()
+    }
+
+    fn close(&mut self, is_part: bool, mut line: Line<1>, bytes: &mut &[u8]) -> Option<Said> {
+        match (line.read(bytes), line.strict()) {
+            (Read::Part, _) => self.state = State::Close { is_part, line },
+            (Read::Whole, Some(b"")) if is_part => self.state = State::Part,
+            (Read::Whole, Some(b"")) => return self.element(),
+            _ => {}
+        }
+        None
+    }
+
+    fn end(&mut self, mut line: Line<1>, bytes: &mut &[u8]) -> Option<Said> {
+        match (line.read(bytes), line.strict()) {
+            (Read::Part, _) => self.state = State::End(line),
+            (Read::Whole, Some(b"")) => {
+                self.open.pop();
+                return self.element();
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// A status or an error is known by its first word.
+    fn says(&mut self, text: &[u8]) {
+        if self.open.is_empty() && matches!(self.top, Some(b'+' | b'-' | b'!')) {
+            self.word.read(text);
+        }
+    }
+
+    fn open(&mut self, left: Option<u64>, is_attribute: bool) {
+        if self.open.len() < DEEPEST {
+            self.open.push(Open { left, is_attribute });
+            self.state = State::Type;
+        }
+    }
+
+    /// An element is complete, and with it perhaps those it is the last one of.
+    fn element(&mut self) -> Option<Said> {
+        self.state = State::Type;
+        while let Some(Open { left, is_attribute }) = self.open.last_mut() {
+            match left {
+                None => return None,
+                Some(left) if *left > 1 => {
+                    *left -= 1;
+                    return None;
+                }
+                Some(_) => {
+                    let is_attribute = *is_attribute;
+                    self.open.pop();
+                    if is_attribute {
+                        return None;
+                    }
+                }
+            }
+        }
+        Some(match self.top.take()? {
+            b'>' => Said::Push,
+            kind => Said::Reply(kind, self.word),
+        })
+    }
+}
+
+fn take(bytes: &mut &[u8]) -> Option<u8> {
+    let (first, rest) = bytes.split_first()?;
+    *bytes = rest;
+    Some(*first)
+}
