@@ -69,7 +69,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let began = Instant::now();
     match get(&client, "http://192.0.2.1/").await {
         Ok(()) => println!("    it did"),
-        Err(error) => println!("    {error} after {:.1?}", began.elapsed()),
+        Err(error) => {
+            println!("    after {:.1?}:", began.elapsed());
+            let first: &dyn std::error::Error = &*error;
+            for error in std::iter::successors(Some(first), |error| error.source()) {
+                println!("    {error}");
+            }
+        }
     }
     Ok(())
 }

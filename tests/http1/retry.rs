@@ -174,6 +174,10 @@ async fn what_may_have_had_an_effect_reaches_the_server_once_at_most_however_the
                     std::hint::spin_loop();
                     tokio::task::yield_now().await;
                 }
+                if number % 3 == 0 {
+                    // Read, perhaps acted upon, and not answered.
+                    talk.request().await;
+                }
                 return;
             }
         }

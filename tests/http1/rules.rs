@@ -254,6 +254,19 @@ async fn an_idle_connection_is_not_used_longer_than_its_server_said() {
 }
 
 #[tokio::test]
+async fn it_is_not_even_if_nobody_had_the_time_to_evict_it() {
+    let server =
+        Scripted::always("HTTP/1.1 200 OK\r\nkeep-alive: timeout=1\r\ncontent-length: 2\r\n\r\nok")
+            .await;
+    let (pool, events) = pool_of(server.config());
+    assert_eq!(get_text(&pool, "/").await.unwrap(), "ok");
+    // The pool's own task has this thread only.
+    std::thread::sleep(SECOND * 6 / 10);
+    assert_eq!(get_text(&pool, "/").await.unwrap(), "ok");
+    assert_eq!((events.opened(), events.closed()), (2, vec![CloseReason::IdleTimeout]));
+}
+
+#[tokio::test]
 async fn a_read_times_out_only_while_an_answer_is_owed() {
     let server = Scripted::start(|mut talk, _| async move {
         while let Some(head) = talk.request().await {

@@ -13,8 +13,8 @@ use hyper_util::rt::TokioExecutor;
 use livepool::http1::Http1;
 use livepool::{Config, Pool};
 
+use crate::get;
 use crate::support::servers::Nginx;
-use crate::{get, pool_of};
 
 const REQUESTS: usize = 30_000;
 const ROUNDS: usize = 7;
@@ -81,7 +81,8 @@ fn requests_per_second_beside_those_of_hyper_utils_client() {
         let runtime = runtime().unwrap();
         runtime.block_on(async {
             let config = Config::new(format!("127.0.0.1:{}", nginx.port())).with_max_size(callers);
-            let (pool, _) = pool_of(config);
+            // Without an observer: theirs has none either.
+            let pool = Pool::builder(config).protocol(Http1::new()).build().unwrap();
             let client: Theirs = Client::builder(TokioExecutor::new()).build_http();
             let (mut a, mut b) = (Vec::new(), Vec::new());
             // In turn, so that what the machine does meanwhile falls on both.

@@ -80,7 +80,9 @@ async fn send(
         if let Some(limit) = limits.read_timeout {
             guard.set_read_timeout(limit);
         }
-        guard.set_deadline(deadline);
+        if deadline.is_some() {
+            guard.set_deadline(deadline);
+        }
         let is_old = tries.met_old(&guard);
         let once_more = if is_old && !was_sent { copy(&request) } else { None };
         let failed = match exchange(guard, request, once_more.is_some()).await {
