@@ -259,6 +259,39 @@ async fn a_scanner_that_sees_a_change_of_role_ends_every_connection_at_once() {
 }
 
 #[tokio::test]
+async fn a_peer_that_says_it_ends_the_connection_is_taken_at_its_word() {
+    let upstream = Upstream::start();
+    let (pool, events) = pool(&upstream, &Lines::default());
+    assert_eq!(ask(&pool, "ECHO goodbye").await.unwrap(), "goodbye");
+    let mut client = pool.get().await.unwrap();
+    assert_eq!(client.report(&io::Error::other("goodbye")), Consequence::Goodbye);
+    drop(client);
+    assert_eq!(events.closed(), [CloseReason::PeerClosed; 2]);
+}
+
+/// A statement that is closed when its last row is dropped, say: long after its connection came back.
+#[tokio::test]
+async fn an_answer_that_is_owed_is_no_dirt_though_nobody_uses_the_connection() {
+    let upstream = Upstream::start();
+    let (pool, events) = pool(&upstream, &Lines::default());
+    for round in 0..50 {
+        let client = pool.get().await.unwrap();
+        let later = client.asks_later();
+        drop(client);
+        let answered = later("ECHO late");
+        if round % 2 == 0 {
+            assert_eq!(answered.await.unwrap(), "late");
+        } else {
+            // Whoever comes next is asked about the bytes that wait before the task has read them.
+            tokio::task::yield_now().await;
+            support::loopback_delivered();
+            assert_eq!(ask(&pool, "ECHO mine").await.unwrap(), "mine");
+        }
+    }
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
+}
+
+#[tokio::test]
 async fn an_idle_connection_that_its_peer_ends_is_evicted_though_a_task_reads_it() {
     for (order, reason) in [
         (Order::Close, CloseReason::PeerClosed),

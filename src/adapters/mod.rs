@@ -7,9 +7,9 @@ pub mod http1;
 pub mod postgres;
 #[cfg(feature = "redis")]
 pub mod redis;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 mod seen;
-#[cfg(all(test, feature = "redis"))]
+#[cfg(all(test, any(feature = "postgres", feature = "redis")))]
 mod splits;
 #[cfg(feature = "tls")]
 pub mod tls;

@@ -25,9 +25,9 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+#[cfg(feature = "postgres")]
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -83,12 +83,24 @@ impl Tls {
     ///
     /// Dropping the future closes the connection.
     pub async fn connect(&self, wire: Wire) -> io::Result<Wire> {
-        let name = self.name_for(&wire)?;
-        wire.layer(|below| self.over(name, below)).await
+        let name = self.name_of(wire.host(), wire.peer_addr())?;
+        wire.layer(|below| self.connector.connect(name, below)).await
     }
 
-    pub(crate) fn name_for(&self, wire: &Wire) -> io::Result<ServerName<'static>> {
-        match (&self.name, wire.host(), wire.peer_addr()) {
+    /// As [`connect`](Self::connect), over a stream that is no pool's.
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn encrypt<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        host: Option<&str>,
+        peer: &PeerAddr,
+        stream: S,
+    ) -> io::Result<tokio_rustls::client::TlsStream<S>> {
+        self.connector.connect(self.name_of(host, peer)?, stream).await
+    }
+
+    /// The name that the certificate of the server there must be for.
+    fn name_of(&self, host: Option<&str>, peer: &PeerAddr) -> io::Result<ServerName<'static>> {
+        match (&self.name, host, peer) {
             (Some(name), _, _) => Ok(name.clone()),
             (None, Some(host), _) => server_name(host.to_owned()).map_err(io::Error::other),
             (None, None, PeerAddr::Tcp(addr)) => Ok(ServerName::IpAddress(addr.ip().into())),
@@ -96,14 +108,6 @@ impl Tls {
                 Err(io::Error::other("a Unix socket has no name: give with_server_name()"))
             }
         }
-    }
-
-    /// The same over any other stream.
-    pub(crate) async fn over<S>(&self, name: ServerName<'static>, io: S) -> io::Result<TlsStream<S>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        self.connector.connect(name, io).await
     }
 }
 

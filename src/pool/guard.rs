@@ -73,6 +73,7 @@ impl<P: Protocol> Guard<P> {
         match consequence {
             Consequence::Keep => {}
             Consequence::Evict => self.lease.stream_mut().taint(CloseReason::IoError),
+            Consequence::Goodbye => self.lease.stream_mut().taint(CloseReason::PeerClosed),
             Consequence::Invalidate => {
                 self.lease.stream_mut().taint(CloseReason::Invalidated);
                 self.lease.condemn();

@@ -66,6 +66,8 @@ pub enum Consequence {
     Keep,
     /// The connection must not be reused.
     Evict,
+    /// The same, because the peer has said that it ends it.
+    Goodbye,
     /// Nor must any other that was made before: the upstream has changed its role, or is going away.
     Invalidate,
 }

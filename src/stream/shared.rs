@@ -252,6 +252,7 @@ impl Shared {
         match consequence {
             None | Some(Consequence::Keep) => {}
             Some(Consequence::Evict) => self.taint(CloseReason::IoError),
+            Some(Consequence::Goodbye) => self.taint(CloseReason::PeerClosed),
             Some(Consequence::Invalidate) => {
                 self.taint(CloseReason::Invalidated);
                 if let Some(keeper) = self.bell.keeper() {

@@ -24,6 +24,8 @@ pub struct Lines {
     /// An answer that begins so makes the connection, or all of them, unfit.
     pub evict: &'static str,
     pub invalidate: &'static str,
+    /// One that begins so says that the connection ends.
+    pub goodbye: &'static str,
     /// A hello that is answered so is refused: for now, or for good.
     pub not_now: &'static str,
     pub never: &'static str,
@@ -41,6 +43,7 @@ impl Default for Lines {
             notice: None,
             evict: "evict",
             invalidate: "invalidate",
+            goodbye: "goodbye",
             not_now: "not now",
             never: "never",
             drivers: Arc::default(),
@@ -59,6 +62,16 @@ pub struct Client {
 }
 
 impl Client {
+    /// Asks later, whoever has the connection then.
+    pub fn asks_later(&self) -> impl FnOnce(&str) -> oneshot::Receiver<String> + use<> {
+        let requests = self.requests.clone();
+        move |line| {
+            let (answer, answered) = oneshot::channel();
+            requests.send((line.to_owned(), answer)).unwrap();
+            answered
+        }
+    }
+
     /// Sends at once, and waits for the answer; whoever gives up waiting does not take the question
     /// back.
     pub async fn ask(&self, line: &str) -> io::Result<String> {
@@ -75,6 +88,7 @@ struct Count {
     line: Vec<u8>,
     evict: &'static str,
     invalidate: &'static str,
+    goodbye: &'static str,
     consequence: Consequence,
 }
 
@@ -94,6 +108,8 @@ impl Scanner for Count {
             }
             if self.line.starts_with(self.invalidate.as_bytes()) {
                 self.consequence = Consequence::Invalidate;
+            } else if self.line.starts_with(self.goodbye.as_bytes()) {
+                self.consequence = Consequence::Goodbye;
             } else if self.line.starts_with(self.evict.as_bytes()) {
                 self.consequence = Consequence::Evict;
             }
@@ -117,6 +133,7 @@ impl Lines {
             line: Vec::new(),
             evict: self.evict,
             invalidate: self.invalidate,
+            goodbye: self.goodbye,
             consequence: Consequence::Keep,
         };
         let ledger = wire.scan(count);
@@ -194,6 +211,7 @@ impl Protocol for Lines {
         match error.to_string() {
             text if text == self.invalidate => Consequence::Invalidate,
             text if text == self.evict => Consequence::Evict,
+            text if text == self.goodbye => Consequence::Goodbye,
             _ => Consequence::Keep,
         }
     }

@@ -1,57 +1,59 @@
-//! Cancelling at the server: a request on a connection of its own, which the server closes when it
-//! has passed it on.
+//! Cancelling at the server.
 //!
-//! <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS>
+//! Who goes away from a query leaves it running: the server does not look at its client until it has
+//! something to send. PostgreSQL takes a request to cancel over a connection of its own.
 
 use std::io;
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_postgres::{CancelToken, NoTls};
 
 use super::encryption::Encryption;
-use super::scanner::BackendKey;
+use crate::deadline::Deadline;
 use crate::net::PeerAddr;
 
-const CANCEL: i32 = 80_877_102;
-
-/// Who cancels what a session does.
-#[derive(Debug, Clone)]
+/// The right to cancel what one connection is doing.
+#[derive(Clone)]
 pub(super) struct Canceller {
+    pub(super) token: CancelToken,
     pub(super) peer: PeerAddr,
+    /// As the connection itself has it.
     pub(super) encryption: Option<Encryption>,
 }
 
 impl Canceller {
-    /// Asks the server to cancel whatever the session with this key does now. When this returns, the
-    /// session was told.
-    pub(super) async fn cancel(&self, key: &BackendKey) -> io::Result<()> {
-        if key.len() < 8 {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "the server gave no key"));
-        }
-        let length = i32::try_from(8 + key.len()).map_err(io::Error::other)?;
-        let request = [&length.to_be_bytes()[..], &CANCEL.to_be_bytes(), key].concat();
-        match &self.peer {
-            PeerAddr::Tcp(addr) => {
-                let stream = TcpStream::connect(addr).await?;
-                match &self.encryption {
-                    Some(encryption) => send(encryption.begin_over(stream).await?, &request).await,
-                    None => send(stream, &request).await,
+    /// Asks the server to cancel, and waits until it has passed that on: it closes the connection
+    /// then. What ran has not necessarily stopped yet.
+    pub(super) async fn cancel(&self, limit: Duration) -> io::Result<()> {
+        let run = async {
+            match &self.peer {
+                PeerAddr::Tcp(addr) => self.ask(TcpStream::connect(addr).await?).await,
+                #[cfg(unix)]
+                PeerAddr::Unix(path) => {
+                    self.ask(tokio::net::UnixStream::connect(path).await?).await
                 }
+                #[cfg(not(unix))]
+                PeerAddr::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
             }
-            #[cfg(unix)]
-            PeerAddr::Unix(path) => {
-                send(tokio::net::UnixStream::connect(path).await?, &request).await
-            }
-            #[cfg(not(unix))]
-            PeerAddr::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+        };
+        let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+        Deadline::after(Some(limit)).run(run).await.map_err(late)?
+    }
+
+    async fn ask<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<()> {
+        match &self.encryption {
+            None => self.ask_over(stream).await,
+            Some(encryption) => self.ask_over(encryption.encrypt(&self.peer, stream).await?).await,
         }
     }
-}
 
-async fn send(mut io: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -> io::Result<()> {
-    io.write_all(request).await?;
-    io.flush().await?;
-    // It answers nothing; it closes when it is done.
-    let _ = io.read(&mut [0]).await;
-    Ok(())
+    async fn ask_over<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S) -> io::Result<()> {
+        let asked = self.token.cancel_query_raw(&mut stream, NoTls).await;
+        asked.map_err(io::Error::other)?;
+        // It answers nothing, and closes in whichever way.
+        let _ = stream.read(&mut [0; 1]).await;
+        Ok(())
+    }
 }

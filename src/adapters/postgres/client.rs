@@ -1,115 +1,102 @@
-//! [`Client`]: a session with PostgreSQL that belongs to one caller.
+//! [`Client`]: the client library's, with what a pool adds.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_postgres::types::Type;
-use tokio_postgres::{Error, Notification, Statement};
+use tokio_postgres::{Error, Statement};
 
 use super::cancel::Canceller;
-use super::scanner::PgScanner;
+use super::line::Line;
+use super::notify::{Board, Notifications};
 use super::statements::StatementCache;
 use super::transaction::{Transaction, TransactionBuilder};
-use crate::stream::Ledger;
 
-/// A session with PostgreSQL: everything that a [`tokio_postgres::Client`] can do, and a cache of
-/// prepared statements.
+/// A client of one connection: [`tokio_postgres::Client`], which it derefs to, with prepared
+/// statements that are kept and notifications.
+///
+/// It may be given back in any state: in the middle of a query, a transaction or a `COPY`. What runs
+/// is cancelled at the server, and the next user gets the connection when that is proven, or another
+/// one.
 pub struct Client {
-    client: tokio_postgres::Client,
-    pub(super) statements: StatementCache,
-    pub(super) scanner: Arc<Mutex<PgScanner>>,
-    pub(super) ledger: Ledger,
+    pub(super) client: tokio_postgres::Client,
+    pub(super) statements: Arc<StatementCache>,
+    pub(super) line: Arc<Line>,
+    pub(super) board: Arc<Board>,
     pub(super) canceller: Canceller,
-    listener: Listener,
+    pub(super) end: Arc<OnceLock<Error>>,
+    /// How long its handshake took.
+    pub(super) handshake: Duration,
 }
 
-/// Where notifications go, while somebody listens.
-pub(super) type Listener = Arc<Mutex<Option<UnboundedSender<Notification>>>>;
-
 impl Client {
-    pub(super) fn new(
-        client: tokio_postgres::Client,
-        scanner: Arc<Mutex<PgScanner>>,
-        ledger: Ledger,
-        canceller: Canceller,
-        listener: Listener,
-    ) -> Self {
-        let statements = StatementCache::default();
-        Self { client, statements, scanner, ledger, canceller, listener }
+    /// The prepared statements of this connection.
+    pub fn statement_cache(&self) -> &StatementCache {
+        &self.statements
     }
 
-    /// As [`prepare`](tokio_postgres::Client::prepare), once per session and text.
+    /// Prepares a statement, or takes the one that this connection has prepared before.
     ///
     /// # Errors
     ///
-    /// That of the server, or of the connection.
+    /// Those of [`tokio_postgres::Client::prepare`].
     ///
     /// # Cancel safety
     ///
-    /// Nothing is cached.
+    /// Nothing is lost but the statement.
     pub async fn prepare_cached(&self, query: &str) -> Result<Statement, Error> {
         self.prepare_typed_cached(query, &[]).await
     }
 
-    /// As [`prepare_typed`](tokio_postgres::Client::prepare_typed), once per session, text and types.
+    /// As [`prepare_cached`](Self::prepare_cached), with the types of the parameters given.
     ///
     /// # Errors
     ///
-    /// That of the server, or of the connection.
+    /// Those of [`tokio_postgres::Client::prepare_typed`].
     ///
     /// # Cancel safety
     ///
-    /// Nothing is cached.
+    /// Nothing is lost but the statement.
     pub async fn prepare_typed_cached(
         &self,
         query: &str,
         types: &[Type],
     ) -> Result<Statement, Error> {
-        if let Some(statement) = self.statements.get(query, types) {
-            return Ok(statement);
-        }
-        let statement = self.client.prepare_typed(query, types).await?;
-        self.statements.add(query, types, &statement);
-        Ok(statement)
-    }
-
-    /// The statements that are prepared in this session.
-    pub fn statement_cache(&self) -> &StatementCache {
-        &self.statements
+        self.statements.prepare(&self.client, query, types).await
     }
 
     /// Begins a transaction, which is rolled back if it is dropped.
     ///
     /// # Errors
     ///
-    /// That of the server, or of the connection.
+    /// Those of [`tokio_postgres::Client::transaction`].
     ///
     /// # Cancel safety
     ///
-    /// A transaction that was begun for nobody is rolled back before the next caller has the
-    /// connection.
+    /// Dropped in the middle, it is rolled back.
     pub async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
-        let inner = self.client.transaction().await?;
-        Ok(Transaction::new(inner, &self.statements))
+        Ok(Transaction::new(self.client.transaction().await?, &self.statements))
     }
 
-    /// A transaction with settings of its own.
+    /// As [`transaction`](Self::transaction), with an isolation level and access mode.
     pub fn build_transaction(&mut self) -> TransactionBuilder<'_> {
         TransactionBuilder::new(self.client.build_transaction(), &self.statements)
     }
 
-    /// The notifications that come from now on, on channels that this session listens to. A session
-    /// that has listened stops doing so when it comes back.
-    pub fn notifications(&mut self) -> UnboundedReceiver<Notification> {
-        let (sender, receiver) = unbounded_channel();
-        *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
-        receiver
+    /// The notifications that arrive from now on, until the connection is given back. Call it
+    /// before `LISTEN`.
+    ///
+    /// The next user inherits neither them nor the subscription.
+    pub fn notifications(&self) -> Notifications {
+        self.board.subscribe()
     }
 
-    pub(super) fn scanner(&self) -> MutexGuard<'_, PgScanner> {
-        self.scanner.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What the connection ended with, once it has. Its calls fail with "connection closed", whatever
+    /// the reason was; this is the reason.
+    pub fn ended_with(&self) -> Option<&Error> {
+        self.end.get()
     }
 }
 
@@ -129,6 +116,6 @@ impl DerefMut for Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("owed", &self.ledger.debt()).finish_non_exhaustive()
+        f.debug_struct("Client").field("line", &self.line).finish_non_exhaustive()
     }
 }

@@ -1,66 +1,91 @@
-//! TLS, which a PostgreSQL connection asks for before it begins.
-//!
-//! <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL>
+//! Whether a connection is encrypted, which client and server agree on before anything else.
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_postgres::config::{SslMode, SslNegotiation};
 
-#[cfg(feature = "tls")]
-use tokio_rustls::{client::TlsStream, rustls::pki_types::ServerName};
-
-#[cfg(feature = "tls")]
-use crate::adapters::tls::Tls;
+use super::error::Error;
+use crate::net::PeerAddr;
 use crate::stream::Wire;
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 
+/// Asks for TLS: a length and a number that is no version.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
-/// How a session was encrypted, for whoever has to talk about it on another connection.
+/// What is done about TLS.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) mode: SslMode,
+    pub(super) negotiation: SslNegotiation,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<Tls>,
+}
+
+/// How one connection is encrypted; another one to the same server can be as well.
 #[derive(Debug, Clone)]
 pub(super) struct Encryption {
     #[cfg(feature = "tls")]
     tls: Tls,
     #[cfg(feature = "tls")]
-    name: ServerName<'static>,
+    host: Option<String>,
+    is_direct: bool,
+    #[cfg(not(feature = "tls"))]
+    never: std::convert::Infallible,
 }
 
-/// Asks the server for TLS. `false`: it has none.
-async fn ask<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) -> io::Result<bool> {
-    io.write_all(&SSL_REQUEST).await?;
-    // One byte and no more: what follows is encrypted.
-    match io.read_u8().await? {
-        b'S' => Ok(true),
-        b'N' => Ok(false),
-        _ => Err(io::Error::other("no PostgreSQL answers there: it did not understand SSLRequest")),
-    }
-}
-
-#[cfg(feature = "tls")]
-impl Encryption {
-    /// Encrypts, if the server can.
-    pub(super) async fn begin(tls: &Tls, mut wire: Wire) -> io::Result<(Wire, Option<Self>)> {
-        if !ask(&mut wire).await? {
+impl Wanted {
+    /// Encrypts the wire, if that is wanted and the server agrees.
+    #[cfg(feature = "tls")]
+    pub(super) async fn begin(&self, mut wire: Wire) -> Result<(Wire, Option<Encryption>), Error> {
+        let (SslMode::Prefer | SslMode::Require, Some(tls)) = (self.mode, &self.tls) else {
             return Ok((wire, None));
+        };
+        let is_direct = self.negotiation == SslNegotiation::Direct;
+        if !is_direct && !agree(&mut wire).await.map_err(Error::Tls)? {
+            return match self.mode {
+                SslMode::Require => Err(Error::NoTls),
+                _ => Ok((wire, None)),
+            };
         }
-        let (tls, name) = (tls.clone(), tls.name_for(&wire)?);
-        let wire = tls.connect(wire).await?;
-        Ok((wire, Some(Self { tls, name })))
+        let host = wire.host().map(ToOwned::to_owned);
+        let wire = tls.connect(wire).await.map_err(Error::Tls)?;
+        Ok((wire, Some(Encryption { tls: tls.clone(), host, is_direct })))
     }
 
-    pub(super) async fn begin_over<S>(&self, mut io: S) -> io::Result<TlsStream<S>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        if !ask(&mut io).await? {
-            return Err(io::Error::other("the server has TLS no more"));
-        }
-        self.tls.over(self.name.clone(), io).await
+    /// There is nothing to encrypt with: what requires it is refused before.
+    #[cfg(not(feature = "tls"))]
+    pub(super) async fn begin(&self, wire: Wire) -> Result<(Wire, Option<Encryption>), Error> {
+        Ok((wire, None))
     }
 }
 
-#[cfg(not(feature = "tls"))]
 impl Encryption {
-    pub(super) async fn begin_over<S>(&self, io: S) -> io::Result<S> {
-        Ok(io)
+    /// Encrypts another connection to the same server.
+    #[cfg(feature = "tls")]
+    pub(super) async fn encrypt<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        peer: &PeerAddr,
+        mut stream: S,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + use<S>> {
+        if !self.is_direct && !agree(&mut stream).await? {
+            return Err(io::Error::other("the server does not offer TLS any more"));
+        }
+        self.tls.encrypt(self.host.as_deref(), peer, stream).await
     }
+
+    #[cfg(not(feature = "tls"))]
+    pub(super) async fn encrypt<S>(&self, _: &PeerAddr, _: S) -> io::Result<S> {
+        match self.never {}
+    }
+}
+
+/// Asks for TLS; returns whether the server agrees.
+#[cfg(feature = "tls")]
+async fn agree<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<bool> {
+    stream.write_all(&SSL_REQUEST).await?;
+    stream.flush().await?;
+    // One byte and no more: what follows belongs to TLS.
+    Ok(stream.read_u8().await? == b'S')
 }

@@ -1,73 +1,180 @@
-//! [`Error`]: why a session could not be had, or an exchange went wrong.
+//! [`Error`]: what a handshake, ping or reset fails with, and what follows from it.
 
 use std::fmt;
 use std::io;
 
-use super::Target;
+use tokio_postgres::error::SqlState;
 
-/// Why a session could not be had, or an exchange on it went wrong.
+use super::role::{Role, Target};
+use crate::protocol::Consequence;
+
+/// Why a connection could not be made, checked or made fit for its next user.
+///
+/// Queries fail with [`tokio_postgres::Error`], from which this is made.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// What the client library says.
+    /// The client library says so, or the server through it.
     Postgres(tokio_postgres::Error),
     /// The connection could not be encrypted.
     Tls(io::Error),
-    /// The server is not the one wanted.
-    NotWanted(Target),
-    /// The connection cannot be made fit for the next user.
-    Unfit(&'static str),
-    /// A URL that names no PostgreSQL.
-    Url(tokio_postgres::Error),
-    /// The settings ask for what this pool cannot do.
-    Settings(&'static str),
+    /// `sslmode=require`, and the server has no TLS.
+    NoTls,
+    /// The server is not one to use.
+    NotWanted {
+        /// What is wanted.
+        target: Target,
+        /// What it is.
+        found: String,
+    },
+    /// A transaction or an answer was left behind that could not be got rid of.
+    NotClean,
+}
+
+impl Error {
+    pub(super) fn not_wanted(target: Target, found: Role) -> Self {
+        Self::NotWanted { target, found: found.to_string() }
+    }
+
+    /// The code of the server's error, if it is one: `28P01`.
+    pub fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Postgres(error) => error.code(),
+            _ => None,
+        }
+    }
+
+    /// Whether somebody has to change something.
+    pub(super) fn is_permanent(&self) -> bool {
+        match self {
+            // The password, the user, the database, the right to connect.
+            Self::Postgres(error) => match error.code() {
+                Some(code) => {
+                    let code = code.code();
+                    code.starts_with("28") || ["3D000", "42501", "42704"].contains(&code)
+                }
+                // No password, or a way to log in that the library does not know: it has no other
+                // word for them.
+                None => ["invalid configuration", "authentication error"]
+                    .iter()
+                    .any(|text| error.to_string().starts_with(text)),
+            },
+            Self::NoTls => true,
+            #[cfg(feature = "tls")]
+            Self::Tls(error) => crate::tls::is_distrusted(error),
+            #[cfg(not(feature = "tls"))]
+            Self::Tls(_) => false,
+            Self::NotWanted { .. } | Self::NotClean => false,
+        }
+    }
+
+    pub(super) fn consequence(&self) -> Consequence {
+        match self {
+            Self::Postgres(error) => match error.as_db_error() {
+                Some(db) => {
+                    let severity = db.parsed_severity();
+                    let fatal = severity.map_or(db.severity() == "FATAL", |severity| {
+                        use tokio_postgres::error::Severity::{Fatal, Panic};
+                        matches!(severity, Fatal | Panic)
+                    });
+                    of_code(fatal, db.code().code().as_bytes())
+                }
+                // Its stream broke, or said what nobody understands.
+                None if is_of_connection(error) => Consequence::Evict,
+                None => Consequence::Keep,
+            },
+            _ => Consequence::Evict,
+        }
+    }
+}
+
+/// A write where only reading is allowed.
+pub(super) const READ_ONLY: &[u8] = b"25006";
+
+/// What follows from an error of the server.
+///
+/// - `25006`: the server has changed its role, and all connections go. Unless it said that it takes
+///   writes, as those since PostgreSQL 14 do: then a transaction was begun to read only.
+/// - `57P02`, `57P03`, `57P04`: it crashed, starts, or the database is gone. All go.
+/// - `57P01`, ended by an administrator: that is said to a single backend that is terminated, and to
+///   every one when the server stops. Each connection is told for itself, so each goes for itself.
+/// - `26000`, an unknown prepared statement: the statements this connection remembers are not those
+///   of its session, and it goes.
+/// - Any other error after which the server closes ends that connection; the rest harm none.
+pub(super) fn of_code(is_fatal: bool, code: &[u8]) -> Consequence {
+    match code {
+        READ_ONLY | b"57P02" | b"57P03" | b"57P04" => Consequence::Invalidate,
+        _ if is_fatal => Consequence::Goodbye,
+        b"57P01" => Consequence::Goodbye,
+        b"26000" => Consequence::Evict,
+        _ => Consequence::Keep,
+    }
+}
+
+/// As far as the library lets anybody know.
+fn is_of_connection(error: &tokio_postgres::Error) -> bool {
+    let cause = std::error::Error::source(error);
+    error.is_closed()
+        || cause.is_some_and(|cause| cause.is::<io::Error>())
+        || error.to_string().starts_with("unexpected message")
+}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Postgres(error)
+    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // Its own text does not say what the server said.
+            // The library's own text is "db error" for all of them.
             Self::Postgres(error) => match error.as_db_error() {
-                Some(db) => {
-                    write!(f, "{}: {} ({})", db.severity(), db.message(), db.code().code())
-                }
-                None => write_chain(f, error),
+                Some(db) => write!(f, "{} ({})", db.message(), db.code().code()),
+                None => match std::error::Error::source(error) {
+                    Some(cause) => write!(f, "{error}: {cause}"),
+                    None => error.fmt(f),
+                },
             },
-            Self::Tls(error) => write!(f, "TLS: {error}"),
-            Self::NotWanted(target) => {
-                write!(f, "this server is not the one wanted: target is {target:?}")
-            }
-            Self::Unfit(why) => write!(f, "the session cannot be reused: {why}"),
-            Self::Url(error) => {
-                f.write_str("a PostgreSQL URL is postgres://user:password@host:port/database: ")?;
-                write_chain(f, error)
-            }
-            Self::Settings(what) => f.write_str(what),
+            Self::Tls(error) => write!(f, "TLS failed: {error}"),
+            Self::NoTls => f.write_str(
+                "the server has no TLS; switch it on there, or give sslmode=prefer or disable",
+            ),
+            Self::NotWanted { target, found } => write!(f, "it is {found}, and not {target}"),
+            Self::NotClean => f.write_str("its last user left behind what would not end"),
         }
-    }
-}
-
-fn write_chain(f: &mut fmt::Formatter<'_>, error: &tokio_postgres::Error) -> fmt::Result {
-    write!(f, "{error}")?;
-    let text = error.to_string();
-    match std::error::Error::source(error) {
-        Some(source) if !text.contains(&source.to_string()) => write!(f, ": {source}"),
-        _ => Ok(()),
     }
 }
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Postgres(error) | Self::Url(error) => Some(error),
+            Self::Postgres(error) => Some(error),
             Self::Tls(error) => Some(error),
-            Self::NotWanted(_) | Self::Unfit(_) | Self::Settings(_) => None,
+            _ => None,
         }
     }
 }
 
-impl From<tokio_postgres::Error> for Error {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Self::Postgres(error)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_costs_as_many_connections_as_it_concerns() {
+        for (fatal, code, expected) in [
+            (false, b"42601", Consequence::Keep),
+            (false, b"57014", Consequence::Keep),
+            (false, b"40001", Consequence::Keep),
+            (false, b"26000", Consequence::Evict),
+            (true, b"57P01", Consequence::Goodbye),
+            (true, b"57P05", Consequence::Goodbye),
+            (true, b"25P03", Consequence::Goodbye),
+            (false, b"57P02", Consequence::Invalidate),
+            (true, b"57P03", Consequence::Invalidate),
+            (false, b"25006", Consequence::Invalidate),
+        ] {
+            assert_eq!(of_code(fatal, code), expected, "{}", code.escape_ascii());
+        }
     }
 }

@@ -1,87 +1,117 @@
-//! Where a message of PostgreSQL's protocol ends. Bytes come in pieces of any size; none are kept but
-//! the beginning of each message.
-//!
-//! <https://www.postgresql.org/docs/current/protocol-message-formats.html>
+//! [`Frames`]: where messages begin and end, in bytes that come in pieces. Pure.
 
-/// As much of a message as anybody looks at: an error's code comes within it.
-const HEAD: usize = 512;
-
-/// A length that no message has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Lost;
-
-/// Splits a direction of the stream into messages.
+/// Splits one direction of the stream into messages, and keeps nothing of them but the header.
 #[derive(Debug)]
 pub(super) struct Frames {
-    /// The first message of a client has no kind, only a length.
-    is_untyped: bool,
+    /// Messages begin with a byte that says what they are. The client's first ones do not.
+    typed: bool,
     header: [u8; 5],
-    header_length: usize,
-    /// Bytes of the message that are still to come.
-    left: usize,
-    head: Vec<u8>,
+    have: usize,
+    /// What is to come of the body; `None` before it.
+    left: Option<usize>,
+}
+
+/// What the next bytes are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Piece<'a> {
+    /// A message begins, with this type (zero if it has none) and this many bytes after its header.
+    Start {
+        tag: u8,
+        len: usize,
+    },
+    /// A part of its body, never an empty one.
+    Body(&'a [u8]),
+    End,
+    /// No message has such a length. What comes after it means nothing.
+    Broken,
 }
 
 impl Frames {
-    /// What a server sends.
     pub(super) fn typed() -> Self {
-        Self { is_untyped: false, header: [0; 5], header_length: 0, left: 0, head: Vec::new() }
+        Self { typed: true, header: [0; 5], have: 0, left: None }
     }
 
-    /// What a client sends from the start.
-    pub(super) fn from_startup() -> Self {
-        Self { is_untyped: true, ..Self::typed() }
+    pub(super) fn untyped() -> Self {
+        Self { typed: false, ..Self::typed() }
     }
 
-    #[cfg(test)]
-    pub(super) fn is_small(&self) -> bool {
-        self.head.capacity() <= 2 * HEAD
+    /// From the next message on, messages say what they are.
+    pub(super) fn become_typed(&mut self) {
+        self.typed = true;
     }
 
-    /// Whether no message is half over.
-    pub(super) fn is_between(&self) -> bool {
-        self.header_length == 0
+    /// A message has begun and not ended.
+    pub(super) fn is_midway(&self) -> bool {
+        self.have > 0
     }
 
-    /// Calls `done` for every message that is complete, with its kind (0 for none) and beginning.
-    pub(super) fn read(
-        &mut self,
-        mut bytes: &[u8],
-        mut done: impl FnMut(u8, &[u8]),
-    ) -> Result<(), Lost> {
-        while !bytes.is_empty() {
-            let wanted = if self.is_untyped { 4 } else { 5 };
-            if self.header_length < wanted {
-                let count = bytes.len().min(wanted - self.header_length);
-                self.header[self.header_length..self.header_length + count]
-                    .copy_from_slice(&bytes[..count]);
-                self.header_length += count;
-                bytes = &bytes[count..];
-                if self.header_length == wanted {
-                    self.left = self.length(wanted)?;
-                }
-            } else {
-                let count = bytes.len().min(self.left);
-                let kept = count.min(HEAD - self.head.len());
-                self.head.extend_from_slice(&bytes[..kept]);
-                self.left -= count;
-                bytes = &bytes[count..];
+    /// Takes the next piece off `bytes`; `None` if more have to come.
+    pub(super) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Piece<'a>> {
+        match self.left {
+            None => self.start(bytes),
+            Some(0) => {
+                self.have = 0;
+                self.left = None;
+                Some(Piece::End)
             }
-            if self.header_length == wanted && self.left == 0 {
-                let kind = if self.is_untyped { 0 } else { self.header[0] };
-                done(kind, &self.head);
-                self.is_untyped = false;
-                self.header_length = 0;
-                self.head.clear();
+            Some(_) if bytes.is_empty() => None,
+            Some(left) => {
+                let (body, rest) = bytes.split_at(left.min(bytes.len()));
+                *bytes = rest;
+                self.left = Some(left - body.len());
+                Some(Piece::Body(body))
             }
         }
-        Ok(())
     }
 
-    /// What follows the header; the length counts itself.
-    fn length(&self, wanted: usize) -> Result<usize, Lost> {
-        let length = self.header[wanted - 4..wanted].try_into().map_err(|_| Lost)?;
-        let length = i32::from_be_bytes(length);
-        usize::try_from(length).ok().and_then(|length| length.checked_sub(4)).ok_or(Lost)
+    fn start<'a>(&mut self, bytes: &mut &[u8]) -> Option<Piece<'a>> {
+        let size = 4 + usize::from(self.typed);
+        let (header, rest) = bytes.split_at(bytes.len().min(size - self.have));
+        self.header[self.have..self.have + header.len()].copy_from_slice(header);
+        self.have += header.len();
+        *bytes = rest;
+        if self.have < size {
+            return None;
+        }
+        let [a, b, c, d, e] = self.header;
+        let (tag, len) = if self.typed { (a, [b, c, d, e]) } else { (0, [a, b, c, d]) };
+        // The length counts its own four bytes.
+        match usize::try_from(i32::from_be_bytes(len)).ok().and_then(|len| len.checked_sub(4)) {
+            Some(len) => {
+                self.left = Some(len);
+                Some(Piece::Start { tag, len })
+            }
+            None => Some(Piece::Broken),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Piece::{Body, Broken, End, Start};
+
+    #[test]
+    fn a_message_without_a_body_ends_where_it_begins() {
+        let mut frames = Frames::typed();
+        let mut bytes: &[u8] = b"S\0\0\0\x04d\0\0\0\x06ab";
+        let pieces: Vec<_> = std::iter::from_fn(|| frames.next(&mut bytes)).collect();
+        let start = |tag, len| Start { tag, len };
+        assert_eq!(pieces, [start(b'S', 0), End, start(b'd', 2), Body(b"ab"), End]);
+        assert!(!frames.is_midway());
+    }
+
+    #[test]
+    fn the_first_messages_of_a_client_have_no_type() {
+        let mut frames = Frames::untyped();
+        let mut bytes: &[u8] = b"\0\0\0\x05x";
+        assert_eq!(frames.next(&mut bytes), Some(Start { tag: 0, len: 1 }));
+    }
+
+    #[test]
+    fn a_length_that_cannot_be_is_not_believed() {
+        for header in [b"X\0\0\0\x03", b"X\xff\xff\xff\xff"] {
+            assert_eq!(Frames::typed().next(&mut &header[..]), Some(Broken));
+        }
     }
 }

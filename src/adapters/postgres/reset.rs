@@ -1,102 +1,123 @@
-//! What becomes of a session that came back.
+//! What is done to a connection that came back, before its next user gets it.
 
+use std::borrow::Cow;
+use std::pin::pin;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
-use super::scanner::Transaction;
-use super::{Client, Error, Postgres};
+use super::client::Client;
+use super::error::Error;
 use crate::deadline::Deadline;
-use crate::protocol::Reuse;
 
-/// What is done to a session before its next user has it. Whatever is chosen, a query that is under
-/// way is cancelled, a transaction rolled back, and subscriptions ended.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What a connection is made to forget when it comes back.
+///
+/// Whatever is chosen: a query that still runs is cancelled at the server, a transaction is rolled
+/// back, and subscriptions to notifications are ended. What is chosen here comes on top. The names
+/// are those of deadpool-postgres.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum ResetMode {
-    /// Nothing more. The default.
+pub enum RecyclingMethod {
+    /// Nothing more. A connection on which nothing is owed and that is in no transaction goes back
+    /// at once, without a round trip.
     #[default]
     Fast,
-    /// One round trip.
+    /// A round trip proves that the server answers.
     Verified,
-    /// What a session may have changed of itself is put back: settings, role, cursors, advisory
-    /// locks, temporary tables, sequences. Prepared statements stay.
+    /// Everything a session can change is reset, but for prepared statements: settings, temporary
+    /// tables, cursors, advisory locks, sequences.
     Clean,
-    /// These statements.
-    Custom(String),
+    /// These statements are run.
+    Custom(Cow<'static, str>),
 }
 
-impl ResetMode {
-    fn statements(&self) -> Option<&str> {
+/// As `DISCARD ALL`, but prepared statements and plans stay.
+const CLEAN: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
+                     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
+
+impl RecyclingMethod {
+    pub(super) fn sql(&self) -> Option<&str> {
         match self {
             Self::Fast => None,
             Self::Verified => Some(""),
-            // DISCARD ALL, but for the prepared statements.
-            Self::Clean => Some(
-                "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
-                 SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES;",
-            ),
-            Self::Custom(statements) => Some(statements),
+            Self::Clean => Some(CLEAN),
+            Self::Custom(sql) => Some(sql),
         }
     }
 }
 
-/// A `ROLLBACK` of a transaction that was dropped needs no more than this, and should not be
-/// cancelled.
-const GRACE: Option<Duration> = Some(Duration::from_millis(5));
+/// What is under way may end by itself for this long, and for as long as the handshake took: to
+/// cancel is to make a connection, and costs as much.
+const LEAST_GRACE: Duration = Duration::from_millis(5);
+const MOST_GRACE: Duration = Duration::from_millis(100);
+/// A request to cancel stops one statement; the next one may have been sent before.
+const NEXT_CANCEL: Duration = Duration::from_millis(250);
+/// Making the connection that cancels. The reset as a whole has the pool's limit.
+const CANCEL: Duration = Duration::from_secs(5);
 
-impl Postgres {
-    pub(super) fn judge(&self, client: &Client) -> Reuse {
-        let scanner = client.scanner();
-        if scanner.is_lost() || client.is_closed() {
-            return Reuse::Never;
+/// Makes it fit for its next user. Its pool sets the limit.
+pub(super) async fn reset(client: &Client, method: &RecyclingMethod) -> Result<(), Error> {
+    let grace = client.handshake.clamp(LEAST_GRACE, MOST_GRACE);
+    let cancelled = if is_quiet_within(client, grace).await? {
+        false
+    } else {
+        cancel(client).await?;
+        true
+    };
+    // A request to cancel may come late and hit what is sent next.
+    for _ in 0..3 {
+        if !client.line.is_in_transaction() {
+            break;
         }
-        let is_clean = scanner.transaction() == Transaction::None && !scanner.is_listening();
-        drop(scanner);
-        if is_clean && client.ledger.debt() == 0 && self.reset == ResetMode::Fast {
-            Reuse::AsItIs
-        } else {
-            Reuse::AfterReset
-        }
+        run(client, "ROLLBACK").await?;
     }
-
-    pub(super) async fn make_fit(&self, client: &Client) -> Result<(), Error> {
-        let is_cancelled = client.ledger.debt() > 0 && {
-            let settled = Deadline::after(GRACE).run(client.ledger.settled()).await;
-            settled.is_err()
-        };
-        if is_cancelled {
-            let key = client.scanner().key().clone();
-            let cancelled = client.canceller.cancel(&key).await;
-            cancelled.map_err(|_| Error::Unfit("what it does could not be cancelled"))?;
-            client.ledger.settled().await;
-        }
-        if client.scanner().transaction() != Transaction::None {
-            self.say(client, "ROLLBACK").await?;
-        } else if is_cancelled {
-            // A request to cancel that came too late for the query is met by this.
-            self.say(client, "").await?;
-        }
-        if client.scanner().is_listening() {
-            self.say(client, "UNLISTEN *").await?;
-            client.scanner().forget_listening();
-        }
-        if let Some(statements) = self.reset.statements() {
-            self.say(client, statements).await?;
-        }
-        match client.scanner().transaction() {
-            Transaction::None => Ok(()),
-            _ => Err(Error::Unfit("it is still in a transaction")),
-        }
+    if client.line.is_in_transaction() {
+        return Err(Error::NotClean);
     }
+    if cancelled {
+        run(client, "").await?;
+    }
+    if let Some(sql) = method.sql() {
+        run(client, sql).await?;
+    }
+    if client.line.listens() {
+        run(client, "UNLISTEN *").await?;
+        client.line.stopped_listening();
+    }
+    client.line.quiet().await;
+    let is_clean = !client.line.is_lost() && !client.line.is_in_transaction();
+    if is_clean { Ok(()) } else { Err(Error::NotClean) }
+}
 
-    /// Once more, if it was cancelled instead of what was to be.
-    async fn say(&self, client: &Client, statements: &str) -> Result<(), Error> {
-        match client.batch_execute(statements).await {
-            Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
-                Ok(client.batch_execute(statements).await?)
-            }
-            result => Ok(result?),
+/// Runs it; once more, if a late cancel hit it.
+async fn run(client: &Client, sql: &str) -> Result<(), Error> {
+    match client.client.batch_execute(sql).await {
+        Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
+            Ok(client.client.batch_execute(sql).await?)
+        }
+        result => Ok(result?),
+    }
+}
+
+/// Waits until nothing is under way, for so long.
+async fn is_quiet_within(client: &Client, limit: Duration) -> Result<bool, Error> {
+    let is_quiet = Deadline::after(Some(limit)).run(client.line.quiet()).await.is_ok();
+    if client.line.is_lost() { Err(Error::NotClean) } else { Ok(is_quiet) }
+}
+
+/// Has the server stop what runs, as often as there is something.
+async fn cancel(client: &Client) -> Result<(), Error> {
+    loop {
+        let began = Instant::now();
+        let cancelled = pin!(client.canceller.cancel(CANCEL));
+        if let Err(error) = cancelled.await {
+            tracing::debug!(%error, "a query could not be cancelled");
+            return Err(Error::NotClean);
+        }
+        let left = NEXT_CANCEL.saturating_sub(began.elapsed()).max(LEAST_GRACE);
+        if is_quiet_within(client, left).await? {
+            return Ok(());
         }
     }
 }

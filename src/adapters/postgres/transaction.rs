@@ -1,37 +1,43 @@
-//! [`Transaction`]: as the client library's, with the session's prepared statements.
+//! [`Transaction`]: the client library's, with the statement cache of its connection.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, IsolationLevel, Statement};
 
 use super::statements::StatementCache;
 
-/// A transaction. Dropped without [`commit`](Self::commit), it is rolled back, before the next caller
-/// has the connection.
+/// A transaction. Dropped without [`commit`](Self::commit), it is rolled back before the next user
+/// gets the connection.
 pub struct Transaction<'a> {
-    inner: tokio_postgres::Transaction<'a>,
-    statements: &'a StatementCache,
+    transaction: tokio_postgres::Transaction<'a>,
+    statements: Arc<StatementCache>,
 }
 
 impl<'a> Transaction<'a> {
     pub(super) fn new(
-        inner: tokio_postgres::Transaction<'a>,
-        statements: &'a StatementCache,
+        transaction: tokio_postgres::Transaction<'a>,
+        statements: &Arc<StatementCache>,
     ) -> Self {
-        Self { inner, statements }
+        Self { transaction, statements: Arc::clone(statements) }
+    }
+
+    /// The prepared statements of this connection.
+    pub fn statement_cache(&self) -> &StatementCache {
+        &self.statements
     }
 
     /// See [`Client::prepare_cached`](super::Client::prepare_cached).
     ///
     /// # Errors
     ///
-    /// That of the server, or of the connection.
+    /// Those of [`tokio_postgres::Client::prepare`].
     ///
     /// # Cancel safety
     ///
-    /// Nothing is cached.
+    /// Nothing is lost but the statement.
     pub async fn prepare_cached(&self, query: &str) -> Result<Statement, Error> {
         self.prepare_typed_cached(query, &[]).await
     }
@@ -40,75 +46,83 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     ///
-    /// That of the server, or of the connection.
+    /// Those of [`tokio_postgres::Client::prepare_typed`].
     ///
     /// # Cancel safety
     ///
-    /// Nothing is cached.
+    /// Nothing is lost but the statement.
     pub async fn prepare_typed_cached(
         &self,
         query: &str,
         types: &[Type],
     ) -> Result<Statement, Error> {
-        if let Some(statement) = self.statements.get(query, types) {
-            return Ok(statement);
-        }
-        let statement = self.inner.prepare_typed(query, types).await?;
-        self.statements.add(query, types, &statement);
-        Ok(statement)
+        self.statements.prepare(self.transaction.client(), query, types).await
     }
 
-    /// Ends it, and keeps what it did.
+    /// Makes it last.
     ///
     /// # Errors
     ///
-    /// That of the server, or of the connection.
+    /// Those of [`tokio_postgres::Transaction::commit`].
     ///
     /// # Cancel safety
     ///
-    /// It is committed or rolled back, and nobody knows which.
+    /// Dropped in the middle, nobody can say whether it was committed.
     pub async fn commit(self) -> Result<(), Error> {
-        self.inner.commit().await
+        self.transaction.commit().await
     }
 
-    /// Ends it, and undoes what it did.
+    /// Takes it back, and says when that is done.
     ///
     /// # Errors
     ///
-    /// That of the server, or of the connection.
+    /// Those of [`tokio_postgres::Transaction::rollback`].
     ///
     /// # Cancel safety
     ///
-    /// It is rolled back all the same.
+    /// Dropped in the middle, it is rolled back all the same.
     pub async fn rollback(self) -> Result<(), Error> {
-        self.inner.rollback().await
+        self.transaction.rollback().await
     }
 
-    /// A transaction within this one.
+    /// A transaction inside this one.
     ///
     /// # Errors
     ///
-    /// That of the server, or of the connection.
+    /// Those of [`tokio_postgres::Transaction::transaction`].
     ///
     /// # Cancel safety
     ///
-    /// It is rolled back with this one, at the latest.
+    /// Dropped in the middle, the savepoint may be left behind until this transaction ends.
+    pub async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
+        Ok(Transaction::new(self.transaction.transaction().await?, &self.statements))
+    }
+
+    /// As [`transaction`](Self::transaction), with a name.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`tokio_postgres::Transaction::savepoint`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As that of [`transaction`](Self::transaction).
     pub async fn savepoint(&mut self, name: impl Into<String>) -> Result<Transaction<'_>, Error> {
-        Ok(Transaction { inner: self.inner.savepoint(name).await?, statements: self.statements })
+        Ok(Transaction::new(self.transaction.savepoint(name).await?, &self.statements))
     }
 }
 
 impl<'a> Deref for Transaction<'a> {
     type Target = tokio_postgres::Transaction<'a>;
 
-    fn deref(&self) -> &tokio_postgres::Transaction<'a> {
-        &self.inner
+    fn deref(&self) -> &Self::Target {
+        &self.transaction
     }
 }
 
-impl<'a> DerefMut for Transaction<'a> {
-    fn deref_mut(&mut self) -> &mut tokio_postgres::Transaction<'a> {
-        &mut self.inner
+impl DerefMut for Transaction<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.transaction
     }
 }
 
@@ -118,49 +132,48 @@ impl fmt::Debug for Transaction<'_> {
     }
 }
 
-/// How a transaction is to be. Made by
+/// A transaction that is about to begin. See
 /// [`Client::build_transaction`](super::Client::build_transaction).
-#[must_use = "it does nothing until start() is called"]
+#[must_use = "a builder does nothing until start() is called"]
 pub struct TransactionBuilder<'a> {
-    inner: tokio_postgres::TransactionBuilder<'a>,
-    statements: &'a StatementCache,
+    builder: tokio_postgres::TransactionBuilder<'a>,
+    statements: Arc<StatementCache>,
 }
 
 impl<'a> TransactionBuilder<'a> {
     pub(super) fn new(
-        inner: tokio_postgres::TransactionBuilder<'a>,
-        statements: &'a StatementCache,
+        builder: tokio_postgres::TransactionBuilder<'a>,
+        statements: &Arc<StatementCache>,
     ) -> Self {
-        Self { inner, statements }
+        Self { builder, statements: Arc::clone(statements) }
     }
 
     /// What it sees of others.
     pub fn isolation_level(self, level: IsolationLevel) -> Self {
-        Self { inner: self.inner.isolation_level(level), ..self }
+        Self { builder: self.builder.isolation_level(level), ..self }
     }
 
     /// Whether it may write.
     pub fn read_only(self, read_only: bool) -> Self {
-        Self { inner: self.inner.read_only(read_only), ..self }
+        Self { builder: self.builder.read_only(read_only), ..self }
     }
 
-    /// Whether it waits for a moment in which it can be read-only and serializable without being
-    /// cancelled.
+    /// Whether a serializable one that only reads may wait at its start, to run undisturbed then.
     pub fn deferrable(self, deferrable: bool) -> Self {
-        Self { inner: self.inner.deferrable(deferrable), ..self }
+        Self { builder: self.builder.deferrable(deferrable), ..self }
     }
 
     /// Begins it.
     ///
     /// # Errors
     ///
-    /// That of the server, or of the connection.
+    /// Those of [`tokio_postgres::TransactionBuilder::start`].
     ///
     /// # Cancel safety
     ///
-    /// As [`Client::transaction`](super::Client::transaction).
+    /// Dropped in the middle, it is rolled back.
     pub async fn start(self) -> Result<Transaction<'a>, Error> {
-        Ok(Transaction::new(self.inner.start().await?, self.statements))
+        Ok(Transaction::new(self.builder.start().await?, &self.statements))
     }
 }
 

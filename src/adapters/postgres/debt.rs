@@ -1,0 +1,184 @@
+//! [`Debt`]: how often the server has still to say ReadyForQuery. Pure.
+//!
+//! Counting alone would not do. A client may send Sync behind an Execute before it knows that the
+//! statement is a COPY; the server ignores it then, and answers the one after the data. So what was
+//! sent is remembered until it is answered, one byte for a message.
+
+use std::collections::VecDeque;
+
+/// What the client sent and the server has not dealt with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// A startup, a Query or a FunctionCall: one ReadyForQuery.
+    Whole,
+    /// Messages of the extended protocol: none, until a Sync.
+    Work,
+    /// One ReadyForQuery, unless it comes while the server wants data.
+    Sync,
+    /// The end of the data of a COPY, sent before the server asked for data.
+    DataEnd,
+}
+
+/// Where a COPY from the client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copy {
+    No,
+    /// The server wants data.
+    Open,
+    /// The client sent all of it, the server has not said that it is content.
+    Ended,
+}
+
+/// A client with more in flight is not followed.
+const MOST: usize = 1 << 18;
+
+#[derive(Debug)]
+pub(super) struct Debt {
+    sent: VecDeque<Sent>,
+    /// How many of them are answered by a ReadyForQuery.
+    answers: usize,
+    /// There is work that no Sync follows.
+    is_unsynced: bool,
+    copy: Copy,
+    /// A Sync was taken for ignored in this COPY.
+    ignored_sync: bool,
+    /// The COPY failed. Had the server read that Sync before? It answers it if not.
+    is_doubtful: bool,
+    is_lost: bool,
+}
+
+impl Debt {
+    pub(super) fn new() -> Self {
+        Self {
+            sent: VecDeque::new(),
+            answers: 0,
+            is_unsynced: false,
+            copy: Copy::No,
+            ignored_sync: false,
+            is_doubtful: false,
+            is_lost: false,
+        }
+    }
+
+    pub(super) fn owed(&self) -> usize {
+        self.answers + usize::from(self.is_unsynced)
+    }
+
+    /// The server waits for data, and owes nothing until it has it.
+    pub(super) fn awaits_client(&self) -> bool {
+        self.copy == Copy::Open
+    }
+
+    /// What is owed cannot be told any more.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
+    /// The client sent a startup, a Query or a FunctionCall. Behind work without a Sync it is
+    /// answered if the work succeeds, and ignored if not: no client does that.
+    pub(super) fn whole(&mut self) {
+        self.is_lost |= self.is_unsynced || self.copy == Copy::Open;
+        self.answers += 1;
+        self.push(Sent::Whole);
+    }
+
+    /// The client sent a message of the extended protocol.
+    pub(super) fn work(&mut self) {
+        self.is_lost |= self.copy == Copy::Open;
+        self.is_unsynced = true;
+        if self.sent.back() != Some(&Sent::Work) {
+            self.push(Sent::Work);
+        }
+    }
+
+    pub(super) fn sync(&mut self) {
+        if self.copy == Copy::Open {
+            self.ignored_sync = true;
+        } else {
+            self.is_unsynced = false;
+            self.answers += 1;
+            self.push(Sent::Sync);
+        }
+    }
+
+    /// The client sent CopyDone or CopyFail. Without a COPY it means nothing: the server drops it.
+    pub(super) fn data_end(&mut self) {
+        if self.copy == Copy::Open {
+            self.copy = Copy::Ended;
+        } else if !self.sent.is_empty() {
+            self.push(Sent::DataEnd);
+        }
+    }
+
+    /// The server wants data. What was sent behind the statement it has ignored, or is the data.
+    pub(super) fn copy_in(&mut self) {
+        let mut at = match self.sent.front() {
+            Some(Sent::Whole) => 1,
+            Some(Sent::Work) => self.sent.iter().take_while(|sent| **sent == Sent::Work).count(),
+            _ => 0,
+        };
+        self.is_lost |= at == 0 || self.copy == Copy::Open;
+        self.copy = Copy::Open;
+        while self.copy == Copy::Open && at < self.sent.len() {
+            match self.sent.remove(at) {
+                Some(Sent::Sync) => {
+                    self.answers -= 1;
+                    self.ignored_sync = true;
+                }
+                Some(Sent::DataEnd) => self.copy = Copy::Ended,
+                // A request in the middle of a COPY makes it fail.
+                _ => {
+                    self.is_lost = true;
+                    at = self.sent.len();
+                }
+            }
+        }
+        let last = self.sent.iter().rfind(|sent| **sent != Sent::DataEnd);
+        self.is_unsynced = last == Some(&Sent::Work);
+    }
+
+    /// A statement is complete.
+    pub(super) fn complete(&mut self) {
+        self.copy = Copy::No;
+        self.ignored_sync = false;
+    }
+
+    /// A statement failed.
+    pub(super) fn failed(&mut self) {
+        self.is_doubtful |= self.copy != Copy::No && self.ignored_sync;
+        self.complete();
+    }
+
+    /// The server is ready for a query.
+    pub(super) fn ready(&mut self) {
+        let is_doubtful = std::mem::take(&mut self.is_doubtful);
+        self.complete();
+        if is_doubtful && self.answers == 0 {
+            // It was for the Sync that seemed ignored: it was read behind the failure, after all.
+            self.sent.clear();
+            self.is_unsynced = false;
+            return;
+        }
+        // If the client has sent another Sync already, this may be the answer to either.
+        self.is_lost |= is_doubtful;
+        while let Some(sent) = self.sent.pop_front() {
+            if matches!(sent, Sent::Whole | Sent::Sync) {
+                self.answers -= 1;
+                while self.sent.front() == Some(&Sent::DataEnd) {
+                    self.sent.pop_front();
+                }
+                return;
+            }
+        }
+        self.is_unsynced = false;
+        self.is_lost = true;
+    }
+
+    fn push(&mut self, sent: Sent) {
+        if self.sent.len() < MOST {
+            self.sent.push_back(sent);
+        } else {
+            self.is_lost = true;
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! [`Line`]: what is known of a connection from outside, while a driver task has it.
+//!
+//! Requests reach the driver through a queue of the client library that nobody else can see: a query
+//! whose caller has just gone may still be in it, unsent. So it counts who woke the driver and how
+//! much of that it has dealt with. At rest, it has sent everything it was given and read everything
+//! there was.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
+
+use super::role::Role;
+
+/// One per connection: its driver and its scanner write it, its client and the pool read it.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// How often the driver was woken or polled, and which of these it has dealt with. They differ
+    /// from before a request is in the driver's queue until it was sent.
+    woken: AtomicUsize,
+    handled: AtomicUsize,
+    driver: AtomicWaker,
+    /// In the driver's present poll there was nothing more to read.
+    has_read_all: AtomicBool,
+    /// Answers that the server owes, to requests that were sent.
+    owed: AtomicUsize,
+    /// The last word of the server was that it is in a transaction.
+    in_transaction: AtomicBool,
+    /// There may be subscriptions to notifications.
+    listens: AtomicBool,
+    /// Over, or not understood any more.
+    is_lost: AtomicBool,
+    /// What the server was at the start, if it said so.
+    role: OnceLock<Role>,
+    changed: Notify,
+}
+
+impl Line {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            // Until it has been polled once, the driver is not at rest.
+            woken: AtomicUsize::new(1),
+            handled: AtomicUsize::new(0),
+            driver: AtomicWaker::new(),
+            has_read_all: AtomicBool::new(false),
+            owed: AtomicUsize::new(0),
+            in_transaction: AtomicBool::new(false),
+            listens: AtomicBool::new(false),
+            is_lost: AtomicBool::new(false),
+            role: OnceLock::new(),
+            changed: Notify::new(),
+        })
+    }
+
+    /// The driver has sent all it was given, and read all there is.
+    pub(super) fn is_at_rest(&self) -> bool {
+        // What was handled first: it only ever catches up.
+        let handled = self.handled.load(SeqCst);
+        self.woken.load(SeqCst) == handled
+    }
+
+    pub(super) fn owed(&self) -> usize {
+        self.owed.load(SeqCst)
+    }
+
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.in_transaction.load(SeqCst)
+    }
+
+    pub(super) fn listens(&self) -> bool {
+        self.listens.load(SeqCst)
+    }
+
+    pub(super) fn stopped_listening(&self) {
+        self.listens.store(false, SeqCst);
+    }
+
+    /// It has ended, or nobody can tell what is owed.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost.load(SeqCst)
+    }
+
+    /// Nothing is under way: neither owed nor about to be sent.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_at_rest() && self.owed() == 0
+    }
+
+    /// Resolves when nothing is under way, or the connection is lost.
+    pub(super) async fn quiet(&self) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.is_quiet() || self.is_lost() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// What the scanner knows after each piece.
+    pub(super) fn scanned(&self, owed: usize, in_transaction: bool, listens: bool) {
+        self.owed.store(owed, SeqCst);
+        self.in_transaction.store(in_transaction, SeqCst);
+        if listens {
+            self.listens.store(true, SeqCst);
+        }
+    }
+
+    pub(super) fn role(&self) -> Option<Role> {
+        self.role.get().copied()
+    }
+
+    pub(super) fn began_as(&self, role: Role) {
+        let _ = self.role.set(role);
+    }
+
+    pub(super) fn read_all(&self) {
+        self.has_read_all.store(true, SeqCst);
+    }
+
+    /// It ended, or something happened on it that is not understood.
+    pub(super) fn lose(&self) {
+        self.is_lost.store(true, SeqCst);
+        self.changed.notify_waiters();
+    }
+
+    /// Runs the driver: `poll` polls it for as far as it comes.
+    pub(super) async fn run<T>(
+        self: &Arc<Self>,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> T {
+        let waker = Waker::from(Arc::clone(self));
+        poll_fn(|cx| {
+            self.driver.register(cx.waker());
+            // Busy from here: whoever looks meanwhile sees it.
+            let now = self.woken.fetch_add(1, SeqCst) + 1;
+            self.has_read_all.store(false, SeqCst);
+            let polled = poll(&mut Context::from_waker(&waker));
+            // A driver that holds an answer for which nobody reads does not get to reading.
+            if polled.is_pending() && self.has_read_all.load(SeqCst) {
+                self.handled.store(now, SeqCst);
+                self.changed.notify_waiters();
+            }
+            polled
+        })
+        .await
+    }
+}
+
+impl Wake for Line {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.fetch_add(1, SeqCst);
+        self.driver.wake();
+    }
+}
+
+/// The driver's stream: it tells the line when there is nothing more to read.
+#[derive(Debug)]
+pub(super) struct Watched<S> {
+    pub(super) io: S,
+    pub(super) line: Arc<Line>,
+}
+
+impl<S: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        if polled.is_pending() {
+            self.line.read_all();
+        }
+        polled
+    }
+}
+
+impl<S: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,299 @@
+//! What a user does with a connection, and what the next one finds.
+
+use std::time::Duration;
+
+use futures_util::SinkExt;
+use livepool::postgres::RecyclingMethod;
+use livepool::{CloseReason, Release, Timeouts};
+use tokio_postgres::types::Type;
+
+use super::support::until;
+use super::*;
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_is_owed_goes_back_at_once() {
+    let server = trusting_server(&[]);
+    let (pool, events) = pool(&server, one);
+    for number in 0..20 {
+        let conn = pool.get().await.unwrap();
+        assert_eq!(echo(&conn, number).await.unwrap(), number);
+        assert_eq!(conn.release(), Release::Reused);
+    }
+    // A statement that is dropped is closed at the server first.
+    for number in 0..20_i64 {
+        let conn = pool.get().await.unwrap();
+        let row = conn.query_one("SELECT $1::int8", &[&number]).await.unwrap();
+        assert_eq!(row.get::<_, i64>(0), number);
+        drop((row, conn));
+    }
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
+}
+
+/// Rows hold their statement, which is closed when they are dropped: on a connection that is idle or
+/// somebody else's by then.
+#[tokio::test]
+async fn rows_may_be_kept_for_longer_than_their_connection() {
+    let server = trusting_server(&[]);
+    let (pool, events) = pool(&server, one);
+    for number in 0..50_i64 {
+        let rows = {
+            let conn = pool.get().await.unwrap();
+            conn.query("SELECT $1::int8", &[&number]).await.unwrap()
+        };
+        until(|| pool.status().idle == 1).await;
+        assert_eq!(rows[0].get::<_, i64>(0), number);
+        drop(rows);
+        if number % 2 == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    let conn = pool.get().await.unwrap();
+    let left = "SELECT count(*) FROM pg_prepared_statements";
+    assert_eq!(conn.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 1, "its own");
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_dropped_is_rolled_back_for_the_next_user() {
+    let server = trusting_server(&[]);
+    let (pool, events) = pool(&server, one);
+    let mut conn = pool.get().await.unwrap();
+    let backend = pid(&conn).await;
+    conn.batch_execute("CREATE TABLE t (n int8)").await.unwrap();
+    let transaction = conn.transaction().await.unwrap();
+    transaction.execute("INSERT INTO t VALUES (1)", &[]).await.unwrap();
+    drop(transaction);
+    drop(conn);
+
+    // By hand, too: nobody says so to the client.
+    let conn = pool.get().await.unwrap();
+    conn.batch_execute("BEGIN; INSERT INTO t VALUES (2)").await.unwrap();
+    assert_eq!(conn.release(), Release::Resetting);
+
+    // In one that failed, and in one within it.
+    let conn = pool.get().await.unwrap();
+    conn.batch_execute("BEGIN; SELECT 1/0").await.unwrap_err();
+    drop(conn);
+    let mut conn = pool.get().await.unwrap();
+    let mut outer = conn.transaction().await.unwrap();
+    let inner = outer.savepoint("within").await.unwrap();
+    let statement = inner.prepare_cached("INSERT INTO t VALUES ($1)").await.unwrap();
+    inner.execute(&statement, &[&3_i64]).await.unwrap();
+    drop(inner);
+    drop(outer);
+    drop(conn);
+
+    // One whose beginning nobody waited for.
+    let mut conn = pool.get().await.unwrap();
+    drop(futures_util::poll!(std::pin::pin!(conn.transaction())));
+    drop(conn);
+
+    let conn = pool.get().await.unwrap();
+    assert_eq!(pid(&conn).await, backend);
+    let count: i64 = conn.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get(0);
+    assert_eq!(count, 0);
+    // Without a transaction, each statement has a time of its own.
+    conn.batch_execute("INSERT INTO t VALUES (4)").await.unwrap();
+    assert_eq!(
+        server.psql(
+            "SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL AND datname = 'app'"
+        ),
+        "0"
+    );
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_committed_lasts() {
+    let server = trusting_server(&[]);
+    let (pool, _) = pool(&server, one);
+    let mut conn = pool.get().await.unwrap();
+    conn.batch_execute("CREATE TABLE t (n int8)").await.unwrap();
+    let transaction = conn.build_transaction().read_only(false).start().await.unwrap();
+    transaction.execute("INSERT INTO t VALUES (1)", &[]).await.unwrap();
+    transaction.commit().await.unwrap();
+    drop(conn);
+    let conn = pool.get().await.unwrap();
+    let count: i64 = conn.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get(0);
+    assert_eq!(count, 1);
+}
+
+#[tokio::test]
+async fn each_recycling_method_forgets_what_it_says() {
+    let server = trusting_server(&[]);
+    let setting = async |method: RecyclingMethod| {
+        let (pool, events) = pool_of(postgres(&server).with_recycling(method), one);
+        let conn = pool.get().await.unwrap();
+        conn.batch_execute("SET work_mem = '7MB'; CREATE TEMP TABLE mine (n int)").await.unwrap();
+        conn.prepare_cached("SELECT 1").await.unwrap();
+        let back = conn.release();
+        let conn = pool.get().await.unwrap();
+        let rows = conn.simple_query("SHOW work_mem").await.unwrap();
+        let value = rows.iter().find_map(|row| match row {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        let temp = conn.batch_execute("SELECT * FROM mine").await.is_ok();
+        assert_eq!(conn.statement_cache().size(), 1);
+        conn.query(&conn.prepare_cached("SELECT 1").await.unwrap(), &[]).await.unwrap();
+        assert_eq!((events.opened(), events.closed()), (1, vec![]));
+        (back, value.unwrap(), temp)
+    };
+    let (seven, four) = ("7MB".to_owned(), "4MB".to_owned());
+    assert_eq!(setting(RecyclingMethod::Fast).await, (Release::Reused, seven.clone(), true));
+    assert_eq!(setting(RecyclingMethod::Verified).await, (Release::Resetting, seven, true));
+    assert_eq!(setting(RecyclingMethod::Clean).await, (Release::Resetting, four.clone(), false));
+    let custom = RecyclingMethod::Custom("RESET work_mem".into());
+    assert_eq!(setting(custom).await, (Release::Resetting, four, true));
+}
+
+#[tokio::test]
+async fn recycling_that_fails_closes_the_connection() {
+    let server = trusting_server(&[]);
+    let wrong = RecyclingMethod::Custom("SELECT 1/0".into());
+    let (pool, events) = pool_of(postgres(&server).with_recycling(wrong), one);
+    drop(pool.get().await.unwrap());
+    assert_eq!(events.until_closed(1).await, [CloseReason::ResetFailed]);
+}
+
+#[tokio::test]
+async fn a_statement_is_prepared_once_per_connection() {
+    let server = trusting_server(&[]);
+    let (pool, _) = pool_of(postgres(&server).with_statement_cache(3), one);
+    let prepared =
+        "SELECT count(*)::int8 FROM pg_prepared_statements WHERE statement LIKE '%AS tag'";
+    for _ in 0..5 {
+        let mut conn = pool.get().await.unwrap();
+        conn.prepare_cached("SELECT 1 AS tag").await.unwrap();
+        conn.prepare_typed_cached("SELECT $1 AS tag", &[Type::INT4]).await.unwrap();
+        let transaction = conn.transaction().await.unwrap();
+        transaction.prepare_cached("SELECT 1 AS tag").await.unwrap();
+    }
+    let conn = pool.get().await.unwrap();
+    assert_eq!(conn.query_one(prepared, &[]).await.unwrap().get::<_, i64>(0), 2);
+    assert_eq!(conn.statement_cache().size(), 2);
+    // The one that was not used for the longest time makes room, and is closed at the server.
+    for number in 0..10 {
+        conn.prepare_cached(&format!("SELECT {number} AS tag")).await.unwrap();
+        conn.prepare_cached("SELECT 1 AS tag").await.unwrap();
+    }
+    assert_eq!(conn.statement_cache().size(), 3);
+    assert_eq!(conn.query_one(prepared, &[]).await.unwrap().get::<_, i64>(0), 3);
+    conn.statement_cache().clear();
+    assert_eq!(conn.query_one(prepared, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+#[tokio::test]
+async fn notifications_are_delivered_and_not_inherited() {
+    let server = trusting_server(&[]);
+    let timeouts = Timeouts::default().with_read(Duration::from_millis(100));
+    let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
+    let listener = pool.get().await.unwrap();
+    let backend = pid(&listener).await;
+    let mut notifications = listener.notifications();
+    listener.batch_execute("LISTEN jobs").await.unwrap();
+    // Longer than a read may take: nothing is owed.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for payload in ["one", "two"] {
+        server.psql_in("app", &format!("NOTIFY jobs, '{payload}'"));
+        let notification = notifications.recv().await.unwrap();
+        assert_eq!((notification.channel(), notification.payload()), ("jobs", payload));
+    }
+    assert!(notifications.try_recv().is_none());
+    assert_eq!(listener.release(), Release::Resetting);
+    assert!(notifications.recv().await.is_none(), "the connection is somebody else's now");
+
+    let conn = pool.get().await.unwrap();
+    assert_eq!(pid(&conn).await, backend);
+    let mut notifications = conn.notifications();
+    let channels = conn.query("SELECT pg_listening_channels()", &[]).await.unwrap();
+    assert!(channels.is_empty(), "{channels:?}");
+    server.psql_in("app", "NOTIFY jobs, 'three'");
+    echo(&conn, 1).await.unwrap();
+    assert!(notifications.try_recv().is_none());
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
+}
+
+#[tokio::test]
+async fn a_copy_that_waits_for_our_data_has_no_read_timeout() {
+    let server = trusting_server(&[]);
+    let timeouts = Timeouts::default().with_read(Duration::from_millis(100));
+    let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
+    let conn = pool.get().await.unwrap();
+    conn.batch_execute("CREATE TABLE t (n int8)").await.unwrap();
+    let mut sink = Box::pin(conn.copy_in::<_, bytes::Bytes>("COPY t FROM STDIN").await.unwrap());
+    for number in 0..3 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        sink.send(format!("{number}\n").into()).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    assert_eq!(sink.as_mut().finish().await.unwrap(), 3);
+    drop(sink);
+
+    // One that is given up in the middle leaves nothing behind. How many answers follow cannot be
+    // told, so the connection is not used again.
+    let mut sink = Box::pin(conn.copy_in::<_, bytes::Bytes>("COPY t FROM STDIN").await.unwrap());
+    sink.send("4\n".into()).await.unwrap();
+    drop(sink);
+    drop(conn);
+    let conn = pool.get().await.unwrap();
+    let count: i64 = conn.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get(0);
+    assert_eq!((count, events.closed()), (3, vec![CloseReason::ResetFailed]));
+}
+
+/// Whoever keeps the sink and gives the connection back has the pool close it: the server would wait
+/// for data for ever.
+#[tokio::test]
+async fn a_copy_that_outlives_its_guard_is_no_burden_for_the_next_user() {
+    let server = trusting_server(&[]);
+    let timeouts = Timeouts::default().with_reset(Duration::from_millis(300));
+    let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
+    let conn = pool.get().await.unwrap();
+    conn.batch_execute("CREATE TABLE t (n int8)").await.unwrap();
+    let sink = conn.copy_in::<_, bytes::Bytes>("COPY t FROM STDIN").await.unwrap();
+    assert_eq!(conn.release(), Release::Resetting);
+    let conn = pool.get().await.unwrap();
+    assert_eq!(echo(&conn, 7).await.unwrap(), 7);
+    assert_eq!(events.closed(), [CloseReason::ResetFailed]);
+    drop(sink);
+}
+
+/// The rows of a query that nobody takes keep its driver from reading on.
+#[tokio::test]
+async fn rows_that_are_not_taken_do_not_hold_up_the_next_user() {
+    let server = trusting_server(&[]);
+    let timeouts = Timeouts::default().with_reset(Duration::from_millis(300));
+    let (pool, _) = pool(&server, |config| one(config).with_timeouts(timeouts));
+    // From a few that are read at one go, to many that fill every buffer.
+    for count in [3, 60, 100, 150, 200, 250, 300, 400, 2_000, 100_000] {
+        let conn = pool.get().await.unwrap();
+        let sql = format!("SELECT repeat('x', 100) FROM generate_series(1, {count})");
+        let statement = conn.prepare(&sql).await.unwrap();
+        let no: [i32; 0] = [];
+        let rows = conn.query_raw(&statement, no).await.unwrap();
+        drop(conn);
+        let conn = pool.get().await.unwrap();
+        let asked = tokio::time::timeout(5 * SECOND, echo(&conn, count)).await;
+        assert_eq!(asked.expect("it waits for somebody else's rows").unwrap(), count);
+        drop(rows);
+    }
+}
+
+#[tokio::test]
+async fn a_query_that_may_take_longer_says_so() {
+    let server = trusting_server(&[]);
+    let timeouts = Timeouts::default().with_read(Duration::from_millis(200));
+    let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
+    let mut conn = pool.get().await.unwrap();
+    conn.set_read_timeout(None);
+    conn.batch_execute("SELECT pg_sleep(0.7)").await.unwrap();
+    drop(conn);
+    let mut conn = pool.get().await.unwrap();
+    conn.deadline(Duration::from_millis(300));
+    let error = conn.batch_execute("SELECT pg_sleep(60)").await.unwrap_err();
+    assert!(error.is_closed());
+    assert!(conn.ended_with().is_some());
+    drop(conn);
+    assert_eq!(events.closed(), [CloseReason::OpTimeout]);
+    until(|| running(&server, "pg_sleep(60)") == 0).await;
+}
