@@ -41,7 +41,7 @@ async fn main() -> Result {
     let conn = pool.get().await?;
     let statement = conn.prepare_cached("SELECT version(), $1::int8 * 2").await?;
     let row = conn.query_one(&statement, &[&21_i64]).await?;
-    say(&format!("{}", row.get::<_, String>(0)));
+    say(row.get::<_, &str>(0));
     say(&format!("twice 21 is {}", row.get::<_, i64>(1)));
     drop((row, statement, conn));
 

@@ -31,7 +31,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// second.
 fn trusting_server(settings: &[(&str, &str)]) -> Server {
     let server = Server::start_with(settings);
-    server.trust();
+    server.trust_everybody();
     server
 }
 

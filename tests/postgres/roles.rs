@@ -38,7 +38,7 @@ async fn goes_to(pool: &Pool<Postgres>) -> Vec<u16> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pool_follows_the_primary() {
     let mut primary = trusting_server(&[]);
-    primary.psql_in("app", "CREATE TABLE t (n int8)");
+    primary.psql("CREATE TABLE t (n int8)");
     let standby = primary.standby();
     let (writes, events) = both(&standby, &primary, Target::ReadWrite);
     let (primaries, _) = both(&standby, &primary, Target::Primary);
@@ -71,7 +71,7 @@ async fn a_pool_follows_the_primary() {
 async fn a_server_that_became_read_only_is_left_by_all_connections() {
     let (old, new) = (trusting_server(&[]), trusting_server(&[]));
     for server in [&old, &new] {
-        server.psql_in("app", "CREATE TABLE t (n int8)");
+        server.psql("CREATE TABLE t (n int8)");
     }
     new.set("default_transaction_read_only", "on");
     let (pool, events) = both(&old, &new, Target::ReadWrite);
@@ -95,7 +95,7 @@ async fn a_server_that_became_read_only_is_left_by_all_connections() {
 #[tokio::test]
 async fn a_write_in_a_transaction_that_is_to_read_only_harms_no_connection() {
     let server = trusting_server(&[]);
-    server.psql_in("app", "CREATE TABLE t (n int8)");
+    server.psql("CREATE TABLE t (n int8)");
     let (pool, events) = pool(&server, |config| config.with_max_size(2));
     fill(&pool, 2).await;
     let mut conn = pool.get().await.unwrap();

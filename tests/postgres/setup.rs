@@ -8,8 +8,11 @@ async fn a_url_is_enough() {
     let pool = livepool::postgres::pool(&server.url()).unwrap();
     assert_eq!(echo(&pool.get().await.unwrap(), 1).await.unwrap(), 1);
     // Over the Unix socket, from settings.
-    let settings =
-        format!("host={} port={} user=postgres dbname=app", server.socket_dir(), server.port());
+    let settings = format!(
+        "host={} port={} user=postgres dbname=app",
+        server.socket_dir().display(),
+        server.port()
+    );
     let pool = livepool::postgres::pool(&settings).unwrap();
     let conn = pool.get().await.unwrap();
     assert_eq!(echo(&conn, 1).await.unwrap(), 1);

@@ -33,7 +33,7 @@ struct Tally {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn ten_thousand_queries_with_random_cancellation_cross_no_answers() {
     let server = trusting_server(&[("max_connections", "60")]);
-    server.psql_in("app", "CREATE TABLE t (n int8)");
+    server.psql("CREATE TABLE t (n int8)");
     storm(&server, RecyclingMethod::Fast, QUERIES).await;
 }
 
@@ -117,7 +117,7 @@ async fn ask(pool: &Pool<Postgres>, tag: i64, random: &mut fastrand::Rng, tally:
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_recycling_method_crosses_answers_either() {
     let server = trusting_server(&[("max_connections", "60")]);
-    server.psql_in("app", "CREATE TABLE t (n int8)");
+    server.psql("CREATE TABLE t (n int8)");
     for method in [RecyclingMethod::Verified, RecyclingMethod::Clean] {
         storm(&server, method, 1_000).await;
     }
