@@ -41,12 +41,12 @@ async fn main() -> Result {
     let conn = pool.get().await?;
     let statement = conn.prepare_cached("SELECT version(), $1::int8 * 2").await?;
     let row = conn.query_one(&statement, &[&21_i64]).await?;
-    say(row.get::<_, &str>(0));
+    say(row.get(0));
     say(&format!("twice 21 is {}", row.get::<_, i64>(1)));
     drop((row, statement, conn));
 
     title("a query that its caller gives up after 100 ms");
-    let conn = pool.get().await?;
+    let (conn, other) = (pool.get().await?, pool.get().await?);
     let backend = pid(&conn).await?;
     let sleep = conn.batch_execute("SELECT pg_sleep(3600) /* for nobody */");
     let given_up = tokio::time::timeout(Duration::from_millis(100), sleep).await.is_err();
@@ -61,7 +61,7 @@ async fn main() -> Result {
                AND pid <> pg_backend_pid()";
     let left: i64 = conn.query_one(sql, &[&"%for nobody%"]).await?.get(0);
     say(&format!("and {left} such queries run at the server"));
-    drop(conn);
+    drop((conn, other));
 
     title("a transaction that is dropped");
     let mut conn = pool.get().await?;

@@ -52,6 +52,7 @@ async fn a_pool_follows_the_primary() {
     assert_eq!(goes_to(&any).await.len(), 2, "spread over both");
 
     primary.kill_9();
+    events.until_closed(3).await;
     let error = writes.get().await.unwrap_err();
     let why = error.connect_error().unwrap().to_string();
     assert!(why.contains("it is a standby, and not a server that takes writes"), "{why}");

@@ -212,6 +212,13 @@ async fn notifications_are_delivered_and_not_inherited() {
     server.psql("NOTIFY jobs, 'three'");
     echo(&conn, 1).await.unwrap();
     assert!(notifications.try_recv().is_none());
+
+    // Behind another statement, too.
+    conn.batch_execute("SELECT 1; LISTEN jobs").await.unwrap();
+    assert_eq!(conn.release(), Release::Resetting);
+    let conn = pool.get().await.unwrap();
+    let channels = conn.query("SELECT pg_listening_channels()", &[]).await.unwrap();
+    assert!(channels.is_empty(), "{channels:?}");
     assert_eq!((events.opened(), events.closed()), (1, vec![]));
 }
 

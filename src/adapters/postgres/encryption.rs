@@ -8,7 +8,6 @@ use tokio_postgres::config::{SslMode, SslNegotiation};
 use super::error::Error;
 use crate::net::PeerAddr;
 use crate::stream::Wire;
-#[cfg(feature = "tls")]
 use crate::tls::Tls;
 
 /// Asks for TLS: a length and a number that is no version.
@@ -19,25 +18,19 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 pub(super) struct Wanted {
     pub(super) mode: SslMode,
     pub(super) negotiation: SslNegotiation,
-    #[cfg(feature = "tls")]
     pub(super) tls: Option<Tls>,
 }
 
 /// How one connection is encrypted; another one to the same server can be as well.
 #[derive(Debug, Clone)]
 pub(super) struct Encryption {
-    #[cfg(feature = "tls")]
     tls: Tls,
-    #[cfg(feature = "tls")]
     host: Option<String>,
     is_direct: bool,
-    #[cfg(not(feature = "tls"))]
-    never: std::convert::Infallible,
 }
 
 impl Wanted {
     /// Encrypts the wire, if that is wanted and the server agrees.
-    #[cfg(feature = "tls")]
     pub(super) async fn begin(&self, mut wire: Wire) -> Result<(Wire, Option<Encryption>), Error> {
         let (SslMode::Prefer | SslMode::Require, Some(tls)) = (self.mode, &self.tls) else {
             return Ok((wire, None));
@@ -53,17 +46,10 @@ impl Wanted {
         let wire = tls.connect(wire).await.map_err(Error::Tls)?;
         Ok((wire, Some(Encryption { tls: tls.clone(), host, is_direct })))
     }
-
-    /// There is nothing to encrypt with: what requires it is refused before.
-    #[cfg(not(feature = "tls"))]
-    pub(super) async fn begin(&self, wire: Wire) -> Result<(Wire, Option<Encryption>), Error> {
-        Ok((wire, None))
-    }
 }
 
 impl Encryption {
     /// Encrypts another connection to the same server.
-    #[cfg(feature = "tls")]
     pub(super) async fn encrypt<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         peer: &PeerAddr,
@@ -74,15 +60,9 @@ impl Encryption {
         }
         self.tls.encrypt(self.host.as_deref(), peer, stream).await
     }
-
-    #[cfg(not(feature = "tls"))]
-    pub(super) async fn encrypt<S>(&self, _: &PeerAddr, _: S) -> io::Result<S> {
-        match self.never {}
-    }
 }
 
 /// Asks for TLS; returns whether the server agrees.
-#[cfg(feature = "tls")]
 async fn agree<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<bool> {
     stream.write_all(&SSL_REQUEST).await?;
     stream.flush().await?;

@@ -19,6 +19,8 @@ pub(super) enum Sending {
 pub(super) enum Receiving {
     Error(Fields),
     Parameter(Parameter),
+    /// What a statement was that is complete.
+    Complete(Parameter),
     Ready,
     Nothing,
 }

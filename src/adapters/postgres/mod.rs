@@ -24,7 +24,16 @@
 //!   [`Guard::deadline`](crate::Guard::deadline).
 //! - **A change of role ends all connections.** A write that is refused because the server has become
 //!   read-only invalidates the pool, and with [`Target::ReadWrite`] the next dial goes to the host
-//!   that takes writes. [`of_code`](error) says which errors cost what.
+//!   that takes writes. Nobody has to report it.
+//!
+//! | error of the server | what goes |
+//! |---|---|
+//! | `25006`, a write where only reading is allowed | all connections; none if the server says (as PostgreSQL 14 and later do) that it takes writes, and it was the transaction that was begun to read only |
+//! | `57P02`, `57P03`, `57P04`: crashed, starting, database gone | all connections |
+//! | `57P01`, ended by an administrator | this connection: a server that stops says it on each one, and one terminated backend is no reason to leave the others |
+//! | any other after which the server closes | this connection |
+//! | `26000`, an unknown prepared statement | this connection, with its statement cache |
+//! | any other | none |
 //!
 //! Coming from deadpool-postgres: `get`, `prepare_cached`, `transaction` and
 //! [`RecyclingMethod`] are what they were; the statement cache is bounded
@@ -35,6 +44,7 @@ mod cancel;
 mod client;
 mod debt;
 mod driver;
+#[cfg_attr(not(feature = "tls"), path = "unencrypted.rs")]
 mod encryption;
 mod error;
 mod fields;

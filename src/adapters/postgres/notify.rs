@@ -66,13 +66,16 @@ impl Board {
 
     /// Whoever reads here reads no further: the connection is somebody else's now.
     pub(super) fn close(&self) {
-        drop(self.sender().take());
+        let sender = self.sender().take();
+        // It wakes whoever waits, outside of the lock.
+        drop(sender);
     }
 
     pub(super) fn post(&self, message: AsyncMessage) {
         match message {
             AsyncMessage::Notification(notification) => {
-                if let Some(sender) = &*self.sender() {
+                let sender = self.sender().clone();
+                if let Some(sender) = sender {
                     // Nobody may be left who reads.
                     let _ = sender.send(notification);
                 }

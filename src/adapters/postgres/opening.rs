@@ -1,7 +1,8 @@
 //! [`Opening`]: how the text of a statement begins. Pure.
 
 /// What a statement does to the notifications of its session. A statement that begins with a comment,
-/// or stands behind another one, is not recognized.
+/// or stands behind another one, is not recognized
+/// here: the server says what it was when it is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Says {
     /// Notifications come from now on.

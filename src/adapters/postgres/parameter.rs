@@ -5,7 +5,7 @@ use super::role::Role;
 /// Room for the longest name that matters, and `off`.
 const MOST: usize = 34;
 
-/// A ParameterStatus, as far as it was read.
+/// A ParameterStatus or another short text, as far as it was read.
 #[derive(Debug)]
 pub(super) struct Parameter {
     text: [u8; MOST],
@@ -28,6 +28,10 @@ impl Parameter {
         let count = bytes.len().min(MOST - self.len);
         self.text[self.len..self.len + count].copy_from_slice(&bytes[..count]);
         self.len += count;
+    }
+
+    pub(super) fn is(&self, text: &[u8]) -> bool {
+        &self.text[..self.len] == text
     }
 }
 

@@ -84,13 +84,18 @@ impl Postgres {
         false
     }
 
+    #[cfg(feature = "tls")]
     fn wanted(&self) -> Wanted {
         Wanted {
             mode: self.config.get_ssl_mode(),
             negotiation: self.config.get_ssl_negotiation(),
-            #[cfg(feature = "tls")]
             tls: self.tls.clone(),
         }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn wanted(&self) -> Wanted {
+        Wanted
     }
 }
 

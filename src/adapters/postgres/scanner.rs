@@ -207,7 +207,10 @@ impl PgScanner {
                 return Receiving::Ready;
             }
             b'G' => self.debt.copy_in(),
-            b'C' => self.debt.complete(),
+            b'C' => {
+                self.debt.complete();
+                return Receiving::Complete(Parameter::new());
+            }
             // Replication: both sides talk at will, and no pool has a use for that.
             b'W' => self.is_lost = true,
             b'1' | b'2' | b'3' | b'D' | b'H' | b'I' | b'K' | b'R' | b'T' | b'V' => {}
@@ -220,7 +223,7 @@ impl PgScanner {
     fn reads(&mut self, body: &[u8]) {
         match &mut self.receiving {
             Receiving::Error(fields) => fields.read(body),
-            Receiving::Parameter(parameter) => parameter.read(body),
+            Receiving::Parameter(text) | Receiving::Complete(text) => text.read(body),
             Receiving::Ready => match body {
                 b"I" => self.status = Status::Idle,
                 b"T" => self.status = Status::InTransaction,
@@ -241,6 +244,8 @@ impl PgScanner {
                 self.debt.failed();
             }
             Receiving::Parameter(parameter) => self.parameters.set(&parameter),
+            // Of a statement that stood behind another one, too.
+            Receiving::Complete(tag) => self.is_listening |= tag.is(b"LISTEN\0"),
             Receiving::Ready => {
                 self.debt.ready();
                 if std::mem::take(&mut self.will_forget) && self.status == Status::Idle {
