@@ -101,10 +101,8 @@ impl Client {
             return Progress::UnderWay;
         }
         self.owed = None;
-        // hyper keeps the task that polled it last and would wake it, a stranger then, when the next
-        // request comes.
-        self.driver.poll(&mut Context::from_waker(std::task::Waker::noop()));
-        if self.driver.is_over() { Progress::Over } else { Progress::Done }
+        self.driver.rest();
+        Progress::Done
     }
 
     /// Whether another request may come now.

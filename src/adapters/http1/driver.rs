@@ -5,8 +5,10 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 
+use futures_util::task::AtomicWaker;
 use hyper::client::conn::http1::Connection;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -20,6 +22,25 @@ type Running = Connection<TokioIo<Open>, RequestBody>;
 pub(super) struct Driver {
     state: State,
     error: Option<hyper::Error>,
+    relay: Arc<Relay>,
+    /// What hyper wakes.
+    waker: Waker,
+}
+
+/// Wakes the task that works with the connection now. hyper keeps the waker it was polled with last
+/// in several places, and wakes it when the next request comes, and when the body of an answer is
+/// dropped: by then that task is a stranger, or is running.
+#[derive(Default)]
+struct Relay(AtomicWaker);
+
+impl Wake for Relay {
+    fn wake(self: Arc<Self>) {
+        self.0.wake();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.wake();
+    }
 }
 
 enum State {
@@ -33,18 +54,27 @@ enum State {
 
 impl Driver {
     pub(super) fn new(connection: Running) -> Self {
-        Self { state: State::Running(Box::new(connection)), error: None }
+        let relay = Arc::<Relay>::default();
+        let waker = Waker::from(Arc::clone(&relay));
+        Self { state: State::Running(Box::new(connection)), error: None, relay, waker }
     }
 
     /// Moves what can be moved. Whoever waits for something from hyper looks again afterwards.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         let State::Running(connection) = &mut self.state else { return };
-        let Poll::Ready(result) = Pin::new(&mut **connection).poll(cx) else { return };
+        self.relay.0.register(cx.waker());
+        let mut cx = Context::from_waker(&self.waker);
+        let Poll::Ready(result) = Pin::new(&mut **connection).poll(&mut cx) else { return };
         self.error = result.err();
         if let State::Running(connection) = std::mem::replace(&mut self.state, State::Between) {
             // A request that hyper did not begin is given back by this.
             self.state = State::Over { _io: connection.into_parts().io };
         }
+    }
+
+    /// Nobody waits for anything here any more.
+    pub(super) fn rest(&self) {
+        drop(self.relay.0.take());
     }
 
     /// Whether hyper is done with the connection: nothing can be asked here again.
