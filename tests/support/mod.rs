@@ -19,6 +19,7 @@ pub mod pages;
 pub mod pair;
 #[cfg(target_os = "linux")]
 pub mod peer;
+pub mod rates;
 #[cfg(target_os = "linux")]
 pub mod rounds;
 pub mod rude;
