@@ -16,6 +16,9 @@ use tokio::sync::Notify;
 
 use super::role::Role;
 
+/// How often a driver is polled at a time.
+const MOST_POLLS: usize = 4;
+
 /// One per connection: its driver and its scanner write it, its client and the pool read it.
 #[derive(Debug)]
 pub(super) struct Line {
@@ -24,6 +27,8 @@ pub(super) struct Line {
     woken: AtomicUsize,
     handled: AtomicUsize,
     driver: AtomicWaker,
+    /// It is being polled, and will be again if it was woken meanwhile.
+    is_polled: AtomicBool,
     /// In the driver's present poll there was nothing more to read.
     has_read_all: AtomicBool,
     /// Answers that the server owes, to requests that were sent.
@@ -46,6 +51,7 @@ impl Line {
             woken: AtomicUsize::new(1),
             handled: AtomicUsize::new(0),
             driver: AtomicWaker::new(),
+            is_polled: AtomicBool::new(false),
             has_read_all: AtomicBool::new(false),
             owed: AtomicUsize::new(0),
             in_transaction: AtomicBool::new(false),
@@ -136,16 +142,28 @@ impl Line {
         let waker = Waker::from(Arc::clone(self));
         poll_fn(|cx| {
             self.driver.register(cx.waker());
-            // Busy from here: whoever looks meanwhile sees it.
-            let now = self.woken.fetch_add(1, SeqCst) + 1;
-            self.has_read_all.store(false, SeqCst);
-            let polled = poll(&mut Context::from_waker(&waker));
-            // A driver that holds an answer for which nobody reads does not get to reading.
-            if polled.is_pending() && self.has_read_all.load(SeqCst) {
-                self.handled.store(now, SeqCst);
-                self.changed.notify_waiters();
+            for _ in 0..MOST_POLLS {
+                self.is_polled.store(true, SeqCst);
+                // Busy from here: whoever looks meanwhile sees it.
+                let now = self.woken.fetch_add(1, SeqCst) + 1;
+                self.has_read_all.store(false, SeqCst);
+                let polled = poll(&mut Context::from_waker(&waker));
+                if polled.is_ready() {
+                    return polled;
+                }
+                // A driver that holds an answer for which nobody reads does not get to reading.
+                if self.has_read_all.load(SeqCst) {
+                    self.handled.store(now, SeqCst);
+                    self.changed.notify_waiters();
+                }
+                self.is_polled.store(false, SeqCst);
+                if self.woken.load(SeqCst) == now {
+                    return Poll::Pending;
+                }
             }
-            polled
+            // Others have their turn.
+            cx.waker().wake_by_ref();
+            Poll::Pending
         })
         .await
     }
@@ -158,7 +176,11 @@ impl Wake for Line {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.woken.fetch_add(1, SeqCst);
-        self.driver.wake();
+        // Whoever polls it looks afterwards. To go through the scheduler costs more than a poll, and
+        // every request wakes its own driver: an answer is owed, and the clock starts.
+        if !self.is_polled.load(SeqCst) {
+            self.driver.wake();
+        }
     }
 }
 
