@@ -24,7 +24,12 @@ impl Deadline {
 
     /// `limit` from now. `None`, and a limit beyond what the clock can count, mean never.
     pub(crate) fn after(limit: Option<Duration>) -> Self {
-        Self(limit.and_then(|limit| Instant::now().checked_add(limit)))
+        Self::from(Instant::now(), limit)
+    }
+
+    /// `limit` from this moment on.
+    pub(crate) fn from(moment: Instant, limit: Option<Duration>) -> Self {
+        Self(limit.and_then(|limit| moment.checked_add(limit)))
     }
 
     /// At this moment.

@@ -6,9 +6,10 @@ use super::{Verdict, runtime_gone};
 use crate::event::CloseReason;
 use crate::net::Io;
 
-/// Checks an idle connection, and leaves `waker` in its reader slot.
-pub(crate) fn check(io: &Io, waker: &Waker) -> Verdict {
-    if runtime_gone(io, waker) {
+/// Checks an idle connection. Where its sentinel has fired that may be for the end of its runtime,
+/// which no peek shows: then `waker` is left in its reader slot.
+pub(crate) fn check(io: &Io, has_fired: bool, waker: &Waker) -> Verdict {
+    if has_fired && runtime_gone(io, waker) {
         return Verdict::Dead(CloseReason::RuntimeGone);
     }
     Verdict::of_peek(io.peek())

@@ -46,7 +46,7 @@ fn hand_out(
 ) -> Lease {
     lease.claim(taken_at);
     inner.maintain();
-    inner.emitter().emit(Event::CheckedOut { conn: lease.id(), waited });
+    inner.emitter().checked_out(lease.id(), waited);
     lease
 }
 
@@ -58,7 +58,11 @@ async fn wait(
 ) -> Result<Lease, CheckoutError> {
     let span = telemetry::checkout_span(inner.emitter().name());
     let mut attempt = Attempt::begin(inner, limit);
-    let result = obtain(inner, taken, &attempt).instrument(span.clone()).await;
+    let result = if span.is_disabled() {
+        obtain(inner, taken, &attempt).await
+    } else {
+        obtain(inner, taken, &attempt).instrument(span.clone()).await
+    };
     attempt.over = true;
     let waited = attempt.began.elapsed();
     match result {
@@ -105,7 +109,9 @@ fn join<'a>(inner: &'a Arc<Inner>, attempt: &Attempt<'_>) -> Result<Spot<'a>, Fa
 
 async fn served(inner: &Arc<Inner>, spot: Spot<'_>, deadline: Deadline) -> Result<Lease, Failed> {
     // One may have come back between the look and the line; else one has to be made.
-    inner.serve();
+    if inner.is_closed() || !inner.store.is_empty() {
+        inner.serve();
+    }
     if inner.slots.are_free() || inner.common.suspects.count() > 0 {
         inner.slots.announce();
     }
@@ -178,8 +184,8 @@ struct Attempt<'a> {
 
 impl<'a> Attempt<'a> {
     fn begin(inner: &'a Arc<Inner>, limit: Option<Duration>) -> Self {
-        let deadline = Deadline::after(limit);
-        Self { inner, began: Instant::now(), limit, deadline, over: false }
+        let began = Instant::now();
+        Self { inner, began, limit, deadline: Deadline::from(began, limit), over: false }
     }
 
     fn report(&self, failed: Failed, waited: Duration) -> CheckoutError {

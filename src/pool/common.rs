@@ -29,6 +29,8 @@ pub(super) struct Common {
     pub(super) generation: Generation,
     paused: AtomicBool,
     closed: AtomicBool,
+    /// A connection has ended since the store was last swept.
+    pub(super) ended: AtomicBool,
     /// Whether holders are noted.
     pub(super) notes_holders: bool,
 }
@@ -48,6 +50,7 @@ impl Common {
             generation: Generation::default(),
             paused: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             notes_holders: settings.hold_warning.is_some(),
         }
     }
@@ -69,7 +72,7 @@ impl Common {
     }
 
     pub(super) fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::Acquire)
+        self.paused.load(Ordering::SeqCst)
     }
 
     /// Why a connection of this generation must not be used again, if so.

@@ -4,7 +4,7 @@ mod holder;
 mod look;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
@@ -15,10 +15,10 @@ pub(super) use look::Classified;
 
 use self::holder::Held;
 use self::look::Sentinel;
+use super::age::{Age, AtomicAge};
 use super::common::Common;
 use super::peers::Membership;
 use super::plan;
-use super::proof::Proof;
 use super::slots::Slot;
 use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event};
 use crate::liveness::{Parked, Verdict};
@@ -49,30 +49,28 @@ pub(super) struct Core {
     pub(super) peer: Membership,
     opened: Instant,
     /// The end of its lifetime, jitter included.
-    expires: Option<Instant>,
+    expires: Age,
     state: AtomicU8,
     /// A caller had it.
     was_used: AtomicBool,
     /// The sentinel fired: look before the next use.
     fired: AtomicBool,
-    /// When it was last returned, in nanoseconds since `opened`.
-    idle_since: AtomicU64,
-    /// How long its peer lets it be idle, in nanoseconds.
-    idle_limit: AtomicU64,
+    /// When it was last returned.
+    idle_since: AtomicAge,
+    /// How long its peer lets it be idle; [`Age::NEVER`] where it did not say.
+    idle_limit: AtomicAge,
     /// Things are only moved in and out under this lock; nothing is dropped, read or called.
     home: Mutex<Home>,
     sentinel: Waker,
     me: Weak<Self>,
     common: Arc<Common>,
-    proof: Proof,
+    /// When its peer was last known to be heard.
+    heard: AtomicAge,
     /// Of the pool, when its dial began.
     pub(super) generation: u64,
     /// The way to whoever uses the stream. Set and read under this lock, nothing else.
     link: Mutex<Arc<Link>>,
 }
-
-/// The peer did not say how long its connection may be idle.
-const NO_LIMIT: u64 = u64::MAX;
 
 /// What lives with an idle connection.
 #[derive(Debug, Default)]
@@ -96,17 +94,18 @@ impl Core {
             id: stream.id(),
             peer: common.peers.join(stream.peer_addr()),
             opened,
-            expires: common.max_lifetime.and_then(|life| opened.checked_add(jittered(life))),
+            expires: common.max_lifetime.map_or(Age::NEVER, |life| Age::of(jittered(life))),
             state: AtomicU8::new(State::InUse as u8),
             was_used: AtomicBool::new(false),
             fired: AtomicBool::new(false),
-            idle_since: AtomicU64::new(0),
-            idle_limit: AtomicU64::new(NO_LIMIT),
+            idle_since: AtomicAge::new(Age::ZERO),
+            idle_limit: AtomicAge::new(Age::NEVER),
             home: Mutex::new(Home { conn: None, slot: Some(slot), holder: None }),
             sentinel: Waker::from(Arc::new(Sentinel(Weak::clone(core)))),
             me: Weak::clone(core),
             common: Arc::clone(common),
-            proof: Proof::new(opened),
+            // The handshake was heard.
+            heard: AtomicAge::new(Age::ZERO),
             generation,
             link: Mutex::new(Arc::clone(stream.link())),
         });
@@ -120,20 +119,14 @@ impl Core {
         self.state.load(Ordering::Acquire) == state as u8
     }
 
-    /// Whether its stream is with a user, on its way from or to one, or closed.
-    pub(super) fn is_out(&self) -> bool {
-        self.is(State::InUse) || self.is(State::Parking) || self.is(State::Closed)
-    }
-
     fn change(&self, from: State, to: State) -> bool {
         let (from, to) = (from as u8, to as u8);
         self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Why it must not be used again though it lives, if so.
-    fn outlived(&self, now: Instant) -> Option<CloseReason> {
-        let old = self.expires.is_some_and(|expires| now >= expires);
-        if old {
+    fn outlived(&self, now: Age) -> Option<CloseReason> {
+        if now >= self.expires {
             return Some(CloseReason::MaxLifetime);
         }
         self.retired()
@@ -151,7 +144,7 @@ impl Core {
 
     /// An exchange of the pool's own is over, and the peer was heard.
     pub(super) fn begin_anew(&self, conn: &mut Conn) {
-        self.prove(Instant::now());
+        self.prove(self.age());
         self.rest(conn);
     }
 
@@ -173,36 +166,46 @@ impl Core {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long it has been idle. Meaningful only while it is.
-    pub(super) fn idle_since(&self) -> Instant {
-        self.opened + Duration::from_nanos(self.idle_since.load(Ordering::Acquire))
+    /// Its age now.
+    pub(super) fn age(&self) -> Age {
+        self.age_at(Instant::now())
+    }
+
+    pub(super) fn age_at(&self, moment: Instant) -> Age {
+        Age::of(moment.saturating_duration_since(self.opened))
+    }
+
+    /// The moment at which it was that old.
+    pub(super) fn moment(&self, age: Age) -> Instant {
+        self.opened + age.duration()
+    }
+
+    /// Since when it has been idle. Meaningful only while it is.
+    pub(super) fn idle_since(&self) -> Age {
+        self.idle_since.get()
     }
 
     /// For the time after its return.
     pub(super) fn limit_idle(&self, limit: Option<Duration>) {
-        let nanos = limit.and_then(|limit| u64::try_from(limit.as_nanos()).ok());
-        self.idle_limit.store(nanos.unwrap_or(NO_LIMIT), Ordering::Release);
+        self.idle_limit.set(limit.map_or(Age::NEVER, Age::of));
     }
 
-    /// How long its peer lets it be idle, if it said so.
-    pub(super) fn idle_limit(&self) -> Option<Duration> {
-        match self.idle_limit.load(Ordering::Acquire) {
-            NO_LIMIT => None,
-            nanos => Some(Duration::from_nanos(nanos)),
-        }
+    /// How long its peer lets it be idle.
+    pub(super) fn idle_limit(&self) -> Age {
+        self.idle_limit.get()
     }
 
     pub(super) fn opened(&self) -> Instant {
         self.opened
     }
 
-    pub(super) fn expires(&self) -> Option<Instant> {
+    pub(super) fn expires(&self) -> Age {
         self.expires
     }
 
     /// Takes an idle connection for a user, if it may still be used. It never waits: flag, peek,
     /// lifetime; yes or no, at once. A connection that may not be used is closed here.
-    pub(super) fn claim(&self, now: Instant) -> Option<Conn> {
+    pub(super) fn claim(&self, now: Age) -> Option<Conn> {
         while !self.change(State::Idle, State::InUse) {
             // Being looked at right now: it will be offered again when that is over.
             if self.change(State::Checking, State::Orphaned) {
@@ -213,21 +216,15 @@ impl Core {
                 return None;
             }
         }
-        self.fired.store(false, Ordering::Release);
+        let has_fired = self.fired.load(Ordering::Acquire);
+        if has_fired {
+            self.fired.store(false, Ordering::Release);
+        }
         let conn = self.home().conn.take()?;
-        let unwelcome = || plan::due(now, self.idle_since(), None, self.idle_limit());
+        let unwelcome = || plan::due(now, self.idle_since(), Age::NEVER, self.idle_limit());
         let unfit = match self.outlived(now).or_else(unwelcome) {
             Some(reason) => Some(reason),
-            None => match conn.check() {
-                Verdict::Alive => {
-                    self.report_check(Check::Peek, CheckVerdict::Alive, None);
-                    None
-                }
-                Verdict::Dead(reason) => {
-                    self.report_check(Check::Peek, CheckVerdict::Dead, None);
-                    Some(reason)
-                }
-            },
+            None => self.check(&conn, has_fired).err(),
         };
         match unfit {
             None if self.common.max_silence.is_some_and(|max| self.is_silent(&conn, now, max)) => {
@@ -247,22 +244,64 @@ impl Core {
         }
     }
 
+    /// Why the pool would rather not have it back, if so.
+    fn unwanted(&self, now: Age) -> Option<CloseReason> {
+        let surplus = || self.common.slots.are_over().then_some(CloseReason::Resized);
+        self.outlived(now).or_else(surplus)
+    }
+
+    /// Whether the peer of a connection that comes back was heard lately. A user who read has heard
+    /// it, at the earliest at the beginning; when exactly would cost a clock per read.
+    pub(super) fn was_heard(&self, conn: &Conn, now: Age, used_since: Age) -> bool {
+        if conn.stream().was_read() {
+            self.prove(used_since);
+        }
+        self.common.max_silence.is_none_or(|max| self.unheard_for(now) < max)
+    }
+
+    /// Makes a connection that comes back ready for its next user at once. It passes the checks that
+    /// an idle one passes, and says why if it does not. No sentinel is left in it: nobody else would
+    /// look at it meanwhile.
+    pub(super) fn pass_on(&self, conn: &mut Conn, now: Age) -> Result<(), CloseReason> {
+        let unwelcome = || plan::due(now, now, Age::NEVER, self.idle_limit());
+        if let Some(reason) = self.unwanted(now).or_else(unwelcome) {
+            return Err(reason);
+        }
+        self.let_go();
+        conn.set_idle(true);
+        self.rest(conn);
+        self.idle_since.set(now);
+        self.check(conn, true)?;
+        conn.set_idle(false);
+        Ok(())
+    }
+
+    /// The rungs that never wait.
+    fn check(&self, conn: &Conn, has_fired: bool) -> Result<(), CloseReason> {
+        match conn.check(has_fired) {
+            Verdict::Alive => {
+                self.common.emitter.found_alive(self.id, Check::Peek);
+                Ok(())
+            }
+            Verdict::Dead(reason) => {
+                self.report_check(Check::Peek, CheckVerdict::Dead, None);
+                Err(reason)
+            }
+        }
+    }
+
     /// Takes the stream of a user back and leaves the sentinel in it. Gives it back with the reason
     /// if it is not fit to wait.
     pub(super) fn settle(
         &self,
         mut conn: Conn,
-        now: Instant,
-        used_since: Instant,
+        now: Age,
+        used_since: Age,
     ) -> Result<(), (Conn, CloseReason)> {
-        let surplus = || self.common.slots.are_over().then_some(CloseReason::Resized);
-        if let Some(reason) = self.outlived(now).or_else(surplus) {
+        if let Some(reason) = self.unwanted(now) {
             return Err((conn, reason));
         }
-        if self.common.notes_holders {
-            let last = self.home().holder.take();
-            drop(last);
-        }
+        self.let_go();
         // From here on the sentinel counts.
         self.state.store(State::Parking as u8, Ordering::Release);
         conn.set_idle(true);
@@ -274,13 +313,9 @@ impl Core {
             Parked::Waiting => {}
             Parked::Restless => self.fired.store(true, Ordering::Release),
         }
-        if conn.stream().was_read() {
-            // At the earliest then; when exactly would cost a clock per read.
-            self.prove(used_since);
-        }
+        self.was_heard(&conn, now, used_since);
         self.rest(&mut conn);
-        let idle = now.saturating_duration_since(self.opened).as_nanos();
-        self.idle_since.store(u64::try_from(idle).unwrap_or(u64::MAX), Ordering::Release);
+        self.idle_since.set(now);
         self.home().conn = Some(conn);
         // Before the look at whether the pool was closed, in every thread's eyes.
         self.state.store(State::Idle as u8, Ordering::SeqCst);
@@ -329,6 +364,7 @@ impl Core {
     fn finish(&self, reason: CloseReason, used: Option<Duration>) {
         let slot = self.home().slot.take();
         self.common.registry.remove(self.id);
+        self.common.ended.store(true, Ordering::Release);
         self.common.emitter.emit(Event::Closed {
             conn: self.id,
             peer: self.peer.addr().clone(),

@@ -21,6 +21,7 @@ use super::lease::Lease;
 use super::peers::{BRIEF_TRY_LIMIT, TRY_LIMIT};
 use super::slots::{Slot, Slots};
 use super::speech::Spoke;
+use super::store::Taken;
 use super::{Inner, reset};
 use crate::deadline::Deadline;
 use crate::event::CloseReason;
@@ -315,9 +316,11 @@ impl Dial {
         if let Some(reason) = core.retired() {
             return core.close(conn, reason, None);
         }
-        let taken = pool.store.adopt(&core, conn);
+        let since = core.age();
+        let taken = Taken { core, conn, since };
         // No longer counted only when its caller is not, or one too many would be made.
-        pool.serve_fresh(Lease::new(&pool, taken));
+        // Not looked at before: some protocols begin with the server's word.
+        pool.hand_over(Lease::new(&pool, taken));
     }
 
     fn failed(&self, error: ConnectError, slot: Slot) {

@@ -9,8 +9,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Inner;
-use super::store::{Place, Taken};
-use crate::event::{CloseReason, ConnId, Event};
+use super::age::Age;
+use super::core::Core;
+use super::store::Taken;
+use crate::event::{CloseReason, ConnId};
 use crate::net::PeerAddr;
 use crate::protocol::Reuse;
 use crate::stream::{Access, AccessMut, Conn, Ending};
@@ -33,14 +35,15 @@ pub(super) struct Lease {
     held: Option<Held>,
 }
 
-/// Fields are dropped in this order, whatever happens: the socket is closed, then the place given
-/// back, then the next caller let in.
+/// Fields are dropped in this order, whatever happens: the socket is closed, then the next caller
+/// let in.
 struct Held {
     conn: Conn,
-    since: Instant,
+    /// The age of the connection when it was taken.
+    since: Age,
     /// Whether a caller got it. Until then nobody is told where it goes.
     claimed: bool,
-    place: Place,
+    core: Arc<Core>,
     pool: Counted,
 }
 
@@ -61,24 +64,23 @@ impl Lease {
     pub(super) fn new(pool: &Arc<Inner>, taken: Taken) -> Self {
         pool.guards.fetch_add(1, Ordering::AcqRel);
         let pool = Counted(Arc::clone(pool));
-        let Taken { place, conn, since } = taken;
-        Self { held: Some(Held { conn, since, claimed: false, place, pool }) }
+        let Taken { core, conn, since } = taken;
+        Self { held: Some(Held { conn, since, claimed: false, core, pool }) }
     }
 
     /// A caller has it, and asked for it there.
     pub(super) fn claim(&mut self, taken_at: &'static Location<'static>) {
         if let Some(held) = &mut self.held {
             held.claimed = true;
-            let core = held.place.core();
-            core.is_used();
-            core.taken_by(held.since, taken_at);
+            held.core.is_used();
+            held.core.taken_by(held.since, taken_at);
         }
     }
 
     /// See [`Guard::invalidate`](super::Guard::invalidate).
     pub(super) fn invalidate(&mut self) -> bool {
         let held = self.take();
-        let (inner, core) = (Arc::clone(&held.pool.0), Arc::clone(held.place.core()));
+        let (inner, core) = (Arc::clone(&held.pool.0), Arc::clone(&held.core));
         let first = inner.invalidate_older_than(&core);
         held.throw_away(CloseReason::Invalidated);
         first
@@ -86,26 +88,24 @@ impl Lease {
 
     /// The others are of no use either. It stays where it is, and is closed when it comes back.
     pub(super) fn condemn(&self) {
-        let Held { pool, place, .. } = self.held();
-        pool.0.invalidate_older_than(place.core());
+        let Held { pool, core, .. } = self.held();
+        pool.0.invalidate_older_than(core);
     }
 
     /// Takes the connection out of the pool.
     pub(super) fn detach(&mut self) -> Conn {
-        let Held { mut conn, since, place, .. } = self.take();
+        let Held { mut conn, since, core, .. } = self.take();
         conn.stream_mut().leave();
-        let core = Arc::clone(place.core());
-        drop(place);
-        core.detach(since.elapsed());
+        core.detach(core.age().since(since));
         conn
     }
 
     /// How long the connection had been idle when it was taken; `None` if it was just made.
     pub(super) fn was_idle_for(&self) -> Option<Duration> {
         let held = self.held();
-        let since = held.place.core().idle_since();
-        let used_before = since > held.place.core().opened();
-        used_before.then(|| held.since.saturating_duration_since(since))
+        let idle_since = held.core.idle_since();
+        let used_before = idle_since > Age::ZERO;
+        used_before.then(|| held.since.since(idle_since))
     }
 
     /// Closes it for this reason.
@@ -116,20 +116,20 @@ impl Lease {
     /// What was exchanged so far was the pool's own business.
     pub(super) fn begin_anew(&mut self) {
         if let Some(held) = &mut self.held {
-            held.place.core().begin_anew(&mut held.conn);
+            held.core.begin_anew(&mut held.conn);
         }
     }
 
     pub(super) fn is_older_than(&self, moment: Instant) -> bool {
-        self.held().place.core().opened() < moment
+        self.held().core.opened() < moment
     }
 
     pub(super) fn id(&self) -> ConnId {
-        self.held().place.core().id
+        self.held().core.id
     }
 
     pub(super) fn peer_addr(&self) -> &PeerAddr {
-        self.held().place.core().peer.addr()
+        self.held().core.peer.addr()
     }
 
     pub(super) fn inner(&self) -> &Arc<Inner> {
@@ -197,11 +197,8 @@ impl Lease {
 impl Held {
     /// Closes the connection, which frees its slot.
     fn throw_away(self, reason: CloseReason) -> Release {
-        let Self { pool, place, since, claimed, conn, .. } = self;
-        let core = Arc::clone(place.core());
-        // The place before the slot: whoever takes the slot needs one.
-        drop(place);
-        core.close(conn, reason, claimed.then(|| since.elapsed()));
+        let Self { pool, core, since, claimed, conn } = self;
+        core.close(conn, reason, claimed.then(|| core.age().since(since)));
         if pool.0.is_closed() {
             pool.0.refresh_gauges();
         }
@@ -210,24 +207,41 @@ impl Held {
 
     /// Puts the connection into the store, or rather into the hands of the first caller in line.
     fn give_back(self) -> Release {
-        let Self { pool, place, since, claimed, conn } = self;
-        let now = Instant::now();
-        let core = Arc::clone(place.core());
+        let Self { pool, core, since, claimed, conn } = self;
+        let now = core.age();
         if let Some(speech) = &pool.0.speech {
             core.limit_idle(speech.idle_limit(&conn));
         }
+        if !pool.0.line.is_empty() && !pool.0.is_stopped() && core.was_heard(&conn, now, since) {
+            return Self { conn, since, claimed, core, pool }.pass_on(now);
+        }
         if let Err((conn, reason)) = core.settle(conn, now, since) {
-            return Self { conn, since, claimed, place, pool }.throw_away(reason);
+            return Self { conn, since, claimed, core, pool }.throw_away(reason);
         }
         if claimed {
-            pool.0.returned(&core, now.saturating_duration_since(since));
+            pool.0.returned(&core, now.since(since));
         }
-        drop(place);
         core.recheck();
         pool.0.sweep_if_closed(&core);
-        if !pool.0.line.is_empty_after_all() {
+        pool.0.store.put(core);
+        if !pool.0.line.is_empty() {
             pool.0.serve();
         }
+        Release::Reused
+    }
+
+    /// Straight to the first caller in line. What it has to show for that is what it would have to
+    /// show among the idle ones.
+    fn pass_on(mut self, now: Age) -> Release {
+        if let Err(reason) = self.core.pass_on(&mut self.conn, now) {
+            return self.throw_away(reason);
+        }
+        let inner = Arc::clone(&self.pool.0);
+        if std::mem::take(&mut self.claimed) {
+            inner.returned(&self.core, now.since(self.since));
+        }
+        self.since = now;
+        inner.hand_over(Lease { held: Some(self) });
         Release::Reused
     }
 
@@ -235,7 +249,7 @@ impl Held {
     fn wait_for_reset(mut self) -> Release {
         let pool = Arc::clone(&self.pool.0);
         if std::mem::take(&mut self.claimed) {
-            pool.returned(self.place.core(), self.since.elapsed());
+            pool.returned(&self.core, self.core.age().since(self.since));
         }
         pool.resets.add(Lease { held: Some(self) });
         pool.slots.announce();
@@ -248,8 +262,8 @@ impl Held {
 
 impl Inner {
     /// A caller is done with a connection.
-    fn returned(&self, core: &super::core::Core, used: Duration) {
-        self.emitter().emit(Event::Returned { conn: core.id, used });
+    fn returned(&self, core: &Core, used: Duration) {
+        self.emitter().returned(core.id, used);
         self.common.peers.used_well();
     }
 }

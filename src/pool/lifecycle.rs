@@ -58,7 +58,7 @@ impl Inner {
             return;
         }
         let mut idle = self.common.registry.idle();
-        idle.sort_by_key(|core| core.idle_since());
+        idle.sort_by_cached_key(|core| core.moment(core.idle_since()));
         for core in idle {
             if !self.slots.are_over() {
                 return;

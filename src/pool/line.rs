@@ -1,16 +1,15 @@
 //! The line: callers who wait for a connection, in order of arrival.
 //!
-//! Whatever becomes free goes to the first of them. One thread at a time gives out
-//! ([`Line::begin`]); the others leave a note for it. So a caller who came later is never served
-//! first, and nobody waits for a lock while a socket is looked at.
+//! Whatever becomes free is [given](Line::give) to the first of them: a caller leaves the line only
+//! with something in hand, so one who came later is never served first, and nobody is passed over
+//! while a socket is looked at.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
-use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 use super::lease::Lease;
@@ -30,6 +29,9 @@ impl From<CheckoutFailure> for Failed {
     }
 }
 
+/// What a caller is given.
+pub(super) type Gift = Result<Lease, Failed>;
+
 /// Callers who wait.
 #[derive(Debug, Default)]
 pub(super) struct Line {
@@ -37,12 +39,6 @@ pub(super) struct Line {
     queue: Mutex<Queue>,
     /// Those who still wait.
     waiting: AtomicUsize,
-    /// Connections that were just made. Pushed and popped under this lock, nothing else.
-    fresh: Mutex<VecDeque<Lease>>,
-    /// Somebody gives out.
-    serving: AtomicBool,
-    /// Something changed since whoever gives out has last looked.
-    again: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -54,35 +50,32 @@ struct Queue {
 
 /// One caller.
 #[derive(Debug)]
-pub(super) struct Caller {
+struct Caller {
     since: Instant,
     turn: Mutex<Turn>,
-    task: AtomicWaker,
 }
 
 #[derive(Debug)]
 enum Turn {
-    Waiting,
-    /// Boxed: most callers only wait.
-    Called(Box<Result<Lease, Failed>>),
+    /// With the task that waits, once that was polled.
+    Waiting(Option<Waker>),
+    Called(Gift),
     Gone,
 }
 
 impl Line {
     /// Whether nobody waits.
+    ///
+    /// Whoever has just put something into the store either sees here the caller who joins, or has it
+    /// seen by that caller: the store's lock is taken after the caller was counted, and before this
+    /// is read, so that one of the two sees the other's.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) == 0
-    }
-
-    /// As [`is_empty`](Self::is_empty), for whoever has just put something into the store: either it
-    /// sees the caller who joins, or that caller sees what was put there.
-    pub(super) fn is_empty_after_all(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.is_empty()
+        self.waiting() == 0
     }
 
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Acquire)
+        // With `Common`'s flags, which whoever joins reads next, in one order for all threads.
+        self.waiting.load(Ordering::SeqCst)
     }
 
     /// Joins the end of the line, unless `most` are waiting already.
@@ -103,79 +96,39 @@ impl Line {
     }
 
     fn stand(&self, mut queue: MutexGuard<'_, Queue>, at: usize, since: Instant) -> Spot<'_> {
-        let caller = Caller { since, turn: Mutex::new(Turn::Waiting), task: AtomicWaker::new() };
-        let caller = Arc::new(caller);
+        let caller = Arc::new(Caller { since, turn: Mutex::new(Turn::Waiting(None)) });
         queue.callers.insert(at, Arc::clone(&caller));
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        drop(queue);
-        // See `is_empty_after_all`.
-        fence(Ordering::SeqCst);
+        self.waiting.fetch_add(1, Ordering::SeqCst);
         Spot { line: self, caller }
     }
 
-    /// Asks for the right to give out. `false`: somebody else does, and will look again.
-    pub(super) fn begin(&self) -> bool {
-        self.again.store(true, Ordering::SeqCst);
-        !self.serving.swap(true, Ordering::SeqCst)
-    }
-
-    /// Whether something has changed since the last look; if not, the right is given back.
-    pub(super) fn has_news(&self) -> bool {
-        loop {
-            if self.again.swap(false, Ordering::SeqCst) {
-                return true;
-            }
-            self.serving.store(false, Ordering::SeqCst);
-            // Whoever came between the two found the right taken.
-            if !self.again.load(Ordering::SeqCst) || self.serving.swap(true, Ordering::SeqCst) {
-                return false;
+    /// Gives this to the first who waits. Returns it if nobody does.
+    pub(super) fn give(&self, mut gift: Gift) -> Result<(), Gift> {
+        while let Some(caller) = self.next() {
+            match caller.take(gift) {
+                Ok(task) => {
+                    self.waiting.fetch_sub(1, Ordering::AcqRel);
+                    if let Some(task) = task {
+                        task.wake();
+                    }
+                    return Ok(());
+                }
+                Err(refused) => gift = refused,
             }
         }
+        Err(gift)
     }
 
-    pub(super) fn push_fresh(&self, lease: Lease) {
-        self.fresh.lock().unwrap_or_else(PoisonError::into_inner).push_back(lease);
-    }
-
-    pub(super) fn next_fresh(&self) -> Option<Lease> {
-        self.fresh.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
-    }
-
-    /// The first who waits.
-    pub(super) fn front(&self) -> Option<Arc<Caller>> {
+    fn next(&self) -> Option<Arc<Caller>> {
         let mut queue = self.queue();
         queue.drop_gone();
-        queue.callers.front().cloned()
-    }
-
-    /// Calls this caller. Gives back what it did not take: it has gone.
-    pub(super) fn call(
-        &self,
-        caller: &Arc<Caller>,
-        result: Result<Lease, Failed>,
-    ) -> Result<(), Box<Result<Lease, Failed>>> {
-        let result = Box::new(result);
-        {
-            let mut turn = caller.turn();
-            if !matches!(*turn, Turn::Waiting) {
-                return Err(result);
-            }
-            *turn = Turn::Called(result);
-            self.waiting.fetch_sub(1, Ordering::AcqRel);
-        }
-        let mut queue = self.queue();
-        if let Some(at) = queue.callers.iter().position(|one| Arc::ptr_eq(one, caller)) {
-            queue.callers.remove(at);
-        }
-        drop(queue);
-        caller.task.wake();
-        Ok(())
+        queue.callers.pop_front()
     }
 
     /// How many wait since this moment or longer, and since when the next one does.
     pub(super) fn since(&self, moment: Instant) -> (usize, Option<Instant>) {
         let queue = self.queue();
-        let waiting = |caller: &&Arc<Caller>| matches!(*caller.turn(), Turn::Waiting);
+        let waiting = |caller: &&Arc<Caller>| matches!(*caller.turn(), Turn::Waiting(_));
         // They stand in order of arrival.
         let at = queue.callers.partition_point(|caller| caller.since <= moment);
         let long = queue.callers.iter().take(at).filter(waiting).count();
@@ -186,7 +139,13 @@ impl Line {
     pub(super) fn wake_all(&self) {
         let callers: Vec<_> = self.queue().callers.iter().cloned().collect();
         for caller in callers {
-            caller.task.wake();
+            let task = match &mut *caller.turn() {
+                Turn::Waiting(task) => task.take(),
+                Turn::Called(_) | Turn::Gone => None,
+            };
+            if let Some(task) = task {
+                task.wake();
+            }
         }
     }
 
@@ -197,9 +156,9 @@ impl Line {
 
 impl Queue {
     fn drop_gone(&mut self) {
-        while self.callers.front().is_some_and(|caller| caller.has_gone()) {
+        while self.gone > 0 && self.callers.front().is_some_and(|caller| caller.has_gone()) {
             self.callers.pop_front();
-            self.gone = self.gone.saturating_sub(1);
+            self.gone -= 1;
         }
         // Those behind one who waits for long: not more than there are others.
         if self.gone > 32 && self.gone > self.callers.len() / 2 {
@@ -212,6 +171,48 @@ impl Queue {
 impl Caller {
     fn has_gone(&self) -> bool {
         matches!(*self.turn(), Turn::Gone)
+    }
+
+    /// Takes what it is given, and returns its task. Refuses it if it has gone.
+    fn take(&self, gift: Gift) -> Result<Option<Waker>, Gift> {
+        let mut turn = self.turn();
+        match &mut *turn {
+            Turn::Waiting(task) => {
+                let task = task.take();
+                *turn = Turn::Called(gift);
+                Ok(task)
+            }
+            Turn::Called(_) | Turn::Gone => Err(gift),
+        }
+    }
+
+    /// What it was given. Until then `task` waits.
+    fn called(&self, task: &Waker) -> Option<Gift> {
+        let mut new = None;
+        loop {
+            let mut turn = self.turn();
+            match &mut *turn {
+                Turn::Waiting(Some(known)) if known.will_wake(task) => return None,
+                Turn::Waiting(known) if new.is_some() => {
+                    std::mem::swap(known, &mut new);
+                    drop(turn);
+                    // The last one goes with no lock held.
+                    drop(new);
+                    return None;
+                }
+                // Wakers are foreign code: cloned with no lock held.
+                Turn::Waiting(_) => {
+                    drop(turn);
+                    new = Some(task.clone());
+                }
+                called => match std::mem::replace(called, Turn::Gone) {
+                    Turn::Called(gift) => return Some(gift),
+                    Turn::Waiting(_) | Turn::Gone => {
+                        unreachable!("a caller asks until it was called, and then no more")
+                    }
+                },
+            }
+        }
     }
 
     fn turn(&self) -> MutexGuard<'_, Turn> {
@@ -230,18 +231,13 @@ impl Spot<'_> {
     /// Resolves when the caller is called. `look_around` runs at every poll before that.
     ///
     /// Cancel safety: nothing is lost; the spot keeps what was given to it.
-    pub(super) async fn called(&self, look_around: impl Fn()) -> Result<Lease, Failed> {
-        poll_fn(|cx| {
-            self.caller.task.register(cx.waker());
-            let mut turn = self.caller.turn();
-            match std::mem::replace(&mut *turn, Turn::Gone) {
-                Turn::Called(result) => return Poll::Ready(*result),
-                Turn::Waiting => *turn = Turn::Waiting,
-                Turn::Gone => unreachable!("a spot is asked until it was called, and then dropped"),
+    pub(super) async fn called(&self, look_around: impl Fn()) -> Gift {
+        poll_fn(|cx| match self.caller.called(cx.waker()) {
+            Some(gift) => Poll::Ready(gift),
+            None => {
+                look_around();
+                Poll::Pending
             }
-            drop(turn);
-            look_around();
-            Poll::Pending
         })
         .await
     }
@@ -250,17 +246,13 @@ impl Spot<'_> {
 impl Drop for Spot<'_> {
     fn drop(&mut self) {
         let turn = std::mem::replace(&mut *self.caller.turn(), Turn::Gone);
-        match turn {
-            Turn::Waiting => {
-                self.line.waiting.fetch_sub(1, Ordering::AcqRel);
-                let mut queue = self.line.queue();
-                queue.gone += 1;
-                queue.drop_gone();
-            }
-            // A connection goes back from here, with no lock held.
-            Turn::Called(result) => drop(result),
-            Turn::Gone => {}
+        if let Turn::Waiting(_) = turn {
+            self.line.waiting.fetch_sub(1, Ordering::AcqRel);
+            let mut queue = self.line.queue();
+            queue.gone += 1;
+            queue.drop_gone();
         }
+        // A task is dropped, and a connection goes back, from here, with no lock held.
     }
 }
 
@@ -280,8 +272,7 @@ mod tests {
 
     /// Calls the first one.
     fn call(line: &Line) -> bool {
-        let caller = line.front().unwrap();
-        line.call(&caller, Err(CheckoutFailure::Connect.into())).is_ok()
+        line.give(Err(CheckoutFailure::Connect.into())).is_ok()
     }
 
     #[test]
@@ -294,19 +285,28 @@ mod tests {
         assert_eq!(line.waiting(), 1);
         assert!(call(&line));
         assert_eq!(outcome(&second), Some(CheckoutFailure::Connect));
-        assert!(line.is_empty() && line.front().is_none());
+        assert!(line.is_empty() && !call(&line));
     }
 
     #[test]
-    fn a_caller_who_leaves_is_passed_over_and_gives_back_what_it_was_given() {
+    fn a_caller_who_leaves_is_passed_over() {
         let line = Line::default();
         let (first, second) = (join(&line), join(&line));
-        let called = line.front().unwrap();
         drop(first);
-        let refused = line.call(&called, Err(CheckoutFailure::Connect.into()));
-        assert!(refused.is_err(), "nobody is there to take it");
         assert!(call(&line));
         assert!(outcome(&second).is_some());
+        assert!(!call(&line), "nobody is there to take it");
+    }
+
+    #[test]
+    fn a_caller_who_comes_back_has_the_place_it_had() {
+        let line = Line::default();
+        let start = Instant::now();
+        let later = start + std::time::Duration::from_secs(1);
+        let second = line.join(later, None).unwrap();
+        let first = line.rejoin(start);
+        assert!(call(&line));
+        assert!(outcome(&first).is_some() && outcome(&second).is_none());
     }
 
     #[test]
@@ -327,17 +327,6 @@ mod tests {
         }
         assert!(line.queue().callers.len() < 100);
         assert_eq!(line.waiting(), 1);
-    }
-
-    #[test]
-    fn one_at_a_time_gives_out_and_looks_again_when_told_to() {
-        let line = Line::default();
-        assert!(line.begin());
-        assert!(line.has_news());
-        assert!(!line.begin(), "somebody does");
-        assert!(line.has_news(), "and was told");
-        assert!(!line.has_news());
-        assert!(line.begin());
     }
 
     #[test]

@@ -3,11 +3,13 @@
 //! It wakes when a sentinel fires, and on a beat for idle and lifetime limits and the gauges. It
 //! holds the pool weakly while it sleeps, so that it never keeps one alive.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::age::Age;
 use super::common::Common;
 use super::core::{Classified, Core};
 use super::inbox::Inbox;
@@ -55,7 +57,9 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
             inner.evict_retired().await;
             inner.evict_surplus();
             inner.report_holders();
-            inner.store.sweep();
+            if inner.common.ended.swap(false, Ordering::AcqRel) {
+                inner.store.sweep();
+            }
             inner.refresh_gauges();
             if inner.settings().min_idle > 0 {
                 inner.slots.announce();
@@ -97,8 +101,8 @@ impl Inner {
 
     /// Puts an idle connection that lost its place where the next caller finds it.
     fn offer(self: &Arc<Self>, core: Arc<Core>) {
-        self.store.offer(Arc::clone(&core));
         self.sweep_if_closed(&core);
+        self.store.put(core);
         self.serve();
     }
 
@@ -131,7 +135,8 @@ impl Inner {
         let now = Instant::now();
         let idle = self.common.registry.idle();
         let mut looks = 0;
-        for core in idle.into_iter().filter(|core| of(core) && core.proof_age(now) >= limit) {
+        let silent = |core: &Arc<Core>| of(core) && core.unheard_for(core.age_at(now)) >= limit;
+        for core in idle.into_iter().filter(silent) {
             if core.check_silence(now, limit) == Classified::Homeless {
                 self.offer(core);
             }
@@ -150,13 +155,13 @@ impl Inner {
         let now = Instant::now();
         let idle_timeout = self.settings().idle_timeout;
         let mut idle = self.common.registry.idle();
-        idle.sort_by_key(|core| core.idle_since());
+        idle.sort_by_cached_key(|core| core.moment(core.idle_since()));
         let spare = idle.len().saturating_sub(self.settings().min_idle);
         let mut evicted = 0;
         for (index, core) in idle.into_iter().enumerate() {
             let own = idle_timeout.filter(|_| index < spare);
-            let idle_timeout = [own, core.idle_limit()].into_iter().flatten().min();
-            let due = plan::due(now, core.idle_since(), core.expires(), idle_timeout);
+            let limit = own.map_or(Age::NEVER, Age::of).min(core.idle_limit());
+            let due = plan::due(core.age_at(now), core.idle_since(), core.expires(), limit);
             if due.is_some_and(|reason| core.evict(reason)) {
                 evicted += 1;
                 if evicted % BATCH == 0 {

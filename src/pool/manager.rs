@@ -120,7 +120,7 @@ impl Connection {
         if self.expires.is_some_and(|expires| Instant::now() >= expires) {
             return Some(CloseReason::MaxLifetime);
         }
-        match liveness::check(self.stream.io(), Waker::noop()) {
+        match liveness::check(self.stream.io(), true, Waker::noop()) {
             Verdict::Alive => None,
             Verdict::Dead(reason) => Some(reason),
         }

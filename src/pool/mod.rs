@@ -14,6 +14,7 @@
 //! - [`inner`]: the parts together; [`lifecycle`] and [`warm`]: what is done to a pool as a whole
 //! - [`manager`]: our connections in somebody's plain deadpool
 
+mod age;
 mod buffered;
 mod builder;
 mod checkout;
@@ -34,7 +35,6 @@ mod manager;
 mod peers;
 mod ping;
 mod plan;
-mod proof;
 mod quarantine;
 mod registry;
 mod reset;

@@ -163,8 +163,8 @@ impl Quarantined {
         let heard = self.heard;
         self.core.report_check(Check::Probe, verdict, heard);
         match verdict {
-            CheckVerdict::Alive => self.core.prove(proof),
-            _ => self.core.postpone(proof),
+            CheckVerdict::Alive => self.core.prove(self.core.age_at(proof)),
+            _ => self.core.postpone(self.core.age_at(proof)),
         }
         self.restore();
         Look::Left(self.conn.take().map(|conn| self.core.rehome(conn)))

@@ -1,4 +1,4 @@
-//! Giving out: whatever is idle goes to the callers in line, the first one first.
+//! Giving out: whatever is free goes to the callers in line, the first one first.
 
 use std::sync::Arc;
 
@@ -10,47 +10,29 @@ use crate::net::ConnectError;
 
 impl Inner {
     /// Serves the line from the idle connections. To be called whenever there may be one more of
-    /// either. Never waits; while one thread serves, the others only tell it to look again.
+    /// either. Never waits.
     pub(super) fn serve(self: &Arc<Self>) {
-        if !self.line.begin() {
-            return;
-        }
-        while self.line.has_news() {
-            while let Some(caller) = self.line.front() {
-                if self.common.is_paused() && !self.is_closed() {
-                    break;
-                }
-                let result = if self.is_closed() {
-                    Err(Failed::from(CheckoutFailure::Closed))
-                } else {
-                    match self.next() {
-                        Some(lease) => Ok(lease),
-                        None => break,
-                    }
-                };
-                // What a caller who has just gone did not take: a lease that is dropped goes back.
-                drop(self.line.call(&caller, result));
+        while !self.line.is_empty() {
+            if self.is_closed() {
+                while self.line.give(Err(CheckoutFailure::Closed.into())).is_ok() {}
             }
-            // Made for callers who have gone: to the idle ones, unless somebody has come.
-            while let Some(lease) = self.line.next_fresh() {
-                match self.line.front().filter(|_| !self.is_stopped()) {
-                    Some(caller) => drop(self.line.call(&caller, Ok(lease))),
-                    None => drop(lease),
-                }
+            if self.is_stopped() {
+                return;
             }
+            let Some(taken) = self.store.take() else { return };
+            self.hand_over(Lease::new(self, taken));
         }
     }
 
-    fn next(self: &Arc<Self>) -> Option<Lease> {
-        let fresh = self.line.next_fresh();
-        fresh.or_else(|| self.store.take().map(|taken| Lease::new(self, taken)))
-    }
-
-    /// Gives a connection that was just made to the first in line. It is not looked at before: some
-    /// protocols begin with the server's word.
-    pub(super) fn serve_fresh(self: &Arc<Self>, lease: Lease) {
-        self.line.push_fresh(lease);
-        self.serve();
+    /// Gives a connection that was just made, taken or returned to the first in line; if nobody
+    /// waits, to the idle ones.
+    pub(super) fn hand_over(&self, lease: Lease) {
+        let refused = match self.is_stopped() {
+            true => Some(Ok(lease)),
+            false => self.line.give(Ok(lease)).err(),
+        };
+        // A lease that is dropped goes back, or is closed.
+        drop(refused);
     }
 
     /// Tells those who wait for a new connection that there will be none: nobody else's turn would
@@ -61,8 +43,9 @@ impl Inner {
         let for_new_ones =
             self.slots.limit().saturating_sub(self.guards()).clamp(1, waiting.max(1));
         for _ in 0..for_new_ones.min(waiting) {
-            let Some(caller) = self.line.front() else { return };
-            drop(self.line.call(&caller, Err(failed.clone())));
+            if self.line.give(Err(failed.clone())).is_err() {
+                return;
+            }
         }
     }
 }

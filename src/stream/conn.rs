@@ -183,9 +183,9 @@ impl Conn {
     }
 
     /// The rungs that never wait; see [`liveness::check`].
-    pub(crate) fn check(&self) -> Verdict {
+    pub(crate) fn check(&self, has_fired: bool) -> Verdict {
         match self {
-            Self::Raw(stream) => liveness::check(stream.io(), Waker::noop()),
+            Self::Raw(stream) => liveness::check(stream.io(), has_fired, Waker::noop()),
             Self::Client(client) => client.check(),
         }
     }

@@ -47,6 +47,7 @@ impl Stream {
                 if !self.recorded_above {
                     self.record_pending_write();
                 }
+                self.was_awaited = true;
                 self.link.writer().register(cx.waker());
                 // An interrupt between the check at the start and the registration woke nobody.
                 if let Some(reason) = self.link.interrupted() {
@@ -105,6 +106,7 @@ impl AsyncRead for Stream {
                 if !this.recorded_above {
                     this.record_pending_read();
                 }
+                this.was_awaited = true;
                 this.link.reader().register(cx.waker());
                 if let Some(reason) = this.link.interrupted() {
                     return Poll::Ready(Err(Interrupted { reason }.into()));

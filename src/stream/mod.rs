@@ -100,6 +100,8 @@ pub struct Stream {
     was_patient: bool,
     reading: Clock,
     writing: Clock,
+    /// A task has waited for it since it was last at rest.
+    was_awaited: bool,
     /// Which operation the writing clock runs for.
     writing_op: Operation,
     /// Of a stream that a pool owns: looks after the peer while a read waits.
@@ -147,6 +149,7 @@ impl Stream {
             was_patient: false,
             reading: Clock::default(),
             writing: Clock::default(),
+            was_awaited: false,
             writing_op: Operation::Write,
             watch: None,
             opened: Some(Instant::now()),
@@ -332,7 +335,9 @@ impl Stream {
             self.debts_seen = 0;
             return true;
         }
-        self.link.forget_tasks();
+        if std::mem::take(&mut self.was_awaited) {
+            self.link.forget_tasks();
+        }
         false
     }
 

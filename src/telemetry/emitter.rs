@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::Telemetry;
-use crate::event::{Event, Observer};
+use super::handles::PoolHandles;
+use super::{Telemetry, log};
+use crate::event::{Check, CheckVerdict, CheckoutOutcome, ConnId, Event, Observer};
 
 /// The one way to emit: to the metrics, to the log and to the user's observer.
 pub(crate) struct Emitter {
@@ -28,15 +30,59 @@ impl Emitter {
 
     /// Emits one event. Called with no lock held.
     pub(crate) fn emit(&self, event: Event) {
-        // Recorders, subscribers and observers are foreign code, called where a panic would tear a
-        // connection out of its owner's hands.
-        let call = std::panic::AssertUnwindSafe(|| {
+        self.guarded(|| {
             self.telemetry.record(&event);
             if let Some(observer) = &self.observer {
                 observer.on_event(self.name(), &event);
             }
         });
-        if std::panic::catch_unwind(call).is_err() {
+    }
+
+    /// [`Event::CheckedOut`], of which there is one for every use of a connection: nothing is built
+    /// for a log and an observer that are not there.
+    pub(crate) fn checked_out(&self, conn: ConnId, waited: Duration) {
+        if self.only_counts() {
+            self.count(|handles| handles.checkout(CheckoutOutcome::Ok, waited));
+        } else {
+            self.emit(Event::CheckedOut { conn, waited });
+        }
+    }
+
+    /// [`Event::Returned`], in the same way.
+    pub(crate) fn returned(&self, conn: ConnId, used: Duration) {
+        if self.only_counts() {
+            self.count(|handles| handles.returned(used));
+        } else {
+            self.emit(Event::Returned { conn, used });
+        }
+    }
+
+    /// [`Event::Checked`] with nothing found, in the same way.
+    pub(crate) fn found_alive(&self, conn: ConnId, check: Check) {
+        let verdict = CheckVerdict::Alive;
+        if self.only_counts() {
+            self.count(|handles| handles.checked(check, verdict));
+        } else {
+            self.emit(Event::Checked { conn, check, verdict, heard: None });
+        }
+    }
+
+    fn only_counts(&self) -> bool {
+        self.observer.is_none() && !log::is_traced()
+    }
+
+    fn count(&self, count: impl FnOnce(&PoolHandles)) {
+        self.guarded(|| {
+            if let Some(handles) = self.telemetry.of_pool() {
+                count(handles);
+            }
+        });
+    }
+
+    /// Recorders, subscribers and observers are foreign code, called where a panic would tear a
+    /// connection out of its owner's hands.
+    fn guarded(&self, call: impl FnOnce()) {
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_err() {
             tracing::error!(
                 target: "livepool",
                 name = self.name(),

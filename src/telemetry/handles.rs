@@ -13,7 +13,9 @@ use super::Gauges;
 use super::metric::Metric;
 use super::names;
 use super::register::Register;
-use crate::event::{CheckoutOutcome, CloseReason, DialOutcome, Event, PeerState};
+use crate::event::{
+    Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Event, PeerState,
+};
 
 /// The handles of a pool, or of a connector. Arrays are indexed by the enum's value.
 pub(super) struct PoolHandles {
@@ -68,10 +70,8 @@ impl PoolHandles {
         match event {
             Event::CheckedOut { waited, .. } => self.checkout(CheckoutOutcome::Ok, *waited),
             Event::CheckoutFailed { outcome, waited } => self.checkout(*outcome, *waited),
-            Event::Returned { used, .. } => self.used.record(*used),
-            Event::Checked { check, verdict, .. } => {
-                self.checks[*check as usize][*verdict as usize].increment(1);
-            }
+            Event::Returned { used, .. } => self.returned(*used),
+            Event::Checked { check, verdict, .. } => self.checked(*check, *verdict),
             Event::Opened { took, .. } => self.dial(DialOutcome::Ok, *took),
             Event::DialFailed { outcome, took, .. } => self.dial(*outcome, *took),
             Event::Closed { reason, age, used, .. } => {
@@ -102,7 +102,15 @@ impl PoolHandles {
         set(&self.waiters, now.waiters);
     }
 
-    fn checkout(&self, outcome: CheckoutOutcome, waited: Duration) {
+    pub(super) fn returned(&self, used: Duration) {
+        self.used.record(used);
+    }
+
+    pub(super) fn checked(&self, check: Check, verdict: CheckVerdict) {
+        self.checks[check as usize][verdict as usize].increment(1);
+    }
+
+    pub(super) fn checkout(&self, outcome: CheckoutOutcome, waited: Duration) {
         self.checkouts[outcome as usize].increment(1);
         self.checkout_wait.record(waited);
     }

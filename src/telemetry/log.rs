@@ -32,6 +32,11 @@ macro_rules! entry {
     };
 }
 
+/// Whether anybody reads what happens on every checkout.
+pub(super) fn is_traced() -> bool {
+    tracing::level_filters::LevelFilter::current() == tracing::level_filters::LevelFilter::TRACE
+}
+
 /// Writes one event. What happens on every checkout is first, and costs one static check while
 /// `trace` is off.
 pub(super) fn event(source: Source<'_>, event: &Event) {

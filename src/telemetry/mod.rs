@@ -109,6 +109,14 @@ impl Telemetry {
         }
     }
 
+    /// The metrics of a pool, if somebody records them.
+    fn of_pool(&self) -> Option<&PoolHandles> {
+        match &self.handles {
+            Handles::Pool(handles) => self.resolved_pool(handles),
+            Handles::Listener(_) => None,
+        }
+    }
+
     fn resolved_pool<'a>(&self, handles: &'a Lazy<PoolHandles>) -> Option<&'a PoolHandles> {
         handles.get_or_resolve(|recorder| PoolHandles::resolve(recorder, &self.name))
     }

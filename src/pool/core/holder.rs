@@ -9,6 +9,7 @@ use tracing::Span;
 use super::Core;
 use crate::error::Holder;
 use crate::event::Event;
+use crate::pool::age::Age;
 
 /// Who has a connection.
 #[derive(Debug)]
@@ -22,10 +23,19 @@ pub(super) struct Held {
 
 impl Core {
     /// Notes who has it from now on.
-    pub(in crate::pool) fn taken_by(&self, since: Instant, taken_at: &'static Location<'static>) {
+    pub(in crate::pool) fn taken_by(&self, since: Age, taken_at: &'static Location<'static>) {
         if self.common.notes_holders {
+            let since = self.moment(since);
             let holder = Held { since, taken_at, span: Span::current(), reported: false };
             let last = self.home().holder.replace(holder);
+            drop(last);
+        }
+    }
+
+    /// Nobody has it any more.
+    pub(in crate::pool) fn let_go(&self) {
+        if self.common.notes_holders {
+            let last = self.home().holder.take();
             drop(last);
         }
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{Core, State};
 use crate::event::{Check, CheckVerdict, CloseReason};
 use crate::liveness::{Life, Parked};
+use crate::pool::age::Age;
 use crate::stream::{Conn, Keeper};
 use crate::sys::tcp_info::tcp_info;
 
@@ -25,8 +26,8 @@ pub(in crate::pool) enum Classified {
 impl Core {
     /// Whether the peer has been silent for too long. Costs a system call only when the last proof
     /// is that old.
-    pub(super) fn is_silent(&self, conn: &Conn, now: Instant, max: Duration) -> bool {
-        if self.proof.age(now) < max {
+    pub(super) fn is_silent(&self, conn: &Conn, now: Age, max: Duration) -> bool {
+        if self.unheard_for(now) < max {
             return false;
         }
         let heard = tcp_info(&conn.stream().io().sock_ref()).map(|info| info.heard);
@@ -37,7 +38,7 @@ impl Core {
         };
         self.report_check(Check::Life, verdict, heard);
         match life {
-            Life::Heard(ago) => self.prove(now.checked_sub(ago).unwrap_or(now)),
+            Life::Heard(ago) => self.prove(Age::of(now.since(Age::of(ago)))),
             Life::Silent => {}
             // Silence is nothing to act on; the next look is as far away.
             Life::Unknown => self.postpone(now),
@@ -46,19 +47,21 @@ impl Core {
     }
 
     /// How long ago the peer was last proved alive.
-    pub(in crate::pool) fn proof_age(&self, now: Instant) -> Duration {
-        self.proof.age(now)
+    pub(in crate::pool) fn unheard_for(&self, now: Age) -> Duration {
+        now.since(self.heard.get())
     }
 
-    /// The peer was heard at this moment.
-    pub(in crate::pool) fn prove(&self, moment: Instant) {
-        self.proof.heard_at(moment);
-        self.common.peers.heard(&self.peer, moment);
+    /// The peer was heard then.
+    pub(in crate::pool) fn prove(&self, heard: Age) {
+        self.heard.raise(heard);
+        if self.peer.is_suspected() {
+            self.common.peers.heard(&self.peer, self.moment(heard));
+        }
     }
 
     /// Nobody can tell whether the peer lives: it is not asked again for as long as if it did.
-    pub(in crate::pool) fn postpone(&self, now: Instant) {
-        self.proof.heard_at(now);
+    pub(in crate::pool) fn postpone(&self, now: Age) {
+        self.heard.raise(now);
     }
 
     /// Puts it into quarantine. Only for whoever owns the stream.
@@ -71,7 +74,8 @@ impl Core {
 
     /// The idle check: a connection whose peer is silent goes to quarantine.
     pub(in crate::pool) fn check_silence(&self, now: Instant, max: Duration) -> Classified {
-        if self.proof.age(now) < max || !self.change(State::Idle, State::Checking) {
+        let now = self.age_at(now);
+        if self.unheard_for(now) < max || !self.change(State::Idle, State::Checking) {
             return Classified::Done;
         }
         let Some(conn) = self.home().conn.take() else { return Classified::Done };

@@ -129,12 +129,11 @@ impl Peers {
         self.tell(change);
     }
 
-    /// A connection was heard at this moment. Costs a lock only where that is news.
+    /// A connection was heard at this moment. To be called where [that is
+    /// news](Membership::is_suspected): it costs a lock.
     pub(super) fn heard(&self, member: &Membership, moment: Instant) {
-        if member.is_suspected() {
-            let change = self.table().heard(member.addr(), moment);
-            self.tell(change);
-        }
+        let change = self.table().heard(member.addr(), moment);
+        self.tell(change);
     }
 
     pub(super) fn suspects(&self) -> Vec<Arc<Peer>> {

@@ -1,0 +1,81 @@
+//! [`Age`]: a moment in the life of a connection.
+//!
+//! A word, where an `Instant` is two and subtracting two of them costs more than reading the clock:
+//! a checkout reads the clock once, and compares ages from then on.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Nanoseconds since the connection was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Age(u64);
+
+impl Age {
+    pub(super) const ZERO: Self = Self(0);
+    /// No connection gets that old.
+    pub(super) const NEVER: Self = Self(u64::MAX);
+
+    pub(super) fn of(since_opened: Duration) -> Self {
+        let seconds = since_opened.as_secs().saturating_mul(1_000_000_000);
+        Self(seconds.saturating_add(since_opened.subsec_nanos().into()))
+    }
+
+    pub(super) fn duration(self) -> Duration {
+        Duration::from_nanos(self.0)
+    }
+
+    /// What passed since then; nothing, if that is later.
+    pub(super) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// An age that changes. Written by whoever owns the connection's stream, read by everybody.
+#[derive(Debug)]
+pub(super) struct AtomicAge(AtomicU64);
+
+impl AtomicAge {
+    pub(super) const fn new(age: Age) -> Self {
+        Self(AtomicU64::new(age.0))
+    }
+
+    pub(super) fn get(&self) -> Age {
+        Age(self.0.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set(&self, age: Age) {
+        self.0.store(age.0, Ordering::Release);
+    }
+
+    /// Moves it forward, never back.
+    pub(super) fn raise(&self, age: Age) {
+        if self.get() < age {
+            self.set(age);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Age {
+        Age::of(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn what_is_raised_only_moves_forward() {
+        let age = AtomicAge::new(Age::ZERO);
+        age.raise(seconds(5));
+        age.raise(seconds(3));
+        assert_eq!(age.get(), seconds(5));
+        assert_eq!(seconds(7).since(age.get()).as_secs(), 2);
+        assert_eq!(seconds(4).since(age.get()).as_secs(), 0);
+    }
+
+    #[test]
+    fn a_time_longer_than_any_life_is_never() {
+        assert_eq!(Age::of(Duration::MAX), Age::NEVER);
+        assert_eq!(Age::of(Duration::new(1, 5)).duration(), Duration::new(1, 5));
+    }
+}
