@@ -1,138 +1,114 @@
-//! What one checkout and return costs, beside plain deadpool and what a careful user would write
-//! by hand on it, in the same process. Read ratios, not digits.
+//! What getting and returning a connection costs: alone and with others, beside plain deadpool, what
+//! a careful user would write by hand on it, and bb8; and what counting costs.
 //!
 //! ```sh
 //! cargo bench --bench checkout
 //! ```
+//!
+//! Criterion measures one after the other; for ratios within one run see `goals`.
 
-use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+mod support;
 
-use criterion::{Criterion, criterion_group, criterion_main};
-use deadpool::managed::{Manager, Metrics, Pool, RecycleError, RecycleResult, Timeouts};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::{Builder, Runtime};
+use std::time::Duration;
 
-const SIZE: usize = 16;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use livepool::Pool;
+use metrics_exporter_prometheus::PrometheusHandle;
+use support::contenders::{self, BOUNDED, Check, UNBOUNDED, WAIT};
+use support::load::Load;
+use support::upstream;
+use tokio::runtime::Runtime;
 
-/// What people write first: connect, and believe that idle connections stay alive.
-struct Plain(SocketAddr);
+type Group<'a> = BenchmarkGroup<'a, criterion::measurement::WallTime>;
 
-impl Manager for Plain {
-    type Type = TcpStream;
-    type Error = io::Error;
+/// Callers, and connections for them.
+const TASKS: [u64; 4] = [1, 8, 64, 512];
+const SIZES: [usize; 3] = [1, 8, 64];
 
-    async fn create(&self) -> io::Result<TcpStream> {
-        TcpStream::connect(self.0).await
-    }
-
-    async fn recycle(&self, _: &mut TcpStream, _: &Metrics) -> RecycleResult<io::Error> {
-        Ok(())
-    }
-}
-
-/// What a careful user writes: the same peek as livepool's, in recycle.
-struct Peeking(SocketAddr);
-
-impl Manager for Peeking {
-    type Type = TcpStream;
-    type Error = io::Error;
-
-    async fn create(&self) -> io::Result<TcpStream> {
-        TcpStream::connect(self.0).await
-    }
-
-    async fn recycle(&self, stream: &mut TcpStream, _: &Metrics) -> RecycleResult<io::Error> {
-        let mut buf = [std::mem::MaybeUninit::uninit(); 1];
-        match socket2::SockRef::from(&*stream).peek(&mut buf) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(RecycleError::Backend(error)),
-            Ok(_) => Err(RecycleError::message("closed or dirty")),
-        }
+/// Before a recorder is installed: what a pool costs that nobody counts.
+fn uncounted(c: &mut Criterion) {
+    for (kind, runtime) in &support::runtimes() {
+        let live = contenders::livepool(upstream::echo(), 16);
+        let mut group = c.benchmark_group(format!("recorder/{kind}"));
+        group.bench_function("none", |b| b.iter_custom(|n| Load::Alone.run(runtime, &live, n)));
+        group.finish();
     }
 }
 
-fn deadpool<M: Manager<Type = TcpStream>>(manager: M, timeouts: Timeouts) -> Pool<M> {
-    Pool::builder(manager)
-        .max_size(SIZE)
-        .timeouts(timeouts)
-        .runtime(deadpool::Runtime::Tokio1)
-        .build()
-        .expect("a runtime is given")
-}
-
-/// An upstream that only accepts.
-async fn upstream() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-    let addr = listener.local_addr().expect("bound");
-    tokio::spawn(async move {
-        let mut kept = Vec::new();
-        while let Ok((stream, _)) = listener.accept().await {
-            kept.push(stream);
-        }
-    });
-    addr
-}
-
-/// Times `rounds` of `once`, in the runtime.
-fn timed<F: Future>(runtime: &Runtime, rounds: u64, mut once: impl FnMut() -> F) -> Duration {
-    runtime.block_on(async {
-        let start = Instant::now();
-        for _ in 0..rounds {
-            once().await;
-        }
-        start.elapsed()
-    })
-}
-
-fn get_and_return(c: &mut Criterion) {
-    // A recorder is installed: counting is part of the price.
-    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-    let upkeep = recorder.handle();
-    let _ = metrics::set_global_recorder(recorder);
-    let runtimes = [
-        ("current_thread", Builder::new_current_thread().enable_all().build().expect("runtime")),
-        (
-            "multi_thread",
-            Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime"),
-        ),
-    ];
-    let second = Some(Duration::from_secs(1));
-    let bounded = Timeouts { wait: second, create: second, recycle: second };
-    for (name, runtime) in &runtimes {
-        let addr = runtime.block_on(upstream());
-        let mut group = c.benchmark_group(format!("get_and_return/{name}"));
-
-        let plain = deadpool(Plain(addr), Timeouts::new());
-        group.bench_function("deadpool, plain", |b| {
-            b.iter_custom(|n| timed(runtime, n, || async { drop(plain.get().await) }));
-        });
-
-        let peeking = deadpool(Peeking(addr), Timeouts::new());
-        group.bench_function("deadpool, hand-written peek", |b| {
-            b.iter_custom(|n| timed(runtime, n, || async { drop(peeking.get().await) }));
-        });
-
-        let careful = deadpool(Peeking(addr), bounded);
-        group.bench_function("deadpool, hand-written peek and three timeouts", |b| {
-            b.iter_custom(|n| timed(runtime, n, || async { drop(careful.get().await) }));
-        });
-
-        let config = livepool::Config::new(addr.to_string()).with_max_size(SIZE);
-        let live = livepool::Pool::new(config).expect("valid");
-        group.bench_function("livepool, peek, deadline, counted", |b| {
+fn counted(c: &mut Criterion) {
+    let upkeep = support::install_recorder();
+    for (kind, runtime) in &support::runtimes() {
+        let live = contenders::livepool(upstream::echo(), 16);
+        let mut group = c.benchmark_group(format!("recorder/{kind}"));
+        group.bench_function("prometheus", |b| {
             b.iter_custom(|n| {
-                let took = timed(runtime, n, || async { drop(live.get().await) });
-                // Histograms keep their samples until upkeep; a server's exporter does this.
+                let took = Load::Alone.run(runtime, &live, n);
                 upkeep.run_upkeep();
                 took
             });
         });
         group.finish();
     }
+    for (kind, runtime) in &support::runtimes() {
+        everybody(c, &format!("alone/{kind}"), runtime, &upkeep, 16, Load::Alone);
+        for tasks in TASKS {
+            for size in SIZES {
+                let name = format!("together/{kind}/{tasks} on {size}");
+                everybody(c, &name, runtime, &upkeep, size, Load::Together(tasks));
+            }
+        }
+        let name = format!("cancelling/{kind}/64 on 8");
+        everybody(c, &name, runtime, &upkeep, 8, Load::Impatient(64));
+    }
 }
 
-criterion_group!(benches, get_and_return);
+/// The same load on every pool.
+fn everybody(
+    c: &mut Criterion,
+    name: &str,
+    runtime: &Runtime,
+    upkeep: &PrometheusHandle,
+    size: usize,
+    load: Load,
+) {
+    let addr = upstream::echo();
+    let mut group = c.benchmark_group(name);
+    group.throughput(Throughput::Elements(1));
+    let live = |pool: Pool, name, group: &mut Group<'_>| {
+        group.bench_function(name, |b| {
+            b.iter_custom(|n| {
+                let took = load.run(runtime, &pool, n);
+                upkeep.run_upkeep();
+                took
+            });
+        });
+    };
+    live(contenders::livepool(addr, size), "livepool, peek", &mut group);
+    live(contenders::livepool_pinging(addr, size), "livepool, ping", &mut group);
+    let deadpools = [
+        ("deadpool", Check::Nothing, UNBOUNDED),
+        ("deadpool, wait timeout", Check::Nothing, WAIT),
+        ("deadpool, hand-written peek, three timeouts", Check::Peek, BOUNDED),
+        ("deadpool, ping", Check::Ping, BOUNDED),
+    ];
+    for (name, check, timeouts) in deadpools {
+        let pool = contenders::deadpool(addr, size, check, timeouts);
+        group.bench_function(name, |b| b.iter_custom(|n| load.run(runtime, &pool, n)));
+    }
+    for (name, check) in [("bb8", Check::Nothing), ("bb8, ping", Check::Ping)] {
+        let pool = runtime.block_on(contenders::bb8(addr, size as u32, check));
+        group.bench_function(name, |b| b.iter_custom(|n| load.run(runtime, &pool, n)));
+    }
+    group.finish();
+}
+
+fn criterion() -> Criterion {
+    // There are many of them; see `goals` for those that count.
+    Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(100))
+        .measurement_time(Duration::from_millis(400))
+}
+
+criterion_group!(name = benches; config = criterion(); targets = uncounted, counted);
 criterion_main!(benches);

@@ -47,7 +47,11 @@ pub enum CheckoutFailure {
 /// was, and what to change. [`source`](std::error::Error::source) is the connect error, where there
 /// was one.
 #[derive(Debug, Clone)]
-pub struct CheckoutError {
+pub struct CheckoutError(Box<CheckoutDetails>);
+
+/// Boxed: a checkout that succeeds carries none of it around.
+#[derive(Debug, Clone)]
+pub(crate) struct CheckoutDetails {
     pub(crate) failure: CheckoutFailure,
     pub(crate) pool: Arc<str>,
     pub(crate) waited: Duration,
@@ -75,45 +79,49 @@ impl fmt::Display for Holder {
 }
 
 impl CheckoutError {
+    pub(crate) fn new(details: CheckoutDetails) -> Self {
+        Self(Box::new(details))
+    }
+
     /// Why it failed.
     pub fn failure(&self) -> CheckoutFailure {
-        self.failure
+        self.0.failure
     }
 
     /// How long the caller had waited.
     pub fn waited(&self) -> Duration {
-        self.waited
+        self.0.waited
     }
 
     /// How full the pool was.
     pub fn status(&self) -> &Status {
-        &self.status
+        &self.0.status
     }
 
     /// The connect error, where there was one.
     pub fn connect_error(&self) -> Option<&ConnectError> {
-        self.connect.as_deref()
+        self.0.connect.as_deref()
     }
 
     /// Who has held connections the longest, up to three. Empty unless `hold_warning` is set.
     pub fn holders(&self) -> &[Holder] {
-        &self.holders
+        &self.0.holders
     }
 
     /// Whether a deadline passed: the checkout's own, or the connect's.
     pub fn is_timeout(&self) -> bool {
-        match self.failure {
+        match self.0.failure {
             CheckoutFailure::Timeout(_) => true,
-            CheckoutFailure::Connect => self.connect.as_ref().is_some_and(|e| e.is_timeout()),
+            CheckoutFailure::Connect => self.0.connect.as_ref().is_some_and(|e| e.is_timeout()),
             _ => false,
         }
     }
 
     /// Whether the same call may succeed later without anybody changing anything.
     pub fn is_retryable(&self) -> bool {
-        match self.failure {
+        match self.0.failure {
             CheckoutFailure::Timeout(_) | CheckoutFailure::QueueFull => true,
-            CheckoutFailure::Connect => self.connect.as_ref().is_some_and(|e| e.is_retryable()),
+            CheckoutFailure::Connect => self.0.connect.as_ref().is_some_and(|e| e.is_retryable()),
             CheckoutFailure::Closed => false,
         }
     }
@@ -121,8 +129,8 @@ impl CheckoutError {
 
 impl fmt::Display for CheckoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pool, waited, status, .. } = self;
-        match self.failure {
+        let CheckoutDetails { pool, waited, status, .. } = &*self.0;
+        match self.0.failure {
             CheckoutFailure::Timeout(Phase::Queue) => write!(
                 f,
                 "pool {pool}: no connection became free within {waited:.1?} ({status}); \
@@ -153,7 +161,7 @@ impl fmt::Display for CheckoutError {
             }
             CheckoutFailure::Closed => write!(f, "pool {pool}: the pool is closed"),
         }?;
-        for (index, holder) in self.holders.iter().enumerate() {
+        for (index, holder) in self.0.holders.iter().enumerate() {
             write!(f, "{} {holder}", if index == 0 { "; longest held:" } else { "," })?;
         }
         Ok(())
@@ -162,13 +170,13 @@ impl fmt::Display for CheckoutError {
 
 impl std::error::Error for CheckoutError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.connect.as_deref().map(|e| e as _)
+        self.0.connect.as_deref().map(|e| e as _)
     }
 }
 
 impl From<CheckoutError> for io::Error {
     fn from(error: CheckoutError) -> Self {
-        let kind = match error.failure {
+        let kind = match error.failure() {
             _ if error.is_timeout() => io::ErrorKind::TimedOut,
             CheckoutFailure::QueueFull => io::ErrorKind::ResourceBusy,
             CheckoutFailure::Closed => io::ErrorKind::NotConnected,

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -316,4 +317,27 @@ async fn an_error_of_an_older_generation_does_not_rename_why_that_one_ended() {
     assert!(!guards.pop().unwrap().invalidate(), "it has ended already");
     assert_eq!(guards.pop().unwrap().release(), Release::Discarded(Paused));
     assert_eq!(events.closed(), [Invalidated, Paused]);
+}
+
+/// Between the checks of a connection that is passed on and the caller who gets it are observers and
+/// recorders, and so all the time in the world.
+#[tokio::test]
+async fn a_connection_that_is_passed_on_while_the_pool_is_invalidated_reaches_nobody() {
+    let upstream = Upstream::start();
+    let shared: Arc<OnceLock<Pool>> = Arc::default();
+    let invalidating = Arc::clone(&shared);
+    let observer = move |_: &str, event: &Event| {
+        if let Event::Returned { .. } = event {
+            invalidating.get().unwrap().invalidate();
+        }
+    };
+    let config = upstream.config().with_max_size(1);
+    let pool = shared.get_or_init(|| Pool::builder(config).observer(observer).build().unwrap());
+    let first = pool.get().await.unwrap();
+    let old = first.id();
+    let (new, ()) = tokio::join!(pool.get(), async {
+        tokio::task::yield_now().await;
+        drop(first);
+    });
+    assert_ne!(new.unwrap().id(), old);
 }

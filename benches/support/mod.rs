@@ -3,8 +3,12 @@
 #![allow(dead_code, unreachable_pub, missing_debug_implementations)]
 
 pub mod contenders;
+pub mod crowd;
 pub mod load;
 pub mod paired;
+pub mod proc;
+pub mod results;
+pub mod streams;
 pub mod upstream;
 
 use tokio::runtime::{Builder, Runtime};

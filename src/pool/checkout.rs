@@ -11,7 +11,7 @@ use super::Inner;
 use super::lease::Lease;
 use super::line::{Failed, Spot};
 use crate::deadline::Deadline;
-use crate::error::{CheckoutError, CheckoutFailure, Phase};
+use crate::error::{CheckoutDetails, CheckoutError, CheckoutFailure, Phase};
 use crate::event::{CheckoutOutcome, Event, Operation};
 use crate::net::ConnectError;
 use crate::telemetry;
@@ -85,8 +85,14 @@ async fn obtain(
         None => served(inner, join(inner, attempt)?, attempt.deadline).await?,
     };
     loop {
-        if let Some(lease) = inner.proved(lease, attempt.deadline).await {
-            return Ok(lease);
+        // The pool may have been invalidated while it was on its way.
+        match lease.retired() {
+            Some(reason) => lease.throw_away(reason),
+            None => {
+                if let Some(lease) = inner.proved(lease, attempt.deadline).await {
+                    return Ok(lease);
+                }
+            }
         }
         // Its place is the one it had.
         let spot = inner.line.rejoin(attempt.began);
@@ -145,14 +151,14 @@ impl Inner {
 
     /// What a caller is told who gets nothing.
     pub(super) fn error(&self, failed: Failed, waited: Duration) -> CheckoutError {
-        CheckoutError {
+        CheckoutError::new(CheckoutDetails {
             failure: failed.failure,
             pool: self.emitter().name().into(),
             waited,
             status: self.status(),
             connect: failed.connect,
             holders: self.longest_holders(),
-        }
+        })
     }
 
     /// What a caller was waiting for whose deadline has passed.

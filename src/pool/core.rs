@@ -143,16 +143,22 @@ impl Core {
     }
 
     /// An exchange of the pool's own is over, and the peer was heard.
-    pub(super) fn begin_anew(&self, conn: &mut Conn) {
+    pub(super) fn begin_anew(&self, conn: &mut Conn) -> Result<(), CloseReason> {
         self.prove(self.age());
-        self.rest(conn);
+        self.rest(conn)
     }
 
-    fn rest(&self, conn: &mut Conn) {
+    /// Ends an exchange, unless something has been found wrong with the stream meanwhile: it may be
+    /// in the hands of a task, too.
+    fn rest(&self, conn: &mut Conn) -> Result<(), CloseReason> {
         let mut stream = conn.stream_mut();
+        if let Some(reason) = stream.tainted() {
+            return Err(reason);
+        }
         if stream.rest() {
             *self.link() = Arc::clone(stream.link());
         }
+        Ok(())
     }
 
     /// Ends the use of it: whatever its user does next fails with this reason. Returns whether it
@@ -224,7 +230,16 @@ impl Core {
         let unwelcome = || plan::due(now, self.idle_since(), Age::NEVER, self.idle_limit());
         let unfit = match self.outlived(now).or_else(unwelcome) {
             Some(reason) => Some(reason),
-            None => self.check(&conn, has_fired).err(),
+            None => match conn.check(has_fired) {
+                Verdict::Alive => {
+                    self.report_alive();
+                    None
+                }
+                Verdict::Dead(reason) => {
+                    self.report_check(Check::Peek, CheckVerdict::Dead, None);
+                    Some(reason)
+                }
+            },
         };
         match unfit {
             None if self.common.max_silence.is_some_and(|max| self.is_silent(&conn, now, max)) => {
@@ -263,31 +278,24 @@ impl Core {
     /// an idle one passes, and says why if it does not. No sentinel is left in it: nobody else would
     /// look at it meanwhile.
     pub(super) fn pass_on(&self, conn: &mut Conn, now: Age) -> Result<(), CloseReason> {
+        conn.set_idle(true);
+        self.rest(conn)?;
+        self.idle_since.set(now);
         let unwelcome = || plan::due(now, now, Age::NEVER, self.idle_limit());
         if let Some(reason) = self.unwanted(now).or_else(unwelcome) {
             return Err(reason);
         }
-        self.let_go();
-        conn.set_idle(true);
-        self.rest(conn);
-        self.idle_since.set(now);
-        self.check(conn, true)?;
+        if let Verdict::Dead(reason) = conn.check(true) {
+            return Err(reason);
+        }
         conn.set_idle(false);
+        self.let_go();
         Ok(())
     }
 
-    /// The rungs that never wait.
-    fn check(&self, conn: &Conn, has_fired: bool) -> Result<(), CloseReason> {
-        match conn.check(has_fired) {
-            Verdict::Alive => {
-                self.common.emitter.found_alive(self.id, Check::Peek);
-                Ok(())
-            }
-            Verdict::Dead(reason) => {
-                self.report_check(Check::Peek, CheckVerdict::Dead, None);
-                Err(reason)
-            }
-        }
+    /// The peek found nothing.
+    pub(super) fn report_alive(&self) {
+        self.common.emitter.found_alive(self.id, Check::Peek);
     }
 
     /// Takes the stream of a user back and leaves the sentinel in it. Gives it back with the reason
@@ -314,7 +322,10 @@ impl Core {
             Parked::Restless => self.fired.store(true, Ordering::Release),
         }
         self.was_heard(&conn, now, used_since);
-        self.rest(&mut conn);
+        if let Err(reason) = self.rest(&mut conn) {
+            self.state.store(State::InUse as u8, Ordering::Release);
+            return Err((conn, reason));
+        }
         self.idle_since.set(now);
         self.home().conn = Some(conn);
         // Before the look at whether the pool was closed, in every thread's eyes.

@@ -113,11 +113,17 @@ impl Lease {
         self.take().throw_away(reason);
     }
 
-    /// What was exchanged so far was the pool's own business.
-    pub(super) fn begin_anew(&mut self) {
-        if let Some(held) = &mut self.held {
-            held.core.begin_anew(&mut held.conn);
+    /// What was exchanged so far was the pool's own business. The reason, if it is of no use now.
+    pub(super) fn begin_anew(&mut self) -> Result<(), CloseReason> {
+        match &mut self.held {
+            Some(held) => held.core.begin_anew(&mut held.conn),
+            None => unreachable!("a lease is consumed by whatever takes its connection"),
         }
+    }
+
+    /// Why it must not be handed out any more, if so.
+    pub(super) fn retired(&self) -> Option<CloseReason> {
+        self.held().core.retired()
     }
 
     pub(super) fn is_older_than(&self, moment: Instant) -> bool {
@@ -240,6 +246,7 @@ impl Held {
         if std::mem::take(&mut self.claimed) {
             inner.returned(&self.core, now.since(self.since));
         }
+        self.core.report_alive();
         self.since = now;
         inner.hand_over(Lease { held: Some(self) });
         Release::Reused

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
@@ -44,7 +44,7 @@ pub(super) struct Line {
 #[derive(Debug, Default)]
 struct Queue {
     callers: VecDeque<Arc<Caller>>,
-    /// How many of them have gone, about.
+    /// How many of them have gone.
     gone: usize,
 }
 
@@ -99,30 +99,27 @@ impl Line {
         let caller = Arc::new(Caller { since, turn: Mutex::new(Turn::Waiting(None)) });
         queue.callers.insert(at, Arc::clone(&caller));
         self.waiting.fetch_add(1, Ordering::SeqCst);
+        drop(queue);
+        // Before the look at what there is: see `is_empty`, and `Slots` for the dialer.
+        fence(Ordering::SeqCst);
         Spot { line: self, caller }
     }
 
     /// Gives this to the first who waits. Returns it if nobody does.
-    pub(super) fn give(&self, mut gift: Gift) -> Result<(), Gift> {
-        while let Some(caller) = self.next() {
-            match caller.take(gift) {
-                Ok(task) => {
-                    self.waiting.fetch_sub(1, Ordering::AcqRel);
-                    if let Some(task) = task {
-                        task.wake();
-                    }
-                    return Ok(());
-                }
-                Err(refused) => gift = refused,
-            }
-        }
-        Err(gift)
-    }
-
-    fn next(&self) -> Option<Arc<Caller>> {
+    ///
+    /// Who waits and how many do so changes under one lock: were a caller out of the queue and still
+    /// counted, a connection that is returned meanwhile would be offered to nobody, over and over.
+    pub(super) fn give(&self, gift: Gift) -> Result<(), Gift> {
         let mut queue = self.queue();
         queue.drop_gone();
-        queue.callers.pop_front()
+        let Some(caller) = queue.callers.pop_front() else { return Err(gift) };
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        let task = caller.take(gift);
+        drop(queue);
+        if let Some(task) = task {
+            task.wake();
+        }
+        Ok(())
     }
 
     /// How many wait since this moment or longer, and since when the next one does.
@@ -173,16 +170,11 @@ impl Caller {
         matches!(*self.turn(), Turn::Gone)
     }
 
-    /// Takes what it is given, and returns its task. Refuses it if it has gone.
-    fn take(&self, gift: Gift) -> Result<Option<Waker>, Gift> {
-        let mut turn = self.turn();
-        match &mut *turn {
-            Turn::Waiting(task) => {
-                let task = task.take();
-                *turn = Turn::Called(gift);
-                Ok(task)
-            }
-            Turn::Called(_) | Turn::Gone => Err(gift),
+    /// Takes what it is given, and returns its task. Only for one who is in the queue, and so waits.
+    fn take(&self, gift: Gift) -> Option<Waker> {
+        match std::mem::replace(&mut *self.turn(), Turn::Called(gift)) {
+            Turn::Waiting(task) => task,
+            Turn::Called(_) | Turn::Gone => unreachable!("only those who wait are in the queue"),
         }
     }
 
@@ -245,14 +237,17 @@ impl Spot<'_> {
 
 impl Drop for Spot<'_> {
     fn drop(&mut self) {
+        let was_called = !matches!(*self.caller.turn(), Turn::Waiting(_));
+        // Who was called once is in no queue any more.
+        let queue = (!was_called).then(|| self.line.queue());
         let turn = std::mem::replace(&mut *self.caller.turn(), Turn::Gone);
-        if let Turn::Waiting(_) = turn {
-            self.line.waiting.fetch_sub(1, Ordering::AcqRel);
-            let mut queue = self.line.queue();
+        if let (Turn::Waiting(_), Some(mut queue)) = (&turn, queue) {
+            self.line.waiting.fetch_sub(1, Ordering::SeqCst);
             queue.gone += 1;
             queue.drop_gone();
         }
-        // A task is dropped, and a connection goes back, from here, with no lock held.
+        // A task is forgotten, or a connection goes back, with no lock held.
+        drop(turn);
     }
 }
 

@@ -124,10 +124,13 @@ impl Inner {
                 lease.throw_away(reason);
                 None
             }
-            None => {
-                lease.begin_anew();
-                Some(lease)
-            }
+            None => match lease.begin_anew() {
+                Ok(()) => Some(lease),
+                Err(reason) => {
+                    lease.throw_away(reason);
+                    None
+                }
+            },
         }
     }
 }

@@ -80,10 +80,10 @@ pub(super) async fn reset(lease: Lease) {
     };
     match failed {
         Some(reason) => lease.throw_away(reason),
-        None => {
-            lease.begin_anew();
-            lease.end(Ending::Answered);
-        }
+        None => match lease.begin_anew() {
+            Ok(()) => drop(lease.end(Ending::Answered)),
+            Err(reason) => lease.throw_away(reason),
+        },
     }
 }
 

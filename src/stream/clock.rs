@@ -23,6 +23,16 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// scheduling delay.
 const ABANDONED: Duration = Duration::from_secs(1);
 
+/// The time of one poll, looked up once at most: reading a clock costs more than the rest of it.
+#[derive(Debug, Default)]
+pub(super) struct Now(Option<Instant>);
+
+impl Now {
+    pub(super) fn get(&mut self) -> Instant {
+        *self.0.get_or_insert_with(Instant::now)
+    }
+}
+
 /// The timer of one direction of a stream.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
@@ -40,7 +50,7 @@ impl Clock {
     /// Something moved: an operation that is still pending has its full time again.
     pub(super) fn restart(&mut self, limit: Option<Duration>, cap: Option<Instant>) {
         if self.running.is_some() {
-            self.running = begin(limit, cap);
+            self.running = begin(&mut Now::default(), limit, cap);
         }
     }
 
@@ -50,13 +60,14 @@ impl Clock {
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
+        now: &mut Now,
         limit: Option<Duration>,
         cap: Option<Instant>,
     ) -> Poll<Duration> {
         loop {
             let (began, deadline) = match self.running {
                 Some(running) => running,
-                None => match begin(limit, cap) {
+                None => match begin(now, limit, cap) {
                     Some(running) => *self.running.insert(running),
                     None => return Poll::Pending,
                 },
@@ -70,7 +81,7 @@ impl Clock {
                     return Poll::Pending;
                 }
             }
-            let now = Instant::now();
+            let now = now.get();
             if now < deadline {
                 self.alarm = Some(Alarm::set(self.alarm.take(), deadline, cx.waker()));
                 return Poll::Pending;
@@ -163,11 +174,15 @@ impl Wake for Bell {
     }
 }
 
-fn begin(limit: Option<Duration>, cap: Option<Instant>) -> Option<(Instant, Instant)> {
+fn begin(
+    now: &mut Now,
+    limit: Option<Duration>,
+    cap: Option<Instant>,
+) -> Option<(Instant, Instant)> {
     if limit.is_none() && cap.is_none() {
         return None;
     }
-    let now = Instant::now();
+    let now = now.get();
     let own = limit.and_then(|limit| now.checked_add(limit));
     let deadline = match (own, cap) {
         (Some(own), Some(cap)) => own.min(cap),
@@ -187,7 +202,7 @@ mod tests {
     }
 
     async fn expires(clock: &mut Clock, limit: Duration) -> Duration {
-        std::future::poll_fn(|cx| clock.poll(cx, Some(limit), None)).await
+        std::future::poll_fn(|cx| clock.poll(cx, &mut Now::default(), Some(limit), None)).await
     }
 
     const TEN: Duration = Duration::from_secs(10);
@@ -204,7 +219,7 @@ mod tests {
     async fn a_later_operation_has_its_full_time_although_the_timer_was_armed_by_an_earlier_one() {
         let mut clock = Clock::default();
         std::future::poll_fn(|cx| {
-            assert!(clock.poll(cx, Some(TEN), None).is_pending());
+            assert!(clock.poll(cx, &mut Now::default(), Some(TEN), None).is_pending());
             Poll::Ready(())
         })
         .await;
@@ -219,7 +234,7 @@ mod tests {
     async fn an_earlier_deadline_than_the_armed_one_is_kept() {
         let mut clock = Clock::default();
         std::future::poll_fn(|cx| {
-            assert!(clock.poll(cx, Some(TEN), None).is_pending());
+            assert!(clock.poll(cx, &mut Now::default(), Some(TEN), None).is_pending());
             Poll::Ready(())
         })
         .await;
@@ -233,7 +248,7 @@ mod tests {
     async fn a_deadline_that_passed_while_nobody_waited_does_not_hit_the_next_operation() {
         let mut clock = Clock::default();
         std::future::poll_fn(|cx| {
-            assert!(clock.poll(cx, Some(TEN), None).is_pending());
+            assert!(clock.poll(cx, &mut Now::default(), Some(TEN), None).is_pending());
             Poll::Ready(())
         })
         .await;
@@ -269,7 +284,7 @@ mod tests {
                     let _ = unit.as_mut().poll(cx);
                 }
             }
-            clock.poll(cx, Some(TEN), None)
+            clock.poll(cx, &mut Now::default(), Some(TEN), None)
         })
         .await;
         assert_eq!(start.elapsed().as_secs(), 10);
@@ -280,7 +295,11 @@ mod tests {
         let mut clock = Clock::default();
         let task = Arc::new(Never);
         let waker = Waker::from(Arc::clone(&task));
-        assert!(clock.poll(&mut Context::from_waker(&waker), Some(TEN), None).is_pending());
+        assert!(
+            clock
+                .poll(&mut Context::from_waker(&waker), &mut Now::default(), Some(TEN), None)
+                .is_pending()
+        );
         drop(waker);
         assert!(Arc::strong_count(&task) > 1);
         clock.forget_task();
@@ -292,7 +311,9 @@ mod tests {
         let start = Instant::now();
         let cap = start + Duration::from_secs(4);
         let mut clock = Clock::default();
-        let given = std::future::poll_fn(|cx| clock.poll(cx, Some(TEN), Some(cap))).await;
+        let given =
+            std::future::poll_fn(|cx| clock.poll(cx, &mut Now::default(), Some(TEN), Some(cap)))
+                .await;
         assert_eq!(given.as_secs(), 4);
     }
 
@@ -314,7 +335,7 @@ mod tests {
         let mut clock = Clock::default();
         let first = runtime();
         let begin = std::future::poll_fn(|cx| {
-            assert!(clock.poll(cx, Some(TEN), None).is_pending());
+            assert!(clock.poll(cx, &mut Now::default(), Some(TEN), None).is_pending());
             Poll::Ready(())
         });
         first.block_on(begin);

@@ -91,8 +91,10 @@ impl AsyncRead for Stream {
         match polled {
             Poll::Ready(Ok(())) => {
                 let bytes = buf.filled().len() - before;
-                this.reading.stop();
-                this.end_watch();
+                if std::mem::take(&mut this.read_waits) {
+                    this.reading.stop();
+                    this.end_watch();
+                }
                 if !this.recorded_above {
                     this.record_read(bytes, had_room);
                 }
@@ -106,6 +108,7 @@ impl AsyncRead for Stream {
                 if !this.recorded_above {
                     this.record_pending_read();
                 }
+                this.read_waits = true;
                 this.was_awaited = true;
                 this.link.reader().register(cx.waker());
                 if let Some(reason) = this.link.interrupted() {

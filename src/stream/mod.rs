@@ -34,7 +34,7 @@ use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event, Operation};
 use crate::net::{Dialed, Io, PeerAddr, SocketReport};
 use crate::telemetry::Emitter;
 
-use clock::Clock;
+use clock::{Clock, Now};
 use exchange::{Debt, Exchange};
 
 pub(crate) use bell::Keeper;
@@ -100,6 +100,8 @@ pub struct Stream {
     was_patient: bool,
     reading: Clock,
     writing: Clock,
+    /// A read had to wait, and none has ended since: its clocks run.
+    read_waits: bool,
     /// A task has waited for it since it was last at rest.
     was_awaited: bool,
     /// Which operation the writing clock runs for.
@@ -149,6 +151,7 @@ impl Stream {
             was_patient: false,
             reading: Clock::default(),
             writing: Clock::default(),
+            read_waits: false,
             was_awaited: false,
             writing_op: Operation::Write,
             watch: None,
@@ -371,8 +374,9 @@ impl Stream {
                 return Poll::Pending;
             }
         }
+        let mut now = Now::default();
         if let Some(watch) = &mut self.watch
-            && let Poll::Ready(silent) = watch.poll(cx, &self.io.sock_ref())
+            && let Poll::Ready(silent) = watch.poll(cx, &mut now, &self.io.sock_ref())
         {
             return Poll::Ready(self.peer_is_silent(silent));
         }
@@ -380,7 +384,8 @@ impl Stream {
         if std::mem::replace(&mut self.was_patient, patient) != patient {
             self.reading.stop();
         }
-        let after = std::task::ready!(self.reading.poll(cx, self.read_limit(), self.deadline));
+        let (limit, cap) = (self.read_limit(), self.deadline);
+        let after = std::task::ready!(self.reading.poll(cx, &mut now, limit, cap));
         Poll::Ready(self.time_out(Operation::Read, after))
     }
 
@@ -398,7 +403,8 @@ impl Stream {
             Operation::Shutdown => self.timeouts.shutdown,
             _ => self.timeouts.write,
         };
-        let after = std::task::ready!(self.writing.poll(cx, limit, self.deadline));
+        let now = &mut Now::default();
+        let after = std::task::ready!(self.writing.poll(cx, now, limit, self.deadline));
         Poll::Ready(self.time_out(operation, after))
     }
 

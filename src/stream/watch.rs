@@ -11,7 +11,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::time::Instant;
 
-use super::clock::Clock;
+use super::clock::{Clock, Now};
 use crate::event::CloseReason;
 use crate::liveness::{Probe, Step};
 use crate::sys::tcp_info::{self, Saved, TcpInfo};
@@ -39,10 +39,15 @@ impl Watch {
     }
 
     /// For a read that is pending and owed an answer. Ready when its peer is dead.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, socket: &SockRef<'_>) -> Poll<Silent> {
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: &mut Now,
+        socket: &SockRef<'_>,
+    ) -> Poll<Silent> {
         loop {
-            ready!(self.clock.poll(cx, Some(self.wait), None));
-            let now = Instant::now();
+            ready!(self.clock.poll(cx, now, Some(self.wait), None));
+            let now = now.get();
             self.wait = match tcp_info::tcp_info(socket) {
                 // Nobody can tell; the read's own timeout decides.
                 None => self.max_silence,

@@ -1,5 +1,6 @@
 //! The hot paths.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -24,6 +25,20 @@ pub(crate) const ALL: &[(&str, fn(usize))] = &[
     ("contended/deadpool", |rounds| contended(by_hand_pool(false), rounds)),
     ("contended/hand-written", |rounds| contended(by_hand_pool(true), rounds)),
     ("contended/livepool", |rounds| contended(live_pool, rounds)),
+    ("read-ready/raw", |rounds| {
+        let (runtime, listener) = upstream();
+        let _entered = runtime.enter();
+        let stream = runtime.block_on(TcpStream::connect(listener.local_addr().expect("bound")));
+        ready(&runtime, &listener, stream.expect("an upstream"), rounds);
+    }),
+    ("read-ready/timed", |rounds| {
+        let (runtime, listener) = upstream();
+        let _entered = runtime.enter();
+        let config = Config::new(listener.local_addr().expect("bound").to_string());
+        let connector = Connector::new(&config).expect("valid");
+        let stream = runtime.block_on(connector.connect()).expect("an upstream");
+        ready(&runtime, &listener, stream, rounds);
+    }),
     ("read-pending/raw", |rounds| {
         let (runtime, listener) = upstream();
         let _entered = runtime.enter();
@@ -107,6 +122,32 @@ fn contended<P: Take>(pool: impl Fn(SocketAddr) -> P, rounds: usize) {
         runtime.block_on(tasks);
     };
     some(10 * TASKS);
+    measured(&mut || some(rounds));
+}
+
+/// Everything is there before it is asked for.
+fn ready(
+    runtime: &Runtime,
+    listener: &TcpListener,
+    mut stream: impl AsyncRead + Unpin,
+    rounds: usize,
+) {
+    let (mut writer, _) = listener.accept().expect("a client");
+    writer.write_all(&vec![7; rounds + 101]).expect("alive");
+    let mut buf = [0];
+    runtime
+        .block_on(std::future::poll_fn(|cx| {
+            Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut buf))
+        }))
+        .expect("alive");
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut some = |rounds| {
+        for _ in 0..rounds {
+            let polled = Pin::new(&mut stream).poll_read(&mut cx, &mut ReadBuf::new(&mut buf));
+            assert!(polled.is_ready(), "it is there");
+        }
+    };
+    some(100);
     measured(&mut || some(rounds));
 }
 
