@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use livepool::{Config, ConnId, Event, PeerAddr, Pool};
+use livepool::{Config, ConnId, Event, Guard, PeerAddr, Pool};
 use serde_json::{Value, json};
 use support::contenders::{self, ping};
-use support::crowd::Crowd;
+use support::crowd::{Crowd, Ends};
 use support::{proc, results, upstream};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -142,14 +142,12 @@ async fn one_by_one(mut crowd: Crowd, pool: &Pool, closed: &mut Closed) -> (Crow
     }
     let many = if support::measures() { 500 } else { 5 };
     let step = (guards.len() / many).max(1);
-    let victims: Vec<_> =
-        guards.iter().step_by(step).map(|guard| guard.local_addr().clone()).collect();
+    let victims: Vec<Ends> = guards.iter().step_by(step).map(ends).collect();
     drop(guards);
     let mut times = Vec::new();
     for victim in victims {
-        let PeerAddr::Tcp(client) = victim else { panic!("{victim} is no TCP address") };
         // In a thread of its own: this runtime is to be as quiet as it can be.
-        let order = move || (crowd.end(client), crowd);
+        let order = move || (crowd.end(victim), crowd);
         let (time, back) = tokio::task::spawn_blocking(order).await.expect("no panic");
         crowd = back;
         let (_, seen) = closed.recv().await.expect("the pool lives");
@@ -158,6 +156,13 @@ async fn one_by_one(mut crowd: Crowd, pool: &Pool, closed: &mut Closed) -> (Crow
     let spread = percentiles(times);
     println!("  a FIN to its eviction: {}", show(&spread));
     (crowd, spread)
+}
+
+fn ends(guard: &Guard) -> Ends {
+    match (guard.local_addr(), guard.peer_addr()) {
+        (PeerAddr::Tcp(client), PeerAddr::Tcp(server)) => (*client, *server),
+        other => panic!("{other:?} are no TCP addresses"),
+    }
 }
 
 /// The end of the upstream's process, and what it does to a program that goes on with another one.

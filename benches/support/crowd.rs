@@ -11,6 +11,9 @@ use std::time::{Duration, SystemTime};
 /// Says to a re-run of this very program that it is the upstream, and at how many addresses.
 const ROLE: &str = "LIVEPOOL_BENCH_CROWD";
 
+/// Client and server of a connection. One port of a client serves several servers.
+pub type Ends = (SocketAddr, SocketAddr);
+
 /// The other process. Killed when dropped.
 pub struct Crowd {
     process: Child,
@@ -34,9 +37,9 @@ impl Crowd {
         Self { process, orders, answers, addrs }
     }
 
-    /// Closes the connection of this client; returns when that was done.
-    pub fn end(&mut self, client: SocketAddr) -> SystemTime {
-        writeln!(self.orders, "{client}").expect("it runs");
+    /// Closes the connection between these two; returns when that was done.
+    pub fn end(&mut self, (client, here): Ends) -> SystemTime {
+        writeln!(self.orders, "{client} {here}").expect("it runs");
         let nanos = line(&mut self.answers).parse().expect("a number");
         SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
     }
@@ -63,21 +66,24 @@ fn line(from: &mut impl BufRead) -> String {
 /// To be called first in `main`: does not return in the process that is the upstream.
 pub fn serve_if_asked() {
     let Ok(addrs) = std::env::var(ROLE) else { return };
-    let accepted = Arc::new(Mutex::new(HashMap::<SocketAddr, TcpStream>::new()));
+    let accepted = Arc::new(Mutex::new(HashMap::<Ends, TcpStream>::new()));
     for last in 1..=addrs.parse::<u8>().expect("a number") {
         let listener =
             TcpListener::bind((std::net::Ipv4Addr::new(127, 0, 0, last), 0)).expect("loopback");
-        println!("{}", listener.local_addr().expect("bound"));
+        let here = listener.local_addr().expect("bound");
+        println!("{here}");
         let accepted = Arc::clone(&accepted);
         std::thread::spawn(move || {
             while let Ok((stream, client)) = listener.accept() {
-                accepted.lock().expect("no panic").insert(client, stream);
+                accepted.lock().expect("no panic").insert((client, here), stream);
             }
         });
     }
-    for client in stdin().lines() {
-        let client = client.expect("a pipe").parse().expect("an address");
-        let stream = accepted.lock().expect("no panic").remove(&client);
+    for order in stdin().lines() {
+        let order = order.expect("a pipe");
+        let (client, here) = order.split_once(' ').expect("two addresses");
+        let ends = (client.parse().expect("an address"), here.parse().expect("an address"));
+        let stream = accepted.lock().expect("no panic").remove(&ends);
         let stream = stream.expect("one of them");
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
         drop(stream);
