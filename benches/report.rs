@@ -125,7 +125,7 @@ impl Report {
             ["current_thread", "multi_thread"].map(|kind| figure(&figures[kind])).join(" | ")
         };
         type Row<'a> = (&'a str, &'a str, &'a dyn Fn(&Value) -> String);
-        let rows: [Row<'_>; 9] = [
+        let rows: [Row<'_>; 10] = [
             ("memory of each beyond a bare tokio stream", "1024 B", &|of| {
                 let memory = &of["memory"];
                 format!("{:.0} B", number(&memory["livepool"]) - number(&memory["bare"]))
@@ -138,6 +138,10 @@ impl Report {
                 let rest = &of["rest"];
                 let (user, system) = (number(&rest["user"]), number(&rest["system"]));
                 format!("{:.2} % ({user:.2} + {system:.2})", user + system)
+            }),
+            ("the same without `max_silence`: the kernel's keepalive alone", "", &|of| {
+                let rest = &of["unchecked"];
+                format!("{:.2} %", number(&rest["user"]) + number(&rest["system"]))
             }),
             ("the machine's interrupts meanwhile", "", &|of| {
                 format!("{:.2} %", number(&of["rest"]["interrupts"]))

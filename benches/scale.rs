@@ -54,17 +54,23 @@ fn measure(runtime: &Runtime, idle: usize) -> Value {
     let bare = bare(idle);
     let crowd = Crowd::start(10);
     let (memory, kernel) = (proc::resident(), proc::slab());
-    let (pool, mut closed) = pool(&crowd, idle);
-    runtime.block_on(pool.warm_up(idle)).expect("an upstream");
+    let (pool, mut closed) = runtime.block_on(full(&crowd, Config::default(), idle));
     let each = |after: u64, before: u64| after.saturating_sub(before) / idle as u64;
     let ours = each(proc::resident(), memory);
     // Both ends are on this machine.
     let kernel = each(proc::slab(), kernel) / 2;
     println!("  memory of each: {ours} B here ({bare} B without a pool), {kernel} B in the kernel");
-    let rest = runtime.block_on(at_rest());
+    let rest = runtime.block_on(at_rest("with idle checks", Duration::from_secs(60)));
     let (crowd, eviction) = runtime.block_on(one_by_one(crowd, &pool, &mut closed));
     let death = runtime.block_on(all_at_once(crowd, &pool, &mut closed));
+    let unchecked = {
+        let crowd = Crowd::start(10);
+        let config = Config::default().with_max_silence(None);
+        let _pool = runtime.block_on(full(&crowd, config, idle));
+        runtime.block_on(at_rest("without `max_silence`", Duration::from_secs(20)))
+    };
     json!({
+        "unchecked": unchecked,
         "memory": { "livepool": ours, "bare": bare, "kernel": kernel },
         "rest": rest,
         "eviction": eviction,
@@ -72,10 +78,10 @@ fn measure(runtime: &Runtime, idle: usize) -> Value {
     })
 }
 
-/// A pool with everything that is on by default.
-fn pool(crowd: &Crowd, size: usize) -> (Pool, Closed) {
+/// A pool with so many idle connections.
+async fn full(crowd: &Crowd, config: Config, size: usize) -> (Pool, Closed) {
     let (tell, closed) = tokio::sync::mpsc::unbounded_channel();
-    let config = Config::default()
+    let config = config
         .with_name("crowd")
         .with_upstream(crowd.addrs.iter().map(ToString::to_string))
         .with_max_size(size)
@@ -85,7 +91,9 @@ fn pool(crowd: &Crowd, size: usize) -> (Pool, Closed) {
             let _ = tell.send((*conn, SystemTime::now()));
         }
     };
-    (Pool::builder(config).observer(observer).build().expect("valid"), closed)
+    let pool = Pool::builder(config).observer(observer).build().expect("valid");
+    pool.warm_up(size).await.expect("an upstream");
+    (pool, closed)
 }
 
 /// What a tokio stream takes without a pool, in a process of its own: memory that was used once
@@ -117,9 +125,9 @@ fn bare_streams(order: &str) {
     });
 }
 
-/// What it costs to do nothing for a minute.
-async fn at_rest() -> Value {
-    let time = Duration::from_secs(if support::measures() { 60 } else { 1 });
+/// What it costs to do nothing.
+async fn at_rest(how: &str, time: Duration) -> Value {
+    let time = if support::measures() { time } else { Duration::from_millis(100) };
     let (user, system) = proc::cpu();
     let (_, interrupts) = proc::machine();
     tokio::time::sleep(time).await;
@@ -127,7 +135,7 @@ async fn at_rest() -> Value {
     let (user, system) = (percent(proc::cpu().0 - user), percent(proc::cpu().1 - system));
     let interrupts = percent(proc::machine().1 - interrupts);
     println!(
-        "  at rest for {time:?}: {:.2} % of a core ({user:.2} % its own, {system:.2} % in system \
+        "  at rest {how}, {time:?}: {:.2} % of a core ({user:.2} % its own, {system:.2} % in system \
          calls); the machine's interrupts {interrupts:.2} %",
         user + system
     );

@@ -2,6 +2,7 @@
 //! these, so that nothing needs checking twice.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::Problems;
@@ -26,7 +27,8 @@ pub(crate) struct Settings {
     pub(crate) max_waiting: Option<usize>,
     pub(crate) order: Order,
     pub(crate) validation: Validation,
-    pub(crate) timeouts: Timeouts,
+    /// Shared with every stream, which would be a third smaller without them.
+    pub(crate) timeouts: Arc<Timeouts>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) max_silence: Option<Duration>,
@@ -44,7 +46,8 @@ pub(crate) struct ListenerSettings {
     pub(crate) reuse_port: bool,
     pub(crate) backlog: i32,
     pub(crate) dual_stack: bool,
-    pub(crate) timeouts: Timeouts,
+    /// Shared with every stream, which would be a third smaller without them.
+    pub(crate) timeouts: Arc<Timeouts>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) socket: SocketSettings,
 }
@@ -99,7 +102,7 @@ impl Settings {
             max_waiting: config.max_waiting,
             order: config.order,
             validation: config.validation,
-            timeouts: config.timeouts,
+            timeouts: Arc::new(config.timeouts),
             idle_timeout: config.idle_timeout,
             max_lifetime: config.max_lifetime,
             max_silence: config.max_silence,
@@ -134,7 +137,7 @@ impl ListenerSettings {
             reuse_port: config.reuse_port,
             backlog,
             dual_stack: config.dual_stack,
-            timeouts: config.timeouts,
+            timeouts: Arc::new(config.timeouts),
             idle_timeout: config.idle_timeout,
             socket,
         })

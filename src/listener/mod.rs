@@ -172,7 +172,7 @@ impl Listener {
         self.reported.report(self.emitter(), &unavailable);
         let (id, emitter) = (ConnId::next(), Arc::clone(self.emitter()));
         emitter.emit(Event::Accepted { conn: id, peer: peer.clone() });
-        let stream = Stream::new(io, id, peer, local, self.settings.timeouts, emitter);
+        let stream = Stream::new(io, id, peer, local, Arc::clone(&self.settings.timeouts), emitter);
         self.clients.add(stream.link());
         Ok(stream)
     }

@@ -24,8 +24,9 @@ const MOST_PROBES: u32 = 60;
 const PROBE_EVERY: Duration = Duration::from_millis(50);
 /// A probe that the kernel did not count after this long was dropped by our own interface.
 const UNCOUNTED: Duration = Duration::from_millis(200);
-/// The first look comes early: on a local network the answer is there after 2 ms.
-const FIRST_LOOK: Duration = Duration::from_millis(2);
+/// The first look comes early. A probe leaves at the next tick of the kernel's clock, within 4 ms
+/// where it ticks 250 times a second, and on a local network the answer is there at once.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// Retransmissions without an answer that are enough, if they span the time of a verdict.
 const RETRANSMISSIONS: u32 = 3;
@@ -67,7 +68,12 @@ impl Probe {
     }
 
     /// Judges one reading. `unsent`: bytes of ours wait in the send queue.
-    pub(crate) fn step(&mut self, now: Instant, info: &TcpInfo, unsent: bool) -> Step {
+    pub(crate) fn step(
+        &mut self,
+        now: Instant,
+        info: &TcpInfo,
+        unsent: impl FnOnce() -> bool,
+    ) -> Step {
         let elapsed = now.saturating_duration_since(self.began);
         if info.heard < elapsed {
             return Step::Alive;
@@ -80,7 +86,7 @@ impl Probe {
             }
             return Step::Wait { send: false, look_in: LOOK_EVERY };
         }
-        if unsent {
+        if unsent() {
             return Step::Unknown;
         }
         let length = chance_length(info);
@@ -144,7 +150,7 @@ mod tests {
         let start = Instant::now();
         let (mut probe, mut now, mut sent) = (Probe::begin(start), start, 0);
         loop {
-            match probe.step(now, &peer(now - start, sent), false) {
+            match probe.step(now, &peer(now - start, sent), || false) {
                 Step::Wait { send, look_in } => {
                     sent += u32::from(send);
                     now += look_in;
@@ -191,7 +197,7 @@ mod tests {
         let mut probe = Probe::begin(start);
         for look in 0..20 {
             let now = start + look * 10 * MS;
-            let step = probe.step(now, &silent(SILENCE, look * 6), false);
+            let step = probe.step(now, &silent(SILENCE, look * 6), || false);
             assert!(matches!(step, Step::Wait { .. }), "look {look}: {step:?}");
         }
         assert_eq!(probe.chances, 1);
@@ -228,7 +234,7 @@ mod tests {
         ];
         for (retransmits, heard, dead) in table {
             let info = TcpInfo { unacked: 1, retransmits, ..silent(heard, 0) };
-            let step = Probe::begin(start).step(start, &info, true);
+            let step = Probe::begin(start).step(start, &info, || true);
             let expected = Step::Dead(CloseReason::RetransmitTimeout);
             assert_eq!(step == expected, dead, "{retransmits} in {heard:?}: {step:?}");
         }
@@ -237,6 +243,6 @@ mod tests {
     #[test]
     fn a_closed_window_is_not_a_death() {
         let start = Instant::now();
-        assert_eq!(Probe::begin(start).step(start, &silent(SILENCE, 0), true), Step::Unknown);
+        assert_eq!(Probe::begin(start).step(start, &silent(SILENCE, 0), || true), Step::Unknown);
     }
 }

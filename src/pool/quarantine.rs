@@ -112,50 +112,53 @@ enum Look {
 impl Quarantined {
     /// Looks once. Nothing here waits.
     fn look(&mut self, now: Instant) -> Look {
+        if self.asked.as_ref().is_some_and(|asked| now < asked.due) {
+            return Look::Again;
+        }
         let Some(conn) = &self.conn else { return Look::Left(None) };
         if let Verdict::Dead(reason) = conn.peek() {
             return self.end(reason);
         }
         match self.ask(now) {
-            None | Some(Step::Wait { .. }) => Look::Again,
-            Some(Step::Unknown) => self.leave(CheckVerdict::Unproved, now),
-            Some(Step::Alive) => {
+            Step::Wait { .. } => Look::Again,
+            Step::Unknown => self.leave(CheckVerdict::Unproved, now),
+            Step::Alive => {
                 let heard = self.heard.and_then(|ago| now.checked_sub(ago)).unwrap_or(now);
                 self.leave(CheckVerdict::Alive, heard)
             }
-            Some(Step::Dead(reason)) => {
+            Step::Dead(reason) => {
                 self.core.report_check(Check::Probe, CheckVerdict::Dead, self.heard);
                 self.end(reason)
             }
         }
     }
 
-    /// One step of its probe, if it is due.
-    fn ask(&mut self, now: Instant) -> Option<Step> {
-        let stream = self.conn.as_ref()?.stream();
+    /// One step of its probe.
+    fn ask(&mut self, now: Instant) -> Step {
+        let Some(conn) = &self.conn else { return Step::Unknown };
+        let stream = conn.stream();
         let socket = stream.io().sock_ref();
-        let Some(info) = tcp_info::tcp_info(&socket) else { return Some(Step::Unknown) };
+        let Some(info) = tcp_info::tcp_info(&socket) else { return Step::Unknown };
         self.round_trip = info.rtt + 4 * info.rttvar;
         self.heard = Some(info.heard);
         let asked = match &mut self.asked {
-            Some(asked) if now < asked.due => return None,
             Some(asked) => asked,
             none => {
                 let longest = info.heard + 2 * Probe::verdict_time(&info) + Duration::from_secs(1);
                 let Some(saved) = tcp_info::begin_probing(&socket, longest) else {
-                    return Some(Step::Unknown);
+                    return Step::Unknown;
                 };
                 none.insert(Asked { probe: Probe::begin(now), saved, due: now })
             }
         };
-        let step = asked.probe.step(now, &info, tcp_info::unsent(&socket));
+        let step = asked.probe.step(now, &info, || tcp_info::unsent(&socket));
         if let Step::Wait { send, look_in } = step {
             asked.due = now + look_in;
             if send {
                 tcp_info::send_probe(&socket);
             }
         }
-        Some(step)
+        step
     }
 
     /// Back to the idle ones, the user's settings restored.

@@ -183,7 +183,8 @@ impl Dial<'_> {
             };
             reported.report(emitter, &dialed.unavailable);
             let peer = dialed.peer.clone();
-            let stream = Stream::dialed(dialed, settings.timeouts, Arc::clone(emitter));
+            let stream =
+                Stream::dialed(dialed, Arc::clone(&settings.timeouts), Arc::clone(emitter));
             let Some(handshake) = route.handshake else {
                 attempt.end(Ok(()));
                 return Ok(Conn::Raw(Box::new(stream.announced())));

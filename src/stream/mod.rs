@@ -81,9 +81,9 @@ pub struct Stream {
     /// The name its address was found under.
     host: Option<Arc<str>>,
     emitter: Arc<Emitter>,
-    /// As configured; what `timeouts` goes back to at the end of an exchange.
-    defaults: Timeouts,
-    timeouts: Timeouts,
+    /// As configured; what `limits` go back to at the end of an exchange.
+    defaults: Arc<Timeouts>,
+    limits: Limits,
     /// The end of the whole exchange.
     deadline: Option<Instant>,
     /// When that deadline was set.
@@ -112,9 +112,25 @@ pub struct Stream {
     opened: Option<Instant>,
 }
 
+/// The timeouts of a stream's operations.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    read: Option<Duration>,
+    write: Option<Duration>,
+    flush: Option<Duration>,
+    shutdown: Option<Duration>,
+}
+
+impl Limits {
+    fn of(timeouts: &Timeouts) -> Self {
+        let Timeouts { read, write, flush, shutdown, .. } = *timeouts;
+        Self { read, write, flush, shutdown }
+    }
+}
+
 impl Stream {
     /// A stream that was just dialed, and that nobody was told of yet.
-    pub(crate) fn dialed(dialed: Dialed, timeouts: Timeouts, emitter: Arc<Emitter>) -> Self {
+    pub(crate) fn dialed(dialed: Dialed, timeouts: Arc<Timeouts>, emitter: Arc<Emitter>) -> Self {
         let Dialed { io, peer, local, host, .. } = dialed;
         let mut stream = Self::new(io, ConnId::next(), peer, local, timeouts, emitter);
         stream.host = host;
@@ -128,7 +144,7 @@ impl Stream {
         id: ConnId,
         peer: PeerAddr,
         local: PeerAddr,
-        timeouts: Timeouts,
+        timeouts: Arc<Timeouts>,
         emitter: Arc<Emitter>,
     ) -> Self {
         Self {
@@ -139,8 +155,8 @@ impl Stream {
             local,
             host: None,
             emitter,
+            limits: Limits::of(&timeouts),
             defaults: timeouts,
-            timeouts,
             deadline: None,
             deadline_set: None,
             exchange: Exchange::default(),
@@ -207,21 +223,22 @@ impl Stream {
 
     /// The timeouts in force.
     pub fn timeouts(&self) -> Timeouts {
-        self.timeouts
+        let Limits { read, write, flush, shutdown } = self.limits;
+        Timeouts { read, write, flush, shutdown, ..*self.defaults }
     }
 
     /// Sets the timeout of every later read; `None` waits for ever. In a pool it holds until the
     /// connection is returned.
     pub fn set_read_timeout(&mut self, limit: Option<Duration>) {
-        self.timeouts.read = limit;
+        self.limits.read = limit;
         self.reading.stop();
     }
 
     /// Sets the timeout of every later write and flush; `None` waits for ever. In a pool it holds
     /// until the connection is returned.
     pub fn set_write_timeout(&mut self, limit: Option<Duration>) {
-        self.timeouts.write = limit;
-        self.timeouts.flush = limit;
+        self.limits.write = limit;
+        self.limits.flush = limit;
         self.writing.stop();
     }
 
@@ -319,7 +336,7 @@ impl Stream {
     /// Returns whether the link to it is another one from now on.
     pub(crate) fn rest(&mut self) -> bool {
         self.exchange = Exchange::default();
-        self.timeouts = self.defaults;
+        self.limits = Limits::of(&self.defaults);
         self.deadline = None;
         self.deadline_set = None;
         self.reading.forget_task();
@@ -359,7 +376,7 @@ impl Stream {
 
     /// How long the next answer may take.
     fn read_limit(&self) -> Option<Duration> {
-        self.timeouts.read.filter(|_| !self.link.is_patient())
+        self.limits.read.filter(|_| !self.link.is_patient())
     }
 
     /// For a read that is pending.
@@ -399,9 +416,9 @@ impl Stream {
             self.writing.stop();
         }
         let limit = match operation {
-            Operation::Flush => self.timeouts.flush,
-            Operation::Shutdown => self.timeouts.shutdown,
-            _ => self.timeouts.write,
+            Operation::Flush => self.limits.flush,
+            Operation::Shutdown => self.limits.shutdown,
+            _ => self.limits.write,
         };
         let now = &mut Now::default();
         let after = std::task::ready!(self.writing.poll(cx, now, limit, self.deadline));

@@ -24,7 +24,7 @@ fn stream(timeouts: Timeouts) -> (Stream, UnixStream, Arc<Mutex<Vec<Operation>>>
     let emitter = Emitter::new(Telemetry::pool("test"), Some(Arc::new(observer)));
     let unnamed = || PeerAddr::Unix("".into());
     let (id, io) = (ConnId::next(), Io::Unix(ours));
-    let stream = Stream::new(io, id, unnamed(), unnamed(), timeouts, Arc::new(emitter));
+    let stream = Stream::new(io, id, unnamed(), unnamed(), Arc::new(timeouts), Arc::new(emitter));
     (stream, theirs, counted)
 }
 

@@ -23,7 +23,8 @@ pub(super) struct Watch {
     clock: Clock,
     /// Until the next look.
     wait: Duration,
-    asked: Option<(Probe, Saved)>,
+    /// Boxed: hardly any connection ever has one.
+    asked: Option<Box<(Probe, Saved)>>,
 }
 
 /// The verdict over a silent peer.
@@ -76,10 +77,10 @@ impl Watch {
             let Some(saved) = tcp_info::begin_probing(socket, longest) else {
                 return Ok(self.max_silence);
             };
-            self.asked = Some((Probe::begin(now), saved));
+            self.asked = Some(Box::new((Probe::begin(now), saved)));
         }
-        let Some((probe, _)) = &mut self.asked else { return Ok(self.max_silence) };
-        match probe.step(now, info, tcp_info::unsent(socket)) {
+        let Some(asked) = &mut self.asked else { return Ok(self.max_silence) };
+        match asked.0.step(now, info, || tcp_info::unsent(socket)) {
             Step::Wait { send, look_in } => {
                 if send {
                     tcp_info::send_probe(socket);
@@ -111,8 +112,8 @@ impl Watch {
     }
 
     fn restore(&mut self, socket: &SockRef<'_>) {
-        if let Some((_, saved)) = self.asked.take() {
-            tcp_info::end_probing(socket, saved);
+        if let Some(asked) = self.asked.take() {
+            tcp_info::end_probing(socket, asked.1);
         }
     }
 }

@@ -90,6 +90,7 @@ pub(crate) fn unsent(_: &SockRef<'_>) -> bool {
 pub(crate) struct Saved {
     idle: Duration,
     retries: u32,
+    /// If it was changed.
     user_timeout: Option<Duration>,
 }
 
@@ -103,13 +104,14 @@ pub(crate) fn begin_probing(socket: &SockRef<'_>, silence: Duration) -> Option<S
     if !socket.keepalive().ok()? {
         return None;
     }
+    let user_timeout = socket.tcp_user_timeout().ok()?;
+    let short = user_timeout.is_some_and(|limit| !limit.is_zero() && limit < silence);
     let saved = Saved {
         idle: socket.tcp_keepalive_time().ok()?,
         retries: socket.tcp_keepalive_retries().ok()?,
-        user_timeout: socket.tcp_user_timeout().ok()?,
+        user_timeout: user_timeout.filter(|_| short),
     };
     set(socket, libc::TCP_KEEPCNT, 127)?;
-    let short = saved.user_timeout.is_some_and(|limit| !limit.is_zero() && limit < silence);
     if short && socket.set_tcp_user_timeout(Some(silence)).is_err() {
         end_probing(socket, saved);
         return None;
@@ -131,7 +133,9 @@ pub(crate) fn end_probing(socket: &SockRef<'_>, saved: Saved) {
     let retries = libc::c_int::try_from(saved.retries).unwrap_or(127);
     let _ = set(socket, libc::TCP_KEEPIDLE, seconds);
     let _ = set(socket, libc::TCP_KEEPCNT, retries);
-    let _ = socket.set_tcp_user_timeout(saved.user_timeout);
+    if saved.user_timeout.is_some() {
+        let _ = socket.set_tcp_user_timeout(saved.user_timeout);
+    }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
