@@ -51,7 +51,7 @@ fn rest(c: &mut Criterion) {
                 let before = on_cpu();
                 let seconds =
                     if support::measures() { Duration::from_secs(n) } else { Duration::ZERO };
-                runtime.block_on(tokio::time::sleep(seconds));
+                runtime.block_on(async { tokio::time::sleep(seconds).await });
                 on_cpu() - before
             });
         });

@@ -77,7 +77,8 @@ pub(super) struct Core {
 struct Home {
     conn: Option<Conn>,
     slot: Option<Slot>,
-    holder: Option<Held>,
+    /// Boxed: noted by hardly any pool.
+    holder: Option<Box<Held>>,
 }
 
 impl Core {

@@ -38,7 +38,8 @@ impl Now {
 pub(super) struct Clock {
     /// When the pending operation began, and when it must end.
     running: Option<(Instant, Instant)>,
-    alarm: Option<Alarm>,
+    /// Boxed: most connections of a large pool never wait.
+    alarm: Option<Box<Alarm>>,
 }
 
 impl Clock {
@@ -119,7 +120,7 @@ struct Alarm {
 
 impl Alarm {
     /// Sets the alarm, the last one if it can be used again.
-    fn set(last: Option<Self>, deadline: Instant, task: &Waker) -> Self {
+    fn set(last: Option<Box<Self>>, deadline: Instant, task: &Waker) -> Box<Self> {
         let runtime = Handle::try_current().ok().map(|handle| handle.id());
         let mut alarm = match last {
             Some(mut last) if last.runtime == runtime => {
@@ -128,12 +129,12 @@ impl Alarm {
                 last.armed = deadline;
                 last
             }
-            _ => Self {
+            _ => Box::new(Self {
                 sleep: Box::pin(sleep_until(deadline)),
                 bell: Arc::default(),
                 armed: deadline,
                 runtime,
-            },
+            }),
         };
         alarm.bell.task.register(task);
         let bell = Waker::from(Arc::clone(&alarm.bell));

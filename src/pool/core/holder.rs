@@ -27,7 +27,7 @@ impl Core {
         if self.common.notes_holders {
             let since = self.moment(since);
             let holder = Held { since, taken_at, span: Span::current(), reported: false };
-            let last = self.home().holder.replace(holder);
+            let last = self.home().holder.replace(Box::new(holder));
             drop(last);
         }
     }
@@ -43,7 +43,7 @@ impl Core {
     /// Who has it, if that is noted.
     pub(in crate::pool) fn holder(&self, now: Instant) -> Option<Holder> {
         let home = self.home();
-        let Held { since, taken_at, .. } = home.holder.as_ref()?;
+        let Held { since, taken_at, .. } = home.holder.as_deref()?;
         Some(Holder { conn: self.id, held: now.saturating_duration_since(*since), taken_at })
     }
 
