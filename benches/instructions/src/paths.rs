@@ -13,7 +13,10 @@ use tokio::runtime::Runtime;
 use crate::by_hand::{ByHand, pool};
 use crate::measured;
 
-pub(crate) const ALL: &[(&str, fn(usize))] = &[
+/// Name, and what does it so many times.
+type Path = (&'static str, fn(usize));
+
+pub(crate) const ALL: &[Path] = &[
     ("checkout/deadpool", |rounds| alone(by_hand_pool(false), rounds)),
     ("checkout/hand-written", |rounds| alone(by_hand_pool(true), rounds)),
     ("checkout/livepool", |rounds| alone(live_pool, rounds)),
