@@ -29,7 +29,7 @@ async fn no_task_survives_the_pool() {
     let before = tasks();
     let pool = Pool::new(upstream.config()).unwrap();
     fill(&pool, 2).await;
-    assert_eq!(tasks(), before + 1, "one task for the pool, none for a connection");
+    assert_eq!(tasks(), before + 2, "two tasks for the pool, none for a connection");
     drop(pool);
     until(|| tasks() == before).await;
 }

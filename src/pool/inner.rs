@@ -1,4 +1,4 @@
-//! [`Inner`]: the parts of a pool, and its one background task.
+//! [`Inner`]: the parts of a pool, and the tasks in its background.
 
 use std::fmt;
 use std::pin::pin;
@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 
 use futures_util::future::select;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::common::Common;
 use super::core::Core;
@@ -109,8 +110,12 @@ impl Inner {
         let dialer = dialer::run(Arc::downgrade(self), Arc::clone(&self.slots));
         tokio::spawn(async move {
             let _running = running;
+            // A task of its own: every eviction wakes it, and whoever is awake again when it yields
+            // is run before the runtime has looked at its sockets.
+            let mut dialers = JoinSet::new();
+            dialers.spawn(dialer);
             // Each ends when the pool does.
-            select(pin!(maintenance), pin!(dialer)).await;
+            select(pin!(maintenance), pin!(dialers.join_next())).await;
         });
     }
 

@@ -75,7 +75,7 @@ pub(crate) use tries::Tries;
 
 /// A pool of connections to one upstream. Cloning gives another handle to the same pool.
 ///
-/// A pool may be made outside a runtime; it connects and starts its one background task at the
+/// A pool may be made outside a runtime; it connects and starts its background tasks at the
 /// first checkout. When the last handle is dropped it is closed: its idle connections at once,
 /// those in use when they come back.
 ///
