@@ -22,6 +22,9 @@ use support::{results, upstream};
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::Runtime;
 
+/// The shortest `max_silence` there is.
+const SILENCE: Duration = Duration::from_secs(1);
+
 fn main() {
     let plan = if support::measures() {
         Plan { turns: 31, slice: Duration::from_millis(10) }
@@ -59,14 +62,30 @@ fn main() {
     let (fresh, stale) = silence(runtime, upstream::sink());
     tell("peek, of one in turn", fresh);
     tell("peek and TCP_INFO, of one in turn", stale);
+    tell("a probe and its answer", probe(runtime, near));
     results::save("ladder", &figures.into());
+}
+
+/// A checkout that meets a connection whose peer is silent, and waits for a sign of life.
+fn probe(runtime: &Runtime, addr: std::net::SocketAddr) -> Spread {
+    let turns = if support::measures() { 11 } else { 1 };
+    let pool = Pool::new(Config::new(addr.to_string()).with_max_size(1).with_max_silence(SILENCE));
+    let pool = pool.expect("valid");
+    let times = (0..turns).map(|_| {
+        drop(runtime.block_on(pool.get()).expect("an upstream"));
+        // Nobody looks after it meanwhile: the runtime does not run.
+        std::thread::sleep(SILENCE + Duration::from_millis(200));
+        let start = Instant::now();
+        drop(runtime.block_on(pool.get()).expect("an answer"));
+        start.elapsed().as_nanos() as f64
+    });
+    Spread::of(times.collect())
 }
 
 /// A checkout where the peer was heard lately, and one where the kernel has to be asked, of many
 /// connections in turn.
 fn silence(runtime: &Runtime, addr: std::net::SocketAddr) -> (Spread, Spread) {
     let (many, turns) = if support::measures() { (1000, 7) } else { (4, 1) };
-    const SILENCE: Duration = Duration::from_secs(1);
     let config = Config::new(addr.to_string())
         .with_max_size(many)
         .with_max_connecting(16)

@@ -125,7 +125,7 @@ impl Report {
             ["current_thread", "multi_thread"].map(|kind| figure(&figures[kind])).join(" | ")
         };
         type Row<'a> = (&'a str, &'a str, &'a dyn Fn(&Value) -> String);
-        let rows: [Row<'_>; 10] = [
+        let rows: [Row<'_>; 11] = [
             ("memory of each beyond a bare tokio stream", "1024 B", &|of| {
                 let memory = &of["memory"];
                 format!("{:.0} B", number(&memory["livepool"]) - number(&memory["bare"]))
@@ -154,8 +154,16 @@ impl Report {
                 format!(
                     "{:.1} ({} / {})",
                     number(&of["death"]["ratio"]),
-                    milli(&during["p99"]),
-                    milli(&normal["p99"])
+                    milli(&during["exchange"]["p99"]),
+                    milli(&normal["exchange"]["p99"])
+                )
+            }),
+            ("all die: p99 of a checkout elsewhere (normal)", "", &|of| {
+                let (normal, during) = (&of["death"]["normal"], &of["death"]["during"]);
+                format!(
+                    "{} ({})",
+                    milli(&during["checkout"]["p99"]),
+                    milli(&normal["checkout"]["p99"])
                 )
             }),
         ];

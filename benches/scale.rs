@@ -176,8 +176,9 @@ fn ends(guard: &Guard) -> Ends {
 /// The end of the upstream's process, and what it does to a program that goes on with another one.
 async fn all_at_once(mut crowd: Crowd, pool: &Pool, closed: &mut Closed) -> Value {
     let other = contenders::livepool(upstream::echo(), 4);
-    let normal = percentiles(exchanges(&other, tokio::time::sleep(Duration::from_secs(2))).await);
-    println!("  an exchange with another upstream: {}", show(&normal));
+    let normal = exchanges(&other, tokio::time::sleep(Duration::from_secs(2))).await;
+    println!("  an exchange with another upstream: {}", show(&normal["exchange"]));
+    println!("    its checkout: {}", show(&normal["checkout"]));
     let all = pool.status().idle;
     let start = Instant::now();
     let dying = tokio::task::spawn_blocking(move || {
@@ -192,35 +193,37 @@ async fn all_at_once(mut crowd: Crowd, pool: &Pool, closed: &mut Closed) -> Valu
     .await;
     let took = start.elapsed();
     drop(dying.await);
-    let during = percentiles(during);
-    println!("  the same while all {all} die: {}", show(&during));
+    println!("  the same while all {all} die: {}", show(&during["exchange"]));
+    println!("    its checkout: {}", show(&during["checkout"]));
     println!("  all {all} evicted {took:.0?} after the order to kill their process");
-    let ratio =
-        during["p99"].as_f64().expect("a number") / normal["p99"].as_f64().expect("a number");
+    let p99 = |of: &Value| of["exchange"]["p99"].as_f64().expect("a number");
+    let ratio = p99(&during) / p99(&normal);
     println!("  p99 of the exchange while all die / normal: {ratio:.1}");
     json!({ "evicted": took.as_secs_f64(), "normal": normal, "during": during, "ratio": ratio })
 }
 
-/// One after the other, until something has happened: how long each took.
-async fn exchanges(pool: &Pool, until: impl Future<Output = ()>) -> Vec<Duration> {
+/// One after the other, until something has happened: how long each took, and its checkout alone.
+async fn exchanges(pool: &Pool, until: impl Future<Output = ()>) -> Value {
     let over = Arc::new(AtomicBool::new(false));
     let task = tokio::spawn({
         let (pool, over) = (pool.clone(), Arc::clone(&over));
         async move {
-            let mut times = Vec::new();
+            let (mut checkouts, mut times) = (Vec::new(), Vec::new());
             while !over.load(Ordering::Acquire) {
                 let start = Instant::now();
                 let mut conn = pool.get().await.expect("a connection");
+                checkouts.push(start.elapsed());
                 ping(&mut *conn).await.expect("an echo");
                 conn.release();
                 times.push(start.elapsed());
             }
-            times
+            (checkouts, times)
         }
     });
     until.await;
     over.store(true, Ordering::Release);
-    task.await.expect("no panic")
+    let (checkouts, times) = task.await.expect("no panic");
+    json!({ "checkout": percentiles(checkouts), "exchange": percentiles(times) })
 }
 
 /// In seconds.
