@@ -25,6 +25,7 @@ fn main() -> Result {
     let mut report = Report { text: String::new(), home };
     report.head()?;
     report.goals()?;
+    report.why()?;
     report.scale()?;
     report.ladder()?;
     report.instructions()?;
@@ -109,6 +110,13 @@ impl Report {
             }
             self.plot(title, "ns", &bars)?;
         }
+        Ok(())
+    }
+
+    /// What no program can find out.
+    fn why(&mut self) -> Result {
+        let why = fs::read_to_string(self.home.join("why.md"))?;
+        writeln!(self.text, "## Why some goals are not met\n\n{}\n", why.trim_end())?;
         Ok(())
     }
 
