@@ -205,3 +205,36 @@ fn a_guard_may_be_dropped_outside_a_runtime() {
     assert_eq!(pool.status().idle, 0, "its runtime is gone");
     drop(pool);
 }
+
+/// It goes straight to whoever waits, without having been idle for a moment.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_connection_that_was_closed_in_use_is_not_passed_on_to_whoever_waits() {
+    for (order, reason) in [(Order::Close, PeerClosed), (Order::Say(b"surprise\n".to_vec()), Dirty)]
+    {
+        let upstream = Upstream::start();
+        let (pool, events) = watched(upstream.config().with_max_size(1));
+        let mut first = pool.get().await.unwrap();
+        assert_eq!(ask(&mut first, "ECHO x").await.unwrap(), "x");
+        let old = first.id();
+        let waiting = pool.clone();
+        let waiter = tokio::spawn(async move { waiting.get().await.unwrap() });
+        until(|| pool.status().waiting == 1).await;
+        upstream.order_all(&order);
+        until(|| arrived(&upstream, &order)).await;
+        assert_eq!(first.release(), Release::Discarded(reason));
+        let mut second = waiter.await.unwrap();
+        assert_ne!(second.id(), old);
+        assert_eq!(ask(&mut second, "ECHO y").await.unwrap(), "y");
+        assert_eq!(events.closed(), [reason]);
+    }
+}
+
+/// Whether what was ordered is in our kernel.
+#[cfg(target_os = "linux")]
+fn arrived(upstream: &Upstream, order: &Order) -> bool {
+    match order {
+        Order::Close => support::sockets_to(upstream.addr(), support::CLOSE_WAIT) == 1,
+        _ => support::unread_from(upstream.addr()) > 0,
+    }
+}

@@ -390,6 +390,20 @@ pub fn sockets_to(addr: SocketAddr, state: &str) -> usize {
     table.lines().filter(counts).count()
 }
 
+/// Bytes that wait unread in sockets of this machine that go to `addr` (IPv4).
+#[cfg(target_os = "linux")]
+pub fn unread_from(addr: SocketAddr) -> usize {
+    let port = format!(":{:04X}", addr.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let unread = |line: &str| {
+        let mut cells = line.split_whitespace().skip(2);
+        cells.next().filter(|remote| remote.ends_with(&port))?;
+        let (_, received) = cells.nth(1)?.split_once(':')?;
+        usize::from_str_radix(received, 16).ok()
+    };
+    table.lines().filter_map(unread).sum()
+}
+
 /// On a paused clock a lost wakeup waits for ever; this makes it a failure.
 pub async fn ends<T>(future: impl Future<Output = T>) -> T {
     let day = Duration::from_secs(24 * 60 * 60);
