@@ -4,7 +4,7 @@
 //! - [`dialer`]: new connections; [`peers`]: where they go
 //! - [`slots`]: how many connections may exist
 //! - [`core`]: one connection and its state; [`registry`]: all of them; [`common`]: what they share
-//! - [`store`]: the idle ones, kept by deadpool
+//! - [`store`]: the idle ones; [`age`]: moments in the life of a connection
 //! - [`checkout`], [`lease`] and [`guard`]: the way out and back; [`ping`]: a round trip in between;
 //!   [`reset`]: what is done to a connection that came back; [`tries`]: a second connection when the
 //!   first had died
