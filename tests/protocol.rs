@@ -4,15 +4,16 @@
 mod support;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use livepool::config::Validation;
 use livepool::error::CheckoutFailure;
 use livepool::event::{DialOutcome, Operation};
 use livepool::{
-    CloseReason, Config, Consequence, Event, Guard, Interrupted, Pool, Release, Reuse, Timeouts,
+    CloseReason, Config, Consequence, Event, Guard, Interrupted, Pool, Protocol, Release, Reuse,
+    Timeouts, Wire,
 };
 use support::lines::{Client, Lines};
 use support::{Events, Order, Upstream, until};
@@ -74,6 +75,44 @@ async fn a_question_that_was_not_even_sent_is_nobody_elses_either() {
     assert_eq!(ask(&pool, "ECHO yours").await.unwrap(), "yours");
     assert!(began.elapsed() < Duration::from_millis(300), "it did not wait for the other's answer");
     assert_eq!(events.closed(), [CloseReason::Unfinished]);
+}
+
+/// The end of its task may come at any moment of a return. Here it comes between the pool's looks.
+#[tokio::test]
+async fn a_connection_whose_task_ends_while_it_comes_back_reaches_nobody() {
+    struct Fragile;
+    impl Protocol for Fragile {
+        type Client = Mutex<Option<Wire>>;
+        type Error = io::Error;
+
+        async fn connect(&self, wire: Wire) -> io::Result<Self::Client> {
+            Ok(Mutex::new(Some(wire)))
+        }
+
+        async fn ping(&self, _: &mut Self::Client) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn idle_limit(&self, client: &Self::Client) -> Option<Duration> {
+            drop(client.lock().unwrap().take());
+            None
+        }
+    }
+
+    let upstream = Upstream::start();
+    for waits in [true, false] {
+        let events = Events::default();
+        let builder = Pool::builder(upstream.config().with_max_size(1));
+        let pool = builder.observer(events.observer()).protocol(Fragile).build().unwrap();
+        let first = pool.get().await.unwrap();
+        let mut next = std::pin::pin!(pool.get());
+        if waits {
+            assert!(futures_util::poll!(next.as_mut()).is_pending());
+        }
+        drop(first);
+        assert_eq!(events.closed(), [CloseReason::Discarded], "a caller waits: {waits}");
+        assert!(next.await.unwrap().lock().unwrap().is_some());
+    }
 }
 
 #[tokio::test]

@@ -218,10 +218,11 @@ impl Held {
         if let Some(speech) = &pool.0.speech {
             core.limit_idle(speech.idle_limit(&conn));
         }
-        if !pool.0.line.is_empty() && !pool.0.is_stopped() && core.was_heard(&conn, now, since) {
+        let was_heard = core.was_heard(&conn, now, since);
+        if was_heard && !pool.0.line.is_empty() && !pool.0.is_stopped() {
             return Self { conn, since, claimed, core, pool }.pass_on(now);
         }
-        if let Err((conn, reason)) = core.settle(conn, now, since) {
+        if let Err((conn, reason)) = core.settle(conn, now) {
             return Self { conn, since, claimed, core, pool }.throw_away(reason);
         }
         if claimed {

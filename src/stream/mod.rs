@@ -14,6 +14,7 @@ mod exchange;
 mod fault;
 mod handshake;
 mod io;
+mod limits;
 mod link;
 mod reported;
 mod scan;
@@ -24,18 +25,20 @@ mod watch;
 mod wire;
 
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::config::Timeouts;
-use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event, Operation};
+use crate::event::{CloseReason, ConnId, Event, Operation};
 use crate::net::{Dialed, Io, PeerAddr, SocketReport};
 use crate::telemetry::Emitter;
 
-use clock::{Clock, Now};
+use clock::Clock;
 use exchange::{Debt, Exchange};
+use limits::Limits;
+use watch::Watch;
 
 pub(crate) use bell::Keeper;
 pub(crate) use conn::{Access, AccessMut, Bare, Conn};
@@ -50,7 +53,6 @@ pub(crate) use link::Link;
 pub use link::{Ledger, Owed};
 pub(crate) use reported::Reported;
 pub use scan::{Consequence, Scanner, Unread};
-use watch::{Silent, Watch};
 pub use wire::Wire;
 
 /// A TCP or Unix stream whose every operation is bounded in time.
@@ -110,22 +112,6 @@ pub struct Stream {
     watch: Option<Watch>,
     /// Of a stream that no pool owns: when it was opened, to report its end.
     opened: Option<Instant>,
-}
-
-/// The timeouts of a stream's operations.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    read: Option<Duration>,
-    write: Option<Duration>,
-    flush: Option<Duration>,
-    shutdown: Option<Duration>,
-}
-
-impl Limits {
-    fn of(timeouts: &Timeouts) -> Self {
-        let Timeouts { read, write, flush, shutdown, .. } = *timeouts;
-        Self { read, write, flush, shutdown }
-    }
 }
 
 impl Stream {
@@ -372,82 +358,6 @@ impl Stream {
         if let Some(watch) = &mut self.watch {
             watch.rest(&self.io.sock_ref());
         }
-    }
-
-    /// How long the next answer may take.
-    fn read_limit(&self) -> Option<Duration> {
-        self.limits.read.filter(|_| !self.link.is_patient())
-    }
-
-    /// For a read that is pending.
-    fn poll_read_clock(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Error> {
-        if self.counts_debt {
-            let begun = self.link.debts_begun();
-            if std::mem::replace(&mut self.debts_seen, begun) != begun || self.link.debt() == 0 {
-                self.reading.stop();
-            }
-            if self.link.debt() == 0 {
-                self.end_watch();
-                return Poll::Pending;
-            }
-        }
-        let mut now = Now::default();
-        if let Some(watch) = &mut self.watch
-            && let Poll::Ready(silent) = watch.poll(cx, &mut now, &self.io.sock_ref())
-        {
-            return Poll::Ready(self.peer_is_silent(silent));
-        }
-        let patient = self.link.is_patient();
-        if std::mem::replace(&mut self.was_patient, patient) != patient {
-            self.reading.stop();
-        }
-        let (limit, cap) = (self.read_limit(), self.deadline);
-        let after = std::task::ready!(self.reading.poll(cx, &mut now, limit, cap));
-        Poll::Ready(self.time_out(Operation::Read, after))
-    }
-
-    /// For an operation of the writing side that is pending.
-    fn poll_write_clock(
-        &mut self,
-        cx: &mut Context<'_>,
-        operation: Operation,
-    ) -> Poll<std::io::Error> {
-        if std::mem::replace(&mut self.writing_op, operation) != operation {
-            self.writing.stop();
-        }
-        let limit = match operation {
-            Operation::Flush => self.limits.flush,
-            Operation::Shutdown => self.limits.shutdown,
-            _ => self.limits.write,
-        };
-        let now = &mut Now::default();
-        let after = std::task::ready!(self.writing.poll(cx, now, limit, self.deadline));
-        Poll::Ready(self.time_out(operation, after))
-    }
-
-    /// The error of a read whose peer is dead, and everything that follows from it.
-    fn peer_is_silent(&mut self, silent: Silent) -> std::io::Error {
-        self.exchange.taint(CloseReason::PeerSilent);
-        self.emitter.emit(Event::Checked {
-            conn: self.id,
-            check: Check::Probe,
-            verdict: CheckVerdict::Dead,
-            heard: Some(silent.for_),
-        });
-        PeerSilent { silent_for: silent.for_, reason: silent.reason }.into()
-    }
-
-    /// The error of an operation that ran out of time, and everything that follows from it.
-    fn time_out(&mut self, operation: Operation, after: Duration) -> std::io::Error {
-        let timeout = match (self.deadline, self.deadline_set) {
-            (Some(deadline), Some(set)) if deadline <= Instant::now() => {
-                OpTimeout { operation, after: deadline - set, of_exchange: true }
-            }
-            _ => OpTimeout { operation, after, of_exchange: false },
-        };
-        self.exchange.taint(CloseReason::OpTimeout);
-        self.emitter.emit(Event::TimedOut { operation, conn: Some(self.id), after: timeout.after });
-        timeout.into()
     }
 }
 

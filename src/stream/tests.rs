@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Mutex;
+use std::task::Poll;
 
 use tokio::net::UnixStream;
 

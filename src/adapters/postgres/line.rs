@@ -4,6 +4,10 @@
 //! whose caller has just gone may still be in it, unsent. So it counts who woke the driver and how
 //! much of that it has dealt with. At rest, it has sent everything it was given and read everything
 //! there was.
+//!
+//! [`Wire::driver`](crate::Wire::driver) does not do here. It takes a driver that was polled for one
+//! that has dealt with what woke it, and this one holds back when it has an answer for which nobody
+//! reads; and it goes through the scheduler where this polls again at once.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};

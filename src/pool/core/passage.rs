@@ -1,0 +1,134 @@
+//! The ways of a stream: from its connection to a user, back, and from one user to the next.
+
+use std::sync::atomic::Ordering;
+
+use super::{Core, State};
+use crate::event::{Check, CheckVerdict, CloseReason};
+use crate::liveness::{Parked, Verdict};
+use crate::pool::age::Age;
+use crate::pool::plan;
+use crate::stream::Conn;
+
+impl Core {
+    /// Takes an idle connection for a user, if it may still be used. It never waits: flag, peek,
+    /// lifetime; yes or no, at once. A connection that may not be used is closed here.
+    pub(in crate::pool) fn claim(&self, now: Age) -> Option<Conn> {
+        while !self.change(State::Idle, State::InUse) {
+            // Being looked at right now: it will be offered again when that is over.
+            if self.change(State::Checking, State::Orphaned) {
+                return None;
+            }
+            // Closed, or nothing that could be claimed; only a look that ended just now is.
+            if !self.is(State::Idle) && !self.is(State::Checking) {
+                return None;
+            }
+        }
+        let has_fired = self.fired.load(Ordering::Acquire);
+        if has_fired {
+            self.fired.store(false, Ordering::Release);
+        }
+        let conn = self.home().conn.take()?;
+        let unwelcome = || plan::due(now, self.idle_since(), Age::NEVER, self.idle_limit());
+        let unfit = match self.outlived(now).or_else(unwelcome) {
+            Some(reason) => Some(reason),
+            None => match conn.check(has_fired) {
+                Verdict::Alive => {
+                    self.report_alive();
+                    None
+                }
+                Verdict::Dead(reason) => {
+                    self.report_check(Check::Peek, CheckVerdict::Dead, None);
+                    Some(reason)
+                }
+            },
+        };
+        match unfit {
+            None if self.common.max_silence.is_some_and(|max| self.is_silent(&conn, now, max)) => {
+                // Whoever claimed it drops its handle; it comes back when it is heard.
+                self.state.store(State::Orphaned as u8, Ordering::Release);
+                self.suspect(conn);
+                None
+            }
+            None => {
+                conn.set_idle(false);
+                Some(conn)
+            }
+            Some(reason) => {
+                self.close(conn, reason, None);
+                None
+            }
+        }
+    }
+
+    /// Why the pool would rather not have it back, if so.
+    fn unwanted(&self, now: Age) -> Option<CloseReason> {
+        let surplus = || self.common.slots.are_over().then_some(CloseReason::Resized);
+        self.outlived(now).or_else(surplus)
+    }
+
+    /// Whether the peer of a connection that comes back was heard lately. A user who read has heard
+    /// it, at the earliest at the beginning; when exactly would cost a clock per read.
+    pub(in crate::pool) fn was_heard(&self, conn: &Conn, now: Age, used_since: Age) -> bool {
+        if conn.stream().was_read() {
+            self.prove(used_since);
+        }
+        self.common.max_silence.is_none_or(|max| self.unheard_for(now) < max)
+    }
+
+    /// Makes a connection that comes back ready for its next user at once. It passes the checks that
+    /// an idle one passes, and says why if it does not. No sentinel is left in it: nobody else would
+    /// look at it meanwhile.
+    pub(in crate::pool) fn pass_on(&self, conn: &mut Conn, now: Age) -> Result<(), CloseReason> {
+        conn.set_idle(true);
+        self.rest(conn)?;
+        self.idle_since.set(now);
+        let unwelcome = || plan::due(now, now, Age::NEVER, self.idle_limit());
+        if let Some(reason) = self.unwanted(now).or_else(unwelcome) {
+            return Err(reason);
+        }
+        if let Verdict::Dead(reason) = conn.check(true) {
+            return Err(reason);
+        }
+        conn.set_idle(false);
+        self.let_go();
+        Ok(())
+    }
+
+    /// The peek found nothing.
+    pub(in crate::pool) fn report_alive(&self) {
+        self.common.emitter.found_alive(self.id, Check::Peek);
+    }
+
+    /// Takes the stream of a user back and leaves the sentinel in it. Gives it back with the reason
+    /// if it is not fit to wait.
+    pub(in crate::pool) fn settle(
+        &self,
+        mut conn: Conn,
+        now: Age,
+    ) -> Result<(), (Conn, CloseReason)> {
+        if let Some(reason) = self.unwanted(now) {
+            return Err((conn, reason));
+        }
+        self.let_go();
+        // From here on the sentinel counts.
+        self.state.store(State::Parking as u8, Ordering::Release);
+        conn.set_idle(true);
+        match conn.park(&self.sentinel) {
+            Parked::Unfit(reason) => {
+                self.state.store(State::InUse as u8, Ordering::Release);
+                return Err((conn, reason));
+            }
+            Parked::Waiting => {}
+            Parked::Restless => self.fired.store(true, Ordering::Release),
+        }
+        if let Err(reason) = self.rest(&mut conn) {
+            self.state.store(State::InUse as u8, Ordering::Release);
+            return Err((conn, reason));
+        }
+        self.idle_since.set(now);
+        self.home().conn = Some(conn);
+        // Before the look at whether the pool was closed, in every thread's eyes.
+        self.state.store(State::Idle as u8, Ordering::SeqCst);
+        Ok(())
+    }
+}

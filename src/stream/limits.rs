@@ -1,0 +1,106 @@
+//! How long the operations of a stream may take, and what becomes of it when that is over.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::clock::Now;
+use super::watch::Silent;
+use super::{OpTimeout, PeerSilent, Stream};
+use crate::config::Timeouts;
+use crate::event::{Check, CheckVerdict, CloseReason, Event, Operation};
+
+/// The timeouts of a stream's operations.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) read: Option<Duration>,
+    pub(super) write: Option<Duration>,
+    pub(super) flush: Option<Duration>,
+    pub(super) shutdown: Option<Duration>,
+}
+
+impl Limits {
+    pub(super) fn of(timeouts: &Timeouts) -> Self {
+        let Timeouts { read, write, flush, shutdown, .. } = *timeouts;
+        Self { read, write, flush, shutdown }
+    }
+}
+
+impl Stream {
+    /// How long the next answer may take.
+    pub(super) fn read_limit(&self) -> Option<Duration> {
+        self.limits.read.filter(|_| !self.link.is_patient())
+    }
+
+    /// For a read that is pending.
+    pub(super) fn poll_read_clock(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Error> {
+        if self.counts_debt {
+            let begun = self.link.debts_begun();
+            if std::mem::replace(&mut self.debts_seen, begun) != begun || self.link.debt() == 0 {
+                self.reading.stop();
+            }
+            if self.link.debt() == 0 {
+                self.end_watch();
+                return Poll::Pending;
+            }
+        }
+        let mut now = Now::default();
+        if let Some(watch) = &mut self.watch
+            && let Poll::Ready(silent) = watch.poll(cx, &mut now, &self.io.sock_ref())
+        {
+            return Poll::Ready(self.peer_is_silent(silent));
+        }
+        let patient = self.link.is_patient();
+        if std::mem::replace(&mut self.was_patient, patient) != patient {
+            self.reading.stop();
+        }
+        let (limit, cap) = (self.read_limit(), self.deadline);
+        let after = std::task::ready!(self.reading.poll(cx, &mut now, limit, cap));
+        Poll::Ready(self.time_out(Operation::Read, after))
+    }
+
+    /// For an operation of the writing side that is pending.
+    pub(super) fn poll_write_clock(
+        &mut self,
+        cx: &mut Context<'_>,
+        operation: Operation,
+    ) -> Poll<std::io::Error> {
+        if std::mem::replace(&mut self.writing_op, operation) != operation {
+            self.writing.stop();
+        }
+        let limit = match operation {
+            Operation::Flush => self.limits.flush,
+            Operation::Shutdown => self.limits.shutdown,
+            _ => self.limits.write,
+        };
+        let now = &mut Now::default();
+        let after = std::task::ready!(self.writing.poll(cx, now, limit, self.deadline));
+        Poll::Ready(self.time_out(operation, after))
+    }
+
+    /// The error of a read whose peer is dead, and everything that follows from it.
+    fn peer_is_silent(&mut self, silent: Silent) -> std::io::Error {
+        self.exchange.taint(CloseReason::PeerSilent);
+        self.emitter.emit(Event::Checked {
+            conn: self.id,
+            check: Check::Probe,
+            verdict: CheckVerdict::Dead,
+            heard: Some(silent.for_),
+        });
+        PeerSilent { silent_for: silent.for_, reason: silent.reason }.into()
+    }
+
+    /// The error of an operation that ran out of time, and everything that follows from it.
+    pub(super) fn time_out(&mut self, operation: Operation, after: Duration) -> std::io::Error {
+        let timeout = match (self.deadline, self.deadline_set) {
+            (Some(deadline), Some(set)) if deadline <= Instant::now() => {
+                OpTimeout { operation, after: deadline - set, of_exchange: true }
+            }
+            _ => OpTimeout { operation, after, of_exchange: false },
+        };
+        self.exchange.taint(CloseReason::OpTimeout);
+        self.emitter.emit(Event::TimedOut { operation, conn: Some(self.id), after: timeout.after });
+        timeout.into()
+    }
+}
