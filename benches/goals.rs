@@ -3,6 +3,7 @@
 //!
 //! ```sh
 //! cargo bench --bench goals
+//! cargo bench --bench goals -- alone streams
 //! ```
 //!
 //! Those about ten thousand connections are in `scale`.
@@ -34,20 +35,24 @@ fn main() {
     };
     let upkeep = support::install_recorder();
     let mut findings = Findings::default();
-    for (kind, runtime) in &support::runtimes() {
-        alone(&mut findings, plan, kind, runtime, &upkeep);
+    let runtimes = support::runtimes();
+    // Some of them by name, for whoever works on one; the report is of all.
+    let only: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let is_wanted = |group: &str| only.is_empty() || only.iter().any(|name| name == group);
+    for (group, run) in GROUPS {
+        for (kind, runtime) in runtimes.iter().filter(|_| is_wanted(group)) {
+            run(&mut findings, plan, kind, runtime, &upkeep);
+        }
     }
-    for (kind, runtime) in &support::runtimes() {
-        together(&mut findings, plan, kind, runtime, &upkeep);
+    if only.is_empty() {
+        results::save("goals", &Value::Array(findings.groups));
     }
-    for (kind, runtime) in &support::runtimes() {
-        far_away(&mut findings, plan, kind, runtime, &upkeep);
-    }
-    for (kind, runtime) in &support::runtimes() {
-        streams(&mut findings, plan, kind, runtime);
-    }
-    results::save("goals", &Value::Array(findings.groups));
 }
+
+type Group = fn(&mut Findings, Plan, &str, &Runtime, &PrometheusHandle);
+
+const GROUPS: &[(&str, Group)] =
+    &[("alone", alone), ("together", together), ("far_away", far_away), ("streams", streams)];
 
 fn alone(
     findings: &mut Findings,
@@ -163,7 +168,13 @@ fn far_away(
     );
 }
 
-fn streams(findings: &mut Findings, plan: Plan, kind: &str, runtime: &Runtime) {
+fn streams(
+    findings: &mut Findings,
+    plan: Plan,
+    kind: &str,
+    runtime: &Runtime,
+    _: &PrometheusHandle,
+) {
     let addr = upstream::echo_in(runtime);
     let compare = |what: &str, run: &dyn Fn(Kind, &mut Option<Bounded>, u64) -> Duration| {
         let entries = Kind::ALL.map(|each| {

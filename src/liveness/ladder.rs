@@ -8,6 +8,7 @@ use crate::net::Io;
 
 /// Checks an idle connection. Where its sentinel has fired that may be for the end of its runtime,
 /// which no peek shows: then `waker` is left in its reader slot.
+#[inline(always)]
 pub(crate) fn check(io: &Io, has_fired: bool, waker: &Waker) -> Verdict {
     if has_fired && runtime_gone(io, waker) {
         return Verdict::Dead(CloseReason::RuntimeGone);

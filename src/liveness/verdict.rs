@@ -15,6 +15,7 @@ pub(crate) enum Verdict {
 impl Verdict {
     /// Judges an idle connection by what a peek found. The error of a socket is one-shot: whoever
     /// peeks first learns it, so it is turned into a reason here and nowhere else.
+    #[inline(always)]
     pub(crate) fn of_peek(peeked: Peeked) -> Self {
         match peeked {
             Peeked::Empty => Self::Alive,

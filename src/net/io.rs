@@ -40,6 +40,7 @@ impl Io {
     }
 
     /// One peek, straight from the kernel: the verdict. Leaves tokio's readiness as it is.
+    #[inline(always)]
     pub(crate) fn peek(&self) -> Peeked {
         peek::peek(&self.sock_ref())
     }
@@ -95,6 +96,7 @@ impl std::os::fd::AsFd for Io {
 }
 
 impl AsyncRead for Io {
+    #[inline]
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -105,6 +107,7 @@ impl AsyncRead for Io {
 }
 
 impl AsyncWrite for Io {
+    #[inline]
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -113,14 +116,17 @@ impl AsyncWrite for Io {
         either!(self.get_mut(), socket => Pin::new(socket).poll_write(cx, buf))
     }
 
+    #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self.get_mut(), socket => Pin::new(socket).poll_flush(cx))
     }
 
+    #[inline]
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self.get_mut(), socket => Pin::new(socket).poll_shutdown(cx))
     }
 
+    #[inline]
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -129,6 +135,7 @@ impl AsyncWrite for Io {
         either!(self.get_mut(), socket => Pin::new(socket).poll_write_vectored(cx, bufs))
     }
 
+    #[inline]
     fn is_write_vectored(&self) -> bool {
         either!(self, socket => socket.is_write_vectored())
     }

@@ -128,6 +128,7 @@ async fn served(inner: &Arc<Inner>, spot: Spot<'_>, deadline: Deadline) -> Resul
 }
 
 impl Inner {
+    #[inline(always)]
     fn at_once(self: &Arc<Self>) -> Option<Lease> {
         if !self.line.is_empty() || self.is_closed() {
             return None;

@@ -44,6 +44,7 @@ impl Store {
     }
 
     /// A usable connection, if there is one. Those found unusable on the way are closed.
+    #[inline(always)]
     pub(super) fn take(&self) -> Option<Taken> {
         loop {
             let core = self.next()?;

@@ -44,15 +44,20 @@ pub(super) struct Clock {
 
 impl Clock {
     /// The operation ended, or none is owed: the next pending one starts afresh.
+    #[inline]
     pub(super) fn stop(&mut self) {
         self.running = None;
     }
 
+    /// Whether an operation waits.
+    #[inline]
+    pub(super) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// Something moved: an operation that is still pending has its full time again.
     pub(super) fn restart(&mut self, limit: Option<Duration>, cap: Option<Instant>) {
-        if self.running.is_some() {
-            self.running = begin(&mut Now::default(), limit, cap);
-        }
+        self.running = begin(&mut Now::default(), limit, cap);
     }
 
     /// For an operation that is pending now. Ready, with the time it was given, when that is up.

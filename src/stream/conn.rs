@@ -183,6 +183,7 @@ impl Conn {
     }
 
     /// The rungs that never wait; see [`liveness::check`].
+    #[inline(always)]
     pub(crate) fn check(&self, has_fired: bool) -> Verdict {
         match self {
             Self::Raw(stream) => liveness::check(stream.io(), has_fired, Waker::noop()),
@@ -215,6 +216,7 @@ impl Conn {
 }
 
 impl Client {
+    #[inline(never)]
     fn check(&self) -> Verdict {
         if let Some(stream) = &*self.shared.stream() {
             if let Some(reason) = stream.tainted() {

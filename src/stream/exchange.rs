@@ -39,6 +39,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
+    #[inline]
     pub(super) fn read(&mut self, bytes: usize) {
         self.read_pending = false;
         if bytes > 0 {
@@ -48,6 +49,7 @@ impl Exchange {
         }
     }
 
+    #[inline]
     pub(super) fn wrote(&mut self, bytes: usize) {
         self.write_pending = false;
         if bytes > 0 {

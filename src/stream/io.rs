@@ -1,4 +1,7 @@
 //! `AsyncRead` and `AsyncWrite` for [`Stream`]: tokio's own operations, with a clock on `Pending`.
+//!
+//! What an operation needs that is ready is inlined into its caller, and everything else is a
+//! function of its own: see [`sys::peek`](crate::sys::peek) for what each frame costs.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,25 +15,37 @@ use super::{Interrupted, Stream};
 use crate::event::{CloseReason, Operation};
 
 impl Stream {
-    /// Why an operation may not even begin.
+    /// Why an operation may not even begin. Whoever was not interrupted and has set no deadline pays
+    /// next to nothing.
+    #[inline]
     fn refused(&mut self, operation: Operation) -> Option<io::Error> {
+        if self.deadline.is_none() && !self.link.is_interrupted() {
+            return None;
+        }
+        self.refusal(operation)
+    }
+
+    #[cold]
+    fn refusal(&mut self, operation: Operation) -> Option<io::Error> {
         if let Some(reason) = self.link.interrupted() {
             return Some(Interrupted { reason }.into());
         }
         // A peer that trickles bytes is never pending for long; only looking at the clock every
-        // time holds it to the deadline. Who set none pays nothing.
+        // time holds it to the deadline.
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Some(self.time_out(operation, Duration::ZERO));
         }
         None
     }
 
+    #[cold]
     fn failed(&mut self, error: io::Error) -> io::Error {
         self.exchange.taint(CloseReason::of_io_error(&error));
         error
     }
 
     /// What all operations of the writing side share once tokio has answered.
+    #[inline]
     fn settle<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -43,32 +58,60 @@ impl Stream {
                 Poll::Ready(Ok(value))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error))),
-            Poll::Pending => {
-                if !self.recorded_above {
-                    self.record_pending_write();
-                }
-                self.was_awaited = true;
-                self.link.writer().register(cx.waker());
-                // An interrupt between the check at the start and the registration woke nobody.
-                if let Some(reason) = self.link.interrupted() {
-                    return Poll::Ready(Err(Interrupted { reason }.into()));
-                }
-                self.poll_write_clock(cx, operation).map(Err)
-            }
+            Poll::Pending => self.write_waits(cx, operation).map(Err),
         }
     }
 
+    /// For an operation of the writing side that is pending. Ready when it has to end.
+    fn write_waits(&mut self, cx: &mut Context<'_>, operation: Operation) -> Poll<io::Error> {
+        if !self.recorded_above {
+            self.record_pending_write();
+        }
+        self.was_awaited = true;
+        self.link.writer().register(cx.waker());
+        // An interrupt between the check at the start and the registration woke nobody.
+        if let Some(reason) = self.link.interrupted() {
+            return Poll::Ready(Interrupted { reason }.into());
+        }
+        self.poll_write_clock(cx, operation)
+    }
+
+    /// For a read that is pending. Ready when it has to end.
+    fn read_waits(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if !self.recorded_above {
+            self.record_pending_read();
+        }
+        self.read_waits = true;
+        self.was_awaited = true;
+        self.link.reader().register(cx.waker());
+        if let Some(reason) = self.link.interrupted() {
+            return Poll::Ready(Interrupted { reason }.into());
+        }
+        self.poll_read_clock(cx)
+    }
+
+    /// A read that had to wait is over.
+    fn has_read(&mut self) {
+        self.read_waits = false;
+        self.reading.stop();
+        self.end_watch();
+    }
+
     /// Bytes went out: the answer they ask for has its full time from now.
+    #[inline]
     fn wrote(&mut self, bytes: usize) {
         if !self.recorded_above {
             self.record_written(bytes);
         }
         self.link.touch();
-        self.reading.restart(self.read_limit(), self.deadline);
+        if self.reading.is_running() {
+            self.reading.restart(self.read_limit(), self.deadline);
+        }
     }
 }
 
 impl AsyncRead for Stream {
+    #[inline]
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -91,9 +134,8 @@ impl AsyncRead for Stream {
         match polled {
             Poll::Ready(Ok(())) => {
                 let bytes = buf.filled().len() - before;
-                if std::mem::take(&mut this.read_waits) {
-                    this.reading.stop();
-                    this.end_watch();
+                if this.read_waits {
+                    this.has_read();
                 }
                 if !this.recorded_above {
                     this.record_read(bytes, had_room);
@@ -104,23 +146,13 @@ impl AsyncRead for Stream {
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(this.failed(error))),
-            Poll::Pending => {
-                if !this.recorded_above {
-                    this.record_pending_read();
-                }
-                this.read_waits = true;
-                this.was_awaited = true;
-                this.link.reader().register(cx.waker());
-                if let Some(reason) = this.link.interrupted() {
-                    return Poll::Ready(Err(Interrupted { reason }.into()));
-                }
-                this.poll_read_clock(cx).map(Err)
-            }
+            Poll::Pending => this.read_waits(cx).map(Err),
         }
     }
 }
 
 impl AsyncWrite for Stream {
+    #[inline]
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -137,6 +169,7 @@ impl AsyncWrite for Stream {
         this.settle(cx, Operation::Write, result)
     }
 
+    #[inline]
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -153,6 +186,7 @@ impl AsyncWrite for Stream {
         this.settle(cx, Operation::Write, result)
     }
 
+    #[inline]
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
     }
@@ -182,6 +216,7 @@ impl AsyncWrite for Stream {
 macro_rules! delegate_io {
     (impl[$($generics:tt)*] for $type:ty) => {
         impl<$($generics)*> tokio::io::AsyncRead for $type {
+            #[inline]
             fn poll_read(
                 self: std::pin::Pin<&mut Self>,
                 cx: &mut std::task::Context<'_>,
@@ -192,6 +227,7 @@ macro_rules! delegate_io {
         }
 
         impl<$($generics)*> tokio::io::AsyncWrite for $type {
+            #[inline]
             fn poll_write(
                 self: std::pin::Pin<&mut Self>,
                 cx: &mut std::task::Context<'_>,
@@ -200,6 +236,7 @@ macro_rules! delegate_io {
                 std::pin::Pin::new(self.get_mut().stream_mut()).poll_write(cx, buf)
             }
 
+            #[inline]
             fn poll_write_vectored(
                 self: std::pin::Pin<&mut Self>,
                 cx: &mut std::task::Context<'_>,
@@ -208,10 +245,12 @@ macro_rules! delegate_io {
                 std::pin::Pin::new(self.get_mut().stream_mut()).poll_write_vectored(cx, bufs)
             }
 
+            #[inline]
             fn is_write_vectored(&self) -> bool {
                 self.stream().is_write_vectored()
             }
 
+            #[inline]
             fn poll_flush(
                 self: std::pin::Pin<&mut Self>,
                 cx: &mut std::task::Context<'_>,
@@ -219,6 +258,7 @@ macro_rules! delegate_io {
                 std::pin::Pin::new(self.get_mut().stream_mut()).poll_flush(cx)
             }
 
+            #[inline]
             fn poll_shutdown(
                 self: std::pin::Pin<&mut Self>,
                 cx: &mut std::task::Context<'_>,

@@ -63,6 +63,11 @@ impl Link {
         first
     }
 
+    #[inline]
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupt.load(Ordering::Acquire) != RUNNING
+    }
+
     pub(crate) fn interrupted(&self) -> Option<CloseReason> {
         match self.interrupt.load(Ordering::Acquire) {
             RUNNING => None,
@@ -71,6 +76,7 @@ impl Link {
     }
 
     /// Called by the stream itself when bytes moved.
+    #[inline]
     pub(super) fn touch(&self) {
         let count = self.activity.load(Ordering::Relaxed);
         self.activity.store(count.wrapping_add(1), Ordering::Relaxed);

@@ -276,6 +276,7 @@ impl Stream {
         self.exchange = Exchange::default();
     }
 
+    #[inline]
     fn record_read(&mut self, bytes: usize, had_room: bool) {
         self.exchange.read(bytes);
         if bytes == 0 && had_room {
@@ -283,6 +284,7 @@ impl Stream {
         }
     }
 
+    #[inline]
     fn record_written(&mut self, bytes: usize) {
         self.exchange.wrote(bytes);
     }

@@ -12,6 +12,7 @@ use crate::stream::Conn;
 impl Core {
     /// Takes an idle connection for a user, if it may still be used. It never waits: flag, peek,
     /// lifetime; yes or no, at once. A connection that may not be used is closed here.
+    #[inline(always)]
     pub(in crate::pool) fn claim(&self, now: Age) -> Option<Conn> {
         while !self.change(State::Idle, State::InUse) {
             // Being looked at right now: it will be offered again when that is over.
