@@ -90,6 +90,8 @@ pub struct Stream {
     deadline: Option<Instant>,
     /// When that deadline was set.
     deadline_set: Option<Instant>,
+    /// Its user has set limits of its own since it was last at rest.
+    is_limited: bool,
     exchange: Exchange,
     counts_debt: bool,
     /// Of a stream that is shared: what is left in the socket's reader slot.
@@ -145,6 +147,7 @@ impl Stream {
             defaults: timeouts,
             deadline: None,
             deadline_set: None,
+            is_limited: false,
             exchange: Exchange::default(),
             counts_debt: false,
             bell: None,
@@ -216,6 +219,7 @@ impl Stream {
     /// Sets the timeout of every later read; `None` waits for ever. In a pool it holds until the
     /// connection is returned.
     pub fn set_read_timeout(&mut self, limit: Option<Duration>) {
+        self.is_limited = true;
         self.limits.read = limit;
         self.reading.stop();
     }
@@ -223,6 +227,7 @@ impl Stream {
     /// Sets the timeout of every later write and flush; `None` waits for ever. In a pool it holds
     /// until the connection is returned.
     pub fn set_write_timeout(&mut self, limit: Option<Duration>) {
+        self.is_limited = true;
         self.limits.write = limit;
         self.limits.flush = limit;
         self.writing.stop();
@@ -231,6 +236,7 @@ impl Stream {
     /// Sets the moment by which the whole exchange must be over: each later operation gets its own
     /// timeout or what is left, whichever is less. `None` removes it.
     pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.is_limited = true;
         self.deadline = deadline;
         self.deadline_set = deadline.map(|_| Instant::now());
         self.reading.stop();
@@ -324,17 +330,16 @@ impl Stream {
     /// Returns whether the link to it is another one from now on.
     pub(crate) fn rest(&mut self) -> bool {
         self.exchange = Exchange::default();
-        self.limits = Limits::of(&self.defaults);
-        self.deadline = None;
-        self.deadline_set = None;
-        self.reading.forget_task();
-        self.writing.forget_task();
-        self.end_watch();
-        if let Some(watch) = &mut self.watch {
-            watch.forget_task();
+        if std::mem::take(&mut self.is_limited) {
+            self.limits = Limits::of(&self.defaults);
+            self.deadline = None;
+            self.deadline_set = None;
+        }
+        if std::mem::take(&mut self.was_awaited) {
+            self.forget_tasks();
         }
         if self.bell.is_some() {
-            // Its client may be reading, and its ledger is for good.
+            // Its ledger is for good.
             return false;
         }
         if std::mem::take(&mut self.counts_debt) {
@@ -343,10 +348,21 @@ impl Stream {
             self.debts_seen = 0;
             return true;
         }
-        if std::mem::take(&mut self.was_awaited) {
+        false
+    }
+
+    /// Nobody waits any more.
+    fn forget_tasks(&mut self) {
+        self.reading.forget_task();
+        self.writing.forget_task();
+        self.end_watch();
+        if let Some(watch) = &mut self.watch {
+            watch.forget_task();
+        }
+        // Its client may be reading, where it is shared.
+        if self.bell.is_none() {
             self.link.forget_tasks();
         }
-        false
     }
 
     /// Leaves the pool: nobody watches any more.

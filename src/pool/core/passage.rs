@@ -79,6 +79,7 @@ impl Core {
     /// Makes a connection that comes back ready for its next user at once. It passes the checks that
     /// an idle one passes, and says why if it does not. No sentinel is left in it: nobody else would
     /// look at it meanwhile.
+    #[inline(always)]
     pub(in crate::pool) fn pass_on(&self, conn: &mut Conn, now: Age) -> Result<(), CloseReason> {
         conn.set_idle(true);
         self.rest(conn)?;
