@@ -1,9 +1,10 @@
 //! The lazily re-armed timer behind every per-operation deadline.
 //!
 //! An operation that is ready at once costs nothing. One that stays pending only *stores* its
-//! deadline and its task; a single [`Sleep`] per direction stays registered with the runtime and,
-//! when it fires before the current deadline, is armed again. Registering a timer per operation
-//! would cost five to ten times as much as the rest of the operation's bookkeeping.
+//! deadline; a single [`Sleep`] per direction stays registered with the runtime, wakes the task that
+//! the stream's [`Link`] knows and, when it fires before the current deadline, is armed again.
+//! Registering a timer per operation would cost five to ten times as much as the rest of the
+//! operation's bookkeeping.
 //!
 //! Each direction has a clock of its own: two halves of a stream that shared one would lose a
 //! deadline.
@@ -14,9 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::link::{Link, Side};
 
 /// Nobody polled for this long after the alarm rang: the operation that set the deadline was
 /// dropped, and the one that polls now is a new one. A live operation polls within the runtime's
@@ -34,8 +36,9 @@ impl Now {
 }
 
 /// The timer of one direction of a stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Clock {
+    side: Side,
     /// When the pending operation began, and when it must end.
     running: Option<(Instant, Instant)>,
     /// Boxed: most connections of a large pool never wait.
@@ -43,6 +46,10 @@ pub(super) struct Clock {
 }
 
 impl Clock {
+    pub(super) fn new(side: Side) -> Self {
+        Self { side, running: None, alarm: None }
+    }
+
     /// The operation ended, or none is owed: the next pending one starts afresh.
     #[inline]
     pub(super) fn stop(&mut self) {
@@ -60,12 +67,13 @@ impl Clock {
         self.running = begin(&mut Now::default(), limit, cap);
     }
 
-    /// For an operation that is pending now. Ready, with the time it was given, when that is up.
+    /// For an operation that is pending now, whose task `link` knows already: an alarm that rings
+    /// from now on wakes it. Ready, with the time it was given, when that is up.
     ///
     /// `limit` is the operation's own, `cap` the deadline of the exchange around it.
     pub(super) fn poll(
         &mut self,
-        cx: &mut Context<'_>,
+        link: &Arc<Link>,
         now: &mut Now,
         limit: Option<Duration>,
         cap: Option<Instant>,
@@ -80,16 +88,13 @@ impl Clock {
             };
             if let Some(alarm) = &self.alarm
                 && alarm.armed <= deadline
+                && !alarm.sleep.is_elapsed()
             {
-                // Registered first, so that an alarm that rings now wakes this very task.
-                alarm.bell.task.register(cx.waker());
-                if !alarm.sleep.is_elapsed() {
-                    return Poll::Pending;
-                }
+                return Poll::Pending;
             }
             let now = now.get();
             if now < deadline {
-                self.alarm = Some(Alarm::set(self.alarm.take(), deadline, cx.waker()));
+                self.alarm = Some(Alarm::set(self.alarm.take(), deadline, link, self.side));
                 return Poll::Pending;
             }
             let unheard =
@@ -102,13 +107,9 @@ impl Clock {
         }
     }
 
-    /// Forgets the task that used the stream, so that an idle connection keeps no finished task
-    /// alive.
-    pub(super) fn forget_task(&mut self) {
-        self.running = None;
-        if let Some(alarm) = &self.alarm {
-            drop(alarm.bell.task.take());
-        }
+    /// The stream has another link from now on.
+    pub(super) fn forget_link(&mut self) {
+        *self = Self::new(self.side);
     }
 }
 
@@ -125,7 +126,7 @@ struct Alarm {
 
 impl Alarm {
     /// Sets the alarm, the last one if it can be used again.
-    fn set(last: Option<Box<Self>>, deadline: Instant, task: &Waker) -> Box<Self> {
+    fn set(last: Option<Box<Self>>, deadline: Instant, link: &Arc<Link>, side: Side) -> Box<Self> {
         let runtime = Handle::try_current().ok().map(|handle| handle.id());
         let mut alarm = match last {
             Some(mut last) if last.runtime == runtime => {
@@ -136,12 +137,11 @@ impl Alarm {
             }
             _ => Box::new(Self {
                 sleep: Box::pin(sleep_until(deadline)),
-                bell: Arc::default(),
+                bell: Arc::new(Bell { link: Arc::clone(link), side, rang: Mutex::default() }),
                 armed: deadline,
                 runtime,
             }),
         };
-        alarm.bell.task.register(task);
         let bell = Waker::from(Arc::clone(&alarm.bell));
         // Unconstrained: with the task's coop budget spent, a sleep returns Pending without
         // registering its waker, and the deadline would be lost.
@@ -160,9 +160,10 @@ impl Alarm {
 }
 
 /// What the sleep wakes: it notes when, and passes it on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Bell {
-    task: AtomicWaker,
+    link: Arc<Link>,
+    side: Side,
     /// Only read and set under this lock.
     rang: Mutex<Option<Instant>>,
 }
@@ -176,7 +177,7 @@ impl Bell {
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
         *self.rang() = Some(Instant::now());
-        self.task.wake();
+        self.link.task(self.side).wake();
     }
 }
 
@@ -202,13 +203,30 @@ fn begin(
 mod tests {
     use super::*;
 
-    struct Never;
-    impl Wake for Never {
-        fn wake(self: Arc<Self>) {}
+    /// A clock with the link that knows the task, as a stream has it.
+    struct Timed {
+        clock: Clock,
+        link: Arc<Link>,
     }
 
-    async fn expires(clock: &mut Clock, limit: Duration) -> Duration {
-        std::future::poll_fn(|cx| clock.poll(cx, &mut Now::default(), Some(limit), None)).await
+    impl Timed {
+        fn new() -> Self {
+            Self { clock: Clock::new(Side::Reading), link: Link::new() }
+        }
+
+        fn poll(
+            &mut self,
+            cx: &mut Context<'_>,
+            limit: Option<Duration>,
+            cap: Option<Instant>,
+        ) -> Poll<Duration> {
+            self.link.reader().register(cx.waker());
+            self.clock.poll(&self.link, &mut Now::default(), limit, cap)
+        }
+    }
+
+    async fn expires(timed: &mut Timed, limit: Duration) -> Duration {
+        std::future::poll_fn(|cx| timed.poll(cx, Some(limit), None)).await
     }
 
     const TEN: Duration = Duration::from_secs(10);
@@ -216,20 +234,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pending_operation_ends_at_its_limit() {
         let start = Instant::now();
-        let mut clock = Clock::default();
+        let mut clock = Timed::new();
         assert_eq!(expires(&mut clock, TEN).await, TEN);
         assert_eq!(start.elapsed().as_secs(), 10);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_later_operation_has_its_full_time_although_the_timer_was_armed_by_an_earlier_one() {
-        let mut clock = Clock::default();
+        let mut clock = Timed::new();
         std::future::poll_fn(|cx| {
-            assert!(clock.poll(cx, &mut Now::default(), Some(TEN), None).is_pending());
+            assert!(clock.poll(cx, Some(TEN), None).is_pending());
             Poll::Ready(())
         })
         .await;
-        clock.stop();
+        clock.clock.stop();
         tokio::time::sleep(Duration::from_secs(6)).await;
         let start = Instant::now();
         expires(&mut clock, TEN).await;
@@ -238,13 +256,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_earlier_deadline_than_the_armed_one_is_kept() {
-        let mut clock = Clock::default();
+        let mut clock = Timed::new();
         std::future::poll_fn(|cx| {
-            assert!(clock.poll(cx, &mut Now::default(), Some(TEN), None).is_pending());
+            assert!(clock.poll(cx, Some(TEN), None).is_pending());
             Poll::Ready(())
         })
         .await;
-        clock.stop();
+        clock.clock.stop();
         let start = Instant::now();
         expires(&mut clock, Duration::from_secs(2)).await;
         assert_eq!(start.elapsed().as_secs(), 2);
@@ -252,9 +270,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_deadline_that_passed_while_nobody_waited_does_not_hit_the_next_operation() {
-        let mut clock = Clock::default();
+        let mut clock = Timed::new();
         std::future::poll_fn(|cx| {
-            assert!(clock.poll(cx, &mut Now::default(), Some(TEN), None).is_pending());
+            assert!(clock.poll(cx, Some(TEN), None).is_pending());
             Poll::Ready(())
         })
         .await;
@@ -268,7 +286,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn polling_again_and_again_does_not_postpone_the_deadline() {
         let start = Instant::now();
-        let mut clock = Clock::default();
+        let mut clock = Timed::new();
         loop {
             tokio::select! {
                 _ = expires(&mut clock, TEN) => break,
@@ -281,7 +299,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_spent_coop_budget_does_not_lose_the_deadline() {
         let start = Instant::now();
-        let mut clock = Clock::default();
+        let mut clock = Timed::new();
         let mut first = true;
         std::future::poll_fn(|cx| {
             if std::mem::take(&mut first) {
@@ -290,43 +308,25 @@ mod tests {
                     let _ = unit.as_mut().poll(cx);
                 }
             }
-            clock.poll(cx, &mut Now::default(), Some(TEN), None)
+            clock.poll(cx, Some(TEN), None)
         })
         .await;
         assert_eq!(start.elapsed().as_secs(), 10);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_parked_clock_keeps_no_task() {
-        let mut clock = Clock::default();
-        let task = Arc::new(Never);
-        let waker = Waker::from(Arc::clone(&task));
-        assert!(
-            clock
-                .poll(&mut Context::from_waker(&waker), &mut Now::default(), Some(TEN), None)
-                .is_pending()
-        );
-        drop(waker);
-        assert!(Arc::strong_count(&task) > 1);
-        clock.forget_task();
-        assert_eq!(Arc::strong_count(&task), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn the_exchange_deadline_cuts_an_operation_that_has_time_left() {
         let start = Instant::now();
         let cap = start + Duration::from_secs(4);
-        let mut clock = Clock::default();
-        let given =
-            std::future::poll_fn(|cx| clock.poll(cx, &mut Now::default(), Some(TEN), Some(cap)))
-                .await;
+        let mut clock = Timed::new();
+        let given = std::future::poll_fn(|cx| clock.poll(cx, Some(TEN), Some(cap))).await;
         assert_eq!(given.as_secs(), 4);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_jumps_past_the_deadline_of_a_waiting_operation_ends_it() {
         let waiting = tokio::spawn(async {
-            let mut clock = Clock::default();
+            let mut clock = Timed::new();
             expires(&mut clock, TEN).await
         });
         tokio::task::yield_now().await;
@@ -338,15 +338,15 @@ mod tests {
     fn a_clock_outlives_the_runtime_it_was_armed_in() {
         let runtime =
             || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let mut clock = Clock::default();
+        let mut clock = Timed::new();
         let first = runtime();
         let begin = std::future::poll_fn(|cx| {
-            assert!(clock.poll(cx, &mut Now::default(), Some(TEN), None).is_pending());
+            assert!(clock.poll(cx, Some(TEN), None).is_pending());
             Poll::Ready(())
         });
         first.block_on(begin);
         drop(first);
-        clock.forget_task();
+        clock.clock.stop();
         let soon = Duration::from_millis(5);
         runtime().block_on(expires(&mut clock, soon));
     }

@@ -63,7 +63,11 @@ impl Stream {
     }
 
     /// For an operation of the writing side that is pending. Ready when it has to end.
-    fn write_waits(&mut self, cx: &mut Context<'_>, operation: Operation) -> Poll<io::Error> {
+    pub(super) fn write_waits(
+        &mut self,
+        cx: &mut Context<'_>,
+        operation: Operation,
+    ) -> Poll<io::Error> {
         if !self.recorded_above {
             self.record_pending_write();
         }
@@ -73,7 +77,7 @@ impl Stream {
         if let Some(reason) = self.link.interrupted() {
             return Poll::Ready(Interrupted { reason }.into());
         }
-        self.poll_write_clock(cx, operation)
+        self.poll_write_clock(operation)
     }
 
     /// For a read that is pending. Ready when it has to end.
@@ -87,7 +91,7 @@ impl Stream {
         if let Some(reason) = self.link.interrupted() {
             return Poll::Ready(Interrupted { reason }.into());
         }
-        self.poll_read_clock(cx)
+        self.poll_read_clock()
     }
 
     /// A read that had to wait is over.

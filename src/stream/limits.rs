@@ -1,6 +1,6 @@
 //! How long the operations of a stream may take, and what becomes of it when that is over.
 
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -33,8 +33,8 @@ impl Stream {
         self.limits.read.filter(|_| !self.link.is_patient())
     }
 
-    /// For a read that is pending.
-    pub(super) fn poll_read_clock(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Error> {
+    /// For a read that is pending, whose task the link knows.
+    pub(super) fn poll_read_clock(&mut self) -> Poll<std::io::Error> {
         if self.counts_debt {
             let begun = self.link.debts_begun();
             if std::mem::replace(&mut self.debts_seen, begun) != begun || self.link.debt() == 0 {
@@ -47,7 +47,7 @@ impl Stream {
         }
         let mut now = Now::default();
         if let Some(watch) = &mut self.watch
-            && let Poll::Ready(silent) = watch.poll(cx, &mut now, &self.io.sock_ref())
+            && let Poll::Ready(silent) = watch.poll(&self.link, &mut now, &self.io.sock_ref())
         {
             return Poll::Ready(self.peer_is_silent(silent));
         }
@@ -56,16 +56,12 @@ impl Stream {
             self.reading.stop();
         }
         let (limit, cap) = (self.read_limit(), self.deadline);
-        let after = std::task::ready!(self.reading.poll(cx, &mut now, limit, cap));
+        let after = std::task::ready!(self.reading.poll(&self.link, &mut now, limit, cap));
         Poll::Ready(self.time_out(Operation::Read, after))
     }
 
-    /// For an operation of the writing side that is pending.
-    pub(super) fn poll_write_clock(
-        &mut self,
-        cx: &mut Context<'_>,
-        operation: Operation,
-    ) -> Poll<std::io::Error> {
+    /// For an operation of the writing side that is pending, whose task the link knows.
+    pub(super) fn poll_write_clock(&mut self, operation: Operation) -> Poll<std::io::Error> {
         if std::mem::replace(&mut self.writing_op, operation) != operation {
             self.writing.stop();
         }
@@ -75,7 +71,7 @@ impl Stream {
             _ => self.limits.write,
         };
         let now = &mut Now::default();
-        let after = std::task::ready!(self.writing.poll(cx, now, limit, self.deadline));
+        let after = std::task::ready!(self.writing.poll(&self.link, now, limit, self.deadline));
         Poll::Ready(self.time_out(operation, after))
     }
 

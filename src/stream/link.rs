@@ -12,6 +12,13 @@ use crate::event::CloseReason;
 /// No interrupt: the stream may go on.
 const RUNNING: u8 = u8::MAX;
 
+/// A direction of a stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Side {
+    Reading,
+    Writing,
+}
+
 /// One per stream. The stream's user holds the stream; the listener's reaper, a pool and client
 /// drivers hold this.
 #[derive(Debug)]
@@ -85,6 +92,14 @@ impl Link {
     /// A number that changes whenever bytes move.
     pub(crate) fn activity(&self) -> u64 {
         self.activity.load(Ordering::Relaxed)
+    }
+
+    /// The task that waits on this side.
+    pub(super) fn task(&self, side: Side) -> &AtomicWaker {
+        match side {
+            Side::Reading => &self.reader,
+            Side::Writing => &self.writer,
+        }
     }
 
     pub(super) fn reader(&self) -> &AtomicWaker {

@@ -50,6 +50,7 @@ pub use fault::{Interrupted, OpTimeout, PeerSilent};
 pub(crate) use handshake::{Handshake, Refused};
 pub(crate) use io::delegate_io;
 pub(crate) use link::Link;
+use link::Side;
 pub use link::{Ledger, Owed};
 pub(crate) use reported::Reported;
 pub use scan::{Consequence, Scanner, Unread};
@@ -154,8 +155,8 @@ impl Stream {
             recorded_above: false,
             debts_seen: 0,
             was_patient: false,
-            reading: Clock::default(),
-            writing: Clock::default(),
+            reading: Clock::new(Side::Reading),
+            writing: Clock::new(Side::Writing),
             read_waits: false,
             was_awaited: false,
             writing_op: Operation::Write,
@@ -345,6 +346,11 @@ impl Stream {
         if std::mem::take(&mut self.counts_debt) {
             // A ledger that the last user kept must not count for the next one.
             self.link = Link::new();
+            self.reading.forget_link();
+            self.writing.forget_link();
+            if let Some(watch) = &mut self.watch {
+                watch.forget_link();
+            }
             self.debts_seen = 0;
             return true;
         }
@@ -353,12 +359,9 @@ impl Stream {
 
     /// Nobody waits any more.
     fn forget_tasks(&mut self) {
-        self.reading.forget_task();
-        self.writing.forget_task();
+        self.reading.stop();
+        self.writing.stop();
         self.end_watch();
-        if let Some(watch) = &mut self.watch {
-            watch.forget_task();
-        }
         // Its client may be reading, where it is shared.
         if self.bell.is_none() {
             self.link.forget_tasks();

@@ -1,9 +1,11 @@
 //! Operations of the writing side that plain sockets never leave pending: a flush, a shutdown.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Mutex;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::UnixStream;
 
 use super::*;
@@ -31,7 +33,7 @@ fn stream(timeouts: Timeouts) -> (Stream, UnixStream, Arc<Mutex<Vec<Operation>>>
 
 /// Leaves an operation pending until its clock says that its time is up.
 async fn pending(stream: &mut Stream, operation: Operation) -> OpTimeout {
-    let error = poll_fn(|cx| stream.poll_write_clock(cx, operation)).await;
+    let error = poll_fn(|cx| stream.write_waits(cx, operation)).await;
     assert!(is_timeout(&error));
     *OpTimeout::of(&error).unwrap()
 }
@@ -57,7 +59,7 @@ async fn each_operation_of_the_writing_side_has_its_own_timeout() {
 async fn a_flush_does_not_inherit_the_clock_of_the_write_before_it() {
     let (mut stream, _peer, _) = stream(Timeouts::all(10 * SECOND));
     poll_fn(|cx| {
-        assert!(stream.poll_write_clock(cx, Operation::Write).is_pending());
+        assert!(stream.write_waits(cx, Operation::Write).is_pending());
         Poll::Ready(())
     })
     .await;
@@ -101,4 +103,45 @@ async fn an_interrupt_ends_both_directions_with_its_reason() {
         assert_eq!(Interrupted::of(&error).unwrap().reason, CloseReason::IdleTimeout);
         assert!(!is_timeout(&error));
     }
+}
+
+/// Leaves a read pending, and returns.
+async fn wait_for_a_byte(stream: &mut Stream) {
+    let mut byte = [0];
+    let waits = tokio::time::timeout(SECOND, stream.read(&mut byte)).await;
+    assert!(waits.is_err(), "nobody writes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_at_rest_keeps_no_task() {
+    struct Task;
+    impl std::task::Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
+    let (mut stream, _peer, _) = stream(Timeouts::all(10 * SECOND));
+    let task = Arc::new(Task);
+    let waker = Waker::from(Arc::clone(&task));
+    let mut space = [0];
+    let mut space = ReadBuf::new(&mut space);
+    let read = Pin::new(&mut stream).poll_read(&mut Context::from_waker(&waker), &mut space);
+    assert!(read.is_pending());
+    drop(waker);
+    stream.rest();
+    // tokio's own slot has the last one who read.
+    let mut nobody = Context::from_waker(Waker::noop());
+    assert!(Pin::new(&mut stream.io).poll_read(&mut nobody, &mut space).is_pending());
+    assert_eq!(Arc::strong_count(&task), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_times_out_also_when_the_last_user_counted_its_debt() {
+    let (mut stream, _peer, _) = stream(Timeouts::all(10 * SECOND));
+    wait_for_a_byte(&mut stream).await;
+    let _ledger = stream.count_debt();
+    assert!(stream.rest(), "a ledger of the last user does not count any more");
+    let start = Instant::now();
+    let mut byte = [0];
+    let read = tokio::time::timeout(60 * SECOND, stream.read(&mut byte)).await;
+    assert!(is_timeout(&read.expect("it wakes by itself").unwrap_err()));
+    assert_eq!(start.elapsed().as_secs(), 10);
 }

@@ -5,13 +5,15 @@
 //! asks for a sign of life without the peer's program noticing. So a read may wait as long as its
 //! timeout allows while the peer lives, and fails early when it does not.
 
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::time::Instant;
 
 use super::clock::{Clock, Now};
+use super::link::{Link, Side};
 use crate::event::CloseReason;
 use crate::liveness::{Probe, Step};
 use crate::sys::tcp_info::{self, Saved, TcpInfo};
@@ -36,18 +38,19 @@ pub(super) struct Silent {
 
 impl Watch {
     pub(super) fn new(max_silence: Duration) -> Self {
-        Self { max_silence, clock: Clock::default(), wait: max_silence, asked: None }
+        Self { max_silence, clock: Clock::new(Side::Reading), wait: max_silence, asked: None }
     }
 
-    /// For a read that is pending and owed an answer. Ready when its peer is dead.
+    /// For a read that is pending and owed an answer, whose task `link` knows already. Ready when
+    /// its peer is dead.
     pub(super) fn poll(
         &mut self,
-        cx: &mut Context<'_>,
+        link: &Arc<Link>,
         now: &mut Now,
         socket: &SockRef<'_>,
     ) -> Poll<Silent> {
         loop {
-            ready!(self.clock.poll(cx, now, Some(self.wait), None));
+            ready!(self.clock.poll(link, now, Some(self.wait), None));
             let now = now.get();
             self.wait = match tcp_info::tcp_info(socket) {
                 // Nobody can tell; the read's own timeout decides.
@@ -107,8 +110,9 @@ impl Watch {
         self.restore(socket);
     }
 
-    pub(super) fn forget_task(&mut self) {
-        self.clock.forget_task();
+    /// The stream has another link from now on.
+    pub(super) fn forget_link(&mut self) {
+        self.clock.forget_link();
     }
 
     fn restore(&mut self, socket: &SockRef<'_>) {
