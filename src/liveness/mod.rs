@@ -5,7 +5,7 @@
 //!    readiness, which may lag by milliseconds on a busy runtime.
 //!
 //! 2. [*life*](life): `TCP_INFO` knows how long ago the peer's kernel was last heard.
-//! 3. [*probe*](probe): keepalive probes on demand ask a silent peer, until an answer or a verdict.
+//! 3. [*probe*](probe): [keepalive probes](probing) on demand ask a silent peer, until an answer or a verdict.
 //!
 //! Where the system has no `TCP_INFO` (anything but Linux and Android), the rungs 2 and 3 answer
 //! that they do not know, and the peek decides; the kernel's keepalive and user timeout stand behind
@@ -15,11 +15,13 @@
 mod ladder;
 mod life;
 mod probe;
+mod probing;
 mod sentinel;
 mod verdict;
 
 pub(crate) use ladder::check;
 pub(crate) use life::Life;
 pub(crate) use probe::{Probe, Step};
+pub(crate) use probing::Probing;
 pub(crate) use sentinel::{Parked, park, runtime_gone};
 pub(crate) use verdict::Verdict;

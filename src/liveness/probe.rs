@@ -132,16 +132,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn silent(heard: Duration, probes: u32) -> TcpInfo {
-        TcpInfo {
-            heard,
-            probes,
-            unacked: 0,
-            retransmits: 0,
-            rtt: MS,
-            rttvar: Duration::ZERO,
-            closed: false,
-            peer_closed: false,
-        }
+        TcpInfo::quiet(heard, probes, MS)
     }
 
     /// Runs a probe against a peer, as a function from elapsed time and probes sent to a reading.

@@ -14,6 +14,7 @@ use super::common::Common;
 use super::core::{Classified, Core};
 use super::inbox::Inbox;
 use super::quarantine::Quarantine;
+use super::rounds::Rounds;
 use super::{Inner, plan};
 use crate::beat::phase;
 use crate::deadline::Deadline;
@@ -32,10 +33,12 @@ const SOONEST: Duration = Duration::from_secs(1);
 pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) {
     let mut next = Instant::now() + phase(beat);
     let mut quarantine = Quarantine::new(&common.suspects);
+    let mut rounds = Rounds::new();
     let mut generation = common.generation.now();
     loop {
         let judgement = common.peers.next_judgement(Instant::now());
-        let wake = [quarantine.due(), judgement].into_iter().flatten().fold(next, Instant::min);
+        let sooner = [quarantine.due(), judgement, rounds.due()];
+        let wake = sooner.into_iter().flatten().fold(next, Instant::min);
         let _ = Deadline::at(wake).run(common.inbox.filled()).await;
         let Some(inner) = pool.upgrade() else { return };
         inner.classify_fired().await;
@@ -44,18 +47,18 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
         }
         quarantine.look(|core| inner.offer(core));
         inner.ask_siblings().await;
+        inner.check_silence(&mut rounds).await;
         let last = std::mem::replace(&mut generation, common.generation.now());
         if common.peers.judge() || last != generation {
             inner.evict_retired().await;
         }
         // Judged by the clock: a busy inbox must not keep the beat from coming.
         if Instant::now() >= next {
-            inner.evict_due().await;
-            if let Some(max) = inner.settings().max_silence {
-                // One beat early, so that a probe has begun when `max_silence` is over.
-                inner.check_silence(max.saturating_sub(beat).max(SOONEST), |_| true).await;
-            }
-            inner.evict_retired().await;
+            let idle = inner.common.registry.idle();
+            inner.evict_due(&idle).await;
+            rounds.plan(beat, inner.silent_before(Instant::now() + beat, &idle));
+            evict_retired(&idle).await;
+            drop(idle);
             inner.evict_surplus();
             inner.report_holders();
             if inner.common.ended.swap(false, Ordering::AcqRel) {
@@ -66,6 +69,14 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
                 inner.slots.announce();
             }
             next = Instant::now() + beat;
+        }
+    }
+}
+
+async fn evict_retired(idle: &[Arc<Core>]) {
+    for core in idle {
+        if core.retired().is_some_and(|reason| core.evict(reason)) {
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -111,26 +122,51 @@ impl Inner {
             return;
         }
         for peer in self.common.peers.suspects() {
-            self.check_silence(SOONEST, |core| core.peer.is_of(&peer)).await;
+            let mut idle = self.common.registry.idle();
+            idle.retain(|core| core.peer.is_of(&peer));
+            self.check_silent(idle, SOONEST).await;
         }
     }
 
     /// Evicts the idle connections to peers that are no longer used.
     pub(super) async fn evict_retired(&self) {
-        for core in self.common.registry.idle() {
-            if core.retired().is_some_and(|reason| core.evict(reason)) {
-                tokio::task::yield_now().await;
-            }
-        }
+        evict_retired(&self.common.registry.idle()).await;
     }
 
-    /// Reads of every idle connection how long its peer has been silent, and has those asked that
-    /// were not heard for `limit`.
-    async fn check_silence(self: &Arc<Self>, limit: Duration, of: impl Fn(&Core) -> bool) {
+    /// How long a peer may be silent before it is asked: a little less than `max_silence`, so that its
+    /// answer is there when that is over.
+    fn may_be_silent(&self) -> Option<Duration> {
+        let settings = self.settings();
+        settings.max_silence.map(|max| (max - max / 32).max(SOONEST))
+    }
+
+    /// The idle connections that will have been silent for that long before the next beat, and when.
+    fn silent_before(
+        &self,
+        beat: Instant,
+        idle: &[Arc<Core>],
+    ) -> impl Iterator<Item = (Instant, Weak<Core>)> {
+        let limit = self.may_be_silent();
+        idle.iter().filter_map(move |core| {
+            let due = core.heard() + limit?;
+            (due < beat).then(|| (due, Arc::downgrade(core)))
+        })
+    }
+
+    /// Looks at those whose turn it is.
+    async fn check_silence(self: &Arc<Self>, rounds: &mut Rounds<Weak<Core>>) {
         let now = Instant::now();
-        let idle = self.common.registry.idle();
+        let Some(limit) = self.may_be_silent() else { return };
+        let due = rounds.take(now).into_iter().filter_map(|core| core.upgrade()).collect();
+        self.check_silent(due, limit).await;
+    }
+
+    /// Reads of these connections how long their peers have been silent, and has those asked that
+    /// were not heard for `limit`.
+    async fn check_silent(self: &Arc<Self>, idle: Vec<Arc<Core>>, limit: Duration) {
+        let now = Instant::now();
         let mut looks = 0;
-        let silent = |core: &Arc<Core>| of(core) && core.unheard_for(core.age_at(now)) >= limit;
+        let silent = |core: &Arc<Core>| core.unheard_for(core.age_at(now)) >= limit;
         for core in idle.into_iter().filter(silent) {
             if core.check_silence(now, limit) == Classified::Homeless {
                 self.offer(core);
@@ -146,17 +182,22 @@ impl Inner {
 
     /// Evicts what has been idle too long or is too old. The youngest `min_idle` are not evicted for
     /// being idle: the pool would only make new ones.
-    async fn evict_due(&self) {
+    async fn evict_due(&self, idle: &[Arc<Core>]) {
         let now = Instant::now();
         let idle_timeout = self.settings().idle_timeout;
-        let mut idle = self.common.registry.idle();
+        let due = |core: &Core, own: Option<Duration>| {
+            let limit = own.map_or(Age::NEVER, Age::of).min(core.idle_limit());
+            plan::due(core.age_at(now), core.idle_since(), core.expires(), limit)
+        };
+        if !idle.iter().any(|core| due(core, idle_timeout).is_some()) {
+            return;
+        }
+        let mut idle = idle.to_vec();
         idle.sort_by_cached_key(|core| core.moment(core.idle_since()));
         let spare = idle.len().saturating_sub(self.settings().min_idle);
         for (index, core) in idle.into_iter().enumerate() {
             let own = idle_timeout.filter(|_| index < spare);
-            let limit = own.map_or(Age::NEVER, Age::of).min(core.idle_limit());
-            let due = plan::due(core.age_at(now), core.idle_since(), core.expires(), limit);
-            if due.is_some_and(|reason| core.evict(reason)) {
+            if due(&core, own).is_some_and(|reason| core.evict(reason)) {
                 tokio::task::yield_now().await;
             }
         }

@@ -38,6 +38,7 @@ mod plan;
 mod quarantine;
 mod registry;
 mod reset;
+mod rounds;
 mod serve;
 mod slots;
 mod speech;

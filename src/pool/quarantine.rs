@@ -4,16 +4,16 @@
 //! maintenance task, so that sixteen dead ones cost the time of one.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::core::{Classified, Core};
 use crate::event::{Check, CheckVerdict, CloseReason};
-use crate::liveness::{Probe, Step, Verdict};
+use crate::liveness::{Probing, Step, Verdict};
 use crate::stream::Conn;
-use crate::sys::tcp_info::{self, Saved};
+use crate::sys::tcp_info::{self, Keepalive, TcpInfo};
 
 /// The way from whoever meets a silent connection to the maintenance task.
 #[derive(Debug, Default)]
@@ -28,18 +28,25 @@ pub(super) struct Suspects {
     round_trip: AtomicU64,
     /// The pool was closed: nobody will look at what arrives.
     closed: AtomicBool,
+    /// The settings of the pool's sockets, as the first one that was asked had them. All have the
+    /// same, and nobody else can change them.
+    keepalive: OnceLock<Keepalive>,
 }
 
 impl Suspects {
-    pub(super) fn add(&self, core: Arc<Core>, conn: Conn) {
+    /// Its peer is asked at once: `info` is what was read just now.
+    pub(super) fn add(&self, core: Arc<Core>, conn: Conn, info: &TcpInfo) {
         self.count.fetch_add(1, Ordering::AcqRel);
-        self.lock().push(Quarantined {
+        let mut new = Quarantined {
             core,
             conn: Some(conn),
             asked: None,
             round_trip: Duration::ZERO,
             heard: None,
-        });
+        };
+        // Whatever else it may say, the maintenance task looks.
+        new.judge(Instant::now(), info, self);
+        self.lock().push(new);
         if self.is_closed() {
             self.discard();
         }
@@ -78,6 +85,14 @@ impl Suspects {
         std::mem::take(&mut *self.lock())
     }
 
+    fn keepalive(&self, conn: &Conn) -> Option<Keepalive> {
+        let known = self.keepalive.get().copied();
+        known.or_else(|| {
+            let own = tcp_info::keepalive(&conn.stream().io().sock_ref())?;
+            Some(*self.keepalive.get_or_init(|| own))
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Quarantined>> {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,11 +110,10 @@ struct Quarantined {
     heard: Option<Duration>,
 }
 
-/// A probe under way, and what has to be restored after it.
+/// A probe under way, and when to look at it next.
 #[derive(Debug)]
 struct Asked {
-    probe: Probe,
-    saved: Saved,
+    probing: Probing,
     due: Instant,
 }
 
@@ -111,15 +125,19 @@ enum Look {
 
 impl Quarantined {
     /// Looks once. Nothing here waits.
-    fn look(&mut self, now: Instant) -> Look {
+    fn look(&mut self, now: Instant, suspects: &Suspects) -> Look {
         if self.asked.as_ref().is_some_and(|asked| now < asked.due) {
             return Look::Again;
         }
         let Some(conn) = &self.conn else { return Look::Left(None) };
-        if let Verdict::Dead(reason) = conn.peek() {
+        let info = tcp_info::tcp_info(&conn.stream().io().sock_ref());
+        // The peek is the authority on an end; where there is none, it need not be asked.
+        if info.is_none_or(|info| info.closed || info.peer_closed)
+            && let Verdict::Dead(reason) = conn.peek()
+        {
             return self.end(reason);
         }
-        match self.ask(now) {
+        match info.map_or(Step::Unknown, |info| self.judge(now, &info, suspects)) {
             Step::Wait { .. } => Look::Again,
             Step::Unknown => self.leave(CheckVerdict::Unproved, now),
             Step::Alive => {
@@ -133,30 +151,21 @@ impl Quarantined {
         }
     }
 
-    /// One step of its probe.
-    fn ask(&mut self, now: Instant) -> Step {
+    /// One step of its probe, by this reading.
+    fn judge(&mut self, now: Instant, info: &TcpInfo, suspects: &Suspects) -> Step {
         let Some(conn) = &self.conn else { return Step::Unknown };
-        let stream = conn.stream();
-        let socket = stream.io().sock_ref();
-        let Some(info) = tcp_info::tcp_info(&socket) else { return Step::Unknown };
         self.round_trip = info.rtt + 4 * info.rttvar;
         self.heard = Some(info.heard);
-        let asked = match &mut self.asked {
-            Some(asked) => asked,
-            none => {
-                let longest = info.heard + 2 * Probe::verdict_time(&info) + Duration::from_secs(1);
-                let Some(saved) = tcp_info::begin_probing(&socket, longest) else {
-                    return Step::Unknown;
-                };
-                none.insert(Asked { probe: Probe::begin(now), saved, due: now })
-            }
-        };
-        let step = asked.probe.step(now, &info, || tcp_info::unsent(&socket));
-        if let Step::Wait { send, look_in } = step {
+        if self.asked.is_none() {
+            let Some(own) = suspects.keepalive(conn) else { return Step::Unknown };
+            let stream = conn.stream();
+            let probing = Probing::begin(&stream.io().sock_ref(), now, info, own);
+            self.asked = probing.map(|probing| Asked { probing, due: now });
+        }
+        let Some(asked) = &mut self.asked else { return Step::Unknown };
+        let step = asked.probing.step(&conn.stream().io().sock_ref(), now, info);
+        if let Step::Wait { look_in, .. } = step {
             asked.due = now + look_in;
-            if send {
-                tcp_info::send_probe(&socket);
-            }
         }
         step
     }
@@ -182,7 +191,7 @@ impl Quarantined {
 
     fn restore(&mut self) {
         if let (Some(asked), Some(conn)) = (self.asked.take(), &self.conn) {
-            tcp_info::end_probing(&conn.stream().io().sock_ref(), asked.saved);
+            asked.probing.end(&conn.stream().io().sock_ref());
         }
     }
 }
@@ -225,7 +234,7 @@ impl<'a> Quarantine<'a> {
         self.suspects.round_trip.store(longest, Ordering::Release);
         let now = Instant::now();
         let suspects = self.suspects;
-        self.held.retain_mut(|held| match held.look(now) {
+        self.held.retain_mut(|held| match held.look(now, suspects) {
             Look::Again => true,
             Look::Left(classified) => {
                 suspects.count.fetch_sub(1, Ordering::AcqRel);

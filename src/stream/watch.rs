@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::clock::{Clock, Now};
 use super::link::{Link, Side};
 use crate::event::CloseReason;
-use crate::liveness::{Probe, Step};
-use crate::sys::tcp_info::{self, Saved, TcpInfo};
+use crate::liveness::{Probing, Step};
+use crate::sys::tcp_info::{self, TcpInfo};
 
 /// The watch over the peer of one stream.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(super) struct Watch {
     /// Until the next look.
     wait: Duration,
     /// Boxed: hardly any connection ever has one.
-    asked: Option<Box<(Probe, Saved)>>,
+    asked: Option<Box<Probing>>,
 }
 
 /// The verdict over a silent peer.
@@ -76,20 +76,13 @@ impl Watch {
             if info.heard < self.max_silence {
                 return Ok(self.max_silence - info.heard);
             }
-            let longest = info.heard + 2 * Probe::verdict_time(info) + Duration::from_secs(1);
-            let Some(saved) = tcp_info::begin_probing(socket, longest) else {
-                return Ok(self.max_silence);
-            };
-            self.asked = Some(Box::new((Probe::begin(now), saved)));
+            let own = tcp_info::keepalive(socket);
+            let probing = own.and_then(|own| Probing::begin(socket, now, info, own));
+            self.asked = probing.map(Box::new);
         }
         let Some(asked) = &mut self.asked else { return Ok(self.max_silence) };
-        match asked.0.step(now, info, || tcp_info::unsent(socket)) {
-            Step::Wait { send, look_in } => {
-                if send {
-                    tcp_info::send_probe(socket);
-                }
-                Ok(look_in)
-            }
+        match asked.step(socket, now, info) {
+            Step::Wait { look_in, .. } => Ok(look_in),
             Step::Alive => {
                 self.restore(socket);
                 Ok(self.max_silence.saturating_sub(info.heard).max(Duration::from_millis(10)))
@@ -117,7 +110,7 @@ impl Watch {
 
     fn restore(&mut self, socket: &SockRef<'_>) {
         if let Some(asked) = self.asked.take() {
-            tcp_info::end_probing(socket, asked.1);
+            asked.end(socket);
         }
     }
 }

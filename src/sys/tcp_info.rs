@@ -1,6 +1,8 @@
 //! What the kernel knows of a TCP connection, and the few knobs a probe turns.
 #![allow(unsafe_code)]
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::mem::offset_of;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -23,43 +25,74 @@ pub(crate) struct TcpInfo {
     pub(crate) closed: bool,
     /// The peer has closed its side (FIN), whether that was read or not.
     pub(crate) peer_closed: bool,
+    /// Whether bytes wait in our own send queue that were never sent; `None` before Linux 4.6.
+    pub(crate) unsent: Option<bool>,
+}
+
+/// What Linux writes (`struct tcp_info`, linux/tcp.h), as far as it is read here: fields are only
+/// ever added at its end. The libc crate has it for some systems only.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[derive(Debug, Default)]
+#[repr(C)]
+struct Raw {
+    state: u8,
+    _ca_state: u8,
+    retransmits: u8,
+    probes: u8,
+    _backoff_to_flags: [u8; 4],
+    _rto_to_rcv_mss: [u32; 4],
+    unacked: u32,
+    _sacked_to_fackets: [u32; 4],
+    _last_sent: [u32; 2],
+    last_data_recv: u32,
+    last_ack_recv: u32,
+    _pmtu_and_ssthresh: [u32; 2],
+    rtt: u32,
+    rttvar: u32,
+    _snd_ssthresh_to_total_retrans: [u32; 7],
+    _pacing_and_bytes: [u64; 4],
+    _segs: [u32; 2],
+    /// Since Linux 4.6.
+    notsent_bytes: u32,
 }
 
 /// The reading, or `None` where the system (or this kind of socket) has none.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn tcp_info(socket: &SockRef<'_>) -> Option<TcpInfo> {
     use std::os::fd::AsRawFd;
-    let mut raw = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
-    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    const TCP_INFO: libc::c_int = 11;
+    let mut raw = Raw::default();
+    let mut length = size_of::<Raw>() as libc::socklen_t;
     // SAFETY: the descriptor is open for as long as `socket` is borrowed; the kernel writes at most
-    // `length` bytes to `raw`, which is that large, and nothing keeps the pointers.
+    // `length` bytes to `raw`, which is that large and made of integers, and nothing keeps the
+    // pointers.
     let answer = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
             libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            raw.as_mut_ptr().cast(),
+            TCP_INFO,
+            (&raw mut raw).cast(),
             &raw mut length,
         )
     };
     if answer != 0 {
         return None;
     }
-    // SAFETY: it was zeroed, and all of its fields are integers; an older kernel fills fewer of them.
-    let raw = unsafe { raw.assume_init() };
+    let has_unsent = length as usize >= offset_of!(Raw, notsent_bytes) + size_of::<u32>();
     let ms = |value: u32| Duration::from_millis(value.into());
     let us = |value: u32| Duration::from_micros(value.into());
     const TCP_CLOSE: u8 = 7;
     const TCP_CLOSE_WAIT: u8 = 8;
     Some(TcpInfo {
-        heard: ms(raw.tcpi_last_ack_recv.min(raw.tcpi_last_data_recv)),
-        probes: raw.tcpi_probes.into(),
-        unacked: raw.tcpi_unacked,
-        retransmits: raw.tcpi_retransmits.into(),
-        rtt: us(raw.tcpi_rtt),
-        rttvar: us(raw.tcpi_rttvar),
-        closed: raw.tcpi_state == TCP_CLOSE,
-        peer_closed: raw.tcpi_state == TCP_CLOSE_WAIT,
+        heard: ms(raw.last_ack_recv.min(raw.last_data_recv)),
+        probes: raw.probes.into(),
+        unacked: raw.unacked,
+        retransmits: raw.retransmits.into(),
+        rtt: us(raw.rtt),
+        rttvar: us(raw.rttvar),
+        closed: raw.state == TCP_CLOSE,
+        peer_closed: raw.state == TCP_CLOSE_WAIT,
+        unsent: has_unsent.then_some(raw.notsent_bytes > 0),
     })
 }
 
@@ -69,9 +102,16 @@ pub(crate) fn tcp_info(_: &SockRef<'_>) -> Option<TcpInfo> {
     None
 }
 
+impl TcpInfo {
+    /// Whether bytes wait in our own send queue. To be asked when none are on their way.
+    pub(crate) fn has_unsent(&self, socket: &SockRef<'_>) -> bool {
+        self.unsent.unwrap_or_else(|| unsent(socket))
+    }
+}
+
 /// Whether bytes wait in our own send queue, sent or not.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn unsent(socket: &SockRef<'_>) -> bool {
+fn unsent(socket: &SockRef<'_>) -> bool {
     use std::os::fd::AsRawFd;
     let mut bytes: libc::c_int = 0;
     // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ, tcp(7)) writes one int to the pointer given.
@@ -81,42 +121,40 @@ pub(crate) fn unsent(socket: &SockRef<'_>) -> bool {
 
 /// Whether bytes wait in our own send queue, sent or not.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn unsent(_: &SockRef<'_>) -> bool {
+fn unsent(_: &SockRef<'_>) -> bool {
     false
 }
 
 /// The user's settings that a probe changes for its duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Saved {
-    idle: Duration,
-    retries: u32,
-    /// If it was changed.
-    user_timeout: Option<Duration>,
+pub(crate) struct Keepalive {
+    pub(crate) idle: Duration,
+    pub(crate) retries: u32,
+    pub(crate) user_timeout: Option<Duration>,
 }
 
-/// Prepares a socket for probes of ours: the kernel must not take their number for its own verdict.
-/// `None` if this socket cannot be probed: keepalive is off, or the system has no such thing.
-///
-/// `TCP_KEEPCNT` goes to its highest value, 127, and a user timeout that silence of `silence` would
-/// pass is raised above it.
+/// The settings in force. `None` if this socket cannot be probed: keepalive is off, or the system has
+/// no such thing.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn begin_probing(socket: &SockRef<'_>, silence: Duration) -> Option<Saved> {
+pub(crate) fn keepalive(socket: &SockRef<'_>) -> Option<Keepalive> {
     if !socket.keepalive().ok()? {
         return None;
     }
-    let user_timeout = socket.tcp_user_timeout().ok()?;
-    let short = user_timeout.is_some_and(|limit| !limit.is_zero() && limit < silence);
-    let saved = Saved {
+    Some(Keepalive {
         idle: socket.tcp_keepalive_time().ok()?,
         retries: socket.tcp_keepalive_retries().ok()?,
-        user_timeout: user_timeout.filter(|_| short),
-    };
-    set(socket, libc::TCP_KEEPCNT, 127)?;
-    if short && socket.set_tcp_user_timeout(Some(silence)).is_err() {
-        end_probing(socket, saved);
-        return None;
-    }
-    Some(saved)
+        user_timeout: socket.tcp_user_timeout().ok()?.filter(|limit| !limit.is_zero()),
+    })
+}
+
+/// Has the kernel pass no verdict of its own while probes of ours go unanswered: `TCP_KEEPCNT` goes
+/// to its highest value, 127, and a user timeout that silence of `silence` would pass is raised above
+/// it. False if the kernel refuses.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn hold_verdict(socket: &SockRef<'_>, own: &Keepalive, silence: Duration) -> bool {
+    let is_short = own.user_timeout.is_some_and(|limit| limit < silence);
+    let held = set(socket, libc::TCP_KEEPCNT, 127).is_some();
+    held && (!is_short || socket.set_tcp_user_timeout(Some(silence)).is_ok())
 }
 
 /// Sends a keepalive probe at the next tick of the kernel's clock, if the peer was not heard for
@@ -126,15 +164,19 @@ pub(crate) fn send_probe(socket: &SockRef<'_>) {
     let _ = set(socket, libc::TCP_KEEPIDLE, 1);
 }
 
-/// Gives the user's settings back.
+/// Ends the sending of probes: the kernel waits as long as the user had it wait.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn end_probing(socket: &SockRef<'_>, saved: Saved) {
-    let seconds = libc::c_int::try_from(saved.idle.as_secs()).unwrap_or(libc::c_int::MAX);
-    let retries = libc::c_int::try_from(saved.retries).unwrap_or(127);
+pub(crate) fn end_probes(socket: &SockRef<'_>, own: &Keepalive) {
+    let seconds = libc::c_int::try_from(own.idle.as_secs()).unwrap_or(libc::c_int::MAX);
     let _ = set(socket, libc::TCP_KEEPIDLE, seconds);
-    let _ = set(socket, libc::TCP_KEEPCNT, retries);
-    if saved.user_timeout.is_some() {
-        let _ = socket.set_tcp_user_timeout(saved.user_timeout);
+}
+
+/// The kernel passes its verdict again as the user had it do.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn release_verdict(socket: &SockRef<'_>, own: &Keepalive) {
+    let _ = set(socket, libc::TCP_KEEPCNT, libc::c_int::try_from(own.retries).unwrap_or(127));
+    if own.user_timeout.is_some() {
+        let _ = socket.set_tcp_user_timeout(own.user_timeout);
     }
 }
 
@@ -156,12 +198,59 @@ fn set(socket: &SockRef<'_>, option: libc::c_int, value: libc::c_int) -> Option<
 
 /// Without `TCP_INFO` nobody could read the answer to a probe.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn begin_probing(_: &SockRef<'_>, _: Duration) -> Option<Saved> {
+pub(crate) fn keepalive(_: &SockRef<'_>) -> Option<Keepalive> {
     None
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn hold_verdict(_: &SockRef<'_>, _: &Keepalive, _: Duration) -> bool {
+    false
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn send_probe(_: &SockRef<'_>) {}
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn end_probing(_: &SockRef<'_>, _: Saved) {}
+pub(crate) fn end_probes(_: &SockRef<'_>, _: &Keepalive) {}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn release_verdict(_: &SockRef<'_>, _: &Keepalive) {}
+
+#[cfg(test)]
+impl TcpInfo {
+    /// A connection on which nothing is under way.
+    pub(crate) fn quiet(heard: Duration, probes: u32, rtt: Duration) -> Self {
+        Self {
+            heard,
+            probes,
+            unacked: 0,
+            retransmits: 0,
+            rtt,
+            rttvar: Duration::ZERO,
+            closed: false,
+            peer_closed: false,
+            unsent: Some(false),
+        }
+    }
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_are_where_the_kernel_writes_them() {
+        // As C gives them for linux/tcp.h.
+        let fields = [
+            (offset_of!(Raw, unacked), 24),
+            (offset_of!(Raw, last_data_recv), 52),
+            (offset_of!(Raw, last_ack_recv), 56),
+            (offset_of!(Raw, rtt), 68),
+            (offset_of!(Raw, rttvar), 72),
+            (offset_of!(Raw, notsent_bytes), 144),
+        ];
+        for (index, (offset, expected)) in fields.into_iter().enumerate() {
+            assert_eq!(offset, expected, "field {index}");
+        }
+    }
+}

@@ -12,7 +12,7 @@ use crate::event::{Check, CheckVerdict, CloseReason};
 use crate::liveness::{Life, Parked};
 use crate::pool::age::Age;
 use crate::stream::{Conn, Keeper};
-use crate::sys::tcp_info::tcp_info;
+use crate::sys::tcp_info::{TcpInfo, tcp_info};
 
 /// How a look at a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,13 +24,20 @@ pub(in crate::pool) enum Classified {
 }
 
 impl Core {
-    /// Whether the peer has been silent for too long. Costs a system call only when the last proof
-    /// is that old.
-    pub(super) fn is_silent(&self, conn: &Conn, now: Age, max: Duration) -> bool {
+    /// What the kernel says of a peer that has been silent for too long. Costs a system call only
+    /// when the last proof is that old.
+    #[inline]
+    pub(super) fn silence(&self, conn: &Conn, now: Age, max: Duration) -> Option<TcpInfo> {
         if self.unheard_for(now) < max {
-            return false;
+            return None;
         }
-        let heard = tcp_info(&conn.stream().io().sock_ref()).map(|info| info.heard);
+        self.read_silence(conn, now, max)
+    }
+
+    #[cold]
+    fn read_silence(&self, conn: &Conn, now: Age, max: Duration) -> Option<TcpInfo> {
+        let info = tcp_info(&conn.stream().io().sock_ref());
+        let heard = info.map(|info| info.heard);
         let life = Life::of(heard, max);
         let verdict = match life {
             Life::Heard(_) => CheckVerdict::Alive,
@@ -43,10 +50,15 @@ impl Core {
             // Silence is nothing to act on; the next look is as far away.
             Life::Unknown => self.postpone(now),
         }
-        life == Life::Silent
+        info.filter(|_| life == Life::Silent)
     }
 
-    /// How long ago the peer was last proved alive.
+    /// When the peer was last proved alive.
+    pub(in crate::pool) fn heard(&self) -> Instant {
+        self.moment(self.heard.get())
+    }
+
+    /// How long ago that was.
     pub(in crate::pool) fn unheard_for(&self, now: Age) -> Duration {
         now.since(self.heard.get())
     }
@@ -65,9 +77,9 @@ impl Core {
     }
 
     /// Puts it into quarantine. Only for whoever owns the stream.
-    pub(super) fn suspect(&self, conn: Conn) {
+    pub(super) fn suspect(&self, conn: Conn, info: &TcpInfo) {
         if let Some(core) = self.me.upgrade() {
-            self.common.suspects.add(core, conn);
+            self.common.suspects.add(core, conn, info);
             self.common.inbox.nudge();
         }
     }
@@ -79,8 +91,8 @@ impl Core {
             return Classified::Done;
         }
         let Some(conn) = self.home().conn.take() else { return Classified::Done };
-        if self.is_silent(&conn, now, max) {
-            self.suspect(conn);
+        if let Some(info) = self.silence(&conn, now, max) {
+            self.suspect(conn, &info);
             return Classified::Done;
         }
         self.come_home(conn)

@@ -43,22 +43,18 @@ impl Core {
                 }
             },
         };
-        match unfit {
-            None if self.common.max_silence.is_some_and(|max| self.is_silent(&conn, now, max)) => {
-                // Whoever claimed it drops its handle; it comes back when it is heard.
-                self.state.store(State::Orphaned as u8, Ordering::Release);
-                self.suspect(conn);
-                None
-            }
-            None => {
-                conn.set_idle(false);
-                Some(conn)
-            }
-            Some(reason) => {
-                self.close(conn, reason, None);
-                None
-            }
+        if let Some(reason) = unfit {
+            self.close(conn, reason, None);
+            return None;
         }
+        if let Some(info) = self.common.max_silence.and_then(|max| self.silence(&conn, now, max)) {
+            // Whoever claimed it drops its handle; it comes back when it is heard.
+            self.state.store(State::Orphaned as u8, Ordering::Release);
+            self.suspect(conn, &info);
+            return None;
+        }
+        conn.set_idle(false);
+        Some(conn)
     }
 
     /// Why the pool would rather not have it back, if so.
