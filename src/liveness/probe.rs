@@ -62,6 +62,11 @@ impl Probe {
         Self { began: now, chance: None, chances: 0, sent: None, counted: 0, looks: 0 }
     }
 
+    /// One that was sent already. Returns when to look for the answer, too.
+    pub(crate) fn begin_sent(now: Instant) -> (Self, Duration) {
+        (Self { sent: Some(now), looks: 1, ..Self::begin(now) }, FIRST_LOOK)
+    }
+
     /// How long a verdict over a silent peer takes with these round-trip times.
     pub(crate) fn verdict_time(info: &TcpInfo) -> Duration {
         CHANCES * chance_length(info)

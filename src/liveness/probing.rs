@@ -9,6 +9,10 @@ use super::{Probe, Step};
 use crate::sys::tcp_info::{self, Keepalive, TcpInfo};
 
 /// A probe, and what has to be restored after it: see [`end`](Self::end).
+///
+/// The kernel must not take our probes for its own verdict. Hardly any probe needs a second sending,
+/// and the first one ends no connection: so its verdict is held off only before the second, or where
+/// it may come sooner.
 #[derive(Debug)]
 pub(crate) struct Probing {
     probe: Probe,
@@ -19,34 +23,43 @@ pub(crate) struct Probing {
 }
 
 impl Probing {
-    /// `own` is what is in force on this socket. `None` if the kernel refuses.
-    ///
-    /// The kernel must not take our probes for its own verdict. Hardly any probe needs a second
-    /// sending, and the first one cannot end a connection that has time and tries left; so its
-    /// verdict is held off only before the second, unless the first might end it already.
-    pub(crate) fn begin(
-        socket: &SockRef<'_>,
-        now: Instant,
-        info: &TcpInfo,
-        own: Keepalive,
-    ) -> Option<Self> {
-        let mut probing = Self { probe: Probe::begin(now), own, has_sent: false, is_held: false };
-        let is_short = own.user_timeout.is_some_and(|limit| limit < longest(info));
-        let could_end = info.probes > 0 || own.retries < 2 || is_short;
-        (!could_end || probing.hold(socket, info)).then_some(probing)
+    /// `own` is what is in force on this socket.
+    pub(crate) fn begin(now: Instant, own: Keepalive) -> Self {
+        Self { probe: Probe::begin(now), own, has_sent: false, is_held: false }
     }
 
-    /// One step, by this reading. Sends what there is to send.
+    /// Asks before anything was read, a peer that the kernel itself has not asked. Returns when to
+    /// look for the answer, too.
+    pub(crate) fn begin_blindly(
+        socket: &SockRef<'_>,
+        now: Instant,
+        own: Keepalive,
+    ) -> (Self, Duration) {
+        let (probe, look_in) = Probe::begin_sent(now);
+        tcp_info::send_probe(socket);
+        (Self { probe, own, has_sent: true, is_held: false }, look_in)
+    }
+
+    /// One step, by this reading. Sends what there is to send. `Unknown` also if the kernel refuses.
     pub(crate) fn step(&mut self, socket: &SockRef<'_>, now: Instant, info: &TcpInfo) -> Step {
         let step = self.probe.step(now, info, || info.has_unsent(socket));
-        if let Step::Wait { send: true, .. } = step {
-            if self.has_sent && !self.is_held && !self.hold(socket, info) {
-                return Step::Unknown;
-            }
+        let Step::Wait { send, .. } = step else { return step };
+        let is_second = send && self.has_sent;
+        if !self.is_held && (is_second || self.may_be_ended(info)) && !self.hold(socket, info) {
+            return Step::Unknown;
+        }
+        if send {
             self.has_sent = true;
             tcp_info::send_probe(socket);
         }
         step
+    }
+
+    /// Whether the kernel may have a verdict before our second probe.
+    fn may_be_ended(&self, info: &TcpInfo) -> bool {
+        let others = info.probes > u32::from(self.has_sent);
+        let is_short = self.own.user_timeout.is_some_and(|limit| limit < longest(info));
+        others || is_short || self.own.retries < 2
     }
 
     /// Gives the user's settings back.

@@ -57,7 +57,6 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
             let idle = inner.common.registry.idle();
             inner.evict_due(&idle).await;
             rounds.plan(beat, inner.silent_before(Instant::now() + beat, &idle));
-            evict_retired(&idle).await;
             drop(idle);
             inner.evict_surplus();
             inner.report_holders();
@@ -69,14 +68,6 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
                 inner.slots.announce();
             }
             next = Instant::now() + beat;
-        }
-    }
-}
-
-async fn evict_retired(idle: &[Arc<Core>]) {
-    for core in idle {
-        if core.retired().is_some_and(|reason| core.evict(reason)) {
-            tokio::task::yield_now().await;
         }
     }
 }
@@ -130,7 +121,11 @@ impl Inner {
 
     /// Evicts the idle connections to peers that are no longer used.
     pub(super) async fn evict_retired(&self) {
-        evict_retired(&self.common.registry.idle()).await;
+        for core in self.common.registry.idle() {
+            if core.retired().is_some_and(|reason| core.evict(reason)) {
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     /// How long a peer may be silent before it is asked: a little less than `max_silence`, so that its
@@ -180,14 +175,15 @@ impl Inner {
         }
     }
 
-    /// Evicts what has been idle too long or is too old. The youngest `min_idle` are not evicted for
+    /// Evicts what has been idle too long, is too old or must not be used again. The youngest `min_idle` are not evicted for
     /// being idle: the pool would only make new ones.
     async fn evict_due(&self, idle: &[Arc<Core>]) {
         let now = Instant::now();
         let idle_timeout = self.settings().idle_timeout;
         let due = |core: &Core, own: Option<Duration>| {
             let limit = own.map_or(Age::NEVER, Age::of).min(core.idle_limit());
-            plan::due(core.age_at(now), core.idle_since(), core.expires(), limit)
+            let due = plan::due(core.age_at(now), core.idle_since(), core.expires(), limit);
+            due.or_else(|| core.retired())
         };
         if !idle.iter().any(|core| due(core, idle_timeout).is_some()) {
             return;

@@ -34,8 +34,8 @@ pub(super) struct Suspects {
 }
 
 impl Suspects {
-    /// Its peer is asked at once: `info` is what was read just now.
-    pub(super) fn add(&self, core: Arc<Core>, conn: Conn, info: &TcpInfo) {
+    /// Its peer is asked at once: `info` is what was read just now, if anything was.
+    pub(super) fn add(&self, core: Arc<Core>, conn: Conn, info: Option<&TcpInfo>) {
         self.count.fetch_add(1, Ordering::AcqRel);
         let mut new = Quarantined {
             core,
@@ -44,8 +44,7 @@ impl Suspects {
             round_trip: Duration::ZERO,
             heard: None,
         };
-        // Whatever else it may say, the maintenance task looks.
-        new.judge(Instant::now(), info, self);
+        new.begin(Instant::now(), info, self);
         self.lock().push(new);
         if self.is_closed() {
             self.discard();
@@ -83,6 +82,13 @@ impl Suspects {
 
     fn take(&self) -> Vec<Quarantined> {
         std::mem::take(&mut *self.lock())
+    }
+
+    /// Whether a peer can be asked without a look at what the kernel has heard since the last proof
+    /// of life, this long ago, on a connection that was idle all the time: nothing, if the kernel asks
+    /// nobody so soon itself.
+    pub(super) fn may_ask_blindly(&self, unheard: Duration) -> bool {
+        self.keepalive.get().is_some_and(|own| own.idle > unheard)
     }
 
     fn keepalive(&self, conn: &Conn) -> Option<Keepalive> {
@@ -151,18 +157,34 @@ impl Quarantined {
         }
     }
 
+    /// Sends the first probe. Whatever else there is to say, the maintenance task finds out.
+    fn begin(&mut self, now: Instant, info: Option<&TcpInfo>, suspects: &Suspects) {
+        let (Some(conn), known) = (&self.conn, suspects.keepalive.get()) else { return };
+        match (info, known) {
+            (None, Some(own)) => {
+                let stream = conn.stream();
+                let (probing, look_in) = Probing::begin_blindly(&stream.io().sock_ref(), now, *own);
+                self.asked = Some(Asked { probing, due: now + look_in });
+            }
+            (Some(info), _) => {
+                self.judge(now, info, suspects);
+            }
+            (None, None) => {}
+        }
+    }
+
     /// One step of its probe, by this reading.
     fn judge(&mut self, now: Instant, info: &TcpInfo, suspects: &Suspects) -> Step {
         let Some(conn) = &self.conn else { return Step::Unknown };
         self.round_trip = info.rtt + 4 * info.rttvar;
         self.heard = Some(info.heard);
-        if self.asked.is_none() {
-            let Some(own) = suspects.keepalive(conn) else { return Step::Unknown };
-            let stream = conn.stream();
-            let probing = Probing::begin(&stream.io().sock_ref(), now, info, own);
-            self.asked = probing.map(|probing| Asked { probing, due: now });
-        }
-        let Some(asked) = &mut self.asked else { return Step::Unknown };
+        let asked = match &mut self.asked {
+            Some(asked) => asked,
+            none => {
+                let Some(own) = suspects.keepalive(conn) else { return Step::Unknown };
+                none.insert(Asked { probing: Probing::begin(now, own), due: now })
+            }
+        };
         let step = asked.probing.step(&conn.stream().io().sock_ref(), now, info);
         if let Step::Wait { look_in, .. } = step {
             asked.due = now + look_in;

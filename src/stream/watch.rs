@@ -77,8 +77,7 @@ impl Watch {
                 return Ok(self.max_silence - info.heard);
             }
             let own = tcp_info::keepalive(socket);
-            let probing = own.and_then(|own| Probing::begin(socket, now, info, own));
-            self.asked = probing.map(Box::new);
+            self.asked = own.map(|own| Box::new(Probing::begin(now, own)));
         }
         let Some(asked) = &mut self.asked else { return Ok(self.max_silence) };
         match asked.step(socket, now, info) {

@@ -77,7 +77,7 @@ impl Core {
     }
 
     /// Puts it into quarantine. Only for whoever owns the stream.
-    pub(super) fn suspect(&self, conn: Conn, info: &TcpInfo) {
+    pub(super) fn suspect(&self, conn: Conn, info: Option<&TcpInfo>) {
         if let Some(core) = self.me.upgrade() {
             self.common.suspects.add(core, conn, info);
             self.common.inbox.nudge();
@@ -87,15 +87,20 @@ impl Core {
     /// The idle check: a connection whose peer is silent goes to quarantine.
     pub(in crate::pool) fn check_silence(&self, now: Instant, max: Duration) -> Classified {
         let now = self.age_at(now);
-        if self.unheard_for(now) < max || !self.change(State::Idle, State::Checking) {
+        let unheard = self.unheard_for(now);
+        if unheard < max || !self.change(State::Idle, State::Checking) {
             return Classified::Done;
         }
         let Some(conn) = self.home().conn.take() else { return Classified::Done };
-        if let Some(info) = self.silence(&conn, now, max) {
-            self.suspect(conn, &info);
+        if self.idle_since() < self.heard.get() && self.common.suspects.may_ask_blindly(unheard) {
+            self.suspect(conn, None);
             return Classified::Done;
         }
-        self.come_home(conn)
+        match self.silence(&conn, now, max) {
+            Some(info) => self.suspect(conn, Some(&info)),
+            None => return self.come_home(conn),
+        }
+        Classified::Done
     }
 
     /// Back to the idle ones after a look that moved its waker.

@@ -50,7 +50,7 @@ impl Core {
         if let Some(info) = self.common.max_silence.and_then(|max| self.silence(&conn, now, max)) {
             // Whoever claimed it drops its handle; it comes back when it is heard.
             self.state.store(State::Orphaned as u8, Ordering::Release);
-            self.suspect(conn, &info);
+            self.suspect(conn, Some(&info));
             return None;
         }
         conn.set_idle(false);
