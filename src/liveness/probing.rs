@@ -87,3 +87,89 @@ impl Probing {
 fn longest(info: &TcpInfo) -> Duration {
     info.heard + 2 * Probe::verdict_time(info) + Duration::from_secs(1)
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use socket2::TcpKeepalive;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const SECOND: Duration = Duration::from_secs(1);
+    const SILENCE: Duration = Duration::from_secs(6);
+
+    /// A connection with keepalive 15 s / `retries` and this user timeout, and its other end.
+    fn connection(retries: u32, user_timeout: Duration) -> [TcpStream; 2] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = SockRef::from(&stream);
+        let keepalive = TcpKeepalive::new().with_time(15 * SECOND).with_retries(retries);
+        socket.set_tcp_keepalive(&keepalive).unwrap();
+        socket.set_tcp_user_timeout(Some(user_timeout)).unwrap();
+        [stream, listener.accept().unwrap().0]
+    }
+
+    /// The idle time in seconds, the tries and the user timeout in force.
+    fn in_force(socket: &SockRef<'_>) -> (u64, u32, Duration) {
+        let own = tcp_info::keepalive(socket).unwrap();
+        (own.idle.as_secs(), own.retries, own.user_timeout.unwrap_or_default())
+    }
+
+    fn begin(socket: &SockRef<'_>, now: Instant) -> Probing {
+        Probing::begin(now, tcp_info::keepalive(socket).unwrap())
+    }
+
+    #[test]
+    fn the_verdict_of_the_kernel_is_held_off_before_a_second_probe_and_then_given_back() {
+        let [stream, _peer] = connection(3, 30 * SECOND);
+        let (socket, now) = (SockRef::from(&stream), Instant::now());
+        let mut probing = begin(&socket, now);
+        probing.step(&socket, now, &TcpInfo::quiet(SILENCE, 0, MS));
+        assert_eq!(in_force(&socket), (1, 3, 30 * SECOND), "the first probe");
+        probing.step(&socket, now + 25 * MS, &TcpInfo::quiet(SILENCE + 25 * MS, 1, MS));
+        assert_eq!(in_force(&socket), (1, 3, 30 * SECOND), "nothing more is sent");
+        probing.step(&socket, now + 60 * MS, &TcpInfo::quiet(SILENCE + 60 * MS, 1, MS));
+        assert_eq!(in_force(&socket), (1, 127, 30 * SECOND), "the second probe");
+        probing.end(&socket);
+        assert_eq!(in_force(&socket), (15, 3, 30 * SECOND));
+    }
+
+    #[test]
+    fn it_is_held_off_at_once_where_it_may_come_sooner() {
+        let table = [
+            // tries, user timeout, probes that the kernel has sent itself => in force
+            (1, 30 * SECOND, 0, (1, 127, 30 * SECOND)),
+            (3, 30 * SECOND, 1, (1, 127, 30 * SECOND)),
+            (3, 8 * SECOND, 0, (1, 127, longest(&TcpInfo::quiet(SILENCE, 0, MS)))),
+            (3, Duration::ZERO, 0, (1, 3, Duration::ZERO)),
+        ];
+        for (retries, user_timeout, probes, expected) in table {
+            let [stream, _peer] = connection(retries, user_timeout);
+            let (socket, now) = (SockRef::from(&stream), Instant::now());
+            let mut probing = begin(&socket, now);
+            probing.step(&socket, now, &TcpInfo::quiet(SILENCE, probes, MS));
+            assert_eq!(in_force(&socket), expected, "{retries} {user_timeout:?} {probes}");
+            probing.end(&socket);
+            assert_eq!(in_force(&socket), (15, retries, user_timeout));
+        }
+    }
+
+    #[test]
+    fn a_peer_that_was_asked_blindly_is_looked_at_before_it_is_asked_again() {
+        let [stream, _peer] = connection(1, 30 * SECOND);
+        let (socket, now) = (SockRef::from(&stream), Instant::now());
+        let own = tcp_info::keepalive(&socket).unwrap();
+        let (mut probing, look_in) = Probing::begin_blindly(&socket, now, own);
+        assert_eq!(in_force(&socket), (1, 1, 30 * SECOND), "sent");
+        let now = now + look_in;
+        let step = probing.step(&socket, now, &TcpInfo::quiet(SILENCE + look_in, 1, MS));
+        assert!(matches!(step, Step::Wait { send: false, .. }), "{step:?}");
+        assert_eq!(in_force(&socket).1, 127, "one try would be over with the next one");
+        let step = probing.step(&socket, now + MS, &TcpInfo::quiet(MS, 0, MS));
+        assert_eq!(step, Step::Alive);
+        probing.end(&socket);
+        assert_eq!(in_force(&socket), (15, 1, 30 * SECOND));
+    }
+}
