@@ -35,6 +35,40 @@ async fn invalidating_closes_the_idle_ones_now_and_those_in_use_when_they_come_b
     assert_eq!(pool.status().idle, 1, "a new one is as good as any");
 }
 
+/// Closing hundreds of sockets takes milliseconds, in which the caller's thread does nothing else.
+#[tokio::test]
+async fn the_end_of_very_many_connections_is_not_waited_for() {
+    const MANY: usize = 300;
+    let endings: [(fn(&Pool), _); 3] = [
+        (Pool::invalidate, Invalidated),
+        (Pool::pause, Paused),
+        (|pool| pool.resize(1).unwrap(), Resized),
+    ];
+    for (end, reason) in endings {
+        let upstream = Upstream::start();
+        let (pool, events) = watched(upstream.config().with_max_size(MANY));
+        fill(&pool, MANY).await;
+        end(&pool);
+        let closed = events.closed();
+        assert!((1..=64).contains(&closed.len()), "{reason:?}: {} in the call", closed.len());
+        let left = usize::from(reason == Resized);
+        until(|| pool.status().idle == left).await;
+        assert_eq!(events.closed(), vec![reason; MANY - left]);
+    }
+}
+
+#[tokio::test]
+async fn none_of_very_many_is_handed_out_after_the_pool_was_invalidated() {
+    const MANY: usize = 300;
+    let upstream = Upstream::start();
+    let (pool, _) = watched(upstream.config().with_max_size(MANY));
+    let old: Vec<_> = take(&pool, MANY).await.into_iter().map(|guard| guard.id()).collect();
+    pool.invalidate();
+    assert!(pool.status().idle > 0);
+    let conn = pool.get().await.unwrap();
+    assert!(!old.contains(&conn.id()));
+}
+
 #[tokio::test]
 async fn invalidating_can_interrupt_those_in_use() {
     let upstream = Upstream::start();

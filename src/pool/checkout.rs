@@ -24,7 +24,10 @@ pub(super) async fn checkout(
 ) -> Result<Lease, CheckoutError> {
     // The usual case: no timer, no allocation, no clock but the one the check needs.
     match inner.at_once() {
-        Some(lease) if !inner.pings() => Ok(hand_out(inner, lease, Duration::ZERO, taken_at)),
+        Some(mut lease) if !inner.pings() => {
+            hand_out(inner, &mut lease, Duration::ZERO, taken_at);
+            Ok(lease)
+        }
         taken => wait(inner, taken, limit, taken_at).await,
     }
 }
@@ -35,19 +38,21 @@ pub(super) fn try_checkout(
     taken_at: &'static Location<'static>,
 ) -> Option<Lease> {
     // Whether it needs a ping cannot be found out without waiting.
-    inner.at_once().map(|lease| hand_out(inner, lease, Duration::ZERO, taken_at))
+    let mut lease = inner.at_once()?;
+    hand_out(inner, &mut lease, Duration::ZERO, taken_at);
+    Some(lease)
 }
 
+/// The caller has it.
 fn hand_out(
     inner: &Arc<Inner>,
-    mut lease: Lease,
+    lease: &mut Lease,
     waited: Duration,
     taken_at: &'static Location<'static>,
-) -> Lease {
+) {
     lease.claim(taken_at);
     inner.maintain();
     inner.emitter().checked_out(lease.id(), waited);
-    lease
 }
 
 async fn wait(
@@ -66,10 +71,11 @@ async fn wait(
     attempt.over = true;
     let waited = attempt.began.elapsed();
     match result {
-        Ok(lease) => {
+        Ok(mut lease) => {
             span.record("peer", tracing::field::display(lease.peer_addr()));
             span.record("conn_id", lease.id().get());
-            Ok(hand_out(inner, lease, waited, taken_at))
+            hand_out(inner, &mut lease, waited, taken_at);
+            Ok(lease)
         }
         Err(failed) => Err(attempt.report(failed, waited)),
     }

@@ -11,6 +11,10 @@ use crate::deadline::Deadline;
 use crate::error::Holder;
 use crate::event::CloseReason;
 
+/// Closing a socket costs about 10 µs. So many are closed in the caller's own time; the maintenance
+/// task closes the rest, one by one between other tasks. None of them is handed out meanwhile.
+const AT_ONCE: usize = 64;
+
 impl Inner {
     /// No connection of today is used again. Idle ones are closed now, those in use when they come
     /// back, or at once if `interrupt` says so.
@@ -46,33 +50,35 @@ impl Inner {
     pub(super) fn resize(self: &Arc<Self>, size: usize) {
         self.store.grow(size);
         self.slots.set_limit(size);
-        self.evict_surplus();
+        for core in self.surplus().into_iter().take(AT_ONCE) {
+            self.evict_surplus(&core);
+        }
+        self.common.inbox.nudge();
         self.serve();
         self.refresh_gauges();
     }
 
-    /// After a resize down: the idle ones that are too many, the longest idle ones first. Those in
-    /// use follow when they come back.
-    pub(super) fn evict_surplus(&self) {
+    /// After a resize down: the idle ones, if there are too many, the longest idle ones first.
+    pub(super) fn surplus(&self) -> Vec<Arc<Core>> {
         if !self.slots.are_over() {
-            return;
+            return Vec::new();
         }
         let mut idle = self.common.registry.idle();
         idle.sort_by_cached_key(|core| core.moment(core.idle_since()));
-        for core in idle {
-            if !self.slots.are_over() {
-                return;
-            }
-            core.evict(CloseReason::Resized);
-        }
+        idle
+    }
+
+    /// Closes this idle connection if there are too many. Those in use follow when they come back.
+    pub(super) fn evict_surplus(&self, core: &Core) -> bool {
+        self.slots.are_over() && core.evict(CloseReason::Resized)
     }
 
     fn evict_all(&self, reason: CloseReason) {
-        for core in self.common.registry.idle() {
+        for core in self.common.registry.idle().into_iter().take(AT_ONCE) {
             core.evict(reason);
         }
         self.store.sweep();
-        // Those being asked for a sign of life are looked at by the maintenance task.
+        // The others, and those being asked for a sign of life.
         self.common.inbox.nudge();
         self.refresh_gauges();
     }

@@ -52,13 +52,17 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
         if common.peers.judge() || last != generation {
             inner.evict_retired().await;
         }
+        for core in inner.surplus() {
+            if inner.evict_surplus(&core) {
+                tokio::task::yield_now().await;
+            }
+        }
         // Judged by the clock: a busy inbox must not keep the beat from coming.
         if Instant::now() >= next {
             let idle = inner.common.registry.idle();
             inner.evict_due(&idle).await;
             rounds.plan(beat, inner.silent_before(Instant::now() + beat, &idle));
             drop(idle);
-            inner.evict_surplus();
             inner.report_holders();
             if inner.common.ended.swap(false, Ordering::AcqRel) {
                 inner.store.sweep();

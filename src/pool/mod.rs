@@ -286,7 +286,7 @@ impl<P: Protocol> Pool<P> {
     }
 
     /// Says that no connection of today is of use any more: after a failover, say. Idle ones are
-    /// closed now, those in use when they come back.
+    /// closed now (of very many, a part by the maintenance task), those in use when they come back.
     pub fn invalidate(&self) {
         self.handle.0.invalidate(false);
     }
