@@ -38,7 +38,7 @@ async fn invalidating_closes_the_idle_ones_now_and_those_in_use_when_they_come_b
 /// Closing hundreds of sockets takes milliseconds, in which the caller's thread does nothing else.
 #[tokio::test]
 async fn the_end_of_very_many_connections_is_not_waited_for() {
-    const MANY: usize = 300;
+    const MANY: usize = 130;
     let endings: [(fn(&Pool), _); 3] = [
         (Pool::invalidate, Invalidated),
         (Pool::pause, Paused),
@@ -57,14 +57,31 @@ async fn the_end_of_very_many_connections_is_not_waited_for() {
     }
 }
 
+/// Before the maintenance task has run.
 #[tokio::test]
-async fn none_of_very_many_is_handed_out_after_the_pool_was_invalidated() {
-    const MANY: usize = 300;
+async fn a_pool_that_was_made_smaller_hands_out_no_more_than_its_size() {
+    const MANY: usize = 130;
     let upstream = Upstream::start();
     let (pool, _) = watched(upstream.config().with_max_size(MANY));
+    fill(&pool, MANY).await;
+    pool.resize(10).unwrap();
+    let mut held = Vec::new();
+    while let Some(guard) = pool.try_get() {
+        held.push(guard);
+    }
+    assert!(held.len() <= 10, "{} are out", held.len());
+}
+
+#[tokio::test]
+async fn none_of_very_many_is_handed_out_after_the_pool_was_invalidated() {
+    const MANY: usize = 130;
+    let upstream = Upstream::start();
+    let (pool, events) = watched(upstream.config().with_max_size(MANY));
     let old: Vec<_> = take(&pool, MANY).await.into_iter().map(|guard| guard.id()).collect();
     pool.invalidate();
     assert!(pool.status().idle > 0);
+    assert!(pool.try_get().is_none());
+    assert!(events.closed().len() < MANY, "whoever asks does not close all the rest");
     let conn = pool.get().await.unwrap();
     assert!(!old.contains(&conn.id()));
 }

@@ -6,7 +6,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use livepool::CloseReason::{KeepaliveTimeout, OpTimeout, PeerClosed, ProbeTimeout, Superseded};
+use livepool::CloseReason::{
+    IdleTimeout, KeepaliveTimeout, OpTimeout, PeerClosed, ProbeTimeout, Superseded,
+};
 use livepool::event::{Check, CheckVerdict};
 use livepool::{Config, Event, Keepalive, Pool};
 use support::peer::Peer;
@@ -61,6 +63,33 @@ async fn a_living_peer_that_has_nothing_to_say_is_proved_again_and_again() {
     assert_eq!(upstream.accepted(), 4);
     until(|| pool.status().quarantined == 0).await;
     assert_eq!(keepalive_of(&pool).await, before, "the user's settings are back");
+}
+
+/// Who was proved alive while it was idle is asked again without a look first.
+#[tokio::test]
+async fn a_peer_that_vanishes_after_it_was_proved_alive_again_and_again_is_found_as_soon() {
+    let upstream = Upstream::start();
+    let max_silence = Duration::from_millis(2200);
+    let (pool, events) = watched(upstream.config().with_max_silence(Some(max_silence)));
+    fill(&pool, 1).await;
+    let before = keepalive_of(&pool).await;
+    until(|| checks(&events, Check::Probe, CheckVerdict::Alive) >= 2).await;
+    assert_eq!(checks(&events, Check::Life, CheckVerdict::Unproved), 1, "only the first time");
+    assert_eq!(keepalive_of(&pool).await, before);
+    upstream.order_all(&Order::Silence);
+    let start = Instant::now();
+    assert_eq!(events.until_closed(1).await, [ProbeTimeout]);
+    assert!(start.elapsed() < max_silence + SECOND + 2 * VERDICT, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_peer_that_may_be_silent_for_ever_is_never_asked_and_other_limits_hold() {
+    let upstream = Upstream::start();
+    let config = upstream.config().with_max_silence(Some(Duration::MAX));
+    let (pool, events) = watched(config.with_idle_timeout(Some(Duration::from_millis(100))));
+    fill(&pool, 1).await;
+    assert_eq!(events.until_closed(1).await, [IdleTimeout]);
+    assert_eq!(checks(&events, Check::Life, CheckVerdict::Unproved), 0);
 }
 
 #[tokio::test]

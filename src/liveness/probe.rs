@@ -24,6 +24,8 @@ const MOST_PROBES: u32 = 60;
 const PROBE_EVERY: Duration = Duration::from_millis(50);
 /// A probe that the kernel did not count after this long was dropped by our own interface.
 const UNCOUNTED: Duration = Duration::from_millis(200);
+/// The kernel sends no probe to a peer that it has heard within a second.
+pub(crate) const UNASKED: Duration = Duration::from_secs(1);
 /// The first look comes early. A probe leaves at the next tick of the kernel's clock, within 4 ms
 /// where it ticks 250 times a second, and on a local network the answer is there at once.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -48,6 +50,8 @@ pub(crate) enum Step {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Probe {
     began: Instant,
+    /// Whatever was heard after this is a sign of life.
+    since: Instant,
     /// The current chance: when it began, and how many there were.
     chance: Option<Instant>,
     chances: u32,
@@ -59,12 +63,14 @@ pub(crate) struct Probe {
 
 impl Probe {
     pub(crate) fn begin(now: Instant) -> Self {
-        Self { began: now, chance: None, chances: 0, sent: None, counted: 0, looks: 0 }
+        Self { began: now, since: now, chance: None, chances: 0, sent: None, counted: 0, looks: 0 }
     }
 
-    /// One that was sent already. Returns when to look for the answer, too.
+    /// One that was sent already, to a peer that may have been heard just before. Then the kernel
+    /// sends none; but that, too, is a sign of life. Returns when to look, too.
     pub(crate) fn begin_sent(now: Instant) -> (Self, Duration) {
-        (Self { sent: Some(now), looks: 1, ..Self::begin(now) }, FIRST_LOOK)
+        let since = now.checked_sub(UNASKED).unwrap_or(now);
+        (Self { since, sent: Some(now), looks: 1, ..Self::begin(now) }, FIRST_LOOK)
     }
 
     /// How long a verdict over a silent peer takes with these round-trip times.
@@ -79,8 +85,7 @@ impl Probe {
         info: &TcpInfo,
         unsent: impl FnOnce() -> bool,
     ) -> Step {
-        let elapsed = now.saturating_duration_since(self.began);
-        if info.heard < elapsed {
+        if info.heard < now.saturating_duration_since(self.since) {
             return Step::Alive;
         }
         if info.unacked > 0 {
@@ -167,6 +172,17 @@ mod tests {
         });
         assert_eq!((end, sent), (Step::Alive, 1));
         assert!(took <= 10 * MS, "{took:?}");
+    }
+
+    #[test]
+    fn a_peer_that_spoke_just_before_it_was_asked_blindly_is_alive() {
+        let start = Instant::now();
+        let table = [(900 * MS, true), (990 * MS, true), (1100 * MS, false), (SILENCE, false)];
+        for (heard, alive) in table {
+            let (mut probe, look_in) = Probe::begin_sent(start);
+            let step = probe.step(start + look_in, &silent(heard + look_in, 0), || false);
+            assert_eq!(step == Step::Alive, alive, "{heard:?}: {step:?}");
+        }
     }
 
     #[test]

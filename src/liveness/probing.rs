@@ -58,8 +58,12 @@ impl Probing {
     /// Whether the kernel may have a verdict before our second probe.
     fn may_be_ended(&self, info: &TcpInfo) -> bool {
         let others = info.probes > u32::from(self.has_sent);
-        let is_short = self.own.user_timeout.is_some_and(|limit| limit < longest(info));
-        others || is_short || self.own.retries < 2
+        others || self.is_short(info) || self.own.retries < 2
+    }
+
+    /// Whether the user timeout may be over before there is a verdict.
+    fn is_short(&self, info: &TcpInfo) -> bool {
+        self.own.user_timeout.is_some_and(|limit| limit < longest(info))
     }
 
     /// Gives the user's settings back.
@@ -75,11 +79,8 @@ impl Probing {
     fn hold(&mut self, socket: &SockRef<'_>, info: &TcpInfo) -> bool {
         // Also if only a part of it succeeds: it is to be undone.
         self.is_held = true;
-        let held = tcp_info::hold_verdict(socket, &self.own, longest(info));
-        if !held {
-            tcp_info::release_verdict(socket, &self.own);
-        }
-        held
+        let limit = self.is_short(info).then(|| longest(info));
+        tcp_info::hold_verdict(socket, limit)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::telemetry::Emitter;
 #[derive(Debug)]
 pub(super) struct Common {
     pub(super) emitter: Arc<Emitter>,
-    /// Older proof than this needs a look at `TCP_INFO`; silence beyond it, a probe.
+    /// Older proof than this needs a new one: by a look at `TCP_INFO`, or by a probe.
     pub(super) max_silence: Option<Duration>,
     pub(super) max_lifetime: Option<Duration>,
     pub(super) registry: Registry,
@@ -73,6 +73,11 @@ impl Common {
 
     pub(super) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::SeqCst)
+    }
+
+    /// What, when it changes, may make many connections unwanted.
+    pub(super) fn demands(&self) -> (u64, usize) {
+        (self.generation.now(), self.slots.limit())
     }
 
     /// Why a connection of this generation must not be used again, if so.

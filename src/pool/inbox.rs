@@ -25,7 +25,7 @@ impl Inbox {
         std::mem::take(&mut *self.fired.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Wakes the maintenance task for a reason of its own: the pool is closed.
+    /// Wakes the maintenance task to look at everything else: the pool was closed, say.
     pub(super) fn nudge(&self) {
         self.notify.notify_one();
     }

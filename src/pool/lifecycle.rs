@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
@@ -20,7 +21,7 @@ impl Inner {
     /// back, or at once if `interrupt` says so.
     pub(super) fn invalidate(self: &Arc<Self>, interrupt: bool) {
         self.common.generation.end(CloseReason::Invalidated);
-        self.evict_all(CloseReason::Invalidated);
+        self.end_unwanted();
         if interrupt {
             self.interrupt_all(CloseReason::Invalidated, |core| core.retired().is_some());
         }
@@ -30,7 +31,7 @@ impl Inner {
     pub(super) fn invalidate_older_than(self: &Arc<Self>, core: &Core) -> bool {
         let first = self.common.generation.end_of(core.generation, CloseReason::Invalidated);
         if first {
-            self.evict_all(CloseReason::Invalidated);
+            self.end_unwanted();
         }
         first
     }
@@ -38,7 +39,7 @@ impl Inner {
     pub(super) fn pause(self: &Arc<Self>) {
         self.common.set_paused(true);
         self.common.generation.end(CloseReason::Paused);
-        self.evict_all(CloseReason::Paused);
+        self.end_unwanted();
     }
 
     pub(super) fn resume(self: &Arc<Self>) {
@@ -50,32 +51,16 @@ impl Inner {
     pub(super) fn resize(self: &Arc<Self>, size: usize) {
         self.store.grow(size);
         self.slots.set_limit(size);
-        for core in self.surplus().into_iter().take(AT_ONCE) {
-            self.evict_surplus(&core);
-        }
-        self.common.inbox.nudge();
+        self.end_unwanted();
         self.serve();
-        self.refresh_gauges();
     }
 
-    /// After a resize down: the idle ones, if there are too many, the longest idle ones first.
-    pub(super) fn surplus(&self) -> Vec<Arc<Core>> {
-        if !self.slots.are_over() {
-            return Vec::new();
-        }
-        let mut idle = self.common.registry.idle();
-        idle.sort_by_cached_key(|core| core.moment(core.idle_since()));
-        idle
-    }
-
-    /// Closes this idle connection if there are too many. Those in use follow when they come back.
-    pub(super) fn evict_surplus(&self, core: &Core) -> bool {
-        self.slots.are_over() && core.evict(CloseReason::Resized)
-    }
-
-    fn evict_all(&self, reason: CloseReason) {
-        for core in self.common.registry.idle().into_iter().take(AT_ONCE) {
-            core.evict(reason);
+    /// Closes the idle connections that are not wanted any more, the longest idle ones first.
+    fn end_unwanted(&self) {
+        let is_maintained = self.maintained.load(Ordering::Acquire);
+        let most = if is_maintained { AT_ONCE } else { usize::MAX };
+        for core in self.longest_idle().into_iter().take(most) {
+            core.evict_unwanted();
         }
         self.store.sweep();
         // The others, and those being asked for a sign of life.

@@ -1,7 +1,7 @@
 //! The maintenance task: one per pool, none per connection.
 //!
-//! It wakes when a sentinel fires, and on a beat for idle and lifetime limits and the gauges. It
-//! holds the pool weakly while it sleeps, so that it never keeps one alive.
+//! It wakes when a sentinel fires, when a peer is to be asked for a sign of life or may have answered,
+//! and on a beat for idle and lifetime limits and the gauges. It holds the pool weakly while it sleeps, so that it never keeps one alive.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -18,6 +18,7 @@ use super::rounds::Rounds;
 use super::{Inner, plan};
 use crate::beat::phase;
 use crate::deadline::Deadline;
+use crate::liveness::UNASKED;
 
 // Closing a socket costs about 8 µs, and a runtime with nothing but ready tasks looks at its sockets
 // every 61 polls (tokio's `event_interval`). So other tasks run after every single one: a handful at
@@ -26,20 +27,23 @@ use crate::deadline::Deadline;
 /// Reading `TCP_INFO` costs less than half a microsecond: this many, then let other tasks run.
 const LOOKS: usize = 16;
 
-/// The kernel sends no probe to a peer it has heard within a second.
-const SOONEST: Duration = Duration::from_secs(1);
-
 /// Runs until the pool is closed or gone.
 pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) {
     let mut next = Instant::now() + phase(beat);
     let mut quarantine = Quarantine::new(&common.suspects);
     let mut rounds = Rounds::new();
-    let mut generation = common.generation.now();
+    // Idle connections of which many may have to be closed, those to close first at the end.
+    let mut ending: Vec<Arc<Core>> = Vec::new();
+    let mut demands = common.demands();
     loop {
-        let judgement = common.peers.next_judgement(Instant::now());
-        let sooner = [quarantine.due(), judgement, rounds.due()];
-        let wake = sooner.into_iter().flatten().fold(next, Instant::min);
-        let _ = Deadline::at(wake).run(common.inbox.filled()).await;
+        if ending.is_empty() {
+            let judgement = common.peers.next_judgement(Instant::now());
+            let sooner = [quarantine.due(), judgement, rounds.due()];
+            let wake = sooner.into_iter().flatten().fold(next, Instant::min);
+            let _ = Deadline::at(wake).run(common.inbox.filled()).await;
+        } else {
+            tokio::task::yield_now().await;
+        }
         let Some(inner) = pool.upgrade() else { return };
         inner.classify_fired().await;
         if inner.is_closed() {
@@ -48,20 +52,23 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
         quarantine.look(|core| inner.offer(core));
         inner.ask_siblings().await;
         inner.check_silence(&mut rounds).await;
-        let last = std::mem::replace(&mut generation, common.generation.now());
-        if common.peers.judge() || last != generation {
-            inner.evict_retired().await;
+        let last = std::mem::replace(&mut demands, common.demands());
+        if common.peers.judge() || last != demands {
+            ending = inner.longest_idle();
+            ending.reverse();
         }
-        for core in inner.surplus() {
-            if inner.evict_surplus(&core) {
+        for core in ending.split_off(ending.len().saturating_sub(LOOKS)).into_iter().rev() {
+            if core.evict_unwanted() {
                 tokio::task::yield_now().await;
             }
         }
+        let now = Instant::now();
         // Judged by the clock: a busy inbox must not keep the beat from coming.
-        if Instant::now() >= next {
+        if now >= next {
+            next = now + beat;
             let idle = inner.common.registry.idle();
-            inner.evict_due(&idle).await;
-            rounds.plan(beat, inner.silent_before(Instant::now() + beat, &idle));
+            inner.evict_due(now, &idle).await;
+            rounds.plan(beat, inner.silent_before(next, &idle));
             drop(idle);
             inner.report_holders();
             if inner.common.ended.swap(false, Ordering::AcqRel) {
@@ -71,7 +78,6 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
             if inner.settings().min_idle > 0 {
                 inner.slots.announce();
             }
-            next = Instant::now() + beat;
         }
     }
 }
@@ -119,24 +125,15 @@ impl Inner {
         for peer in self.common.peers.suspects() {
             let mut idle = self.common.registry.idle();
             idle.retain(|core| core.peer.is_of(&peer));
-            self.check_silent(idle, SOONEST).await;
+            self.check_silent(idle, UNASKED).await;
         }
     }
 
-    /// Evicts the idle connections to peers that are no longer used.
-    pub(super) async fn evict_retired(&self) {
-        for core in self.common.registry.idle() {
-            if core.retired().is_some_and(|reason| core.evict(reason)) {
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-
-    /// How long a peer may be silent before it is asked: a little less than `max_silence`, so that its
-    /// answer is there when that is over.
+    /// How long a peer may be silent before it is asked: where the kernel can ask so soon, a little less
+    /// than `max_silence`, so that the answer is there when that is over.
     fn may_be_silent(&self) -> Option<Duration> {
         let settings = self.settings();
-        settings.max_silence.map(|max| (max - max / 32).max(SOONEST))
+        settings.max_silence.map(|max| (max - max / 32).max(UNASKED))
     }
 
     /// The idle connections that will have been silent for that long before the next beat, and when.
@@ -147,7 +144,8 @@ impl Inner {
     ) -> impl Iterator<Item = (Instant, Weak<Core>)> {
         let limit = self.may_be_silent();
         idle.iter().filter_map(move |core| {
-            let due = core.heard() + limit?;
+            // A limit beyond what the clock can count is none.
+            let due = core.heard().checked_add(limit?)?;
             (due < beat).then(|| (due, Arc::downgrade(core)))
         })
     }
@@ -179,27 +177,34 @@ impl Inner {
         }
     }
 
-    /// Evicts what has been idle too long, is too old or must not be used again. The youngest `min_idle` are not evicted for
-    /// being idle: the pool would only make new ones.
-    async fn evict_due(&self, idle: &[Arc<Core>]) {
-        let now = Instant::now();
+    /// Evicts what has been idle too long, is too old or is not wanted. The youngest `min_idle` are not
+    /// evicted for being idle: the pool would only make new ones.
+    async fn evict_due(&self, now: Instant, idle: &[Arc<Core>]) {
         let idle_timeout = self.settings().idle_timeout;
         let due = |core: &Core, own: Option<Duration>| {
             let limit = own.map_or(Age::NEVER, Age::of).min(core.idle_limit());
-            let due = plan::due(core.age_at(now), core.idle_since(), core.expires(), limit);
-            due.or_else(|| core.retired())
+            plan::due(core.age_at(now), core.idle_since(), core.expires(), limit)
         };
-        if !idle.iter().any(|core| due(core, idle_timeout).is_some()) {
+        if !idle.iter().any(|core| core.is_unwanted(now) || due(core, idle_timeout).is_some()) {
             return;
         }
-        let mut idle = idle.to_vec();
-        idle.sort_by_cached_key(|core| core.moment(core.idle_since()));
+        let idle = longest_idle_first(idle.to_vec());
         let spare = idle.len().saturating_sub(self.settings().min_idle);
         for (index, core) in idle.into_iter().enumerate() {
             let own = idle_timeout.filter(|_| index < spare);
-            if due(&core, own).is_some_and(|reason| core.evict(reason)) {
+            let is_due = due(&core, own).is_some_and(|reason| core.evict(reason));
+            if is_due || core.evict_unwanted() {
                 tokio::task::yield_now().await;
             }
         }
     }
+
+    pub(super) fn longest_idle(&self) -> Vec<Arc<Core>> {
+        longest_idle_first(self.common.registry.idle())
+    }
+}
+
+fn longest_idle_first(mut idle: Vec<Arc<Core>>) -> Vec<Arc<Core>> {
+    idle.sort_by_cached_key(|core| core.moment(core.idle_since()));
+    idle
 }

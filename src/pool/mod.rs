@@ -9,8 +9,9 @@
 //!   [`reset`]: what is done to a connection that came back; [`tries`]: a second connection when the
 //!   first had died
 //! - [`speech`]: the pool's protocol, without its types
-//! - [`maintenance`]: what is looked at in the background; [`quarantine`]: silent connections;
-//!   [`plan`]: what has lived too long; [`generation`]: what is not used again
+//! - [`maintenance`]: what is looked at in the background; [`rounds`]: which idle connection, and when;
+//!   [`quarantine`]: silent connections; [`plan`]: what has lived too long; [`generation`]: what is not
+//!   used again
 //! - [`inner`]: the parts together; [`lifecycle`] and [`warm`]: what is done to a pool as a whole
 //! - [`manager`]: our connections in somebody's plain deadpool
 
@@ -286,7 +287,8 @@ impl<P: Protocol> Pool<P> {
     }
 
     /// Says that no connection of today is of use any more: after a failover, say. Idle ones are
-    /// closed now (of very many, a part by the maintenance task), those in use when they come back.
+    /// closed, those in use when they come back. Of very many idle ones most are closed in the
+    /// background, so that nobody waits for that.
     pub fn invalidate(&self) {
         self.handle.0.invalidate(false);
     }
@@ -297,8 +299,9 @@ impl<P: Protocol> Pool<P> {
         self.handle.0.invalidate(true);
     }
 
-    /// Changes `max_size`. When it is lowered, idle connections that are too many are closed now,
-    /// those in use when they come back; until then no new one is made.
+    /// Changes `max_size`. When it is lowered, idle connections that are too many are closed, as in
+    /// [`invalidate`](Self::invalidate), those in use when they come back; until then no new one is
+    /// made.
     ///
     /// # Errors
     ///

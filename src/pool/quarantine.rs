@@ -1,7 +1,8 @@
 //! Quarantine: silent connections, asked for a sign of life until they answer or a verdict falls.
 //!
-//! They keep their slots, and nobody is given one. All of them are probed on one clock, that of the
-//! maintenance task, so that sixteen dead ones cost the time of one.
+//! They keep their slots, and nobody is given one. Whoever finds a silent connection sends the first
+//! probe; from then on all of them are looked at on one clock, that of the maintenance task, so that
+//! sixteen dead ones cost the time of one.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 
 use super::core::{Classified, Core};
 use crate::event::{Check, CheckVerdict, CloseReason};
-use crate::liveness::{Probing, Step, Verdict};
+use crate::liveness::{Probing, Step, UNASKED, Verdict};
 use crate::stream::Conn;
 use crate::sys::tcp_info::{self, Keepalive, TcpInfo};
 
@@ -34,8 +35,8 @@ pub(super) struct Suspects {
 }
 
 impl Suspects {
-    /// Its peer is asked at once: `info` is what was read just now, if anything was.
-    pub(super) fn add(&self, core: Arc<Core>, conn: Conn, info: Option<&TcpInfo>) {
+    /// Its peer is asked at once.
+    pub(super) fn add(&self, core: Arc<Core>, conn: Conn, known: Known) {
         self.count.fetch_add(1, Ordering::AcqRel);
         let mut new = Quarantined {
             core,
@@ -44,7 +45,7 @@ impl Suspects {
             round_trip: Duration::ZERO,
             heard: None,
         };
-        new.begin(Instant::now(), info, self);
+        new.begin(Instant::now(), known, self);
         self.lock().push(new);
         if self.is_closed() {
             self.discard();
@@ -84,11 +85,11 @@ impl Suspects {
         std::mem::take(&mut *self.lock())
     }
 
-    /// Whether a peer can be asked without a look at what the kernel has heard since the last proof
-    /// of life, this long ago, on a connection that was idle all the time: nothing, if the kernel asks
-    /// nobody so soon itself.
-    pub(super) fn may_ask_blindly(&self, unheard: Duration) -> bool {
-        self.keepalive.get().is_some_and(|own| own.idle > unheard)
+    /// What is known of a TCP connection that was idle since its last proof of life, this long ago, and
+    /// need not be read first: the kernel itself has asked nobody so soon.
+    pub(super) fn settings(&self, unheard: Duration) -> Option<Known> {
+        let own = self.keepalive.get().filter(|own| own.idle > unheard && unheard >= 2 * UNASKED);
+        own.map(|own| Known::Settings(*own))
     }
 
     fn keepalive(&self, conn: &Conn) -> Option<Keepalive> {
@@ -102,6 +103,15 @@ impl Suspects {
     fn lock(&self) -> MutexGuard<'_, Vec<Quarantined>> {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is known of a silent connection when it is asked.
+#[derive(Debug)]
+pub(super) enum Known {
+    /// What the kernel says of it.
+    Reading(TcpInfo),
+    /// The settings of its socket only.
+    Settings(Keepalive),
 }
 
 /// One silent connection.
@@ -158,18 +168,17 @@ impl Quarantined {
     }
 
     /// Sends the first probe. Whatever else there is to say, the maintenance task finds out.
-    fn begin(&mut self, now: Instant, info: Option<&TcpInfo>, suspects: &Suspects) {
-        let (Some(conn), known) = (&self.conn, suspects.keepalive.get()) else { return };
-        match (info, known) {
-            (None, Some(own)) => {
+    fn begin(&mut self, now: Instant, known: Known, suspects: &Suspects) {
+        let Some(conn) = &self.conn else { return };
+        match known {
+            Known::Reading(info) => {
+                self.judge(now, &info, suspects);
+            }
+            Known::Settings(own) => {
                 let stream = conn.stream();
-                let (probing, look_in) = Probing::begin_blindly(&stream.io().sock_ref(), now, *own);
+                let (probing, look_in) = Probing::begin_blindly(&stream.io().sock_ref(), now, own);
                 self.asked = Some(Asked { probing, due: now + look_in });
             }
-            (Some(info), _) => {
-                self.judge(now, info, suspects);
-            }
-            (None, None) => {}
         }
     }
 

@@ -95,7 +95,7 @@ impl Stream {
     }
 
     /// A read that had to wait is over.
-    fn has_read(&mut self) {
+    pub(super) fn has_read(&mut self) {
         self.read_waits = false;
         self.reading.stop();
         self.end_watch();

@@ -317,6 +317,8 @@ impl Shared {
         let reader = self.link.reader().take();
         let reason = layer.as_mut().map_or(Some(CloseReason::Dirty), |layer| self.take_in(layer));
         drop(layer);
+        // Nobody waits: the next read has its full time.
+        self.record(Stream::has_read);
         if let Some(reader) = reader {
             reader.wake();
         }

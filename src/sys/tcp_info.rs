@@ -148,13 +148,11 @@ pub(crate) fn keepalive(socket: &SockRef<'_>) -> Option<Keepalive> {
 }
 
 /// Has the kernel pass no verdict of its own while probes of ours go unanswered: `TCP_KEEPCNT` goes
-/// to its highest value, 127, and a user timeout that silence of `silence` would pass is raised above
-/// it. False if the kernel refuses.
+/// to its highest value, 127, and the user timeout to this one, if any. False if the kernel refuses.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn hold_verdict(socket: &SockRef<'_>, own: &Keepalive, silence: Duration) -> bool {
-    let is_short = own.user_timeout.is_some_and(|limit| limit < silence);
-    let held = set(socket, libc::TCP_KEEPCNT, 127).is_some();
-    held && (!is_short || socket.set_tcp_user_timeout(Some(silence)).is_ok())
+pub(crate) fn hold_verdict(socket: &SockRef<'_>, user_timeout: Option<Duration>) -> bool {
+    set(socket, libc::TCP_KEEPCNT, 127).is_some()
+        && user_timeout.is_none_or(|limit| socket.set_tcp_user_timeout(Some(limit)).is_ok())
 }
 
 /// Sends a keepalive probe at the next tick of the kernel's clock, if the peer was not heard for
@@ -203,7 +201,7 @@ pub(crate) fn keepalive(_: &SockRef<'_>) -> Option<Keepalive> {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn hold_verdict(_: &SockRef<'_>, _: &Keepalive, _: Duration) -> bool {
+pub(crate) fn hold_verdict(_: &SockRef<'_>, _: Option<Duration>) -> bool {
     false
 }
 

@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use super::{Core, State};
 use crate::event::{Check, CheckVerdict, CloseReason};
 use crate::liveness::{Life, Parked};
+use crate::net::PeerAddr;
 use crate::pool::age::Age;
+use crate::pool::quarantine::Known;
 use crate::stream::{Conn, Keeper};
 use crate::sys::tcp_info::{TcpInfo, tcp_info};
 
@@ -77,9 +79,9 @@ impl Core {
     }
 
     /// Puts it into quarantine. Only for whoever owns the stream.
-    pub(super) fn suspect(&self, conn: Conn, info: Option<&TcpInfo>) {
+    pub(super) fn suspect(&self, conn: Conn, known: Known) {
         if let Some(core) = self.me.upgrade() {
-            self.common.suspects.add(core, conn, info);
+            self.common.suspects.add(core, conn, known);
             self.common.inbox.nudge();
         }
     }
@@ -92,14 +94,12 @@ impl Core {
             return Classified::Done;
         }
         let Some(conn) = self.home().conn.take() else { return Classified::Done };
-        if self.idle_since() < self.heard.get() && self.common.suspects.may_ask_blindly(unheard) {
-            self.suspect(conn, None);
-            return Classified::Done;
-        }
-        match self.silence(&conn, now, max) {
-            Some(info) => self.suspect(conn, Some(&info)),
-            None => return self.come_home(conn),
-        }
+        let is_proved = self.idle_since() < self.heard.get();
+        let is_tcp = matches!(self.peer.addr(), PeerAddr::Tcp(_));
+        let settings = || self.common.suspects.settings(unheard).filter(|_| is_proved && is_tcp);
+        let known = settings().or_else(|| self.silence(&conn, now, max).map(Known::Reading));
+        let Some(known) = known else { return self.come_home(conn) };
+        self.suspect(conn, known);
         Classified::Done
     }
 

@@ -2,11 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
+use tokio::time::Instant;
+
 use super::{Core, State};
 use crate::event::{Check, CheckVerdict, CloseReason};
 use crate::liveness::{Parked, Verdict};
 use crate::pool::age::Age;
 use crate::pool::plan;
+use crate::pool::quarantine::Known;
 use crate::stream::Conn;
 
 impl Core {
@@ -30,7 +33,7 @@ impl Core {
         }
         let conn = self.home().conn.take()?;
         let unwelcome = || plan::due(now, self.idle_since(), Age::NEVER, self.idle_limit());
-        let unfit = match self.outlived(now).or_else(unwelcome) {
+        let unfit = match self.unwanted(now).or_else(unwelcome) {
             Some(reason) => Some(reason),
             None => match conn.check(has_fired) {
                 Verdict::Alive => {
@@ -50,17 +53,26 @@ impl Core {
         if let Some(info) = self.common.max_silence.and_then(|max| self.silence(&conn, now, max)) {
             // Whoever claimed it drops its handle; it comes back when it is heard.
             self.state.store(State::Orphaned as u8, Ordering::Release);
-            self.suspect(conn, Some(&info));
+            self.suspect(conn, Known::Reading(info));
             return None;
         }
         conn.set_idle(false);
         Some(conn)
     }
 
-    /// Why the pool would rather not have it back, if so.
+    /// Why the pool would rather not have it, or have it back, if so.
     fn unwanted(&self, now: Age) -> Option<CloseReason> {
         let surplus = || self.common.slots.are_over().then_some(CloseReason::Resized);
         self.outlived(now).or_else(surplus)
+    }
+
+    pub(in crate::pool) fn is_unwanted(&self, now: Instant) -> bool {
+        self.unwanted(self.age_at(now)).is_some()
+    }
+
+    /// Closes it if it is idle and not wanted.
+    pub(in crate::pool) fn evict_unwanted(&self) -> bool {
+        self.unwanted(self.age()).is_some_and(|reason| self.evict(reason))
     }
 
     /// Whether the peer of a connection that comes back was heard lately. A user who read has heard
