@@ -145,3 +145,16 @@ async fn a_read_times_out_also_when_the_last_user_counted_its_debt() {
     assert!(is_timeout(&read.expect("it wakes by itself").unwrap_err()));
     assert_eq!(start.elapsed().as_secs(), 10);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_look_of_the_pools_own_takes_nothing_from_the_time_of_the_next_read() {
+    let (stream, _peer, _) = stream(Timeouts::all(10 * SECOND));
+    let shared = super::shared::Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Unread::Keep));
+    let wire = Wire::new(&shared).layer(|below| async { Ok(below) });
+    let mut wire = wire.await.unwrap();
+    assert_eq!(shared.judge_waiting(&[]), None);
+    tokio::time::sleep(6 * SECOND).await;
+    let start = Instant::now();
+    assert!(is_timeout(&wire.read(&mut [0]).await.unwrap_err()));
+    assert_eq!(start.elapsed().as_secs(), 10);
+}
