@@ -36,9 +36,8 @@ impl Now {
 }
 
 /// The timer of one direction of a stream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Clock {
-    side: Side,
     /// When the pending operation began, and when it must end.
     running: Option<(Instant, Instant)>,
     /// Boxed: most connections of a large pool never wait.
@@ -46,10 +45,6 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub(super) fn new(side: Side) -> Self {
-        Self { side, running: None, alarm: None }
-    }
-
     /// The operation ended, or none is owed: the next pending one starts afresh.
     #[inline]
     pub(super) fn stop(&mut self) {
@@ -74,6 +69,7 @@ impl Clock {
     pub(super) fn poll(
         &mut self,
         link: &Arc<Link>,
+        side: Side,
         now: &mut Now,
         limit: Option<Duration>,
         cap: Option<Instant>,
@@ -94,7 +90,7 @@ impl Clock {
             }
             let now = now.get();
             if now < deadline {
-                self.alarm = Some(Alarm::set(self.alarm.take(), deadline, link, self.side));
+                self.alarm = Some(Alarm::set(self.alarm.take(), deadline, link, side));
                 return Poll::Pending;
             }
             let unheard =
@@ -109,7 +105,7 @@ impl Clock {
 
     /// The stream has another link from now on.
     pub(super) fn forget_link(&mut self) {
-        *self = Self::new(self.side);
+        *self = Self::default();
     }
 }
 
@@ -211,7 +207,7 @@ mod tests {
 
     impl Timed {
         fn new() -> Self {
-            Self { clock: Clock::new(Side::Reading), link: Link::new() }
+            Self { clock: Clock::default(), link: Link::new() }
         }
 
         fn poll(
@@ -221,7 +217,7 @@ mod tests {
             cap: Option<Instant>,
         ) -> Poll<Duration> {
             self.link.reader().register(cx.waker());
-            self.clock.poll(&self.link, &mut Now::default(), limit, cap)
+            self.clock.poll(&self.link, Side::Reading, &mut Now::default(), limit, cap)
         }
     }
 

@@ -6,31 +6,53 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clock::Now;
+use super::link::Side;
 use super::watch::Silent;
 use super::{OpTimeout, PeerSilent, Stream};
 use crate::config::Timeouts;
 use crate::event::{Check, CheckVerdict, CloseReason, Event, Operation};
 
-/// The timeouts of a stream's operations.
+/// The timeouts of a stream's operations, and of its exchange.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) read: Option<Duration>,
     pub(super) write: Option<Duration>,
     pub(super) flush: Option<Duration>,
     pub(super) shutdown: Option<Duration>,
+    /// The end of the whole exchange, and when it was set.
+    pub(super) deadline: Option<Instant>,
+    pub(super) deadline_set: Option<Instant>,
 }
 
 impl Limits {
     pub(super) fn of(timeouts: &Timeouts) -> Self {
         let Timeouts { read, write, flush, shutdown, .. } = *timeouts;
-        Self { read, write, flush, shutdown }
+        Self { read, write, flush, shutdown, deadline: None, deadline_set: None }
     }
 }
 
 impl Stream {
+    /// Those in force.
+    pub(super) fn limits(&self) -> Limits {
+        match &self.own {
+            Some(own) if self.is_limited => **own,
+            _ => Limits::of(&self.defaults),
+        }
+    }
+
+    /// Those of its user, from now on.
+    pub(super) fn own_limits(&mut self) -> &mut Limits {
+        let defaults = Limits::of(&self.defaults);
+        let own = self.own.get_or_insert_with(|| Box::new(defaults));
+        if !std::mem::replace(&mut self.is_limited, true) {
+            **own = defaults;
+        }
+        own
+    }
+
     /// How long the next answer may take.
     pub(super) fn read_limit(&self) -> Option<Duration> {
-        self.limits.read.filter(|_| !self.link.is_patient())
+        self.limits().read.filter(|_| !self.link.is_patient())
     }
 
     /// For a read that is pending, whose task the link knows.
@@ -55,8 +77,9 @@ impl Stream {
         if std::mem::replace(&mut self.was_patient, patient) != patient {
             self.reading.stop();
         }
-        let (limit, cap) = (self.read_limit(), self.deadline);
-        let after = std::task::ready!(self.reading.poll(&self.link, &mut now, limit, cap));
+        let (limit, cap) = (self.read_limit(), self.limits().deadline);
+        let after =
+            std::task::ready!(self.reading.poll(&self.link, Side::Reading, &mut now, limit, cap));
         Poll::Ready(self.time_out(Operation::Read, after))
     }
 
@@ -65,13 +88,20 @@ impl Stream {
         if std::mem::replace(&mut self.writing_op, operation) != operation {
             self.writing.stop();
         }
+        let limits = self.limits();
         let limit = match operation {
-            Operation::Flush => self.limits.flush,
-            Operation::Shutdown => self.limits.shutdown,
-            _ => self.limits.write,
+            Operation::Flush => limits.flush,
+            Operation::Shutdown => limits.shutdown,
+            _ => limits.write,
         };
         let now = &mut Now::default();
-        let after = std::task::ready!(self.writing.poll(&self.link, now, limit, self.deadline));
+        let after = std::task::ready!(self.writing.poll(
+            &self.link,
+            Side::Writing,
+            now,
+            limit,
+            limits.deadline
+        ));
         Poll::Ready(self.time_out(operation, after))
     }
 
@@ -89,7 +119,8 @@ impl Stream {
 
     /// The error of an operation that ran out of time, and everything that follows from it.
     pub(super) fn time_out(&mut self, operation: Operation, after: Duration) -> std::io::Error {
-        let timeout = match (self.deadline, self.deadline_set) {
+        let Limits { deadline, deadline_set, .. } = self.limits();
+        let timeout = match (deadline, deadline_set) {
             (Some(deadline), Some(set)) if deadline <= Instant::now() => {
                 OpTimeout { operation, after: deadline - set, of_exchange: true }
             }

@@ -50,7 +50,6 @@ pub use fault::{Interrupted, OpTimeout, PeerSilent};
 pub(crate) use handshake::{Handshake, Refused};
 pub(crate) use io::delegate_io;
 pub(crate) use link::Link;
-use link::Side;
 pub use link::{Ledger, Owed};
 pub(crate) use reported::Reported;
 pub use scan::{Consequence, Scanner, Unread};
@@ -84,14 +83,11 @@ pub struct Stream {
     /// The name its address was found under.
     host: Option<Arc<str>>,
     emitter: Arc<Emitter>,
-    /// As configured; what `limits` go back to at the end of an exchange.
+    /// As configured.
     defaults: Arc<Timeouts>,
-    limits: Limits,
-    /// The end of the whole exchange.
-    deadline: Option<Instant>,
-    /// When that deadline was set.
-    deadline_set: Option<Instant>,
-    /// Its user has set limits of its own since it was last at rest.
+    /// What its user has set since it was last at rest, if `is_limited`. Boxed, and kept for the next
+    /// one: most users set nothing.
+    own: Option<Box<Limits>>,
     is_limited: bool,
     exchange: Exchange,
     counts_debt: bool,
@@ -144,10 +140,8 @@ impl Stream {
             local,
             host: None,
             emitter,
-            limits: Limits::of(&timeouts),
             defaults: timeouts,
-            deadline: None,
-            deadline_set: None,
+            own: None,
             is_limited: false,
             exchange: Exchange::default(),
             counts_debt: false,
@@ -155,8 +149,8 @@ impl Stream {
             recorded_above: false,
             debts_seen: 0,
             was_patient: false,
-            reading: Clock::new(Side::Reading),
-            writing: Clock::new(Side::Writing),
+            reading: Clock::default(),
+            writing: Clock::default(),
             read_waits: false,
             was_awaited: false,
             writing_op: Operation::Write,
@@ -213,33 +207,32 @@ impl Stream {
 
     /// The timeouts in force.
     pub fn timeouts(&self) -> Timeouts {
-        let Limits { read, write, flush, shutdown } = self.limits;
+        let Limits { read, write, flush, shutdown, .. } = self.limits();
         Timeouts { read, write, flush, shutdown, ..*self.defaults }
     }
 
     /// Sets the timeout of every later read; `None` waits for ever. In a pool it holds until the
     /// connection is returned.
     pub fn set_read_timeout(&mut self, limit: Option<Duration>) {
-        self.is_limited = true;
-        self.limits.read = limit;
+        self.own_limits().read = limit;
         self.reading.stop();
     }
 
     /// Sets the timeout of every later write and flush; `None` waits for ever. In a pool it holds
     /// until the connection is returned.
     pub fn set_write_timeout(&mut self, limit: Option<Duration>) {
-        self.is_limited = true;
-        self.limits.write = limit;
-        self.limits.flush = limit;
+        let own = self.own_limits();
+        own.write = limit;
+        own.flush = limit;
         self.writing.stop();
     }
 
     /// Sets the moment by which the whole exchange must be over: each later operation gets its own
     /// timeout or what is left, whichever is less. `None` removes it.
     pub fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.is_limited = true;
-        self.deadline = deadline;
-        self.deadline_set = deadline.map(|_| Instant::now());
+        let own = self.own_limits();
+        own.deadline = deadline;
+        own.deadline_set = deadline.map(|_| Instant::now());
         self.reading.stop();
         self.writing.stop();
     }
@@ -331,11 +324,7 @@ impl Stream {
     /// Returns whether the link to it is another one from now on.
     pub(crate) fn rest(&mut self) -> bool {
         self.exchange = Exchange::default();
-        if std::mem::take(&mut self.is_limited) {
-            self.limits = Limits::of(&self.defaults);
-            self.deadline = None;
-            self.deadline_set = None;
-        }
+        self.is_limited = false;
         if std::mem::take(&mut self.was_awaited) {
             self.forget_tasks();
         }

@@ -158,3 +158,17 @@ async fn a_look_of_the_pools_own_takes_nothing_from_the_time_of_the_next_read() 
     assert!(is_timeout(&wire.read(&mut [0]).await.unwrap_err()));
     assert_eq!(start.elapsed().as_secs(), 10);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_one_user_has_set_is_not_the_next_ones_who_sets_something_else() {
+    let (mut stream, _peer, _) = stream(Timeouts::all(10 * SECOND));
+    stream.set_read_timeout(Some(SECOND));
+    stream.rest();
+    stream.set_deadline(Some(Instant::now() + 60 * SECOND));
+    assert_eq!(stream.timeouts().read, Some(10 * SECOND));
+    let start = Instant::now();
+    assert!(is_timeout(&stream.read(&mut [0]).await.unwrap_err()));
+    assert_eq!(start.elapsed().as_secs(), 10);
+    stream.rest();
+    assert_eq!(stream.limits().deadline, None);
+}

@@ -38,7 +38,7 @@ pub(super) struct Silent {
 
 impl Watch {
     pub(super) fn new(max_silence: Duration) -> Self {
-        Self { max_silence, clock: Clock::new(Side::Reading), wait: max_silence, asked: None }
+        Self { max_silence, clock: Clock::default(), wait: max_silence, asked: None }
     }
 
     /// For a read that is pending and owed an answer, whose task `link` knows already. Ready when
@@ -50,7 +50,7 @@ impl Watch {
         socket: &SockRef<'_>,
     ) -> Poll<Silent> {
         loop {
-            ready!(self.clock.poll(link, now, Some(self.wait), None));
+            ready!(self.clock.poll(link, Side::Reading, now, Some(self.wait), None));
             let now = now.get();
             self.wait = match tcp_info::tcp_info(socket) {
                 // Nobody can tell; the read's own timeout decides.
