@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Inner;
 use super::age::Age;
 use super::common::Common;
 use super::core::{Classified, Core};
 use super::inbox::Inbox;
 use super::quarantine::Quarantine;
 use super::rounds::Rounds;
-use super::{Inner, plan};
 use crate::beat::phase;
 use crate::deadline::Deadline;
 use crate::liveness::UNASKED;
@@ -67,9 +67,11 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
         if now >= next {
             next = now + beat;
             let idle = inner.common.registry.idle();
-            inner.evict_due(now, &idle).await;
-            rounds.plan(beat, inner.silent_before(next, &idle));
-            drop(idle);
+            let survey = inner.survey(now, next, &idle);
+            rounds.plan(beat, survey.silent);
+            if survey.has_due {
+                inner.evict_due(now, idle).await;
+            }
             inner.report_holders();
             if inner.common.ended.swap(false, Ordering::AcqRel) {
                 inner.store.sweep();
@@ -80,6 +82,14 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
             }
         }
     }
+}
+
+/// What there is to do about the idle connections until the next beat.
+struct Survey {
+    /// One has been idle too long, is too old or is not wanted.
+    has_due: bool,
+    /// Those whose peers will have been silent for too long, and when.
+    silent: Vec<(Instant, Weak<Core>)>,
 }
 
 /// Fired connections that were not looked at yet. If the runtime ends meanwhile, the next task looks.
@@ -136,18 +146,22 @@ impl Inner {
         settings.max_silence.map(|max| (max - max / 32).max(UNASKED))
     }
 
-    /// The idle connections that will have been silent for that long before the next beat, and when.
-    fn silent_before(
-        &self,
-        beat: Instant,
-        idle: &[Arc<Core>],
-    ) -> impl Iterator<Item = (Instant, Weak<Core>)> {
-        let limit = self.may_be_silent();
-        idle.iter().filter_map(move |core| {
-            // A limit beyond what the clock can count is none.
-            let due = core.heard().checked_add(limit?)?;
-            (due < beat).then(|| (due, Arc::downgrade(core)))
-        })
+    /// Looks at all idle connections, at each once: ten thousand are as many reads from memory.
+    fn survey(&self, now: Instant, beat: Instant, idle: &[Arc<Core>]) -> Survey {
+        let idle_timeout = self.settings().idle_timeout;
+        let longest = self.may_be_silent();
+        let beat = Age::of(beat - now);
+        let mut survey = Survey { has_due: false, silent: Vec::new() };
+        for core in idle {
+            let age = core.age_at(now);
+            survey.has_due |= core.outlived_idle(age, idle_timeout).is_some();
+            let Some(longest) = longest else { continue };
+            let left = longest.saturating_sub(core.unheard_for(age));
+            if Age::of(left) < beat {
+                survey.silent.push((now + left, Arc::downgrade(core)));
+            }
+        }
+        survey
     }
 
     /// Looks at those whose turn it is.
@@ -179,21 +193,13 @@ impl Inner {
 
     /// Evicts what has been idle too long, is too old or is not wanted. The youngest `min_idle` are not
     /// evicted for being idle: the pool would only make new ones.
-    async fn evict_due(&self, now: Instant, idle: &[Arc<Core>]) {
-        let idle_timeout = self.settings().idle_timeout;
-        let due = |core: &Core, own: Option<Duration>| {
-            let limit = own.map_or(Age::NEVER, Age::of).min(core.idle_limit());
-            plan::due(core.age_at(now), core.idle_since(), core.expires(), limit)
-        };
-        if !idle.iter().any(|core| core.is_unwanted(now) || due(core, idle_timeout).is_some()) {
-            return;
-        }
-        let idle = longest_idle_first(idle.to_vec());
+    async fn evict_due(&self, now: Instant, idle: Vec<Arc<Core>>) {
+        let idle = longest_idle_first(idle);
         let spare = idle.len().saturating_sub(self.settings().min_idle);
         for (index, core) in idle.into_iter().enumerate() {
-            let own = idle_timeout.filter(|_| index < spare);
-            let is_due = due(&core, own).is_some_and(|reason| core.evict(reason));
-            if is_due || core.evict_unwanted() {
+            let own = self.settings().idle_timeout.filter(|_| index < spare);
+            let due = core.outlived_idle(core.age_at(now), own);
+            if due.is_some_and(|reason| core.evict(reason)) {
                 tokio::task::yield_now().await;
             }
         }

@@ -29,8 +29,7 @@ impl<T> Rounds<T> {
     }
 
     /// Plans the time until the next beat anew.
-    pub(super) fn plan(&mut self, beat: Duration, due: impl Iterator<Item = (Instant, T)>) {
-        let mut due: Vec<_> = due.collect();
+    pub(super) fn plan(&mut self, beat: Duration, mut due: Vec<(Instant, T)>) {
         due.sort_by_key(|(due, _)| *due);
         self.due = due.into();
         // All of them in half that time, if they are due at once.
@@ -67,7 +66,7 @@ mod tests {
         let start = Instant::now();
         let mut rounds = Rounds::new();
         let at = |ms: u32| start + ms * MS;
-        rounds.plan(BEAT, [(at(40), 'c'), (at(10), 'a'), (at(14), 'b')].into_iter());
+        rounds.plan(BEAT, vec![(at(40), 'c'), (at(10), 'a'), (at(14), 'b')]);
         assert_eq!(rounds.due(), Some(at(20)));
         assert!(rounds.take(at(19)).is_empty());
         assert_eq!(rounds.take(at(20)), ['a', 'b']);
@@ -81,7 +80,7 @@ mod tests {
     fn spread(count: usize) -> (Duration, usize) {
         let start = Instant::now();
         let mut rounds = Rounds::new();
-        rounds.plan(BEAT, (0..count).map(|who| (start, who)));
+        rounds.plan(BEAT, (0..count).map(|who| (start, who)).collect());
         let (mut now, mut most, mut seen) = (start, 0, Vec::new());
         while let Some(due) = rounds.due() {
             now = now.max(due);

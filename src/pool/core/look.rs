@@ -55,12 +55,7 @@ impl Core {
         info.filter(|_| life == Life::Silent)
     }
 
-    /// When the peer was last proved alive.
-    pub(in crate::pool) fn heard(&self) -> Instant {
-        self.moment(self.heard.get())
-    }
-
-    /// How long ago that was.
+    /// How long ago the peer was last proved alive.
     pub(in crate::pool) fn unheard_for(&self, now: Age) -> Duration {
         now.since(self.heard.get())
     }

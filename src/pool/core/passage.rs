@@ -1,8 +1,7 @@
 //! The ways of a stream: from its connection to a user, back, and from one user to the next.
 
 use std::sync::atomic::Ordering;
-
-use tokio::time::Instant;
+use std::time::Duration;
 
 use super::{Core, State};
 use crate::event::{Check, CheckVerdict, CloseReason};
@@ -66,8 +65,14 @@ impl Core {
         self.outlived(now).or_else(surplus)
     }
 
-    pub(in crate::pool) fn is_unwanted(&self, now: Instant) -> bool {
-        self.unwanted(self.age_at(now)).is_some()
+    /// Why it must not stay among the idle ones, if so: `own` is how long the pool lets it be idle.
+    pub(in crate::pool) fn outlived_idle(
+        &self,
+        now: Age,
+        own: Option<Duration>,
+    ) -> Option<CloseReason> {
+        let limit = own.map_or(Age::NEVER, Age::of).min(self.idle_limit());
+        plan::due(now, self.idle_since(), self.expires, limit).or_else(|| self.unwanted(now))
     }
 
     /// Closes it if it is idle and not wanted.
