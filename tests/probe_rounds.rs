@@ -21,7 +21,7 @@ use livepool::{Config, Guard, Keepalive, Release};
 use socket2::SockRef;
 use support::Upstream;
 use support::alone::alone;
-use support::lab::{Way, lab};
+use support::lab::{Lab, Way, lab};
 use support::losses::{Kernel, lose};
 use support::peer::Peer;
 use support::rounds::{CONNECTIONS, Tally, Watched, wanted};
@@ -48,13 +48,24 @@ async fn nobody_200_ms_away_is_evicted() {
 
 #[tokio::test]
 async fn nobody_is_evicted_where_1_in_20_probes_and_1_in_20_answers_are_lost() {
-    let lab = lab!();
+    where_1_in_20_is_lost(lab!(), "5 % lost each way", SECOND).await;
+}
+
+/// Whoever is asked less often is asked without a look first.
+#[tokio::test]
+async fn nobody_who_is_asked_without_a_look_is_evicted_where_1_in_20_is_lost() {
+    let max_silence = Duration::from_millis(2200);
+    where_1_in_20_is_lost(lab!(), "5 % lost each way, asked without a look", max_silence).await;
+}
+
+async fn where_1_in_20_is_lost(lab: Lab, condition: &str, max_silence: Duration) {
     let server = lab.host();
     let upstream = server.upstream();
-    let watched = Watched::connect(upstream.config(), CONNECTIONS).await;
+    let config = upstream.config().with_max_silence(Some(max_silence));
+    let watched = Watched::connect(config, CONNECTIONS).await;
     lose(&server, 0.05, &Arc::default());
     watched.live_through(Tally::alive).await;
-    watched.print("5 % lost each way");
+    watched.print(condition);
     let (probes, answers) = (server.counts(Way::In), server.counts(Way::Out));
     println!(
         "{} of {} probes and {} of {} answers lost; in theory {:.4} deaths",

@@ -85,10 +85,12 @@ impl Watched {
         let its = Arc::clone(&tally);
         // Not more at a time than a listener keeps for its program: of those beyond, far away, Linux
         // forgets some that the client holds to be made (SYN cookies), and resets them later.
-        let config = config
-            .with_max_size(count)
-            .with_max_connecting(100)
-            .with_max_silence(Some(Duration::from_secs(1)));
+        let config = config.with_max_size(count).with_max_connecting(100);
+        // As often as can be, unless told otherwise.
+        let config = match config.max_silence == Config::default().max_silence {
+            true => config.with_max_silence(Some(Duration::from_secs(1))),
+            false => config,
+        };
         let pool = Pool::builder(config)
             .observer(move |_: &str, event: &Event| its.note(event))
             .build()
