@@ -61,7 +61,8 @@ impl Report {
             model.trim_start_matches(['\t', ':', ' ']),
             said("uname", &["-sr"])?,
             said("rustc", &["--version"])?,
-            said("git", &["describe", "--always", "--dirty"])?,
+            // Of the figures, not of this program.
+            fs::read_to_string(results::folder().join("commit")).unwrap_or("unknown".into()).trim(),
         )?;
         let names =
             ["tokio", "deadpool", "bb8", "socket2", "metrics", "metrics-exporter-prometheus"];

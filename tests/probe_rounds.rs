@@ -61,8 +61,7 @@ async fn nobody_who_is_asked_without_a_look_is_evicted_where_1_in_20_is_lost() {
 async fn where_1_in_20_is_lost(lab: Lab, condition: &str, max_silence: Duration) {
     let server = lab.host();
     let upstream = server.upstream();
-    let config = upstream.config().with_max_silence(Some(max_silence));
-    let watched = Watched::connect(config, CONNECTIONS).await;
+    let watched = Watched::connect_asking(upstream.config(), CONNECTIONS, max_silence).await;
     lose(&server, 0.05, &Arc::default());
     watched.live_through(Tally::alive).await;
     watched.print(condition);

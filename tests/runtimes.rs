@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use livepool::CloseReason::{PeerClosed, RuntimeGone};
+use livepool::CloseReason::{Invalidated, PeerClosed, RuntimeGone};
 use livepool::{Pool, Release};
-use support::{Order, Upstream, ask, exchange, until_blocking, watched};
+use support::{Order, Upstream, ask, exchange, fill, until_blocking, watched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 
@@ -73,6 +73,19 @@ fn a_caller_who_waits_when_the_pools_runtime_ends_is_served_in_its_own() {
     drop(one);
     drop(held);
     assert_eq!(waiter.join().unwrap(), "x");
+}
+
+/// There is no task to leave the rest to.
+#[test]
+fn the_many_connections_of_a_pool_whose_runtime_has_ended_are_closed_at_once() {
+    const MANY: usize = 130;
+    let upstream = Upstream::start();
+    let (pool, events) = watched(upstream.config().with_max_size(MANY));
+    let runtime = runtime();
+    runtime.block_on(fill(&pool, MANY));
+    drop(runtime);
+    pool.invalidate();
+    assert_eq!(events.closed(), [Invalidated; MANY]);
 }
 
 struct Task;

@@ -82,6 +82,24 @@ async fn a_peer_that_vanishes_after_it_was_proved_alive_again_and_again_is_found
     assert!(start.elapsed() < max_silence + SECOND + 2 * VERDICT, "{:?}", start.elapsed());
 }
 
+/// No probe can be sent over it, whatever is known of the TCP connections beside it.
+#[tokio::test]
+async fn a_unix_socket_beside_tcp_connections_is_asked_nothing() {
+    let dir = std::env::temp_dir().join(format!("livepool-silence-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("upstream.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let (tcp, unix) = (Upstream::start(), format!("unix:{}", path.display()));
+    let config = Config::default().with_upstream([tcp.addr().to_string(), unix]);
+    let (pool, events) = watched(config.with_max_silence(Some(Duration::from_millis(2200))));
+    pool.warm_up(2).await.unwrap();
+    until(|| checks(&events, Check::Probe, CheckVerdict::Alive) >= 3).await;
+    assert!(checks(&events, Check::Life, CheckVerdict::Unproved) >= 2, "one of them is Unix");
+    assert_eq!(checks(&events, Check::Probe, CheckVerdict::Unproved), 0);
+    assert_eq!(events.closed(), []);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 #[tokio::test]
 async fn a_peer_that_may_be_silent_for_ever_is_never_asked_and_other_limits_hold() {
     let upstream = Upstream::start();

@@ -5,7 +5,8 @@
 //!    readiness, which may lag by milliseconds on a busy runtime.
 //!
 //! 2. [*life*](life): `TCP_INFO` knows how long ago the peer's kernel was last heard.
-//! 3. [*probe*](probe): [keepalive probes](probing) on demand ask a silent peer, until an answer or a verdict.
+//! 3. [*probe*](probe): [keepalive probes](probing) on demand ask a silent peer, until an answer or a
+//!    verdict.
 //!
 //! Where the system has no `TCP_INFO` (anything but Linux and Android), the rungs 2 and 3 answer
 //! that they do not know, and the peek decides; the kernel's keepalive and user timeout stand behind

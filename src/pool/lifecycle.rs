@@ -8,17 +8,14 @@ use tokio::time::Instant;
 
 use super::Inner;
 use super::core::Core;
+use super::store::MOST_CLOSED;
 use crate::deadline::Deadline;
 use crate::error::Holder;
 use crate::event::CloseReason;
 
-/// Closing a socket costs about 10 µs. So many are closed in the caller's own time; the maintenance
-/// task closes the rest, one by one between other tasks. None of them is handed out meanwhile.
-const AT_ONCE: usize = 64;
-
 impl Inner {
-    /// No connection of today is used again. Idle ones are closed now, those in use when they come
-    /// back, or at once if `interrupt` says so.
+    /// No connection of today is used again. Idle ones are closed, those in use when they come back,
+    /// or at once if `interrupt` says so.
     pub(super) fn invalidate(self: &Arc<Self>, interrupt: bool) {
         self.common.generation.end(CloseReason::Invalidated);
         self.end_unwanted();
@@ -55,10 +52,11 @@ impl Inner {
         self.serve();
     }
 
-    /// Closes the idle connections that are not wanted any more, the longest idle ones first.
+    /// Closes the idle connections that are not wanted any more, the longest idle ones first. None of
+    /// those that are left to the maintenance task is handed out meanwhile.
     fn end_unwanted(&self) {
         let is_maintained = self.maintained.load(Ordering::Acquire);
-        let most = if is_maintained { AT_ONCE } else { usize::MAX };
+        let most = if is_maintained { MOST_CLOSED } else { usize::MAX };
         for core in self.longest_idle().into_iter().take(most) {
             core.evict_unwanted();
         }

@@ -1,7 +1,8 @@
 //! The maintenance task: one per pool, none per connection.
 //!
-//! It wakes when a sentinel fires, when a peer is to be asked for a sign of life or may have answered,
-//! and on a beat for idle and lifetime limits and the gauges. It holds the pool weakly while it sleeps, so that it never keeps one alive.
+//! It wakes when a sentinel fires, when a peer is to be asked for a sign of life or may have
+//! answered, and on a beat for idle and lifetime limits and the gauges. It holds the pool weakly while
+//! it sleeps, so that it never keeps one alive.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -24,7 +25,7 @@ use crate::liveness::UNASKED;
 // every 61 polls (tokio's `event_interval`). So other tasks run after every single one: a handful at
 // a time would keep an answer waiting for many milliseconds.
 
-/// Reading `TCP_INFO` costs less than half a microsecond: this many, then let other tasks run.
+/// Looking at a connection costs less than a microsecond: this many, then let other tasks run.
 const LOOKS: usize = 16;
 
 /// Runs until the pool is closed or gone.
@@ -139,8 +140,8 @@ impl Inner {
         }
     }
 
-    /// How long a peer may be silent before it is asked: where the kernel can ask so soon, a little less
-    /// than `max_silence`, so that the answer is there when that is over.
+    /// How long a peer may be silent before it is asked: where the kernel can ask so soon, a little
+    /// less than `max_silence`, so that the answer is there when that is over.
     fn may_be_silent(&self) -> Option<Duration> {
         let settings = self.settings();
         settings.max_silence.map(|max| (max - max / 32).max(UNASKED))

@@ -21,8 +21,9 @@ pub(super) struct Taken {
     pub(super) since: Age,
 }
 
-/// The most connections that a caller closes in its own time: closing one costs about 10 µs.
-const MOST_CLOSED: usize = 64;
+/// The most connections that a caller closes in its own time: closing one costs about 10 µs. The
+/// maintenance task closes the others, one by one between other tasks.
+pub(super) const MOST_CLOSED: usize = 64;
 
 /// The idle connections of a pool. A handle may be of a connection that has ended since it was put
 /// here: whoever takes it finds out.
@@ -46,8 +47,8 @@ impl Store {
         idle.reserve(more);
     }
 
-    /// A usable connection, if there is one. Those found unusable on the way are closed; not very
-    /// many, since whoever takes one waits for that. The maintenance task sees to the others.
+    /// A usable connection, if there is one. Those found unusable on the way are closed; not more than
+    /// `MOST_CLOSED`, since whoever takes one waits for that.
     #[inline(always)]
     pub(super) fn take(&self) -> Option<Taken> {
         let mut closed = 0;

@@ -15,11 +15,11 @@ use super::{Interrupted, Stream};
 use crate::event::{CloseReason, Operation};
 
 impl Stream {
-    /// Why an operation may not even begin. Whoever was not interrupted and has set no limits pays
-    /// next to nothing.
+    /// Why an operation may not even begin. Whoever was not interrupted and has set no deadline
+    /// pays next to nothing.
     #[inline]
     fn refused(&mut self, operation: Operation) -> Option<io::Error> {
-        if !self.is_limited && !self.link.is_interrupted() {
+        if self.deadline().is_none() && !self.link.is_interrupted() {
             return None;
         }
         self.refusal(operation)
@@ -32,7 +32,7 @@ impl Stream {
         }
         // A peer that trickles bytes is never pending for long; only looking at the clock every
         // time holds it to the deadline.
-        if self.limits().deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        if self.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
             return Some(self.time_out(operation, Duration::ZERO));
         }
         None
@@ -109,7 +109,7 @@ impl Stream {
         }
         self.link.touch();
         if self.reading.is_running() {
-            self.reading.restart(self.read_limit(), self.limits().deadline);
+            self.reading.restart(self.read_limit(), self.deadline());
         }
     }
 }

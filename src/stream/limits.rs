@@ -40,6 +40,12 @@ impl Stream {
         }
     }
 
+    /// The end of the whole exchange, if its user has set one.
+    #[inline]
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.is_limited { self.own.as_ref()?.deadline } else { None }
+    }
+
     /// Those of its user, from now on.
     pub(super) fn own_limits(&mut self) -> &mut Limits {
         let defaults = Limits::of(&self.defaults);
@@ -77,7 +83,7 @@ impl Stream {
         if std::mem::replace(&mut self.was_patient, patient) != patient {
             self.reading.stop();
         }
-        let (limit, cap) = (self.read_limit(), self.limits().deadline);
+        let (limit, cap) = (self.read_limit(), self.deadline());
         let after =
             std::task::ready!(self.reading.poll(&self.link, Side::Reading, &mut now, limit, cap));
         Poll::Ready(self.time_out(Operation::Read, after))

@@ -170,5 +170,5 @@ async fn what_one_user_has_set_is_not_the_next_ones_who_sets_something_else() {
     assert!(is_timeout(&stream.read(&mut [0]).await.unwrap_err()));
     assert_eq!(start.elapsed().as_secs(), 10);
     stream.rest();
-    assert_eq!(stream.limits().deadline, None);
+    assert_eq!(stream.deadline(), None);
 }

@@ -75,22 +75,35 @@ impl Watched {
         Self::connect_and(config, count, async |guard| drop(guard)).await
     }
 
+    /// The same, of a pool that asks only this often.
+    pub async fn connect_asking(config: Config, count: usize, max_silence: Duration) -> Self {
+        Self::make(config, count, max_silence, async |guard| drop(guard)).await
+    }
+
     /// Connects, and does this to each connection before it lies idle.
     pub async fn connect_and(
         config: Config,
         count: usize,
         prepare: impl AsyncFn(livepool::Guard),
     ) -> Self {
+        // As often as can be.
+        Self::make(config, count, Duration::from_secs(1), prepare).await
+    }
+
+    async fn make(
+        config: Config,
+        count: usize,
+        max_silence: Duration,
+        prepare: impl AsyncFn(livepool::Guard),
+    ) -> Self {
         let tally = Arc::new(Tally::default());
         let its = Arc::clone(&tally);
         // Not more at a time than a listener keeps for its program: of those beyond, far away, Linux
         // forgets some that the client holds to be made (SYN cookies), and resets them later.
-        let config = config.with_max_size(count).with_max_connecting(100);
-        // As often as can be, unless told otherwise.
-        let config = match config.max_silence == Config::default().max_silence {
-            true => config.with_max_silence(Some(Duration::from_secs(1))),
-            false => config,
-        };
+        let config = config
+            .with_max_size(count)
+            .with_max_connecting(100)
+            .with_max_silence(Some(max_silence));
         let pool = Pool::builder(config)
             .observer(move |_: &str, event: &Event| its.note(event))
             .build()
