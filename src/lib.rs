@@ -14,6 +14,7 @@ mod pool;
 pub mod protocol;
 mod status;
 mod stream;
+mod sync;
 mod sys;
 pub mod telemetry;
 

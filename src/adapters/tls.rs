@@ -20,10 +20,10 @@
 //! # Ok(()) }
 //! ```
 
+use crate::sync::Arc;
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 
 #[cfg(feature = "postgres")]
 use tokio::io::{AsyncRead, AsyncWrite};

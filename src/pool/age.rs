@@ -3,7 +3,7 @@
 //! A word, where an `Instant` is two and subtracting two of them costs more than reading the clock:
 //! a checkout reads the clock once, and compares ages from then on.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Nanoseconds since the connection was opened.

@@ -1,7 +1,7 @@
 //! [`Builder`]: a pool, and what is no plain data about it.
 
+use crate::sync::Arc;
 use std::fmt;
-use std::sync::Arc;
 
 use super::inner::Inner;
 use super::ping::{Ping, Pinger};

@@ -1,7 +1,7 @@
 //! Checkout: an idle connection at once, or a place in the line; all before one deadline.
 
+use crate::sync::Arc;
 use std::panic::Location;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;

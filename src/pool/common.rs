@@ -1,7 +1,7 @@
 //! [`Common`]: what every connection of a pool shares.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
 use super::generation::Generation;

@@ -6,8 +6,8 @@
 //! way, a slot is free, fewer than `max_connecting` are under way, and some peer may be dialed,
 //! start a dial. `min_idle` is the same rule without callers.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;

@@ -1,6 +1,6 @@
 //! [`Generation`]: connections older than the current one are not used again.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 use crate::event::CloseReason;
 

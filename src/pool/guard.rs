@@ -1,9 +1,9 @@
 //! [`Guard`]: a connection in its user's hands, and the four ways it can leave them.
 
+use crate::sync::Arc;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{ReadHalf, WriteHalf};

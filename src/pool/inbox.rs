@@ -1,6 +1,6 @@
 //! The inbox of the maintenance task: connections whose sentinel fired.
 
-use std::sync::{Mutex, PoisonError, Weak};
+use crate::sync::{Mutex, PoisonError, Weak};
 
 use tokio::sync::Notify;
 

@@ -1,9 +1,9 @@
 //! [`Inner`]: the parts of a pool, and the tasks in its background.
 
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{Arc, Weak};
 use std::fmt;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 
 use futures_util::future::select;
 use tokio::sync::Notify;

@@ -1,9 +1,9 @@
 //! [`Lease`]: a connection out of the store, on its way to its user, with it, or on its way back.
 
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 use std::fmt;
 use std::panic::Location;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;

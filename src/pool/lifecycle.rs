@@ -1,8 +1,8 @@
 //! What is done to a pool as a whole: invalidate, resize, pause, close.
 
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 

@@ -4,8 +4,8 @@
 //! answered, and on a beat for idle and lifetime limits and the gauges. It holds the pool weakly while
 //! it sleeps, so that it never keeps one alive.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;

@@ -47,11 +47,11 @@ mod store;
 mod tries;
 mod warm;
 
+use crate::sync::Arc;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::panic::Location;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;

@@ -3,9 +3,9 @@
 //! It is made on the lease of the caller, outside the store: whoever is cancelled in the middle
 //! takes nothing but its own connection with it.
 
+use crate::sync::Arc;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;

@@ -1,7 +1,7 @@
 //! The registry: every connection of a pool that is not closed, whatever it is doing.
 
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::core::{Core, State};
 use super::slots::Slots;

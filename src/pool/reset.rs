@@ -2,9 +2,9 @@
 //!
 //! The guard's drop cannot wait, so the connection is left here, and a task of the pool does it.
 
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, Mutex, PoisonError};
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use super::lease::Lease;
 use crate::deadline::Deadline;

@@ -1,6 +1,6 @@
 //! Giving out: whatever is free goes to the callers in line, the first one first.
 
-use std::sync::Arc;
+use crate::sync::Arc;
 
 use super::Inner;
 use super::lease::Lease;

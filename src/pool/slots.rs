@@ -1,7 +1,7 @@
 //! Slots: how many connections may exist, from the start of a dial to the close of the socket.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 

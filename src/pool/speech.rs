@@ -1,9 +1,9 @@
 //! [`Speech`]: a protocol without its types, for the parts of a pool that need not know them.
 
+use crate::sync::Arc;
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;

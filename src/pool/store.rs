@@ -5,8 +5,8 @@
 //! connection has to show before it is handed out its own [`Core::claim`]'s. So no caller ever waits
 //! in here, or can be cancelled in here.
 
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::age::Age;
 use super::core::{Core, State};

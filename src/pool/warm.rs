@@ -1,7 +1,7 @@
 //! Connections ahead of the first caller.
 
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 

@@ -4,8 +4,8 @@
 //! pool needs it to notice the end of an idle connection; so the stream leaves its own there, which
 //! wakes both.
 
+use crate::sync::{Arc, OnceLock};
 use std::fmt;
-use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
 
 use super::link::Link;

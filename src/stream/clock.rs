@@ -9,9 +9,9 @@
 //! Each direction has a clock of its own: two halves of a stream that shared one would lose a
 //! deadline.
 
+use crate::sync::{Arc, Mutex, PoisonError};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -165,7 +165,7 @@ struct Bell {
 }
 
 impl Bell {
-    fn rang(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+    fn rang(&self) -> crate::sync::MutexGuard<'_, Option<Instant>> {
         self.rang.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,9 +1,9 @@
 //! [`Conn`]: a connection as its pool moves it about: a bare stream, or a client over one.
 
+use crate::sync::{Arc, MutexGuard};
 use std::any::Any;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, MutexGuard};
 use std::task::Waker;
 
 use super::bell::Keeper;

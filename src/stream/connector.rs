@@ -1,7 +1,7 @@
 //! Making one timed, keepalive-enabled connection; the pool's dials and unpooled ones alike.
 
+use crate::sync::Arc;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;

@@ -5,10 +5,10 @@
 //! yet the request will be sent, and the next user of the connection would be the one who meets it.
 //! So a connection is not judged while its task has been woken and has not run since.
 
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicU8, Ordering};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;

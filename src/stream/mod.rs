@@ -24,7 +24,7 @@ mod tests;
 mod watch;
 mod wire;
 
-use std::sync::Arc;
+use crate::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Options that this system lacks are reported once, not once per connection.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 use crate::config::SocketOption;
 use crate::event::Event;

@@ -5,7 +5,7 @@
 //! asks for a sign of life without the peer's program noticing. So a read may wait as long as its
 //! timeout allows while the peer lives, and fails early when it does not.
 
-use std::sync::Arc;
+use crate::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 

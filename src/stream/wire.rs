@@ -1,10 +1,10 @@
 //! [`Wire`]: the stream of a connection, in the hands of a client library.
 
+use crate::sync::Arc;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};

@@ -3,9 +3,9 @@
 //! No task reads a connection that nobody uses: that is the pool's own sentinel's business. And a
 //! request whose caller has gone stands still, until its connection is closed.
 
+use crate::sync::Arc;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;

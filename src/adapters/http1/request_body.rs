@@ -1,8 +1,8 @@
 //! [`RequestBody`]: what a request carries.
 
+use crate::sync::{Mutex, PoisonError};
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;

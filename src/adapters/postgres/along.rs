@@ -1,6 +1,6 @@
 //! The scanner of one connection, as the pool and the connection's line get to know it.
 
-use std::sync::Arc;
+use crate::sync::Arc;
 
 use super::error::{READ_ONLY, of_code};
 use super::line::Line;

@@ -1,8 +1,8 @@
 //! [`Client`]: the client library's, with what a pool adds.
 
+use crate::sync::{Arc, OnceLock};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio_postgres::types::Type;

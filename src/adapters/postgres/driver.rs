@@ -1,6 +1,6 @@
 //! The task that reads and writes for a client, and what it does when that is over.
 
-use std::sync::{Arc, OnceLock};
+use crate::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 

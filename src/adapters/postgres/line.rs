@@ -9,10 +9,10 @@
 //! that has dealt with what woke it, and this one holds back when it has an answer for which nobody
 //! reads; and it goes through the scheduler where this polls again at once.
 
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use crate::sync::{Arc, OnceLock};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;

@@ -1,6 +1,6 @@
 //! [`Notifications`]: what other sessions say with `NOTIFY`.
 
-use std::sync::{Mutex, PoisonError};
+use crate::sync::{Mutex, PoisonError};
 
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 use tokio_postgres::{AsyncMessage, Notification};
@@ -90,7 +90,7 @@ impl Board {
         }
     }
 
-    fn sender(&self) -> std::sync::MutexGuard<'_, Option<broadcast::Sender<Notification>>> {
+    fn sender(&self) -> crate::sync::MutexGuard<'_, Option<broadcast::Sender<Notification>>> {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

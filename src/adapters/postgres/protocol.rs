@@ -1,7 +1,7 @@
 //! [`Postgres`]: what a pool has to know of the protocol.
 
+use crate::sync::{Arc, OnceLock};
 use std::fmt;
-use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
 use tokio_postgres::NoTls;

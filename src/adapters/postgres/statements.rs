@@ -1,8 +1,8 @@
 //! [`StatementCache`]: the prepared statements of one connection.
 
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};

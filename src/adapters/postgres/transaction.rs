@@ -1,8 +1,8 @@
 //! [`Transaction`]: the client library's, with the statement cache of its connection.
 
+use crate::sync::Arc;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, IsolationLevel, Statement};

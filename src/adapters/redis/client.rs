@@ -1,7 +1,7 @@
 //! [`Client`]: what callers get.
 
+use crate::sync::Arc;
 use std::fmt;
-use std::sync::Arc;
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 use ::redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value, cmd};

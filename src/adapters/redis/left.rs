@@ -4,7 +4,7 @@
 //! tell from the bytes. So whoever drops the future of a command leaves a note here, and the
 //! connection is not given to anybody before an answer has come back through the same queue.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicU8, Ordering};
 
 use ::redis::{Arg, Cmd, Pipeline};
 

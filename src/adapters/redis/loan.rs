@@ -3,9 +3,9 @@
 //! The driver keeps what it is given for good, and a subscription needs the connection for itself. So
 //! the driver gets this; the wire stays in a slot that the [`Client`](super::Client) can reach too.
 
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};

@@ -1,8 +1,8 @@
 //! What an error means: for its connection, for all others, and for the next attempt.
 
+use crate::sync::Arc;
 use std::error::Error;
 use std::io;
-use std::sync::Arc;
 
 use ::redis::{ErrorKind, RedisError};
 

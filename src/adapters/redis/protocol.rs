@@ -1,6 +1,6 @@
 //! What a pool has to know of Redis.
 
-use std::sync::Arc;
+use crate::sync::Arc;
 
 use ::redis::{ErrorKind, RedisError, RedisResult, cmd};
 

@@ -1,8 +1,8 @@
 //! [`Secrecy`]: whether a connection is encrypted, and with whose certificates.
 
-use std::io;
 #[cfg(feature = "tls")]
-use std::sync::{Arc, OnceLock};
+use crate::sync::{Arc, OnceLock};
+use std::io;
 
 use super::error::SettingsError;
 use crate::stream::Wire;

@@ -1,7 +1,7 @@
 //! [`Redis`]: where to connect, as whom, and to what kind of server.
 
+use crate::sync::Arc;
 use std::fmt;
-use std::sync::Arc;
 
 use ::redis::{ConnectionAddr, ConnectionInfo, RedisConnectionInfo};
 

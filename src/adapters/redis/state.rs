@@ -3,8 +3,8 @@
 //! The scanner reads along inside the connection, under its lock. A pool that asks whether the
 //! connection may be reused looks here.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{Arc, Mutex, PoisonError};
 
 use super::RedisScanner;
 use super::meaning::{of_code, stronger};

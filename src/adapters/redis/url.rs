@@ -1,6 +1,6 @@
 //! URLs of the field, and what is wrong with one.
 
-use std::sync::Arc;
+use crate::sync::Arc;
 
 use ::redis::IntoConnectionInfo;
 

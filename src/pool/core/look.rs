@@ -1,7 +1,7 @@
 //! Looks at idle connections: by the maintenance task, when a sentinel fired or a peer was silent.
 
-use std::sync::atomic::{Ordering, fence};
-use std::sync::{Arc, Weak};
+use crate::sync::atomic::{Ordering, fence};
+use crate::sync::{Arc, Weak};
 use std::task::Wake;
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! The ways of a stream: from its connection to a user, back, and from one user to the next.
 
-use std::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Core, State};

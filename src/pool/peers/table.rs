@@ -1,7 +1,7 @@
 //! What the pool thinks of each address of its upstream, and what follows from it. Pure: what was
 //! seen and `now` in, changes out.
 
-use std::sync::Arc;
+use crate::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
