@@ -76,6 +76,7 @@ pub(super) fn max_connecting(problems: &mut Problems, most: usize) {
 
 pub(super) fn backoff(problems: &mut Problems, backoff: &Backoff) {
     limit(problems, "backoff.first", Some(backoff.first));
+    limit(problems, "backoff.while_waiting", Some(backoff.while_waiting));
     if backoff.most < backoff.first {
         let rule = format!("must not be below backoff.first ({:?})", backoff.first);
         problems.add("backoff.most", format!("{:?}", backoff.most), rule);

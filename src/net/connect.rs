@@ -18,7 +18,7 @@ use super::error::Phase;
 use super::options::Unavailable;
 use super::race::{Action, Race, STAGGER};
 use super::resolve::known;
-use super::{ConnectAttempt, ConnectError, Directory, Endpoint, Io, PeerAddr, Resolver};
+use super::{ConnectAttempt, ConnectError, Directory, Endpoint, Io, PeerAddr, Resolver, Trying};
 use crate::config::SocketSettings;
 use crate::deadline::{Deadline, Elapsed};
 
@@ -238,33 +238,31 @@ impl<'a> Dial<'a> {
 
 /// One attempt, as the directory sees it: it ends exactly once, also when it is dropped.
 pub(crate) struct Attempt<'a> {
-    directory: &'a dyn Directory,
-    addr: Option<PeerAddr>,
+    trying: Option<Box<dyn Trying + 'a>>,
     began: Instant,
     late: Arc<AtomicBool>,
 }
 
 impl<'a> Attempt<'a> {
     fn begin(directory: &'a dyn Directory, addr: &PeerAddr, late: &Arc<AtomicBool>) -> Self {
-        directory.began(addr);
-        let (addr, late) = (Some(addr.clone()), Arc::clone(late));
-        Self { directory, addr, began: Instant::now(), late }
+        let (trying, late) = (Some(directory.began(addr)), Arc::clone(late));
+        Self { trying, began: Instant::now(), late }
     }
 
     pub(crate) fn end(mut self, result: Result<(), &io::Error>) {
-        if let Some(addr) = self.addr.take() {
-            self.directory.ended(&addr, Some(result));
+        if let Some(mut trying) = self.trying.take() {
+            trying.ended(Some(result));
         }
     }
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        let Some(addr) = &self.addr else { return };
+        let Some(mut trying) = self.trying.take() else { return };
         // Slower than RFC 8305 waits for an address: that is worth remembering, or every dial would
         // begin with the same silent one.
         let slow = self.began.elapsed() >= STAGGER || self.late.load(Ordering::Relaxed);
         let error = io::Error::from(io::ErrorKind::TimedOut);
-        self.directory.ended(addr, slow.then_some(Err(&error)));
+        trying.ended(slow.then_some(Err(&error)));
     }
 }

@@ -14,11 +14,14 @@ pub(crate) trait Directory: Send + Sync {
     fn order(&self, addrs: &mut Vec<PeerAddr>);
 
     /// An attempt to connect to this address begins.
-    fn began(&self, addr: &PeerAddr);
+    fn began(&self, addr: &PeerAddr) -> Box<dyn Trying + '_>;
+}
 
-    /// It ended. `None`: it was given up, because another address answered first or the caller went
-    /// away.
-    fn ended(&self, addr: &PeerAddr, result: Option<Result<(), &io::Error>>);
+/// An attempt to connect to one address.
+pub(crate) trait Trying: Send {
+    /// It ended, once. `None`: it was given up, because another address answered first or the caller
+    /// went away.
+    fn ended(&mut self, result: Option<Result<(), &io::Error>>);
 }
 
 /// For connections that belong to no pool.
@@ -27,6 +30,12 @@ pub(crate) struct Nobody;
 impl Directory for Nobody {
     fn resolved(&self, _: usize, _: &[PeerAddr]) {}
     fn order(&self, _: &mut Vec<PeerAddr>) {}
-    fn began(&self, _: &PeerAddr) {}
-    fn ended(&self, _: &PeerAddr, _: Option<Result<(), &io::Error>>) {}
+
+    fn began(&self, _: &PeerAddr) -> Box<dyn Trying> {
+        Box::new(Nobody)
+    }
+}
+
+impl Trying for Nobody {
+    fn ended(&mut self, _: Option<Result<(), &io::Error>>) {}
 }

@@ -13,7 +13,7 @@ mod resolve;
 
 pub use addr::PeerAddr;
 pub(crate) use connect::{Attempt, Dialed, Target, dial};
-pub(crate) use directory::{Directory, Nobody};
+pub(crate) use directory::{Directory, Nobody, Trying};
 pub(crate) use endpoint::{Endpoint, upstream_text};
 pub use error::{ConnectAttempt, ConnectError};
 pub(crate) use io::Io;

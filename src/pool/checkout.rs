@@ -10,16 +10,26 @@ use tracing::Instrument;
 use super::Inner;
 use super::lease::Lease;
 use super::line::{Failed, Spot};
+use super::peers::Demand;
 use crate::deadline::Deadline;
 use crate::error::{CheckoutDetails, CheckoutError, CheckoutFailure, Phase};
 use crate::event::{CheckoutOutcome, Event, Operation};
 use crate::net::ConnectError;
 use crate::telemetry;
 
-/// Takes a connection from the pool, before `limit` is over.
+/// Until when a checkout may wait.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Until {
+    /// For this long from its first poll; `None`: for ever.
+    For(Option<Duration>),
+    /// Until this moment, however late it is polled.
+    By(Deadline),
+}
+
+/// Takes a connection from the pool, before its time is over.
 pub(super) async fn checkout(
     inner: &Arc<Inner>,
-    limit: Option<Duration>,
+    until: Until,
     taken_at: &'static Location<'static>,
 ) -> Result<Lease, CheckoutError> {
     // The usual case: no timer, no allocation, no clock but the one the check needs.
@@ -28,7 +38,7 @@ pub(super) async fn checkout(
             hand_out(inner, &mut lease, Duration::ZERO, taken_at);
             Ok(lease)
         }
-        taken => wait(inner, taken, limit, taken_at).await,
+        taken => wait(inner, taken, until, taken_at).await,
     }
 }
 
@@ -58,11 +68,11 @@ fn hand_out(
 async fn wait(
     inner: &Arc<Inner>,
     taken: Option<Lease>,
-    limit: Option<Duration>,
+    until: Until,
     taken_at: &'static Location<'static>,
 ) -> Result<Lease, CheckoutError> {
     let span = telemetry::checkout_span(inner.emitter().name());
-    let mut attempt = Attempt::begin(inner, limit);
+    let mut attempt = Attempt::begin(inner, until);
     let result = if span.is_disabled() {
         obtain(inner, taken, &attempt).await
     } else {
@@ -101,7 +111,7 @@ async fn obtain(
             }
         }
         // Its place is the one it had.
-        let spot = inner.line.rejoin(attempt.began);
+        let spot = inner.line.rejoin(attempt.began, attempt.deadline.instant());
         lease = served(inner, spot, attempt.deadline).await?;
     }
 }
@@ -116,7 +126,8 @@ fn join<'a>(inner: &'a Arc<Inner>, attempt: &Attempt<'_>) -> Result<Spot<'a>, Fa
     }
     // Those for whom a connection may be made do not count: they will not wait for others.
     let most = inner.settings().max_waiting.map(|most| most.saturating_add(inner.unclaimed()));
-    inner.line.join(attempt.began, most).ok_or_else(|| CheckoutFailure::QueueFull.into())
+    let deadline = attempt.deadline.instant();
+    inner.line.join(attempt.began, deadline, most).ok_or_else(|| CheckoutFailure::QueueFull.into())
 }
 
 async fn served(inner: &Arc<Inner>, spot: Spot<'_>, deadline: Deadline) -> Result<Lease, Failed> {
@@ -152,7 +163,8 @@ impl Inner {
     /// return.
     fn hopeless(&self) -> Option<Arc<ConnectError>> {
         let error = self.dials.last_error().filter(|error| !error.is_retryable())?;
-        let soon = self.guards() > 0 || self.common.peers.may_dial(Instant::now()).is_ok();
+        let soon =
+            self.guards() > 0 || self.common.peers.may_dial(Instant::now(), Demand::Nobody).is_ok();
         (!soon).then_some(error)
     }
 
@@ -196,9 +208,15 @@ struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    fn begin(inner: &'a Arc<Inner>, limit: Option<Duration>) -> Self {
+    fn begin(inner: &'a Arc<Inner>, until: Until) -> Self {
         let began = Instant::now();
-        Self { inner, began, limit, deadline: Deadline::from(began, limit), over: false }
+        let (deadline, limit) = match until {
+            Until::For(limit) => (Deadline::from(began, limit), limit),
+            Until::By(deadline) => {
+                (deadline, deadline.instant().map(|at| at.saturating_duration_since(began)))
+            }
+        };
+        Self { inner, began, limit, deadline, over: false }
     }
 
     fn report(&self, failed: Failed, waited: Duration) -> CheckoutError {

@@ -56,8 +56,8 @@ pub(super) struct Core {
     /// When its peer was last known to be heard.
     heard: AtomicAge,
     state: AtomicU8,
-    /// A caller had it.
-    was_used: AtomicBool,
+    /// A byte was read from it since it was opened.
+    was_heard: AtomicBool,
     /// The sentinel fired: look before the next use.
     fired: AtomicBool,
     /// How long its peer lets it be idle; [`Age::NEVER`] where it did not say.
@@ -67,6 +67,8 @@ pub(super) struct Core {
     pub(super) peer: Membership,
     common: Arc<Common>,
     pub(super) id: ConnId,
+    /// Its handshake had an answer.
+    pub(super) was_greeted: bool,
     /// Things are only moved in and out under this lock; nothing is dropped, read or called.
     home: Mutex<Home>,
     sentinel: Waker,
@@ -94,13 +96,17 @@ impl Core {
     ) -> Arc<Self> {
         let mut stream = conn.stream_mut();
         let opened = stream.adopt(common.max_silence);
+        let was_greeted = stream.was_read();
+        // What the handshake has exchanged is nobody's use.
+        stream.begin_use();
         let core = Arc::new_cyclic(|core: &Weak<Self>| Self {
             id: stream.id(),
             peer: common.peers.join(stream.peer_addr()),
             opened,
             expires: common.max_lifetime.map_or(Age::NEVER, |life| Age::of(jittered(life))),
             state: AtomicU8::new(State::InUse as u8),
-            was_used: AtomicBool::new(false),
+            was_greeted,
+            was_heard: AtomicBool::new(false),
             fired: AtomicBool::new(false),
             idle_since: AtomicAge::new(Age::ZERO),
             idle_limit: AtomicAge::new(Age::NEVER),
@@ -141,9 +147,18 @@ impl Core {
         self.peer.retired().or_else(|| self.common.retired(self.generation))
     }
 
-    /// A caller has it: if it ends now, that is no sign of an upstream that wants none.
-    pub(super) fn is_used(&self) {
-        self.was_used.store(true, Ordering::Release);
+    /// Notes whether its user has read a byte: if it ends now, that is no sign of an upstream that
+    /// wants none.
+    pub(super) fn note_use(&self, conn: &Conn) {
+        if self.was_heard.load(Ordering::Relaxed) && !self.peer.is_on_trial() {
+            return;
+        }
+        if conn.stream().was_read() {
+            self.was_heard.store(true, Ordering::Release);
+            if self.peer.is_on_trial() {
+                self.common.peers.used_well(&self.peer);
+            }
+        }
     }
 
     /// An exchange of the pool's own is over, and the peer was heard.
@@ -262,8 +277,8 @@ impl Core {
         if reason.is_silent_death() {
             self.common.peers.died(self.peer.addr());
             self.common.inbox.nudge();
-        } else if reason.is_end_by_peer() && !self.was_used.load(Ordering::Acquire) {
-            self.common.peers.ended_unused();
+        } else if reason.is_end_by_peer() && !self.was_heard.load(Ordering::Acquire) {
+            self.common.peers.ended_unused(&self.peer, self.opened);
         }
         self.peer.end();
         drop(slot);

@@ -4,12 +4,14 @@
 //! or one that was made. A dial belongs to nobody, so that none is thrown away when its caller goes.
 //! One rule decides, whenever anything has changed: while more callers wait than dials are under
 //! way, a slot is free, fewer than `max_connecting` are under way, and some peer may be dialed,
-//! start a dial. `min_idle` is the same rule without callers.
+//! start a dial. `min_idle` is the same rule without callers. Where the last dials failed, one at a
+//! time is made, and before the time of a waiting caller is over one more is tried.
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, PoisonError, Weak};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::task::{AbortHandle, JoinSet};
@@ -18,7 +20,7 @@ use tokio::time::Instant;
 use super::common::Common;
 use super::core::Core;
 use super::lease::Lease;
-use super::peers::{BRIEF_TRY_LIMIT, TRY_LIMIT};
+use super::peers::{BRIEF_TRY_LIMIT, Demand, TRY_LIMIT};
 use super::slots::{Slot, Slots};
 use super::speech::Spoke;
 use super::store::Taken;
@@ -28,6 +30,10 @@ use crate::event::CloseReason;
 use crate::net::{self, ConnectError, Directory, PeerAddr};
 use crate::stream::{Conn, Connector, Handshake, Route};
 
+/// A dial that has not ended after this long may be one that never does: it no longer counts for a
+/// caller, so that another one may be made beside it. By now the kernel has repeated its SYN.
+const DOUBTFUL: Duration = Duration::from_secs(1);
+
 /// What is known of the dials of a pool.
 #[derive(Debug, Default)]
 pub(super) struct Dials {
@@ -35,11 +41,24 @@ pub(super) struct Dials {
     under_way: AtomicUsize,
     /// To peers that were ejected.
     trying: AtomicUsize,
-    /// One of those that may be given up when a caller needs its place.
-    patient: Mutex<Option<AbortHandle>>,
+    /// All of them. Pushed and taken under this lock, nothing else.
+    tasks: Mutex<Vec<DialTask>>,
     /// Of the last one that failed, unless one has succeeded since.
     error: Mutex<Option<Arc<ConnectError>>>,
     end: Notify,
+}
+
+/// The task of one dial.
+#[derive(Debug)]
+struct DialTask {
+    handle: AbortHandle,
+    began: Instant,
+    /// The generation of the pool when the dial began.
+    generation: u64,
+    /// It is to a peer that was ejected, and is given up when a caller needs its place.
+    is_patient: bool,
+    /// It is to a peer that was ejected.
+    is_try: bool,
 }
 
 impl Dials {
@@ -56,34 +75,72 @@ impl Dials {
         self.trying.load(Ordering::Acquire)
     }
 
-    fn note_try(&self, task: Option<AbortHandle>) {
-        *self.patient.lock().unwrap_or_else(PoisonError::into_inner) = task;
+    fn add(&self, task: DialTask) {
+        let mut tasks = lock(&self.tasks);
+        tasks.retain(|task| !task.handle.is_finished());
+        tasks.push(task);
+    }
+
+    /// How many may still end soon, and when there will be fewer.
+    fn hopeful(&self, now: Instant) -> (usize, Option<Instant>) {
+        let doubtful_at = |task: &DialTask| task.began + DOUBTFUL;
+        let tasks = lock(&self.tasks);
+        let under_way = tasks.iter().filter(|task| !task.is_try && !task.handle.is_finished());
+        let hopeful = under_way.map(doubtful_at).filter(|at| now < *at);
+        let (count, next) = hopeful.fold((0, None::<Instant>), |(count, next), at| {
+            (count + 1, Some(next.map_or(at, |next| next.min(at))))
+        });
+        (count.min(self.under_way()), next)
     }
 
     /// Gives up a dial to an ejected peer, if it is `needed` and there is one. Its end wakes the
     /// dialer.
     fn give_up_trying(&self, needed: bool) {
         if needed && self.trying() > 0 {
-            let task = self.patient.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(task) = task {
-                task.abort();
-            }
+            self.give_up(|task| task.is_patient);
+        }
+    }
+
+    /// Gives up those that began before this generation: what they make would be closed at once.
+    pub(super) fn give_up_older(&self, generation: u64) {
+        self.give_up(|task| task.generation < generation);
+    }
+
+    fn give_up(&self, which: impl Fn(&DialTask) -> bool) {
+        let given_up: Vec<_> = {
+            let mut tasks = lock(&self.tasks);
+            tasks.extract_if(.., |task| which(task)).collect()
+        };
+        for task in given_up {
+            task.handle.abort();
         }
     }
 
     /// Why the last dial failed, unless one has succeeded since.
     pub(super) fn last_error(&self) -> Option<Arc<ConnectError>> {
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.error).clone()
     }
 
-    /// Resolves when a dial has ended, after it was enabled.
-    pub(super) fn ends(&self) -> Notified<'_> {
+    /// Resolves when a dial has ended, or something else that those who wait for one look at has
+    /// changed, after it was enabled.
+    pub(super) fn news(&self) -> Notified<'_> {
         self.end.notified()
     }
 
-    fn ended(&self, error: Option<Arc<ConnectError>>) {
-        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    /// Has those who wait for a dial look again.
+    pub(super) fn announce(&self) {
+        self.end.notify_waiters();
     }
+
+    fn ended(&self, error: Option<Arc<ConnectError>>) {
+        let last = std::mem::replace(&mut *lock(&self.error), error);
+        // It may hold an error of a protocol, whose drop is foreign code: with no lock held.
+        drop(last);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs until the pool is closed or gone. Its dials end with it.
@@ -116,9 +173,13 @@ impl Inner {
         let mut sooner = |at: Option<Instant>| next = next.into_iter().chain(at).min();
         loop {
             let under_way = self.dials.under_way();
-            let Demand { callers, spare, later } = self.demand(now);
+            let (hopeful, doubtful_at) = self.dials.hopeful(now);
+            let Missing { callers, spare, later } = self.missing(now);
             sooner(later);
-            if callers + spare <= under_way {
+            // For nobody it is not doubted: there is time.
+            let for_callers = callers > hopeful;
+            if !for_callers && callers + spare <= under_way {
+                sooner(doubtful_at.filter(|_| callers > 0));
                 return next;
             }
             let most = self.settings().max_connecting;
@@ -126,8 +187,15 @@ impl Inner {
                 self.dials.give_up_trying(under_way < most);
                 return next;
             }
-            if let Err(at) = self.common.peers.may_dial(now) {
-                sooner(Some(at));
+            let at_a_time = match self.common.peers.may_dial(now, self.demand(for_callers, now)) {
+                Ok(at_a_time) => at_a_time,
+                Err(at) => {
+                    sooner(Some(at));
+                    return next;
+                }
+            };
+            if hopeful >= at_a_time {
+                sooner(doubtful_at);
                 return next;
             }
             let Some(slot) = self.slots.try_take() else {
@@ -140,14 +208,24 @@ impl Inner {
                 }
                 return next;
             };
-            dials.spawn(self.begin_dial(slot, None).run());
+            self.start_dial(slot, None, false, dials);
+        }
+    }
+
+    /// For whom a dial would be. Callers are nobody to an upstream that refuses for good: each dial
+    /// with a wrong password brings an account nearer to its lock.
+    fn demand(&self, for_callers: bool, now: Instant) -> Demand {
+        let is_denied = || self.dials.last_error().is_some_and(|error| !error.is_retryable());
+        match for_callers && !is_denied() {
+            true => Demand::Callers(self.line.first_deadline(now)),
+            false => Demand::Nobody,
         }
     }
 
     /// How many connections are missing.
-    fn demand(&self, now: Instant) -> Demand {
+    fn missing(&self, now: Instant) -> Missing {
         if self.common.is_paused() {
-            return Demand::default();
+            return Missing::default();
         }
         let (waiting, silent) = (self.line.waiting(), self.common.suspects.count());
         let soon = silent + self.resets.count();
@@ -162,14 +240,11 @@ impl Inner {
         };
         let least = self.least_idle();
         if least == 0 {
-            return Demand { callers, spare: 0, later };
+            return Missing { callers, spare: 0, later };
         }
         // These are likely to come back: they are not made twice.
         let spare = least.saturating_sub(self.common.registry.idle_count() + soon);
-        match self.common.peers.may_stock(now) {
-            Ok(()) => Demand { callers, spare, later },
-            Err(at) => Demand { callers, spare: 0, later: later.into_iter().chain([at]).min() },
-        }
+        Missing { callers, spare, later }
     }
 
     /// How long a caller waits for silent connections: not less than their answers need.
@@ -200,26 +275,37 @@ impl Inner {
         let slot = self.slots.try_take()?;
         let peer = self.common.peers.try_again(now)?;
         let limit = if busy { BRIEF_TRY_LIMIT } else { TRY_LIMIT };
-        let dial = self.begin_dial(slot, Some(Try { peer, limit }));
-        let task = dials.spawn(dial.run());
         // Those who wait already are not to end it, or it would never be made.
-        self.dials.note_try((!busy).then_some(task));
+        self.start_dial(slot, Some(Try { peer, limit }), !busy, dials);
         self.common.peers.next_try()
     }
 
-    fn begin_dial(self: &Arc<Self>, slot: Slot, only: Option<Try>) -> Dial {
+    fn start_dial(
+        self: &Arc<Self>,
+        slot: Slot,
+        only: Option<Try>,
+        is_patient: bool,
+        tasks: &mut JoinSet<()>,
+    ) {
         let (dials, slots) = (Arc::clone(&self.dials), Arc::clone(&self.slots));
-        Dial {
+        let (began, is_try) = (Instant::now(), only.is_some());
+        let generation = self.common.generation.now();
+        let dial = Dial {
             pool: Arc::downgrade(self),
             connector: self.connector.clone(),
             common: Arc::clone(&self.common),
             speech: self.speech.clone(),
             slot: Some(slot),
-            under_way: UnderWay::begin(dials, slots, only.is_some()),
+            under_way: UnderWay::begin(dials, slots, is_try),
             only,
-            generation: self.common.generation.now(),
+            generation,
+            began,
             over: false,
-        }
+        };
+        let handle = tasks.spawn(dial.run());
+        self.dials.add(DialTask { handle, began, generation, is_patient, is_try });
+        // The pool may have been invalidated between the look and the list.
+        self.dials.give_up_older(self.common.generation.now());
     }
 
     /// Looks names up while nothing is dialed, so that an address that left its name is noticed.
@@ -237,16 +323,22 @@ impl Inner {
         }
         let (connector, common) = (self.connector.clone(), Arc::clone(&self.common));
         let task = dials.spawn(async move {
-            let limit = Deadline::after(connector.settings().timeouts.connect);
-            for (index, endpoint) in connector.settings().endpoints.iter().enumerate() {
-                // A name server that does not answer changes nothing.
-                if net::known(endpoint).is_none()
-                    && let Ok(Ok(addrs)) = limit.run(connector.resolver().resolve(endpoint)).await
-                {
-                    common.peers.resolved(index, &addrs);
-                    common.inbox.nudge();
+            let endpoints = connector.settings().endpoints.iter().enumerate();
+            let names = endpoints.filter(|(_, endpoint)| net::known(endpoint).is_none());
+            // All at once: one whose server does not answer keeps no other from being looked up.
+            let lookups = names.map(|(index, endpoint)| {
+                let (connector, common) = (&connector, &common);
+                let limit = Deadline::after(connector.settings().timeouts.connect);
+                async move {
+                    // A name server that does not answer changes nothing.
+                    let resolved = limit.run(connector.resolver().resolve(endpoint)).await;
+                    if let Ok(Ok(addrs)) = resolved {
+                        common.peers.resolved(index, &addrs);
+                        common.inbox.nudge();
+                    }
                 }
-            }
+            });
+            join_all(lookups).await;
         });
         last.task = Some(task);
         Some(now + every)
@@ -262,7 +354,7 @@ struct Lookup {
 /// How many connections are missing: for callers whom no silent connection may still serve, and to
 /// have enough idle ones. And when there will be more.
 #[derive(Debug, Default)]
-struct Demand {
+struct Missing {
     callers: usize,
     spare: usize,
     later: Option<Instant>,
@@ -281,8 +373,10 @@ struct Dial {
     common: Arc<Common>,
     speech: Spoke,
     only: Option<Try>,
-    /// Of the pool, when the dial began.
+    /// The generation of the pool when the dial began: what it makes is stale once the pool has moved
+    /// on.
     generation: u64,
+    began: Instant,
     over: bool,
     slot: Option<Slot>,
     under_way: UnderWay,
@@ -330,7 +424,7 @@ impl Dial {
             return;
         }
         if error.attempts().iter().all(|attempt| attempt.is_lookup()) {
-            self.common.peers.lost_its_way();
+            self.common.peers.lost_its_way(self.began);
         }
         let error = Arc::new(error);
         self.under_way.dials.ended(Some(Arc::clone(&error)));
@@ -350,7 +444,7 @@ impl Drop for Dial {
             self.common.peers.given_up(&only.peer);
         }
         if std::thread::panicking() {
-            self.common.peers.lost_its_way();
+            self.common.peers.lost_its_way(self.began);
         }
     }
 }
@@ -377,7 +471,7 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.counter().fetch_sub(1, Ordering::AcqRel);
-        self.dials.end.notify_waiters();
+        self.dials.announce();
         self.slots.announce();
     }
 }

@@ -142,6 +142,7 @@ impl Inner {
         self.common.suspects.close();
         self.store.sweep();
         self.slots.announce();
+        self.dials.announce();
         self.common.inbox.nudge();
         self.refresh_gauges();
     }

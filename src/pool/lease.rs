@@ -72,7 +72,6 @@ impl Lease {
     pub(super) fn claim(&mut self, taken_at: &'static Location<'static>) {
         if let Some(held) = &mut self.held {
             held.claimed = true;
-            held.core.is_used();
             held.core.taken_by(held.since, taken_at);
         }
     }
@@ -179,6 +178,7 @@ impl Lease {
     pub(super) fn end(&mut self, ending: Ending) -> Release {
         let held = self.take();
         let pool = &held.pool.0;
+        held.core.note_use(&held.conn);
         let tainted = held.conn.stream().tainted();
         let reuse = match &pool.speech {
             // Its task may be about to send what its user has left behind.
@@ -272,7 +272,6 @@ impl Inner {
     /// A caller is done with a connection.
     fn returned(&self, core: &Core, used: Duration) {
         self.emitter().returned(core.id, used);
-        self.common.peers.used_well();
     }
 }
 

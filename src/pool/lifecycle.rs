@@ -19,6 +19,7 @@ impl Inner {
     pub(super) fn invalidate(self: &Arc<Self>, interrupt: bool) {
         self.common.generation.end(CloseReason::Invalidated);
         self.end_unwanted();
+        self.dials.give_up_older(self.common.generation.now());
         if interrupt {
             self.interrupt_all(CloseReason::Invalidated, |core| core.retired().is_some());
         }
@@ -29,6 +30,7 @@ impl Inner {
         let first = self.common.generation.end_of(core.generation, CloseReason::Invalidated);
         if first {
             self.end_unwanted();
+            self.dials.give_up_older(self.common.generation.now());
         }
         first
     }
@@ -37,6 +39,8 @@ impl Inner {
         self.common.set_paused(true);
         self.common.generation.end(CloseReason::Paused);
         self.end_unwanted();
+        self.dials.give_up_older(self.common.generation.now());
+        self.dials.announce();
     }
 
     pub(super) fn resume(self: &Arc<Self>) {

@@ -13,6 +13,7 @@ use std::task::{Poll, Waker};
 use tokio::time::Instant;
 
 use super::lease::Lease;
+use super::peers::LAST_CALL;
 use crate::error::CheckoutFailure;
 use crate::net::ConnectError;
 
@@ -46,12 +47,15 @@ struct Queue {
     callers: VecDeque<Arc<Caller>>,
     /// How many of them have gone.
     gone: usize,
+    /// Not later than the earliest deadline of those who wait.
+    first_deadline: Option<Instant>,
 }
 
 /// One caller.
 #[derive(Debug)]
 struct Caller {
     since: Instant,
+    deadline: Option<Instant>,
     turn: Mutex<Turn>,
 }
 
@@ -79,24 +83,36 @@ impl Line {
     }
 
     /// Joins the end of the line, unless `most` are waiting already.
-    pub(super) fn join(&self, since: Instant, most: Option<usize>) -> Option<Spot<'_>> {
+    pub(super) fn join(
+        &self,
+        since: Instant,
+        deadline: Option<Instant>,
+        most: Option<usize>,
+    ) -> Option<Spot<'_>> {
         let queue = self.queue();
         if most.is_some_and(|most| self.waiting() >= most) {
             return None;
         }
         let last = queue.callers.len();
-        Some(self.stand(queue, last, since))
+        Some(self.stand(queue, last, since, deadline))
     }
 
     /// Takes the place back that a caller had before it was given a connection that failed it.
-    pub(super) fn rejoin(&self, since: Instant) -> Spot<'_> {
+    pub(super) fn rejoin(&self, since: Instant, deadline: Option<Instant>) -> Spot<'_> {
         let queue = self.queue();
         let at = queue.callers.partition_point(|other| other.since <= since);
-        self.stand(queue, at, since)
+        self.stand(queue, at, since, deadline)
     }
 
-    fn stand(&self, mut queue: MutexGuard<'_, Queue>, at: usize, since: Instant) -> Spot<'_> {
-        let caller = Arc::new(Caller { since, turn: Mutex::new(Turn::Waiting(None)) });
+    fn stand(
+        &self,
+        mut queue: MutexGuard<'_, Queue>,
+        at: usize,
+        since: Instant,
+        deadline: Option<Instant>,
+    ) -> Spot<'_> {
+        let caller = Arc::new(Caller { since, deadline, turn: Mutex::new(Turn::Waiting(None)) });
+        queue.first_deadline = queue.first_deadline.into_iter().chain(deadline).min();
         queue.callers.insert(at, Arc::clone(&caller));
         self.waiting.fetch_add(1, Ordering::SeqCst);
         drop(queue);
@@ -130,6 +146,19 @@ impl Line {
         let at = queue.callers.partition_point(|caller| caller.since <= moment);
         let long = queue.callers.iter().take(at).filter(waiting).count();
         (long, queue.callers.iter().skip(at).find(waiting).map(|caller| caller.since))
+    }
+
+    /// The earliest deadline of those who wait. Before its [last call](LAST_CALL) it may be that of
+    /// one who was served or has gone since.
+    pub(super) fn first_deadline(&self, now: Instant) -> Option<Instant> {
+        let mut queue = self.queue();
+        if queue.first_deadline.is_some_and(|first| first <= now + LAST_CALL) {
+            // Looked for only then: each time costs a look at everybody.
+            let waiting = |caller: &&Arc<Caller>| matches!(*caller.turn(), Turn::Waiting(_));
+            let deadlines = queue.callers.iter().filter(waiting).filter_map(|c| c.deadline);
+            queue.first_deadline = deadlines.min();
+        }
+        queue.first_deadline
     }
 
     /// Has every caller look around: what served them may have ended.
@@ -258,7 +287,7 @@ mod tests {
     use super::*;
 
     fn join(line: &Line) -> Spot<'_> {
-        line.join(Instant::now(), None).unwrap()
+        line.join(Instant::now(), None, None).unwrap()
     }
 
     fn outcome(spot: &Spot<'_>) -> Option<CheckoutFailure> {
@@ -298,8 +327,8 @@ mod tests {
         let line = Line::default();
         let start = Instant::now();
         let later = start + std::time::Duration::from_secs(1);
-        let second = line.join(later, None).unwrap();
-        let first = line.rejoin(start);
+        let second = line.join(later, None, None).unwrap();
+        let first = line.rejoin(start, None);
         assert!(call(&line));
         assert!(outcome(&first).is_some() && outcome(&second).is_none());
     }
@@ -307,10 +336,10 @@ mod tests {
     #[test]
     fn a_full_line_lets_nobody_join() {
         let line = Line::default();
-        let spot = line.join(Instant::now(), Some(1)).unwrap();
-        assert!(line.join(Instant::now(), Some(1)).is_none());
+        let spot = line.join(Instant::now(), None, Some(1)).unwrap();
+        assert!(line.join(Instant::now(), None, Some(1)).is_none());
         drop(spot);
-        assert!(line.join(Instant::now(), Some(1)).is_some());
+        assert!(line.join(Instant::now(), None, Some(1)).is_some());
     }
 
     #[test]
@@ -325,11 +354,26 @@ mod tests {
     }
 
     #[test]
+    fn the_first_deadline_is_that_of_somebody_who_waits() {
+        let line = Line::default();
+        let start = Instant::now();
+        let at = |seconds| start + std::time::Duration::from_secs(seconds);
+        let spots = [9, 3, 5].map(|n| line.join(start, Some(at(n)), None).unwrap());
+        let _forever = line.join(start, None, None).unwrap();
+        assert_eq!(line.first_deadline(start), Some(at(3)));
+        let [nine, three, five] = spots;
+        drop((three, nine));
+        assert_eq!(line.first_deadline(at(3)), Some(at(5)), "the other two have gone");
+        drop(five);
+        assert_eq!(line.first_deadline(at(5)), None);
+    }
+
+    #[test]
     fn callers_are_counted_by_how_long_they_wait() {
         let line = Line::default();
         let start = Instant::now();
         let at = |seconds| start + std::time::Duration::from_secs(seconds);
-        let spots: Vec<_> = (0..4).map(|n| line.join(at(n), None).unwrap()).collect();
+        let spots: Vec<_> = (0..4).map(|n| line.join(at(n), None, None).unwrap()).collect();
         assert_eq!(line.since(at(1)), (2, Some(at(2))));
         drop(spots);
         assert_eq!(line.since(at(9)), (0, None));

@@ -126,6 +126,7 @@ impl Inner {
         self.sweep_if_closed(&core);
         self.store.put(core);
         self.serve();
+        self.dials.announce();
     }
 
     /// When a connection died silently, the others to the same peer are asked at once, together.

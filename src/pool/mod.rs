@@ -52,7 +52,6 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::panic::Location;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -62,6 +61,7 @@ use crate::error::CheckoutError;
 use crate::protocol::{Protocol, Raw};
 use crate::status::{PeerStatus, Status};
 
+use checkout::Until;
 use inner::Inner;
 use warm::GiveUp;
 
@@ -143,11 +143,11 @@ impl<P: Protocol> Pool<P> {
     /// being made for it serves the next caller, or waits for one.
     #[track_caller]
     pub fn get(&self) -> impl Future<Output = Result<Guard<P>, CheckoutError>> + Send {
-        self.get_within(self.handle.0.settings().timeouts.checkout)
+        self.get_until(Until::For(self.handle.0.settings().timeouts.checkout))
     }
 
     /// As [`get`](Self::get), with this deadline instead of `timeouts.checkout`: what is left of the
-    /// time the caller itself was given, say.
+    /// time the caller itself was given, say. It holds however late the future is polled.
     ///
     /// # Errors
     ///
@@ -161,16 +161,16 @@ impl<P: Protocol> Pool<P> {
         &self,
         deadline: Instant,
     ) -> impl Future<Output = Result<Guard<P>, CheckoutError>> + Send {
-        self.get_within(Some(deadline.saturating_duration_since(Instant::now())))
+        self.get_until(Until::By(Deadline::at(deadline)))
     }
 
     #[track_caller]
-    fn get_within(
+    fn get_until(
         &self,
-        limit: Option<Duration>,
+        until: Until,
     ) -> impl Future<Output = Result<Guard<P>, CheckoutError>> + Send {
         let taken_at = Location::caller();
-        async move { checkout::checkout(&self.handle.0, limit, taken_at).await.map(Guard::new) }
+        async move { checkout::checkout(&self.handle.0, until, taken_at).await.map(Guard::new) }
     }
 
     /// Takes an idle connection that was just proved usable, if there is one and no caller waits

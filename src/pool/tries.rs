@@ -5,7 +5,8 @@ use std::panic::Location;
 
 use tokio::time::Instant;
 
-use super::{Guard, Pool, checkout};
+use super::checkout::{self, Until};
+use super::{Guard, Pool};
 use crate::deadline::Deadline;
 use crate::error::CheckoutError;
 use crate::protocol::Protocol;
@@ -31,8 +32,8 @@ impl<'a, P: Protocol> Tries<'a, P> {
     }
 
     pub(crate) async fn get(&self) -> Result<Guard<P>, CheckoutError> {
-        let left = self.deadline.instant().map(|at| at.saturating_duration_since(Instant::now()));
-        let lease = checkout::checkout(&self.pool.handle.0, left, self.taken_at).await?;
+        let until = Until::By(self.deadline);
+        let lease = checkout::checkout(&self.pool.handle.0, until, self.taken_at).await?;
         Ok(Guard::new(lease))
     }
 

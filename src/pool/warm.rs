@@ -72,8 +72,8 @@ impl Inner {
         let _wish = Wish::new(&self.wishes, count);
         self.maintain();
         loop {
-            let mut ended = pin!(self.dials.ends());
-            ended.as_mut().enable();
+            let mut changed = pin!(self.dials.news());
+            changed.as_mut().enable();
             let status = self.status();
             // One that was just made counts as in use until it has found its place.
             let settled = status.idle >= count || self.dials.under_way() == 0;
@@ -92,8 +92,10 @@ impl Inner {
                 Some(CheckoutFailure::Connect)
             } else {
                 self.slots.announce();
-                let late = deadline.run(ended).await.is_err();
-                late.then_some(CheckoutFailure::Timeout(Phase::Connect))
+                let is_over = deadline.instant().is_some_and(|at| at <= Instant::now());
+                // After the deadline there is one more look at what is there.
+                let _ = deadline.run(changed).await;
+                is_over.then_some(CheckoutFailure::Timeout(Phase::Connect))
             };
             if let Some(failure) = failure {
                 let connect = self.dials.last_error();

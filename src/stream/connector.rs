@@ -275,7 +275,7 @@ impl Report<'_> {
 impl Drop for Report<'_> {
     fn drop(&mut self) {
         if self.open {
-            self.failed(DialOutcome::Cancelled, &"the caller went away");
+            self.failed(DialOutcome::Cancelled, &"it was given up");
         }
     }
 }

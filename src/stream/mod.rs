@@ -313,6 +313,13 @@ impl Stream {
         self.exchange.tainted().is_some_and(CloseReason::is_death)
     }
 
+    /// What was exchanged so far is not its user's: an exchange begins, unless something is wrong.
+    pub(crate) fn begin_use(&mut self) {
+        if self.tainted().is_none() {
+            self.exchange = Exchange::default();
+        }
+    }
+
     /// Whether any byte was read in this exchange.
     pub(crate) fn was_read(&self) -> bool {
         self.exchange.heard()

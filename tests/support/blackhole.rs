@@ -31,6 +31,19 @@ impl Blackhole {
         self.listener.local_addr().unwrap()
     }
 
+    /// From now on everybody is let in, and kept.
+    pub fn heal(&self) {
+        socket2::SockRef::from(&self.listener).listen(1024).unwrap();
+        let listener = self.listener.try_clone().unwrap();
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            while let Ok((stream, _)) = listener.accept() {
+                held.push(stream);
+            }
+        });
+    }
+
     /// Sockets of this machine that are still asking to be let in here.
     #[cfg(target_os = "linux")]
     pub fn asking(&self) -> usize {

@@ -2,13 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::{Fuse, FutureExt, select};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::Dialed;
 use crate::config::SocketSettings;
+use crate::deadline::{Deadline, Elapsed};
 use crate::net::error::Phase;
 use crate::net::options::{self, Unavailable};
 use crate::net::{Io, PeerAddr};
@@ -29,10 +32,30 @@ pub(super) async fn connect(
     Ok(Dialed { io, peer: addr, local, host: None, unavailable })
 }
 
-async fn tcp(
-    addr: SocketAddr,
-    settings: &SocketSettings,
-) -> Result<(Io, Unavailable), (Phase, io::Error)> {
+/// A connect that has no answer is tried again beside the first one after this long, over and over.
+///
+/// The kernel repeats its SYN after 1, 3 and 7 s: an upstream that is back is heard of up to 4 s
+/// late. A second SYN on a socket of its own is answered at once. The first socket stays for peers
+/// that are further away than this.
+const AGAIN: Duration = Duration::from_millis(500);
+
+type Connected = Result<(Io, Unavailable), (Phase, io::Error)>;
+
+async fn tcp(addr: SocketAddr, settings: &SocketSettings) -> Connected {
+    let mut first = pin!(tcp_once(addr, settings));
+    let mut again = pin!(Fuse::terminated());
+    loop {
+        let either = select(first.as_mut(), again.as_mut());
+        match Deadline::after(Some(AGAIN)).run(either).await {
+            // Whatever the second one says was said by the peer: the first would hear the same.
+            Ok(either) => return either.factor_first().0,
+            // The last one that was tried again is closed: there are never more than two.
+            Err(Elapsed) => again.set(tcp_once(addr, settings).fuse()),
+        }
+    }
+}
+
+async fn tcp_once(addr: SocketAddr, settings: &SocketSettings) -> Connected {
     let socket = socket(addr).map_err(|error| (Phase::Connect, error))?;
     let unavailable = options::apply_connecting(&SockRef::from(&socket), addr, settings)
         .map_err(|error| (Phase::Setup, error))?;
@@ -73,8 +96,6 @@ async fn unix(
     path: &std::path::Path,
     settings: &SocketSettings,
 ) -> Result<(Io, Unavailable), (Phase, io::Error)> {
-    use crate::deadline::Deadline;
-
     /// Between two tries on a full backlog.
     const PAUSE: Duration = Duration::from_millis(10);
     let stream = loop {

@@ -3,6 +3,7 @@
 //!
 //! [`table`] decides; here are the lock, the events, and the counts that connections keep.
 
+mod pause;
 mod table;
 
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,10 +16,12 @@ use tokio::time::Instant;
 use super::generation::Generation;
 use crate::config::Settings;
 use crate::event::{CloseReason, Event, PeerState};
-use crate::net::{Directory, PeerAddr};
+use crate::net::{Directory, PeerAddr, Trying};
 use crate::status::PeerStatus;
 use crate::telemetry::Emitter;
 use table::{Change, Table};
+
+pub(super) use pause::{Demand, LAST_CALL};
 
 /// One peer, shared with every connection to it.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub(super) struct Peer {
     attempts: AtomicUsize,
     /// Whether a sign of life from any connection is news.
     suspected: AtomicBool,
+    /// Whether a byte from any connection is news.
+    on_trial: AtomicBool,
 }
 
 impl Peer {
@@ -41,6 +46,7 @@ impl Peer {
             open: AtomicUsize::new(0),
             attempts: AtomicUsize::new(0),
             suspected: AtomicBool::new(false),
+            on_trial: AtomicBool::new(false),
         }
     }
 
@@ -55,6 +61,10 @@ impl Peer {
 
     fn is_in_use(&self) -> bool {
         self.load() > 0
+    }
+
+    fn set_on_trial(&self, on_trial: bool) {
+        self.on_trial.store(on_trial, Ordering::Release);
     }
 
     fn set_suspected(&self, suspected: bool) {
@@ -88,6 +98,11 @@ impl Membership {
         self.peer.suspected.load(Ordering::Acquire)
     }
 
+    /// Whether a byte that was read is news.
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.peer.on_trial.load(Ordering::Acquire)
+    }
+
     /// The connection has ended. Once.
     pub(super) fn end(&self) {
         self.peer.open.fetch_sub(1, Ordering::AcqRel);
@@ -99,8 +114,6 @@ impl Membership {
 pub(super) struct Peers {
     /// Pure decisions are made under this lock, nothing else.
     table: Mutex<Table>,
-    /// Connections that nobody had used were ended by the other end.
-    unwelcome: AtomicBool,
     emitter: Arc<Emitter>,
 }
 
@@ -108,7 +121,7 @@ impl Peers {
     pub(super) fn new(emitter: Arc<Emitter>, settings: &Settings) -> Self {
         let absence = settings.dns_refresh.unwrap_or(ABSENCE);
         let table = Mutex::new(Table::new(settings.backoff, settings.patience, absence));
-        Self { table, unwelcome: AtomicBool::new(false), emitter }
+        Self { table, emitter }
     }
 
     /// A connection to this address was made.
@@ -152,27 +165,21 @@ impl Peers {
         self.table().next_judgement(now)
     }
 
-    pub(super) fn may_dial(&self, now: Instant) -> Result<(), Instant> {
-        self.table().may_dial(now)
+    /// How many dials may be under way now for this demand; else, when the first one may begin.
+    pub(super) fn may_dial(&self, now: Instant, demand: Demand) -> Result<usize, Instant> {
+        self.table().may_dial(now, demand)
     }
 
-    /// A connection that no caller had used was ended by the other end. Before more are made for
-    /// nobody there is a pause.
-    pub(super) fn ended_unused(&self) {
-        self.unwelcome.store(true, Ordering::Release);
-        self.table().ended_unused(Instant::now());
+    /// A connection that was opened at this moment was ended by the other end before one byte of
+    /// use.
+    pub(super) fn ended_unused(&self, member: &Membership, opened: Instant) {
+        self.table().ended_unused(member.addr(), opened, Instant::now());
     }
 
-    /// A caller has used a connection and returned it.
-    pub(super) fn used_well(&self) {
-        if self.unwelcome.load(Ordering::Relaxed) && self.unwelcome.swap(false, Ordering::AcqRel) {
-            self.table().used_well();
-        }
-    }
-
-    /// Whether connections may be made for nobody now; else, when.
-    pub(super) fn may_stock(&self, now: Instant) -> Result<(), Instant> {
-        self.table().may_stock(now)
+    /// A byte was read from one of its connections. To be called where [that is
+    /// news](Membership::is_on_trial): it costs a lock.
+    pub(super) fn used_well(&self, member: &Membership) {
+        self.table().used_well(member.addr());
     }
 
     /// A dial to this ejected peer was not even begun.
@@ -181,9 +188,9 @@ impl Peers {
         self.tell(change);
     }
 
-    /// A dial failed without having tried an address.
-    pub(super) fn lost_its_way(&self) {
-        self.table().lost_its_way(Instant::now());
+    /// A dial that began at this moment failed without having tried an address.
+    pub(super) fn lost_its_way(&self, began: Instant) {
+        self.table().lost_its_way(began, Instant::now());
     }
 
     /// An ejected peer to be tried again.
@@ -235,26 +242,40 @@ impl Directory for Peers {
         self.table().order(addrs, Instant::now());
     }
 
-    fn began(&self, addr: &PeerAddr) {
-        if let Some(peer) = self.table().find(addr) {
+    fn began(&self, addr: &PeerAddr) -> Box<dyn Trying + '_> {
+        let peer = self.table().find(addr);
+        if let Some(peer) = &peer {
             peer.attempts.fetch_add(1, Ordering::AcqRel);
         }
+        Box::new(Tried { peers: self, addr: addr.clone(), peer, began: Instant::now() })
     }
+}
 
-    fn ended(&self, addr: &PeerAddr, result: Option<Result<(), &io::Error>>) {
+/// An attempt to connect to one peer.
+struct Tried<'a> {
+    peers: &'a Peers,
+    addr: PeerAddr,
+    /// The peer that counts it, if it was known when the attempt began.
+    peer: Option<Arc<Peer>>,
+    began: Instant,
+}
+
+impl Trying for Tried<'_> {
+    fn ended(&mut self, result: Option<Result<(), &io::Error>>) {
         let change = {
-            let mut table = self.table();
+            let mut table = self.peers.table();
             // While it has an attempt, it is not forgotten.
-            if let Some(peer) = table.find(addr) {
+            if let Some(peer) = self.peer.take() {
                 peer.attempts.fetch_sub(1, Ordering::AcqRel);
             }
+            let (addr, now) = (&self.addr, Instant::now());
             match result {
-                Some(Ok(())) => table.connected(addr),
-                Some(Err(_)) => table.refused(addr, Instant::now()),
+                Some(Ok(())) => table.connected(addr, self.began, now),
+                Some(Err(_)) => table.refused(addr, self.began, now),
                 None => table.given_up(addr),
             }
         };
-        self.tell(change);
+        self.peers.tell(change);
     }
 }
 

@@ -2,11 +2,13 @@
 //! seen and `now` in, changes out.
 
 use crate::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Peer;
+use super::pause::{Demand, Pause};
 use crate::config::Backoff;
 use crate::event::{CloseReason, PeerState};
 use crate::net::PeerAddr;
@@ -19,6 +21,13 @@ const MISSING: u8 = 3;
 /// A connection dies silently after about two seconds of unanswered questions. Who was heard on
 /// another one this long before that, or later, lives.
 const RECENT: Duration = Duration::from_secs(1);
+
+/// So many addresses of one answer are taken in, the first ones: a message of the DNS has room for
+/// 4 000, and each is looked at under the lock.
+const MOST_OF_ONE_ANSWER: usize = 1_000;
+/// So many peers are known. Beyond that, those without connections that the last answer did not
+/// contain are forgotten, and else new ones not taken in.
+const MOST_PEERS: usize = 4_000;
 
 /// A change to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +47,11 @@ struct Row {
     deaths: u32,
     /// Dials that failed in a row, ejections among them.
     failures: u32,
-    /// Not to be dialed before this, if another one can be.
-    not_before: Option<Instant>,
+    /// After a failure: the peer is not dialed before it is over, if another one can be.
+    pause: Option<Pause>,
+    /// It ended a connection before one byte of use. Until a byte comes, a connection that was made
+    /// says nothing for it.
+    on_trial: bool,
     /// For each endpoint that led to it: since when it is missing, and in how many answers.
     missing: Vec<(usize, Option<Instant>, u8)>,
 }
@@ -47,13 +59,27 @@ struct Row {
 impl Row {
     /// Whether a dial should rather go elsewhere: 0 no, 1 while it is suspect, 2 until its pause is
     /// over, 3 because it is not to be used.
-    fn reluctance(&self, now: Instant) -> u8 {
+    fn reluctance(&self, now: Instant, backoff: &Backoff) -> u8 {
         match self.state {
             PeerState::Draining => 3,
             PeerState::Ejected | PeerState::Probing => 2,
-            _ if self.not_before.is_some_and(|at| now < at) => 2,
+            _ if self.tried_at(backoff).is_some_and(|at| now < at) => 2,
             PeerState::Suspect => 1,
             PeerState::Healthy => 0,
+        }
+    }
+
+    /// When it may be dialed for nobody.
+    fn tried_at(&self, backoff: &Backoff) -> Option<Instant> {
+        self.pause.map(|pause| pause.is_over_at(backoff, Demand::Nobody))
+    }
+
+    /// A dial to it, or the use of one of its connections, failed. Those that were under way together
+    /// fail together: that is one failure.
+    fn failed(&mut self, began: Instant, now: Instant) {
+        if self.pause.is_none_or(|pause| !pause.covers(began)) {
+            self.failures = self.failures.saturating_add(1);
+            self.pause = Some(Pause::after(began, now, self.failures));
         }
     }
 
@@ -75,20 +101,21 @@ impl Row {
 #[derive(Debug)]
 pub(super) struct Table {
     rows: Vec<Row>,
+    /// Where in `rows` each address is.
+    places: HashMap<PeerAddr, usize>,
     backoff: Backoff,
     /// How long the siblings of a connection that died silently have to answer.
     patience: Duration,
     /// For how long an address has to be missing.
     absence: Duration,
-    /// For dials that failed before there was any address.
-    lost: (u32, Option<Instant>),
-    /// For connections made for nobody that the other end ended before anybody used them.
-    unwelcome: (u32, Option<Instant>),
+    /// Dials in a row that failed before there was any address, and the pause after the last one.
+    lost: (u32, Option<Pause>),
 }
 
 impl Table {
     pub(super) fn new(backoff: Backoff, patience: Duration, absence: Duration) -> Self {
-        Self { rows: Vec::new(), backoff, patience, absence, lost: (0, None), unwelcome: (0, None) }
+        let (rows, places) = (Vec::new(), HashMap::new());
+        Self { rows, places, backoff, patience, absence, lost: (0, None) }
     }
 
     /// The peer at this address, if it is known.
@@ -98,29 +125,45 @@ impl Table {
 
     /// Whether this very peer is known.
     pub(super) fn knows(&self, peer: &Arc<Peer>) -> bool {
-        self.rows.iter().any(|row| Arc::ptr_eq(&row.peer, peer))
+        let place = self.places.get(&peer.addr);
+        place.is_some_and(|place| Arc::ptr_eq(&self.rows[*place].peer, peer))
     }
 
     fn row(&mut self, addr: &PeerAddr) -> Option<&mut Row> {
-        self.rows.iter_mut().find(|row| row.peer.addr == *addr)
+        let place = *self.places.get(addr)?;
+        self.rows.get_mut(place)
     }
 
-    /// The row of an address that a name leads to. Nothing else makes a peer known.
-    fn row_or_new(&mut self, addr: &PeerAddr) -> &mut Row {
-        let at = self.rows.iter().position(|row| row.peer.addr == *addr);
-        let at = at.unwrap_or_else(|| {
+    /// The row of an address that a name leads to. Nothing else makes a peer known. `None`: there is
+    /// no room for one more.
+    fn row_or_new(&mut self, addr: &PeerAddr) -> Option<&mut Row> {
+        if !self.places.contains_key(addr) {
+            if self.rows.len() >= MOST_PEERS {
+                return None;
+            }
+            self.places.insert(addr.clone(), self.rows.len());
             self.rows.push(Row {
                 peer: Arc::new(Peer::new(addr.clone())),
                 state: PeerState::Healthy,
                 since: None,
                 deaths: 0,
                 failures: 0,
-                not_before: None,
+                pause: None,
+                on_trial: false,
                 missing: Vec::new(),
             });
-            self.rows.len() - 1
-        });
-        &mut self.rows[at]
+        }
+        self.row(addr)
+    }
+
+    /// Forgets the others.
+    fn keep_rows(&mut self, mut keep: impl FnMut(&Row) -> bool) {
+        let before = self.rows.len();
+        self.rows.retain(|row| keep(row));
+        if self.rows.len() < before {
+            let places = self.rows.iter().enumerate();
+            self.places = places.map(|(at, row)| (row.peer.addr.clone(), at)).collect();
+        }
     }
 
     /// An endpoint led to these addresses.
@@ -132,8 +175,12 @@ impl Table {
     ) -> Vec<Change> {
         let absence = self.absence;
         self.lost = (0, None);
-        for addr in addrs {
-            let missing = &mut self.row_or_new(addr).missing;
+        let all: HashSet<&PeerAddr> = addrs.iter().collect();
+        if self.rows.len() + all.len() > MOST_PEERS {
+            self.keep_rows(|row| row.peer.is_in_use() || all.contains(&row.peer.addr));
+        }
+        for addr in addrs.iter().take(MOST_OF_ONE_ANSWER) {
+            let Some(Row { missing, .. }) = self.row_or_new(addr) else { break };
             match missing.iter_mut().find(|(of, ..)| *of == endpoint) {
                 Some(found) => *found = (endpoint, None, 0),
                 None => missing.push((endpoint, None, 0)),
@@ -142,7 +189,7 @@ impl Table {
         let mut changes = Vec::new();
         for row in &mut self.rows {
             for (_, since, times) in row.missing.iter_mut().filter(|(of, ..)| *of == endpoint) {
-                if !addrs.contains(&row.peer.addr) {
+                if !all.contains(&row.peer.addr) {
                     since.get_or_insert(now);
                     *times = times.saturating_add(1);
                 }
@@ -161,76 +208,96 @@ impl Table {
             }
         }
         // Nothing is left of it, not even a memory.
-        self.rows.retain(|row| row.state != PeerState::Draining || row.peer.is_in_use());
+        self.keep_rows(|row| row.state != PeerState::Draining || row.peer.is_in_use());
         changes
     }
 
     /// The order in which a dial tries them: by what speaks against them, then by their number of
     /// connections; equals keep the order they come in.
     pub(super) fn order(&mut self, addrs: &mut [PeerAddr], now: Instant) {
-        addrs.sort_by_cached_key(|addr| {
-            self.row(addr).map(|row| (row.reluctance(now), row.peer.load()))
+        let backoff = self.backoff;
+        addrs.sort_by_cached_key(|addr| match self.row(addr) {
+            Some(row) => (row.reluctance(now, &backoff), row.peer.load()),
+            // There was no room for it.
+            None => (u8::MAX, 0),
         });
     }
 
-    /// Whether a dial may start now; else, when.
-    pub(super) fn may_dial(&self, now: Instant) -> Result<(), Instant> {
+    /// How many dials may be under way now for this demand; else, when the first one may begin.
+    ///
+    /// While nothing is known to answer, one at a time finds out: the others could only fail, too.
+    pub(super) fn may_dial(&self, now: Instant, demand: Demand) -> Result<usize, Instant> {
+        let over =
+            |pause: Option<Pause>| pause.map(|pause| pause.is_over_at(&self.backoff, demand));
         let usable = self.rows.iter().filter(|row| row.state != PeerState::Draining);
-        let first = usable.map(|row| row.not_before.unwrap_or(now)).min();
-        match first.max(self.lost.1) {
+        // A peer without a pause comes before all others.
+        let first = usable.map(|row| over(row.pause)).min().flatten();
+        match first.max(over(self.lost.1)) {
             Some(at) if now < at => Err(at),
-            _ => Ok(()),
+            Some(_) => Ok(1),
+            None => Ok(usize::MAX),
         }
     }
 
-    /// A dial failed before it had any address to try.
-    pub(super) fn lost_its_way(&mut self, now: Instant) {
-        self.lost.0 += 1;
-        self.lost.1 = Some(now + self.backoff.pause(self.lost.0));
-    }
-
-    /// A connection was ended by the other end before any caller had used it.
-    pub(super) fn ended_unused(&mut self, now: Instant) {
-        let (failures, until) = &mut self.unwelcome;
-        // Those that end together are one failure.
-        if until.is_none_or(|at| now >= at) {
+    /// A dial that began at this moment failed before it had any address to try.
+    pub(super) fn lost_its_way(&mut self, began: Instant, now: Instant) {
+        let (failures, pause) = &mut self.lost;
+        if pause.is_none_or(|pause| !pause.covers(began)) {
             *failures = failures.saturating_add(1);
-            *until = Some(now + self.backoff.pause(*failures));
+            *pause = Some(Pause::after(began, now, *failures));
         }
     }
 
-    pub(super) fn used_well(&mut self) {
-        self.unwelcome = (0, None);
-    }
-
-    /// Whether connections may be made for nobody now; else, when.
-    pub(super) fn may_stock(&self, now: Instant) -> Result<(), Instant> {
-        match self.unwelcome.1 {
-            Some(at) if now < at => Err(at),
-            _ => Ok(()),
+    /// A connection that was opened at this moment was ended by the peer before one byte of use: as
+    /// good as a dial that failed.
+    pub(super) fn ended_unused(&mut self, addr: &PeerAddr, opened: Instant, now: Instant) {
+        if let Some(row) = self.row(addr) {
+            row.on_trial = true;
+            row.peer.set_on_trial(true);
+            row.failed(opened, now);
         }
     }
 
-    /// A connection to it was made.
-    pub(super) fn connected(&mut self, addr: &PeerAddr) -> Option<Change> {
+    /// A byte was read from one of its connections.
+    pub(super) fn used_well(&mut self, addr: &PeerAddr) {
+        if let Some(row) = self.row(addr) {
+            row.on_trial = false;
+            row.peer.set_on_trial(false);
+            row.failures = 0;
+            row.pause = None;
+        }
+    }
+
+    /// A dial to it that began at this moment made a connection.
+    pub(super) fn connected(
+        &mut self,
+        addr: &PeerAddr,
+        began: Instant,
+        now: Instant,
+    ) -> Option<Change> {
         let row = self.row(addr)?;
-        row.failures = 0;
-        row.not_before = None;
+        if row.on_trial {
+            // The next one is not to follow at once: this one may be ended, too.
+            row.pause = Some(Pause::after(began, now, row.failures));
+        } else {
+            row.failures = 0;
+            row.pause = None;
+        }
         match row.state {
             PeerState::Draining => None,
             _ => row.change(PeerState::Healthy),
         }
     }
 
-    /// A connection to it could not be made.
-    pub(super) fn refused(&mut self, addr: &PeerAddr, now: Instant) -> Option<Change> {
-        let backoff = self.backoff;
+    /// A dial to it that began at this moment failed.
+    pub(super) fn refused(
+        &mut self,
+        addr: &PeerAddr,
+        began: Instant,
+        now: Instant,
+    ) -> Option<Change> {
         let row = self.row(addr)?;
-        // Dials that were under way together fail together: that is one failure.
-        if row.not_before.is_none_or(|at| now >= at) {
-            row.failures = row.failures.saturating_add(1);
-            row.not_before = Some(now + backoff.pause(row.failures));
-        }
+        row.failed(began, now);
         if row.state == PeerState::Probing { row.change(PeerState::Ejected) } else { None }
     }
 
@@ -252,7 +319,9 @@ impl Table {
         if moment + RECENT < since {
             return None;
         }
-        row.not_before = None;
+        if !row.on_trial {
+            row.pause = None;
+        }
         row.change(PeerState::Healthy)
     }
 
@@ -272,7 +341,7 @@ impl Table {
                 .rows
                 .iter()
                 .enumerate()
-                .any(|(other, row)| other != at && row.reluctance(now) < 2);
+                .any(|(other, row)| other != at && row.reluctance(now, &backoff) < 2);
             let row = &mut self.rows[at];
             let suspect = others && row.state == PeerState::Suspect;
             let Some(since) = row.since.filter(|_| suspect) else { continue };
@@ -280,7 +349,7 @@ impl Table {
             let unheard = row.deaths >= 2 && now.saturating_duration_since(since) >= self.patience;
             if nobody_left || unheard {
                 row.failures = row.failures.saturating_add(1);
-                row.not_before = Some(now + backoff.pause(row.failures));
+                row.pause = Some(Pause::after(now, now, row.failures));
                 row.since = Some(now);
                 row.peer.generation.end(CloseReason::PeerEjected);
                 changes.extend(row.change(PeerState::Ejected));
@@ -298,8 +367,9 @@ impl Table {
 
     /// An ejected peer that may be tried again; from now on it is [`PeerState::Probing`].
     pub(super) fn try_again(&mut self, now: Instant) -> Option<(PeerAddr, Option<Change>)> {
+        let backoff = self.backoff;
         let due = |row: &&mut Row| {
-            row.state == PeerState::Ejected && row.not_before.is_none_or(|at| now >= at)
+            row.state == PeerState::Ejected && row.tried_at(&backoff).is_none_or(|at| now >= at)
         };
         let row = self.rows.iter_mut().find(due)?;
         Some((row.peer.addr.clone(), row.change(PeerState::Probing)))
@@ -308,7 +378,7 @@ impl Table {
     /// When [`try_again`](Self::try_again) has something to try.
     pub(super) fn next_try(&self) -> Option<Instant> {
         let ejected = self.rows.iter().filter(|row| row.state == PeerState::Ejected);
-        ejected.filter_map(|row| row.not_before).min()
+        ejected.filter_map(|row| row.tried_at(&self.backoff)).min()
     }
 
     /// The one that was tried again is as it was: the dial was given up.

@@ -1,0 +1,362 @@
+//! An upstream was away and is back: how soon its callers are served, and what it costs meanwhile.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::{join_all, try_join_all};
+use livepool::{CloseReason, Config, Event, Pool, Timeouts};
+use support::{Events, Upstream, ask, exchange, until, watched};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::time::{Instant, sleep, timeout};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// An address that refuses.
+fn nobody() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Listens there. Accepts everybody and answers nobody.
+fn back(addr: SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(addr).unwrap();
+    let listener = socket.listen(1024).unwrap();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+}
+
+/// How long after its return each of 100 waiting callers, of a pool each, is served.
+async fn served_after(away: Duration) -> Vec<Duration> {
+    let addr = nobody();
+    let returned = Arc::new(Mutex::new(None));
+    let caller = |_| {
+        let returned = Arc::clone(&returned);
+        tokio::spawn(async move {
+            let timeouts = Timeouts::default().with_checkout(60 * SECOND);
+            let config = Config::new(addr.to_string()).with_max_size(4).with_timeouts(timeouts);
+            let pool = Pool::new(config).unwrap();
+            let guard = pool.get().await.unwrap();
+            let now = Instant::now();
+            drop(guard);
+            now - returned.lock().unwrap().expect("served before the upstream was back")
+        })
+    };
+    let callers: Vec<_> = (0..100).map(caller).collect();
+    sleep(away).await;
+    *returned.lock().unwrap() = Some(Instant::now());
+    back(addr);
+    let mut served = try_join_all(callers).await.unwrap();
+    served.sort();
+    served
+}
+
+#[tokio::test]
+async fn a_waiting_caller_is_served_as_soon_as_its_upstream_is_back_however_long_it_was_away() {
+    let away = [300 * MS, SECOND, 3 * SECOND, 10 * SECOND];
+    for (away, served) in away.iter().zip(join_all(away.map(served_after)).await) {
+        let (median, last) = (served[50], served[99]);
+        println!("away for {away:?}: served after p50 {median:?}, max {last:?}");
+        // The pause is anywhere up to 200 ms, so that half have 59 ms left at most, and the last
+        // one 200; the rest is for a busy machine.
+        assert!(median <= 100 * MS && last <= 350 * MS, "away for {away:?}: {served:?}");
+    }
+}
+
+/// Takes no more connections, and then, from a moment on, all of them: SYNs are dropped meanwhile.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_upstream_that_answered_no_dial_is_used_again_before_the_kernel_repeats_itself() {
+    let hole = support::blackhole::Blackhole::start();
+    let timeouts = Timeouts::default().with_checkout(30 * SECOND).with_connect(20 * SECOND);
+    let healed = Arc::new(Mutex::new(None::<Instant>));
+    let caller = |number: u32| {
+        let (healed, addr) = (Arc::clone(&healed), hole.addr());
+        tokio::spawn(async move {
+            sleep(number * 100 * MS).await;
+            let pool = Pool::new(Config::new(addr.to_string()).with_timeouts(timeouts)).unwrap();
+            let _conn = pool.get().await.unwrap();
+            let healed = healed.lock().unwrap().expect("served by a hole");
+            healed.elapsed()
+        })
+    };
+    let callers: Vec<_> = (0..20).map(caller).collect();
+    // The first SYNs were repeated after 1 and 3 s, and will be after 7.
+    sleep(4 * SECOND).await;
+    *healed.lock().unwrap() = Some(Instant::now());
+    hole.heal();
+    let served = try_join_all(callers).await.unwrap();
+    println!("served after {served:?}");
+    let last = served.iter().max().unwrap();
+    assert!(*last < SECOND, "500 ms, and as much for a busy machine: {served:?}");
+}
+
+#[tokio::test]
+async fn nobody_who_asks_after_the_upstream_is_back_fails_with_a_checkout_of_a_second() {
+    let addr = nobody();
+    let timeouts = Timeouts::default().with_checkout(SECOND);
+    let pools: Vec<_> = (0..50)
+        .map(|_| Pool::new(Config::new(addr.to_string()).with_timeouts(timeouts)).unwrap())
+        .collect();
+    // Callers all the time, so that every pool has failed often when it is back.
+    let over = Arc::new(AtomicBool::new(false));
+    let callers = pools.iter().cloned().map(|pool| {
+        let over = Arc::clone(&over);
+        tokio::spawn(async move {
+            while !over.load(Ordering::SeqCst) {
+                let _ = pool.get().await;
+                sleep(MS).await;
+            }
+        })
+    });
+    let callers: Vec<_> = callers.collect();
+    sleep(4 * SECOND).await;
+    back(addr);
+    let asked = join_all(pools.iter().map(Pool::get)).await;
+    over.store(true, Ordering::SeqCst);
+    let failed: Vec<_> = asked.into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{} of 50: {}", failed.len(), failed[0]);
+    try_join_all(callers).await.unwrap();
+}
+
+#[tokio::test]
+async fn however_short_the_time_of_a_caller_a_dial_is_tried_before_it_is_over() {
+    let addr = nobody();
+    let pool = Pool::new(Config::new(addr.to_string())).unwrap();
+    // The pauses are as long as they get.
+    assert!(pool.get_by(Instant::now() + 2 * SECOND).await.is_err());
+    back(addr);
+    // Less than the 200 ms of a pause.
+    for _ in 0..20 {
+        let other = Pool::new(Config::new(nobody().to_string())).unwrap();
+        assert!(other.get_by(Instant::now() + 400 * MS).await.is_err());
+        let addr = other.peers()[0].addr.to_string().parse().unwrap();
+        back(addr);
+        let guard = other.get_by(Instant::now() + 120 * MS).await;
+        assert!(guard.is_ok(), "{}", guard.unwrap_err());
+    }
+    assert!(pool.get_by(Instant::now() + 120 * MS).await.is_ok());
+}
+
+#[tokio::test]
+async fn callers_in_a_hurry_do_not_make_a_storm_of_dials() {
+    let addr = nobody();
+    let (pool, events) = watched(Config::new(addr.to_string()));
+    let end = Instant::now() + 2 * SECOND;
+    let callers = (0..16).map(|_| async {
+        while Instant::now() < end {
+            let _ = pool.get_by(Instant::now() + 5 * MS).await;
+        }
+    });
+    join_all(callers).await;
+    let dials = failed_dials(&events);
+    // One in 60 ms, or as soon as the pause is over: 39 of them on average, give or take 3. Without
+    // that bound there are 400 callers.
+    assert!(dials <= 55, "{dials} dials in 2 s");
+}
+
+fn failed_dials(events: &Events) -> usize {
+    events.all().iter().filter(|event| matches!(event, Event::DialFailed { .. })).count()
+}
+
+/// Accepts and ends, in this way, whoever comes. Returns its address and how many came.
+async fn inhospitable(by_reset: bool) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let accepted = Arc::clone(&count);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            accepted.fetch_add(1, Ordering::SeqCst);
+            if by_reset {
+                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+        }
+    });
+    (addr, count)
+}
+
+#[tokio::test]
+async fn an_upstream_that_accepts_and_closes_is_dialed_twenty_times_a_second_at_most() {
+    for (by_reset, callers) in [(false, 1), (true, 1), (false, 16)] {
+        let (addr, accepted) = inhospitable(by_reset).await;
+        let pool = Pool::new(Config::new(addr.to_string())).unwrap();
+        let end = Instant::now() + 3 * SECOND;
+        let caller = |_| async {
+            while Instant::now() < end {
+                // Whatever a caller does: nothing, or a request that has no answer.
+                let Ok(mut conn) = pool.get_by(end).await else { return };
+                let _ = conn.write_all(b"ECHO x\n").await;
+                let _ = conn.read(&mut [0; 8]).await;
+            }
+        };
+        join_all((0..callers).map(caller)).await;
+        let dials = accepted.load(Ordering::SeqCst);
+        println!("reset {by_reset}, {callers} callers: {dials} dials in 3 s");
+        assert!((2..=60).contains(&dials), "reset {by_reset}, {callers} callers: {dials} in 3 s");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_serves_again_after_it_closed_everybody_is_dialed_without_pause() {
+    let (addr, accepted) = inhospitable(false).await;
+    let pool = Pool::new(Config::new(addr.to_string()).with_max_size(64)).unwrap();
+    for _ in 0..5 {
+        let mut conn = pool.get().await.unwrap();
+        let _ = conn.read(&mut [0; 8]).await;
+    }
+    assert!(accepted.load(Ordering::SeqCst) >= 5);
+    drop(pool);
+    let upstream = Upstream::start();
+    let pool = Pool::new(upstream.config().with_max_size(64)).unwrap();
+    assert_eq!(exchange(&pool, "ECHO x").await, "x");
+    let start = Instant::now();
+    let held = try_join_all((0..64).map(|_| pool.get())).await.unwrap();
+    // A pause of 100 ms on average for each would be 6 s.
+    assert!(start.elapsed() < 2 * SECOND, "{:?}", start.elapsed());
+    drop(held);
+}
+
+/// Accepts nobody: the handshake of a TCP connection is done by the kernel, that of the protocol
+/// never.
+async fn hangs() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    (listener, addr)
+}
+
+/// A protocol whose server speaks first.
+struct Greeted;
+
+impl livepool::Protocol for Greeted {
+    type Client = livepool::Wire;
+    type Error = std::io::Error;
+
+    async fn connect(&self, mut wire: livepool::Wire) -> std::io::Result<livepool::Wire> {
+        wire.read_exact(&mut [0; 6]).await?;
+        Ok(wire)
+    }
+
+    async fn ping(&self, _: &mut livepool::Wire) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn ends_a_dial_under_way(what: impl Fn(&Pool<Greeted>)) {
+    let (listener, addr) = hangs().await;
+    let events = Events::default();
+    let pool = Pool::builder(Config::new(addr.to_string()))
+        .protocol(Greeted)
+        .observer(events.observer())
+        .build()
+        .unwrap();
+    let caller = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.get_by(Instant::now() + 3 * SECOND).await.map(drop) }
+    });
+    let (mut first, _) = listener.accept().await.unwrap();
+    what(&pool);
+    // Its socket is closed at once, and not when the handshake's time is over.
+    let mut end = [0; 1];
+    let read = timeout(SECOND, first.read(&mut end)).await;
+    assert!(matches!(read, Ok(Ok(0) | Err(_))), "the dial goes on: {read:?}");
+    pool.resume();
+    let (mut second, _) = timeout(SECOND, listener.accept()).await.expect("no new dial").unwrap();
+    second.write_all(b"hello\n").await.unwrap();
+    let start = Instant::now();
+    caller.await.unwrap().unwrap();
+    assert!(start.elapsed() < SECOND);
+    assert_eq!(pool.status().connecting, 0);
+}
+
+#[tokio::test]
+async fn an_invalidated_pool_gives_up_the_dials_under_way_and_makes_new_ones() {
+    ends_a_dial_under_way(Pool::invalidate_and_interrupt).await;
+    ends_a_dial_under_way(Pool::invalidate).await;
+}
+
+#[tokio::test]
+async fn a_paused_pool_gives_up_the_dials_under_way() {
+    ends_a_dial_under_way(Pool::pause).await;
+}
+
+#[tokio::test]
+async fn a_warm_up_of_a_pool_that_is_closed_ends_at_once_whatever_its_dials_do() {
+    let pool = Pool::new(Config::new(nobody().to_string())).unwrap();
+    let warming = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.warm_up(1).await }
+    });
+    // In a pause between two dials, most of the time.
+    sleep(SECOND).await;
+    pool.close();
+    let end = timeout(SECOND, warming).await.expect("it waits on").unwrap();
+    assert_eq!(end.unwrap_err().failure(), livepool::error::CheckoutFailure::Closed);
+}
+
+#[tokio::test]
+async fn a_checkout_that_is_polled_late_ends_at_its_deadline_all_the_same() {
+    let upstream = Upstream::start();
+    let pool = Pool::new(upstream.config().with_max_size(1)).unwrap();
+    let held = pool.get().await.unwrap();
+    let start = Instant::now();
+    let late = pool.get_by(start + 300 * MS);
+    sleep(250 * MS).await;
+    assert!(late.await.is_err());
+    let took = start.elapsed();
+    assert!(took < 450 * MS, "{took:?}: the time was counted from the first poll");
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_dial_that_was_cancelled_says_so_and_not_that_its_caller_went_away() {
+    let (_listener, addr) = hangs().await;
+    let events = Events::default();
+    let pool = Pool::builder(Config::new(addr.to_string()))
+        .protocol(Greeted)
+        .observer(events.observer())
+        .build()
+        .unwrap();
+    let warming = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.warm_up(1).await }
+    });
+    until(|| pool.status().connecting == 1).await;
+    pool.pause();
+    let cancelled = || {
+        events.all().into_iter().find_map(|event| match event {
+            Event::DialFailed { error, .. } => Some(error.to_string()),
+            _ => None,
+        })
+    };
+    until(|| cancelled().is_some()).await;
+    assert_eq!(cancelled().unwrap(), "it was given up");
+    warming.abort();
+}
+
+#[tokio::test]
+async fn a_connection_that_served_somebody_and_is_closed_later_is_no_failed_dial() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(upstream.config().with_max_size(1));
+    for _ in 0..20 {
+        let mut conn = pool.get().await.unwrap();
+        assert_eq!(ask(&mut conn, "ECHO x").await.unwrap(), "x");
+        assert!(ask(&mut conn, "QUIT").await.is_err());
+        drop(conn);
+    }
+    let start = Instant::now();
+    assert_eq!(exchange(&pool, "ECHO x").await, "x");
+    assert!(start.elapsed() < SECOND / 2);
+    assert_eq!(events.closed(), [CloseReason::PeerClosed; 20]);
+}
