@@ -121,6 +121,8 @@ named! {
         Cancelled => "cancelled",
         /// The connection carried bytes and nobody said that the exchange was complete.
         Unfinished => "unfinished",
+        /// Its protocol says that a connection that was used so is not used again.
+        NotReusable => "not_reusable",
         /// The caller panicked while holding the connection.
         Panicked => "panicked",
         /// The caller asked for it (`Guard::discard`), or closed an unpooled stream.

@@ -37,7 +37,8 @@ fn back(addr: SocketAddr) {
 }
 
 /// How long after its return each of 100 waiting callers, of a pool each, is served.
-async fn served_after(away: Duration) -> Vec<Duration> {
+/// And how long this machine did nothing for them meanwhile.
+async fn served_after(away: Duration) -> (Vec<Duration>, Duration) {
     let addr = nobody();
     let returned = Arc::new(Mutex::new(None));
     let caller = |_| {
@@ -54,22 +55,55 @@ async fn served_after(away: Duration) -> Vec<Duration> {
     };
     let callers: Vec<_> = (0..100).map(caller).collect();
     sleep(away).await;
+    let stalls = Stalls::watch();
     *returned.lock().unwrap() = Some(Instant::now());
     back(addr);
     let mut served = try_join_all(callers).await.unwrap();
     served.sort();
-    served
+    (served, stalls.longest().await)
 }
 
 #[tokio::test]
 async fn a_waiting_caller_is_served_as_soon_as_its_upstream_is_back_however_long_it_was_away() {
     let away = [300 * MS, SECOND, 3 * SECOND, 10 * SECOND];
     for (away, served) in away.iter().zip(join_all(away.map(served_after)).await) {
+        let (served, stall) = served;
         let (median, last) = (served[50], served[99]);
-        println!("away for {away:?}: served after p50 {median:?}, max {last:?}");
-        // The pause is anywhere up to 200 ms, so that half have 59 ms left at most, and the last
-        // one 200; the rest is for a busy machine.
-        assert!(median <= 100 * MS && last <= 350 * MS, "away for {away:?}: {served:?}");
+        println!("away for {away:?}: served after p50 {median:?}, max {last:?}, stall {stall:?}");
+        // The pause is anywhere up to 200 ms, so that half have 59 ms left on average, and the last
+        // one 200. Where this thread did not run for a while, nobody was served meanwhile.
+        let is_early = median <= 100 * MS + stall && last <= 350 * MS + stall;
+        assert!(is_early, "away for {away:?}, stall {stall:?}: {served:?}");
+    }
+}
+
+/// How long this runtime stood still at most, until it is asked.
+struct Stalls {
+    longest: Arc<Mutex<Duration>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Stalls {
+    fn watch() -> Self {
+        let longest = Arc::new(Mutex::new(Duration::ZERO));
+        let shared = Arc::clone(&longest);
+        let task = tokio::spawn(async move {
+            loop {
+                let start = Instant::now();
+                sleep(5 * MS).await;
+                let stall = start.elapsed().saturating_sub(10 * MS);
+                let mut longest = shared.lock().unwrap();
+                *longest = longest.max(stall);
+            }
+        });
+        Self { longest, task }
+    }
+
+    async fn longest(self) -> Duration {
+        // One that lasts until now counts, too.
+        sleep(5 * MS).await;
+        self.task.abort();
+        *self.longest.lock().unwrap()
     }
 }
 
@@ -93,12 +127,15 @@ async fn an_upstream_that_answered_no_dial_is_used_again_before_the_kernel_repea
     let callers: Vec<_> = (0..20).map(caller).collect();
     // The first SYNs were repeated after 1 and 3 s, and will be after 7.
     sleep(4 * SECOND).await;
+    let stalls = Stalls::watch();
     *healed.lock().unwrap() = Some(Instant::now());
     hole.heal();
     let served = try_join_all(callers).await.unwrap();
-    println!("served after {served:?}");
+    let stall = stalls.longest().await;
+    println!("served after {served:?}, stall {stall:?}");
     let last = served.iter().max().unwrap();
-    assert!(*last < SECOND, "500 ms, and as much for a busy machine: {served:?}");
+    // 500 ms, and a little. The kernel alone takes up to 3 s.
+    assert!(*last < 800 * MS + stall, "stall {stall:?}: {served:?}");
 }
 
 #[tokio::test]
@@ -131,21 +168,26 @@ async fn nobody_who_asks_after_the_upstream_is_back_fails_with_a_checkout_of_a_s
 
 #[tokio::test]
 async fn however_short_the_time_of_a_caller_a_dial_is_tried_before_it_is_over() {
-    let addr = nobody();
-    let pool = Pool::new(Config::new(addr.to_string())).unwrap();
-    // The pauses are as long as they get.
-    assert!(pool.get_by(Instant::now() + 2 * SECOND).await.is_err());
-    back(addr);
-    // Less than the 200 ms of a pause.
-    for _ in 0..20 {
-        let other = Pool::new(Config::new(nobody().to_string())).unwrap();
-        assert!(other.get_by(Instant::now() + 400 * MS).await.is_err());
-        let addr = other.peers()[0].addr.to_string().parse().unwrap();
+    let mut undisturbed = 0;
+    for _ in 0..100 {
+        let addr = nobody();
+        let pool = Pool::new(Config::new(addr.to_string())).unwrap();
+        // The pauses become as long as they get.
+        assert!(pool.get_by(Instant::now() + SECOND / 2).await.is_err());
         back(addr);
-        let guard = other.get_by(Instant::now() + 120 * MS).await;
-        assert!(guard.is_ok(), "{}", guard.unwrap_err());
+        let stalls = Stalls::watch();
+        // Less than the 200 ms of a pause.
+        let guard = pool.get_by(Instant::now() + 120 * MS).await;
+        // Where the machine stood still, nobody could be served.
+        if stalls.longest().await < 10 * MS {
+            assert!(guard.is_ok(), "{}", guard.unwrap_err());
+            undisturbed += 1;
+        }
+        if undisturbed == 20 {
+            return;
+        }
     }
-    assert!(pool.get_by(Instant::now() + 120 * MS).await.is_ok());
+    panic!("of 100 times the machine stood still all but {undisturbed} times");
 }
 
 #[tokio::test]

@@ -69,6 +69,12 @@ pub struct Config {
     /// (Linux, with keepalive on); elsewhere it has no effect.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub max_silence: Option<Duration>,
+    /// The same for a connection that was used within the last minute. Default 1 s, which is as soon
+    /// as the kernel asks: the next caller of a busy pool is not handed a connection whose peer has
+    /// vanished for longer than that. At least 1 s; never more than `max_silence` in effect.
+    /// `None`: as for all others.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub max_silence_after_use: Option<Duration>,
     /// How long a checkout that met only silent connections waits for one of them to answer before
     /// it has a new one made. Default 250 ms, and never less than the round trip allows. At least
     /// 1 ms.
@@ -105,6 +111,11 @@ impl Config {
         Settings::of(self)
     }
 
+    /// Refuses what a plain deadpool cannot honour.
+    pub(crate) fn check_for_deadpool(&self) -> Result<(), ConfigError> {
+        super::rules::for_deadpool(self)
+    }
+
     /// The same with [`upstream`](Self::upstream) changed.
     #[must_use]
     pub fn with_upstream<T: Into<String>>(mut self, upstream: impl IntoIterator<Item = T>) -> Self {
@@ -125,6 +136,7 @@ impl Config {
         with_idle_timeout idle_timeout: into Option<Duration>;
         with_max_lifetime max_lifetime: into Option<Duration>;
         with_max_silence max_silence: into Option<Duration>;
+        with_max_silence_after_use max_silence_after_use: into Option<Duration>;
         with_patience patience: plain Duration;
         with_hold_warning hold_warning: into Option<Duration>;
         with_timeouts timeouts: plain Timeouts;
@@ -149,6 +161,7 @@ impl Default for Config {
             idle_timeout: Some(Duration::from_secs(10 * 60)),
             max_lifetime: Some(Duration::from_secs(30 * 60)),
             max_silence: Some(Duration::from_secs(5)),
+            max_silence_after_use: Some(Duration::from_secs(1)),
             patience: Duration::from_millis(250),
             hold_warning: None,
             timeouts: Timeouts::default(),

@@ -6,7 +6,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::error::Problems;
-use super::{Backoff, ConfigError, Keepalive, SocketConfig, Timeouts, UserTimeout, Validation};
+use super::{
+    Backoff, Config, ConfigError, Keepalive, SocketConfig, Timeouts, UserTimeout, Validation,
+};
 use crate::net::Endpoint;
 
 /// Metric labels and log lines carry the name, so it has to stay readable.
@@ -83,6 +85,39 @@ pub(super) fn backoff(problems: &mut Problems, backoff: &Backoff) {
     }
 }
 
+/// What a plain deadpool decides itself, or has no hook for, has to be left at its default.
+pub(super) fn for_deadpool(config: &Config) -> Result<(), ConfigError> {
+    let default = Config::default();
+    let mut problems = Problems::default();
+    // Each pair: as it is, and as it has to be.
+    macro_rules! default_only {
+        ($($($field:ident).+: $rule:literal;)+) => {
+            $(if config.$($field).+ != default.$($field).+ {
+                let field = stringify!($($field).+).replace(' ', "");
+                problems.add(&field, format!("{:?}", config.$($field).+), $rule);
+            })+
+        };
+    }
+    default_only! {
+        max_size: "is deadpool's: give it to Pool::builder(manager).max_size(..), and leave it out here";
+        min_idle: "needs livepool::Pool: a plain deadpool makes no connection ahead of a caller";
+        max_connecting: "needs livepool::Pool: in a plain deadpool every caller dials for itself";
+        backoff: "needs livepool::Pool: in a plain deadpool every caller dials for itself";
+        dns_refresh: "needs livepool::Pool: a plain deadpool looks names up for dials only";
+        max_waiting: "needs livepool::Pool: a plain deadpool bounds no queue";
+        order: "is deadpool's: give it to Pool::builder(manager).queue_mode(..), and leave it out here";
+        validation: "needs livepool::Pool: in a plain deadpool connections are not pinged";
+        idle_timeout: "needs livepool::Pool: a plain deadpool closes nothing in the background";
+        max_silence_after_use: "needs livepool::Pool: a plain deadpool does not look at idle connections";
+        patience: "needs livepool::Pool: a plain deadpool does not look at idle connections";
+        hold_warning: "needs livepool::Pool: a plain deadpool does not note who holds what";
+        timeouts.checkout: "is deadpool's: give it to Pool::builder(manager).wait_timeout(..), and leave it out here";
+        timeouts.ping: "needs livepool::Pool: in a plain deadpool connections are not pinged";
+        timeouts.reset: "needs livepool::Pool: in a plain deadpool connections are not reset";
+    }
+    problems.or(())
+}
+
 /// A ping that nobody gave cannot be made.
 pub(crate) fn check_ping(validation: Validation, given: bool) -> Result<(), ConfigError> {
     let mut problems = Problems::default();
@@ -150,13 +185,13 @@ pub(super) fn limit(problems: &mut Problems, field: &str, limit: Option<Duration
     }
 }
 
-pub(super) fn max_silence(problems: &mut Problems, silence: Option<Duration>) {
+pub(super) fn max_silence(problems: &mut Problems, field: &str, silence: Option<Duration>) {
     if let Some(silence) = silence
         && silence < Duration::from_secs(1)
     {
         let rule = "must be at least 1 s (the kernel sends no probe to a peer it heard within that); \
                     to leave silence to keepalive, set None (\"never\")";
-        problems.add("max_silence", format!("{silence:?}"), rule);
+        problems.add(field, format!("{silence:?}"), rule);
     }
 }
 

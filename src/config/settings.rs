@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) max_silence: Option<Duration>,
+    /// Not above `max_silence`; `None` as that is.
+    pub(crate) max_silence_after_use: Option<Duration>,
     pub(crate) patience: Duration,
     pub(crate) hold_warning: Option<Duration>,
     pub(crate) socket: SocketSettings,
@@ -81,7 +83,9 @@ impl Settings {
         rules::dns_refresh(&mut problems, config.dns_refresh);
         rules::limit(&mut problems, "idle_timeout", config.idle_timeout);
         rules::limit(&mut problems, "max_lifetime", config.max_lifetime);
-        rules::max_silence(&mut problems, config.max_silence);
+        rules::max_silence(&mut problems, "max_silence", config.max_silence);
+        let after_use = config.max_silence_after_use;
+        rules::max_silence(&mut problems, "max_silence_after_use", after_use);
         rules::limit(&mut problems, "patience", Some(config.patience));
         rules::limit(&mut problems, "hold_warning", config.hold_warning);
         rules::timeouts(&mut problems, &config.timeouts);
@@ -106,6 +110,9 @@ impl Settings {
             idle_timeout: config.idle_timeout,
             max_lifetime: config.max_lifetime,
             max_silence: config.max_silence,
+            max_silence_after_use: config
+                .max_silence
+                .map(|max| after_use.map_or(max, |after_use| after_use.min(max))),
             patience: config.patience,
             hold_warning: config.hold_warning,
             socket,

@@ -22,7 +22,7 @@ mod verdict;
 
 pub(crate) use ladder::check;
 pub(crate) use life::Life;
-pub(crate) use probe::{Probe, Step, UNASKED};
+pub(crate) use probe::{Probe, Step, TICK, UNASKED};
 pub(crate) use probing::Probing;
 pub(crate) use sentinel::{Parked, park, runtime_gone};
 pub(crate) use verdict::Verdict;

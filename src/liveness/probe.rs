@@ -30,6 +30,11 @@ pub(crate) const UNASKED: Duration = Duration::from_secs(1);
 /// where it ticks 250 times a second, and on a local network the answer is there at once.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// The kernel counts in ticks of its clock, of 10 ms at most (`CONFIG_HZ` is 100 at least): the same
+/// moment, read twice, may seem to have moved by as much.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+/// What a queue on the way adds to a round trip, beside twice the smallest one.
+const LITTLE: Duration = Duration::from_millis(10);
 /// Retransmissions without an answer that are enough, if they span the time of a verdict.
 const RETRANSMISSIONS: u32 = 3;
 
@@ -50,8 +55,10 @@ pub(crate) enum Step {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Probe {
     began: Instant,
-    /// Whatever was heard after this is a sign of life.
+    /// Whatever was heard after this is a sign of life, where there is no first reading.
     since: Instant,
+    /// When the peer had been heard, by the first reading.
+    heard_at: Option<Instant>,
     /// The current chance: when it began, and how many there were.
     chance: Option<Instant>,
     chances: u32,
@@ -63,7 +70,16 @@ pub(crate) struct Probe {
 
 impl Probe {
     pub(crate) fn begin(now: Instant) -> Self {
-        Self { began: now, since: now, chance: None, chances: 0, sent: None, counted: 0, looks: 0 }
+        Self {
+            began: now,
+            since: now,
+            heard_at: None,
+            chance: None,
+            chances: 0,
+            sent: None,
+            counted: 0,
+            looks: 0,
+        }
     }
 
     /// One that was sent already, to a peer that may have been heard just before. Then the kernel
@@ -85,7 +101,7 @@ impl Probe {
         info: &TcpInfo,
         unsent: impl FnOnce() -> bool,
     ) -> Step {
-        if info.heard < now.saturating_duration_since(self.since) {
+        if self.is_heard(now, info) {
             return Step::Alive;
         }
         if info.unacked > 0 {
@@ -98,6 +114,12 @@ impl Probe {
         }
         if unsent() {
             return Step::Unknown;
+        }
+        if info.heard < UNASKED {
+            // The kernel was told, and asks when a second is over.
+            let send = self.sent.is_none();
+            self.sent.get_or_insert(now);
+            return Step::Wait { send, look_in: UNASKED - info.heard + FIRST_LOOK };
         }
         let length = chance_length(info);
         self.count(now, info, length);
@@ -115,6 +137,19 @@ impl Probe {
         Step::Wait { send, look_in }
     }
 
+    /// Whether the peer was heard since the probe began. A moment that has only moved by what the
+    /// kernel's clock is coarse is the same one.
+    fn is_heard(&mut self, now: Instant, info: &TcpInfo) -> bool {
+        let heard_at = now.checked_sub(info.heard).unwrap_or(now);
+        match self.heard_at {
+            None => {
+                self.heard_at = Some(heard_at);
+                info.heard < now.saturating_duration_since(self.since)
+            }
+            Some(first) => heard_at > first + TICK,
+        }
+    }
+
     /// Notes a chance that begins: a probe left, and the chance before it is over.
     fn count(&mut self, now: Instant, info: &TcpInfo, length: Duration) {
         let left = info.probes > self.counted;
@@ -122,6 +157,7 @@ impl Probe {
         // Dropped by our own interface, it is not counted; then the silence alone has to tell.
         let dropped = self.sent.is_some()
             && now.saturating_duration_since(self.began) >= UNCOUNTED
+            && info.heard >= UNASKED + UNCOUNTED
             && info.probes == 0;
         let free = self.chance.is_none_or(|began| now.saturating_duration_since(began) >= length);
         if free && (left || dropped) && self.chances < CHANCES {
@@ -132,7 +168,15 @@ impl Probe {
 }
 
 fn chance_length(info: &TcpInfo) -> Duration {
-    CHANCE + 2 * (info.rtt + 4 * info.rttvar)
+    CHANCE + 2 * longest_round_trip(info)
+}
+
+/// The longest plausible round trip of a probe, which its kernel answers at once. What the kernel
+/// measured on answers has their delayed acknowledgements in it, 40 ms and more (RFC 1122, 4.2.3.2);
+/// so it is not believed beyond twice the smallest round trip and a little.
+fn longest_round_trip(info: &TcpInfo) -> Duration {
+    let measured = info.rtt + 4 * info.rttvar;
+    info.min_rtt.map_or(measured, |least| measured.min(2 * least + LITTLE))
 }
 
 #[cfg(test)]
@@ -209,7 +253,8 @@ mod tests {
         let mut probe = Probe::begin(start);
         for look in 0..20 {
             let now = start + look * 10 * MS;
-            let step = probe.step(now, &silent(SILENCE, look * 6), || false);
+            let heard = SILENCE + look * 10 * MS;
+            let step = probe.step(now, &silent(heard, look * 6), || false);
             assert!(matches!(step, Step::Wait { .. }), "look {look}: {step:?}");
         }
         assert_eq!(probe.chances, 1);
@@ -232,6 +277,34 @@ mod tests {
     fn probes_that_our_own_interface_drops_are_not_counted_and_silence_tells() {
         let (end, ..) = run(|at, _| silent(SILENCE + at, 0));
         assert_eq!(end, Step::Dead(CloseReason::ProbeTimeout));
+    }
+
+    #[test]
+    fn answers_that_were_acknowledged_late_make_no_verdict_late() {
+        let busy =
+            TcpInfo { rtt: 40 * MS, rttvar: 30 * MS, min_rtt: Some(MS), ..silent(SILENCE, 0) };
+        assert!(Probe::verdict_time(&busy) < 2_400 * MS, "{:?}", Probe::verdict_time(&busy));
+        let far = TcpInfo { rtt: 210 * MS, min_rtt: Some(200 * MS), ..busy };
+        let unknown = TcpInfo { min_rtt: None, ..far };
+        assert_eq!(Probe::verdict_time(&far), Probe::verdict_time(&unknown), "it is really far");
+    }
+
+    #[test]
+    fn a_peer_that_was_heard_within_a_second_is_asked_when_that_is_over() {
+        let start = Instant::now();
+        let mut probe = Probe::begin(start);
+        let early = probe.step(start, &silent(300 * MS, 0), || false);
+        assert_eq!(early, Step::Wait { send: true, look_in: 705 * MS });
+        let heard = probe.step(start + 705 * MS, &silent(4 * MS, 0), || false);
+        assert_eq!(heard, Step::Alive);
+        // Silence does not count before that, and has its four chances after it.
+        // The kernel counts what was told before that as one probe, when it sends it.
+        let (end, took, _) = run(|at, sent| {
+            let heard = 300 * MS + at;
+            silent(heard, if heard < UNASKED { 0 } else { sent })
+        });
+        assert_eq!(end, Step::Dead(CloseReason::ProbeTimeout));
+        assert!(took >= 700 * MS + 4 * chance_length(&silent(SILENCE, 0)), "{took:?}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::Inner;
 use super::lease::Lease;
 use super::line::{Failed, Spot};
 use super::peers::Demand;
+use super::ping::Proof;
 use crate::deadline::Deadline;
 use crate::error::{CheckoutDetails, CheckoutError, CheckoutFailure, Phase};
 use crate::event::{CheckoutOutcome, Event, Operation};
@@ -38,8 +39,28 @@ pub(super) async fn checkout(
             hand_out(inner, &mut lease, Duration::ZERO, taken_at);
             Ok(lease)
         }
-        taken => wait(inner, taken, until, taken_at).await,
+        taken => wait(inner, taken, until, Fitness::Any, taken_at).await,
     }
+}
+
+/// What a connection has to show beside what all have to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Fitness {
+    Any,
+    /// It was made, or its peer heard, after this moment.
+    ProvedSince(Instant),
+    /// It was made after this moment.
+    MadeSince(Instant),
+}
+
+/// As [`checkout`], for a connection of this fitness.
+pub(super) async fn checkout_fit(
+    inner: &Arc<Inner>,
+    until: Until,
+    fitness: Fitness,
+    taken_at: &'static Location<'static>,
+) -> Result<Lease, CheckoutError> {
+    wait(inner, inner.at_once(), until, fitness, taken_at).await
 }
 
 /// Takes an idle connection, if there is one and nobody waits for it.
@@ -69,14 +90,15 @@ async fn wait(
     inner: &Arc<Inner>,
     taken: Option<Lease>,
     until: Until,
+    fitness: Fitness,
     taken_at: &'static Location<'static>,
 ) -> Result<Lease, CheckoutError> {
     let span = telemetry::checkout_span(inner.emitter().name());
     let mut attempt = Attempt::begin(inner, until);
     let result = if span.is_disabled() {
-        obtain(inner, taken, &attempt).await
+        obtain(inner, taken, &attempt, fitness).await
     } else {
-        obtain(inner, taken, &attempt).instrument(span.clone()).await
+        obtain(inner, taken, &attempt, fitness).instrument(span.clone()).await
     };
     attempt.over = true;
     let waited = attempt.began.elapsed();
@@ -95,25 +117,39 @@ async fn obtain(
     inner: &Arc<Inner>,
     taken: Option<Lease>,
     attempt: &Attempt<'_>,
+    fitness: Fitness,
 ) -> Result<Lease, Failed> {
     let mut lease = match taken {
         Some(lease) => lease,
         None => served(inner, join(inner, attempt)?, attempt.deadline).await?,
     };
     loop {
-        // The pool may have been invalidated while it was on its way.
-        match lease.retired() {
-            Some(reason) => lease.throw_away(reason),
-            None => {
-                if let Some(lease) = inner.proved(lease, attempt.deadline).await {
-                    return Ok(lease);
-                }
+        if let Some(lease) = fit(lease, fitness) {
+            match inner.proved(lease, attempt.deadline).await {
+                Proof::Given(lease) => return Ok(lease),
+                Proof::Refused => {}
+                Proof::Late => return Err(inner.late()),
             }
         }
         // Its place is the one it had.
         let spot = inner.line.rejoin(attempt.began, attempt.deadline.instant());
         lease = served(inner, spot, attempt.deadline).await?;
     }
+}
+
+/// The connection, if it is still what the caller needs. Else it goes where it belongs.
+fn fit(mut lease: Lease, fitness: Fitness) -> Option<Lease> {
+    // The pool may have been invalidated while it was on its way.
+    if let Some(reason) = lease.retired() {
+        lease.throw_away(reason);
+        return None;
+    }
+    let is_fit = match fitness {
+        Fitness::Any => true,
+        Fitness::ProvedSince(moment) => lease.is_proved_since(moment),
+        Fitness::MadeSince(moment) => !lease.is_older_than(moment),
+    };
+    if is_fit { Some(lease) } else { lease.ask() }
 }
 
 /// Joins the line.
@@ -150,7 +186,7 @@ impl Inner {
         if !self.line.is_empty() || self.is_closed() {
             return None;
         }
-        self.store.take().map(|taken| Lease::new(self, taken))
+        self.take_idle()
     }
 
     /// Connections that nobody holds, made or not.

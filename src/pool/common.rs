@@ -4,6 +4,7 @@ use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
+use super::closing::Closing;
 use super::generation::Generation;
 use super::inbox::Inbox;
 use super::peers::Peers;
@@ -20,15 +21,20 @@ pub(super) struct Common {
     pub(super) emitter: Arc<Emitter>,
     /// Older proof than this needs a new one: by a look at `TCP_INFO`, or by a probe.
     pub(super) max_silence: Option<Duration>,
+    /// The same for a connection that was used lately; not longer.
+    pub(super) max_silence_after_use: Option<Duration>,
     pub(super) max_lifetime: Option<Duration>,
     pub(super) registry: Registry,
     pub(super) inbox: Inbox,
     pub(super) suspects: Suspects,
+    pub(super) closing: Closing,
     pub(super) peers: Peers,
     pub(super) slots: Arc<Slots>,
     pub(super) generation: Generation,
     paused: AtomicBool,
     closed: AtomicBool,
+    /// Something was said against the connections to a peer, and they have not been asked yet.
+    pub(super) has_doubts: AtomicBool,
     /// A connection has ended since the store was last swept.
     pub(super) ended: AtomicBool,
     /// Whether holders are noted.
@@ -40,22 +46,25 @@ impl Common {
         let slots = Slots::new(settings.max_size);
         Self {
             max_silence: settings.max_silence,
+            max_silence_after_use: settings.max_silence_after_use,
             max_lifetime: settings.max_lifetime,
             registry: Registry::default(),
             inbox: Inbox::default(),
             suspects: Suspects::default(),
+            closing: Closing::default(),
             peers: Peers::new(Arc::clone(&emitter), settings),
             emitter,
             slots,
             generation: Generation::default(),
             paused: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            has_doubts: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             notes_holders: settings.hold_warning.is_some(),
         }
     }
 
-    /// Returns whether it was closed before. What goes idle after this sees it, and what went idle
+    /// Closes the pool. Returns whether it was closed before. What goes idle after this sees it, and what went idle
     /// before is seen by whoever closes.
     pub(super) fn close(&self) -> bool {
         let closed = self.closed.swap(true, Ordering::SeqCst);

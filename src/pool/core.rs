@@ -21,6 +21,7 @@ use super::common::Common;
 use super::peers::Membership;
 use super::slots::Slot;
 use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event};
+use crate::liveness::UNASKED;
 use crate::stream::{Conn, Link};
 
 /// Who may touch the connection. Every change is a compare-and-swap; whoever made it owns the
@@ -224,6 +225,11 @@ impl Core {
         self.opened
     }
 
+    /// It was in quarantine, and is not any more.
+    pub(super) fn leaves_quarantine(&self) {
+        self.common.suspects.uncount();
+    }
+
     /// Whether its pool was closed.
     pub(super) fn is_of_closed_pool(&self) -> bool {
         self.common.is_closed()
@@ -231,14 +237,17 @@ impl Core {
 
     /// Closes an idle connection. False if it is not idle.
     pub(super) fn evict(&self, reason: CloseReason) -> bool {
-        if !self.change(State::Idle, State::Checking) {
-            return false;
-        }
-        let conn = self.home().conn.take();
-        if let Some(conn) = conn {
-            self.close(conn, reason, None);
-        }
+        let Some(conn) = self.take_idle() else { return false };
+        self.close(conn, reason, None);
         true
+    }
+
+    /// The stream of an idle connection, for whoever closes it. Nobody else is given it.
+    pub(super) fn take_idle(&self) -> Option<Conn> {
+        if !self.change(State::Idle, State::Checking) {
+            return None;
+        }
+        self.home().conn.take()
     }
 
     /// Ends the connection. Only for whoever owns it. `used` is how long it was in use, if
@@ -276,12 +285,24 @@ impl Core {
         });
         if reason.is_silent_death() {
             self.common.peers.died(self.peer.addr());
-            self.common.inbox.nudge();
+            // Who was heard within a second was not asked by the kernel, and cannot have died before
+            // this one.
+            self.doubt_siblings(Instant::now().checked_sub(UNASKED));
         } else if reason.is_end_by_peer() && !self.was_heard.load(Ordering::Acquire) {
             self.common.peers.ended_unused(&self.peer, self.opened);
         }
         self.peer.end();
         drop(slot);
+    }
+
+    /// Something speaks against all connections to its peer that were not heard after this moment.
+    /// They are asked at once, and nobody is handed one before.
+    pub(super) fn doubt_siblings(&self, moment: Option<Instant>) {
+        if let Some(moment) = moment {
+            self.peer.doubt(moment);
+            self.common.has_doubts.store(true, Ordering::Release);
+        }
+        self.common.inbox.nudge();
     }
 
     pub(super) fn report_check(

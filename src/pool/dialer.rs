@@ -157,6 +157,9 @@ pub(super) async fn run(pool: Weak<Inner>, slots: Arc<Slots>) {
             for lease in inner.resets.take() {
                 dials.spawn(reset::reset(lease));
             }
+            for ping in inner.pings.take() {
+                dials.spawn(async move { drop(ping.await) });
+            }
             let again = inner.look_names_up(&mut dials, &mut lookup);
             [inner.start_dials(&mut dials), again].into_iter().flatten().min()
         };

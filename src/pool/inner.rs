@@ -1,6 +1,6 @@
 //! [`Inner`]: the parts of a pool, and the tasks in its background.
 
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::sync::{Arc, Weak};
 use std::fmt;
 use std::pin::pin;
@@ -9,16 +9,18 @@ use futures_util::future::select;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::closing::Ending;
 use super::common::Common;
 use super::core::Core;
 use super::dialer::Dials;
+use super::lease::Lease;
 use super::line::Line;
-use super::ping::Pinger;
+use super::ping::{Pinger, Pings};
 use super::registry::Counts;
 use super::reset::Resets;
 use super::slots::Slots;
 use super::speech::Spoke;
-use super::store::Store;
+use super::store::{MOST_CLOSED, Store};
 use super::warm::Wishes;
 use super::{dialer, maintenance};
 use crate::beat::beat;
@@ -37,6 +39,10 @@ pub(super) struct Inner {
     pub(super) dials: Arc<Dials>,
     /// Idle connections that somebody waits for.
     pub(super) wishes: Wishes,
+    /// Pings whose callers have gone.
+    pub(super) pings: Pings,
+    /// Somebody was told of a release that was forgotten.
+    pub(super) has_warned: AtomicBool,
     /// A connection came back to a closed pool.
     pub(super) came_back: Notify,
     pub(super) pinger: Pinger,
@@ -60,6 +66,8 @@ impl Inner {
             guards: AtomicUsize::new(0),
             dials: Arc::default(),
             wishes: Wishes::default(),
+            pings: Pings::default(),
+            has_warned: AtomicBool::new(false),
             came_back: Notify::new(),
             pinger,
             speech,
@@ -98,7 +106,11 @@ impl Inner {
         if self.maintained.swap(true, Ordering::AcqRel) {
             return;
         }
-        let running = Running { pool: Arc::downgrade(self), flag: Arc::clone(&self.maintained) };
+        let running = Running {
+            pool: Arc::downgrade(self),
+            common: Arc::clone(&self.common),
+            flag: Arc::clone(&self.maintained),
+        };
         let settings = self.settings();
         let beat = beat([
             settings.idle_timeout,
@@ -126,8 +138,26 @@ impl Inner {
         }
     }
 
+    /// Has the maintenance task close it; without one it is closed here.
+    pub(super) fn close_later(&self, ending: Ending) {
+        self.common.closing.add(ending);
+        self.common.inbox.nudge();
+        // In one order with the end of that task: one of the two sees the other.
+        fence(Ordering::SeqCst);
+        if !self.maintained.load(Ordering::SeqCst) {
+            drop(self.common.closing.take());
+        }
+    }
+
+    /// A usable idle connection, if there is one.
+    #[inline(always)]
+    pub(super) fn take_idle(self: &Arc<Self>) -> Option<Lease> {
+        let taken = self.store.take(|ending| self.close_later(ending))?;
+        Some(Lease::new(self, taken))
+    }
+
     pub(super) fn guards(&self) -> usize {
-        self.guards.load(Ordering::Acquire)
+        self.guards.load(Ordering::SeqCst)
     }
 
     pub(super) fn close(self: &Arc<Self>) {
@@ -136,8 +166,13 @@ impl Inner {
         }
         self.serve();
         self.resets.discard();
-        for core in self.common.registry.idle() {
-            core.evict(CloseReason::PoolClosed);
+        self.pings.discard();
+        for (index, core) in self.common.registry.idle().into_iter().enumerate() {
+            let Some(conn) = core.take_idle() else { continue };
+            let ending = Ending::new(core, conn, CloseReason::PoolClosed);
+            if index >= MOST_CLOSED {
+                self.close_later(ending);
+            }
         }
         self.common.suspects.close();
         self.store.sweep();
@@ -187,12 +222,16 @@ impl fmt::Debug for Inner {
 /// Says that the maintenance task has ended, however it ended.
 struct Running {
     pool: Weak<Inner>,
+    common: Arc<Common>,
     flag: Arc<AtomicBool>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.flag.store(false, Ordering::Release);
+        self.flag.store(false, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        // Nobody else will: each holds what it is kept in.
+        drop(self.common.closing.take());
         // Callers in another runtime start one there.
         if let Some(pool) = self.pool.upgrade() {
             pool.line.wake_all();

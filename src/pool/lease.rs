@@ -41,8 +41,8 @@ struct Held {
     conn: Conn,
     /// The age of the connection when it was taken.
     since: Age,
-    /// Whether a caller got it. Until then nobody is told where it goes.
-    claimed: bool,
+    /// Where the caller asked for it who got it. Until then nobody is told where it goes.
+    taken_at: Option<&'static Location<'static>>,
     core: Arc<Core>,
     pool: Counted,
 }
@@ -52,7 +52,8 @@ struct Counted(Arc<Inner>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.guards.fetch_sub(1, Ordering::AcqRel);
+        // In one order with the flag: whoever closed the pool either sees the number, or is told.
+        self.0.guards.fetch_sub(1, Ordering::SeqCst);
         if self.0.is_closed() {
             self.0.came_back.notify_waiters();
         }
@@ -62,16 +63,16 @@ impl Drop for Counted {
 impl Lease {
     /// A connection on its way to a caller. Dropped before it gets there, it goes back.
     pub(super) fn new(pool: &Arc<Inner>, taken: Taken) -> Self {
-        pool.guards.fetch_add(1, Ordering::AcqRel);
+        pool.guards.fetch_add(1, Ordering::SeqCst);
         let pool = Counted(Arc::clone(pool));
         let Taken { core, conn, since } = taken;
-        Self { held: Some(Held { conn, since, claimed: false, core, pool }) }
+        Self { held: Some(Held { conn, since, taken_at: None, core, pool }) }
     }
 
     /// A caller has it, and asked for it there.
     pub(super) fn claim(&mut self, taken_at: &'static Location<'static>) {
         if let Some(held) = &mut self.held {
-            held.claimed = true;
+            held.taken_at = Some(taken_at);
             held.core.taken_by(held.since, taken_at);
         }
     }
@@ -118,6 +119,30 @@ impl Lease {
             Some(held) => held.core.begin_anew(&mut held.conn),
             None => unreachable!("a lease is consumed by whatever takes its connection"),
         }
+    }
+
+    /// Whether it was made, or its peer heard, after this moment.
+    pub(super) fn is_proved_since(&self, moment: Instant) -> bool {
+        let held = self.held();
+        held.core.is_proved_since(&held.conn, moment)
+    }
+
+    /// Has its peer asked before anybody is given it. Returns it where nobody can tell.
+    pub(super) fn ask(mut self) -> Option<Self> {
+        let Held { conn, since, taken_at, core, pool } = self.take();
+        let conn = core.ask(conn).err()?;
+        Some(Self { held: Some(Held { conn, since, taken_at, core, pool }) })
+    }
+
+    /// Notes that a byte of an answer came, if so.
+    pub(super) fn note_use(&self) {
+        let held = self.held();
+        held.core.note_use(&held.conn);
+    }
+
+    /// Whether its handshake had an answer.
+    pub(super) fn was_greeted(&self) -> bool {
+        self.held().core.was_greeted
     }
 
     /// Why it must not be handed out any more, if so.
@@ -183,14 +208,17 @@ impl Lease {
         let reuse = match &pool.speech {
             // Its task may be about to send what its user has left behind.
             Some(_) if !held.conn.is_at_rest() => Reuse::AfterReset,
-            Some(speech) if held.claimed && tainted.is_none() => speech.reuse(&held.conn),
+            Some(speech) if held.is_claimed() && tainted.is_none() => speech.reuse(&held.conn),
             _ => Reuse::AsItIs,
         };
         let unfit = match reuse {
             Reuse::AsItIs => held.conn.stream().unfit(ending),
             Reuse::AfterReset => tainted,
-            Reuse::Never => Some(CloseReason::Unfinished),
+            Reuse::Never => Some(CloseReason::NotReusable),
         };
+        if ending == Ending::Silent && unfit == Some(CloseReason::Unfinished) {
+            held.warn_of_forgotten_release();
+        }
         let closed = pool.is_closed().then_some(CloseReason::PoolClosed);
         match (unfit.or(closed), reuse) {
             (Some(reason), _) => held.throw_away(reason),
@@ -201,11 +229,35 @@ impl Lease {
 }
 
 impl Held {
+    fn is_claimed(&self) -> bool {
+        self.taken_at.is_some()
+    }
+
+    /// Says once for each pool that a connection whose exchange looks complete was dropped without a
+    /// word, and so is closed every time.
+    #[cold]
+    fn warn_of_forgotten_release(&self) {
+        let Some(taken_at) = self.taken_at else { return };
+        let inner = &self.pool.0;
+        let looks_complete = inner.speech.is_none() && self.conn.stream().looks_answered();
+        if looks_complete && !inner.has_warned.swap(true, Ordering::Relaxed) {
+            inner.emitter().warn_of_forgotten_release(self.core.id, taken_at);
+        }
+    }
+
     /// Closes the connection, which frees its slot.
     fn throw_away(self, reason: CloseReason) -> Release {
-        let Self { pool, core, since, claimed, conn } = self;
-        core.close(conn, reason, claimed.then(|| core.age().since(since)));
-        if pool.0.is_closed() {
+        let used = self.is_claimed().then(|| self.core.age().since(self.since));
+        // Before its slot is free: whoever comes next is not to meet the same.
+        if let Some(moment) = self.core.evidence(&self.conn, reason) {
+            self.core.doubt_siblings(Some(moment));
+        }
+        let Self { pool, core, conn, .. } = self;
+        core.close(conn, reason, used);
+        // Nobody else keeps them up to date any more. Not each time: it is a look at all that are
+        // left.
+        let left = pool.0.guards();
+        if pool.0.is_closed() && (left <= 1 || left % 64 == 0) {
             pool.0.refresh_gauges();
         }
         Release::Discarded(reason)
@@ -213,19 +265,20 @@ impl Held {
 
     /// Puts the connection into the store, or rather into the hands of the first caller in line.
     fn give_back(self) -> Release {
-        let Self { pool, core, since, claimed, conn } = self;
+        let Self { pool, core, since, taken_at, conn } = self;
         let now = core.age();
         if let Some(speech) = &pool.0.speech {
             core.limit_idle(speech.idle_limit(&conn));
         }
-        let was_heard = core.was_heard(&conn, now, since);
-        if was_heard && !pool.0.line.is_empty() && !pool.0.is_stopped() {
-            return Self { conn, since, claimed, core, pool }.pass_on(now);
+        core.note_heard(&conn, since);
+        let is_wanted = !pool.0.line.is_empty() && !pool.0.is_stopped();
+        if is_wanted && core.silence(&conn, now).is_none() {
+            return Self { conn, since, taken_at, core, pool }.pass_on(now);
         }
         if let Err((conn, reason)) = core.settle(conn, now) {
-            return Self { conn, since, claimed, core, pool }.throw_away(reason);
+            return Self { conn, since, taken_at, core, pool }.throw_away(reason);
         }
-        if claimed {
+        if taken_at.is_some() {
             pool.0.returned(&core, now.since(since));
         }
         core.recheck();
@@ -244,7 +297,7 @@ impl Held {
             return self.throw_away(reason);
         }
         let inner = Arc::clone(&self.pool.0);
-        if std::mem::take(&mut self.claimed) {
+        if self.taken_at.take().is_some() {
             inner.returned(&self.core, now.since(self.since));
         }
         self.core.report_alive();
@@ -256,7 +309,7 @@ impl Held {
     /// Its user is done with it, its protocol is not.
     fn wait_for_reset(mut self) -> Release {
         let pool = Arc::clone(&self.pool.0);
-        if std::mem::take(&mut self.claimed) {
+        if self.taken_at.take().is_some() {
             pool.returned(&self.core, self.core.age().since(self.since));
         }
         pool.resets.add(Lease { held: Some(self) });
@@ -278,7 +331,8 @@ impl Inner {
 impl Drop for Lease {
     fn drop(&mut self) {
         let Some(held) = &mut self.held else { return };
-        if std::thread::panicking() {
+        // Of its user; one that is on its way to somebody else has no part in that.
+        if std::thread::panicking() && held.is_claimed() {
             held.conn.stream_mut().taint(CloseReason::Panicked);
         }
         self.end(Ending::Silent);

@@ -45,12 +45,18 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
         } else {
             tokio::task::yield_now().await;
         }
+        close_left(&common).await;
         let Some(inner) = pool.upgrade() else { return };
         inner.classify_fired().await;
         if inner.is_closed() {
+            drop(inner);
+            quarantine.close().await;
+            close_left(&common).await;
             return;
         }
-        quarantine.look(|core| inner.offer(core));
+        if quarantine.look(|core| inner.offer(core)).await {
+            inner.dials.announce();
+        }
         inner.ask_siblings().await;
         inner.check_silence(&mut rounds).await;
         let last = std::mem::replace(&mut demands, common.demands());
@@ -74,6 +80,7 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
                 inner.evict_due(now, idle).await;
             }
             inner.report_holders();
+            inner.clear_doubts();
             if inner.common.ended.swap(false, Ordering::AcqRel) {
                 inner.store.sweep();
             }
@@ -83,6 +90,20 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
             }
         }
     }
+}
+
+/// Closes what was left to this task, one by one between other tasks.
+async fn close_left(common: &Common) {
+    for ending in common.closing.take() {
+        drop(ending);
+        tokio::task::yield_now().await;
+    }
+}
+
+/// When to ask a peer that may be silent for `max`: where the kernel can ask so soon, a little
+/// earlier, so that the answer is there when that is over.
+fn before(max: Duration) -> Duration {
+    (max - max / 32).max(UNASKED.min(max))
 }
 
 /// What there is to do about the idle connections until the next beat.
@@ -129,36 +150,47 @@ impl Inner {
         self.dials.announce();
     }
 
-    /// When a connection died silently, the others to the same peer are asked at once, together.
+    /// When something speaks against the connections to a peer, they are asked at once, together.
     async fn ask_siblings(self: &Arc<Self>) {
         if self.settings().max_silence.is_none() {
             return;
         }
+        if self.common.has_doubts.swap(false, Ordering::AcqRel) {
+            let mut idle = self.common.registry.idle();
+            idle.retain(|core| core.is_in_doubt());
+            self.check_silent(idle, Core::max_silence).await;
+        }
         for peer in self.common.peers.suspects() {
             let mut idle = self.common.registry.idle();
             idle.retain(|core| core.peer.is_of(&peer));
-            self.check_silent(idle, UNASKED).await;
+            self.check_silent(idle, |_, _| Some(UNASKED)).await;
         }
     }
 
-    /// How long a peer may be silent before it is asked: where the kernel can ask so soon, a little
-    /// less than `max_silence`, so that the answer is there when that is over.
-    fn may_be_silent(&self) -> Option<Duration> {
-        let settings = self.settings();
-        settings.max_silence.map(|max| (max - max / 32).max(UNASKED))
+    /// A doubt is over when every connection that it was about has been heard or has ended.
+    fn clear_doubts(&self) {
+        let doubted = self.common.peers.doubted();
+        if doubted.is_empty() {
+            return;
+        }
+        let all = self.common.registry.all();
+        for (peer, doubt) in doubted {
+            if !all.iter().any(|core| core.peer.is_of(&peer) && core.is_in_doubt()) {
+                peer.clear_doubt(doubt);
+            }
+        }
     }
 
     /// Looks at all idle connections, at each once: ten thousand are as many reads from memory.
     fn survey(&self, now: Instant, beat: Instant, idle: &[Arc<Core>]) -> Survey {
         let idle_timeout = self.settings().idle_timeout;
-        let longest = self.may_be_silent();
         let beat = Age::of(beat - now);
         let mut survey = Survey { has_due: false, silent: Vec::new() };
         for core in idle {
             let age = core.age_at(now);
             survey.has_due |= core.outlived_idle(age, idle_timeout).is_some();
-            let Some(longest) = longest else { continue };
-            let left = longest.saturating_sub(core.unheard_for(age));
+            let Some(longest) = core.max_silence(age) else { continue };
+            let left = before(longest).saturating_sub(core.unheard_for(age));
             if Age::of(left) < beat {
                 survey.silent.push((now + left, Arc::downgrade(core)));
             }
@@ -168,19 +200,25 @@ impl Inner {
 
     /// Looks at those whose turn it is.
     async fn check_silence(self: &Arc<Self>, rounds: &mut Rounds<Weak<Core>>) {
-        let now = Instant::now();
-        let Some(limit) = self.may_be_silent() else { return };
-        let due = rounds.take(now).into_iter().filter_map(|core| core.upgrade()).collect();
-        self.check_silent(due, limit).await;
+        let due = rounds.take(Instant::now());
+        let due = due.into_iter().filter_map(|core| core.upgrade()).collect();
+        self.check_silent(due, |core, age| core.max_silence(age).map(before)).await;
     }
 
     /// Reads of these connections how long their peers have been silent, and has those asked that
-    /// were not heard for `limit`.
-    async fn check_silent(self: &Arc<Self>, idle: Vec<Arc<Core>>, limit: Duration) {
+    /// were not heard for their limit.
+    async fn check_silent(
+        self: &Arc<Self>,
+        idle: Vec<Arc<Core>>,
+        limit: impl Fn(&Core, Age) -> Option<Duration>,
+    ) {
         let now = Instant::now();
         let mut looks = 0;
-        let silent = |core: &Arc<Core>| core.unheard_for(core.age_at(now)) >= limit;
-        for core in idle.into_iter().filter(silent) {
+        for core in idle {
+            let age = core.age_at(now);
+            let Some(limit) = limit(&core, age).filter(|max| core.unheard_for(age) >= *max) else {
+                continue;
+            };
             if core.check_silence(now, limit) == Classified::Homeless {
                 self.offer(core);
             }

@@ -17,9 +17,10 @@ use crate::stream::{Connector, Ending, Ledger, Stream, delegate_io};
 /// already run a deadpool pool.
 ///
 /// create dials as a [`Pool`](crate::Pool) does, within `timeouts.connect`; recycle answers at once
-/// from taint, peek and lifetime. What deadpool has no hook for is missing: idle connections are
-/// not watched (a dead one is found at its next checkout) and not pinged, idle time is not counted, and there is
-/// no deadline over the whole checkout. Use [`Pool`](crate::Pool) for those.
+/// from taint, peek and lifetime. A read that waits looks after its peer, as in a pool. What deadpool
+/// has no hook for is missing: idle connections are not watched (a dead one is found at its next
+/// checkout) and not pinged, idle time is not counted, and there is no deadline over the whole
+/// checkout. Use [`Pool`](crate::Pool) for those.
 ///
 /// deadpool returns whatever is dropped, so a connection has to be told that its exchange is
 /// complete: call [`Connection::finish`], or it is thrown away at its next checkout.
@@ -29,13 +30,14 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Checks the configuration. The pool's own limits in it (`max_size` and so on) are deadpool's
-    /// business and not used.
+    /// Checks the configuration. What deadpool decides (`max_size`, who waits and for how long) or
+    /// has no hook for has to be left at its default: nothing is ignored.
     ///
     /// # Errors
     ///
     /// [`ConfigError`] with every problem of the configuration.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        config.check_for_deadpool()?;
         Ok(Self { connector: Connector::new(config)? })
     }
 
@@ -45,6 +47,7 @@ impl Manager {
     ///
     /// As [`new`](Self::new).
     pub fn with_observer(config: &Config, observer: impl Observer) -> Result<Self, ConfigError> {
+        config.check_for_deadpool()?;
         Ok(Self { connector: Connector::with_observer(config, observer)? })
     }
 }
@@ -54,8 +57,9 @@ impl managed::Manager for Manager {
     type Error = ConnectError;
 
     async fn create(&self) -> Result<Connection, ConnectError> {
-        let stream = self.connector.connect().await?;
+        let mut stream = self.connector.connect().await?;
         let settings = self.connector.settings();
+        stream.watch_peer(settings.max_silence);
         let lifetime = settings.max_lifetime.map(jittered);
         let expires = lifetime.and_then(|lifetime| Instant::now().checked_add(lifetime));
         Ok(Connection { stream, expires })

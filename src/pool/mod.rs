@@ -10,7 +10,7 @@
 //!   first had died
 //! - [`speech`]: the pool's protocol, without its types
 //! - [`maintenance`]: what is looked at in the background; [`rounds`]: which idle connection, and when;
-//!   [`quarantine`]: silent connections; [`plan`]: what has lived too long; [`generation`]: what is not
+//!   [`quarantine`]: silent connections; [`closing`]: those that are closed between other work; [`plan`]: what has lived too long; [`generation`]: what is not
 //!   used again
 //! - [`inner`]: the parts together; [`lifecycle`] and [`warm`]: what is done to a pool as a whole
 //! - [`manager`]: our connections in somebody's plain deadpool
@@ -19,6 +19,7 @@ mod age;
 mod buffered;
 mod builder;
 mod checkout;
+mod closing;
 mod common;
 mod core;
 mod dialer;

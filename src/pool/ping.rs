@@ -1,11 +1,15 @@
 //! Ping: one round trip of the protocol before a connection is handed out.
 //!
-//! It is made on the lease of the caller, outside the store: whoever is cancelled in the middle
-//! takes nothing but its own connection with it.
+//! It is made on the lease of the caller, outside the store. A caller whose time is up, or who goes,
+//! leaves the ping to the pool: it has `timeouts.ping`, whoever waits for it, and a connection that
+//! answers is as good as before.
 
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::fmt;
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -83,23 +87,34 @@ impl Inner {
         }
     }
 
-    /// Pings a connection that was idle, if it is to be pinged. `None`: it failed and is closed.
-    pub(super) async fn proved(
-        self: &Arc<Self>,
-        mut lease: Lease,
-        deadline: Deadline,
-    ) -> Option<Lease> {
-        let validation = self.settings().validation;
-        if !self.pings() {
-            return Some(lease);
+    /// Pings a connection, if it is to be pinged.
+    pub(super) async fn proved(self: &Arc<Self>, lease: Lease, deadline: Deadline) -> Proof {
+        let is_asked = match (self.settings().validation, lease.was_idle_for()) {
+            (Validation::Peek, _) => false,
+            (validation, Some(idle)) => validation.asks_for_ping(idle),
+            // It was just made. Its program has answered if there was a handshake.
+            (validation, None) => validation == Validation::Ping && !lease.was_greeted(),
+        };
+        if !is_asked {
+            return Proof::Given(lease);
         }
-        let Some(idle) = lease.was_idle_for() else { return Some(lease) };
-        if !validation.asks_for_ping(idle) {
-            return Some(lease);
+        if deadline.instant().is_some_and(|at| at <= Instant::now()) {
+            return Proof::Late;
         }
+        let ping = Box::pin(Arc::clone(self).ping_in_time(lease));
+        let mut under_way = UnderWay { pool: self, ping: Some(ping) };
+        match deadline.run(&mut under_way).await {
+            Ok(Some(lease)) => Proof::Given(lease),
+            Ok(None) => Proof::Refused,
+            Err(_) => Proof::Late,
+        }
+    }
+
+    /// Pings a connection, within `timeouts.ping`. `None`: it failed and is closed.
+    async fn ping_in_time(self: Arc<Self>, mut lease: Lease) -> Option<Lease> {
         let limit = self.settings().timeouts.ping;
-        let own = Deadline::after(limit);
-        let pinged = own.min(deadline).run(self.ping(lease.conn_mut())).await;
+        let pinged = Deadline::after(limit).run(self.ping(lease.conn_mut())).await;
+        let is_late = pinged.is_err();
         let (reason, verdict) = match pinged {
             Ok(Ok(())) => match lease.stream().unfit(Ending::Answered) {
                 None => (None, CheckVerdict::Alive),
@@ -113,24 +128,88 @@ impl Inner {
         };
         let (conn, check) = (lease.id(), Check::Ping);
         self.emitter().emit(Event::Checked { conn, check, verdict, heard: None });
-        if let (Some(CloseReason::PingTimeout), Some(after)) = (reason, limit)
-            && own.instant().is_some_and(|moment| Instant::now() >= moment)
-        {
+        if let (true, Some(after)) = (is_late, limit) {
             let operation = Operation::Ping;
             self.emitter().emit(Event::TimedOut { operation, conn: Some(conn), after });
         }
-        match reason {
-            Some(reason) => {
+        lease.note_use();
+        match reason.map_or_else(|| lease.begin_anew(), Err) {
+            Ok(()) => Some(lease),
+            Err(reason) => {
                 lease.throw_away(reason);
                 None
             }
-            None => match lease.begin_anew() {
-                Ok(()) => Some(lease),
-                Err(reason) => {
-                    lease.throw_away(reason);
-                    None
-                }
-            },
         }
+    }
+}
+
+/// How a ping ended for the caller who waited for it.
+pub(super) enum Proof {
+    /// The connection is alive, or need not show it.
+    Given(Lease),
+    /// It was not, and is closed.
+    Refused,
+    /// The caller's time was over first. The ping goes on for the pool.
+    Late,
+}
+
+type PingInTime = BoxFuture<'static, Option<Lease>>;
+
+/// A ping that a caller waits for. Dropped before its end, it goes on for the pool.
+struct UnderWay<'a> {
+    pool: &'a Arc<Inner>,
+    /// Always there until its end.
+    ping: Option<PingInTime>,
+}
+
+impl Future for &mut UnderWay<'_> {
+    type Output = Option<Lease>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Lease>> {
+        let Some(ping) = &mut self.ping else { return Poll::Ready(None) };
+        let lease = std::task::ready!(ping.as_mut().poll(cx));
+        self.ping = None;
+        Poll::Ready(lease)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        // One that has panicked is not polled again.
+        let ping = self.ping.take().filter(|_| !std::thread::panicking());
+        if let Some(ping) = ping {
+            self.pool.pings.add(ping);
+            self.pool.slots.announce();
+            if self.pool.is_closed() {
+                self.pool.pings.discard();
+            }
+        }
+    }
+}
+
+/// Pings whose callers have gone. Each holds the pool, so they are dropped when it is closed.
+#[derive(Default)]
+pub(super) struct Pings {
+    /// Pushed and taken under this lock, nothing else.
+    arrived: Mutex<Vec<PingInTime>>,
+}
+
+impl Pings {
+    fn add(&self, ping: PingInTime) {
+        self.lock().push(ping);
+    }
+
+    /// To be run in a task of the pool. What comes of each goes back where it belongs.
+    pub(super) fn take(&self) -> Vec<PingInTime> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// The pool is closed: so are their connections.
+    pub(super) fn discard(&self) {
+        drop(self.take());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<PingInTime>> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

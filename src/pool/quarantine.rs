@@ -6,6 +6,7 @@
 
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -40,6 +41,7 @@ impl Suspects {
         self.count.fetch_add(1, Ordering::AcqRel);
         let mut new = Quarantined {
             core,
+            is_counted: true,
             conn: Some(conn),
             asked: None,
             round_trip: Duration::ZERO,
@@ -59,8 +61,7 @@ impl Suspects {
     }
 
     fn discard(&self) {
-        let left = self.take();
-        self.count.fetch_sub(left.len(), Ordering::AcqRel);
+        drop(self.take());
     }
 
     fn is_closed(&self) -> bool {
@@ -79,6 +80,11 @@ impl Suspects {
     /// The least time an answer from each of them needs.
     pub(super) fn round_trip(&self) -> Duration {
         Duration::from_nanos(self.round_trip.load(Ordering::Acquire))
+    }
+
+    /// One is no longer here.
+    pub(super) fn uncount(&self) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
     }
 
     fn take(&self) -> Vec<Quarantined> {
@@ -118,6 +124,7 @@ pub(super) enum Known {
 #[derive(Debug)]
 struct Quarantined {
     core: Arc<Core>,
+    is_counted: bool,
     /// Always there until it leaves.
     conn: Option<Conn>,
     asked: Option<Asked>,
@@ -133,36 +140,41 @@ struct Asked {
     due: Instant,
 }
 
-/// How one look ended.
-enum Look {
+/// What a look has found.
+enum Found {
+    /// Nothing new.
     Again,
-    Left(Option<Classified>),
+    /// It goes back to the idle ones: its peer was heard at this moment, or nobody can tell.
+    Fit(CheckVerdict, Instant),
+    /// It is to be closed.
+    Dead(CloseReason),
 }
 
 impl Quarantined {
+    fn is_due(&self, now: Instant) -> bool {
+        self.asked.as_ref().is_none_or(|asked| now >= asked.due)
+    }
+
     /// Looks once. Nothing here waits.
-    fn look(&mut self, now: Instant, suspects: &Suspects) -> Look {
-        if self.asked.as_ref().is_some_and(|asked| now < asked.due) {
-            return Look::Again;
-        }
-        let Some(conn) = &self.conn else { return Look::Left(None) };
+    fn look(&mut self, now: Instant, suspects: &Suspects) -> Found {
+        let Some(conn) = &self.conn else { return Found::Again };
         let info = tcp_info::tcp_info(&conn.stream().io().sock_ref());
         // The peek is the authority on an end; where there is none, it need not be asked.
         if info.is_none_or(|info| info.closed || info.peer_closed)
             && let Verdict::Dead(reason) = conn.peek()
         {
-            return self.end(reason);
+            return Found::Dead(reason);
         }
         match info.map_or(Step::Unknown, |info| self.judge(now, &info, suspects)) {
-            Step::Wait { .. } => Look::Again,
-            Step::Unknown => self.leave(CheckVerdict::Unproved, now),
+            Step::Wait { .. } => Found::Again,
+            Step::Unknown => Found::Fit(CheckVerdict::Unproved, now),
             Step::Alive => {
                 let heard = self.heard.and_then(|ago| now.checked_sub(ago)).unwrap_or(now);
-                self.leave(CheckVerdict::Alive, heard)
+                Found::Fit(CheckVerdict::Alive, heard)
             }
             Step::Dead(reason) => {
                 self.core.report_check(Check::Probe, CheckVerdict::Dead, self.heard);
-                self.end(reason)
+                Found::Dead(reason)
             }
         }
     }
@@ -202,7 +214,7 @@ impl Quarantined {
     }
 
     /// Back to the idle ones, the user's settings restored.
-    fn leave(&mut self, verdict: CheckVerdict, proof: Instant) -> Look {
+    fn leave(mut self, verdict: CheckVerdict, proof: Instant) -> Option<Classified> {
         let heard = self.heard;
         self.core.report_check(Check::Probe, verdict, heard);
         match verdict {
@@ -210,14 +222,22 @@ impl Quarantined {
             _ => self.core.postpone(self.core.age_at(proof)),
         }
         self.restore();
-        Look::Left(self.conn.take().map(|conn| self.core.rehome(conn)))
+        self.uncount();
+        self.conn.take().map(|conn| self.core.rehome(conn))
     }
 
-    fn end(&mut self, reason: CloseReason) -> Look {
+    fn end(mut self, reason: CloseReason) {
+        // Before its slot is free: whoever takes that must not count it as likely to come back.
+        self.uncount();
         if let Some(conn) = self.conn.take() {
             self.core.close(conn, reason, None);
         }
-        Look::Left(None)
+    }
+
+    fn uncount(&mut self) {
+        if std::mem::take(&mut self.is_counted) {
+            self.core.leaves_quarantine();
+        }
     }
 
     fn restore(&mut self) {
@@ -230,6 +250,7 @@ impl Quarantined {
 /// The pool was closed, or the runtime of the maintenance task has ended: nobody is left to ask.
 impl Drop for Quarantined {
     fn drop(&mut self) {
+        self.uncount();
         if let Some(conn) = self.conn.take() {
             let reason = match self.core.is_of_closed_pool() {
                 true => CloseReason::PoolClosed,
@@ -240,16 +261,20 @@ impl Drop for Quarantined {
     }
 }
 
+/// So many are looked at, a microsecond each, before other tasks run.
+const LOOKS: usize = 16;
+
 /// All silent connections of a pool. Owned by the maintenance task.
 #[derive(Debug)]
 pub(super) struct Quarantine<'a> {
     suspects: &'a Suspects,
-    held: Vec<Quarantined>,
+    /// The longest silent ones first.
+    held: VecDeque<Quarantined>,
 }
 
 impl<'a> Quarantine<'a> {
     pub(super) fn new(suspects: &'a Suspects) -> Self {
-        Self { suspects, held: Vec::new() }
+        Self { suspects, held: VecDeque::new() }
     }
 
     /// When the next look is due.
@@ -257,39 +282,60 @@ impl<'a> Quarantine<'a> {
         self.held.iter().filter_map(|held| held.asked.as_ref().map(|asked| asked.due)).min()
     }
 
-    /// Looks at everything that is due. `homeless` is told of those that need a new place.
-    pub(super) fn look(&mut self, mut homeless: impl FnMut(Arc<Core>)) {
+    /// Looks at everything that is due, and closes what is dead, one by one between other tasks.
+    /// `homeless` is told of those that need a new place. Returns whether any has left.
+    pub(super) async fn look(&mut self, mut homeless: impl FnMut(Arc<Core>)) -> bool {
         self.held.extend(self.suspects.take());
         let longest = self.held.iter().map(|held| held.round_trip).max().unwrap_or_default();
         let longest = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
         self.suspects.round_trip.store(longest, Ordering::Release);
         let now = Instant::now();
-        let suspects = self.suspects;
-        self.held.retain_mut(|held| match held.look(now, suspects) {
-            Look::Again => true,
-            Look::Left(classified) => {
-                suspects.count.fetch_sub(1, Ordering::AcqRel);
-                if classified == Some(Classified::Homeless) {
-                    homeless(Arc::clone(&held.core));
-                }
-                false
+        let (before, mut looks) = (self.held.len(), 0);
+        let mut has_left = false;
+        // Each is taken out at the front and put back at the end, so that their order stays.
+        for _ in 0..before {
+            let Some(mut held) = self.held.pop_front() else { break };
+            if !held.is_due(now) {
+                self.held.push_back(held);
+                continue;
             }
-        });
-        self.make_room();
+            looks += 1;
+            match held.look(now, self.suspects) {
+                Found::Again => self.held.push_back(held),
+                Found::Fit(verdict, proof) => {
+                    has_left = true;
+                    let core = Arc::clone(&held.core);
+                    if held.leave(verdict, proof) == Some(Classified::Homeless) {
+                        homeless(core);
+                    }
+                }
+                Found::Dead(reason) => {
+                    has_left = true;
+                    held.end(reason);
+                    tokio::task::yield_now().await;
+                }
+            }
+            if looks % LOOKS == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        has_left | self.make_room()
     }
 
     /// Gives the slots of the first ones to callers whose patience is over.
-    fn make_room(&mut self) {
+    fn make_room(&mut self) -> bool {
         let wanted = self.suspects.wanted.swap(0, Ordering::AcqRel).min(self.held.len());
-        for mut held in self.held.drain(..wanted) {
-            self.suspects.count.fetch_sub(1, Ordering::AcqRel);
+        for held in self.held.drain(..wanted) {
             held.end(CloseReason::Superseded);
         }
+        wanted > 0
     }
-}
 
-impl Drop for Quarantine<'_> {
-    fn drop(&mut self) {
-        self.suspects.count.fetch_sub(self.held.len(), Ordering::AcqRel);
+    /// The pool was closed: so are they, one by one between other tasks.
+    pub(super) async fn close(mut self) {
+        while let Some(held) = self.held.pop_front() {
+            drop(held);
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -33,17 +33,22 @@ impl Registry {
         self.lock().remove(&id);
     }
 
+    /// Every connection.
+    pub(super) fn all(&self) -> Vec<Arc<Core>> {
+        // Upgraded cores are never dropped under the lock: dropping the last one locks it again.
+        self.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
     /// Every idle connection.
     pub(super) fn idle(&self) -> Vec<Arc<Core>> {
-        // Upgraded cores are never dropped under the lock: dropping the last one locks it again.
-        let mut all: Vec<Arc<Core>> = self.lock().values().filter_map(Weak::upgrade).collect();
+        let mut all = self.all();
         all.retain(|core| core.is(State::Idle));
         all
     }
 
     /// Every connection with a user, or on its way from or to one.
     pub(super) fn in_use(&self) -> Vec<Arc<Core>> {
-        let mut all: Vec<Arc<Core>> = self.lock().values().filter_map(Weak::upgrade).collect();
+        let mut all = self.all();
         all.retain(|core| core.is(State::InUse));
         all
     }

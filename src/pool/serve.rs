@@ -19,8 +19,8 @@ impl Inner {
             if self.is_stopped() {
                 return;
             }
-            let Some(taken) = self.store.take() else { return };
-            self.hand_over(Lease::new(self, taken));
+            let Some(lease) = self.take_idle() else { return };
+            self.hand_over(lease);
         }
     }
 

@@ -9,6 +9,7 @@ use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::collections::VecDeque;
 
 use super::age::Age;
+use super::closing::Ending;
 use super::core::{Core, State};
 use crate::config::Order;
 use crate::stream::Conn;
@@ -47,23 +48,29 @@ impl Store {
         idle.reserve(more);
     }
 
-    /// A usable connection, if there is one. Those found unusable on the way are closed; not more than
-    /// `MOST_CLOSED`, since whoever takes one waits for that.
+    /// A usable connection, if there is one. Those found unusable on the way are closed: `MOST_CLOSED`
+    /// of them here, since whoever takes one waits for that, the others by `rest`.
     #[inline(always)]
-    pub(super) fn take(&self) -> Option<Taken> {
+    pub(super) fn take(&self, rest: impl Fn(Ending)) -> Option<Taken> {
         let mut closed = 0;
-        while closed < MOST_CLOSED {
+        loop {
             let core = self.next()?;
             if core.is(State::Closed) {
                 continue;
             }
             let since = core.age();
-            if let Some(conn) = core.claim(since) {
-                return Some(Taken { core, conn, since });
+            match core.claim(since) {
+                Ok(conn) => return Some(Taken { core, conn, since }),
+                Err(None) => {}
+                Err(Some((conn, reason))) => {
+                    let ending = Ending::new(core, conn, reason);
+                    closed += 1;
+                    if closed > MOST_CLOSED {
+                        rest(ending);
+                    }
+                }
             }
-            closed += usize::from(core.is(State::Closed));
         }
-        None
     }
 
     fn next(&self) -> Option<Arc<Core>> {

@@ -5,11 +5,13 @@ use std::panic::Location;
 
 use tokio::time::Instant;
 
-use super::checkout::{self, Until};
+use super::checkout::{self, Fitness, Until};
 use super::{Guard, Pool};
 use crate::deadline::Deadline;
 use crate::error::CheckoutError;
+use crate::event::CloseReason;
 use crate::protocol::Protocol;
+use crate::sync::OnceLock;
 
 /// The checkouts of one exchange. All of them together take at most `timeouts.checkout`.
 pub(crate) struct Tries<'a, P: Protocol> {
@@ -17,6 +19,8 @@ pub(crate) struct Tries<'a, P: Protocol> {
     began: Instant,
     deadline: Deadline,
     taken_at: &'static Location<'static>,
+    /// What the next connection has to show, once one was stale.
+    fitness: OnceLock<Fitness>,
 }
 
 impl<'a, P: Protocol> Tries<'a, P> {
@@ -28,20 +32,35 @@ impl<'a, P: Protocol> Tries<'a, P> {
     ) -> Self {
         let own = Deadline::after(pool.handle.0.settings().timeouts.checkout);
         let deadline = own.min(deadline.map_or(Deadline::NEVER, Deadline::at));
-        Self { pool, began: Instant::now(), deadline, taken_at }
+        Self { pool, began: Instant::now(), deadline, taken_at, fitness: OnceLock::new() }
     }
 
     pub(crate) async fn get(&self) -> Result<Guard<P>, CheckoutError> {
-        let until = Until::By(self.deadline);
-        let lease = checkout::checkout(&self.pool.handle.0, until, self.taken_at).await?;
+        let (inner, until) = (&self.pool.handle.0, Until::By(self.deadline));
+        let lease = match self.fitness.get() {
+            None => checkout::checkout(inner, until, self.taken_at).await?,
+            Some(fitness) => checkout::checkout_fit(inner, until, *fitness, self.taken_at).await?,
+        };
         Ok(Guard::new(lease))
     }
 
     /// Whether this connection had ended before any byte of an answer came: the exchange may be made
     /// on another one, if repeating it does no harm. Not if it was made for this exchange: another
     /// new one would fare no better.
+    ///
+    /// The next one is not as stale. Where a peer closed this one, it is one whose peer was heard
+    /// since. Where it was reset, its peer may know none of those from before, though its kernel
+    /// answers: it is one that is made now.
     pub(crate) fn met_stale(&self, guard: &Guard<P>) -> bool {
-        self.met_old(guard) && guard.lease().stream().died() && !guard.was_heard()
+        let (now, stream) = (Instant::now(), guard.lease().stream());
+        let is_stale = self.met_old(guard) && stream.died() && !stream.was_read();
+        if is_stale {
+            let _ = self.fitness.set(match stream.tainted() {
+                Some(CloseReason::Reset) => Fitness::MadeSince(now),
+                _ => Fitness::ProvedSince(now),
+            });
+        }
+        is_stale
     }
 
     /// Whether this connection was there before.

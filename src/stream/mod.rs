@@ -172,8 +172,13 @@ impl Stream {
     /// Hands the report of the stream's end to a pool, and has its peer watched while a read waits.
     /// Returns when it was opened.
     pub(crate) fn adopt(&mut self, max_silence: Option<Duration>) -> Instant {
-        self.watch = max_silence.map(Watch::new);
+        self.watch_peer(max_silence);
         self.opened.take().unwrap_or_else(Instant::now)
+    }
+
+    /// Has its peer looked after while a read waits, unless silence is left to the kernel.
+    pub(crate) fn watch_peer(&mut self, max_silence: Option<Duration>) {
+        self.watch = max_silence.map(Watch::new);
     }
 
     /// The connection's number, as in events and logs.
@@ -318,6 +323,11 @@ impl Stream {
         if self.tainted().is_none() {
             self.exchange = Exchange::default();
         }
+    }
+
+    /// Whether something was asked and answered, and nothing is under way: the answer may be complete.
+    pub(crate) fn looks_answered(&self) -> bool {
+        self.was_read() && self.unfit(Ending::Answered).is_none()
     }
 
     /// Whether any byte was read in this exchange.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::clock::{Clock, Now};
 use super::link::{Link, Side};
 use crate::event::CloseReason;
-use crate::liveness::{Probing, Step};
+use crate::liveness::{Probing, Step, UNASKED};
 use crate::sys::tcp_info::{self, TcpInfo};
 
 /// The watch over the peer of one stream.
@@ -37,7 +37,10 @@ pub(super) struct Silent {
 }
 
 impl Watch {
+    /// Waiting reads are few, so their peers are asked as soon as the kernel does it, and not only
+    /// when an idle connection's would be.
     pub(super) fn new(max_silence: Duration) -> Self {
+        let max_silence = max_silence.min(UNASKED);
         Self { max_silence, clock: Clock::default(), wait: max_silence, asked: None }
     }
 

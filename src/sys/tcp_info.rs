@@ -21,6 +21,9 @@ pub(crate) struct TcpInfo {
     /// Smoothed round-trip time and its variation.
     pub(crate) rtt: Duration,
     pub(crate) rttvar: Duration,
+    /// The smallest round trip of the last minutes: one that no delayed acknowledgement has made
+    /// longer. `None` before Linux 4.6, and before anything was measured.
+    pub(crate) min_rtt: Option<Duration>,
     /// The kernel has already given this connection up or has been told to.
     pub(crate) closed: bool,
     /// The peer has closed its side (FIN), whether that was read or not.
@@ -54,6 +57,8 @@ struct Raw {
     _segs: [u32; 2],
     /// Since Linux 4.6.
     notsent_bytes: u32,
+    /// Since Linux 4.6.
+    min_rtt: u32,
 }
 
 /// The reading, or `None` where the system (or this kind of socket) has none.
@@ -78,6 +83,7 @@ pub(crate) fn tcp_info(socket: &SockRef<'_>) -> Option<TcpInfo> {
     if answer != 0 {
         return None;
     }
+    let has_min_rtt = length as usize >= offset_of!(Raw, min_rtt) + size_of::<u32>();
     let has_unsent = length as usize >= offset_of!(Raw, notsent_bytes) + size_of::<u32>();
     let ms = |value: u32| Duration::from_millis(value.into());
     let us = |value: u32| Duration::from_micros(value.into());
@@ -90,6 +96,9 @@ pub(crate) fn tcp_info(socket: &SockRef<'_>) -> Option<TcpInfo> {
         retransmits: raw.retransmits.into(),
         rtt: us(raw.rtt),
         rttvar: us(raw.rttvar),
+        // Zero and the largest number stand for "not measured" (tcp_min_rtt).
+        min_rtt: (has_min_rtt && raw.min_rtt > 0 && raw.min_rtt < u32::MAX)
+            .then(|| us(raw.min_rtt)),
         closed: raw.state == TCP_CLOSE,
         peer_closed: raw.state == TCP_CLOSE_WAIT,
         unsent: has_unsent.then_some(raw.notsent_bytes > 0),
@@ -225,6 +234,7 @@ impl TcpInfo {
             retransmits: 0,
             rtt,
             rttvar: Duration::ZERO,
+            min_rtt: None,
             closed: false,
             peer_closed: false,
             unsent: Some(false),
@@ -246,6 +256,7 @@ mod tests {
             (offset_of!(Raw, rtt), 68),
             (offset_of!(Raw, rttvar), 72),
             (offset_of!(Raw, notsent_bytes), 144),
+            (offset_of!(Raw, min_rtt), 148),
         ];
         for (index, (offset, expected)) in fields.into_iter().enumerate() {
             assert_eq!(offset, expected, "field {index}");

@@ -1,6 +1,7 @@
 //! The one place events are emitted from.
 
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +66,12 @@ impl Emitter {
         } else {
             self.emit(Event::Checked { conn, check, verdict, heard: None });
         }
+    }
+
+    /// A connection was dropped after what looks like a complete exchange. A line in the log, and no
+    /// event: its close is one.
+    pub(crate) fn warn_of_forgotten_release(&self, conn: ConnId, taken_at: &Location<'static>) {
+        self.guarded(|| log::forgotten_release(self.name(), conn, taken_at));
     }
 
     fn only_counts(&self) -> bool {

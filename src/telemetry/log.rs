@@ -4,6 +4,8 @@
 //! expected (a rule ended a connection), `info` for a death or a failure that somebody handles,
 //! `warn` for what callers feel. Every line has the target `livepool`.
 
+use std::panic::Location;
+
 use tracing::Span;
 use tracing::field::Empty;
 
@@ -107,6 +109,18 @@ pub(super) fn event(source: Source<'_>, event: &Event) {
             entry!(warn, source, error = %error, ?backoff, "accept failed");
         }
     }
+}
+
+/// A connection was dropped after what looks like a complete exchange.
+pub(super) fn forgotten_release(pool: &str, conn: ConnId, taken_at: &Location<'static>) {
+    tracing::warn!(
+        target: TARGET,
+        pool,
+        conn_id = conn.get(),
+        %taken_at,
+        "dropped after an answer without release(), and so closed: call release() when an answer was \
+         read in full, or discard(); this is said once per pool"
+    );
 }
 
 /// The span of one checkout. The caller records `peer` and `conn_id` when they are known.

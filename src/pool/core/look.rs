@@ -9,12 +9,15 @@ use tokio::time::Instant;
 
 use super::{Core, State};
 use crate::event::{Check, CheckVerdict, CloseReason};
-use crate::liveness::{Life, Parked};
+use crate::liveness::{Life, Parked, TICK};
 use crate::net::PeerAddr;
 use crate::pool::age::Age;
 use crate::pool::quarantine::Known;
 use crate::stream::{Conn, Keeper};
 use crate::sys::tcp_info::{TcpInfo, tcp_info};
+
+/// A connection that was used so short a time ago is likely to be used again soon.
+const LATELY: Duration = Duration::from_secs(60);
 
 /// How a look at a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,21 +29,51 @@ pub(in crate::pool) enum Classified {
 }
 
 impl Core {
-    /// What the kernel says of a peer that has been silent for too long. Costs a system call only
-    /// when the last proof is that old.
+    /// What the kernel says of a peer that has to be heard before the connection is used: it was
+    /// silent for too long, or something speaks against it. `None`: it need not, or was heard. Costs
+    /// a system call only when the last proof is not good enough.
     #[inline]
-    pub(super) fn silence(&self, conn: &Conn, now: Age, max: Duration) -> Option<TcpInfo> {
+    pub(in crate::pool) fn silence(&self, conn: &Conn, now: Age) -> Option<TcpInfo> {
+        let max = self.max_silence(now)?;
         if self.unheard_for(now) < max {
             return None;
         }
         self.read_silence(conn, now, max)
     }
 
+    /// How long its peer may have been silent; `None` where silence is no matter.
+    #[inline]
+    pub(in crate::pool) fn max_silence(&self, now: Age) -> Option<Duration> {
+        let was_used_lately = now.since(self.idle_since()) < LATELY;
+        let max = match was_used_lately {
+            true => self.common.max_silence_after_use,
+            false => self.common.max_silence,
+        };
+        match self.peer.doubted() {
+            // It has to be heard after the doubt.
+            Some(doubt) if doubt > self.opened => {
+                max.map(|max| max.min(now.since(self.age_at(doubt))))
+            }
+            _ => max,
+        }
+    }
+
+    /// Whether something speaks against it that was said after its peer was last heard.
+    pub(in crate::pool) fn is_in_doubt(&self) -> bool {
+        let heard = || self.moment(self.heard.get());
+        self.peer.doubted().is_some_and(|doubt| doubt > self.opened && doubt >= heard())
+    }
+
     #[cold]
     fn read_silence(&self, conn: &Conn, now: Age, max: Duration) -> Option<TcpInfo> {
         let info = tcp_info(&conn.stream().io().sock_ref());
         let heard = info.map(|info| info.heard);
-        let life = Life::of(heard, max);
+        let life = match Life::of(heard, max) {
+            // What the clock says of this very moment may be from before the doubt.
+            Life::Unknown if heard.is_some() && self.is_in_doubt() => Life::Silent,
+            Life::Heard(ago) if self.is_in_doubt() && ago + TICK >= max => Life::Silent,
+            life => life,
+        };
         let verdict = match life {
             Life::Heard(_) => CheckVerdict::Alive,
             Life::Silent | Life::Unknown => CheckVerdict::Unproved,
@@ -53,6 +86,29 @@ impl Core {
             Life::Unknown => self.postpone(now),
         }
         info.filter(|_| life == Life::Silent)
+    }
+
+    /// Has its peer asked, and nobody given it before it is heard, though it was just taken for
+    /// somebody. Returns it where nobody can tell. Only for whoever owns the stream.
+    pub(in crate::pool) fn ask(&self, conn: Conn) -> Result<(), Conn> {
+        let Some(info) = tcp_info(&conn.stream().io().sock_ref()) else { return Err(conn) };
+        conn.set_idle(true);
+        // Whoever took it has dropped its handle; it comes back when it is heard.
+        self.state.store(State::Orphaned as u8, Ordering::Release);
+        self.suspect(conn, Known::Reading(info));
+        Ok(())
+    }
+
+    /// Whether it was made, or its peer heard, after this moment.
+    pub(in crate::pool) fn is_proved_since(&self, conn: &Conn, moment: Instant) -> bool {
+        if self.opened >= moment || self.moment(self.heard.get()) >= moment {
+            return true;
+        }
+        let info = tcp_info(&conn.stream().io().sock_ref());
+        info.is_some_and(|info| {
+            let heard = Instant::now().checked_sub(info.heard);
+            heard.is_some_and(|heard| heard > moment + TICK)
+        })
     }
 
     /// How long ago the peer was last proved alive.
@@ -92,7 +148,7 @@ impl Core {
         let is_proved = self.idle_since() < self.heard.get();
         let is_tcp = matches!(self.peer.addr(), PeerAddr::Tcp(_));
         let settings = || self.common.suspects.settings(unheard).filter(|_| is_proved && is_tcp);
-        let known = settings().or_else(|| self.silence(&conn, now, max).map(Known::Reading));
+        let known = settings().or_else(|| self.read_silence(&conn, now, max).map(Known::Reading));
         let Some(known) = known else { return self.come_home(conn) };
         self.suspect(conn, known);
         Classified::Done

@@ -3,34 +3,38 @@
 use crate::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{Core, State};
 use crate::event::{Check, CheckVerdict, CloseReason};
-use crate::liveness::{Parked, Verdict};
+use crate::liveness::{Parked, UNASKED, Verdict};
 use crate::pool::age::Age;
 use crate::pool::plan;
 use crate::pool::quarantine::Known;
 use crate::stream::Conn;
+use crate::sys::tcp_info::tcp_info;
 
 impl Core {
     /// Takes an idle connection for a user, if it may still be used. It never waits: flag, peek,
-    /// lifetime; yes or no, at once. A connection that may not be used is closed here.
+    /// lifetime; yes or no, at once. Of one that may not be used, the stream and the reason are for
+    /// whoever asked.
     #[inline(always)]
-    pub(in crate::pool) fn claim(&self, now: Age) -> Option<Conn> {
+    pub(in crate::pool) fn claim(&self, now: Age) -> Result<Conn, Option<(Conn, CloseReason)>> {
         while !self.change(State::Idle, State::InUse) {
             // Being looked at right now: it will be offered again when that is over.
             if self.change(State::Checking, State::Orphaned) {
-                return None;
+                return Err(None);
             }
             // Closed, or nothing that could be claimed; only a look that ended just now is.
             if !self.is(State::Idle) && !self.is(State::Checking) {
-                return None;
+                return Err(None);
             }
         }
         let has_fired = self.fired.load(Ordering::Acquire);
         if has_fired {
             self.fired.store(false, Ordering::Release);
         }
-        let conn = self.home().conn.take()?;
+        let Some(conn) = self.home().conn.take() else { return Err(None) };
         let unwelcome = || plan::due(now, self.idle_since(), Age::NEVER, self.idle_limit());
         let unfit = match self.unwanted(now).or_else(unwelcome) {
             Some(reason) => Some(reason),
@@ -46,17 +50,16 @@ impl Core {
             },
         };
         if let Some(reason) = unfit {
-            self.close(conn, reason, None);
-            return None;
+            return Err(Some((conn, reason)));
         }
-        if let Some(info) = self.common.max_silence.and_then(|max| self.silence(&conn, now, max)) {
+        if let Some(info) = self.silence(&conn, now) {
             // Whoever claimed it drops its handle; it comes back when it is heard.
             self.state.store(State::Orphaned as u8, Ordering::Release);
             self.suspect(conn, Known::Reading(info));
-            return None;
+            return Err(None);
         }
         conn.set_idle(false);
-        Some(conn)
+        Ok(conn)
     }
 
     /// Why the pool would rather not have it, or have it back, if so.
@@ -80,13 +83,36 @@ impl Core {
         self.unwanted(self.age()).is_some_and(|reason| self.evict(reason))
     }
 
-    /// Whether the peer of a connection that comes back was heard lately. A user who read has heard
-    /// it, at the earliest at the beginning; when exactly would cost a clock per read.
-    pub(in crate::pool) fn was_heard(&self, conn: &Conn, now: Age, used_since: Age) -> bool {
+    /// Notes that the peer of a connection that comes back was heard. A user who read has heard it,
+    /// at the earliest at the beginning; when exactly would cost a clock per read.
+    pub(in crate::pool) fn note_heard(&self, conn: &Conn, used_since: Age) {
         if conn.stream().was_read() {
             self.prove(used_since);
         }
-        self.common.max_silence.is_none_or(|max| self.unheard_for(now) < max)
+    }
+
+    /// What the end of this use says of the other connections to its peer, if anything: that those
+    /// are to be asked that were not heard after this moment.
+    pub(in crate::pool) fn evidence(&self, conn: &Conn, reason: CloseReason) -> Option<Instant> {
+        let stream = conn.stream();
+        let (now, lately) = (Instant::now(), Instant::now().checked_sub(UNASKED));
+        match stream.tainted().unwrap_or(reason) {
+            // The kernel's word on this connection: its bytes are repeated, or nothing was heard
+            // since they were sent. Else its program is slow, and so are its siblings, but alive.
+            CloseReason::OpTimeout | CloseReason::PingTimeout | CloseReason::ResetFailed => {
+                match tcp_info(&stream.io().sock_ref()) {
+                    Some(info) if info.unacked > 0 && info.retransmits > 0 => Some(now),
+                    Some(info) if info.heard >= 2 * UNASKED => Some(now),
+                    _ => lately,
+                }
+            }
+            // One that was idle before, at its first bytes: there is another host, or a middlebox
+            // that has forgotten it. A new one only meets who does not want it.
+            _ if stream.was_read() || self.idle_since() == Age::ZERO => None,
+            CloseReason::Reset => Some(now),
+            CloseReason::PeerClosed => lately,
+            _ => None,
+        }
     }
 
     /// Makes a connection that comes back ready for its next user at once. It passes the checks that

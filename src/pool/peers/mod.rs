@@ -6,7 +6,7 @@
 mod pause;
 mod table;
 
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::io;
 use std::time::Duration;
@@ -36,6 +36,11 @@ pub(super) struct Peer {
     suspected: AtomicBool,
     /// Whether a byte from any connection is news.
     on_trial: AtomicBool,
+    /// When it was made known.
+    known: Instant,
+    /// Its connections are to be heard after this moment, in nanoseconds since `known`, before they
+    /// are used. Zero: nothing speaks against any.
+    doubted: AtomicU64,
 }
 
 impl Peer {
@@ -47,6 +52,8 @@ impl Peer {
             attempts: AtomicUsize::new(0),
             suspected: AtomicBool::new(false),
             on_trial: AtomicBool::new(false),
+            known: Instant::now(),
+            doubted: AtomicU64::new(0),
         }
     }
 
@@ -57,6 +64,23 @@ impl Peer {
     /// What a dial adds to: open connections and those that may become some.
     fn load(&self) -> usize {
         self.open() + self.attempts.load(Ordering::Acquire)
+    }
+
+    /// The moment after which its connections have to be heard before they are used, if there is
+    /// one.
+    #[inline]
+    fn doubted(&self) -> Option<Instant> {
+        match self.doubted.load(Ordering::Acquire) {
+            0 => None,
+            since => Some(self.known + Duration::from_nanos(since)),
+        }
+    }
+
+    /// All its connections were heard after this doubt. One that came meanwhile stays.
+    pub(super) fn clear_doubt(&self, doubt: Instant) {
+        let since = doubt.saturating_duration_since(self.known).as_nanos();
+        let since = u64::try_from(since).unwrap_or(u64::MAX);
+        let _ = self.doubted.compare_exchange(since, 0, Ordering::AcqRel, Ordering::Acquire);
     }
 
     fn is_in_use(&self) -> bool {
@@ -101,6 +125,19 @@ impl Membership {
     /// Whether a byte that was read is news.
     pub(super) fn is_on_trial(&self) -> bool {
         self.peer.on_trial.load(Ordering::Acquire)
+    }
+
+    /// Something speaks against all connections to this peer that were not heard after this moment.
+    pub(super) fn doubt(&self, moment: Instant) {
+        let since = moment.saturating_duration_since(self.peer.known).as_nanos();
+        let since = u64::try_from(since).unwrap_or(u64::MAX).max(1);
+        self.peer.doubted.fetch_max(since, Ordering::AcqRel);
+    }
+
+    /// See [`Peer::doubted`].
+    #[inline]
+    pub(super) fn doubted(&self) -> Option<Instant> {
+        self.peer.doubted()
     }
 
     /// The connection has ended. Once.
@@ -151,6 +188,11 @@ impl Peers {
 
     pub(super) fn suspects(&self) -> Vec<Arc<Peer>> {
         self.table().suspects()
+    }
+
+    /// The peers whose connections something speaks against, and since when.
+    pub(super) fn doubted(&self) -> Vec<(Arc<Peer>, Instant)> {
+        self.table().doubted()
     }
 
     /// Ejects whom it is time to eject. Returns whether there was one.

@@ -331,6 +331,12 @@ impl Table {
         suspects.map(|row| Arc::clone(&row.peer)).collect()
     }
 
+    /// The peers whose connections something speaks against, and since when.
+    pub(super) fn doubted(&self) -> Vec<(Arc<Peer>, Instant)> {
+        let doubt = |row: &Row| Some((Arc::clone(&row.peer), row.peer.doubted()?));
+        self.rows.iter().filter_map(doubt).collect()
+    }
+
     /// Ejects the suspects of which two connections have died and none was heard for one patience,
     /// and those that have no connection left. Never the last peer.
     pub(super) fn judge(&mut self, now: Instant) -> Vec<Change> {
