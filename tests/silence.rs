@@ -70,7 +70,8 @@ async fn a_living_peer_that_has_nothing_to_say_is_proved_again_and_again() {
 async fn a_peer_that_vanishes_after_it_was_proved_alive_again_and_again_is_found_as_soon() {
     let upstream = Upstream::start();
     let max_silence = Duration::from_millis(2200);
-    let (pool, events) = watched(upstream.config().with_max_silence(Some(max_silence)));
+    let config = upstream.config().with_max_silence_after_use(None);
+    let (pool, events) = watched(config.with_max_silence(Some(max_silence)));
     fill(&pool, 1).await;
     let before = keepalive_of(&pool).await;
     until(|| checks(&events, Check::Probe, CheckVerdict::Alive) >= 2).await;
@@ -290,7 +291,9 @@ async fn a_read_that_is_dropped_while_its_peer_is_asked_leaves_the_users_setting
 #[tokio::test]
 async fn by_default_a_silent_peer_is_out_of_the_pool_after_five_seconds_and_a_verdict() {
     let upstream = Upstream::start();
-    let (pool, events) = watched(upstream.config().with_max_size(16));
+    // As for connections that nobody has used for a minute.
+    let config = upstream.config().with_max_silence_after_use(None);
+    let (pool, events) = watched(config.with_max_size(16));
     fill(&pool, 16).await;
     upstream.order_all(&Order::Silence);
     let start = Instant::now();
@@ -301,7 +304,21 @@ async fn by_default_a_silent_peer_is_out_of_the_pool_after_five_seconds_and_a_ve
 }
 
 #[tokio::test]
-async fn by_default_a_request_to_a_silent_peer_fails_after_five_seconds_and_a_verdict() {
+async fn by_default_a_silent_peer_that_was_used_within_a_minute_is_out_after_a_second_and_a_verdict()
+ {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(upstream.config().with_max_size(16));
+    fill(&pool, 16).await;
+    upstream.order_all(&Order::Silence);
+    let start = Instant::now();
+    assert_eq!(events.until_closed(16).await, [ProbeTimeout; 16]);
+    let took = start.elapsed();
+    println!("by default, used lately: {took:.1?}");
+    assert!(took < SECOND + 2 * VERDICT, "{took:?}");
+}
+
+#[tokio::test]
+async fn by_default_a_request_to_a_silent_peer_fails_after_a_second_and_a_verdict() {
     use tokio::io::AsyncWriteExt;
     let upstream = Upstream::start();
     let (pool, _) = watched(upstream.config());
@@ -313,7 +330,7 @@ async fn by_default_a_request_to_a_silent_peer_fails_after_five_seconds_and_a_ve
     let silent = found_dead(&mut conn).await;
     let took = start.elapsed();
     println!("by default, request acknowledged: {took:.1?} ({silent})");
-    assert!(took < 5 * SECOND + 2 * VERDICT, "{took:?}");
+    assert!(took < SECOND + 2 * VERDICT, "{took:?}");
 }
 
 #[tokio::test]
@@ -330,7 +347,7 @@ async fn by_default_a_request_that_is_not_acknowledged_fails_as_early() {
     let silent = found_dead(&mut conn).await;
     let took = start.elapsed();
     println!("by default, not acknowledged: {took:.1?} ({silent})");
-    assert!(took < 5 * SECOND + 2 * VERDICT, "{took:?}");
+    assert!(took < SECOND + 2 * VERDICT, "{took:?}");
 }
 
 #[tokio::test]

@@ -60,7 +60,12 @@ pub(super) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) 
         inner.ask_siblings().await;
         inner.check_silence(&mut rounds).await;
         let last = std::mem::replace(&mut demands, common.demands());
-        if common.peers.judge() || last != demands {
+        let has_ejected = common.peers.judge();
+        if has_ejected {
+            // From now on the dialer has to see when that peer is back.
+            inner.slots.announce();
+        }
+        if has_ejected || last != demands {
             ending = inner.longest_idle();
             ending.reverse();
         }
