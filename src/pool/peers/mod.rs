@@ -3,6 +3,8 @@
 //!
 //! [`table`] decides; here are the lock, the events, and the counts that connections keep.
 
+#[cfg(test)]
+mod herd;
 mod pause;
 mod table;
 
