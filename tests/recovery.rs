@@ -347,6 +347,85 @@ async fn a_warm_up_of_a_pool_that_is_closed_ends_at_once_whatever_its_dials_do()
     assert_eq!(end.unwrap_err().failure(), livepool::error::CheckoutFailure::Closed);
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_warm_up_ends_when_a_silent_connection_is_heard_again() {
+    let upstream = Upstream::start();
+    let config = upstream.config().with_max_size(1).with_max_silence(Some(SECOND));
+    let (pool, events) = watched(config);
+    support::fill(&pool, 1).await;
+    upstream.order_all(&support::Order::Silence);
+    until(|| pool.status().quarantined == 1).await;
+    let warming = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.warm_up(1).await }
+    });
+    sleep(100 * MS).await;
+    upstream.order_all(&support::Order::Heal);
+    let start = Instant::now();
+    warming.await.unwrap().unwrap();
+    // Not at its deadline, 10 s.
+    assert!(start.elapsed() < 3 * SECOND, "{:?}", start.elapsed());
+    assert_eq!(events.closed(), []);
+}
+
+/// One name whose server never answers, and one that leads to another address each time.
+struct HalfDeaf {
+    first: SocketAddr,
+    then: SocketAddr,
+    asked: AtomicUsize,
+}
+
+impl livepool::Resolve for HalfDeaf {
+    fn resolve<'a>(
+        &'a self,
+        host: &'a str,
+        _: u16,
+    ) -> livepool::BoxFuture<'a, std::io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move {
+            if host == "deaf" {
+                std::future::pending::<()>().await;
+            }
+            let number = self.asked.fetch_add(1, Ordering::SeqCst);
+            Ok(vec![if number < 2 { self.first } else { self.then }])
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_name_server_that_does_not_answer_keeps_no_other_name_from_being_followed() {
+    let (first, then) = (Upstream::start(), Upstream::start());
+    let names = HalfDeaf { first: first.addr(), then: then.addr(), asked: AtomicUsize::new(0) };
+    // The deaf one comes first: its lookup takes all the time there is.
+    let config = Config::new("").with_upstream(["deaf:1", "moves:1"]);
+    let timeouts = Timeouts::default().with_connect(SECOND);
+    let config = config.with_dns_refresh(Some(SECOND)).with_timeouts(timeouts);
+    let pool = Pool::builder(config).resolver(names).build().unwrap();
+    assert_eq!(exchange(&pool, "ECHO x").await, "x");
+    // Missing in three answers, and for a second.
+    until(|| first.open() == 0).await;
+}
+
+#[tokio::test]
+async fn a_connection_on_its_way_to_one_who_panics_goes_to_the_next() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(upstream.config().with_max_size(1));
+    let mut held = pool.get().await.unwrap();
+    assert_eq!(ask(&mut held, "ECHO x").await.unwrap(), "x");
+    let mut waiting = Box::pin(pool.get());
+    assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+    // It is given to the one who waits, who is not polled again.
+    assert_eq!(held.release(), livepool::Release::Reused);
+    let panics = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _waiting = waiting;
+        // Without the message that a panic prints.
+        std::panic::resume_unwind(Box::new("on purpose"))
+    }));
+    assert!(panics.is_err());
+    assert_eq!(events.closed(), []);
+    assert_eq!(exchange(&pool, "ECHO y").await, "y");
+}
+
 #[tokio::test]
 async fn a_checkout_that_is_polled_late_ends_at_its_deadline_all_the_same() {
     let upstream = Upstream::start();

@@ -330,3 +330,28 @@ const ABSENCE: Duration = Duration::from_secs(30);
 pub(super) const TRY_LIMIT: Duration = Duration::from_secs(1);
 /// The same, if callers wait: it holds a slot that they may need.
 pub(super) const BRIEF_TRY_LIMIT: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::telemetry::Telemetry;
+
+    #[test]
+    fn an_attempt_that_was_begun_on_an_unknown_address_is_not_counted_at_its_end() {
+        let settings = Config::new("db:1").settle().unwrap();
+        let emitter = Emitter::new(Telemetry::pool("test"), None);
+        let peers = Peers::new(Arc::new(emitter), &settings);
+        let addr = PeerAddr::Tcp(([10, 0, 0, 1], 1).into());
+        let mut early = peers.began(&addr);
+        peers.resolved(0, std::slice::from_ref(&addr));
+        let peer = peers.table().find(&addr).unwrap();
+        early.ended(Some(Ok(())));
+        assert_eq!(peer.load(), 0, "its number would have gone below zero");
+        // One that was counted, is not any more, whatever became of its address.
+        let mut counted = peers.began(&addr);
+        assert_eq!(peer.load(), 1);
+        counted.ended(None);
+        assert_eq!(peer.load(), 0);
+    }
+}
