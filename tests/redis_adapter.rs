@@ -412,7 +412,7 @@ async fn a_connection_that_is_somebody_elses_or_for_something_else_is_not_inheri
             drop(conn);
             let closed = events.closed();
             assert_eq!(closed.len(), 1, "{words:?}: {closed:?}");
-            let expected = [CloseReason::Unfinished, CloseReason::ResetFailed];
+            let expected = [CloseReason::NotReusable, CloseReason::ResetFailed];
             assert!(expected.contains(&closed[0]), "{words:?}: {closed:?}");
         }
     }
@@ -421,7 +421,7 @@ async fn a_connection_that_is_somebody_elses_or_for_something_else_is_not_inheri
 #[tokio::test]
 async fn a_connection_that_its_user_reset_is_as_new_unless_that_logged_it_out() {
     let redis = Redis::start_with(&["user me on >secret ~* +@all"]);
-    for (login, closed) in [("", vec![]), ("me:secret@", vec![CloseReason::Unfinished])] {
+    for (login, closed) in [("", vec![]), ("me:secret@", vec![CloseReason::NotReusable])] {
         let url = format!("redis://{login}{}/3", redis.addr());
         let adapter = Adapter::from_url(url).unwrap();
         let (pool, events) = pool_of(adapter.config().with_max_size(1), adapter);

@@ -214,6 +214,8 @@ impl Lease {
         let unfit = match reuse {
             Reuse::AsItIs => held.conn.stream().unfit(ending),
             Reuse::AfterReset => tainted,
+            Reuse::Never if tainted.is_some() => tainted,
+            Reuse::Never if held.conn.stream().is_owed() => Some(CloseReason::Unfinished),
             Reuse::Never => Some(CloseReason::NotReusable),
         };
         if ending == Ending::Silent && unfit == Some(CloseReason::Unfinished) {

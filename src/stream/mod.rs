@@ -325,6 +325,11 @@ impl Stream {
         }
     }
 
+    /// Whether an answer is owed, as far as somebody counts them.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.counts_debt && self.link.debt() > 0
+    }
+
     /// Whether something was asked and answered, and nothing is under way: the answer may be complete.
     pub(crate) fn looks_answered(&self) -> bool {
         self.was_read() && self.unfit(Ending::Answered).is_none()

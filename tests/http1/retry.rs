@@ -116,7 +116,8 @@ async fn an_answer_that_broke_off_is_not_asked_for_again() {
 #[tokio::test]
 async fn a_request_is_sent_twice_at_most() {
     let server = server(End::Close, 9).await;
-    let (pool, _) = pool_of(server.config());
+    // Time enough to ask the second one whether it lives. Its kernel says so.
+    let (pool, _) = pool_of(server.config().with_patience(std::time::Duration::from_secs(5)));
     // Both are idle, and both will be closed under a request.
     let both = tokio::join!(pool.get(), pool.get());
     let (first, second) = (both.0.unwrap(), both.1.unwrap());
