@@ -202,7 +202,10 @@ impl Dial<'_> {
                 return Ok(Conn::Raw(Box::new(stream.announced())));
             };
             let began = Instant::now();
-            let refused = match deadline.run(handshake.shake_hands(Box::new(stream))).await {
+            let refused = match deadline
+                .run(handshake.shake_hands(Box::new(stream), settings.limits))
+                .await
+            {
                 Ok(Ok(mut conn)) => {
                     attempt.end(Ok(()));
                     conn.stream_mut().announce();
