@@ -106,6 +106,9 @@ named! {
         Paused => "paused",
         /// Eviction: its address left the name it was found under.
         Drained => "drained",
+        /// Eviction: it came back after a message longer than `limits.retire_above`, whose memory its
+        /// client's buffers keep, and nobody waited for it.
+        Outgrown => "outgrown",
         /// Eviction: the tokio runtime that drives this connection has ended.
         RuntimeGone => "runtime_gone",
 
@@ -115,6 +118,8 @@ named! {
         OpTimeout => "op_timeout",
         /// The peer was silent while an answer was owed, and found dead.
         PeerSilent => "peer_silent",
+        /// The peer sent, or announced, a message longer than `limits.message`.
+        TooLarge => "too_large",
         /// What its protocol does to a connection that came back failed, or took too long.
         ResetFailed => "reset_failed",
         /// The caller went away while an operation was under way.
@@ -157,6 +162,7 @@ impl CloseReason {
                 | Self::Resized
                 | Self::Paused
                 | Self::Drained
+                | Self::Outgrown
                 | Self::RuntimeGone
         )
     }

@@ -47,5 +47,5 @@ pub use protocol::{Consequence, Protocol, Raw, Reuse, Unread};
 pub use status::{PeerStatus, Status};
 pub use stream::{
     Connector, Driven, Driver, Interrupted, Ledger, OpTimeout, Owed, PeerSilent, Scanner, Stream,
-    Wire,
+    TooLarge, Wire,
 };

@@ -6,7 +6,7 @@ mod support;
 use std::error::Error;
 use std::time::Duration;
 
-use livepool::config::{Backoff, SocketConfig, UserTimeout};
+use livepool::config::{Backoff, Limits, SocketConfig, UserTimeout};
 use livepool::error::{CheckoutFailure, Phase};
 use livepool::{CheckoutError, CloseReason, Config, Keepalive, Pool, Status, Timeouts};
 use support::blackhole::Blackhole;
@@ -64,6 +64,12 @@ fn out_of_range() -> Vec<(Config, &'static str, &'static str, &'static str)> {
         (base().with_max_size(0), "max_size", "0", "from 1 to 65535"),
         (base().with_min_idle(11), "min_idle", "11", "cannot be above max_size (10)"),
         (base().with_max_connecting(0), "max_connecting", "0", "at least 1"),
+        (base().with_max_connecting(65_536), "max_connecting", "65536", "at most 65535"),
+        (base().with_max_waiting(1 << 25), "max_waiting", "33554432", "\"unlimited\""),
+        (base().with_dns_refresh(secs(31_536_001)), "dns_refresh", "31536001s", "at most 365 days"),
+        (base().with_patience(secs(31_536_001)), "patience", "31536001s", "at most 365 days"),
+        (base().with_limits(Limits::default().with_message(1023)), "limits.message", "1023", "from 1024"),
+        (base().with_limits(Limits::default().with_handshake(0)), "limits.handshake", "0", "\"unlimited\""),
         (base().with_backoff(Backoff::default().with_most(ms(49))), "backoff.most", "49ms", "not be below backoff.first (50ms)"),
         (base().with_dns_refresh(ms(999)), "dns_refresh", "999ms", "at least 1s"),
         (base().with_hold_warning(zero), "hold_warning", "0s", time),

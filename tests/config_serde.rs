@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use livepool::config::{
-    Config, Keepalive, ListenerConfig, Order, SocketConfig, SocketOption, Timeouts, UserTimeout,
+    Config, Keepalive, Limits, ListenerConfig, Order, SocketConfig, SocketOption, Timeouts,
+    UserTimeout,
 };
 
 fn secs(secs: u64) -> Option<Duration> {
@@ -41,6 +42,9 @@ fn everything() -> Config {
         .with_order(Order::Fifo)
         .with_idle_timeout(None)
         .with_max_lifetime(Duration::from_secs(90))
+        .with_limits(
+            Limits::default().with_message(None).with_handshake(3000).with_retire_above(3 << 20),
+        )
         .with_timeouts(
             Timeouts::default().with_read(None).with_connect(Duration::from_millis(1500)),
         )
@@ -218,5 +222,28 @@ fn a_bare_number_in_an_environment_variable_is_refused_too() {
         variables.insert("LIVEPOOL__TIMEOUTS__READ".into(), "30".into());
         let error = load(environment(variables).try_parsing(parsing)).unwrap_err().to_string();
         assert!(error.contains("a duration with a unit"), "{error}");
+    }
+}
+
+#[test]
+fn a_limit_of_bytes_is_a_number_with_or_without_a_unit_or_the_word_unlimited() {
+    let limits = |text: &str| toml(&format!("[limits]\n{text}")).limits;
+    assert_eq!(limits(""), Limits::default());
+    for (text, expected) in [
+        ("65536", Some(65_536)),
+        ("'65536'", Some(65_536)),
+        ("'64 KiB'", Some(65_536)),
+        ("'64KiB'", Some(65_536)),
+        ("'3 MiB'", Some(3 << 20)),
+        ("'1 GiB'", Some(1 << 30)),
+        ("'2000 B'", Some(2000)),
+        ("'unlimited'", None),
+    ] {
+        assert_eq!(limits(&format!("message = {text}")).message, expected, "{text}");
+    }
+    for text in ["'64 kB'", "'1.5 MiB'", "'never'", "-1", "true", "'99999999999999 GiB'", "'MiB'"] {
+        let error = refusal(&format!("[limits]\nmessage = {text}"));
+        assert!(error.contains("a number of bytes, such as 65536 or \"64 KiB\""), "{error}");
+        assert!(error.contains("\"unlimited\""), "{error}");
     }
 }

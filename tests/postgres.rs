@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "postgres/bounds.rs"]
+mod bounds;
 #[path = "postgres/cancel.rs"]
 mod cancel;
 #[path = "postgres/faults.rs"]

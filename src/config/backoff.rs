@@ -16,7 +16,7 @@ use std::time::Duration;
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
 #[non_exhaustive]
 pub struct Backoff {
-    /// Bound after the first failure. Default 50 ms, at least 1 ms.
+    /// Bound after the first failure. Default 50 ms; 1 ms to 365 days.
     #[cfg_attr(feature = "serde", serde(with = "super::human::plain"))]
     pub first: Duration,
     /// The highest bound while nobody waits. Default 5 s. Not below `first`.

@@ -146,6 +146,52 @@ duration_or!(duration_or_system, "system");
 count_or!(count_or_unlimited, usize, "unlimited");
 count_or!(count_or_system, u32, "system");
 
+/// A number of bytes, or text with a unit, or `"unlimited"` for `None`.
+pub(super) mod bytes_or_unlimited {
+    use super::*;
+
+    const UNITS: [(&str, usize); 4] =
+        [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+    pub(crate) fn serialize<S: Serializer>(
+        value: &Option<usize>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let Some(value) = value else { return serializer.serialize_str("unlimited") };
+        let unit = UNITS.iter().find(|(_, unit)| *value > 0 && value % unit == 0);
+        match unit {
+            Some((name, unit)) if *unit > 1 => {
+                serializer.serialize_str(&format!("{} {name}", value / unit))
+            }
+            _ => value.serialize(serializer),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<usize>, D::Error> {
+        deserializer.deserialize_any(Spelled {
+            expecting: "a number of bytes, such as 65536 or \"64 KiB\", or \"unlimited\""
+                .to_owned(),
+            text: |text| if text == "unlimited" { Ok(None) } else { bytes(text).map(Some) },
+            number: Some(|number| usize::try_from(number).ok().map(Some)),
+        })
+    }
+
+    fn bytes(text: &str) -> Result<usize, String> {
+        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = (&text[..end], text[end..].trim());
+        let unit = match UNITS.iter().find(|(name, _)| *name == unit) {
+            Some((_, unit)) => *unit,
+            None if unit.is_empty() => 1,
+            None => return Err("the units are B, KiB, MiB and GiB".to_owned()),
+        };
+        let number: usize =
+            number.parse().map_err(|error: std::num::ParseIntError| error.to_string())?;
+        number.checked_mul(unit).ok_or_else(|| "it is too large".to_owned())
+    }
+}
+
 impl Serialize for UserTimeout {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {

@@ -21,7 +21,7 @@ pub struct ListenerConfig {
     /// `SO_REUSEPORT`: several listeners share the address and the kernel spreads clients among
     /// them. Default off: closing one of them resets the clients in its queue.
     pub reuse_port: bool,
-    /// Clients that may wait to be accepted, 1 to 2^31 - 1. Default 1024; Linux caps it at
+    /// Clients that may wait to be accepted, 1 to 65535. Default 1024; Linux caps it at
     /// `net.core.somaxconn` (4096 by default) without a word (listen(2)).
     pub backlog: u32,
     /// Whether a listener on `[::]` also takes IPv4 clients. Default on; set either way, because

@@ -3,7 +3,8 @@
 //! Every field is public and documented with its unit, its default and the reason for it; every
 //! struct has `Default` and a by-value `with_*` for each field. Nothing panics and nothing is
 //! truncated on the way in: [`Config::check`] reports *all* problems at once, and the pool does the
-//! same before it starts. "No limit" is always `None` and has to be asked for; zero never means it.
+//! same before it starts. "No limit" is always `None` and has to be asked for; zero never means it,
+//! and neither does a very large number: no duration is longer than 365 days.
 //!
 //! ```
 //! use std::time::Duration;
@@ -59,6 +60,7 @@ mod error;
 #[cfg(feature = "serde")]
 mod human;
 mod keepalive;
+mod limits;
 mod listener;
 mod pool;
 mod reuse;
@@ -72,6 +74,7 @@ mod timeouts;
 pub use backoff::Backoff;
 pub use error::{ConfigError, Problem};
 pub use keepalive::{Keepalive, UserTimeout};
+pub use limits::Limits;
 pub use listener::ListenerConfig;
 pub use pool::Config;
 pub use reuse::{Order, Validation};

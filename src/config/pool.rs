@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::settings::Settings;
-use super::{Backoff, ConfigError, Order, SocketConfig, Timeouts, Validation};
+use super::{Backoff, ConfigError, Limits, Order, SocketConfig, Timeouts, Validation};
 
 /// What a pool is told. Start with [`Config::new`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,9 @@ pub struct Config {
     /// addresses of the *same* service: connections are spread over them. A dial tries the address
     /// with the fewest connections first; among equals this order, IPv4 and IPv6 in turn; a new
     /// one every 250 ms or as soon as one fails (RFC 8305). It keeps the first that answers.
-    /// At least one; a single one may be written without a list.
+    /// At least one; a single one may be written without a list. One dial tries no more than 32
+    /// addresses, the first ones in this order: a name may lead to thousands, and none of them is
+    /// worth an attempt each when 32 others have failed. The next dial begins with others.
     #[cfg_attr(feature = "serde", serde(with = "super::human::one_or_many"))]
     pub upstream: Vec<String>,
     /// Most connections at a time, those being made and those in use included. Default 10; 1 to
@@ -31,7 +33,7 @@ pub struct Config {
     /// first checkout or [`warm_up`](crate::Pool::warm_up).
     pub min_idle: usize,
     /// Most connections that are being made at a time. Default 2: an upstream that comes back, or
-    /// a burst of callers, is met by two dials at a time and not by all of them at once. At least 1.
+    /// a burst of callers, is met by two dials at a time and not by all of them at once. 1 to 65535.
     pub max_connecting: usize,
     /// How long an address that could not be connected to is left alone. Default: a random time up
     /// to 50 ms, doubling with every failure up to 5 s.
@@ -44,7 +46,9 @@ pub struct Config {
     pub dns_refresh: Option<Duration>,
     /// Most callers that may wait for a connection; the next one is told so at once. Default 1024:
     /// a queue that long will hardly be served within the checkout's 10 s. `Some(0)`: nobody ever
-    /// waits. `None` (in a file `"unlimited"`): no bound.
+    /// waits. At most 16777216. `None` (in a file `"unlimited"`): no bound. Then an upstream that
+    /// hangs lets the queue grow as long as callers come: each of them is a task of a kilobyte or
+    /// more that waits for the whole checkout timeout, only to be told what `QueueFull` tells at once.
     #[cfg_attr(feature = "serde", serde(with = "super::human::count_or_unlimited"))]
     pub max_waiting: Option<usize>,
     /// Which idle connection is taken. Default [`Order::Lifo`].
@@ -85,6 +89,9 @@ pub struct Config {
     /// `None`: off. At least 1 ms.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub hold_warning: Option<Duration>,
+    /// How much memory an upstream can make a client library hold. They concern protocols; a bare
+    /// stream is read into its user's own buffers.
+    pub limits: Limits,
     /// How long each operation may take. `accept` has no meaning here.
     pub timeouts: Timeouts,
     /// The options of every socket.
@@ -139,6 +146,7 @@ impl Config {
         with_max_silence_after_use max_silence_after_use: into Option<Duration>;
         with_patience patience: plain Duration;
         with_hold_warning hold_warning: into Option<Duration>;
+        with_limits limits: plain Limits;
         with_timeouts timeouts: plain Timeouts;
         with_socket socket: plain SocketConfig;
     }
@@ -164,6 +172,7 @@ impl Default for Config {
             max_silence_after_use: Some(Duration::from_secs(1)),
             patience: Duration::from_millis(250),
             hold_warning: None,
+            limits: Limits::default(),
             timeouts: Timeouts::default(),
             socket: SocketConfig::default(),
         }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::error::Problems;
 use super::{
-    Backoff, Config, ConfigError, Keepalive, SocketConfig, Timeouts, UserTimeout, Validation,
+    Backoff, Config, ConfigError, Keepalive, Limits, SocketConfig, Timeouts, UserTimeout,
+    Validation,
 };
 use crate::net::Endpoint;
 
@@ -15,6 +16,18 @@ use crate::net::Endpoint;
 const NAME_BYTES: usize = 255;
 /// See [`Config::max_size`](super::Config::max_size).
 const SIZES: RangeInclusive<usize> = 1..=65_535;
+/// The longest duration of all. Whoever writes more means "never", and has a word for that; and
+/// nothing that is added to a moment goes beyond what a clock can count.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The most callers that may wait, if they are counted. Each is a task with its future: a hundred
+/// times as many as a process has memory for.
+const MOST_WAITING: usize = 1 << 24;
+/// Linux counted the backlog in 16 bits for a long time, and what was above came out small.
+const BACKLOGS: RangeInclusive<u32> = 1..=65_535;
+/// See [`Limits`](super::Limits). The shortest that any protocol gets on with.
+const SHORTEST_LIMIT: usize = 1024;
+/// No message of any protocol we know is longer, and no vector either, on a 32-bit system.
+const LONGEST_LIMIT: usize = i32::MAX as usize;
 /// `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` of Linux, in seconds.
 const KEEPALIVE_SECONDS: RangeInclusive<u64> = 1..=32_767;
 /// At least 2 by RFC 1122 section 4.2.3.6; `MAX_TCP_KEEPCNT` of Linux.
@@ -71,18 +84,39 @@ pub(super) fn min_idle(problems: &mut Problems, min_idle: usize, max_size: usize
 }
 
 pub(super) fn max_connecting(problems: &mut Problems, most: usize) {
-    if most == 0 {
-        problems.add("max_connecting", most, "must be at least 1, or nothing is ever connected");
+    if !SIZES.contains(&most) {
+        let rule = "must be at least 1, or nothing is ever connected, and at most 65535; for no \
+                    bound of its own, give it the value of max_size";
+        problems.add("max_connecting", most, rule);
+    }
+}
+
+pub(super) fn max_waiting(problems: &mut Problems, most: Option<usize>) {
+    if let Some(most) = most.filter(|most| *most > MOST_WAITING) {
+        let rule = "must be at most 16777216; for no bound at all, use None (\"unlimited\")";
+        problems.add("max_waiting", most, rule);
     }
 }
 
 pub(super) fn backoff(problems: &mut Problems, backoff: &Backoff) {
-    limit(problems, "backoff.first", Some(backoff.first));
-    limit(problems, "backoff.while_waiting", Some(backoff.while_waiting));
+    time(problems, "backoff.first", backoff.first, NO_NEVER);
+    time(problems, "backoff.while_waiting", backoff.while_waiting, NO_NEVER);
     if backoff.most < backoff.first {
         let rule = format!("must not be below backoff.first ({:?})", backoff.first);
         problems.add("backoff.most", format!("{:?}", backoff.most), rule);
+    } else {
+        longest(problems, "backoff.most", backoff.most, NO_NEVER);
     }
+}
+
+pub(super) fn validation(problems: &mut Problems, validation: Validation) {
+    if let Validation::PingIfIdle(idle) = validation {
+        longest(problems, "validation.ping_if_idle", idle, "to ping none, use Peek (\"peek\")");
+    }
+}
+
+pub(super) fn patience(problems: &mut Problems, patience: Duration) {
+    time(problems, "patience", patience, NO_NEVER);
 }
 
 /// What a plain deadpool decides itself, or has no hook for, has to be left at its default.
@@ -111,6 +145,7 @@ pub(super) fn for_deadpool(config: &Config) -> Result<(), ConfigError> {
         max_silence_after_use: "needs livepool::Pool: a plain deadpool does not look at idle connections";
         patience: "needs livepool::Pool: a plain deadpool does not look at idle connections";
         hold_warning: "needs livepool::Pool: a plain deadpool does not note who holds what";
+        limits: "needs livepool::Pool: a plain deadpool has bare streams, which are read into their users' own buffers";
         timeouts.checkout: "is deadpool's: give it to Pool::builder(manager).wait_timeout(..), and leave it out here";
         timeouts.ping: "needs livepool::Pool: in a plain deadpool connections are not pinged";
         timeouts.reset: "needs livepool::Pool: in a plain deadpool connections are not reset";
@@ -129,20 +164,21 @@ pub(crate) fn check_ping(validation: Validation, given: bool) -> Result<(), Conf
 }
 
 pub(super) fn dns_refresh(problems: &mut Problems, every: Option<Duration>) {
-    if let Some(every) = every.filter(|every| *every < Duration::from_secs(1)) {
+    let Some(every) = every else { return };
+    if every < Duration::from_secs(1) {
         let rule = "must be at least 1s, or None to look names up for dials only";
         problems.add("dns_refresh", format!("{every:?}"), rule);
     }
+    longest(problems, "dns_refresh", every, NEVER);
 }
 
 pub(super) fn backlog(problems: &mut Problems, backlog: u32) -> i32 {
-    match i32::try_from(backlog) {
-        Ok(backlog @ 1..) => backlog,
-        _ => {
-            problems.add("backlog", backlog, "must be from 1 to 2147483647; the default is 1024");
-            0
-        }
+    if !BACKLOGS.contains(&backlog) {
+        let rule = "must be from 1 to 65535 (kernels that count it in 16 bits would take the rest \
+                    for a small number); the default is 1024";
+        problems.add("backlog", backlog, rule);
     }
+    i32::try_from(backlog).unwrap_or(i32::MAX)
 }
 
 pub(super) fn no_local_addr(problems: &mut Problems, local_addr: Option<IpAddr>) {
@@ -167,28 +203,58 @@ pub(super) fn timeouts(problems: &mut Problems, timeouts: &Timeouts) {
     limit(problems, "timeouts.accept", *accept);
 }
 
-/// A time limit of ours. tokio's timer counts milliseconds.
+/// What to write instead of a very long time.
+const NEVER: &str = "for no limit at all, use None (\"never\")";
+/// There is no word for never.
+const NO_NEVER: &str = "there is none that is never over";
+
+/// A time limit of ours, or none.
 pub(super) fn limit(problems: &mut Problems, field: &str, limit: Option<Duration>) {
-    match limit {
-        Some(limit) if limit.is_zero() => {
-            let rule = "must be at least 1 ms; for no limit at all, use None (\"never\")";
-            problems.add(field, "0s", rule);
-        }
-        Some(limit) if limit < Duration::from_millis(1) => {
-            problems.add(
-                field,
-                format!("{limit:?}"),
-                "must be at least 1 ms (the timer counts milliseconds)",
-            );
-        }
-        _ => {}
+    if let Some(limit) = limit {
+        time(problems, field, limit, NEVER);
+    }
+}
+
+/// tokio's timer counts milliseconds.
+fn time(problems: &mut Problems, field: &str, time: Duration, instead: &str) {
+    if time.is_zero() {
+        problems.add(field, "0s", format!("must be at least 1 ms; {instead}"));
+    } else if time < Duration::from_millis(1) {
+        let rule = "must be at least 1 ms (the timer counts milliseconds)";
+        problems.add(field, format!("{time:?}"), rule);
+    }
+    longest(problems, field, time, instead);
+}
+
+/// The upper bound of every duration that the kernel has no bound for.
+fn longest(problems: &mut Problems, field: &str, time: Duration, instead: &str) {
+    if time > LONGEST {
+        problems.add(field, format!("{time:?}"), format!("must be at most 365 days; {instead}"));
+    }
+}
+
+/// How much a peer may have a client library hold.
+pub(super) fn limits(problems: &mut Problems, limits: &Limits) {
+    let Limits { message, handshake, retire_above } = limits;
+    bytes(problems, "limits.message", *message);
+    bytes(problems, "limits.handshake", *handshake);
+    bytes(problems, "limits.retire_above", *retire_above);
+}
+
+fn bytes(problems: &mut Problems, field: &str, limit: Option<usize>) {
+    if let Some(bytes) = limit
+        && !(SHORTEST_LIMIT..=LONGEST_LIMIT).contains(&bytes)
+    {
+        let rule = "must be from 1024 to 2147483647 bytes; for no limit at all, use None \
+                    (\"unlimited\")";
+        problems.add(field, bytes, rule);
     }
 }
 
 pub(super) fn max_silence(problems: &mut Problems, field: &str, silence: Option<Duration>) {
-    if let Some(silence) = silence
-        && silence < Duration::from_secs(1)
-    {
+    let Some(silence) = silence else { return };
+    longest(problems, field, silence, NEVER);
+    if silence < Duration::from_secs(1) {
         let rule = "must be at least 1 s (the kernel sends no probe to a peer it heard within that); \
                     to leave silence to keepalive, set None (\"never\")";
         problems.add(field, format!("{silence:?}"), rule);

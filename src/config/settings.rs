@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::error::Problems;
 use super::{
-    Backoff, Config, ConfigError, Keepalive, ListenerConfig, Order, SocketConfig, SocketOption,
-    Timeouts, UserTimeout, Validation, rules,
+    Backoff, Config, ConfigError, Keepalive, Limits, ListenerConfig, Order, SocketConfig,
+    SocketOption, Timeouts, UserTimeout, Validation, rules,
 };
 use crate::net::Endpoint;
 
@@ -36,6 +36,7 @@ pub(crate) struct Settings {
     pub(crate) max_silence_after_use: Option<Duration>,
     pub(crate) patience: Duration,
     pub(crate) hold_warning: Option<Duration>,
+    pub(crate) limits: Limits,
     pub(crate) socket: SocketSettings,
 }
 
@@ -79,6 +80,7 @@ impl Settings {
         rules::max_size(&mut problems, config.max_size);
         rules::min_idle(&mut problems, config.min_idle, config.max_size);
         rules::max_connecting(&mut problems, config.max_connecting);
+        rules::max_waiting(&mut problems, config.max_waiting);
         rules::backoff(&mut problems, &config.backoff);
         rules::dns_refresh(&mut problems, config.dns_refresh);
         rules::limit(&mut problems, "idle_timeout", config.idle_timeout);
@@ -86,8 +88,10 @@ impl Settings {
         rules::max_silence(&mut problems, "max_silence", config.max_silence);
         let after_use = config.max_silence_after_use;
         rules::max_silence(&mut problems, "max_silence_after_use", after_use);
-        rules::limit(&mut problems, "patience", Some(config.patience));
+        rules::patience(&mut problems, config.patience);
         rules::limit(&mut problems, "hold_warning", config.hold_warning);
+        rules::validation(&mut problems, config.validation);
+        rules::limits(&mut problems, &config.limits);
         rules::timeouts(&mut problems, &config.timeouts);
         let socket = SocketSettings::of(&mut problems, &config.socket);
         let names = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Host { .. }));
@@ -115,6 +119,7 @@ impl Settings {
                 .map(|max| after_use.map_or(max, |after_use| after_use.min(max))),
             patience: config.patience,
             hold_warning: config.hold_warning,
+            limits: config.limits,
             socket,
         })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// How long each operation may take. `None` means it may block for ever, and has to be asked for.
 ///
 /// A timeout is per call: a `read` that returns starts the clock anew at the next one. At least
-/// 1 ms, because the timer counts milliseconds. In a file: `"30s"`, or `"never"` for `None`.
+/// 1 ms, because the timer counts milliseconds, and at most 365 days. In a file: `"30s"`, or `"never"` for `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
@@ -30,7 +30,10 @@ pub struct Timeouts {
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub reset: Option<Duration>,
     /// One read. Default 30 s, far above what a healthy answer takes; raise it for calls that may
-    /// legitimately wait.
+    /// legitimately wait. A read that is dropped and tried again goes on with the same clock; one
+    /// that begins more than a second after that clock ran out, when the task that waited has had its
+    /// turn, is taken for a new one. (A runtime of several threads, all held up by other tasks at that
+    /// very moment, may make the one look like the other: the read has its time once more then.)
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub read: Option<Duration>,
     /// One write. Default 30 s. A write only waits when the send buffer is full.

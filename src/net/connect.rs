@@ -4,6 +4,7 @@ mod attempt;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +22,7 @@ use super::resolve::known;
 use super::{ConnectAttempt, ConnectError, Directory, Endpoint, Io, PeerAddr, Resolver, Trying};
 use crate::config::SocketSettings;
 use crate::deadline::{Deadline, Elapsed};
+use crate::sync::atomic::AtomicUsize;
 
 /// A connection, just made.
 #[derive(Debug)]
@@ -43,7 +45,9 @@ pub(crate) struct Target<'a> {
     /// This address of them and no other.
     pub(crate) only: Option<&'a PeerAddr>,
     /// None of these: they were tried, and were not what was looked for.
-    pub(crate) except: &'a [PeerAddr],
+    pub(crate) except: &'a HashSet<PeerAddr>,
+    /// How many attempts may still begin.
+    pub(crate) left: &'a AtomicUsize,
     pub(crate) resolver: &'a Resolver,
     pub(crate) directory: &'a dyn Directory,
 }
@@ -86,8 +90,8 @@ struct Dial<'a> {
     /// What each step works on and since when; taken out when it ends.
     under_way: Vec<Option<(String, Phase, Instant)>>,
     failed: Vec<ConnectAttempt>,
-    /// Which endpoint each address was found under.
-    found: Vec<(PeerAddr, usize)>,
+    /// Which endpoint each address was found under first.
+    found: HashMap<PeerAddr, usize>,
     started: Instant,
     /// The deadline has passed: what is still under way has failed.
     late: Arc<AtomicBool>,
@@ -99,11 +103,11 @@ impl<'a> Dial<'a> {
         Self {
             target,
             socket,
-            race: Race::new(unknown),
+            race: Race::new(unknown, target.left.load(Ordering::Relaxed)),
             steps: FuturesUnordered::new(),
             under_way: Vec::new(),
             failed: Vec::new(),
-            found: Vec::new(),
+            found: HashMap::new(),
             started: Instant::now(),
             late: Arc::default(),
         }
@@ -128,6 +132,7 @@ impl<'a> Dial<'a> {
             }
             let pause = match self.race.next(now, |addrs| self.target.directory.order(addrs)) {
                 Action::Start(addr) => {
+                    self.target.left.store(self.race.left(), Ordering::Relaxed);
                     self.connect(addr);
                     continue;
                 }
@@ -154,7 +159,9 @@ impl<'a> Dial<'a> {
     fn found(&mut self, endpoint: usize, mut addrs: Vec<PeerAddr>, now: Instant) {
         self.target.directory.resolved(endpoint, &addrs);
         addrs.retain(|addr| !self.target.except.contains(addr));
-        self.found.extend(addrs.iter().map(|addr| (addr.clone(), endpoint)));
+        for addr in &addrs {
+            self.found.entry(addr.clone()).or_insert(endpoint);
+        }
         self.race.resolved(endpoint, addrs, now);
     }
 
@@ -212,7 +219,7 @@ impl<'a> Dial<'a> {
 
     /// The name an address was found under, if it was a name.
     fn host_of(&self, addr: &PeerAddr) -> Option<Arc<str>> {
-        let (_, endpoint) = self.found.iter().find(|(found, _)| found == addr)?;
+        let endpoint = self.found.get(addr)?;
         self.target.endpoints.get(*endpoint)?.host().map(Arc::from)
     }
 

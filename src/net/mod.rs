@@ -18,6 +18,7 @@ pub(crate) use endpoint::{Endpoint, upstream_text};
 pub use error::{ConnectAttempt, ConnectError};
 pub(crate) use io::Io;
 pub(crate) use options::{Unavailable, apply_accepted, apply_listening, apply_unix};
+pub(crate) use race::MOST_ATTEMPTS;
 pub use report::SocketReport;
 pub use resolve::Resolve;
 pub(crate) use resolve::{Resolver, known};

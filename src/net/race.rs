@@ -1,7 +1,7 @@
 //! The order in which addresses are tried and when: Happy Eyeballs version 2 (RFC 8305), decided
 //! without sockets and clocks.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,6 +14,11 @@ pub(super) const STAGGER: Duration = Duration::from_millis(250);
 /// How long the first known addresses wait for names that come before them (RFC 8305 section 8,
 /// "Resolution Delay").
 pub(super) const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
+
+/// The most attempts of one dial. A name may lead to thousands of addresses, each of them a socket
+/// and an entry in the error; where so many have failed, one more says nothing new. At one every
+/// [`STAGGER`] it is more than fits into the default `timeouts.connect`.
+pub(crate) const MOST_ATTEMPTS: usize = 32;
 
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,27 +44,30 @@ pub(super) struct Race {
     begin: Option<Instant>,
     begun: bool,
     /// Every address met, so that none is tried twice.
-    seen: Vec<PeerAddr>,
+    seen: HashSet<PeerAddr>,
     queue: VecDeque<PeerAddr>,
     /// Something was added to the queue since it was last put in order.
     fresh: bool,
     next_start: Option<Instant>,
     under_way: usize,
+    /// How many attempts may still begin.
+    left: usize,
 }
 
 impl Race {
-    /// A race over this many endpoints, all unknown.
-    pub(super) fn new(endpoints: usize) -> Self {
+    /// A race over this many endpoints, all unknown, of so many attempts at most.
+    pub(super) fn new(endpoints: usize, most: usize) -> Self {
         Self {
             found: vec![Vec::new(); endpoints],
             unknown: endpoints,
             begin: None,
             begun: false,
-            seen: Vec::new(),
+            seen: HashSet::new(),
             queue: VecDeque::new(),
             fresh: false,
             next_start: None,
             under_way: 0,
+            left: most,
         }
     }
 
@@ -102,6 +110,10 @@ impl Race {
             order(&mut addrs);
             self.queue = addrs.into();
         }
+        if self.left == 0 {
+            // What a name that is still being looked up leads to would not be tried either.
+            return if self.under_way > 0 { Action::Wait } else { Action::Exhausted };
+        }
         match (self.queue.front(), self.next_start) {
             (Some(_), Some(at)) if now < at => return Action::WaitUntil(at),
             _ => {}
@@ -109,6 +121,7 @@ impl Race {
         match self.queue.pop_front() {
             Some(addr) => {
                 self.under_way += 1;
+                self.left -= 1;
                 self.next_start = Some(now + STAGGER);
                 Action::Start(addr)
             }
@@ -117,14 +130,13 @@ impl Race {
         }
     }
 
+    /// How many attempts may still begin.
+    pub(super) fn left(&self) -> usize {
+        self.left
+    }
+
     fn enqueue(&mut self, mut addrs: Vec<PeerAddr>) {
-        addrs.retain(|addr| {
-            let new = !self.seen.contains(addr);
-            if new {
-                self.seen.push(addr.clone());
-            }
-            new
-        });
+        addrs.retain(|addr| self.seen.insert(addr.clone()));
         self.queue.extend(interleave(addrs));
         self.fresh = true;
     }
@@ -173,7 +185,7 @@ mod tests {
 
     /// A race whose only endpoint is known.
     fn race(texts: &[&str], now: Instant) -> Race {
-        let mut race = Race::new(1);
+        let mut race = Race::new(1, MOST_ATTEMPTS);
         race.resolved(0, addrs(texts), now);
         race
     }
@@ -244,7 +256,7 @@ mod tests {
     #[test]
     fn a_known_address_waits_50_ms_for_a_name_before_it() {
         let t = Instant::now();
-        let mut race = Race::new(2);
+        let mut race = Race::new(2, MOST_ATTEMPTS);
         assert_eq!(race.next(t, |_| {}), Action::Wait);
         race.resolved(1, addrs(&["2.2.2.2:1"]), t);
         assert_eq!(race.next(t, |_| {}), Action::WaitUntil(t + RESOLUTION_DELAY));
@@ -259,7 +271,7 @@ mod tests {
     #[test]
     fn a_name_that_comes_late_joins_at_the_end() {
         let t = Instant::now();
-        let mut race = Race::new(2);
+        let mut race = Race::new(2, MOST_ATTEMPTS);
         race.resolved(1, addrs(&["2.2.2.2:1"]), t);
         let t = t + RESOLUTION_DELAY;
         assert_eq!(race.next(t, |_| {}), start("2.2.2.2:1"));
@@ -273,11 +285,37 @@ mod tests {
     #[test]
     fn names_that_cannot_be_resolved_exhaust_the_race() {
         let t = Instant::now();
-        let mut race = Race::new(2);
+        let mut race = Race::new(2, MOST_ATTEMPTS);
         race.resolved(0, Vec::new(), t);
         assert_eq!(race.next(t, |_| {}), Action::Wait);
         race.resolved(1, Vec::new(), t);
         assert_eq!(race.next(t, |_| {}), Action::Exhausted);
+    }
+
+    #[test]
+    fn of_very_many_addresses_the_first_in_order_are_tried_and_no_more_than_that() {
+        let t = Instant::now();
+        let addr = |n: u32| PeerAddr::Tcp((std::net::Ipv4Addr::from(0x0a00_0000 + n), 1).into());
+        let mut race = Race::new(2, 3);
+        race.resolved(0, (0..4000).map(addr).collect(), t);
+        let t = t + RESOLUTION_DELAY;
+        for n in (3997..4000).rev() {
+            assert_eq!(race.next(t, |addrs| addrs.reverse()), Action::Start(addr(n)));
+            race.failed();
+        }
+        assert_eq!(race.left(), 0);
+        assert_eq!(race.next(t, |_| {}), Action::Exhausted, "whatever the other name leads to");
+    }
+
+    #[test]
+    fn the_last_attempt_of_a_race_is_waited_for() {
+        let t = Instant::now();
+        let mut race = Race::new(1, 1);
+        race.resolved(0, addrs(&["1.1.1.1:1", "1.1.1.2:1"]), t);
+        assert_eq!(race.next(t, |_| {}), start("1.1.1.1:1"));
+        assert_eq!(race.next(t + STAGGER, |_| {}), Action::Wait);
+        race.failed();
+        assert_eq!(race.next(t + STAGGER, |_| {}), Action::Exhausted);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use crate::config::Limits;
 use crate::protocol::{Protocol, Raw, Reuse};
 use crate::stream::{Bare, Conn, Handshake, Refused, Stream};
 
@@ -38,15 +39,23 @@ fn client_mut<P: Protocol>(conn: &mut Conn) -> &mut P::Client {
 pub(super) const MADE: &str = "a connection has the client its protocol made";
 
 impl<P: Protocol> Handshake for Spoken<P> {
-    fn shake_hands<'a>(&'a self, stream: Box<Stream>) -> BoxFuture<'a, Result<Conn, Refused>> {
+    fn shake_hands<'a>(
+        &'a self,
+        stream: Box<Stream>,
+        limits: Limits,
+    ) -> BoxFuture<'a, Result<Conn, Refused>> {
         Box::pin(async move {
             let judge = Arc::clone(&self.0);
-            let bare = Bare::new(stream, Arc::new(move |bytes| judge.unread(bytes)));
+            let bare = Bare::new(stream, Arc::new(move |bytes| judge.unread(bytes)), limits);
             match self.0.connect(bare.wire()).await {
                 Ok(client) => Ok(bare.with_client(Box::new(client))),
-                Err(error) => Err(Refused {
-                    is_permanent: self.0.is_permanent(&error),
-                    error: io::Error::other(error),
+                Err(error) => Err(match bare.exceeded() {
+                    // What its client makes of that says less.
+                    Some(exceeded) => Refused { is_permanent: false, error: exceeded.into() },
+                    None => Refused {
+                        is_permanent: self.0.is_permanent(&error),
+                        error: io::Error::other(error),
+                    },
                 }),
             }
         })

@@ -20,9 +20,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::link::{Link, Side};
 
-/// Nobody polled for this long after the alarm rang: the operation that set the deadline was
-/// dropped, and the one that polls now is a new one. A live operation polls within the runtime's
-/// scheduling delay.
+/// Nobody polled for this long after the alarm rang, although the task that it woke has had its turn:
+/// the operation that set the deadline was dropped, and the one that polls now is a new one. One that
+/// is dropped and tried again, in a loop that does something else once a second, comes back sooner.
+///
+/// The time alone would not tell: a runtime that another task holds up polls a live operation as late.
 const ABANDONED: Duration = Duration::from_secs(1);
 
 /// The time of one poll, looked up once at most: reading a clock costs more than the rest of it.
@@ -93,8 +95,7 @@ impl Clock {
                 self.alarm = Some(Alarm::set(self.alarm.take(), deadline, link, side));
                 return Poll::Pending;
             }
-            let unheard =
-                self.alarm.as_ref().is_some_and(|alarm| alarm.rang_before(now, ABANDONED));
+            let unheard = self.alarm.as_ref().is_some_and(|alarm| alarm.rang_for_nobody(now));
             self.running = None;
             if !unheard || cap.is_some_and(|cap| cap <= now) {
                 return Poll::Ready(deadline - began);
@@ -126,14 +127,14 @@ impl Alarm {
         let runtime = Handle::try_current().ok().map(|handle| handle.id());
         let mut alarm = match last {
             Some(mut last) if last.runtime == runtime => {
-                *last.bell.rang() = None;
+                *last.bell.ring() = None;
                 last.sleep.as_mut().reset(deadline);
                 last.armed = deadline;
                 last
             }
             _ => Box::new(Self {
                 sleep: Box::pin(sleep_until(deadline)),
-                bell: Arc::new(Bell { link: Arc::clone(link), side, rang: Mutex::default() }),
+                bell: Arc::new(Bell { link: Arc::clone(link), side, ring: Mutex::default() }),
                 armed: deadline,
                 runtime,
             }),
@@ -149,9 +150,10 @@ impl Alarm {
         alarm
     }
 
-    /// Whether it rang, and that was longer ago than `patience`.
-    fn rang_before(&self, now: Instant, patience: Duration) -> bool {
-        self.bell.rang().is_some_and(|rang| now.saturating_duration_since(rang) > patience)
+    /// Whether it rang, and whoever waited then is gone.
+    fn rang_for_nobody(&self, now: Instant) -> bool {
+        let ring = *self.bell.ring();
+        ring.is_some_and(|ring| ring.had_turn && now.saturating_duration_since(ring.at) > ABANDONED)
     }
 }
 
@@ -161,19 +163,44 @@ struct Bell {
     link: Arc<Link>,
     side: Side,
     /// Only read and set under this lock.
-    rang: Mutex<Option<Instant>>,
+    ring: Mutex<Option<Ring>>,
+}
+
+/// The last time it rang.
+#[derive(Debug, Clone, Copy)]
+struct Ring {
+    at: Instant,
+    /// Whether the task that was woken has had its turn since.
+    had_turn: bool,
 }
 
 impl Bell {
-    fn rang(&self) -> crate::sync::MutexGuard<'_, Option<Instant>> {
-        self.rang.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ring(&self) -> crate::sync::MutexGuard<'_, Option<Ring>> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves behind the task that was woken before it. In a runtime of several threads another one
+    /// may overtake that task; a stall as well, at that very moment, would give it its time again.
+    async fn turn(self: Arc<Self>, at: Instant) {
+        // A task that was just spawned may be preferred to one that was woken before; one that yields
+        // goes to the end.
+        tokio::task::yield_now().await;
+        if let Some(ring) = self.ring().as_mut().filter(|ring| ring.at == at) {
+            ring.had_turn = true;
+        }
     }
 }
 
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
-        *self.rang() = Some(Instant::now());
+        let at = Instant::now();
+        let runtime = Handle::try_current();
+        // Where nobody can tell, the time has to.
+        *self.ring() = Some(Ring { at, had_turn: runtime.is_err() });
         self.link.task(self.side).wake();
+        if let Ok(runtime) = runtime {
+            runtime.spawn(self.turn(at));
+        }
     }
 }
 
@@ -328,6 +355,48 @@ mod tests {
         tokio::task::yield_now().await;
         tokio::time::advance(6 * TEN).await;
         assert_eq!(waiting.await.unwrap(), TEN);
+    }
+
+    /// Keeps its only thread busy from the moment in which the clock has rung until long after that.
+    fn stalled_at_the_deadline(runtime: &tokio::runtime::Runtime) -> Duration {
+        let limit = Duration::from_millis(500);
+        runtime.block_on(async {
+            let began = std::time::Instant::now();
+            let waits = tokio::spawn(async move {
+                let mut clock = Timed::new();
+                expires(&mut clock, limit).await
+            });
+            // Its timer comes before that of the clock, and both are looked at in one turn, which
+            // comes late: so this is woken first.
+            let blocks = tokio::spawn(async move {
+                tokio::time::sleep(limit / 2).await;
+                std::thread::sleep(ABANDONED + limit);
+            });
+            tokio::spawn(async move {
+                tokio::time::sleep(limit / 4).await;
+                std::thread::sleep(limit);
+            });
+            blocks.await.unwrap();
+            assert_eq!(waits.await.unwrap(), limit);
+            began.elapsed()
+        })
+    }
+
+    #[test]
+    fn a_runtime_that_stalls_at_the_deadline_does_not_give_a_waiting_operation_its_time_again() {
+        let one = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let many = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        for runtime in [one, many] {
+            let took = stalled_at_the_deadline(&runtime);
+            // A quarter of the limit, the stall before the deadline, and the one behind it; but not
+            // another limit on top.
+            let stalls = Duration::from_millis(125 + 500) + ABANDONED + Duration::from_millis(500);
+            assert!(took < stalls + Duration::from_millis(300), "{took:?}");
+        }
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::task::Waker;
 
 use super::bell::Keeper;
 use super::shared::{Judge, Shared};
-use super::{Stream, Wire};
+use super::{Stream, TooLarge, Wire};
+use crate::config::Limits;
 use crate::event::CloseReason;
 use crate::liveness::{self, Parked, Verdict};
 use crate::sys::peek::Peeked;
@@ -35,8 +36,13 @@ pub(crate) struct Bare {
 }
 
 impl Bare {
-    pub(crate) fn new(stream: Box<Stream>, judge: Judge) -> Self {
-        Self { shared: Shared::new(stream, judge), has_client: false }
+    pub(crate) fn new(stream: Box<Stream>, judge: Judge, limits: Limits) -> Self {
+        Self { shared: Shared::new(stream, judge, limits), has_client: false }
+    }
+
+    /// What ended the handshake, if the peer sent too much.
+    pub(crate) fn exceeded(&self) -> Option<TooLarge> {
+        self.shared.bounds().exceeded()
     }
 
     pub(crate) fn wire(&self) -> Wire {
@@ -45,6 +51,7 @@ impl Bare {
 
     pub(crate) fn with_client(mut self, client: Box<dyn Any + Send + Sync>) -> Conn {
         self.has_client = true;
+        self.shared.bounds().greeted();
         Conn::Client(Box::new(Client { shared: Arc::clone(&self.shared), client }))
     }
 }
@@ -252,6 +259,10 @@ impl Client {
     }
 
     fn park(&self) -> Parked {
+        // Whoever waits may use it as it is. Idle, it would keep the memory of its longest message.
+        if self.shared.bounds().is_outgrown() {
+            return Parked::Unfit(CloseReason::Outgrown);
+        }
         let parked = match &*self.shared.stream() {
             Some(stream) => match stream.tainted() {
                 Some(reason) => return Parked::Unfit(reason),

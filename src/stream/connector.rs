@@ -1,6 +1,8 @@
 //! Making one timed, keepalive-enabled connection; the pool's dials and unpooled ones alike.
 
 use crate::sync::Arc;
+use crate::sync::atomic::AtomicUsize;
+use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -125,7 +127,13 @@ impl Connector {
     async fn dial(&self, route: Route<'_>) -> Result<Conn, ConnectError> {
         let began = Instant::now();
         let mut report = Report { emitter: &self.emitter, began, open: true };
-        let mut dial = Dial { connector: self, began, tried: Vec::new(), failed: Vec::new() };
+        let mut dial = Dial {
+            connector: self,
+            began,
+            tried: HashSet::new(),
+            attempts: Arc::new(AtomicUsize::new(net::MOST_ATTEMPTS)),
+            failed: Vec::new(),
+        };
         match dial.run(&route).await {
             Ok(conn) => {
                 let (id, peer) = {
@@ -160,7 +168,9 @@ struct Dial<'a> {
     connector: &'a Connector,
     began: Instant,
     /// Those that would not.
-    tried: Vec<PeerAddr>,
+    tried: HashSet<PeerAddr>,
+    /// How many attempts may still begin.
+    attempts: Arc<AtomicUsize>,
     failed: Vec<ConnectAttempt>,
 }
 
@@ -172,8 +182,10 @@ impl Dial<'_> {
             let left = deadline.instant().map(|at| at.saturating_duration_since(Instant::now()));
             let (directory, only) = (route.directory, route.only);
             let endpoints = &settings.endpoints;
+            // Few: each of them was an attempt.
             let except = self.tried.clone();
-            let target = Target { endpoints, only, except: &except, resolver, directory };
+            let (except, attempts) = (&except, Arc::clone(&self.attempts));
+            let target = Target { endpoints, only, except, left: &attempts, resolver, directory };
             let (dialed, attempt) = match net::dial(target, &settings.socket, left).await {
                 Ok(dialed) => dialed,
                 Err(error) => {
@@ -190,7 +202,10 @@ impl Dial<'_> {
                 return Ok(Conn::Raw(Box::new(stream.announced())));
             };
             let began = Instant::now();
-            let refused = match deadline.run(handshake.shake_hands(Box::new(stream))).await {
+            let refused = match deadline
+                .run(handshake.shake_hands(Box::new(stream), settings.limits))
+                .await
+            {
                 Ok(Ok(mut conn)) => {
                     attempt.end(Ok(()));
                     conn.stream_mut().announce();
@@ -208,7 +223,7 @@ impl Dial<'_> {
                 took,
                 is_permanent,
             ));
-            self.tried.push(peer);
+            self.tried.insert(peer);
             // Every try of a wrong password brings an account nearer to its lock.
             if is_permanent || only.is_some() {
                 let failed = std::mem::take(&mut self.failed);

@@ -126,3 +126,53 @@ impl From<Interrupted> for io::Error {
         io::Error::new(io::ErrorKind::ConnectionAborted, interrupted)
     }
 }
+
+/// A peer sent, or announced, more than a client library is to hold: a message longer than
+/// `limits.message`, or more than `limits.handshake` before the connection's handshake was over.
+///
+/// It travels inside an [`io::Error`] of kind [`io::ErrorKind::InvalidData`]. The connection is not
+/// used again; its reason is `too_large`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TooLarge {
+    /// How long: as announced, or how far it had come.
+    pub length: u64,
+    /// The limit.
+    pub limit: usize,
+    /// Whether it was `limits.handshake`.
+    pub in_handshake: bool,
+}
+
+impl TooLarge {
+    /// The length inside `error`, if that is what it is.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { length, limit, .. } = self;
+        if self.in_handshake {
+            write!(
+                f,
+                "the peer sent or announced {length} bytes before its handshake was over, and \
+                 limits.handshake is {limit}; check that this is the right server, or raise limits.handshake"
+            )
+        } else {
+            write!(
+                f,
+                "the peer's message takes {length} bytes, and limits.message is {limit}; ask for less \
+                 at a time, or raise limits.message"
+            )
+        }
+    }
+}
+
+impl std::error::Error for TooLarge {}
+
+impl From<TooLarge> for io::Error {
+    fn from(exceeded: TooLarge) -> Self {
+        io::Error::new(io::ErrorKind::InvalidData, exceeded)
+    }
+}

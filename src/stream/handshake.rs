@@ -5,11 +5,16 @@ use std::io;
 use futures_util::future::BoxFuture;
 
 use super::{Conn, Stream};
+use crate::config::Limits;
 
 /// What a protocol does with a stream that was just connected.
 pub(crate) trait Handshake: Send + Sync {
-    /// Drop it, and the stream is closed.
-    fn shake_hands<'a>(&'a self, stream: Box<Stream>) -> BoxFuture<'a, Result<Conn, Refused>>;
+    /// Drop it, and the stream is closed. `limits`: how much the client may hold.
+    fn shake_hands<'a>(
+        &'a self,
+        stream: Box<Stream>,
+        limits: Limits,
+    ) -> BoxFuture<'a, Result<Conn, Refused>>;
 }
 
 /// The program at the other end wants no connection, or cannot have one now.

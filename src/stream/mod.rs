@@ -6,6 +6,7 @@
 //! top with [`Stream::set_deadline`].
 
 mod bell;
+mod bounds;
 mod clock;
 mod conn;
 mod connector;
@@ -46,7 +47,7 @@ pub use connector::Connector;
 pub(crate) use connector::Route;
 pub use driver::{Driven, Driver};
 pub(crate) use exchange::Ending;
-pub use fault::{Interrupted, OpTimeout, PeerSilent};
+pub use fault::{Interrupted, OpTimeout, PeerSilent, TooLarge};
 pub(crate) use handshake::{Handshake, Refused};
 pub(crate) use io::delegate_io;
 pub(crate) use link::Link;

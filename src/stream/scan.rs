@@ -33,6 +33,17 @@ pub trait Scanner: Send + 'static {
     fn consequence(&mut self) -> Consequence {
         Consequence::Keep
     }
+
+    /// How long the longest message of the peer was since this was asked last, the one under way
+    /// included: what the client has to hold at once, as it is announced, or as far as it has come
+    /// where nothing announces it. What the client hands out in pieces is no message.
+    ///
+    /// Asked after every piece that was received, and compared with
+    /// [`Limits`](crate::config::Limits): a peer that announces more than `limits.message` has lost
+    /// its connection before it has sent it. 0, as by default: nothing to compare.
+    fn longest(&mut self) -> u64 {
+        0
+    }
 }
 
 /// A scanner that its client looks at, too.
@@ -55,6 +66,10 @@ impl<S: Scanner> Scanner for Arc<Mutex<S>> {
 
     fn consequence(&mut self) -> Consequence {
         self.lock().unwrap_or_else(PoisonError::into_inner).consequence()
+    }
+
+    fn longest(&mut self) -> u64 {
+        self.lock().unwrap_or_else(PoisonError::into_inner).longest()
     }
 }
 

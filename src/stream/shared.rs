@@ -14,10 +14,12 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::bell::{Bell, Keeper};
+use super::bounds::Bounds;
 use super::driver::Rest;
 use super::link::{Ledger, Link};
 use super::scan::{Consequence, Scanner, Unread};
 use super::{Interrupted, Stream};
+use crate::config::Limits;
 use crate::event::{CloseReason, ConnId};
 use crate::net::PeerAddr;
 
@@ -52,6 +54,7 @@ pub(crate) struct Shared {
     waker: Waker,
     link: Arc<Link>,
     judge: Judge,
+    bounds: Bounds,
     id: ConnId,
     peer: PeerAddr,
     host: Option<Arc<str>>,
@@ -64,7 +67,7 @@ struct Layer {
 }
 
 impl Shared {
-    pub(super) fn new(mut stream: Box<Stream>, judge: Judge) -> Arc<Self> {
+    pub(super) fn new(mut stream: Box<Stream>, judge: Judge, limits: Limits) -> Arc<Self> {
         let link = Arc::clone(stream.link());
         let bell = Bell::new(Arc::clone(&link));
         let waker = bell.waker();
@@ -85,6 +88,7 @@ impl Shared {
             waker,
             link,
             judge,
+            bounds: Bounds::new(limits),
         })
     }
 
@@ -122,6 +126,11 @@ impl Shared {
 
     pub(super) fn keep(&self, keeper: Arc<dyn Keeper>) {
         self.bell.keep(keeper);
+    }
+
+    /// How much the client may hold.
+    pub(super) fn bounds(&self) -> &Bounds {
+        &self.bounds
     }
 
     pub(super) fn rest(&self) -> &Arc<Rest> {
@@ -183,6 +192,7 @@ impl Shared {
 
     pub(super) fn set_layer(&self, io: Box<dyn Duplex>) {
         *lock(&self.layer) = Some(Layer { io, kept: Vec::new() });
+        self.bounds.begin_above();
     }
 
     pub(super) fn is_layered(&self) -> bool {
@@ -241,14 +251,15 @@ impl Shared {
         }
     }
 
-    /// The client received this.
-    pub(super) fn received(&self, bytes: &[u8]) {
+    /// The client received this. An error, if that is more than it may hold.
+    pub(super) fn received(&self, bytes: &[u8]) -> io::Result<()> {
         // Something may be asked by what outlives its caller: a statement that is closed late, say.
         let is_unasked = self.is_idle.load(Ordering::Acquire) && self.link.debt() == 0;
-        let consequence = self.scanned(|scanner| {
+        let scanned = self.scanned(|scanner| {
             scanner.received(bytes);
-            scanner.consequence()
+            (scanner.consequence(), scanner.longest())
         });
+        let (consequence, longest) = scanned.unzip();
         match consequence {
             None | Some(Consequence::Keep) => {}
             Some(Consequence::Evict) => self.taint(CloseReason::IoError),
@@ -263,10 +274,26 @@ impl Shared {
         if is_unasked && let Some(reason) = self.judge(bytes) {
             self.taint(reason);
         }
+        let within = self.bounds.has_read(bytes.len());
+        self.bounded(within.and_then(|()| self.bounds.receives(longest.unwrap_or(0))))
     }
 
-    /// The client sent this.
-    pub(super) fn sent(&self, bytes: &[u8]) {
+    /// Something below the protocol received so much.
+    pub(super) fn received_below(&self, bytes: usize) -> io::Result<()> {
+        self.bounded(self.bounds.has_read_below(bytes))
+    }
+
+    /// What came is not for the client, if it is too much.
+    fn bounded(&self, within: io::Result<()>) -> io::Result<()> {
+        if within.is_err() {
+            self.taint(CloseReason::TooLarge);
+        }
+        within
+    }
+
+    /// The client sent this, the beginning of so many bytes that it had to send.
+    pub(super) fn sent(&self, bytes: &[u8], of: usize) {
+        self.bounds.grows_to(of as u64);
         self.scanned(|scanner| scanner.sent(bytes));
     }
 

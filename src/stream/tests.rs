@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::UnixStream;
 
 use super::*;
+use crate::config;
 use crate::error::is_timeout;
 use crate::telemetry::Telemetry;
 
@@ -149,7 +150,8 @@ async fn a_read_times_out_also_when_the_last_user_counted_its_debt() {
 #[tokio::test(start_paused = true)]
 async fn a_look_of_the_pools_own_takes_nothing_from_the_time_of_the_next_read() {
     let (stream, _peer, _) = stream(Timeouts::all(10 * SECOND));
-    let shared = super::shared::Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Unread::Keep));
+    let (judge, limits) = (Arc::new(|_: &[u8]| Unread::Keep), config::Limits::default());
+    let shared = super::shared::Shared::new(Box::new(stream), judge, limits);
     let wire = Wire::new(&shared).layer(|below| async { Ok(below) });
     let mut wire = wire.await.unwrap();
     assert_eq!(shared.judge_waiting(&[]), None);

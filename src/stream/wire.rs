@@ -145,15 +145,23 @@ impl AsyncRead for Wire {
             )
             .map_ok(drop)
         };
-        if !self.is_below && matches!(result, Poll::Ready(Ok(()))) {
-            match &buf.filled()[before..] {
-                // The client learns it here, and the pool has to.
-                [] if had_room => self.shared.taint(CloseReason::PeerClosed),
-                [] => {}
-                bytes => self.shared.received(bytes),
-            }
+        if !matches!(result, Poll::Ready(Ok(()))) {
+            return result;
         }
-        result
+        let within = match &buf.filled()[before..] {
+            bytes if self.is_below => self.shared.received_below(bytes.len()),
+            // The client learns it here, and the pool has to.
+            [] if had_room => {
+                self.shared.taint(CloseReason::PeerClosed);
+                Ok(())
+            }
+            [] => Ok(()),
+            bytes => self.shared.received(bytes),
+        };
+        if within.is_err() {
+            buf.set_filled(before);
+        }
+        Poll::Ready(within)
     }
 }
 
@@ -169,7 +177,7 @@ impl AsyncWrite for Wire {
             Stream::record_pending_write,
         );
         if let (Poll::Ready(Ok(bytes)), false) = (&result, self.is_below) {
-            self.shared.sent(&buf[..*bytes]);
+            self.shared.sent(&buf[..*bytes], buf.len());
         }
         result
     }

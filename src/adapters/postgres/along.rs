@@ -88,6 +88,10 @@ impl Scanner for Along {
         }
         worst
     }
+
+    fn longest(&mut self) -> u64 {
+        self.scanner.longest()
+    }
 }
 
 /// The one that costs more.

@@ -7,6 +7,8 @@ use tokio_postgres::{AsyncMessage, Notification};
 
 /// How many notifications are kept for one who does not take them.
 const MOST_KEPT: usize = 1024;
+/// A longer one is none: a server sends at most 8 000 bytes, however it was built less than 32 KiB.
+const LONGEST: usize = 32 * 1024;
 
 /// The notifications that arrive while a connection is held. See
 /// [`Client::notifications`](super::Client::notifications).
@@ -73,7 +75,9 @@ impl Board {
 
     pub(super) fn post(&self, message: AsyncMessage) {
         match message {
-            AsyncMessage::Notification(notification) => {
+            AsyncMessage::Notification(notification)
+                if notification.channel().len() + notification.payload().len() <= LONGEST =>
+            {
                 let sender = self.sender().clone();
                 if let Some(sender) = sender {
                     // Nobody may be left who reads.

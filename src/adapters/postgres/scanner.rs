@@ -20,6 +20,9 @@ pub(crate) enum Status {
     Unknown,
 }
 
+/// A type and a length.
+const HEADER: u64 = 5;
+
 /// The longest startup message a server takes.
 const LONGEST_STARTUP: usize = 10_000;
 
@@ -39,6 +42,9 @@ pub(crate) struct PgScanner {
     will_forget: bool,
     errors: Seen<PgError>,
     parameters: Parameters,
+    /// Of the server's messages since that was asked last, and of the one under way.
+    longest: u64,
+    under_way: u64,
     is_lost: bool,
 }
 
@@ -56,6 +62,8 @@ impl PgScanner {
             will_forget: false,
             errors: Seen::new(),
             parameters: Parameters::default(),
+            longest: 0,
+            under_way: 0,
             is_lost: false,
         }
     }
@@ -95,6 +103,12 @@ impl PgScanner {
     /// An error that came since this was asked last, the oldest first, each kind once.
     pub(crate) fn take_error(&mut self) -> Option<PgError> {
         self.errors.take()
+    }
+
+    /// How long the longest message of the server was since this was asked last, its header included.
+    /// The one under way counts as soon as it is announced.
+    pub(crate) fn longest(&mut self) -> u64 {
+        std::mem::replace(&mut self.longest, self.under_way)
     }
 
     pub(crate) fn sent(&mut self, mut bytes: &[u8]) {
@@ -180,9 +194,16 @@ impl PgScanner {
         }
         while let Some(piece) = self.server.next(&mut bytes) {
             match piece {
-                Piece::Start { tag, len } => self.receiving = self.begins_to_receive(tag, len),
+                Piece::Start { tag, len } => {
+                    self.under_way = len as u64 + HEADER;
+                    self.longest = self.longest.max(self.under_way);
+                    self.receiving = self.begins_to_receive(tag, len);
+                }
                 Piece::Body(body) => self.reads(body),
-                Piece::End => self.has_received(),
+                Piece::End => {
+                    self.under_way = 0;
+                    self.has_received();
+                }
                 Piece::Broken => {
                     self.is_lost = true;
                     return;

@@ -308,3 +308,32 @@ fn noise_does_no_harm() {
         }
     }
 }
+
+#[test]
+fn the_longest_message_is_known_as_soon_as_it_is_announced() {
+    let table: [(&[u8], u64); 5] = [
+        (IDLE, 6),
+        (WELCOME, 13),
+        (b"D\x7f\xff\xff\xff", 0x8000_0000),
+        (b"N\0\0\0\x08abc\0Z\0\0\0\x05I", 9),
+        (b"D\0\0\0", 0),
+    ];
+    for (said, longest) in table {
+        for sizes in splits::ways(said.len()) {
+            let mut scanner = PgScanner::new();
+            let (mut bytes, mut found) = (said, 0);
+            for size in sizes {
+                let (piece, rest) = bytes.split_at(size);
+                scanner.received(piece);
+                found = scanner.longest().max(found);
+                bytes = rest;
+            }
+            assert_eq!(found, longest, "{}", said.escape_ascii());
+        }
+    }
+    let mut scanner = PgScanner::new();
+    scanner.received(b"N\0\0\0\x08ab");
+    assert_eq!((scanner.longest(), scanner.longest()), (9, 9), "it is under way");
+    scanner.received(b"c\0");
+    assert_eq!((scanner.longest(), scanner.longest()), (9, 0));
+}

@@ -4,6 +4,7 @@ use ::redis::aio::PubSub;
 use ::redis::{ErrorKind, RedisConnectionInfo, RedisError, RedisResult};
 
 use super::client::Client;
+use super::replies::Replies;
 use crate::stream::Scanner;
 
 impl Client {
@@ -12,7 +13,8 @@ impl Client {
     /// never comes back.
     ///
     /// A subscriber waits for messages as long as it takes: no read timeout applies any more. Whether
-    /// its peer lives is for the keepalive of its socket to tell.
+    /// its peer lives is for the keepalive of its socket to tell. Messages that are not taken are kept
+    /// by the crate, however many they are.
     ///
     /// # Errors
     ///
@@ -32,7 +34,7 @@ impl Client {
         }
         let wire = self.slot.take().ok_or((ErrorKind::Io, "the connection was closed"))?;
         drop(self.driver);
-        let _ = wire.scan(Quiet);
+        let _ = wire.scan(Quiet(Replies::new()));
         // It is logged in already; only the protocol has to be said again.
         let info = RedisConnectionInfo::default()
             .set_protocol(self.settings.info.protocol())
@@ -41,15 +43,21 @@ impl Client {
     }
 }
 
-/// Counts nothing.
-struct Quiet;
+/// Counts nothing that is owed. How long a message is remains bounded.
+struct Quiet(Replies);
 
 impl Scanner for Quiet {
     fn sent(&mut self, _: &[u8]) {}
 
-    fn received(&mut self, _: &[u8]) {}
+    fn received(&mut self, mut bytes: &[u8]) {
+        while self.0.next(&mut bytes).is_some() {}
+    }
 
     fn owed(&self) -> usize {
         0
+    }
+
+    fn longest(&mut self) -> u64 {
+        self.0.longest()
     }
 }

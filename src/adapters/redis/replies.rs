@@ -20,7 +20,14 @@ pub(super) struct Replies {
     /// The type of what stands outside of all of them; `None` in between.
     top: Option<u8>,
     word: Word,
+    /// What the client holds of what is under way, announced payloads and elements included.
+    held: u64,
+    /// The most it held since that was asked last.
+    longest: u64,
 }
+
+/// What an element costs a client beside its content: the largest there are take 56 bytes.
+const ELEMENT: u64 = 64;
 
 #[derive(Debug)]
 enum State {
@@ -61,7 +68,25 @@ const DEEPEST: usize = 128;
 
 impl Replies {
     pub(super) fn new() -> Self {
-        Self { state: State::Type, open: Vec::new(), top: None, word: Word::default() }
+        Self {
+            state: State::Type,
+            open: Vec::new(),
+            top: None,
+            word: Word::default(),
+            held: 0,
+            longest: 0,
+        }
+    }
+
+    /// What the client had to hold at once since this was asked last.
+    pub(super) fn longest(&mut self) -> u64 {
+        std::mem::replace(&mut self.longest, self.held)
+    }
+
+    /// The client holds so much more.
+    fn hold(&mut self, bytes: u64) {
+        self.held = self.held.saturating_add(bytes);
+        self.longest = self.longest.max(self.held);
     }
 
     /// It is not RESP: what follows means nothing.
@@ -88,7 +113,12 @@ impl Replies {
                     None
                 }
                 State::End(line) => self.end(line, bytes),
-                State::Part | State::Broken => return None,
+                State::Part | State::Broken => {
+                    // The client may wait for the end of it all the same.
+                    self.hold(bytes.len() as u64);
+                    *bytes = &[];
+                    return None;
+                }
             };
             if said.is_some() {
                 return said;
@@ -119,6 +149,7 @@ impl Replies {
 
     fn text(&mut self, is_cr: bool, bytes: &mut &[u8]) -> Option<Said> {
         let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+            self.hold(bytes.len() as u64);
             self.says(bytes);
             self.state = State::Text { is_cr: bytes.last() == Some(&b'\r') };
             *bytes = &[];
@@ -126,6 +157,7 @@ impl Replies {
         };
         let (line, rest) = bytes.split_at(end);
         *bytes = &rest[1..];
+        self.hold(line.len() as u64);
         self.says(line);
         let is_cr = line.last().map_or(is_cr, |last| *last == b'\r');
         if is_cr { self.element() } else { None }
@@ -147,10 +179,16 @@ impl Replies {
             (b'*' | b'~' | b'%', b"?") => self.open(None, false),
             (b';', b"0") => return self.element(),
             (b'$' | b'!' | b'=', _) => {
-                self.state = State::Payload { left: number(text)?, is_part: false };
+                let left = number(text)?;
+                self.state = State::Payload { left, is_part: false };
+                self.hold(left);
                 return self.payload_if_empty();
             }
-            (b';', _) => self.state = State::Payload { left: number(text)?, is_part: true },
+            (b';', _) => {
+                let left = number(text)?;
+                self.state = State::Payload { left, is_part: true };
+                self.hold(left);
+            }
             (b'*' | b'~' | b'>', _) => match number(text)? {
                 0 => return self.element(),
                 left => self.open(Some(left), false),
@@ -212,6 +250,8 @@ impl Replies {
     }
 
     fn open(&mut self, left: Option<u64>, is_attribute: bool) {
+        // The room for all of them may be made at once.
+        self.hold(left.unwrap_or(0).saturating_mul(ELEMENT));
         if self.open.len() < DEEPEST {
             self.open.push(Open { left, is_attribute });
             self.state = State::Type;
@@ -221,6 +261,9 @@ impl Replies {
     /// An element is complete, and with it perhaps those it is the last one of.
     fn element(&mut self) -> Option<Said> {
         self.state = State::Type;
+        if let Some(Open { left: None, .. }) = self.open.last() {
+            self.hold(ELEMENT);
+        }
         while let Some(Open { left, is_attribute }) = self.open.last_mut() {
             match left {
                 None => return None,
@@ -237,6 +280,7 @@ impl Replies {
                 }
             }
         }
+        self.held = 0;
         Some(match self.top.take()? {
             b'>' => Said::Push,
             kind => Said::Reply(kind, self.word),

@@ -110,6 +110,12 @@ impl RedisScanner {
         self.errors.take()
     }
 
+    /// What the client had to hold of the largest answer since this was asked last. The one under way
+    /// counts as far as it is announced.
+    pub(crate) fn longest(&mut self) -> u64 {
+        self.replies.longest()
+    }
+
     pub(crate) fn sent(&mut self, mut bytes: &[u8]) {
         while let Some(kind) = self.commands.next(&mut bytes) {
             self.has_sent(kind);

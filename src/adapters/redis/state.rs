@@ -161,4 +161,8 @@ impl Scanner for Along {
         }
         all
     }
+
+    fn longest(&mut self) -> u64 {
+        self.scanner.longest()
+    }
 }

@@ -257,3 +257,52 @@ fn noise_does_no_harm() {
         }
     }
 }
+
+#[test]
+fn the_longest_answer_is_known_as_soon_as_it_is_announced() {
+    let table = [
+        ("+OK^", 3),
+        ("$5^hello^", 5),
+        ("*2^:1^:2^", 2 * 64 + 4),
+        ("*3^$10^", 3 * 64 + 10),
+        ("*?^:1^:2^.^", 2 * 64 + 4),
+        ("%1^+a^+b^", 2 * 64 + 4),
+        ("|1^+a^+b^:1^", 2 * 64 + 4 + 2),
+        ("$5^hello^$9^123456789^+OK^", 9),
+        ("$?^;4^abcd^;2^ab^;0^", 6),
+        ("$536870912000^", 536_870_912_000),
+        ("*2147483647^:1^", 2_147_483_647 * 64 + 2),
+        ("*1^*18446744073709551615^", u64::MAX),
+        // The length of a length.
+        ("$1111111111111111111111111", 0),
+        ("$11111111111111111111111111111", 4),
+    ];
+    for (said, longest) in table {
+        let said = unescape(said);
+        for sizes in splits::ways(said.len()) {
+            let mut scanner = RedisScanner::new();
+            let (mut bytes, mut found) = (&said[..], 0);
+            for size in sizes {
+                let (piece, rest) = bytes.split_at(size);
+                scanner.received(piece);
+                found = scanner.longest().max(found);
+                bytes = rest;
+            }
+            assert_eq!(found, longest, "{}", said.escape_ascii());
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_is_over_does_not_count_for_the_next_one() {
+    let mut scanner = RedisScanner::new();
+    scanner.received(b"$5\r\nhello\r\n");
+    assert_eq!((scanner.longest(), scanner.longest()), (5, 0));
+    scanner.received(b"$1000\r\n");
+    assert_eq!((scanner.longest(), scanner.longest()), (1000, 1000), "it is under way");
+}
+
+#[test]
+fn an_element_takes_no_more_than_is_counted_for_it() {
+    assert!(size_of::<::redis::Value>() <= 64);
+}

@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use super::*;
 use crate::config::{Config, Keepalive, SocketConfig, SocketOption, UserTimeout};
 use crate::event::DialOutcome;
-use crate::net::{Nobody, SocketReport};
+use crate::net::{MOST_ATTEMPTS, Nobody, SocketReport};
 
 /// Far above what loopback needs, so that only a real hang meets it.
 const AMPLE: Option<Duration> = Some(Duration::from_secs(20));
@@ -62,8 +62,15 @@ async fn connect_to(
     limit: Option<Duration>,
 ) -> Result<Dialed, ConnectError> {
     let resolver = Resolver::default();
-    let target =
-        Target { endpoints, only: None, except: &[], resolver: &resolver, directory: &Nobody };
+    let (except, left) = (HashSet::new(), AtomicUsize::new(MOST_ATTEMPTS));
+    let target = Target {
+        endpoints,
+        only: None,
+        except: &except,
+        left: &left,
+        resolver: &resolver,
+        directory: &Nobody,
+    };
     let dialed = dial(target, socket, limit).await;
     dialed.map(|(dialed, attempt)| {
         attempt.end(Ok(()));

@@ -301,3 +301,21 @@ fn what_happens_to_an_address_that_was_forgotten_makes_it_no_peer_again() {
     assert_eq!((table.refused(&addr(1), now, now), table.heard(&addr(1), now)), (None, None));
     assert!(table.find(&addr(1)).is_none());
 }
+
+#[test]
+fn the_longest_times_that_may_be_configured_go_beyond_no_clock() {
+    let (now, year) = (Instant::now(), Duration::from_secs(365 * 86_400));
+    let backoff = Backoff::default().with_first(year).with_most(year).with_while_waiting(year);
+    let mut table = Table::new(backoff, year, year);
+    table.resolved(0, &[addr(1), addr(2)], now);
+    table.refused(&addr(2), now, now);
+    table.lost_its_way(now, now);
+    for at in [now, now + year] {
+        table.died(&addr(1), at);
+        table.ended_unused(&addr(2), at, at);
+        for demand in [NOBODY, WAITING] {
+            let _ = table.may_dial(at, demand);
+        }
+        let _ = (table.next_judgement(at), table.judge(at), table.next_try(), table.try_again(at));
+    }
+}
