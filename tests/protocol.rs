@@ -255,7 +255,7 @@ async fn a_protocol_may_refuse_to_have_a_connection_reused() {
     let lines = Lines { reuse: Reuse::Never, ..Lines::default() };
     let (pool, events) = pool(&upstream, &lines);
     ask(&pool, "ECHO a").await.unwrap();
-    assert_eq!(events.closed(), [CloseReason::Unfinished]);
+    assert_eq!(events.closed(), [CloseReason::NotReusable]);
 }
 
 #[tokio::test]

@@ -350,7 +350,7 @@ async fn what_nobody_waits_for_is_done_before_the_next_user_has_the_connection()
     let began = Instant::now();
     assert_eq!(ask(&pool, "x").await, "x");
     assert!(began.elapsed() < 5 * SECOND);
-    assert_eq!(events.closed(), [CloseReason::Unfinished]);
+    assert_eq!(events.closed(), [CloseReason::NotReusable]);
 }
 
 #[tokio::test]
