@@ -140,11 +140,6 @@ impl<P: Protocol> Guard<P> {
         self.lease.stream().tainted()
     }
 
-    /// Whether any byte came since it was taken.
-    pub(crate) fn was_heard(&self) -> bool {
-        self.lease.stream().was_read()
-    }
-
     pub(super) fn lease(&self) -> &Lease {
         &self.lease
     }
