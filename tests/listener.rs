@@ -19,6 +19,7 @@ use livepool::net::PeerAddr;
 use livepool::{Interrupted, Keepalive, Listener, ListenerConfig, OpTimeout, Timeouts, is_timeout};
 use socket2::SockRef;
 use support::alone::alone;
+use support::descriptors::allow_only;
 use support::fault::silence;
 use support::pair::Scratch;
 use support::{Events, ends, open_fds, until};
@@ -141,7 +142,7 @@ fn being_out_of_descriptors_backs_off_and_accept_goes_on_when_some_are_free_agai
         let (listener, events) = watched("127.0.0.1:0", &ListenerConfig::default()).await;
         // Needs a descriptor itself, so it has to come first.
         let client = client(&listener).await;
-        allow_descriptors(64);
+        allow_only(64);
         let mut hogs = Vec::new();
         while let Ok(hog) = std::fs::File::open("/dev/null") {
             hogs.push(hog);
@@ -159,16 +160,6 @@ fn being_out_of_descriptors_backs_off_and_accept_goes_on_when_some_are_free_agai
             "{backoffs:?}"
         );
     });
-}
-
-#[allow(unsafe_code)]
-fn allow_descriptors(count: u64) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit(2) writes one `rlimit` to the pointer, which is live on this stack.
-    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
-    limit.rlim_cur = count;
-    // SAFETY: setrlimit(2) reads one `rlimit` from the pointer, which is live on this stack.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
 }
 
 #[tokio::test]
