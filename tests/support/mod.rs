@@ -79,14 +79,24 @@ pub enum Order {
 pub struct Upstream {
     addr: SocketAddr,
     clients: Arc<Clients>,
+    orders: mpsc::UnboundedSender<Job>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// An order for one client, or for all there are; and who is told that they have it.
+struct Job {
+    order: Order,
+    client: Option<SocketAddr>,
+    done: std::sync::mpsc::Sender<()>,
 }
 
 /// What the upstream knows of its connections.
 #[derive(Default)]
 struct Clients {
-    controls: Mutex<HashMap<SocketAddr, mpsc::UnboundedSender<Order>>>,
+    /// By the client's address; and the number of the connection, because another one may come from
+    /// the same address before the first has ended here.
+    controls: Mutex<HashMap<SocketAddr, (usize, mpsc::UnboundedSender<Order>)>>,
     accepted: AtomicUsize,
     silenced: AtomicUsize,
     open: AtomicUsize,
@@ -94,16 +104,29 @@ struct Clients {
 
 impl Clients {
     fn admit(self: &Arc<Self>, stream: TcpStream, client: SocketAddr) {
-        self.accepted.fetch_add(1, Ordering::SeqCst);
+        let number = self.accepted.fetch_add(1, Ordering::SeqCst);
         let (sender, orders) = mpsc::unbounded_channel();
-        self.controls.lock().unwrap().insert(client, sender);
+        self.controls.lock().unwrap().insert(client, (number, sender));
         self.open.fetch_add(1, Ordering::SeqCst);
         let clients = Arc::clone(self);
         tokio::spawn(async move {
             serve(stream, orders, &clients.silenced).await;
-            clients.controls.lock().unwrap().remove(&client);
+            let mut controls = clients.controls.lock().unwrap();
+            if controls.get(&client).is_some_and(|(latest, _)| *latest == number) {
+                controls.remove(&client);
+            }
+            drop(controls);
             clients.open.fetch_sub(1, Ordering::SeqCst);
         });
+    }
+
+    fn give(&self, job: Job) {
+        for (client, (_, control)) in &*self.controls.lock().unwrap() {
+            if job.client.is_none_or(|wanted| wanted == *client) {
+                let _ = control.send(job.order.clone());
+            }
+        }
+        let _ = job.done.send(());
     }
 }
 
@@ -130,17 +153,32 @@ impl Upstream {
         scene::add(&clients);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let (tell, told) = std::sync::mpsc::channel();
+        let (orders, mut jobs) = mpsc::unbounded_channel();
         let inside = Arc::clone(&clients);
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let listener = TcpListener::bind(addr).await.unwrap();
+                let backlog = listen(addr);
+                let listener = TcpListener::from_std(backlog.try_clone().unwrap()).unwrap();
                 tell.send(listener.local_addr().unwrap()).unwrap();
                 let serve = async {
                     loop {
-                        let (stream, client) = listener.accept().await.unwrap();
-                        inside.admit(stream, client);
+                        tokio::select! {
+                            accepted = listener.accept() => {
+                                let (stream, client) = accepted.unwrap();
+                                inside.admit(stream, client);
+                            }
+                            Some(job) = jobs.recv() => {
+                                // To its client a connection is there before it is accepted. It is
+                                // meant, too.
+                                while let Ok((stream, client)) = backlog.accept() {
+                                    stream.set_nonblocking(true).unwrap();
+                                    inside.admit(TcpStream::from_std(stream).unwrap(), client);
+                                }
+                                inside.give(job);
+                            }
+                        }
                     }
                 };
                 tokio::select! {
@@ -150,7 +188,7 @@ impl Upstream {
             });
         });
         let addr = told.recv().unwrap();
-        Self { addr, clients, stop: Some(stop), thread: Some(thread) }
+        Self { addr, clients, orders, stop: Some(stop), thread: Some(thread) }
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -177,18 +215,22 @@ impl Upstream {
         self.clients.silenced.load(Ordering::SeqCst)
     }
 
-    /// Gives an order for every connection.
+    /// Gives an order for every connection that a client has, accepted or not.
     pub fn order_all(&self, order: &Order) {
-        for control in self.clients.controls.lock().unwrap().values() {
-            let _ = control.send(order.clone());
-        }
+        self.give(order.clone(), None);
     }
 
     /// Gives an order for the connection with this client address.
     pub fn order(&self, client: SocketAddr, order: Order) {
-        if let Some(control) = self.clients.controls.lock().unwrap().get(&client) {
-            let _ = control.send(order);
-        }
+        self.give(order, Some(client));
+    }
+
+    /// Returns when they have it: connections made after that are not meant.
+    fn give(&self, order: Order, client: Option<SocketAddr>) {
+        let (done, is_done) = std::sync::mpsc::channel();
+        // Neither matters where the upstream has been stopped.
+        let _ = self.orders.send(Job { order, client, done });
+        let _ = is_done.recv();
     }
 
     /// Stops listening and closes every connection.
@@ -204,6 +246,24 @@ impl Drop for Upstream {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// A listener with room for as many connections as a test makes at a time. Beyond it, and beyond the
+/// 128 that std and tokio ask for, Linux forgets some of those that their client holds to be made,
+/// and resets them later.
+pub fn listen(addr: SocketAddr) -> std::net::TcpListener {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(addr),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )
+    .unwrap();
+    #[cfg(not(windows))]
+    socket.set_reuse_address(true).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket.bind(&addr.into()).unwrap();
+    socket.listen(4096).unwrap();
+    socket.into()
 }
 
 async fn serve(
@@ -247,7 +307,7 @@ async fn serve(
                 }
                 line.clear();
             }
-            order = orders.recv() => pending = order,
+            Some(order) = orders.recv() => pending = Some(order),
         }
         match pending.take() {
             None => {}
