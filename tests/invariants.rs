@@ -153,14 +153,6 @@ async fn there_are_never_more_connections_than_allowed_and_none_is_lost() {
         (now.in_use, now.connecting, now.waiting) == (0, 0, 0) && upstream.open() == now.idle
     })
     .await;
-    println!(
-        "open {} accepted {} opened {} closed {} {}",
-        upstream.open(),
-        upstream.accepted(),
-        opened.load(Ordering::SeqCst),
-        closed.load(Ordering::SeqCst),
-        pool.status()
-    );
     // What was ordered to end and is still idle would end while it is asked.
     upstream.order_all(&Order::Close);
     until_status(&pool, |now| now.idle == 0 && upstream.open() == 0).await;
