@@ -59,10 +59,10 @@ async fn callers_are_served_in_order_of_arrival() {
             ask(&mut conn, "ECHO x").await.unwrap();
             conn.release();
         }));
-        support::until(|| pool.status().waiting >= caller).await;
+        support::until_status(&pool, |now| now.waiting >= caller).await;
         tokio::task::yield_now().await;
     }
-    support::until(|| pool.status().waiting == 20).await;
+    support::until_status(&pool, |now| now.waiting == 20).await;
     drop(held);
     for task in tasks {
         task.await.unwrap();
@@ -124,7 +124,7 @@ async fn a_full_queue_refuses_at_once() {
         let pool = pool.clone();
         async move { pool.get().await.map(drop) }
     });
-    support::until(|| pool.status().waiting == 1).await;
+    support::until_status(&pool, |now| now.waiting == 1).await;
     let error = pool.get().await.unwrap_err();
     assert_eq!(error.failure(), CheckoutFailure::QueueFull);
     assert!(error.to_string().contains("max_waiting"), "{error}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use livepool::net::PeerAddr;
 use livepool::{Event, Guard, Pool, Timeouts};
-use support::{Order, Upstream, answer, ask, fill, until, until_status};
+use support::{Order, Upstream, answer, ask, fill, until, until_seen, until_status};
 use tokio::io::AsyncWriteExt;
 
 const SIZE: usize = 4;
@@ -158,7 +158,8 @@ async fn there_are_never_more_connections_than_allowed_and_none_is_lost() {
     until_status(&pool, |now| now.idle == 0 && upstream.open() == 0).await;
     fill(&pool, SIZE).await;
     drop(pool);
-    until(|| closed.load(Ordering::SeqCst) == opened.load(Ordering::SeqCst)).await;
+    let counts = || (closed.load(Ordering::SeqCst), opened.load(Ordering::SeqCst));
+    until_seen(counts, |(closed, opened)| closed == opened).await;
     until(|| upstream.open() == 0).await;
 }
 

@@ -23,7 +23,7 @@ use support::alone::alone;
 use support::descriptors::allow_only;
 use support::fault::silence;
 use support::pair::Scratch;
-use support::{Events, ends, loopback_delivered, open_fds, until};
+use support::{Events, ends, loopback_delivered, open_fds, until, until_seen};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
@@ -153,7 +153,7 @@ fn being_out_of_descriptors_backs_off_and_accept_goes_on_when_some_are_free_agai
             hogs.push(hog);
         }
         let accepting = tokio::spawn(async move { listener.accept().await });
-        until(|| accept_failures(&events).len() >= 4).await;
+        until_seen(|| accept_failures(&events).len(), |seen| *seen >= 4).await;
         assert!(!accepting.is_finished());
         drop(hogs);
         let stream = accepting.await.unwrap().unwrap();

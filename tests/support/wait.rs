@@ -30,8 +30,11 @@ pub fn until(mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
 pub fn until_status<P: Protocol>(
     pool: &Pool<P>,
     mut condition: impl FnMut(&livepool::Status) -> bool,
-) -> impl Future<Output = livepool::Status> {
-    until_seen(|| pool.status(), move |now| condition(now))
+) -> impl Future<Output = ()> {
+    let seen = until_seen(|| pool.status(), move |now| condition(now));
+    async move {
+        seen.await;
+    }
 }
 
 /// The same for what `look` returns, which is shown by a wait that gives up.
