@@ -9,7 +9,7 @@ use livepool::http1::{Error, Failure, Http1, Limits, Request};
 use livepool::{CloseReason, Config, Pool, Timeouts};
 
 use crate::support::servers::Nginx;
-use crate::support::{Events, until, until_status};
+use crate::support::{Events, until_status};
 use crate::{get, get_text, pool_of, request_for, text};
 
 const SECOND: Duration = Duration::from_secs(1);
