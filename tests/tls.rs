@@ -184,6 +184,6 @@ async fn closing_the_pool_leaves_no_session_behind() {
         a.release();
         drop(b);
     }
-    until_seen(|| support::open_fds(), |seen| *seen <= fds).await;
+    until_seen(support::open_fds, |seen| *seen <= fds).await;
     until(|| redis.cli(&["INFO", "clients"]).contains("connected_clients:1\r")).await;
 }
