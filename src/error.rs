@@ -148,8 +148,10 @@ impl fmt::Display for CheckoutError {
             ),
             CheckoutFailure::Timeout(Phase::Connect) => write!(
                 f,
-                "pool {pool}: no connection could be made within {waited:.1?} ({status}); \
-                 check that the upstream is reachable, or raise timeouts.checkout"
+                "pool {pool}: no connection could be made within {waited:.1?} ({status}); {}",
+                self.connect_error()
+                    .and_then(ConnectError::shortage)
+                    .unwrap_or("check that the upstream is reachable, or raise timeouts.checkout")
             ),
             CheckoutFailure::QueueFull => write!(
                 f,

@@ -11,7 +11,7 @@ use livepool::error::{CheckoutFailure, Phase};
 use livepool::{CheckoutError, CloseReason, Config, Keepalive, Pool, Status, Timeouts};
 use support::blackhole::Blackhole;
 use support::rude::{GARBAGE, Rude, Rudeness};
-use support::{Upstream, ask, exchange, until, watched};
+use support::{Upstream, ask, exchange, until_seen, until_status, watched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn secs(secs: u64) -> Duration {
@@ -211,7 +211,7 @@ async fn connect_fails(config: Config) -> CheckoutError {
     assert_eq!(error.failure(), CheckoutFailure::Timeout(Phase::Connect));
     assert!(error.is_retryable() && error.is_timeout());
     pool.close();
-    until(|| pool.status().connecting == 0).await;
+    until_status(&pool, |now| now.connecting == 0).await;
     error
 }
 
@@ -300,7 +300,7 @@ fn callers_behind_one_who_waits_for_an_address_that_never_answers_all_get_an_err
         assert!(kinds[0] >= 1 && kinds[0] + kinds[1] == 4 && kinds[2] == 2, "{kinds:?}");
         assert_eq!(events.opened(), 0);
         pool.close();
-        until(|| pool.status().connecting == 0).await;
+        until_status(&pool, |now| now.connecting == 0).await;
         assert_empty(pool.status());
     });
 }
@@ -325,7 +325,7 @@ async fn all_fail(rudeness: Rudeness) -> Vec<String> {
         texts
     };
     let texts = futures_util::future::join_all((0..8).map(|_| caller())).await.concat();
-    until(|| pool.status().idle == 0).await;
+    until_status(&pool, |now| now.idle == 0).await;
     assert_empty(pool.status());
     let opened = events.opened();
     assert_eq!(events.until_closed(opened).await.len(), opened, "each closed once");
@@ -360,7 +360,7 @@ fn an_unused_connection_over_which_garbage_came_is_not_kept() {
             let (pool, events) = watched(Config::new(rude.addr().to_string()).with_max_size(1));
             for round in 1..=20 {
                 let conn = pool.get().await.unwrap();
-                until(|| rude.served() == round).await;
+                until_seen(|| rude.served(), |seen| *seen == round).await;
                 drop(conn);
                 // Found at the return, or by the sentinel right after it.
                 let closed = events.until_closed(round).await;
@@ -409,11 +409,11 @@ fn a_pool_recovers_by_itself_when_the_upstream_comes_back() {
         let (addr, (pool, _)) = (upstream.addr(), watched(upstream.config()));
         assert_eq!(exchange(&pool, "ECHO before").await, "before");
         upstream.stop();
-        until(|| pool.status().idle == 0).await;
+        until_status(&pool, |now| now.idle == 0).await;
         let deadline = tokio::time::Instant::now() + ms(100);
         let error = pool.get_by(deadline).await.unwrap_err();
         assert!(told(&error).contains("connection refused"), "{}", told(&error));
-        until(|| pool.status().connecting == 0).await;
+        until_status(&pool, |now| now.connecting == 0).await;
         assert_empty(pool.status());
         // Port and address stay the same; the old connections were closed by the other side.
         let _upstream = Upstream::start_on(addr);

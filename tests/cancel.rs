@@ -8,7 +8,7 @@ use livepool::error::{CheckoutFailure, Phase};
 use livepool::{Config, Guard, Pool, Timeouts};
 use support::blackhole::Blackhole;
 use support::cut::{DROPS, Drop as When, cut};
-use support::{Events, Order, Upstream, ask, exchange, fill, until, watched};
+use support::{Events, Order, Upstream, ask, exchange, fill, until, until_status, watched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SIZE: usize = 2;
@@ -154,7 +154,7 @@ async fn a_checkout_whose_dial_hangs_may_be_dropped_at_every_poll() {
             assert_eq!(next.failure(), late, "{next}");
             assert!(next.connect_error().is_some(), "a dial has ended");
             pool.close();
-            until(|| pool.status().connecting == 0).await;
+            until_status(&pool, |now| now.connecting == 0).await;
             #[cfg(target_os = "linux")]
             assert_eq!(blackhole.asking(), 0, "its socket is closed");
             assert_eq!(events.opened(), 0);

@@ -9,6 +9,8 @@ use livepool::config::Order;
 use livepool::error::{CheckoutFailure, Phase};
 use livepool::{Config, Pool, Timeouts};
 use support::{Upstream, ask, exchange, fill, watched};
+#[cfg(target_os = "linux")]
+use support::{alone::alone, descriptors::allow_only, pair::Scratch};
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -57,10 +59,10 @@ async fn callers_are_served_in_order_of_arrival() {
             ask(&mut conn, "ECHO x").await.unwrap();
             conn.release();
         }));
-        support::until(|| pool.status().waiting >= caller).await;
+        support::until_status(&pool, |now| now.waiting >= caller).await;
         tokio::task::yield_now().await;
     }
-    support::until(|| pool.status().waiting == 20).await;
+    support::until_status(&pool, |now| now.waiting == 20).await;
     drop(held);
     for task in tasks {
         task.await.unwrap();
@@ -122,7 +124,7 @@ async fn a_full_queue_refuses_at_once() {
         let pool = pool.clone();
         async move { pool.get().await.map(drop) }
     });
-    support::until(|| pool.status().waiting == 1).await;
+    support::until_status(&pool, |now| now.waiting == 1).await;
     let error = pool.get().await.unwrap_err();
     assert_eq!(error.failure(), CheckoutFailure::QueueFull);
     assert!(error.to_string().contains("max_waiting"), "{error}");
@@ -277,4 +279,47 @@ async fn a_dial_that_cannot_succeed_fails_its_callers_at_once_and_those_who_come
         assert_eq!(error.failure(), CheckoutFailure::Connect);
         assert!(!error.is_retryable() && error.waited() < SECOND, "{error}");
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_pool_whose_process_is_out_of_descriptors_says_so_and_blames_nobody_else() {
+    if !alone("a_pool_whose_process_is_out_of_descriptors_says_so_and_blames_nobody_else") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let upstream = Upstream::start();
+        let path = Scratch::new().path("nobody");
+        let limits = Timeouts::default().with_checkout(SECOND / 2);
+        for address in [upstream.addr().to_string(), format!("unix:{}", path.display())] {
+            let pool = Pool::new(Config::new(address).with_timeouts(limits)).unwrap();
+            let hogs = take_all_descriptors();
+            let error = pool.get().await.unwrap_err();
+            let why = error.connect_error().expect("a dial has failed");
+            drop(hogs);
+            let advice = "this process has no file descriptors left: raise its limit (ulimit -n) \
+                          or lower max_size";
+            for text in [error.to_string(), why.to_string()] {
+                assert!(text.contains(advice), "{text}");
+                assert!(!text.contains("reachable") && !text.contains("is the upstream"), "{text}");
+            }
+            // Somebody may close something at any time.
+            assert!(error.is_retryable() && why.is_retryable(), "{error}");
+        }
+        let pool = Pool::new(upstream.config()).unwrap();
+        let hogs = take_all_descriptors();
+        let (got, ()) = tokio::join!(pool.get(), async {
+            tokio::time::sleep(SECOND / 10).await;
+            drop(hogs);
+        });
+        assert_eq!(ask(&mut got.unwrap(), "ECHO served").await.unwrap(), "served");
+    });
+}
+
+/// Every descriptor this process may have.
+#[cfg(target_os = "linux")]
+fn take_all_descriptors() -> Vec<std::fs::File> {
+    allow_only(64);
+    std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect()
 }

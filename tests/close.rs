@@ -7,7 +7,7 @@ use std::time::Duration;
 use livepool::CloseReason::PoolClosed;
 use livepool::error::CheckoutFailure;
 use livepool::{Event, Pool, Release};
-use support::{Upstream, ask, fill, until, watched};
+use support::{Upstream, ask, fill, until, until_seen, until_status, watched};
 
 #[tokio::test]
 async fn dropping_the_last_handle_closes_every_idle_socket() {
@@ -31,7 +31,7 @@ async fn no_task_survives_the_pool() {
     fill(&pool, 2).await;
     assert_eq!(tasks(), before + 2, "two tasks for the pool, none for a connection");
     drop(pool);
-    until(|| tasks() == before).await;
+    until_seen(tasks, |seen| *seen == before).await;
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn closing_refuses_those_in_the_queue_and_newcomers() {
         let pool = pool.clone();
         async move { pool.get().await.unwrap_err() }
     });
-    until(|| pool.status().waiting == 1).await;
+    until_status(&pool, |now| now.waiting == 1).await;
     pool.close();
     assert_eq!(waiter.await.unwrap().failure(), CheckoutFailure::Closed);
     let error = pool.get().await.unwrap_err();
@@ -106,7 +106,7 @@ async fn closing_ends_a_dial_that_hangs() {
         let pool = pool.clone();
         async move { pool.get().await.unwrap_err() }
     });
-    until(|| pool.status().connecting == 1).await;
+    until_status(&pool, |now| now.connecting == 1).await;
     pool.close();
     let error = tokio::time::timeout(Duration::from_secs(2), dialing).await;
     let error = error.expect("far sooner than the connect timeout of 5 s").unwrap();
@@ -150,9 +150,9 @@ async fn no_task_survives_the_last_handle() {
     let pool = Pool::new(livepool::Config::new(hangs.addr().to_string())).unwrap();
     let mut caller = Box::pin(pool.get());
     assert!(futures_util::poll!(&mut caller).is_pending());
-    until(|| pool.status().connecting > 0).await;
+    until_status(&pool, |now| now.connecting > 0).await;
     assert!(tasks() > before);
     drop(caller);
     drop(pool);
-    until(|| tasks() == before).await;
+    until_seen(tasks, |seen| *seen == before).await;
 }

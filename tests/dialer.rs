@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use livepool::{BoxFuture, Config, Pool, Resolve};
-use support::{Upstream, exchange, until, watched};
+use support::{Upstream, exchange, until_status, watched};
 use tokio::time::{Instant, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ async fn quiet_idle_connections_that_are_asked_for_a_sign_of_life_are_not_replac
         let config = upstream.config().with_max_size(max_size).with_min_idle(2);
         let (pool, events) = watched(config.with_max_silence(Some(SECOND)));
         assert_eq!(exchange(&pool, "ECHO x").await, "x");
-        until(|| pool.status().idle == idle).await;
+        until_status(&pool, |now| now.idle == idle).await;
         // Asked at least once.
         sleep(SECOND * 5 / 2).await;
         assert_eq!((events.opened(), events.closed()), (idle, vec![]), "max_size {max_size}");

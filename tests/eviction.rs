@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use livepool::CloseReason::{Dirty, IdleTimeout, MaxLifetime, PeerClosed, Reset, RuntimeGone};
 use livepool::{Pool, Release};
-use support::{Order, Upstream, ask, exchange, fill, until, watched};
+use support::{Order, Upstream, ask, exchange, fill, until, until_status, watched};
 
 async fn evicts_without_a_checkout(order: Order, reason: livepool::CloseReason) {
     let upstream = Upstream::start();
@@ -219,7 +219,7 @@ async fn a_connection_that_was_closed_in_use_is_not_passed_on_to_whoever_waits()
         let old = first.id();
         let waiting = pool.clone();
         let waiter = tokio::spawn(async move { waiting.get().await.unwrap() });
-        until(|| pool.status().waiting == 1).await;
+        until_status(&pool, |now| now.waiting == 1).await;
         upstream.order_all(&order);
         until(|| arrived(&upstream, &order)).await;
         assert_eq!(first.release(), Release::Discarded(reason));

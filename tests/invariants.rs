@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use livepool::net::PeerAddr;
 use livepool::{Event, Guard, Pool, Timeouts};
-use support::{Order, Upstream, answer, ask, fill, until};
+use support::{Order, Upstream, answer, ask, fill, until, until_seen, until_status};
 use tokio::io::AsyncWriteExt;
 
 const SIZE: usize = 4;
@@ -149,17 +149,17 @@ async fn there_are_never_more_connections_than_allowed_and_none_is_lost() {
     assert_eq!(watch.fullest.load(Ordering::Relaxed), SIZE, "it was never full: a weak test");
 
     // Nothing is left of 6000 operations: every slot is there.
-    let resting = || {
-        let now = pool.status();
+    until_status(&pool, |now| {
         (now.in_use, now.connecting, now.waiting) == (0, 0, 0) && upstream.open() == now.idle
-    };
-    until(resting).await;
+    })
+    .await;
     // What was ordered to end and is still idle would end while it is asked.
     upstream.order_all(&Order::Close);
-    until(|| pool.status().idle == 0 && upstream.open() == 0).await;
+    until_status(&pool, |now| now.idle == 0 && upstream.open() == 0).await;
     fill(&pool, SIZE).await;
     drop(pool);
-    until(|| closed.load(Ordering::SeqCst) == opened.load(Ordering::SeqCst)).await;
+    let counts = || (closed.load(Ordering::SeqCst), opened.load(Ordering::SeqCst));
+    until_seen(counts, |(closed, opened)| closed == opened).await;
     until(|| upstream.open() == 0).await;
 }
 

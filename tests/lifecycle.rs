@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use livepool::CloseReason::{Invalidated, Paused, PoolClosed, Resized};
 use livepool::error::{CheckoutFailure, Phase};
 use livepool::{Config, Event, Guard, Interrupted, Pool, Release, Timeouts};
-use support::{Order, Upstream, ask, exchange, fill, until, watched};
+use support::{Order, Upstream, ask, exchange, fill, until, until_status, watched};
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ async fn the_end_of_very_many_connections_is_not_waited_for() {
         let closed = events.closed();
         assert!((1..=64).contains(&closed.len()), "{reason:?}: {} in the call", closed.len());
         let left = usize::from(reason == Resized);
-        until(|| pool.status().idle == left).await;
+        until_status(&pool, |now| now.idle == left).await;
         assert_eq!(events.closed(), vec![reason; MANY - left]);
     }
 }
@@ -193,7 +193,7 @@ async fn closing_by_a_deadline_waits_for_those_in_use() {
         conn.release();
         answer
     });
-    until(|| pool.status().in_use == 1).await;
+    until_status(&pool, |now| now.in_use == 1).await;
     assert_eq!(pool.close_by(Instant::now() + 10 * SECOND).await, 0);
     assert_eq!(user.await.unwrap().unwrap(), "x", "it was let finish");
     assert_eq!(events.closed(), [PoolClosed]);
@@ -209,7 +209,7 @@ async fn closing_interrupts_those_that_are_left_at_the_deadline_and_says_how_man
         let pool = pool.clone();
         tokio::spawn(async move { pool.get().await.map(drop) })
     };
-    until(|| pool.status().waiting == 1).await;
+    until_status(&pool, |now| now.waiting == 1).await;
     let user = tokio::spawn(async move { ask(&mut one, "HOLD").await });
     assert_eq!(pool.close_by(Instant::now() + 50 * MS).await, 2);
     let error = user.await.unwrap().unwrap_err();

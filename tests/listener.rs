@@ -9,6 +9,7 @@ mod support;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use livepool::CloseReason::{IdleTimeout, KeepaliveTimeout};
@@ -19,9 +20,10 @@ use livepool::net::PeerAddr;
 use livepool::{Interrupted, Keepalive, Listener, ListenerConfig, OpTimeout, Timeouts, is_timeout};
 use socket2::SockRef;
 use support::alone::alone;
+use support::descriptors::allow_only;
 use support::fault::silence;
 use support::pair::Scratch;
-use support::{Events, ends, open_fds, until};
+use support::{Events, ends, loopback_delivered, open_fds, until, until_seen};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
@@ -120,15 +122,19 @@ async fn a_dropped_accept_loses_no_client() {
 }
 
 #[tokio::test]
-async fn a_client_that_resets_before_it_is_accepted_does_not_end_the_loop() {
+async fn clients_that_reset_before_they_are_accepted_are_skipped_without_a_word() {
     let (listener, events) = watched("127.0.0.1:0", &ListenerConfig::default()).await;
-    let gone = client(&listener).await;
-    SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(gone);
+    for _ in 0..100 {
+        let gone = client(&listener).await;
+        SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(gone);
+    }
+    loopback_delivered();
     let here = client(&listener).await;
     let stream = listener.accept().await.unwrap();
     assert_eq!(*stream.peer_addr(), PeerAddr::Tcp(here.local_addr().unwrap()));
-    assert_eq!(accept_failures(&events), [Duration::ZERO], "reported, and skipped at once");
+    // A line in the log for each would let clients decide how fast it grows.
+    assert!(accept_failures(&events).is_empty());
 }
 
 #[test]
@@ -141,13 +147,13 @@ fn being_out_of_descriptors_backs_off_and_accept_goes_on_when_some_are_free_agai
         let (listener, events) = watched("127.0.0.1:0", &ListenerConfig::default()).await;
         // Needs a descriptor itself, so it has to come first.
         let client = client(&listener).await;
-        allow_descriptors(64);
+        allow_only(64);
         let mut hogs = Vec::new();
         while let Ok(hog) = std::fs::File::open("/dev/null") {
             hogs.push(hog);
         }
         let accepting = tokio::spawn(async move { listener.accept().await });
-        until(|| accept_failures(&events).len() >= 4).await;
+        until_seen(|| accept_failures(&events).len(), |seen| *seen >= 4).await;
         assert!(!accepting.is_finished());
         drop(hogs);
         let stream = accepting.await.unwrap().unwrap();
@@ -159,16 +165,6 @@ fn being_out_of_descriptors_backs_off_and_accept_goes_on_when_some_are_free_agai
             "{backoffs:?}"
         );
     });
-}
-
-#[allow(unsafe_code)]
-fn allow_descriptors(count: u64) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit(2) writes one `rlimit` to the pointer, which is live on this stack.
-    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
-    limit.rlim_cur = count;
-    // SAFETY: setrlimit(2) reads one `rlimit` from the pointer, which is live on this stack.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
 }
 
 #[tokio::test]
@@ -423,6 +419,119 @@ fn the_socket_file_of_a_live_listener_that_is_too_busy_to_answer_is_refused_at_o
     let (kind, text) = told.recv_timeout(10 * SECOND).expect("it waits for the busy listener");
     assert_eq!(kind, ErrorKind::AddrInUse);
     assert!(text.contains("a live listener holds it"), "{text}");
+}
+
+/// Both find a socket file that nobody has any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_listeners_that_start_at_once_on_a_path_one_and_only_one_gets_it() {
+    const ROUNDS: usize = 3_000;
+    let scratch = Scratch::new();
+    let path = scratch.path("socket");
+    let address = format!("unix:{}", path.display());
+    for round in 0..ROUNDS {
+        let _ = std::fs::remove_file(&path);
+        // And what they find when nothing was left.
+        if round % 4 > 0 {
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        }
+        let barrier = Arc::new(Barrier::new(2));
+        let bind = || {
+            let (barrier, address) = (Arc::clone(&barrier), address.clone());
+            let runtime = tokio::runtime::Handle::current();
+            std::thread::spawn(move || {
+                barrier.wait();
+                runtime.block_on(Listener::bind(&address, &ListenerConfig::default()))
+            })
+        };
+        let both = [bind(), bind()].map(|thread| thread.join().unwrap());
+        let bound: Vec<_> = both.iter().flatten().collect();
+        assert_eq!(bound.len(), 1, "round {round}: {both:?}");
+        let _client = UnixStream::connect(&path).await.expect("it is the one that is found");
+        bound[0].accept().await.unwrap();
+    }
+    let names: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().flatten().collect();
+    assert_eq!(names.len(), 1, "nothing else is left behind: {names:?}");
+}
+
+#[tokio::test]
+async fn a_socket_that_is_bound_and_does_not_listen_yet_is_refused() {
+    let scratch = Scratch::new();
+    let path = scratch.path("socket");
+    let starting =
+        socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    starting.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    let address = format!("unix:{}", path.display());
+    let (kind, text) = refused(Listener::bind(&address, &ListenerConfig::default()).await);
+    assert_eq!(kind, ErrorKind::AddrInUse);
+    assert!(text.contains("a live listener holds it"), "{text}");
+    starting.listen(1).unwrap();
+    UnixStream::connect(&path).await.expect("it was left alone");
+}
+
+#[tokio::test]
+async fn the_socket_file_of_a_live_datagram_socket_is_refused() {
+    let scratch = Scratch::new();
+    let path = scratch.path("socket");
+    let live = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let address = format!("unix:{}", path.display());
+    let (kind, text) = refused(Listener::bind(&address, &ListenerConfig::default()).await);
+    assert_eq!(kind, ErrorKind::AddrInUse);
+    assert!(text.contains("a live listener holds it"), "{text}");
+    let client = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    client.send_to(b"x", &path).unwrap();
+    assert_eq!(live.recv(&mut [0; 8]).unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_link_to_a_socket_that_was_left_is_replaced_and_its_target_stays() {
+    let scratch = Scratch::new();
+    let (target, link) = (scratch.path("target"), scratch.path("link"));
+    drop(std::os::unix::net::UnixListener::bind(&target).unwrap());
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let listener = listen(&format!("unix:{}", link.display()), &ListenerConfig::default()).await;
+    assert!(!link.is_symlink() && target.exists());
+    let _client = UnixStream::connect(&link).await.unwrap();
+    listener.accept().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_link_that_leads_nowhere_is_refused_and_stays() {
+    let scratch = Scratch::new();
+    let link = scratch.path("link");
+    std::os::unix::fs::symlink(scratch.path("nothing"), &link).unwrap();
+    let address = format!("unix:{}", link.display());
+    let (kind, _) = refused(Listener::bind(&address, &ListenerConfig::default()).await);
+    assert_eq!(kind, ErrorKind::AddrInUse);
+    assert!(link.is_symlink() && !scratch.path("nothing").exists());
+}
+
+#[tokio::test]
+async fn while_another_program_replaces_a_socket_file_a_listener_waits_for_its_end() {
+    let scratch = Scratch::new();
+    let path = scratch.path("socket");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let address = format!("unix:{}", path.display());
+    let directory = std::fs::File::open(path.parent().unwrap()).unwrap();
+    lock(&directory);
+    let timeouts = Timeouts::default().with_connect(SECOND / 5);
+    let config = ListenerConfig::default().with_timeouts(timeouts);
+    let (kind, text) = refused(Listener::bind(&address, &config).await);
+    assert_eq!(kind, ErrorKind::AddrInUse);
+    assert!(text.contains("locked its directory"), "{text}");
+    let config = ListenerConfig::default();
+    let (bound, ()) = tokio::join!(Listener::bind(&address, &config), async {
+        tokio::time::sleep(SECOND / 10).await;
+        drop(directory);
+    });
+    bound.unwrap();
+}
+
+/// As a listener does that replaces a file in it.
+#[allow(unsafe_code)]
+fn lock(directory: &std::fs::File) {
+    let fd = std::os::fd::AsRawFd::as_raw_fd(directory);
+    // SAFETY: flock(2) takes two numbers, and the descriptor is open.
+    assert_eq!(unsafe { libc::flock(fd, libc::LOCK_EX) }, 0);
 }
 
 #[tokio::test]

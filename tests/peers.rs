@@ -14,7 +14,7 @@ use livepool::CloseReason::{Drained, PeerEjected, PeerSilent, ProbeTimeout};
 use livepool::config::Backoff;
 use livepool::{Config, Event, Guard, PeerAddr, PeerState, Pool, Release, Resolve};
 use support::lab::{Host, lab};
-use support::{Events, Order, Upstream, ask, exchange, until, watched};
+use support::{Events, Order, Upstream, ask, exchange, until_seen, until_status, watched};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -118,7 +118,7 @@ async fn a_peer_whose_connections_die_silently_is_ejected_and_taken_back_when_it
     let in_use = guards.remove(0);
     release(guards);
     one.0.unplug();
-    until(|| state(&pool, &one.1) == PeerState::Ejected).await;
+    until_seen(|| state(&pool, &one.1), |seen| *seen == PeerState::Ejected).await;
     assert_eq!(events.closed(), [ProbeTimeout; 2]);
     assert_eq!(state(&pool, &other.1), PeerState::Healthy);
     // The one in use is marked.
@@ -131,12 +131,12 @@ async fn a_peer_whose_connections_die_silently_is_ejected_and_taken_back_when_it
     drop(guards);
 
     one.0.heal();
-    until(|| state(&pool, &one.1) == PeerState::Healthy).await;
+    until_seen(|| state(&pool, &one.1), |seen| *seen == PeerState::Healthy).await;
     let seen = changes(&events, &one.1);
     assert_eq!(seen[..2], [PeerState::Suspect, PeerState::Ejected]);
     assert!(seen.ends_with(&[PeerState::Probing, PeerState::Healthy]), "{seen:?}");
     // One connection was made to see whether it is back, and is as good as any other.
-    until(|| pool.status().idle == 6).await;
+    until_status(&pool, |now| now.idle == 6).await;
     let guards = take(&pool, 6).await;
     assert_eq!(count_to(&guards, &one.1), 1);
 }
@@ -151,7 +151,7 @@ async fn a_request_that_finds_its_peer_silent_has_the_idle_ones_asked_and_the_pe
     let error = ask(&mut asking, "ECHO x").await.unwrap_err();
     assert!(livepool::PeerSilent::of(&error).is_some(), "{error}");
     drop(asking);
-    until(|| state(&pool, &one.1) == PeerState::Ejected).await;
+    until_seen(|| state(&pool, &one.1), |seen| *seen == PeerState::Ejected).await;
     let closed = events.until_closed(3).await;
     assert!(closed.contains(&PeerSilent), "{closed:?}");
     // A checkout meets none of them.
@@ -188,7 +188,7 @@ async fn one_connection_that_dies_alone_costs_its_peer_nothing() {
     release(guards);
     a.order(client, Order::Silence);
     assert_eq!(events.until_closed(1).await, [ProbeTimeout]);
-    until(|| state(&pool, &a) == PeerState::Healthy).await;
+    until_seen(|| state(&pool, &a), |seen| *seen == PeerState::Healthy).await;
     assert_eq!(changes(&events, &a), [PeerState::Suspect, PeerState::Healthy]);
     assert_eq!(pool.status().idle, 5, "its siblings were asked, and answered");
 }
@@ -239,7 +239,7 @@ async fn an_address_that_left_its_name_is_drained() {
     let guards = take(&pool, 6).await;
     assert_eq!(count_to(&guards, &b), 6);
     // Nothing of it is left when the name is looked up once more.
-    until(|| pool.peers().len() == 1).await;
+    until_seen(|| pool.peers().len(), |seen| *seen == 1).await;
 }
 
 #[tokio::test]
@@ -262,11 +262,11 @@ async fn no_caller_waits_for_the_dial_that_looks_whether_a_peer_is_back() {
     let (Pair { one, other: _lives, pool, .. }, guards) = pair(&lab).await;
     release(guards);
     one.0.unplug();
-    until(|| state(&pool, &one.1) == PeerState::Ejected).await;
+    until_seen(|| state(&pool, &one.1), |seen| *seen == PeerState::Ejected).await;
     let (mut tried, begin) = (0, Instant::now());
     while tried < 5 {
         // Each needs a new connection, and most come while such a dial is under way.
-        until(|| state(&pool, &one.1) == PeerState::Probing).await;
+        until_seen(|| state(&pool, &one.1), |seen| *seen == PeerState::Probing).await;
         let start = Instant::now();
         pool.get().await.unwrap().discard();
         drop(take(&pool, 6).await.into_iter().map(Guard::discard).collect::<Vec<_>>());

@@ -12,7 +12,7 @@ use livepool::event::Operation;
 use livepool::{CloseReason, Config, Connection, Event, Manager, Timeouts};
 use support::blackhole::Blackhole;
 use support::cut::{DROPS, Drop as When, cut};
-use support::{Events, Order, Upstream, until};
+use support::{Events, Order, Upstream, until, until_seen};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 type Plain = managed::Pool<Manager>;
@@ -141,7 +141,8 @@ async fn a_whole_pool_of_dead_connections_costs_one_checkout() {
     upstream.order_all(&Order::Close);
     until(|| upstream.open() == 0).await;
     #[cfg(target_os = "linux")]
-    until(|| support::sockets_to(upstream.addr(), support::CLOSE_WAIT) == 8).await;
+    until_seen(|| support::sockets_to(upstream.addr(), support::CLOSE_WAIT), |seen| *seen == 8)
+        .await;
     exchange(&pool, "next").await;
     assert_eq!(events.closed(), [CloseReason::PeerClosed; 8]);
     assert_eq!(pool.status().size, 1);

@@ -21,7 +21,7 @@ use livepool::{
     CheckoutError, CloseReason, Config, Event, Guard, Pool, Release, Resolve, Timeouts,
 };
 use support::lab::{Host, Kind, Packet, Verdict, Way, lab};
-use support::{Events, Order, Upstream, until, watched};
+use support::{Events, Order, Upstream, until, until_seen, until_status, watched};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -128,7 +128,7 @@ async fn storm<P: Exchanges>(host: &Host, pool: impl FnOnce(SocketAddr) -> P) ->
         })
     };
     let callers: Vec<_> = (0..CALLERS).map(caller).collect();
-    until(|| known.load(Ordering::SeqCst) == CALLERS).await;
+    until_seen(|| known.load(Ordering::SeqCst), |seen| *seen == CALLERS).await;
 
     let most_at_the_start = asking.lock().unwrap().begin_anew();
     upstream.stop();
@@ -402,7 +402,7 @@ async fn of_ten_thousand_in_line_those_who_stay_are_served_in_order_of_arrival()
     // Half of them before the line moves, the others while it does.
     let (before, later) = leaving.split_at(ALL / 4);
     before.iter().for_each(|caller| callers[*caller].abort());
-    until(|| pool.status().waiting == ALL - before.len()).await;
+    until_status(&pool, |now| now.waiting == ALL - before.len()).await;
     drop(held);
     for some in later.chunks(10) {
         some.iter().for_each(|caller| callers[*caller].abort());
@@ -516,12 +516,12 @@ async fn a_caller_takes_what_is_returned_while_its_dial_hangs_and_the_dial_is_ke
         let pool = pool.clone();
         async move { pool.get().await }
     });
-    until(|| pool.status().connecting == 1).await;
+    until_status(&pool, |now| now.connecting == 1).await;
     assert_eq!(held.release(), Release::Reused);
     let conn = waiter.await.unwrap().unwrap();
     assert_eq!((conn.id(), pool.status().connecting), (id, 1), "the dial still hangs");
     open.send_replace(true);
-    until(|| pool.status().idle == 1).await;
+    until_status(&pool, |now| now.idle == 1).await;
     drop(conn);
     until_at_rest(&pool, 2).await;
     assert_eq!((events.opened(), events.closed().len()), (2, 0));
@@ -535,7 +535,7 @@ async fn the_dial_of_a_caller_who_went_away_is_kept_for_the_next_one() {
         let pool = pool.clone();
         async move { pool.get().await }
     });
-    until(|| pool.status().connecting == 1).await;
+    until_status(&pool, |now| now.connecting == 1).await;
     caller.abort();
     assert!(caller.await.unwrap_err().is_cancelled());
     open.send_replace(true);
@@ -553,7 +553,7 @@ async fn with_least_idle(upstream: &Upstream) -> (Pool, Events, Guard) {
     let config = upstream.config().with_min_idle(LEAST).with_idle_timeout(Some(SECOND / 5));
     let (pool, events) = watched(config);
     let held = pool.get().await.unwrap();
-    until(|| pool.status().idle == LEAST).await;
+    until_status(&pool, |now| now.idle == LEAST).await;
     (pool, events, held)
 }
 
@@ -580,7 +580,7 @@ async fn idle_connections_that_the_upstream_closes_are_replaced_and_no_more_than
     // The one in use as well, but nobody looks at that.
     upstream.order_all(&Order::Close);
     assert_eq!(events.until_closed(LEAST).await, [CloseReason::PeerClosed; LEAST]);
-    until(|| pool.status().idle == LEAST).await;
+    until_status(&pool, |now| now.idle == LEAST).await;
     // Some beats of the maintenance, which looks for what is missing.
     tokio::time::sleep(SECOND / 5).await;
     let all = (pool.status().idle, events.opened(), events.closed().len());

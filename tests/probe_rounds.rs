@@ -12,19 +12,19 @@
 
 mod support;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use livepool::config::{SocketConfig, UserTimeout};
 use livepool::{Config, Guard, Keepalive, Release};
 use socket2::SockRef;
-use support::Upstream;
 use support::alone::alone;
 use support::lab::{Lab, Way, lab};
 use support::losses::{Kernel, lose};
 use support::peer::Peer;
 use support::rounds::{CONNECTIONS, Tally, Watched, wanted};
+use support::{Upstream, listen};
 use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
@@ -80,7 +80,8 @@ async fn where_1_in_20_is_lost(lab: Lab, condition: &str, max_silence: Duration)
 
 /// A peer with little room that accepts and never reads. It ends with the process.
 fn never_reads() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = listen("127.0.0.1:0".parse().unwrap());
+    listener.set_nonblocking(false).unwrap();
     // Inherited by the accepted sockets; the kernel gives a little more.
     SockRef::from(&listener).set_recv_buffer_size(4096).unwrap();
     let addr = listener.local_addr().unwrap();
@@ -163,9 +164,12 @@ async fn nobody_who_is_not_heard_for_a_second_is_evicted() {
     let server = lab.host();
     let upstream = server.upstream();
     let limits = [UserTimeout::Off, UserTimeout::After(Duration::from_millis(2001))];
-    let connect =
-        limits.map(|limit| Watched::connect(impatient(upstream.config(), limit), CONNECTIONS / 2));
-    let pools = futures_util::future::join_all(connect).await;
+    let mut pools = Vec::new();
+    for limit in limits {
+        // One after the other: see there how many connections are made at a time.
+        let config = impatient(upstream.config(), limit);
+        pools.push(Watched::connect(config, CONNECTIONS / 2).await);
+    }
     let evicted = || pools.iter().any(|pool| !pool.tally.ended().is_empty());
     let cuts: [&[Way]; 3] = [&[Way::In, Way::Out], &[Way::Out], &[Way::In]];
     // Only rounds that a cut has met.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use livepool::config::Backoff;
 use livepool::{CheckoutError, Config, Event, Guard, Pool, Timeouts};
 use support::cut::{DROPS, cut};
-use support::{Order, Upstream, ask, until};
+use support::{Order, Upstream, ask, until, until_seen, until_status};
 use tokio::time::Instant;
 
 const OPERATIONS: usize = 50_000;
@@ -163,9 +163,10 @@ impl Stage {
         let stage = Arc::into_inner(self).expect("all actors have ended");
         let (opened, closed) = (stage.opened, stage.closed);
         stage.pool.close();
-        until(|| stage.pool.status().connecting == 0).await;
+        until_status(&stage.pool, |now| now.connecting == 0).await;
         drop(stage.pool);
-        until(|| closed.load(Ordering::SeqCst) == opened.load(Ordering::SeqCst)).await;
+        let counts = || (closed.load(Ordering::SeqCst), opened.load(Ordering::SeqCst));
+        until_seen(counts, |(closed, opened)| closed == opened).await;
         until(|| stage.upstreams.lock().unwrap().iter().all(|upstream| upstream.open() == 0)).await;
         println!(
             "{} opened, {} answers, seed {seed}",

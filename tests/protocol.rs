@@ -16,7 +16,7 @@ use livepool::{
     Timeouts, Wire,
 };
 use support::lines::{Client, Lines};
-use support::{Events, Order, Upstream, until};
+use support::{Events, Order, Upstream, until, until_seen};
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -129,7 +129,7 @@ async fn a_handshake_that_hangs_ends_with_the_connect_deadline() {
     assert!(events.timed_out().contains(&Operation::Handshake));
     assert_eq!((events.opened(), events.closed().len()), (0, 0), "nothing was opened");
     drop(pool);
-    until(|| lines.drivers.load(Ordering::SeqCst) == 0).await;
+    until_seen(|| lines.drivers.load(Ordering::SeqCst), |seen| *seen == 0).await;
     until(|| upstream.open() == 0).await;
 }
 
@@ -230,7 +230,7 @@ async fn a_pool_that_is_dropped_during_a_reset_ends_it() {
     drop(pool);
     assert_eq!(events.until_closed(1).await, [CloseReason::PoolClosed]);
     until(|| upstream.open() == 0).await;
-    until(|| lines.drivers.load(Ordering::SeqCst) == 0).await;
+    until_seen(|| lines.drivers.load(Ordering::SeqCst), |seen| *seen == 0).await;
 }
 
 #[test]
@@ -345,7 +345,7 @@ async fn an_idle_connection_that_its_peer_ends_is_evicted_though_a_task_reads_it
         ask(&pool, "ECHO a").await.unwrap();
         upstream.order_all(&order);
         assert_eq!(events.until_closed(1).await, [reason], "{order:?}");
-        until(|| lines.drivers.load(Ordering::SeqCst) == 0).await;
+        until_seen(|| lines.drivers.load(Ordering::SeqCst), |seen| *seen == 0).await;
         assert_eq!(ask(&pool, "ECHO b").await.unwrap(), "b");
     }
 }
@@ -360,7 +360,7 @@ async fn what_may_wait_is_left_for_the_client_and_the_end_behind_it_is_noticed()
         upstream.order_all(&Order::Say(b"#news\n".to_vec()));
         let client = pool.get().await.unwrap();
         assert_eq!(client.ask("ECHO b").await.unwrap(), "b");
-        until(|| client.notices.lock().unwrap().len() > round).await;
+        until_seen(|| client.notices.lock().unwrap().len(), |seen| *seen > round).await;
     }
     assert_eq!((events.opened(), events.closed()), (1, vec![]));
     upstream.order_all(&Order::SayAndClose(b"#news\n".to_vec()));
@@ -396,7 +396,7 @@ async fn closing_a_pool_ends_the_tasks_of_its_clients() {
     a.ask("ECHO a").await.unwrap_err();
     assert_eq!(a.tainted(), Some(CloseReason::PoolClosed));
     drop(a);
-    until(|| lines.drivers.load(Ordering::SeqCst) == 0).await;
+    until_seen(|| lines.drivers.load(Ordering::SeqCst), |seen| *seen == 0).await;
     until(|| upstream.open() == 0).await;
     assert_eq!(events.closed(), [CloseReason::PoolClosed; 2]);
 }
@@ -453,7 +453,7 @@ async fn a_caller_who_is_interrupted_learns_why() {
     assert_eq!(client.tainted(), Some(CloseReason::Invalidated));
     drop(client);
     assert_eq!(events.closed(), [CloseReason::Invalidated]);
-    until(|| lines.drivers.load(Ordering::SeqCst) == 0).await;
+    until_seen(|| lines.drivers.load(Ordering::SeqCst), |seen| *seen == 0).await;
     let _ = Interrupted::of(&io::Error::other("a wire says it as a stream does"));
 }
 
@@ -470,7 +470,7 @@ async fn nothing_is_left_of_a_pool_of_clients() {
         drop((a, b));
     }
     until(|| upstream.open() == 0).await;
-    until(|| lines.drivers.load(Ordering::SeqCst) == 0).await;
+    until_seen(|| lines.drivers.load(Ordering::SeqCst), |seen| *seen == 0).await;
     drop(lines);
-    until(|| token.strong_count() == 0).await;
+    until_seen(|| token.strong_count(), |seen| *seen == 0).await;
 }

@@ -13,7 +13,7 @@ use livepool::redis::redis::{AsyncCommands, RedisError, RedisResult, cmd, pipe};
 use livepool::redis::{Redis as Adapter, Role};
 use livepool::{CloseReason, Config, Guard, Pool, Timeouts};
 use support::servers::Redis;
-use support::{Events, until};
+use support::{Events, until, until_status};
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ async fn fill(pool: &Pool<Adapter>) {
         all.push(pool.get().await.unwrap());
     }
     drop(all);
-    until(|| pool.status().idle == count).await;
+    until_status(&pool, |now| now.idle == count).await;
 }
 
 /// Waits for what the server will say.
@@ -146,7 +146,7 @@ async fn a_single_connection_that_the_server_kills_is_replaced() {
     drop(conns);
     assert_eq!(redis.cli(&["CLIENT", "KILL", "ID", &id.to_string()]), "1");
     assert_eq!(events.until_closed(1).await, [CloseReason::PeerClosed]);
-    until(|| pool.status().idle == 1).await;
+    until_status(&pool, |now| now.idle == 1).await;
     // One that is in use tells its user.
     let mut conn = pool.get().await.unwrap();
     let id: i64 = cmd("CLIENT").arg("ID").query_async(&mut *conn).await.unwrap();
@@ -323,7 +323,7 @@ async fn a_slow_answer_whose_caller_went_away_is_waited_for_and_reaches_nobody()
     given_up.await.unwrap_err();
     let id = conn.id();
     drop(conn);
-    until(|| pool.status().idle > 0).await;
+    until_status(&pool, |now| now.idle > 0).await;
     let mut conn = pool.get().await.unwrap();
     assert_eq!(conn.id(), id, "it was worth waiting for");
     assert_eq!(echo(&mut conn, "mine").await.unwrap(), "mine");
@@ -617,7 +617,7 @@ mod tls {
         assert_eq!(nothing, None, "longer than the read timeout");
         cmd("MULTI").query_async::<()>(&mut *conn).await.unwrap();
         drop(conn);
-        until(|| pool.status().idle == 2).await;
+        until_status(&pool, |now| now.idle == 2).await;
         assert_eq!(ask(&pool, "x").await, "x");
         assert_eq!((events.opened(), events.closed()), (2, vec![]));
         redis.restart();

@@ -14,7 +14,7 @@ use livepool::redis::Redis as Adapter;
 use livepool::redis::redis::{RedisResult, Value, cmd, pipe};
 use support::seed::seed;
 use support::servers::Redis;
-use support::{Events, until};
+use support::{Events, until_status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -155,7 +155,7 @@ async fn ten_thousand(protocol: &str) {
     assert!(total(&count.cancelled) > COMMANDS / 20, "they were cancelled in the middle: {count}");
     assert!(total(&count.answered) > COMMANDS / 4, "and not all of them: {count}");
     assert!(longest < Duration::from_secs(8), "nobody waits long for a connection: {longest:?}");
-    until(|| pool.status().in_use == 0).await;
+    until_status(&pool, |now| now.in_use == 0).await;
     // All that is left is as new.
     let mut all = Vec::new();
     for _ in 0..CONNECTIONS {

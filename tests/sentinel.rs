@@ -6,7 +6,7 @@ mod support;
 
 use livepool::CloseReason::PeerClosed;
 use livepool::Release;
-use support::{Order, Upstream, ask, until, watched};
+use support::{Order, Upstream, ask, until, until_seen, watched};
 
 const TASKS: usize = 8;
 const CYCLES: usize = 100_000 / TASKS;
@@ -45,7 +45,7 @@ async fn a_hundred_thousand_returns_lose_no_event_and_leak_nothing() {
     drop(pool);
     until(|| upstream.open() == 0).await;
     let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
-    until(|| alive() == tasks_before).await;
+    until_seen(alive, |seen| *seen == tasks_before).await;
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use livepool::error::CheckoutFailure;
 use livepool::{BoxFuture, CheckoutError, Config, Event, Guard, Pool, Resolve};
-use support::{Events, Order, Upstream, ask, until};
+use support::{Events, Order, Upstream, ask, until_status};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -120,8 +120,10 @@ impl Stage {
             ["upstream", "reset"] => self.upstream.order_all(&Order::Reset),
             ["names", "hang"] => _ = self.names.send_replace(false),
             ["names", "answer"] => _ = self.names.send_replace(true),
-            ["idle", count] => until(|| self.pool().status().idle == number(count)).await,
-            ["waiting", count] => until(|| self.pool().status().waiting == number(count)).await,
+            ["idle", count] => until_status(self.pool(), |now| now.idle == number(count)).await,
+            ["waiting", count] => {
+                until_status(self.pool(), |now| now.waiting == number(count)).await
+            }
             ["closed", count] => _ = self.events.until_closed(number(count)).await,
             ref other => panic!("no such step: {}", other.join(" ")),
         }

@@ -12,7 +12,9 @@ use livepool::CloseReason::{
 use livepool::event::{Check, CheckVerdict};
 use livepool::{Config, Event, Keepalive, Pool};
 use support::peer::Peer;
-use support::{Events, Order, Upstream, ask, exchange, fill, until, watched};
+use support::{
+    Events, Order, Upstream, ask, exchange, fill, until, until_seen, until_status, watched,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -57,11 +59,11 @@ async fn a_living_peer_that_has_nothing_to_say_is_proved_again_and_again() {
     let (pool, events) = watched(config(&upstream));
     fill(&pool, 4).await;
     let before = keepalive_of(&pool).await;
-    until(|| checks(&events, Check::Probe, CheckVerdict::Alive) >= 12).await;
+    until_seen(|| checks(&events, Check::Probe, CheckVerdict::Alive), |seen| *seen >= 12).await;
     assert!(events.closed().is_empty());
     assert_eq!(exchange(&pool, "ECHO x").await, "x");
     assert_eq!(upstream.accepted(), 4);
-    until(|| pool.status().quarantined == 0).await;
+    until_status(&pool, |now| now.quarantined == 0).await;
     assert_eq!(keepalive_of(&pool).await, before, "the user's settings are back");
 }
 
@@ -74,7 +76,7 @@ async fn a_peer_that_vanishes_after_it_was_proved_alive_again_and_again_is_found
     let (pool, events) = watched(config.with_max_silence(Some(max_silence)));
     fill(&pool, 1).await;
     let before = keepalive_of(&pool).await;
-    until(|| checks(&events, Check::Probe, CheckVerdict::Alive) >= 2).await;
+    until_seen(|| checks(&events, Check::Probe, CheckVerdict::Alive), |seen| *seen >= 2).await;
     assert_eq!(checks(&events, Check::Life, CheckVerdict::Unproved), 1, "only the first time");
     assert_eq!(keepalive_of(&pool).await, before);
     upstream.order_all(&Order::Silence);
@@ -94,7 +96,7 @@ async fn a_unix_socket_beside_tcp_connections_is_asked_nothing() {
     let config = Config::default().with_upstream([tcp.addr().to_string(), unix]);
     let (pool, events) = watched(config.with_max_silence(Some(Duration::from_millis(2200))));
     pool.warm_up(2).await.unwrap();
-    until(|| checks(&events, Check::Probe, CheckVerdict::Alive) >= 3).await;
+    until_seen(|| checks(&events, Check::Probe, CheckVerdict::Alive), |seen| *seen >= 3).await;
     assert!(checks(&events, Check::Life, CheckVerdict::Unproved) >= 2, "one of them is Unix");
     assert_eq!(checks(&events, Check::Probe, CheckVerdict::Unproved), 0);
     assert_eq!(events.closed(), []);
@@ -117,11 +119,11 @@ async fn a_peer_that_is_heard_again_in_time_stays_in_the_pool() {
     let (pool, events) = watched(config(&upstream));
     fill(&pool, 1).await;
     upstream.order_all(&Order::Silence);
-    until(|| pool.status().quarantined == 1).await;
+    until_status(&pool, |now| now.quarantined == 1).await;
     // Linux answers one probe per half a second; whatever was not heard before does not count.
     tokio::time::sleep(SECOND).await;
     upstream.order_all(&Order::Heal);
-    until(|| pool.status().idle == 1).await;
+    until_status(&pool, |now| now.idle == 1).await;
     assert!(events.closed().is_empty());
     assert_eq!(exchange(&pool, "ECHO x").await, "x");
     assert_eq!(upstream.accepted(), 1);
@@ -180,7 +182,7 @@ async fn without_keepalive_nobody_can_ask_and_the_connection_stays() {
     let socket = livepool::config::SocketConfig::default().with_keepalive(None);
     let (pool, events) = watched(config(&upstream).with_socket(socket));
     fill(&pool, 1).await;
-    until(|| checks(&events, Check::Probe, CheckVerdict::Unproved) >= 2).await;
+    until_seen(|| checks(&events, Check::Probe, CheckVerdict::Unproved), |seen| *seen >= 2).await;
     assert_eq!(exchange(&pool, "ECHO x").await, "x");
     assert!(events.closed().is_empty());
 }
@@ -191,7 +193,7 @@ async fn a_connection_that_is_closed_while_it_is_asked_ends_with_that_reason() {
     let (pool, events) = watched(config(&upstream));
     fill(&pool, 1).await;
     upstream.order_all(&Order::Silence);
-    until(|| pool.status().quarantined == 1).await;
+    until_status(&pool, |now| now.quarantined == 1).await;
     upstream.order_all(&Order::Close);
     assert_eq!(events.until_closed(1).await, [PeerClosed]);
 }
@@ -202,7 +204,7 @@ async fn closing_the_pool_ends_quarantine_too() {
     let (pool, events) = watched(config(&upstream));
     fill(&pool, 2).await;
     upstream.order_all(&Order::Silence);
-    until(|| pool.status().quarantined == 2).await;
+    until_status(&pool, |now| now.quarantined == 2).await;
     drop(pool);
     assert_eq!(events.until_closed(2).await, [livepool::CloseReason::PoolClosed; 2]);
 }
@@ -384,7 +386,7 @@ async fn a_stopped_process_is_alive_to_every_check_and_the_operations_timeout_fi
     fill(&pool, 4).await;
     peer.stop();
     // Its kernel answers for it.
-    until(|| checks(&events, Check::Probe, CheckVerdict::Alive) >= 8).await;
+    until_seen(|| checks(&events, Check::Probe, CheckVerdict::Alive), |seen| *seen >= 8).await;
     assert_eq!(events.closed(), []);
     for _ in 0..4 {
         let mut conn = pool.get().await.unwrap();

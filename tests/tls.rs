@@ -10,7 +10,7 @@ use livepool::error::CheckoutFailure;
 use livepool::tls::{Tls, is_distrusted};
 use livepool::{CloseReason, Config, Guard, Pool, Release};
 use support::servers::{Certs, Nginx, Redis};
-use support::{Events, until};
+use support::{Events, until, until_seen, until_status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -64,7 +64,7 @@ async fn session_tickets_that_wait_after_the_handshake_are_no_dirt() {
     // Nobody reads before it is idle, so that the tickets come, or wait, while it is.
     let guards = [pool.get().await.unwrap(), pool.get().await.unwrap()];
     drop(guards);
-    until(|| pool.status().idle == 2).await;
+    until_status(&pool, |now| now.idle == 2).await;
     for _ in 0..50 {
         tokio::time::sleep(Duration::from_millis(2)).await;
         let mut conn = pool.get().await.unwrap();
@@ -184,6 +184,6 @@ async fn closing_the_pool_leaves_no_session_behind() {
         a.release();
         drop(b);
     }
-    until(|| support::open_fds() <= fds).await;
+    until_seen(support::open_fds, |seen| *seen <= fds).await;
     until(|| redis.cli(&["INFO", "clients"]).contains("connected_clients:1\r")).await;
 }

@@ -109,7 +109,7 @@ pub(super) async fn bind(
             found.map_err(resolve)?.collect()
         }
         #[cfg(unix)]
-        Endpoint::Unix(path) => return unix::bind(path, settings),
+        Endpoint::Unix(path) => return unix::bind(path, settings).await,
         #[cfg(not(unix))]
         Endpoint::Unix(_) => {
             return Err(BindError::Address {
@@ -205,44 +205,111 @@ fn advice(addr: SocketAddr, error: &io::Error, settings: &ListenerSettings) -> &
 
 #[cfg(unix)]
 mod unix {
+    use std::fs::File;
     use std::io;
     use std::path::{Path, PathBuf};
+    use std::time::Duration;
 
     use socket2::{Domain, SockAddr, Type};
     use tokio::net::UnixListener;
 
     use super::{BindError, Socket};
     use crate::config::ListenerSettings;
+    use crate::deadline::{Deadline, Elapsed};
     use crate::net::{PeerAddr, Unavailable};
+    use crate::sys::lock::try_lock;
 
-    /// Binds a path. A socket file that nobody listens on any more is the TIME_WAIT of Unix
-    /// sockets: with `reuse_address` it is replaced.
-    pub(super) fn bind(
+    /// The longest wait for another program that replaces a socket file, which takes microseconds.
+    const LONGEST_WAIT: Duration = Duration::from_secs(5);
+    /// Between two tries to get the lock.
+    const PAUSE: Duration = Duration::from_millis(2);
+
+    const NOT_STALE: &str = "a live listener holds it, or it is not a socket";
+    const LOCKED: &str =
+        "the file was left by an earlier listener, and another program has locked its directory";
+    const NO_LOCK: &str = "the file was left by an earlier listener, and its directory cannot be \
+                           locked to replace it; remove the file";
+
+    /// Binds a path. A socket file that nobody has any more is the TIME_WAIT of Unix sockets: with
+    /// `reuse_address` it is replaced.
+    pub(super) async fn bind(
         path: PathBuf,
         settings: &ListenerSettings,
     ) -> Result<(Socket, PeerAddr, Unavailable), BindError> {
-        let listener = listen(&path, settings.backlog).or_else(|error| {
-            if error.kind() == io::ErrorKind::AddrInUse && settings.reuse_address && stale(&path) {
-                std::fs::remove_file(&path)?;
-                return listen(&path, settings.backlog);
+        let result = match listen(&path, settings.backlog) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if !is_stale(&path) {
+                    Err((error, NOT_STALE))
+                } else if settings.reuse_address {
+                    replace(&path, settings, error).await
+                } else {
+                    let advice = "the file was left by an earlier listener; remove it or set \
+                                  reuse_address = true";
+                    Err((error, advice))
+                }
             }
-            Err(error)
-        });
-        match listener {
+            result => result.map_err(advise),
+        };
+        match result {
             Ok(listener) => Ok((Socket::Unix(listener), PeerAddr::Unix(path), Vec::new())),
-            Err(error) => {
-                let advice = match error.kind() {
-                    io::ErrorKind::AddrInUse if stale(&path) => {
-                        "the file was left by an earlier listener; remove it or set \
-                         reuse_address = true"
-                    }
-                    io::ErrorKind::AddrInUse => "a live listener holds it, or it is not a socket",
-                    io::ErrorKind::NotFound => "its directory does not exist",
-                    _ => "",
-                };
+            Err((error, advice)) => {
                 Err(BindError::Bind { address: PeerAddr::Unix(path), error, advice })
             }
         }
+    }
+
+    /// Puts a new socket where a stale one is. Of several programs that do this at the same time
+    /// only one may remove the file, or the next would remove what the first has just made: so it is
+    /// done under a lock on the directory, and the file is looked at again when the lock is held.
+    ///
+    /// Without a file the system itself lets only one bind: that way needs no lock.
+    async fn replace(
+        path: &Path,
+        settings: &ListenerSettings,
+        in_use: io::Error,
+    ) -> Result<UnixListener, (io::Error, &'static str)> {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let Ok(directory) = File::open(directory.unwrap_or(Path::new("."))) else {
+            return Err((in_use, NO_LOCK));
+        };
+        let locked = async {
+            loop {
+                match try_lock(&directory) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    result => return result,
+                }
+            }
+        };
+        let limit = settings.timeouts.connect.map_or(LONGEST_WAIT, |limit| limit.min(LONGEST_WAIT));
+        match Deadline::after(Some(limit)).run(locked).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err((in_use, NO_LOCK)),
+            Err(Elapsed) => return Err((in_use, LOCKED)),
+        }
+        // No await from here on: the lock is held for a moment. It ends with `directory`.
+        match listen(path, settings.backlog) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if !is_stale(path) {
+                    return Err((error, NOT_STALE));
+                }
+                std::fs::remove_file(path)
+                    .and_then(|()| listen(path, settings.backlog))
+                    .map_err(advise)
+            }
+            result => result.map_err(advise),
+        }
+    }
+
+    fn advise(error: io::Error) -> (io::Error, &'static str) {
+        let advice = match error.kind() {
+            io::ErrorKind::AddrInUse => NOT_STALE,
+            io::ErrorKind::NotFound => "its directory does not exist",
+            _ => "",
+        };
+        (error, advice)
     }
 
     fn listen(path: &Path, backlog: i32) -> io::Result<UnixListener> {
@@ -253,18 +320,20 @@ mod unix {
         UnixListener::from_std(socket.into())
     }
 
-    /// Whether a socket file is there and nobody listens on it.
-    fn stale(path: &Path) -> bool {
+    /// Whether a socket file is there that no socket is bound to any more.
+    fn is_stale(path: &Path) -> bool {
         use std::os::unix::fs::FileTypeExt;
         let is_socket = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
         let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
         is_socket && knock(path).err().is_some_and(refused)
     }
 
-    /// Connects and hangs up. Never waits: a listener whose backlog is full answers `WouldBlock`,
-    /// where a blocking connect would hang until it accepts somebody (unix(7)).
+    /// Asks for a socket of another kind than a listener's. So a listener is not disturbed, however
+    /// full its backlog is, and one that is bound and does not listen yet is there too: both answer
+    /// that they are of the wrong kind (`EPROTOTYPE`), where a stream's connect would be refused by
+    /// the latter as by a file that nobody has.
     fn knock(path: &Path) -> io::Result<()> {
-        let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        let socket = socket2::Socket::new(Domain::UNIX, Type::DGRAM, None)?;
         socket.set_nonblocking(true)?;
         socket.connect(&SockAddr::unix(path)?)
     }

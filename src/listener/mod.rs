@@ -101,10 +101,10 @@ impl Listener {
 
     /// Waits for the next client, for `timeouts.accept` at most.
     ///
-    /// Errors that pass do not end it: a client that went away before it was accepted is skipped,
-    /// and when the process is out of file descriptors or memory it waits a moment (10 ms, doubling
-    /// to 1 s) and tries again. Each is reported as
-    /// [`Event::AcceptFailed`](crate::Event::AcceptFailed).
+    /// Errors that pass do not end it. When the process is out of file descriptors or memory it
+    /// waits a moment (10 ms, doubling to 1 s) and tries again, and reports it as
+    /// [`Event::AcceptFailed`](crate::Event::AcceptFailed). A client that went away before it was
+    /// accepted is skipped without a report: clients are not to decide how fast your log grows.
     ///
     /// # Errors
     ///
@@ -133,11 +133,16 @@ impl Listener {
         loop {
             let (error, backoff) = match self.accept_one().await {
                 // No await from here on: a client that was accepted is never dropped half-way.
-                Ok(io) => match self.admit(io) {
-                    Ok(stream) => return Ok(stream),
-                    // Whatever is wrong with this client, the next one may be fine.
-                    Err(error) => (error, Duration::ZERO),
-                },
+                Ok(io) => {
+                    // Whoever has reset the connection has no address any more.
+                    let Ok(peer) = io.peer_addr() else { continue };
+                    match self.admit(io, peer) {
+                        Ok(stream) => return Ok(stream),
+                        // Whatever is wrong with this client, the next one may be fine.
+                        Err(error) => (error, Duration::ZERO),
+                    }
+                }
+                Err(error) if trouble::is_of_a_client_that_left(&error) => continue,
                 Err(error) => match trouble.next(&error) {
                     Some(backoff) => (error, backoff),
                     None => return Err(error),
@@ -160,8 +165,7 @@ impl Listener {
     }
 
     /// Makes a client ours: options, timeouts, number, and a place on the reaper's list.
-    fn admit(&self, io: Io) -> io::Result<Stream> {
-        let peer = io.peer_addr()?;
+    fn admit(&self, io: Io, peer: PeerAddr) -> io::Result<Stream> {
         let local = io.local_addr()?;
         let unavailable = match &peer {
             PeerAddr::Tcp(peer) => {

@@ -31,6 +31,12 @@ impl Trouble {
     }
 }
 
+/// Nothing is wrong but that the client has gone before it was accepted.
+pub(super) fn is_of_a_client_that_left(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, NotConnected};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | NotConnected)
+}
+
 /// The process or the system has no more to give.
 fn is_exhaustion(error: &io::Error) -> bool {
     if error.kind() == io::ErrorKind::OutOfMemory {
@@ -68,9 +74,19 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_went_away_is_skipped_at_once() {
+    fn a_client_that_went_away_is_no_trouble_at_all() {
+        for code in [libc::ECONNABORTED, libc::ECONNRESET, libc::ENOTCONN] {
+            assert!(is_of_a_client_that_left(&io::Error::from_raw_os_error(code)));
+        }
+        for code in [libc::EMFILE, libc::EPERM, libc::EBADF, libc::EINVAL] {
+            assert!(!is_of_a_client_that_left(&io::Error::from_raw_os_error(code)));
+        }
+    }
+
+    #[test]
+    fn what_concerns_one_client_needs_no_pause() {
         let mut trouble = Trouble::default();
-        for code in [libc::ECONNABORTED, libc::EPROTO, libc::EPERM, libc::ENETDOWN, libc::EINTR] {
+        for code in [libc::EPROTO, libc::EPERM, libc::ENETDOWN, libc::EINTR] {
             assert_eq!(wait(&mut trouble, code), Some(Duration::ZERO));
         }
     }

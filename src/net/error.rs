@@ -126,7 +126,16 @@ impl ConnectError {
         self.attempts.iter().any(|attempt| attempt.phase == Phase::Denied)
     }
 
+    /// What to change where an attempt failed because there was no file descriptor for it. That
+    /// says nothing about the upstream.
+    pub(crate) fn shortage(&self) -> Option<&'static str> {
+        self.attempts.iter().find_map(|attempt| shortage(&attempt.error))
+    }
+
     fn hint(&self) -> Option<&'static str> {
+        if let Some(advice) = self.shortage() {
+            return Some(advice);
+        }
         match self.kind {
             DialOutcome::Refused => Some("is the upstream running, and listening there?"),
             DialOutcome::Resolve => Some("check the name and the resolver"),
@@ -270,6 +279,25 @@ fn judge(attempts: &[ConnectAttempt]) -> DialOutcome {
     telling.into_iter().find(met).unwrap_or(DialOutcome::Error)
 }
 
+/// What to change if `error` means that no file descriptor was left.
+fn shortage(error: &io::Error) -> Option<&'static str> {
+    // WSAEMFILE.
+    #[cfg(not(unix))]
+    let (of_process, of_system) = (10024, None);
+    #[cfg(unix)]
+    let (of_process, of_system) = (libc::EMFILE, Some(libc::ENFILE));
+    match error.raw_os_error()? {
+        code if code == of_process => Some(
+            "this process has no file descriptors left: raise its limit (ulimit -n) or lower max_size",
+        ),
+        code if Some(code) == of_system => Some(
+            "this system has no file descriptors left: raise its limit (fs.file-max on Linux) or \
+             close what is not needed",
+        ),
+        _ => None,
+    }
+}
+
 /// The system's messages begin with a capital, which reads oddly inside a clause.
 fn lower_first(text: &str) -> String {
     let mut chars = text.chars();
@@ -339,6 +367,25 @@ mod tests {
             let error = failed(vec![attempt("1.1.1.1:1", kind, "x", phase)]);
             assert_eq!(error.is_retryable(), retryable, "{kind:?} {phase:?}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_lack_of_descriptors_is_told_whatever_else_was_tried() {
+        let no_more = |code| {
+            let error = io::Error::from_raw_os_error(code);
+            ConnectAttempt::new("1.1.1.1:1".into(), error, Duration::ZERO, Phase::Connect)
+        };
+        let refusal = attempt("1.1.1.1:2", io::ErrorKind::ConnectionRefused, "x", Phase::Connect);
+        let error = failed(vec![no_more(libc::EMFILE), refusal.clone()]);
+        assert!(error.to_string().ends_with(
+            " (this process has no file descriptors left: raise its limit (ulimit -n) or lower \
+             max_size)"
+        ));
+        assert!(error.is_retryable(), "somebody may close something");
+        let error = failed(vec![refusal.clone(), no_more(libc::ENFILE)]);
+        assert!(error.to_string().contains("fs.file-max"), "{error}");
+        assert_eq!(failed(vec![refusal]).shortage(), None);
     }
 
     #[test]

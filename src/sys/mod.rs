@@ -4,6 +4,8 @@
 //! did nothing.
 
 pub(crate) mod keepalive;
+#[cfg(unix)]
+pub(crate) mod lock;
 pub(crate) mod peek;
 pub(crate) mod reuse_port;
 pub(crate) mod sockopt;

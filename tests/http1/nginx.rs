@@ -9,7 +9,7 @@ use livepool::http1::{Error, Failure, Http1, Limits, Request};
 use livepool::{CloseReason, Config, Pool, Timeouts};
 
 use crate::support::servers::Nginx;
-use crate::support::{Events, until};
+use crate::support::{Events, until_status};
 use crate::{get, get_text, pool_of, request_for, text};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -264,7 +264,7 @@ async fn a_body_that_is_left_half_way_closes_its_connection_and_a_request_body_i
     assert_eq!(response.headers()["content-length"], "200000");
     assert!(!response.body().holds_connection());
     assert_eq!(get_text(&pool, "/").await.unwrap(), "hello\n");
-    until(|| pool.status().idle == 1).await;
+    until_status(&pool, |now| now.idle == 1).await;
     assert_eq!(events.opened(), 2);
 }
 

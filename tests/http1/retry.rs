@@ -4,7 +4,7 @@ use livepool::http1::{Failure, Http1, Request, RequestBody};
 use livepool::{CloseReason, Guard};
 
 use crate::support::scripted::{Scripted, Talk};
-use crate::support::until;
+use crate::support::until_seen;
 use crate::{get_text, pool_of, request_for, text};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -150,7 +150,7 @@ async fn a_connection_that_ended_before_the_first_byte_gives_the_request_back_un
             Scripted::start(move |mut talk, _| async move { talk.say(last_word).await }).await;
         let (pool, events) = pool_of(server.config());
         let guard: Guard<Http1> = pool.get().await.unwrap();
-        until(|| server.finished() == 1).await;
+        until_seen(|| server.finished(), |seen| *seen == 1).await;
         crate::support::loopback_delivered();
         let error = guard.send(post("body")).await.unwrap_err();
         assert_eq!(error.failure(), Failure::Unsent, "{error}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use livepool::event::Operation;
 use livepool::{CloseReason, Timeouts};
 
-use super::support::until;
+use super::support::{until, until_seen};
 use super::*;
 
 /// Long enough for any machine, short enough to tell it from a sleep of a minute.
@@ -84,7 +84,7 @@ async fn a_query_that_times_out_is_stopped_at_the_server() {
     drop(conn);
     assert_eq!(events.closed(), [CloseReason::OpTimeout]);
     assert_eq!(events.timed_out(), [Operation::Read]);
-    until(|| running(&server, "pg_sleep(64)") == 0).await;
+    until_seen(|| running(&server, "pg_sleep(64)"), |seen| *seen == 0).await;
     assert_eq!(echo(&pool.get().await.unwrap(), 1).await.unwrap(), 1);
 }
 
@@ -94,13 +94,13 @@ async fn a_query_that_the_pool_interrupts_is_stopped_at_the_server() {
     let (pool, events) = pool(&server, one);
     let conn = pool.get().await.unwrap();
     let (asked, ()) = tokio::join!(conn.batch_execute("SELECT pg_sleep(65)"), async {
-        until(|| running(&server, "pg_sleep(65)") == 1).await;
+        until_seen(|| running(&server, "pg_sleep(65)"), |seen| *seen == 1).await;
         pool.invalidate_and_interrupt();
     });
     asked.unwrap_err();
     drop(conn);
     assert_eq!(events.closed(), [CloseReason::Invalidated]);
-    until(|| running(&server, "pg_sleep(65)") == 0).await;
+    until_seen(|| running(&server, "pg_sleep(65)"), |seen| *seen == 0).await;
 }
 
 #[tokio::test]
@@ -111,7 +111,7 @@ async fn a_query_whose_connection_is_discarded_is_stopped_at_the_server() {
     let asked = conn.batch_execute("SELECT pg_sleep(66)");
     tokio::time::timeout(Duration::from_millis(50), asked).await.unwrap_err();
     conn.discard();
-    until(|| running(&server, "pg_sleep(66)") == 0).await;
+    until_seen(|| running(&server, "pg_sleep(66)"), |seen| *seen == 0).await;
 }
 
 /// A cancel that comes late must not hit the statement of the next user.

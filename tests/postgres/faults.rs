@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use livepool::error::CheckoutFailure;
 use livepool::{CloseReason, Timeouts};
 
-use super::support::until;
+use super::support::{until, until_seen, until_status};
 use super::*;
 
 /// Within this, a pool is whole again after its server is.
@@ -54,7 +54,7 @@ async fn a_server_that_crashes_is_met_by_clear_errors_until_it_is_back() {
     let conn = pool.get().await.unwrap();
     let ((), asked) = tokio::join!(
         async {
-            until(|| running(&server, "pg_sleep(71)") == 1).await;
+            until_seen(|| running(&server, "pg_sleep(71)"), |seen| *seen == 1).await;
             server.kill_9();
         },
         conn.batch_execute("SELECT pg_sleep(71)")
@@ -82,7 +82,7 @@ async fn a_backend_that_is_terminated_costs_its_own_connection_alone() {
     let victim = pool.get().await.unwrap();
     let number = pid(&victim).await;
     drop(victim);
-    until(|| pool.status().idle == 3).await;
+    until_status(&pool, |now| now.idle == 3).await;
     // Idle.
     server.psql(&format!("SELECT pg_terminate_backend({number})"));
     assert_eq!(events.until_closed(1).await, [CloseReason::PeerClosed]);
@@ -90,7 +90,7 @@ async fn a_backend_that_is_terminated_costs_its_own_connection_alone() {
     let victim = pool.get().await.unwrap();
     let number = pid(&victim).await;
     let (asked, ()) = tokio::join!(victim.batch_execute("SELECT pg_sleep(72)"), async {
-        until(|| running(&server, "pg_sleep(72)") == 1).await;
+        until_seen(|| running(&server, "pg_sleep(72)"), |seen| *seen == 1).await;
         server.psql(&format!("SELECT pg_terminate_backend({number})"));
     });
     assert_eq!(asked.unwrap_err().code().unwrap().code(), "57P01");

@@ -3,7 +3,7 @@
 use livepool::postgres::Target;
 use livepool::{CloseReason, Timeouts};
 
-use super::support::until;
+use super::support::{until, until_seen, until_status};
 use super::*;
 
 fn both(a: &Server, b: &Server, target: Target) -> (Pool<Postgres>, Events) {
@@ -58,7 +58,7 @@ async fn a_pool_follows_the_primary() {
     assert!(why.contains("it is a standby, and not a server that takes writes"), "{why}");
     assert!(error.is_retryable());
     standby.promote();
-    until(|| standby.psql("SELECT pg_is_in_recovery()") == "f").await;
+    until_seen(|| standby.psql("SELECT pg_is_in_recovery()"), |seen| *seen == "f").await;
     let began = std::time::Instant::now();
     while writes.get().await.is_err() {
         assert!(began.elapsed() < 20 * SECOND, "it does not find the new primary");
@@ -77,7 +77,7 @@ async fn a_server_that_became_read_only_is_left_by_all_connections() {
     new.set("default_transaction_read_only", "on");
     let (pool, events) = both(&old, &new, Target::ReadWrite);
     assert_eq!(goes_to(&pool).await, [old.port()]);
-    until(|| pool.status().idle == 3).await;
+    until_status(&pool, |now| now.idle == 3).await;
     // What the servers are changes hands.
     old.set("default_transaction_read_only", "on");
     new.set("default_transaction_read_only", "off");
@@ -105,6 +105,6 @@ async fn a_write_in_a_transaction_that_is_to_read_only_harms_no_connection() {
     assert_eq!(error.code().unwrap().code(), "25006");
     drop(transaction);
     drop(conn);
-    until(|| pool.status().idle == 2).await;
+    until_status(&pool, |now| now.idle == 2).await;
     assert_eq!(events.closed(), []);
 }

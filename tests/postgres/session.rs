@@ -7,7 +7,7 @@ use livepool::postgres::RecyclingMethod;
 use livepool::{CloseReason, Release, Timeouts};
 use tokio_postgres::types::Type;
 
-use super::support::until;
+use super::support::{until, until_seen, until_status};
 use super::*;
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn rows_may_be_kept_for_longer_than_their_connection() {
             let conn = pool.get().await.unwrap();
             conn.query("SELECT $1::int8", &[&number]).await.unwrap()
         };
-        until(|| pool.status().idle == 1).await;
+        until_status(&pool, |now| now.idle == 1).await;
         assert_eq!(rows[0].get::<_, i64>(0), number);
         drop(rows);
         if number % 2 == 0 {
@@ -303,5 +303,5 @@ async fn a_query_that_may_take_longer_says_so() {
     assert!(conn.ended_with().is_some());
     drop(conn);
     assert_eq!(events.closed(), [CloseReason::OpTimeout]);
-    until(|| running(&server, "pg_sleep(60)") == 0).await;
+    until_seen(|| running(&server, "pg_sleep(60)"), |seen| *seen == 0).await;
 }

@@ -21,7 +21,7 @@ async fn a_url_is_enough() {
     tokio::time::timeout(Duration::from_millis(50), asked).await.unwrap_err();
     drop(conn);
     assert_eq!(echo(&pool.get().await.unwrap(), 1).await.unwrap(), 1);
-    support::until(|| running(&server, "pg_sleep(81)") == 0).await;
+    support::until_seen(|| running(&server, "pg_sleep(81)"), |seen| *seen == 0).await;
 }
 
 #[cfg(feature = "tls")]
@@ -66,7 +66,7 @@ mod tls {
             }
             assert_eq!(echo(&pool.get().await.unwrap(), 1).await.unwrap(), 1);
             assert_eq!((events.opened(), events.closed()), (1, vec![]), "{mode}");
-            support::until(|| running(server, "pg_sleep(82)") == 0).await;
+            support::until_seen(|| running(server, "pg_sleep(82)"), |seen| *seen == 0).await;
         }
         let postgres = Postgres::from_url(&url(&without, "require")).unwrap();
         let (pool, _) = pool_of(postgres.with_tls(trusting(&certs)), one);

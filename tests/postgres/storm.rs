@@ -68,7 +68,7 @@ async fn storm(server: &Server, method: RecyclingMethod, queries: u64) {
     assert_eq!((get(&tally.crossed), get(&tally.inherited), get(&tally.failed)), (0, 0, 0));
     assert!(get(&tally.given_up) as u64 > queries / 10);
     assert!(longest < NEXT, "somebody waited for what another left running: {longest:?}");
-    support::until(|| running(server, "pg_sleep") == 0).await;
+    support::until_seen(|| running(server, "pg_sleep"), |seen| *seen == 0).await;
 }
 
 async fn ask(pool: &Pool<Postgres>, tag: i64, random: &mut fastrand::Rng, tally: &Tally) {

@@ -11,6 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use super::listen;
+
 /// Echoes lines. After each answer it ends, with the given chance, one of its connections at random,
 /// by FIN or by RST: only one that has answered before and on which it has seen no request since.
 pub struct Fickle {
@@ -45,7 +47,8 @@ impl Fickle {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let listener = listen("127.0.0.1:0".parse().unwrap());
+                let listener = TcpListener::from_std(listener).unwrap();
                 tell.send(listener.local_addr().unwrap()).unwrap();
                 let mut rng = fastrand::Rng::with_seed(seed);
                 let accept = async {

@@ -6,6 +6,8 @@ pub mod alone;
 pub mod blackhole;
 pub mod crossing;
 pub mod cut;
+#[cfg(unix)]
+pub mod descriptors;
 #[cfg(target_os = "linux")]
 pub mod fault;
 pub mod fickle;
@@ -23,24 +25,30 @@ pub mod rates;
 #[cfg(target_os = "linux")]
 pub mod rounds;
 pub mod rude;
+pub mod scene;
 pub mod scripted;
 pub mod seed;
 #[cfg(target_os = "linux")]
 pub mod servers;
 #[cfg(target_os = "linux")]
 pub mod tcp_info;
+pub mod wait;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use livepool::event::Operation;
 use livepool::{CloseReason, Config, Event, Guard, Pool};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+
+use scene::Witness;
+#[allow(unused_imports)]
+pub use wait::{ends, until, until_blocking, until_seen, until_status};
 
 /// What the upstream can be told to do with its connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,8 +71,6 @@ pub enum Order {
     Heal,
 }
 
-type Controls = Arc<Mutex<HashMap<SocketAddr, mpsc::UnboundedSender<Order>>>>;
-
 /// A server for a line protocol, in a thread and runtime of its own, so that it goes on answering
 /// while the runtime of the test is busy, stopped or gone.
 ///
@@ -72,12 +78,67 @@ type Controls = Arc<Mutex<HashMap<SocketAddr, mpsc::UnboundedSender<Order>>>>;
 /// `BULK n` answers n bytes and a newline; `QUIT` closes; `SINK` reads no more.
 pub struct Upstream {
     addr: SocketAddr,
-    controls: Controls,
-    accepted: Arc<AtomicUsize>,
-    silenced: Arc<AtomicUsize>,
-    open: Arc<AtomicUsize>,
+    clients: Arc<Clients>,
+    orders: mpsc::UnboundedSender<Job>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// An order for one client, or for all there are; and who is told that they have it.
+struct Job {
+    order: Order,
+    client: Option<SocketAddr>,
+    done: std::sync::mpsc::Sender<()>,
+}
+
+/// What the upstream knows of its connections.
+#[derive(Default)]
+struct Clients {
+    /// By the client's address; and the number of the connection, because another one may come from
+    /// the same address before the first has ended here.
+    controls: Mutex<HashMap<SocketAddr, (usize, mpsc::UnboundedSender<Order>)>>,
+    accepted: AtomicUsize,
+    silenced: AtomicUsize,
+    open: AtomicUsize,
+}
+
+impl Clients {
+    fn admit(self: &Arc<Self>, stream: TcpStream, client: SocketAddr) {
+        let number = self.accepted.fetch_add(1, Ordering::SeqCst);
+        let (sender, orders) = mpsc::unbounded_channel();
+        self.controls.lock().unwrap().insert(client, (number, sender));
+        self.open.fetch_add(1, Ordering::SeqCst);
+        let clients = Arc::clone(self);
+        tokio::spawn(async move {
+            serve(stream, orders, &clients.silenced).await;
+            let mut controls = clients.controls.lock().unwrap();
+            if controls.get(&client).is_some_and(|(latest, _)| *latest == number) {
+                controls.remove(&client);
+            }
+            drop(controls);
+            clients.open.fetch_sub(1, Ordering::SeqCst);
+        });
+    }
+
+    fn give(&self, job: Job) {
+        for (client, (_, control)) in &*self.controls.lock().unwrap() {
+            if job.client.is_none_or(|wanted| wanted == *client) {
+                let _ = control.send(job.order.clone());
+            }
+        }
+        let _ = job.done.send(());
+    }
+}
+
+impl Witness for Clients {
+    fn tell(&self) -> String {
+        let mut known: Vec<_> =
+            self.controls.lock().unwrap().keys().map(|addr| addr.port()).collect();
+        known.sort();
+        let [accepted, open, silenced] =
+            [&self.accepted, &self.open, &self.silenced].map(|count| count.load(Ordering::SeqCst));
+        format!("upstream: {accepted} accepted, {open} open, {silenced} silenced, from {known:?}")
+    }
 }
 
 impl Upstream {
@@ -88,35 +149,36 @@ impl Upstream {
 
     /// Starts on this address.
     pub fn start_on(addr: SocketAddr) -> Self {
-        let controls = Controls::default();
-        let accepted = Arc::new(AtomicUsize::new(0));
-        let open = Arc::new(AtomicUsize::new(0));
-        let silenced = Arc::new(AtomicUsize::new(0));
-        let deaf = Arc::clone(&silenced);
+        let clients = Arc::<Clients>::default();
+        scene::add(&clients);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let (tell, told) = std::sync::mpsc::channel();
-        let shared = (Arc::clone(&controls), Arc::clone(&accepted), Arc::clone(&open));
+        let (orders, mut jobs) = mpsc::unbounded_channel();
+        let inside = Arc::clone(&clients);
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let listener = TcpListener::bind(addr).await.unwrap();
+                let backlog = listen(addr);
+                let listener = TcpListener::from_std(backlog.try_clone().unwrap()).unwrap();
                 tell.send(listener.local_addr().unwrap()).unwrap();
-                let (controls, accepted, open) = shared;
                 let serve = async {
                     loop {
-                        let (stream, peer) = listener.accept().await.unwrap();
-                        accepted.fetch_add(1, Ordering::SeqCst);
-                        let (sender, orders) = mpsc::unbounded_channel();
-                        controls.lock().unwrap().insert(peer, sender);
-                        let (controls, open) = (Arc::clone(&controls), Arc::clone(&open));
-                        let deaf = Arc::clone(&deaf);
-                        open.fetch_add(1, Ordering::SeqCst);
-                        tokio::spawn(async move {
-                            serve(stream, orders, &deaf).await;
-                            controls.lock().unwrap().remove(&peer);
-                            open.fetch_sub(1, Ordering::SeqCst);
-                        });
+                        tokio::select! {
+                            accepted = listener.accept() => {
+                                let (stream, client) = accepted.unwrap();
+                                inside.admit(stream, client);
+                            }
+                            Some(job) = jobs.recv() => {
+                                // To its client a connection is there before it is accepted. It is
+                                // meant, too.
+                                while let Ok((stream, client)) = backlog.accept() {
+                                    stream.set_nonblocking(true).unwrap();
+                                    inside.admit(TcpStream::from_std(stream).unwrap(), client);
+                                }
+                                inside.give(job);
+                            }
+                        }
                     }
                 };
                 tokio::select! {
@@ -126,7 +188,7 @@ impl Upstream {
             });
         });
         let addr = told.recv().unwrap();
-        Self { addr, controls, accepted, silenced, open, stop: Some(stop), thread: Some(thread) }
+        Self { addr, clients, orders, stop: Some(stop), thread: Some(thread) }
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -140,31 +202,35 @@ impl Upstream {
 
     /// Connections ever accepted.
     pub fn accepted(&self) -> usize {
-        self.accepted.load(Ordering::SeqCst)
+        self.clients.accepted.load(Ordering::SeqCst)
     }
 
     /// Connections open now, as this side sees it.
     pub fn open(&self) -> usize {
-        self.open.load(Ordering::SeqCst)
+        self.clients.open.load(Ordering::SeqCst)
     }
 
     /// Connections that have carried out [`Order::Silence`].
     pub fn silenced(&self) -> usize {
-        self.silenced.load(Ordering::SeqCst)
+        self.clients.silenced.load(Ordering::SeqCst)
     }
 
-    /// Gives an order for every connection.
+    /// Gives an order for every connection that a client has, accepted or not.
     pub fn order_all(&self, order: &Order) {
-        for control in self.controls.lock().unwrap().values() {
-            let _ = control.send(order.clone());
-        }
+        self.give(order.clone(), None);
     }
 
     /// Gives an order for the connection with this client address.
     pub fn order(&self, client: SocketAddr, order: Order) {
-        if let Some(control) = self.controls.lock().unwrap().get(&client) {
-            let _ = control.send(order);
-        }
+        self.give(order, Some(client));
+    }
+
+    /// Returns when they have it: connections made after that are not meant.
+    fn give(&self, order: Order, client: Option<SocketAddr>) {
+        let (done, is_done) = std::sync::mpsc::channel();
+        // Neither matters where the upstream has been stopped.
+        let _ = self.orders.send(Job { order, client, done });
+        let _ = is_done.recv();
     }
 
     /// Stops listening and closes every connection.
@@ -180,6 +246,24 @@ impl Drop for Upstream {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// A listener with room for as many connections as a test makes at a time. Beyond it, and beyond the
+/// 128 that std and tokio ask for, Linux forgets some of those that their client holds to be made,
+/// and resets them later.
+pub fn listen(addr: SocketAddr) -> std::net::TcpListener {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(addr),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )
+    .unwrap();
+    #[cfg(not(windows))]
+    socket.set_reuse_address(true).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket.bind(&addr.into()).unwrap();
+    socket.listen(4096).unwrap();
+    socket.into()
 }
 
 async fn serve(
@@ -223,7 +307,7 @@ async fn serve(
                 }
                 line.clear();
             }
-            order = orders.recv() => pending = order,
+            Some(order) = orders.recv() => pending = Some(order),
         }
         match pending.take() {
             None => {}
@@ -293,18 +377,41 @@ pub async fn fill(pool: &Pool, count: usize) {
 }
 
 /// Every event of a pool, in order.
-#[derive(Clone, Default)]
-pub struct Events(Arc<Mutex<Vec<Event>>>);
+#[derive(Clone)]
+pub struct Events(Arc<Told>);
+
+#[derive(Default)]
+struct Told(Mutex<Vec<Event>>);
+
+impl Witness for Told {
+    fn tell(&self) -> String {
+        const LAST: usize = 40;
+        let events = self.0.lock().unwrap();
+        let mut text = format!("{} events, the last of them:", events.len());
+        for event in &events[events.len().saturating_sub(LAST)..] {
+            text += &format!("\n  {event:?}");
+        }
+        text
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        let told = Arc::default();
+        scene::add(&told);
+        Self(told)
+    }
+}
 
 impl Events {
     /// To be given to `Builder::observer`.
     pub fn observer(&self) -> impl livepool::Observer + use<> {
-        let events = Arc::clone(&self.0);
-        move |_: &str, event: &Event| events.lock().unwrap().push(event.clone())
+        let told = Arc::clone(&self.0);
+        move |_: &str, event: &Event| told.0.lock().unwrap().push(event.clone())
     }
 
     pub fn all(&self) -> Vec<Event> {
-        self.0.lock().unwrap().clone()
+        self.0.0.lock().unwrap().clone()
     }
 
     /// The reasons of all closes so far, in order.
@@ -313,11 +420,17 @@ impl Events {
             Event::Closed { reason, .. } => Some(*reason),
             _ => None,
         };
-        self.0.lock().unwrap().iter().filter_map(reason).collect()
+        self.0.0.lock().unwrap().iter().filter_map(reason).collect()
     }
 
     pub fn opened(&self) -> usize {
-        self.0.lock().unwrap().iter().filter(|event| matches!(event, Event::Opened { .. })).count()
+        self.0
+            .0
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|event| matches!(event, Event::Opened { .. }))
+            .count()
     }
 
     /// The operations that timed out so far, in order.
@@ -326,13 +439,14 @@ impl Events {
             Event::TimedOut { operation, .. } => Some(*operation),
             _ => None,
         };
-        self.0.lock().unwrap().iter().filter_map(operation).collect()
+        self.0.0.lock().unwrap().iter().filter_map(operation).collect()
     }
 
     /// Waits until this many connections have been closed. Real time: kernel and reactor work in it.
-    pub async fn until_closed(&self, count: usize) -> Vec<CloseReason> {
-        until(|| self.closed().len() >= count).await;
-        self.closed()
+    #[track_caller]
+    pub fn until_closed(&self, count: usize) -> impl Future<Output = Vec<CloseReason>> {
+        let events = self.clone();
+        until_seen(move || events.closed(), move |closed| closed.len() >= count)
     }
 }
 
@@ -341,26 +455,6 @@ pub fn watched(config: Config) -> (Pool, Events) {
     let events = Events::default();
     let pool = Pool::builder(config).observer(events.observer()).build().unwrap();
     (pool, events)
-}
-
-/// As [`until`], but the runtime of the test gets no chance to do anything meanwhile.
-pub fn until_blocking(mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(10), "it did not happen within 10 s");
-        std::thread::sleep(Duration::from_micros(200));
-    }
-}
-
-/// Waits until something real has happened; fails after ten seconds. Polls real time in a runtime
-/// whose clock may be paused.
-pub async fn until(mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(10), "it did not happen within 10 s");
-        tokio::task::yield_now().await;
-        std::thread::sleep(Duration::from_micros(200));
-    }
 }
 
 /// Returns when what this thread has sent over loopback, a FIN or RST of a closed socket too, has
@@ -402,12 +496,6 @@ pub fn unread_from(addr: SocketAddr) -> usize {
         usize::from_str_radix(received, 16).ok()
     };
     table.lines().filter_map(unread).sum()
-}
-
-/// On a paused clock a lost wakeup waits for ever; this makes it a failure.
-pub async fn ends<T>(future: impl Future<Output = T>) -> T {
-    let day = Duration::from_secs(24 * 60 * 60);
-    tokio::time::timeout(day, future).await.expect("it waits for ever")
 }
 
 /// The file descriptors this process has open.

@@ -33,11 +33,14 @@ impl Rates {
                 let once = once.clone();
                 tokio::spawn(async move {
                     let mut count = 0_u32;
-                    while began.elapsed() < round {
+                    // At least once: on a busy machine the moment may be over before it began.
+                    loop {
                         once().await;
                         count += 1;
+                        if began.elapsed() >= round {
+                            break count;
+                        }
                     }
-                    count
                 })
             })
             .collect();
@@ -45,7 +48,6 @@ impl Rates {
         for caller in callers {
             total += caller.await.unwrap();
         }
-        assert!(total > 0, "not even once");
         f64::from(total) / began.elapsed().as_secs_f64()
     }
 }

@@ -1,10 +1,12 @@
 //! Upstreams without manners.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+
+use super::listen;
 
 /// What happens to every connection as soon as it is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +33,8 @@ pub struct Rude {
 
 impl Rude {
     pub fn start(rudeness: Rudeness) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap());
+        listener.set_nonblocking(false).unwrap();
         let addr = listener.local_addr().unwrap();
         let (served, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let shared = (Arc::clone(&served), Arc::clone(&stop));

@@ -10,6 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+use super::listen;
+
 pub struct Scripted {
     addr: SocketAddr,
     accepted: Arc<AtomicUsize>,
@@ -25,7 +27,7 @@ impl Scripted {
         F: Fn(Talk, usize) -> S + Send + 'static,
         S: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::from_std(listen("127.0.0.1:0".parse().unwrap())).unwrap();
         let addr = listener.local_addr().unwrap();
         let (accepted, heard) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let (count, requests) = (Arc::clone(&accepted), Arc::clone(&heard));

@@ -4,8 +4,18 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use super::super::scene::{self, Witness};
 use super::packet::{Packet, Way};
 use super::rules::{Counts, Rules, Verdict};
+
+impl Witness for Mutex<Rules> {
+    fn tell(&self) -> String {
+        let rules = self.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let [incoming, outgoing] =
+            [Way::In, Way::Out].map(|way| rules.directions[way as usize].counts);
+        format!("a link: in {incoming:?}, out {outgoing:?}")
+    }
+}
 
 /// The link of one host, or of the client. All changes act on the packets sent from now on.
 ///
@@ -22,6 +32,7 @@ impl Link {
     pub(super) fn new(address: Ipv4Addr) -> Self {
         let link = Self { address, rules: Arc::new(Mutex::new(Rules::new())) };
         link.seed(u64::from(u32::from(address)));
+        scene::add(&link.rules);
         link
     }
 
