@@ -7,6 +7,7 @@ pub mod config;
 mod deadline;
 pub mod error;
 pub mod event;
+mod foreign;
 mod listener;
 mod liveness;
 pub mod net;
@@ -17,6 +18,7 @@ mod stream;
 mod sync;
 mod sys;
 pub mod telemetry;
+mod text;
 
 /// The examples in `docs/sockets.md` compile and run.
 #[cfg(doctest)]

@@ -5,7 +5,6 @@ use std::panic::Location;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::Instrument;
 
 use super::Inner;
 use super::lease::Lease;
@@ -14,7 +13,7 @@ use crate::deadline::Deadline;
 use crate::error::{CheckoutDetails, CheckoutError, CheckoutFailure, Phase};
 use crate::event::{CheckoutOutcome, Event, Operation};
 use crate::net::ConnectError;
-use crate::telemetry;
+use crate::telemetry::Span;
 
 /// Takes a connection from the pool, before `limit` is over.
 pub(super) async fn checkout(
@@ -61,19 +60,18 @@ async fn wait(
     limit: Option<Duration>,
     taken_at: &'static Location<'static>,
 ) -> Result<Lease, CheckoutError> {
-    let span = telemetry::checkout_span(inner.emitter().name());
+    let span = Span::of_checkout(inner.emitter().name());
     let mut attempt = Attempt::begin(inner, limit);
     let result = if span.is_disabled() {
         obtain(inner, taken, &attempt).await
     } else {
-        obtain(inner, taken, &attempt).instrument(span.clone()).await
+        span.around(obtain(inner, taken, &attempt)).await
     };
     attempt.over = true;
     let waited = attempt.began.elapsed();
     match result {
         Ok(mut lease) => {
-            span.record("peer", tracing::field::display(lease.peer_addr()));
-            span.record("conn_id", lease.id().get());
+            span.leads_to(lease.id(), lease.peer_addr());
             hand_out(inner, &mut lease, waited, taken_at);
             Ok(lease)
         }

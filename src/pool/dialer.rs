@@ -57,7 +57,11 @@ impl Dials {
     }
 
     fn note_try(&self, task: Option<AbortHandle>) {
-        *self.patient.lock().unwrap_or_else(PoisonError::into_inner) = task;
+        let last = {
+            let mut patient = self.patient.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *patient, task)
+        };
+        drop(last);
     }
 
     /// Gives up a dial to an ejected peer, if it is `needed` and there is one. Its end wakes the
@@ -82,7 +86,12 @@ impl Dials {
     }
 
     fn ended(&self, error: Option<Arc<ConnectError>>) {
-        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+        let last = {
+            let mut known = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *known, error)
+        };
+        // A protocol's own error may be in it: it goes with no lock held.
+        drop(last);
     }
 }
 
