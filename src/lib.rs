@@ -49,5 +49,5 @@ pub use protocol::{Consequence, Protocol, Raw, Reuse, Unread};
 pub use status::{PeerStatus, Status};
 pub use stream::{
     Connector, Driven, Driver, Interrupted, Ledger, OpTimeout, Owed, PeerSilent, Scanner, Stream,
-    Wire,
+    Wire, WireStream,
 };
