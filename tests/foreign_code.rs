@@ -3,10 +3,11 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LockResult, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -63,11 +64,37 @@ async fn an_observer_that_panics_costs_nobody_a_connection() {
     assert_eq!((status.idle, status.in_use, status.connecting), (0, 0, 0));
 }
 
-/// Where a [`Touchy`] protocol panics.
-type Spot = Arc<Mutex<Option<&'static str>>>;
+/// Where a [`Touchy`] protocol panics, and the pool it uses from wherever it is called.
+#[derive(Default)]
+struct Place {
+    panics: Mutex<Option<&'static str>>,
+    enters: OnceLock<Pool<Touchy>>,
+}
+
+type Spot = Arc<Place>;
+
+impl Place {
+    fn lock(&self) -> LockResult<MutexGuard<'_, Option<&'static str>>> {
+        self.panics.lock()
+    }
+
+    /// Uses the pool, unless this is called from there.
+    fn enter(&self) {
+        thread_local!(static IS_INSIDE: Cell<bool> = const { Cell::new(false) });
+        let Some(pool) = self.enters.get() else { return };
+        if !IS_INSIDE.replace(true) {
+            drop(pool.try_get());
+            let _ = pool.get().now_or_never();
+            pool.resize(2).unwrap();
+            assert_eq!((pool.peers().len(), pool.status().max_size), (1, 2));
+            IS_INSIDE.set(false);
+        }
+    }
+}
 
 /// Panics if this is the spot, once.
 fn at(spot: &Spot, here: &str) {
+    spot.enter();
     let is_here = {
         let mut spot = spot.lock().unwrap();
         let is_here = *spot == Some(here);
@@ -230,6 +257,31 @@ async fn a_protocol_that_panics_over_a_connection_costs_that_one_and_nobody_else
             works(&pool, &events, &upstream).await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_protocol_and_its_layer_may_use_their_pool_from_wherever_they_are_called() {
+    let upstream = Upstream::start();
+    let lines = Lines { reuse: Reuse::AfterReset, notice: Some(b'#'), ..Lines::default() };
+    let protocol = Touchy { lines, layered: true, ..Touchy::default() };
+    let config = Config::default().with_validation(Validation::Ping);
+    let (pool, events) = touchy(&upstream, &protocol, config);
+    assert!(protocol.spot.enters.set(pool.clone()).is_ok());
+    let work = async {
+        for _ in 0..50 {
+            let (a, b, c) =
+                tokio::join!(ask(&pool, "ECHO a"), ask(&pool, "ECHO b"), ask(&pool, "ECHO c"));
+            assert_eq!((a.unwrap(), b.unwrap(), c.unwrap()), ("a".into(), "b".into(), "c".into()));
+            upstream.order_all(&Order::Say(b"#news\n".to_vec()));
+            let mut guard = pool.get().await.unwrap();
+            guard.report(&io::Error::other("evict"));
+        }
+        pool.invalidate();
+        pool.close();
+        until(|| upstream.open() == 0).await;
+    };
+    tokio::time::timeout(Duration::from_secs(30), work).await.expect("nobody waits for himself");
+    assert_eq!(events.opened(), events.closed().len());
 }
 
 #[tokio::test]
