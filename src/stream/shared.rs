@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     is_layered: AtomicBool,
     /// The layer is in its place: whoever polls below it may be called with the layer locked.
     has_layer: AtomicBool,
+    /// The thread that has the layer locked; 0 if none does.
+    layer_is_held_by: AtomicUsize,
     /// The layer is to be taken out by whoever has it.
     is_layer_over: AtomicBool,
     /// How many polls are under way whose callers hold a lock of their own, and tell when it is free.
@@ -129,6 +131,7 @@ impl Shared {
             layer: Mutex::new(None),
             is_layered: AtomicBool::new(false),
             has_layer: AtomicBool::new(false),
+            layer_is_held_by: AtomicUsize::new(0),
             is_layer_over: AtomicBool::new(false),
             told_later: AtomicUsize::new(0),
             untold: Mutex::default(),
@@ -394,15 +397,24 @@ impl Shared {
         &self,
         poll: impl FnOnce(Pin<&mut dyn Duplex>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        let polled = match &mut *lock(&self.layer) {
+        let polled = self.with_layer(|layer| match layer {
             Some(layer) => foreign::call(|| poll(Pin::new(&mut *layer.io))),
             None => Ok(Poll::Ready(Err(self.lost()))),
-        };
+        });
         self.layer_is_free();
         polled.unwrap_or_else(|panicked| {
             self.has_panicked();
             Poll::Ready(Err(panicked.into()))
         })
+    }
+
+    /// Uses the layer, which may use the pool.
+    fn with_layer<T>(&self, use_it: impl FnOnce(&mut Option<Layer>) -> T) -> T {
+        let mut layer = lock(&self.layer);
+        self.layer_is_held_by.store(here(), Ordering::Relaxed);
+        let result = use_it(&mut layer);
+        self.layer_is_held_by.store(0, Ordering::Relaxed);
+        result
     }
 
     /// Gives out what was read for nobody, if there is anything.
@@ -539,15 +551,22 @@ impl Shared {
     /// Has the layer take in what waits on the socket: what is for the layer alone, as the tickets of
     /// TLS are, is gone then; the rest is judged, and kept for the next reader.
     fn pump(&self) -> Option<CloseReason> {
-        let mut layer = lock(&self.layer);
-        // The task that reads here, if there is one, is told to read again. Nobody else reads while
-        // the layer is locked.
-        let reader = self.link.reader().take();
-        let taken_in = match layer.as_mut() {
-            Some(layer) => foreign::call(|| layer.take_in()),
-            None => Ok(TakenIn::End(CloseReason::Dirty)),
-        };
-        drop(layer);
+        // The layer itself asks for a connection, while it is polled further up this stack, and meets
+        // its own. What it is about to take in was not judged.
+        let this_thread = here();
+        if this_thread != 0 && self.layer_is_held_by.load(Ordering::Relaxed) == this_thread {
+            return Some(CloseReason::Dirty);
+        }
+        let (taken_in, reader) = self.with_layer(|layer| {
+            // The task that reads here, if there is one, is told to read again. Nobody else reads while
+            // the layer is locked.
+            let reader = self.link.reader().take();
+            let taken_in = match layer.as_mut() {
+                Some(layer) => foreign::call(|| layer.take_in()),
+                None => Ok(TakenIn::End(CloseReason::Dirty)),
+            };
+            (taken_in, reader)
+        });
         self.layer_is_free();
         // Nobody waits: the next read has its full time.
         self.record(Stream::has_read);
@@ -592,6 +611,19 @@ impl Drop for Shared {
         foreign::dispose(scanner);
         self.drop_layer();
     }
+}
+
+/// A number of this thread that no other has as long as it lives.
+#[cfg(not(shuttle))]
+fn here() -> usize {
+    thread_local!(static HERE: u8 = const { 0 });
+    HERE.with(|here| std::ptr::from_ref(here).addr())
+}
+
+/// In a model check all threads are one.
+#[cfg(shuttle)]
+fn here() -> usize {
+    0
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
