@@ -128,7 +128,8 @@ named! {
         Unfinished => "unfinished",
         /// Its protocol says that a connection that was used so is not used again.
         NotReusable => "not_reusable",
-        /// The caller panicked while holding the connection.
+        /// The caller panicked while holding the connection, or a protocol, ping, scanner or layer
+        /// panicked over it.
         Panicked => "panicked",
         /// The caller asked for it (`Guard::discard`), or closed an unpooled stream.
         Discarded => "discarded",
@@ -470,7 +471,8 @@ pub enum Event {
 /// Receives every [`Event`] of a pool, a connector or a listener, at once and on the thread where it
 /// happened, never under a lock. Keep it short: it runs on the hot path.
 ///
-/// A panic in an observer is caught and logged; it does not reach the pool's user.
+/// A panic in an observer is caught and logged; it does not reach the pool's user. An observer may use
+/// the pool, drop guards, and take locks of its own.
 pub trait Observer: Send + Sync + 'static {
     /// Called once per event; `name` is the pool's or listener's name.
     fn on_event(&self, name: &str, event: &Event);

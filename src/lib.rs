@@ -7,6 +7,7 @@ pub mod config;
 mod deadline;
 pub mod error;
 pub mod event;
+mod foreign;
 mod listener;
 mod liveness;
 pub mod net;
@@ -17,6 +18,7 @@ mod stream;
 mod sync;
 mod sys;
 pub mod telemetry;
+mod text;
 
 /// The examples in `docs/sockets.md` compile and run.
 #[cfg(doctest)]
@@ -47,5 +49,5 @@ pub use protocol::{Consequence, Protocol, Raw, Reuse, Unread};
 pub use status::{PeerStatus, Status};
 pub use stream::{
     Connector, Driven, Driver, Interrupted, Ledger, OpTimeout, Owed, PeerSilent, Scanner, Stream,
-    TooLarge, Wire,
+    TooLarge, Wire, WireStream,
 };

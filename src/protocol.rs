@@ -23,6 +23,13 @@ use crate::stream::{Stream, Wire};
 ///   bare stream is.
 /// - After a timeout, an I/O error or a panic it is not reused, whatever the protocol says.
 ///
+/// A client whose task reads all the time counts, or says that it has such a task
+/// ([`Wire::driver`]): otherwise its pending read is taken for a caller's that was given up, and the
+/// connection is never reused.
+///
+/// A protocol that panics costs the connection it was called for, with reason `panicked`, and nobody
+/// else. In the handshake that is a refusal for now; where it is asked for a rule, it has none.
+///
 /// `examples/custom_protocol.rs` is a whole one.
 ///
 /// # Cancel safety
@@ -91,7 +98,8 @@ pub trait Protocol: Send + Sync + 'static {
     }
 
     /// What these bytes mean, which came while nobody used the connection and nothing was owed. They
-    /// may be cut short.
+    /// begin with a message, perhaps several, and may be cut short: asked again when more comes, it is
+    /// told all that came within a second.
     fn unread(&self, bytes: &[u8]) -> Unread {
         let _ = bytes;
         Unread::Dirty

@@ -187,3 +187,21 @@ async fn closing_the_pool_leaves_no_session_behind() {
     until_seen(support::open_fds, |seen| *seen <= fds).await;
     until(|| redis.cli(&["INFO", "clients"]).contains("connected_clients:1\r")).await;
 }
+
+#[tokio::test]
+async fn callers_get_the_bytes_and_what_was_agreed_on_and_nothing_that_is_for_a_protocol() {
+    let certs = Certs::new();
+    let nginx = Nginx::start_with("", Some(&certs));
+    let tls = Tls::builder().with_root_pem(certs.ca_pem()).with_alpn(["http/1.1"]).build().unwrap();
+    let (pool, events) = pool(Config::new(format!("localhost:{}", nginx.tls_port())), tls);
+    let (mut a, mut b) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    let stream: &mut livepool::tls::TlsStream = &mut a;
+    assert_eq!(stream.alpn_protocol(), Some(&b"http/1.1"[..]));
+    assert_eq!(stream.host(), Some("localhost"));
+    let (id, peer) = (stream.id(), stream.peer_addr().clone());
+    assert_eq!((id, &peer), (a.id(), a.peer_addr()));
+    // Exchanged, each would be judged by what happens on the other.
+    std::mem::swap(&mut *a, &mut *b);
+    drop((a, b));
+    assert_eq!((pool.status().idle, events.closed().len()), (0, 2));
+}

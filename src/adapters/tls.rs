@@ -37,13 +37,16 @@ use crate::net::PeerAddr;
 use crate::protocol::Protocol;
 use crate::stream::Wire;
 
+/// What callers of a pool of [`Tls`] get: the bytes, decrypted.
+pub use crate::stream::WireStream as TlsStream;
+
 /// The library underneath, for those who bring a configuration of their own.
 pub use tokio_rustls;
 
 /// How connections are encrypted, and whom they trust.
 ///
-/// As the [`Protocol`] of a pool it gives callers the bytes: a [`Wire`] that encrypts. Other
-/// protocols take one to run over it. Cloning is cheap.
+/// As the [`Protocol`] of a pool it gives callers the bytes, as a [`TlsStream`]. Other protocols run
+/// over the [`Wire`] that [`connect`](Self::connect) encrypts. Cloning is cheap.
 #[derive(Clone)]
 pub struct Tls {
     connector: TlsConnector,
@@ -83,8 +86,19 @@ impl Tls {
     ///
     /// Dropping the future closes the connection.
     pub async fn connect(&self, wire: Wire) -> io::Result<Wire> {
+        Ok(self.agree(wire).await?.0)
+    }
+
+    /// As [`connect`](Self::connect), with the protocol that was agreed on.
+    async fn agree(&self, wire: Wire) -> io::Result<(Wire, Option<Box<[u8]>>)> {
         let name = self.name_of(wire.host(), wire.peer_addr())?;
-        wire.layer(|below| self.connector.connect(name, below)).await
+        let mut alpn = None;
+        let wire = wire.layer(async |below| {
+            let session = self.connector.connect(name, below).await?;
+            alpn = session.get_ref().1.alpn_protocol().map(Into::into);
+            Ok(session)
+        });
+        Ok((wire.await?, alpn))
     }
 
     /// As [`connect`](Self::connect), over a stream that is no pool's.
@@ -135,14 +149,15 @@ pub fn is_distrusted(error: &(dyn Error + 'static)) -> bool {
 }
 
 impl Protocol for Tls {
-    type Client = Wire;
+    type Client = TlsStream;
     type Error = io::Error;
 
-    async fn connect(&self, wire: Wire) -> io::Result<Wire> {
-        Self::connect(self, wire).await
+    async fn connect(&self, wire: Wire) -> io::Result<TlsStream> {
+        let (wire, alpn) = self.agree(wire).await?;
+        Ok(TlsStream::from(wire).with_alpn(alpn))
     }
 
-    async fn ping(&self, _: &mut Wire) -> io::Result<()> {
+    async fn ping(&self, _: &mut TlsStream) -> io::Result<()> {
         Ok(())
     }
 

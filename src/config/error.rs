@@ -5,7 +5,8 @@ use std::fmt;
 
 /// A configuration was refused. Holds every problem, not only the first.
 ///
-/// Its text has one line per problem: the field, the value, the rule and what to change.
+/// Its text has one line per problem: the field, the value, the rule and what to change. It repeats no
+/// secret that was given where an address belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     problems: Vec<Problem>,
@@ -18,7 +19,8 @@ pub struct Problem {
     /// Where: the field's path as a configuration file would spell it, such as
     /// `socket.keepalive.idle` or `upstream[1]`.
     pub field: String,
-    /// What was given.
+    /// What was given. Of an address that is none only as much as cannot hold a password: a URL that
+    /// was given in its place is not repeated.
     pub value: String,
     /// What is allowed instead, why, and what to change.
     pub rule: String,

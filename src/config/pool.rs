@@ -12,7 +12,8 @@ use super::{Backoff, ConfigError, Limits, Order, SocketConfig, Timeouts, Validat
 #[non_exhaustive]
 pub struct Config {
     /// The pool's name: label `pool` of every metric, field of every log line. Default empty, which
-    /// means the text of the first upstream. At most 255 bytes.
+    /// means the text of the first upstream; while another pool of the process has that name, with
+    /// `#2` appended, or the next free number. At most 255 bytes.
     pub name: String,
     /// Where to connect: `"host:port"`, `"192.0.2.1:80"`, `"[2001:db8::1]:80"` or
     /// `"unix:/path/to.sock"`. Names are looked up anew for every dial. Several entries are several

@@ -11,6 +11,7 @@ use super::{
     Validation,
 };
 use crate::net::Endpoint;
+use crate::text;
 
 /// Metric labels and log lines carry the name, so it has to stay readable.
 const NAME_BYTES: usize = 255;
@@ -53,10 +54,10 @@ pub(super) fn upstream(problems: &mut Problems, upstream: &[String]) -> Vec<Endp
         problems.add("upstream", "[]", "must name at least one address, such as \"db:5432\"");
     }
     let mut endpoints = Vec::with_capacity(upstream.len());
-    for (index, text) in upstream.iter().enumerate() {
-        match text.parse() {
+    for (index, entry) in upstream.iter().enumerate() {
+        match entry.parse() {
             Ok(endpoint) => endpoints.push(endpoint),
-            Err(reason) => problems.add(&format!("upstream[{index}]"), format!("{text:?}"), reason),
+            Err(reason) => problems.add(&format!("upstream[{index}]"), text::given(entry), reason),
         }
     }
     endpoints

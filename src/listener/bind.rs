@@ -23,7 +23,7 @@ pub enum BindError {
     /// The address is not one that can be listened on.
     #[non_exhaustive]
     Address {
-        /// As it was given.
+        /// As it was given, unless it may hold a password.
         address: String,
         /// What is wrong with it.
         problem: String,
@@ -93,8 +93,10 @@ pub(super) async fn bind(
     address: &str,
     settings: &ListenerSettings,
 ) -> Result<(Socket, PeerAddr, Unavailable), BindError> {
-    let endpoint = Endpoint::to_listen_on(address)
-        .map_err(|problem| BindError::Address { address: address.to_owned(), problem })?;
+    let endpoint = Endpoint::to_listen_on(address).map_err(|problem| BindError::Address {
+        address: crate::text::given_bare(address),
+        problem,
+    })?;
     let addrs = match endpoint {
         Endpoint::Addr(addr) => vec![addr],
         Endpoint::Host { host, port } => {

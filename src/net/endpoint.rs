@@ -58,15 +58,18 @@ pub(crate) fn upstream_text(endpoints: &[Endpoint]) -> String {
 }
 
 impl FromStr for Endpoint {
-    /// The reason, as a clause that says what to change.
+    /// The reason, as a clause that says what to change. It repeats nothing that may be a secret;
+    /// what may be shown of the value itself is for [`text::given`](crate::text::given) to say.
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return unix(path);
         }
-        if let Some((scheme, _)) = text.split_once("://") {
-            return Err(format!("must be host:port without a scheme; leave \"{scheme}://\" out"));
+        if text.contains("://") {
+            let scheme = crate::text::scheme(text);
+            let scheme = scheme.map_or("the scheme".to_owned(), |known| format!("\"{known}://\""));
+            return Err(format!("must be host:port without a scheme; leave {scheme} out"));
         }
         if let Ok(addr) = text.parse::<SocketAddr>() {
             return port(addr.port()).map(|_| Self::Addr(addr));
@@ -92,7 +95,8 @@ impl FromStr for Endpoint {
         let port = match number.parse() {
             Ok(number) => port(number)?,
             Err(_) => {
-                return Err(format!("must end with a port from 1 to 65535, not {number:?}"));
+                // What stands there instead is not repeated: it may be a password.
+                return Err("must end with a port from 1 to 65535, a number".to_owned());
             }
         };
         host_name(host)?;
@@ -132,6 +136,10 @@ fn unix(path: &str) -> Result<Endpoint, String> {
     }
     if path.is_empty() {
         return Err("must have a path after \"unix:\", such as \"unix:/run/db.sock\"".to_owned());
+    }
+    // Where it is shown that nothing is there, it would be a password that is shown.
+    if path.split_once('@').is_some_and(|(before, _)| before.contains(':')) {
+        return Err("must have a path after \"unix:\", without a user and a password".to_owned());
     }
     if path.len() > UNIX_PATH_BYTES || path.contains('\0') {
         return Err(format!(
@@ -185,6 +193,7 @@ mod tests {
             ("a,b:2", "as a list"),
             ("unix:", "a path after"),
             ("unix:/a\0b", "without a zero byte"),
+            ("unix://me:pw@/run/db", "without a user"),
         ];
         for (text, reason) in table {
             let error = text.parse::<Endpoint>().expect_err(text);

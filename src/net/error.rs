@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::DialOutcome;
+use crate::foreign::Held;
+use crate::text::Said;
 
 /// No connection could be made.
 ///
@@ -23,11 +25,12 @@ pub struct ConnectError {
 }
 
 /// One thing that was tried: looking a name up, or connecting to one address.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct ConnectAttempt {
     target: String,
-    error: Arc<io::Error>,
+    /// A protocol's own error may be in it.
+    error: Arc<Held<io::Error>>,
     took: Duration,
     phase: Phase,
 }
@@ -162,7 +165,7 @@ impl fmt::Display for ConnectError {
             if attempt.target != self.upstream {
                 write!(f, "{}: ", attempt.target)?;
             }
-            f.write_str(&lower_first(&attempt.error.to_string()))?;
+            f.write_str(&lower_first(&attempt.text()))?;
         }
         match self.hint() {
             Some(hint) => write!(f, " ({hint})"),
@@ -192,7 +195,7 @@ impl From<ConnectError> for io::Error {
 
 impl ConnectAttempt {
     pub(super) fn new(target: String, error: io::Error, took: Duration, phase: Phase) -> Self {
-        Self { target, error: Arc::new(error), took, phase }
+        Self { target, error: Arc::new(Held::new(error)), took, phase }
     }
 
     /// What was still under way when the deadline passed.
@@ -226,9 +229,14 @@ impl ConnectAttempt {
         &self.target
     }
 
-    /// What went wrong.
+    /// What went wrong. Its own text is as whoever made it wrote it: the words of a peer, perhaps.
+    /// In the text of a [`ConnectError`] they are escaped and cut.
     pub fn error(&self) -> &io::Error {
         &self.error
+    }
+
+    fn text(&self) -> String {
+        Said(&**self.error).to_string()
     }
 
     /// Time from its start to its failure.
@@ -261,6 +269,20 @@ impl ConnectAttempt {
         // A local port that was taken is free again sooner or later.
         (self.phase != Phase::Setup || self.error.kind() == io::ErrorKind::AddrInUse)
             && !matches!(self.error.kind(), InvalidInput | PermissionDenied | Unsupported)
+    }
+}
+
+/// What a peer or a protocol said is escaped and cut here as well.
+impl fmt::Debug for ConnectAttempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { target, took, phase, .. } = self;
+        f.debug_struct("ConnectAttempt")
+            .field("target", target)
+            .field("kind", &self.error.kind())
+            .field("error", &self.text())
+            .field("took", took)
+            .field("phase", phase)
+            .finish()
     }
 }
 

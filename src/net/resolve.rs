@@ -9,6 +9,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::{Endpoint, PeerAddr};
+use crate::foreign::{self, Held};
 
 /// Finds the addresses of a name. The system's resolver is used unless another is given to
 /// [`Builder::resolver`](crate::Builder::resolver): one that asks a service registry, say.
@@ -25,11 +26,11 @@ pub trait Resolve: Send + Sync + 'static {
 
 /// The resolver of a pool or connector.
 #[derive(Clone, Default)]
-pub(crate) struct Resolver(Option<Arc<dyn Resolve>>);
+pub(crate) struct Resolver(Option<Held<Arc<dyn Resolve>>>);
 
 impl Resolver {
     pub(crate) fn custom(resolver: impl Resolve) -> Self {
-        Self(Some(Arc::new(resolver)))
+        Self(Some(Held::new(Arc::new(resolver))))
     }
 
     /// The addresses of one endpoint, in the resolver's order (for the system's: RFC 6724).
@@ -41,7 +42,8 @@ impl Resolver {
             return Ok(known(endpoint).into_iter().collect());
         };
         let addrs: Vec<SocketAddr> = match &self.0 {
-            Some(custom) => custom.resolve(host, *port).await?,
+            // One that panics has found nothing.
+            Some(custom) => foreign::future(async { custom.resolve(host, *port).await }).await??,
             None => tokio::net::lookup_host((host.as_str(), *port)).await?.collect(),
         };
         if addrs.is_empty() {

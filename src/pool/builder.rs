@@ -9,6 +9,7 @@ use super::speech::speech;
 use super::{Owner, Pool};
 use crate::config::{Config, ConfigError, check_ping};
 use crate::event::Observer;
+use crate::foreign::Held;
 use crate::net::{Resolve, Resolver};
 use crate::protocol::{Protocol, Raw};
 use crate::stream::Connector;
@@ -32,7 +33,7 @@ impl Builder {
     /// Has idle connections pinged before they are handed out, as
     /// [`Config::validation`](crate::Config::validation) says. A protocol has its own ping.
     pub fn ping(mut self, ping: impl Ping) -> Self {
-        self.pinger = Pinger(Some(Arc::new(ping)));
+        self.pinger = Pinger(Some(Held::new(Arc::new(ping))));
         self
     }
 
@@ -62,7 +63,7 @@ impl<P: Protocol> Builder<P> {
     ///
     /// [`ConfigError`] with every problem of the configuration.
     pub fn build(self) -> Result<Pool<P>, ConfigError> {
-        let connector = Connector::observed(&self.config, self.observer)?;
+        let connector = Connector::of_pool(&self.config, self.observer)?;
         let connector = connector.resolved_by(self.resolver);
         let speech = speech(self.protocol);
         let has_ping = match &speech {

@@ -5,7 +5,6 @@ use std::panic::Location;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::Instrument;
 
 use super::Inner;
 use super::lease::Lease;
@@ -16,7 +15,7 @@ use crate::deadline::Deadline;
 use crate::error::{CheckoutDetails, CheckoutError, CheckoutFailure, Phase};
 use crate::event::{CheckoutOutcome, Event, Operation};
 use crate::net::ConnectError;
-use crate::telemetry;
+use crate::telemetry::Span;
 
 /// Until when a checkout may wait.
 #[derive(Debug, Clone, Copy)]
@@ -93,19 +92,18 @@ async fn wait(
     fitness: Fitness,
     taken_at: &'static Location<'static>,
 ) -> Result<Lease, CheckoutError> {
-    let span = telemetry::checkout_span(inner.emitter().name());
+    let span = Span::of_checkout(inner.emitter().name());
     let mut attempt = Attempt::begin(inner, until);
     let result = if span.is_disabled() {
         obtain(inner, taken, &attempt, fitness).await
     } else {
-        obtain(inner, taken, &attempt, fitness).instrument(span.clone()).await
+        span.around(obtain(inner, taken, &attempt, fitness)).await
     };
     attempt.over = true;
     let waited = attempt.began.elapsed();
     match result {
         Ok(mut lease) => {
-            span.record("peer", tracing::field::display(lease.peer_addr()));
-            span.record("conn_id", lease.id().get());
+            span.leads_to(lease.id(), lease.peer_addr());
             hand_out(inner, &mut lease, waited, taken_at);
             Ok(lease)
         }

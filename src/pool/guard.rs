@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::lease::{Lease, Release};
 use super::speech::MADE;
 use crate::event::{CloseReason, ConnId};
+use crate::foreign::{self, Held, Panicked};
 use crate::net::PeerAddr;
 use crate::protocol::{Consequence, Protocol, Raw};
 use crate::stream::{Conn, Ending, Ledger, Stream, delegate_io};
@@ -68,8 +69,16 @@ impl<P: Protocol> Guard<P> {
     pub fn report(&mut self, error: &P::Error) -> Consequence {
         let speech = self.lease.inner().speech.clone();
         let protocol =
-            speech.as_ref().and_then(|speech| speech.protocol().downcast_ref::<Arc<P>>());
-        let consequence = protocol.map_or(Consequence::Evict, |protocol| protocol.classify(error));
+            speech.as_ref().and_then(|speech| speech.protocol().downcast_ref::<Arc<Held<P>>>());
+        let classified = protocol.map(|protocol| foreign::call(|| protocol.classify(error)));
+        let consequence = match classified {
+            Some(Ok(consequence)) => consequence,
+            Some(Err(Panicked)) => {
+                self.taint_as(CloseReason::Panicked);
+                Consequence::Evict
+            }
+            None => Consequence::Evict,
+        };
         match consequence {
             Consequence::Keep => {}
             Consequence::Evict => self.lease.stream_mut().taint(CloseReason::IoError),
@@ -138,6 +147,11 @@ impl<P: Protocol> Guard<P> {
     /// Why the connection may not be reused, if something already says so.
     pub fn tainted(&self) -> Option<CloseReason> {
         self.lease.stream().tainted()
+    }
+
+    /// Whether any byte came since it was taken.
+    pub(crate) fn was_heard(&self) -> bool {
+        self.lease.stream().was_read()
     }
 
     pub(super) fn lease(&self) -> &Lease {

@@ -20,6 +20,7 @@ use super::lease::Lease;
 use crate::config::Validation;
 use crate::deadline::Deadline;
 use crate::event::{Check, CheckVerdict, CloseReason, Event, Operation};
+use crate::foreign::{self, Held, Panicked};
 use crate::stream::{Conn, Ending, Stream};
 
 /// Asks the program behind a connection whether it lives: the only way to notice a process that is
@@ -53,7 +54,7 @@ pub trait Ping: Send + Sync + 'static {
 
 /// The ping of a pool, if it has one.
 #[derive(Clone, Default)]
-pub(super) struct Pinger(pub(super) Option<Arc<dyn Ping>>);
+pub(super) struct Pinger(pub(super) Option<Held<Arc<dyn Ping>>>);
 
 impl fmt::Debug for Pinger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,7 +82,9 @@ impl Inner {
     async fn ping(&self, conn: &mut Conn) -> io::Result<()> {
         match (&self.speech, &self.pinger.0, conn) {
             (Some(speech), _, conn) => speech.ping(conn).await,
-            (None, Some(ping), Conn::Raw(stream)) => ping.ping(stream).await,
+            (None, Some(ping), Conn::Raw(stream)) => {
+                foreign::future(async { ping.ping(stream).await }).await?
+            }
             // The configuration was refused.
             _ => Ok(()),
         }
@@ -122,6 +125,9 @@ impl Inner {
             },
             Ok(Err(error)) if crate::error::is_timeout(&error) => {
                 (Some(CloseReason::PingTimeout), CheckVerdict::Dead)
+            }
+            Ok(Err(error)) if Panicked::is_in(&error) => {
+                (Some(CloseReason::Panicked), CheckVerdict::Dead)
             }
             Ok(Err(_)) => (Some(CloseReason::PingFailed), CheckVerdict::Dead),
             Err(_) => (Some(CloseReason::PingTimeout), CheckVerdict::Dead),

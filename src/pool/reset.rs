@@ -11,6 +11,7 @@ use crate::deadline::Deadline;
 use crate::event::{CloseReason, Event, Operation};
 use crate::protocol::Reuse;
 use crate::stream::Ending;
+use crate::telemetry;
 
 /// Connections that are to be reset. Each holds the pool, so they are dropped when it is closed.
 #[derive(Debug, Default)]
@@ -66,7 +67,7 @@ pub(super) async fn reset(lease: Lease) {
     let failed = match result {
         Ok(Ok(())) => lease.stream().unfit(Ending::Answered),
         Ok(Err(error)) => {
-            tracing::debug!(conn_id = lease.id().get(), %error, "reset failed");
+            telemetry::trouble(Some(lease.id()), &error, "reset failed");
             // That it had ended says more.
             Some(lease.stream().tainted().unwrap_or(CloseReason::ResetFailed))
         }

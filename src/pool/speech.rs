@@ -2,6 +2,7 @@
 
 use crate::sync::Arc;
 use std::any::Any;
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -9,8 +10,10 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::config::Limits;
+use crate::foreign::{self, Held, Panicked};
 use crate::protocol::{Protocol, Raw, Reuse};
 use crate::stream::{Bare, Conn, Handshake, Refused, Stream};
+use crate::text::Said;
 
 /// A protocol without its types.
 pub(super) trait Speech: Handshake {
@@ -24,7 +27,7 @@ pub(super) trait Speech: Handshake {
 }
 
 /// A protocol with its types.
-pub(super) struct Spoken<P>(pub(super) Arc<P>);
+pub(super) struct Spoken<P>(Arc<Held<P>>);
 
 /// The client of a connection, whose protocol made it.
 fn client<P: Protocol>(conn: &Conn) -> &P::Client {
@@ -47,44 +50,86 @@ impl<P: Protocol> Handshake for Spoken<P> {
         Box::pin(async move {
             let judge = Arc::clone(&self.0);
             let bare = Bare::new(stream, Arc::new(move |bytes| judge.unread(bytes)), limits);
-            match self.0.connect(bare.wire()).await {
-                Ok(client) => Ok(bare.with_client(Box::new(client))),
-                Err(error) => Err(match bare.exceeded() {
+            let (protocol, wire) = (&self.0, bare.wire());
+            match foreign::future(async move { protocol.connect(wire).await }).await {
+                Ok(Ok(client)) => Ok(bare.with_client(Box::new(client))),
+                Ok(Err(error)) => Err(match bare.exceeded() {
                     // What its client makes of that says less.
                     Some(exceeded) => Refused { is_permanent: false, error: exceeded.into() },
                     None => Refused {
-                        is_permanent: self.0.is_permanent(&error),
+                        is_permanent: foreign::call(|| self.0.is_permanent(&error))
+                            .unwrap_or(false),
                         error: io::Error::other(error),
                     },
                 }),
+                // As a handshake that is refused for now.
+                Err(panicked) => Err(Refused { is_permanent: false, error: panicked.into() }),
             }
         })
     }
 }
 
+/// Every call of the protocol is in the cage. One that panics costs the connection it was made for, with
+/// reason `panicked`, and nobody else.
 impl<P: Protocol> Speech for Spoken<P> {
     fn ping<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>> {
-        Box::pin(async move { self.0.ping(client_mut::<P>(conn)).await.map_err(io::Error::other) })
+        Box::pin(async move {
+            let client = client_mut::<P>(conn);
+            let pinged = foreign::future(async { self.0.ping(client).await }).await;
+            told(conn, pinged)
+        })
     }
 
     fn reuse(&self, conn: &Conn) -> Reuse {
-        self.0.reuse(client::<P>(conn))
+        let client = client::<P>(conn);
+        if !conn.is_over_its_own(client) {
+            return Reuse::Never;
+        }
+        // The taint decides then.
+        foreign::call(|| self.0.reuse(client)).unwrap_or_else(|_| {
+            conn.has_panicked();
+            Reuse::AsItIs
+        })
     }
 
     fn idle_limit(&self, conn: &Conn) -> Option<Duration> {
-        self.0.idle_limit(client::<P>(conn))
+        foreign::call(|| self.0.idle_limit(client::<P>(conn))).unwrap_or_else(|_| {
+            conn.has_panicked();
+            None
+        })
     }
 
     fn reset<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>> {
-        Box::pin(async move { self.0.reset(client_mut::<P>(conn)).await.map_err(io::Error::other) })
+        Box::pin(async move {
+            let client = client_mut::<P>(conn);
+            let reset = foreign::future(async { self.0.reset(client).await }).await;
+            told(conn, reset)
+        })
     }
 
     fn has_ping(&self) -> bool {
-        self.0.has_ping()
+        foreign::call(|| self.0.has_ping()).unwrap_or(false)
     }
 
     fn protocol(&self) -> &(dyn Any + Send + Sync) {
         &self.0
+    }
+}
+
+/// What a call of the protocol told of the connection it was made for.
+fn told<E: Error>(conn: &Conn, result: Result<Result<(), E>, Panicked>) -> io::Result<()> {
+    match result {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            // Its text is all that anybody asks for.
+            let text = Said(&error).to_string();
+            foreign::dispose(error);
+            Err(io::Error::other(text))
+        }
+        Err(panicked) => {
+            conn.has_panicked();
+            Err(panicked.into())
+        }
     }
 }
 
@@ -96,7 +141,7 @@ pub(super) fn speech<P: Protocol>(protocol: P) -> Spoke {
     if (&protocol as &dyn Any).is::<Raw>() {
         None
     } else {
-        Some(Arc::new(Spoken(Arc::new(protocol))))
+        Some(Arc::new(Spoken(Arc::new(Held::new(protocol)))))
     }
 }
 

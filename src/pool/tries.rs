@@ -52,10 +52,10 @@ impl<'a, P: Protocol> Tries<'a, P> {
     /// since. Where it was reset, its peer may know none of those from before, though its kernel
     /// answers: it is one that is made now.
     pub(crate) fn met_stale(&self, guard: &Guard<P>) -> bool {
-        let (now, stream) = (Instant::now(), guard.lease().stream());
-        let is_stale = self.met_old(guard) && stream.died() && !stream.was_read();
+        let is_stale = self.met_old(guard) && guard.lease().stream().died() && !guard.was_heard();
         if is_stale {
-            let _ = self.fitness.set(match stream.tainted() {
+            let now = Instant::now();
+            let _ = self.fitness.set(match guard.tainted() {
                 Some(CloseReason::Reset) => Fitness::MadeSince(now),
                 _ => Fitness::ProvedSince(now),
             });

@@ -8,9 +8,10 @@ use std::task::Waker;
 
 use super::bell::Keeper;
 use super::shared::{Judge, Shared};
-use super::{Stream, TooLarge, Wire};
+use super::{Stream, TooLarge, Wire, WireStream};
 use crate::config::Limits;
 use crate::event::CloseReason;
+use crate::foreign;
 use crate::liveness::{self, Parked, Verdict};
 use crate::sys::peek::Peeked;
 use crate::sys::tcp_info::tcp_info;
@@ -52,6 +53,7 @@ impl Bare {
     pub(crate) fn with_client(mut self, client: Box<dyn Any + Send + Sync>) -> Conn {
         self.has_client = true;
         self.shared.bounds().greeted();
+        self.shared.settle();
         Conn::Client(Box::new(Client { shared: Arc::clone(&self.shared), client }))
     }
 }
@@ -144,7 +146,27 @@ impl Conn {
     pub(crate) fn into_any(self) -> Box<dyn Any + Send + Sync> {
         match self {
             Self::Raw(stream) => stream,
-            Self::Client(client) => client.client,
+            Self::Client(mut client) => {
+                client.shared.leave();
+                std::mem::replace(&mut client.client, Box::new(()))
+            }
+        }
+    }
+
+    /// Whether a client that is bytes is still that of this connection. Who has two guards can exchange
+    /// what is in them.
+    #[inline]
+    pub(crate) fn is_over_its_own(&self, client: &(dyn Any + Send + Sync)) -> bool {
+        let Self::Client(own) = self else { return true };
+        let wire = client.downcast_ref::<Wire>();
+        let wire = wire.or_else(|| client.downcast_ref::<WireStream>().map(WireStream::wire));
+        wire.is_none_or(|wire| wire.is_of(&own.shared))
+    }
+
+    /// The protocol panicked over this connection: it is not reused.
+    pub(crate) fn has_panicked(&self) {
+        if let Self::Client(client) = self {
+            client.shared.record(|stream| stream.taint(CloseReason::Panicked));
         }
     }
 
@@ -219,6 +241,13 @@ impl Conn {
         if let Self::Client(client) = self {
             client.shared.link().reader().wake();
         }
+    }
+}
+
+/// A client is foreign, and so is its drop.
+impl Drop for Client {
+    fn drop(&mut self) {
+        foreign::dispose(std::mem::replace(&mut self.client, Box::new(())));
     }
 }
 

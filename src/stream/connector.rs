@@ -7,7 +7,6 @@ use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::Instrument;
 
 use super::{Conn, Handshake, Refused, Reported, Stream};
 use crate::config::{Config, ConfigError, Settings};
@@ -17,7 +16,7 @@ use crate::net::{
     self, Attempt, ConnectAttempt, ConnectError, Directory, Nobody, PeerAddr, Resolve, Resolver,
     Target,
 };
-use crate::telemetry::{self, Emitter, Telemetry};
+use crate::telemetry::{Emitter, Span, Telemetry};
 
 /// Makes connections as a pool would, without a pool: every address of the upstream, the socket
 /// options of the configuration, one deadline over all of it.
@@ -54,8 +53,26 @@ impl Connector {
         config: &Config,
         observer: Option<Arc<dyn Observer>>,
     ) -> Result<Self, ConfigError> {
+        Self::told(config, observer, Telemetry::pool)
+    }
+
+    /// As [`with_observer`](Self::with_observer), for a pool, whose gauges are kept by its name.
+    pub(crate) fn of_pool(
+        config: &Config,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Self, ConfigError> {
+        let is_named = !config.name.is_empty();
+        let telemetry = if is_named { Telemetry::named_pool } else { Telemetry::unnamed_pool };
+        Self::told(config, observer, telemetry)
+    }
+
+    fn told(
+        config: &Config,
+        observer: Option<Arc<dyn Observer>>,
+        telemetry: fn(&str) -> Telemetry,
+    ) -> Result<Self, ConfigError> {
         let settings = config.settle()?;
-        let emitter = Emitter::new(Telemetry::pool(&settings.name), observer);
+        let emitter = Emitter::new(telemetry(&settings.name), observer);
         Ok(Self {
             settings: Arc::new(settings),
             emitter: Arc::new(emitter),
@@ -116,15 +133,15 @@ impl Connector {
 
     /// As [`connect`](Self::connect), by this route.
     pub(crate) async fn connect_by(&self, route: Route<'_>) -> Result<Conn, ConnectError> {
-        let span = telemetry::dial_span(self.emitter.name(), &self.upstream());
-        self.dial(route).instrument(span).await
+        let span = Span::of_dial(self.emitter.name(), &self.upstream());
+        span.around(self.dial(route, &span)).await
     }
 
     fn upstream(&self) -> String {
         net::upstream_text(&self.settings.endpoints)
     }
 
-    async fn dial(&self, route: Route<'_>) -> Result<Conn, ConnectError> {
+    async fn dial(&self, route: Route<'_>, span: &Span) -> Result<Conn, ConnectError> {
         let began = Instant::now();
         let mut report = Report { emitter: &self.emitter, began, open: true };
         let mut dial = Dial {
@@ -140,9 +157,7 @@ impl Connector {
                     let stream = conn.stream();
                     (stream.id(), stream.peer_addr().clone())
                 };
-                tracing::Span::current()
-                    .record("peer", tracing::field::display(&peer))
-                    .record("conn_id", id.get());
+                span.leads_to(id, &peer);
                 report.opened(id, &peer);
                 Ok(conn)
             }

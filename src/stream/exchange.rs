@@ -7,6 +7,9 @@ use crate::event::CloseReason;
 pub(super) enum Debt {
     /// A raw stream: whoever reads is owed, and so is whoever wrote and has not read since.
     ByUse,
+    /// A client with a driver task that does not count: the same, but a read that is pending is the
+    /// task's, which reads all the time.
+    Driven,
     /// A client with a driver task counts for itself; this many answers are owed.
     Counted(usize),
 }
@@ -66,6 +69,11 @@ impl Exchange {
         self.write_pending = true;
     }
 
+    /// Whether bytes went out and none came back since.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.unanswered
+    }
+
     pub(super) fn heard(&self) -> bool {
         self.heard
     }
@@ -90,7 +98,7 @@ impl Exchange {
             Debt::Counted(0) => None,
             Debt::Counted(_) => Some(CloseReason::Unfinished),
             Debt::ByUse if self.read_pending => Some(CloseReason::Cancelled),
-            Debt::ByUse => match ending {
+            Debt::ByUse | Debt::Driven => match ending {
                 Ending::Answered if self.unanswered => Some(CloseReason::Unfinished),
                 Ending::Silent if self.carried => Some(CloseReason::Unfinished),
                 Ending::Answered | Ending::Unanswered | Ending::Silent => None,

@@ -73,6 +73,12 @@ impl Stream {
                 return Poll::Pending;
             }
         }
+        // A task reads all the time, and only what was asked has an answer to wait for.
+        if self.is_driven && !self.counts_debt && !self.exchange.is_unanswered() {
+            self.reading.stop();
+            self.end_watch();
+            return Poll::Pending;
+        }
         let mut now = Now::default();
         if let Some(watch) = &mut self.watch
             && let Poll::Ready(silent) = watch.poll(&self.link, &mut now, &self.io.sock_ref())
@@ -114,7 +120,7 @@ impl Stream {
     /// The error of a read whose peer is dead, and everything that follows from it.
     fn peer_is_silent(&mut self, silent: Silent) -> std::io::Error {
         self.exchange.taint(CloseReason::PeerSilent);
-        self.emitter.emit(Event::Checked {
+        self.tell(Event::Checked {
             conn: self.id,
             check: Check::Probe,
             verdict: CheckVerdict::Dead,
@@ -133,7 +139,17 @@ impl Stream {
             _ => OpTimeout { operation, after, of_exchange: false },
         };
         self.exchange.taint(CloseReason::OpTimeout);
-        self.emitter.emit(Event::TimedOut { operation, conn: Some(self.id), after: timeout.after });
+        self.tell(Event::TimedOut { operation, conn: Some(self.id), after: timeout.after });
         timeout.into()
+    }
+
+    /// Emits an event at once, unless this is called with the lock held that those share who share
+    /// the stream.
+    fn tell(&mut self, event: Event) {
+        if self.bell.is_some() {
+            self.untold = Some(Box::new(event));
+        } else {
+            self.emitter.emit(event);
+        }
     }
 }

@@ -8,6 +8,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use crate::event::CloseReason;
+use crate::foreign;
 
 /// No interrupt: the stream may go on.
 const RUNNING: u8 = u8::MAX;
@@ -25,8 +26,10 @@ pub(super) enum Side {
 pub(crate) struct Link {
     /// A [`CloseReason`], set before anybody is woken; the next poll of the stream returns it.
     interrupt: AtomicU8,
-    /// Answers owed to this stream; see [`Ledger`].
+    /// Answers owed to this stream, one by one; see [`Ledger`].
     debt: AtomicUsize,
+    /// Those that whoever reads along has counted, as a whole.
+    scanned: AtomicUsize,
     /// The next answer may take any time.
     patient: AtomicBool,
     /// How often the debt rose from zero. It tells the reader's clock that a new debt began even
@@ -47,6 +50,7 @@ impl Link {
         Arc::new(Self {
             interrupt: AtomicU8::new(RUNNING),
             debt: AtomicUsize::new(0),
+            scanned: AtomicUsize::new(0),
             patient: AtomicBool::new(false),
             debts_begun: AtomicUsize::new(0),
             activity: AtomicU64::new(0),
@@ -65,8 +69,9 @@ impl Link {
             .interrupt
             .compare_exchange(RUNNING, reason as u8, Ordering::AcqRel, Ordering::Acquire)
             .is_ok();
-        self.reader.wake();
-        self.writer.wake();
+        // A waker is its executor's code.
+        let _ = foreign::call(|| self.reader.wake());
+        let _ = foreign::call(|| self.writer.wake());
         first
     }
 
@@ -116,8 +121,11 @@ impl Link {
         drop(self.writer.take());
     }
 
+    /// All that is owed, whoever counts it.
     pub(super) fn debt(&self) -> usize {
-        self.debt.load(Ordering::Acquire)
+        // With each other in one order for all threads: of two who pay the last of either kind, one
+        // sees that nothing is left.
+        self.debt.load(Ordering::SeqCst).saturating_add(self.scanned.load(Ordering::SeqCst))
     }
 
     /// Nobody reads any more: what is owed stays so.
@@ -126,31 +134,36 @@ impl Link {
         self.settled.notify_waiters();
     }
 
-    pub(super) fn set_patient(&self, patient: bool) {
-        if self.patient.load(Ordering::Relaxed) != patient {
-            self.patient.store(patient, Ordering::Release);
-            self.reader.wake();
-        }
-    }
-
     pub(super) fn is_patient(&self) -> bool {
         self.patient.load(Ordering::Acquire)
     }
 
-    /// As counted by somebody who knows the whole sum.
-    pub(super) fn set_debt(&self, debt: usize) {
-        let before = self.debt();
-        if before == debt {
-            return;
+    /// As counted by somebody who reads along. Whom to wake because of it is for the caller to do, when
+    /// it holds no lock.
+    #[must_use = "somebody may have to be woken"]
+    pub(super) fn scanned(&self, debt: usize, patient: bool) -> Wakes {
+        // Before the debt, for whoever reads and sees that.
+        let was_patient = self.patient.load(Ordering::Relaxed);
+        if was_patient != patient {
+            self.patient.store(patient, Ordering::Release);
         }
-        if before == 0 {
+        let before = self.scanned.load(Ordering::SeqCst);
+        if before == debt {
+            return Wakes { reader: was_patient != patient, settled: false };
+        }
+        let begins = self.debt() == 0;
+        if begins {
             self.debts_begun.fetch_add(1, Ordering::AcqRel);
         }
-        self.debt.store(debt, Ordering::Release);
-        if before == 0 {
+        self.scanned.store(debt, Ordering::SeqCst);
+        Wakes { reader: begins || was_patient != patient, settled: self.debt() == 0 }
+    }
+
+    pub(super) fn wake(&self, wakes: Wakes) {
+        if wakes.reader {
             self.reader.wake();
         }
-        if debt == 0 {
+        if wakes.settled {
             self.settled.notify_waiters();
         }
     }
@@ -158,6 +171,13 @@ impl Link {
     pub(super) fn debts_begun(&self) -> usize {
         self.debts_begun.load(Ordering::Acquire)
     }
+}
+
+/// Whom a change concerns.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wakes {
+    reader: bool,
+    settled: bool,
 }
 
 /// Counts the answers a stream is owed, for clients that read all the time in a driver task.
@@ -176,7 +196,7 @@ impl Ledger {
         if self.0.debt() == 0 {
             self.0.debts_begun.fetch_add(1, Ordering::AcqRel);
         }
-        if self.0.debt.fetch_add(1, Ordering::AcqRel) == 0 {
+        if self.0.debt.fetch_add(1, Ordering::SeqCst) == 0 {
             // The reader may be pending without a clock: it has to start one.
             self.0.reader.wake();
         }
@@ -216,7 +236,8 @@ pub struct Owed(Arc<Link>);
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        if self.0.debt.fetch_sub(1, Ordering::AcqRel) == 1 {
+        let last = self.0.debt.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && self.0.debt() == 0 {
             self.0.settled.notify_waiters();
         }
     }
@@ -233,6 +254,21 @@ mod tests {
         assert!(link.interrupt(CloseReason::IdleTimeout));
         assert!(!link.interrupt(CloseReason::PoolClosed));
         assert_eq!(link.interrupted(), Some(CloseReason::IdleTimeout));
+    }
+
+    #[test]
+    fn what_is_owed_one_by_one_and_what_is_counted_as_a_whole_are_added_up() {
+        let link = Link::new();
+        let ledger = Ledger(Arc::clone(&link));
+        let owed = ledger.owe();
+        link.wake(link.scanned(1, false));
+        assert_eq!(ledger.debt(), 2);
+        link.wake(link.scanned(0, false));
+        assert_eq!((ledger.debt(), link.debts_begun()), (1, 1));
+        drop(owed);
+        assert_eq!(ledger.debt(), 0);
+        link.wake(link.scanned(3, true));
+        assert_eq!((ledger.debt(), link.debts_begun(), link.is_patient()), (3, 2, true));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod limits;
 mod link;
 mod reported;
 mod scan;
+mod sealed;
 mod shared;
 #[cfg(all(test, unix))]
 mod tests;
@@ -54,6 +55,9 @@ pub(crate) use link::Link;
 pub use link::{Ledger, Owed};
 pub(crate) use reported::Reported;
 pub use scan::{Consequence, Scanner, Unread};
+pub use sealed::WireStream;
+#[cfg(feature = "redis")]
+pub(crate) use wire::Teller;
 pub use wire::Wire;
 
 /// A TCP or Unix stream whose every operation is bounded in time.
@@ -92,6 +96,10 @@ pub struct Stream {
     is_limited: bool,
     exchange: Exchange,
     counts_debt: bool,
+    /// Its client has a task that reads all the time.
+    is_driven: bool,
+    /// Of a stream that is shared: what came of a poll, for whoever tells when no lock is held.
+    untold: Option<Box<Event>>,
     /// Of a stream that is shared: what is left in the socket's reader slot.
     bell: Option<Waker>,
     /// Something between it and its user notes what is exchanged.
@@ -146,6 +154,8 @@ impl Stream {
             is_limited: false,
             exchange: Exchange::default(),
             counts_debt: false,
+            is_driven: false,
+            untold: None,
             bell: None,
             recorded_above: false,
             debts_seen: 0,
@@ -276,6 +286,13 @@ impl Stream {
         self.reading.stop();
     }
 
+    /// A read that is pending is that of its client's task from now on, and no caller's. Returns whether
+    /// a ledger counts what is owed.
+    fn is_driven(&mut self) -> bool {
+        self.is_driven = true;
+        self.counts_debt
+    }
+
     /// What is exchanged is noted by whoever is above: the bytes here are not those of its user.
     fn is_recorded_above(&mut self) {
         self.recorded_above = true;
@@ -310,7 +327,11 @@ impl Stream {
 
     /// Why the stream may not be reused, given how its exchange ended. See [`Exchange::unfit`].
     pub(crate) fn unfit(&self, ending: Ending) -> Option<CloseReason> {
-        let debt = if self.counts_debt { Debt::Counted(self.link.debt()) } else { Debt::ByUse };
+        let debt = match (self.counts_debt, self.is_driven) {
+            (true, _) => Debt::Counted(self.link.debt()),
+            (false, true) => Debt::Driven,
+            (false, false) => Debt::ByUse,
+        };
         self.link.interrupted().or_else(|| self.exchange.unfit(debt, ending))
     }
 

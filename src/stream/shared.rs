@@ -3,15 +3,20 @@
 //! A client takes its stream for good, often into a task of its own. The pool still has to look at
 //! the socket while the connection is idle, and to close it when it is no use. So both share it,
 //! under a lock that is held for one poll or one look, and never across a wait.
+//!
+//! A layer and a scanner are foreign code. Each is called under a lock of its own, which is all it may
+//! meet there: what follows from a call, an event, a wake-up, a drop, comes when every lock is free.
 
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::bell::{Bell, Keeper};
 use super::bounds::Bounds;
@@ -20,8 +25,10 @@ use super::link::{Ledger, Link};
 use super::scan::{Consequence, Scanner, Unread};
 use super::{Interrupted, Stream};
 use crate::config::Limits;
-use crate::event::{CloseReason, ConnId};
+use crate::event::{CloseReason, ConnId, Event};
+use crate::foreign;
 use crate::net::PeerAddr;
+use crate::telemetry::{self, Emitter};
 
 /// What a protocol says to bytes that came while nobody used the connection.
 pub(crate) type Judge = Arc<dyn Fn(&[u8]) -> Unread + Send + Sync>;
@@ -43,11 +50,29 @@ pub(crate) struct Shared {
     /// TLS, say. Held for one poll; locked before the stream, never after.
     layer: Mutex<Option<Layer>>,
     is_layered: AtomicBool,
+    /// The layer is in its place: whoever polls below it may be called with the layer locked.
+    has_layer: AtomicBool,
+    /// The thread that has the layer locked; 0 if none does.
+    layer_is_held_by: AtomicUsize,
+    /// The layer is to be taken out by whoever has it.
+    is_layer_over: AtomicBool,
+    /// How many polls are under way whose callers hold a lock of their own, and tell when it is free.
+    told_later: AtomicUsize,
+    /// Events that came meanwhile, or with the layer locked. Pushed and taken under this lock, nothing else.
+    untold: Mutex<Vec<Event>>,
+    has_untold: AtomicBool,
     /// Called under this lock and no other: the order of the bytes is that of the calls.
     scanner: Mutex<Option<Box<dyn Scanner>>>,
     is_scanned: AtomicBool,
     /// Nobody uses the connection.
     is_idle: AtomicBool,
+    /// What came since then. Pushed and copied under this lock, nothing else.
+    unasked: Mutex<Unasked>,
+    has_unasked: AtomicBool,
+    /// The protocol has made its client: how the connection is judged is settled.
+    is_settled: AtomicBool,
+    /// Its client has a task and no ledger: what it is owed shows in what it writes and reads.
+    is_owed_by_use: AtomicBool,
     /// Of the client's task.
     rest: Arc<Rest>,
     bell: Arc<Bell>,
@@ -55,6 +80,7 @@ pub(crate) struct Shared {
     link: Arc<Link>,
     judge: Judge,
     bounds: Bounds,
+    emitter: Arc<Emitter>,
     id: ConnId,
     peer: PeerAddr,
     host: Option<Arc<str>>,
@@ -66,6 +92,32 @@ struct Layer {
     kept: Vec<u8>,
 }
 
+/// What a client read while nobody used the connection. A message may come in two reads, and only its
+/// beginning says what it is.
+#[derive(Default)]
+struct Unasked {
+    bytes: Vec<u8>,
+    last: Option<Instant>,
+}
+
+/// The pieces of one message come closer together than this. What comes later begins a new one.
+const SAME_MESSAGE: Duration = Duration::from_secs(1);
+
+impl Unasked {
+    /// What came shortly before `now`.
+    fn recent(&self, now: Instant) -> &[u8] {
+        let is_recent = |last| now.saturating_duration_since(last) < SAME_MESSAGE;
+        if self.last.is_some_and(is_recent) { &self.bytes } else { &[] }
+    }
+}
+
+/// What a layer took in that nobody had asked for.
+enum TakenIn {
+    Nothing,
+    Bytes(Vec<u8>),
+    End(CloseReason),
+}
+
 impl Shared {
     pub(super) fn new(mut stream: Box<Stream>, judge: Judge, limits: Limits) -> Arc<Self> {
         let link = Arc::clone(stream.link());
@@ -73,6 +125,7 @@ impl Shared {
         let waker = bell.waker();
         stream.ring(Some(waker.clone()));
         Arc::new(Self {
+            emitter: Arc::clone(&stream.emitter),
             id: stream.id(),
             peer: stream.peer_addr().clone(),
             host: stream.host().cloned(),
@@ -80,9 +133,19 @@ impl Shared {
             is_closed: AtomicBool::new(false),
             layer: Mutex::new(None),
             is_layered: AtomicBool::new(false),
+            has_layer: AtomicBool::new(false),
+            layer_is_held_by: AtomicUsize::new(0),
+            is_layer_over: AtomicBool::new(false),
+            told_later: AtomicUsize::new(0),
+            untold: Mutex::default(),
+            has_untold: AtomicBool::new(false),
             scanner: Mutex::new(None),
             is_scanned: AtomicBool::new(false),
             is_idle: AtomicBool::new(false),
+            unasked: Mutex::default(),
+            has_unasked: AtomicBool::new(false),
+            is_settled: AtomicBool::new(false),
+            is_owed_by_use: AtomicBool::new(false),
             rest: Arc::default(),
             bell,
             waker,
@@ -138,7 +201,31 @@ impl Shared {
     }
 
     pub(super) fn set_idle(&self, idle: bool) {
+        if self.has_unasked.load(Ordering::Acquire) {
+            *lock(&self.unasked) = Unasked::default();
+            self.has_unasked.store(false, Ordering::Release);
+        }
         self.is_idle.store(idle, Ordering::Release);
+    }
+
+    /// The client was made, and belongs to the pool. From now on nobody who has a wire in his hands
+    /// changes how the connection is judged: it would be judged so for all who come later.
+    pub(super) fn settle(&self) {
+        self.is_settled.store(true, Ordering::Release);
+    }
+
+    /// It is its owner's from now on, and no pool's.
+    pub(super) fn leave(&self) {
+        self.is_settled.store(false, Ordering::Release);
+    }
+
+    /// Whether something comes too late that only the protocol may do. Says so in the log.
+    pub(super) fn is_settled(&self, what: &'static str) -> bool {
+        let is_settled = self.is_settled.load(Ordering::Acquire);
+        if is_settled {
+            telemetry::misuse(self.id, what);
+        }
+        is_settled
     }
 
     /// Closes the socket, whoever has a wire to it.
@@ -146,7 +233,8 @@ impl Shared {
         self.is_closed.store(true, Ordering::SeqCst);
         self.close_stream();
         self.link.interrupt(reason);
-        drop(lock(&self.layer).take());
+        self.end_layer();
+        self.tell_all();
     }
 
     /// Drops the stream; if somebody uses it this very moment, that one does (perhaps this thread,
@@ -163,9 +251,83 @@ impl Shared {
     /// The client is gone: nobody reads or writes here again.
     pub(super) fn abandon(&self) {
         // What is below holds us.
-        drop(lock(&self.layer).take());
+        self.end_layer();
         self.taint(CloseReason::Discarded);
         self.link.end();
+    }
+
+    /// Drops the layer, which is foreign code; if somebody uses it this very moment, that one does
+    /// (perhaps this thread, further up the stack).
+    fn end_layer(&self) {
+        self.is_layer_over.store(true, Ordering::SeqCst);
+        self.drop_layer();
+    }
+
+    fn drop_layer(&self) {
+        let layer = match self.layer.try_lock() {
+            Ok(mut layer) => layer.take(),
+            Err(TryLockError::Poisoned(layer)) => layer.into_inner().take(),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        foreign::dispose(layer);
+    }
+
+    /// What was left to whoever had the layer locked.
+    fn layer_is_free(&self) {
+        if self.is_layer_over.load(Ordering::SeqCst) {
+            self.drop_layer();
+        }
+        if self.told_later.load(Ordering::SeqCst) == 0 {
+            self.tell_all();
+        }
+    }
+
+    /// Emits what came of a poll, when no lock is held.
+    fn tell(&self, event: Event) {
+        let is_told_now = || self.told_later.load(Ordering::SeqCst) == 0;
+        if !self.has_layer.load(Ordering::Acquire) && is_told_now() {
+            return self.emitter.emit(event);
+        }
+        lock(&self.untold).push(event);
+        self.has_untold.store(true, Ordering::SeqCst);
+        // The layer may be locked, by this thread: whoever has it locked tells when it is free.
+        let is_free = !matches!(self.layer.try_lock(), Err(TryLockError::WouldBlock));
+        if is_free && is_told_now() {
+            self.tell_all();
+        }
+    }
+
+    /// Makes a poll for which a lock is held that is not this connection's. It is free when this
+    /// returns, and events are told then.
+    #[cfg(feature = "redis")]
+    pub(super) fn tell_later<T>(&self, poll: impl FnOnce() -> T) -> T {
+        /// However the poll ends.
+        struct Later<'a>(&'a Shared);
+        impl Drop for Later<'_> {
+            fn drop(&mut self) {
+                self.0.told_later.fetch_sub(1, Ordering::SeqCst);
+                self.0.layer_is_free();
+            }
+        }
+        self.told_later.fetch_add(1, Ordering::SeqCst);
+        let _later = Later(self);
+        poll()
+    }
+
+    fn tell_all(&self) {
+        if self.has_untold.swap(false, Ordering::SeqCst) {
+            let untold = std::mem::take(&mut *lock(&self.untold));
+            for event in untold {
+                self.emitter.emit(event);
+            }
+        }
+    }
+
+    /// Foreign code that belongs to this connection panicked: nobody knows what it is owed, and nobody
+    /// may wait for an answer that is not counted.
+    pub(super) fn has_panicked(&self) {
+        self.taint(CloseReason::Panicked);
+        self.link.interrupt(CloseReason::Panicked);
     }
 
     /// What a wire says that has lost its stream.
@@ -174,13 +336,22 @@ impl Shared {
     }
 
     pub(super) fn count_debt(&self) -> Ledger {
+        self.is_owed_by_use.store(false, Ordering::Release);
         self.record(Stream::count_debt_for_good);
         Ledger(Arc::clone(&self.link))
     }
 
     pub(super) fn scan(&self, scanner: Box<dyn Scanner>) {
-        *lock(&self.scanner) = Some(scanner);
+        let last = lock(&self.scanner).replace(scanner);
         self.is_scanned.store(true, Ordering::Release);
+        foreign::dispose(last);
+    }
+
+    /// The client has a task that reads all the time, and is known to be at rest or not.
+    pub(super) fn is_driven(&self) {
+        let mut is_counted = false;
+        self.record(|stream| is_counted = stream.is_driven());
+        self.is_owed_by_use.store(!is_counted, Ordering::Release);
     }
 
     /// `false` if there is a layer already.
@@ -191,8 +362,12 @@ impl Shared {
     }
 
     pub(super) fn set_layer(&self, io: Box<dyn Duplex>) {
-        *lock(&self.layer) = Some(Layer { io, kept: Vec::new() });
+        let last = lock(&self.layer).replace(Layer { io, kept: Vec::new() });
+        self.has_layer.store(true, Ordering::Release);
+        foreign::dispose(last);
         self.bounds.begin_above();
+        // It may have been closed meanwhile.
+        self.layer_is_free();
     }
 
     pub(super) fn is_layered(&self) -> bool {
@@ -214,13 +389,16 @@ impl Shared {
         &self,
         poll: impl FnOnce(&mut Stream) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        let result = match &mut *self.stream() {
-            Some(stream) => poll(stream),
-            None => Poll::Ready(Err(self.lost())),
+        let (result, untold) = match &mut *self.stream() {
+            Some(stream) => (poll(stream), stream.untold.take()),
+            None => (Poll::Ready(Err(self.lost())), None),
         };
         // Whoever closed it meanwhile could not.
         if self.is_closed.load(Ordering::SeqCst) {
             self.close_stream();
+        }
+        if let Some(event) = untold {
+            self.tell(*event);
         }
         result
     }
@@ -229,10 +407,24 @@ impl Shared {
         &self,
         poll: impl FnOnce(Pin<&mut dyn Duplex>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        match &mut *lock(&self.layer) {
-            Some(layer) => poll(Pin::new(&mut *layer.io)),
-            None => Poll::Ready(Err(self.lost())),
-        }
+        let polled = self.with_layer(|layer| match layer {
+            Some(layer) => foreign::call(|| poll(Pin::new(&mut *layer.io))),
+            None => Ok(Poll::Ready(Err(self.lost()))),
+        });
+        self.layer_is_free();
+        polled.unwrap_or_else(|panicked| {
+            self.has_panicked();
+            Poll::Ready(Err(panicked.into()))
+        })
+    }
+
+    /// Uses the layer, which may use the pool.
+    fn with_layer<T>(&self, use_it: impl FnOnce(&mut Option<Layer>) -> T) -> T {
+        let mut layer = lock(&self.layer);
+        self.layer_is_held_by.store(here(), Ordering::Relaxed);
+        let result = use_it(&mut layer);
+        self.layer_is_held_by.store(0, Ordering::Relaxed);
+        result
     }
 
     /// Gives out what was read for nobody, if there is anything.
@@ -271,11 +463,38 @@ impl Shared {
                 }
             }
         }
-        if is_unasked && let Some(reason) = self.judge(bytes) {
+        if is_unasked && let Some(reason) = self.judge_read(bytes) {
             self.taint(reason);
         }
         let within = self.bounds.has_read(bytes.len());
         self.bounded(within.and_then(|()| self.bounds.receives(longest.unwrap_or(0))))
+    }
+
+    /// Judges what the client has just read, together with what it read before.
+    fn judge_read(&self, bytes: &[u8]) -> Option<CloseReason> {
+        let all = {
+            let mut unasked = lock(&self.unasked);
+            let now = Instant::now();
+            if unasked.recent(now).is_empty() {
+                unasked.bytes.clear();
+            }
+            unasked.last = Some(now);
+            unasked.bytes.extend_from_slice(bytes);
+            unasked.bytes.clone()
+        };
+        self.has_unasked.store(true, Ordering::Release);
+        // A peer that never stops is not idle.
+        if all.len() > MOST_KEPT { Some(CloseReason::Dirty) } else { self.judge(&all) }
+    }
+
+    /// Judges what will be read next, together with what was read before.
+    fn judge_unread(&self, bytes: &[u8]) -> Option<CloseReason> {
+        if !self.has_unasked.load(Ordering::Acquire) {
+            return self.judge(bytes);
+        }
+        let mut all = lock(&self.unasked).recent(Instant::now()).to_vec();
+        all.extend_from_slice(bytes);
+        self.judge(&all)
     }
 
     /// Something below the protocol received so much.
@@ -295,19 +514,39 @@ impl Shared {
     pub(super) fn sent(&self, bytes: &[u8], of: usize) {
         self.bounds.grows_to(of as u64);
         self.scanned(|scanner| scanner.sent(bytes));
+        if self.is_owed_by_use.load(Ordering::Acquire) {
+            // An answer is owed: a read that was pending without a clock has one from now on.
+            self.link.reader().wake();
+        }
     }
 
     fn scanned<T>(&self, read_along: impl FnOnce(&mut dyn Scanner) -> T) -> Option<T> {
         if !self.is_scanned.load(Ordering::Acquire) {
             return None;
         }
-        let mut scanner = lock(&self.scanner);
-        let scanner = scanner.as_deref_mut()?;
-        let result = read_along(scanner);
-        // Before the debt, which may wake whoever reads.
-        self.link.set_patient(scanner.is_patient());
-        self.link.set_debt(scanner.owed());
-        Some(result)
+        let (result, wakes, broken) = {
+            let mut place = lock(&self.scanner);
+            let scanner = place.as_deref_mut()?;
+            let read = foreign::call(|| {
+                let result = read_along(scanner);
+                (result, scanner.owed(), scanner.is_patient())
+            });
+            match read {
+                Ok((result, owed, is_patient)) => {
+                    // In the order of the calls.
+                    (Some(result), Some(self.link.scanned(owed, is_patient)), None)
+                }
+                Err(foreign::Panicked) => (None, None, place.take()),
+            }
+        };
+        if let Some(wakes) = wakes {
+            self.link.wake(wakes);
+        }
+        if broken.is_some() {
+            foreign::dispose(broken);
+            self.has_panicked();
+        }
+        result
     }
 
     /// The connection must not be reused. If nobody uses it, its pool is told.
@@ -324,53 +563,94 @@ impl Shared {
         if self.link.debt() > 0 {
             return None;
         }
-        if self.is_layered() { self.pump() } else { self.judge(peeked) }
+        if self.is_layered() { self.pump() } else { self.judge_unread(peeked) }
     }
 
     fn judge(&self, bytes: &[u8]) -> Option<CloseReason> {
-        match (self.judge)(bytes) {
-            Unread::Keep => None,
-            Unread::Dirty => Some(CloseReason::Dirty),
-            Unread::Goodbye => Some(CloseReason::PeerClosed),
+        match foreign::call(|| (self.judge)(bytes)) {
+            Ok(Unread::Keep) => None,
+            Ok(Unread::Dirty) => Some(CloseReason::Dirty),
+            Ok(Unread::Goodbye) => Some(CloseReason::PeerClosed),
+            Err(foreign::Panicked) => Some(CloseReason::Panicked),
         }
     }
 
     /// Has the layer take in what waits on the socket: what is for the layer alone, as the tickets of
     /// TLS are, is gone then; the rest is judged, and kept for the next reader.
     fn pump(&self) -> Option<CloseReason> {
-        let mut layer = lock(&self.layer);
-        // The task that reads here, if there is one, is told to read again. Nobody else reads while
-        // the layer is locked.
-        let reader = self.link.reader().take();
-        let reason = layer.as_mut().map_or(Some(CloseReason::Dirty), |layer| self.take_in(layer));
-        drop(layer);
+        // The layer itself asks for a connection, while it is polled further up this stack, and meets
+        // its own. What it is about to take in was not judged.
+        let this_thread = here();
+        if this_thread != 0 && self.layer_is_held_by.load(Ordering::Relaxed) == this_thread {
+            return Some(CloseReason::Dirty);
+        }
+        let (taken_in, reader) = self.with_layer(|layer| {
+            // The task that reads here, if there is one, is told to read again. Nobody else reads while
+            // the layer is locked.
+            let reader = self.link.reader().take();
+            let taken_in = match layer.as_mut() {
+                Some(layer) => foreign::call(|| layer.take_in()),
+                None => Ok(TakenIn::End(CloseReason::Dirty)),
+            };
+            (taken_in, reader)
+        });
+        self.layer_is_free();
         // Nobody waits: the next read has its full time.
         self.record(Stream::has_read);
         if let Some(reader) = reader {
             reader.wake();
         }
-        reason
+        match taken_in {
+            Ok(TakenIn::Nothing) => None,
+            Ok(TakenIn::Bytes(bytes)) => self.judge_unread(&bytes),
+            Ok(TakenIn::End(reason)) => Some(reason),
+            Err(foreign::Panicked) => Some(CloseReason::Panicked),
+        }
     }
+}
 
-    fn take_in(&self, Layer { io, kept }: &mut Layer) -> Option<CloseReason> {
+impl Layer {
+    fn take_in(&mut self) -> TakenIn {
+        let Self { io, kept } = self;
         // The bell is left in the socket's reader slot whoever reads.
         let mut cx = Context::from_waker(Waker::noop());
         while kept.len() < MOST_KEPT {
             let mut space = [0; 256];
             let mut buf = ReadBuf::new(&mut space);
             match Pin::new(&mut **io).poll_read(&mut cx, &mut buf) {
-                Poll::Pending if kept.is_empty() => return None,
-                Poll::Pending => return self.judge(kept),
-                Poll::Ready(Err(error)) => return Some(CloseReason::of_io_error(&error)),
+                Poll::Pending if kept.is_empty() => return TakenIn::Nothing,
+                Poll::Pending => return TakenIn::Bytes(kept.clone()),
+                Poll::Ready(Err(error)) => return TakenIn::End(CloseReason::of_io_error(&error)),
                 Poll::Ready(Ok(())) if buf.filled().is_empty() => {
-                    return Some(CloseReason::PeerClosed);
+                    return TakenIn::End(CloseReason::PeerClosed);
                 }
                 Poll::Ready(Ok(())) => kept.extend_from_slice(buf.filled()),
             }
         }
         // A peer that never stops is not idle.
-        Some(CloseReason::Dirty)
+        TakenIn::End(CloseReason::Dirty)
     }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let scanner = lock(&self.scanner).take();
+        foreign::dispose(scanner);
+        self.drop_layer();
+    }
+}
+
+/// A number of this thread that no other has as long as it lives.
+#[cfg(not(shuttle))]
+fn here() -> usize {
+    thread_local!(static HERE: u8 = const { 0 });
+    HERE.with(|here| std::ptr::from_ref(here).addr())
+}
+
+/// In a model check all threads are one.
+#[cfg(shuttle)]
+fn here() -> usize {
+    0
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Stream;
 use super::driver::Driver;
-use super::link::Ledger;
+use super::link::{Ledger, Link};
 use super::scan::Scanner;
 use super::shared::{Duplex, Shared};
 use crate::event::{CloseReason, ConnId};
@@ -52,21 +52,44 @@ impl Wire {
 
     /// From now on the read timeout runs only while an answer is owed, as counted by the returned
     /// ledger, and the connection may be reused when nothing is. For as long as it lives.
+    ///
+    /// This is for a protocol to do while it [makes](crate::Protocol::connect) its client. Later, when
+    /// callers may have the wire in their hands, it changes nothing, or one of them could change how
+    /// the connections of others are judged: the ledger that is returned then is nobody's. A connection
+    /// that was [detached](crate::Guard::detach) is judged by nobody, and its owner may do as he likes.
     #[must_use = "without its ledger nothing is ever owed, and no read times out"]
     pub fn count_debt(&self) -> Ledger {
+        if self.shared.is_settled("count_debt() comes too late: the protocol has made its client") {
+            return Ledger(Link::new());
+        }
         self.shared.count_debt()
     }
 
-    /// As [`count_debt`](Self::count_debt), counted by this scanner, which reads along from now on.
+    /// As [`count_debt`](Self::count_debt), counted by this scanner, which reads along from now on. What
+    /// the ledger is told to [owe](Ledger::owe) is owed on top of what the scanner counts.
     pub fn scan(&self, scanner: impl Scanner) -> Ledger {
+        if self.shared.is_settled("scan() comes too late: the protocol has made its client") {
+            return Ledger(Link::new());
+        }
         self.shared.scan(Box::new(scanner));
         self.shared.count_debt()
     }
 
     /// Runs the task in which the client reads and writes, if it has one that is asked through a
     /// channel: what is in the channel is then as good as sent. Without this, a request whose caller
-    /// has gone may still be sent when the connection has its next user.
+    /// has gone may still be sent when the connection has its next user, and a read of the task that is
+    /// pending, as it always is, is taken for a caller's that was given up.
+    ///
+    /// Without a [ledger](Self::count_debt) a connection with a driver is reused after
+    /// [`Guard::release`](crate::Guard::release) only, and the read timeout runs from a request to
+    /// the first bytes that come after it.
+    ///
+    /// As [`count_debt`](Self::count_debt) it is for the protocol, while it makes its client.
     pub fn driver(&self) -> Driver {
+        if self.shared.is_settled("driver() comes too late: the protocol has made its client") {
+            return Driver { rest: Arc::default() };
+        }
+        self.shared.is_driven();
         Driver { rest: Arc::clone(self.shared.rest()) }
     }
 
@@ -75,7 +98,8 @@ impl Wire {
     ///
     /// # Errors
     ///
-    /// That of `wrap`; and of kind `Unsupported` for a second layer.
+    /// That of `wrap`; and of kind `Unsupported` for a second layer, or when the protocol has made its
+    /// client.
     ///
     /// # Cancel safety
     ///
@@ -85,13 +109,28 @@ impl Wire {
         L: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         F: Future<Output = io::Result<L>>,
     {
-        if self.is_below || !self.shared.begin_layer() {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "a wire has one layer at most"));
+        let is_late = "layer() comes too late: the protocol has made its client";
+        if self.is_below || self.shared.is_settled(is_late) || !self.shared.begin_layer() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a wire has one layer at most, from the start",
+            ));
         }
         let below = Self { shared: Arc::clone(&self.shared), is_below: true };
         let layer = wrap(below).await?;
         self.shared.set_layer(Box::new(layer));
         Ok(self)
+    }
+
+    /// For whoever polls it with a lock held.
+    #[cfg(feature = "redis")]
+    pub(crate) fn teller(&self) -> Teller {
+        Teller(Arc::clone(&self.shared))
+    }
+
+    /// Whether it is that of this connection.
+    pub(super) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
     }
 
     /// The stream, which nobody shares any more.
@@ -116,6 +155,19 @@ impl Wire {
             Poll::Pending => record_pending(stream),
         });
         result
+    }
+}
+
+/// Keeps the events of a wire until a lock is free that is held for its polls.
+#[cfg(feature = "redis")]
+#[derive(Debug)]
+pub(crate) struct Teller(Arc<Shared>);
+
+#[cfg(feature = "redis")]
+impl Teller {
+    /// Makes a poll. The lock is taken and left in it.
+    pub(crate) fn after<T>(&self, poll: impl FnOnce() -> T) -> T {
+        self.0.tell_later(poll)
     }
 }
 

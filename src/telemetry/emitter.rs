@@ -8,16 +8,18 @@ use std::time::Duration;
 use super::handles::PoolHandles;
 use super::{Telemetry, log};
 use crate::event::{Check, CheckVerdict, CheckoutOutcome, ConnId, Event, Observer};
+use crate::foreign::{self, Held};
 
-/// The one way to emit: to the metrics, to the log and to the user's observer.
+/// The one way to emit: to the metrics, to the log and to the user's observer. Each of them is foreign
+/// code: one that panics loses the event, the others do not.
 pub(crate) struct Emitter {
     telemetry: Telemetry,
-    observer: Option<Arc<dyn Observer>>,
+    observer: Option<Held<Arc<dyn Observer>>>,
 }
 
 impl Emitter {
     pub(crate) fn new(telemetry: Telemetry, observer: Option<Arc<dyn Observer>>) -> Self {
-        Self { telemetry, observer }
+        Self { telemetry, observer: observer.map(Held::new) }
     }
 
     /// The pool's or listener's name.
@@ -31,12 +33,12 @@ impl Emitter {
 
     /// Emits one event. Called with no lock held.
     pub(crate) fn emit(&self, event: Event) {
-        self.guarded(|| {
-            self.telemetry.record(&event);
-            if let Some(observer) = &self.observer {
-                observer.on_event(self.name(), &event);
-            }
-        });
+        self.telemetry.record(&event);
+        if let Some(observer) = &self.observer
+            && foreign::call(|| observer.on_event(self.name(), &event)).is_err()
+        {
+            log::panicked(self.name(), "an observer");
+        }
     }
 
     /// [`Event::CheckedOut`], of which there is one for every use of a connection: nothing is built
@@ -71,7 +73,7 @@ impl Emitter {
     /// A connection was dropped after what looks like a complete exchange. A line in the log, and no
     /// event: its close is one.
     pub(crate) fn warn_of_forgotten_release(&self, conn: ConnId, taken_at: &Location<'static>) {
-        self.guarded(|| log::forgotten_release(self.name(), conn, taken_at));
+        let _ = foreign::call(|| log::forgotten_release(self.name(), conn, taken_at));
     }
 
     fn only_counts(&self) -> bool {
@@ -79,23 +81,7 @@ impl Emitter {
     }
 
     fn count(&self, count: impl FnOnce(&PoolHandles)) {
-        self.guarded(|| {
-            if let Some(handles) = self.telemetry.of_pool() {
-                count(handles);
-            }
-        });
-    }
-
-    /// Recorders, subscribers and observers are foreign code, called where a panic would tear a
-    /// connection out of its owner's hands.
-    fn guarded(&self, call: impl FnOnce()) {
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_err() {
-            tracing::error!(
-                target: "livepool",
-                name = self.name(),
-                "a recorder or observer panicked; the event is lost to it"
-            );
-        }
+        self.telemetry.count(count);
     }
 }
 

@@ -16,6 +16,7 @@ use super::register::Register;
 use crate::event::{
     Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Event, PeerState,
 };
+use crate::foreign;
 
 /// The handles of a pool, or of a connector. Arrays are indexed by the enum's value.
 pub(super) struct PoolHandles {
@@ -121,6 +122,27 @@ impl PoolHandles {
     }
 }
 
+impl Drop for PoolHandles {
+    fn drop(&mut self) {
+        let Self { states, max, waiters, peers, ejections, hold_warnings, .. } = self;
+        let gauges = states.iter_mut().chain(peers).chain([max, waiters]);
+        dispose(gauges, Gauge::noop);
+        let Self { dials, checkouts, checks, timeouts, .. } = self;
+        let counters = [ejections, hold_warnings].into_iter().chain(dials).chain(checkouts);
+        let counters = counters.chain(checks.iter_mut().flatten()).chain(timeouts);
+        dispose(counters, Counter::noop);
+        let Self { checkout_wait, dial, used, .. } = self;
+        dispose([checkout_wait, dial, used], Histogram::noop);
+    }
+}
+
+/// Drops handles, each of which is a foreign value.
+fn dispose<'a, T: 'a>(handles: impl IntoIterator<Item = &'a mut T>, noop: impl Fn() -> T) {
+    for handle in handles {
+        foreign::dispose(std::mem::replace(handle, noop()));
+    }
+}
+
 /// The handles of a listener.
 pub(super) struct ListenerHandles {
     connections: Gauge,
@@ -170,6 +192,14 @@ impl ListenerHandles {
     }
 }
 
+impl Drop for ListenerHandles {
+    fn drop(&mut self) {
+        let Self { connections, accepted, accept_errors, timeouts, .. } = self;
+        dispose([connections], Gauge::noop);
+        dispose([accepted, accept_errors].into_iter().chain(timeouts), Counter::noop);
+    }
+}
+
 /// What the end of a connection feeds, on either side.
 struct Ends {
     closed: [Counter; names::REASONS.len()],
@@ -194,6 +224,14 @@ impl Ends {
         self.closed[reason as usize].increment(1);
         self.evictions[reason as usize].increment(1);
         self.age.record(age);
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let Self { closed, evictions, age } = self;
+        dispose(closed.iter_mut().chain(evictions), Counter::noop);
+        dispose([age], Histogram::noop);
     }
 }
 

@@ -1,15 +1,15 @@
-//! Events as log lines, and the spans around what takes time.
+//! Events as log lines, and the few lines that are no events.
 //!
 //! The level says who should care: `trace` for what happens all the time, `debug` for what is
 //! expected (a rule ended a connection), `info` for a death or a failure that somebody handles,
 //! `warn` for what callers feel. Every line has the target `livepool`.
 
+use std::fmt;
 use std::panic::Location;
 
-use tracing::Span;
-use tracing::field::Empty;
-
 use crate::event::{CheckVerdict, CheckoutOutcome, ConnId, Event, Operation, PeerState};
+use crate::foreign;
+use crate::text::Said;
 
 /// The target of every log line and span, so that one filter directive is enough.
 pub(super) const TARGET: &str = "livepool";
@@ -123,12 +123,30 @@ pub(super) fn forgotten_release(pool: &str, conn: ConnId, taken_at: &Location<'s
     );
 }
 
-/// The span of one checkout. The caller records `peer` and `conn_id` when they are known.
-pub(crate) fn checkout_span(pool: &str) -> Span {
-    tracing::debug_span!(target: TARGET, "checkout", pool, peer = Empty, conn_id = Empty)
+/// A line that is no event: something went wrong that costs nobody anything, or that an event reports
+/// as well. What it was may be in a peer's words.
+pub(crate) fn trouble(conn: Option<ConnId>, error: &dyn fmt::Display, what: &'static str) {
+    let conn_id = conn.map(ConnId::get);
+    let _ =
+        foreign::call(|| tracing::debug!(target: TARGET, conn_id, error = %Said(error), "{what}"));
 }
 
-/// The span of one dial. The caller records `peer` and `conn_id` when they are known.
-pub(crate) fn dial_span(pool: &str, upstream: &str) -> Span {
-    tracing::debug_span!(target: TARGET, "dial", pool, upstream, peer = Empty, conn_id = Empty)
+/// A line that a server wants to be read.
+#[cfg(feature = "postgres")]
+pub(crate) fn notice(severity: &str, code: &str, message: &str) {
+    let (severity, code, message) = (Said(&severity), Said(&code), Said(&message));
+    let _ = foreign::call(|| tracing::debug!(target: TARGET, %severity, %code, "{message}"));
+}
+
+/// A line about what somebody wrote who uses the pool.
+pub(crate) fn misuse(conn: ConnId, what: &'static str) {
+    let _ = foreign::call(|| tracing::warn!(target: TARGET, conn_id = conn.get(), "{what}"));
+}
+
+/// Foreign code panicked. The log is foreign code, too: where it panics itself, nobody is told.
+#[cold]
+pub(super) fn panicked(name: &str, whose: &'static str) {
+    let _ = foreign::call(
+        || tracing::error!(target: TARGET, name, "{whose} panicked; the event is lost to it"),
+    );
 }

@@ -6,30 +6,36 @@
 //! `livepool`.
 
 use std::fmt;
-use std::sync::Arc;
 
 use self::handles::{ListenerHandles, PoolHandles};
 use self::lazy::Lazy;
+use self::name::Name;
 use crate::event::{Event, PeerState};
+use crate::foreign;
 
 mod emitter;
 mod handles;
 mod lazy;
 mod log;
 mod metric;
+mod name;
 mod names;
 mod register;
+mod span;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use self::emitter::Emitter;
-pub(crate) use self::log::{checkout_span, dial_span};
+#[cfg(feature = "postgres")]
+pub(crate) use self::log::notice;
+pub(crate) use self::log::{misuse, trouble};
 pub use self::metric::{Kind, Label, Metric, Unit};
 pub use self::names::METRICS;
+pub(crate) use self::span::Span;
 
 /// The metrics and the log of one pool, connector or listener.
 pub(crate) struct Telemetry {
-    name: Arc<str>,
+    name: Name,
     handles: Handles,
 }
 
@@ -58,81 +64,109 @@ pub(crate) struct Gauges {
 }
 
 impl Telemetry {
-    /// For a pool or a connector: the label is `pool`.
+    /// For a connector: the label is `pool`. It has no gauges, which are kept by name.
     pub(crate) fn pool(name: &str) -> Self {
-        Self { name: name.into(), handles: Handles::Pool(Lazy::new()) }
+        Self::of_pool(Name::uncounted(name))
+    }
+
+    /// For a pool that its user gave this name.
+    pub(crate) fn named_pool(name: &str) -> Self {
+        Self::of_pool(Name::given(name))
+    }
+
+    /// For a pool without a name of its own, which gets this one, or the next free one.
+    pub(crate) fn unnamed_pool(name: &str) -> Self {
+        Self::of_pool(Name::default(name))
+    }
+
+    fn of_pool(name: Name) -> Self {
+        Self { name, handles: Handles::Pool(Lazy::new()) }
     }
 
     /// For a listener: the label is `listener`.
     pub(crate) fn listener(name: &str) -> Self {
-        Self { name: name.into(), handles: Handles::Listener(Lazy::new()) }
+        Self { name: Name::uncounted(name), handles: Handles::Listener(Lazy::new()) }
     }
 
     /// The pool's or listener's name.
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        self.name.text()
     }
 
-    /// Logs one event and counts it.
+    /// Logs one event and counts it. A recorder or subscriber that panics loses the event, and nobody
+    /// else does.
     pub(crate) fn record(&self, event: &Event) {
-        match &self.handles {
+        let name = Some(self.name());
+        let source = match &self.handles {
+            Handles::Pool(_) => log::Source { pool: name, listener: None },
+            Handles::Listener(_) => log::Source { pool: None, listener: name },
+        };
+        let _ = foreign::call(|| log::event(source, event));
+        self.recorded(|| match &self.handles {
             Handles::Pool(handles) => {
-                log::event(log::Source { pool: Some(&self.name), listener: None }, event);
                 if let Some(handles) = self.resolved_pool(handles) {
                     handles.record(event);
                 }
             }
             Handles::Listener(handles) => {
-                log::event(log::Source { pool: None, listener: Some(&self.name) }, event);
                 if let Some(handles) = self.resolved_listener(handles) {
                     handles.record(event);
                 }
             }
-        }
+        });
+    }
+
+    /// Counts something of a pool.
+    fn count(&self, count: impl FnOnce(&PoolHandles)) {
+        self.recorded(|| {
+            if let Handles::Pool(handles) = &self.handles
+                && let Some(handles) = self.resolved_pool(handles)
+            {
+                count(handles);
+            }
+        });
     }
 
     /// Sets the gauges of a pool. A listener has other ones, and ignores this.
     pub(crate) fn gauges(&self, now: &Gauges) {
-        if let Handles::Pool(handles) = &self.handles
-            && let Some(handles) = self.resolved_pool(handles)
-        {
-            handles.gauges(now);
-        }
+        self.count(|handles| handles.gauges(now));
     }
 
     /// Sets the number of a listener's open connections. A pool ignores this.
     pub(crate) fn connections(&self, open: usize) {
-        if let Handles::Listener(handles) = &self.handles
-            && let Some(handles) = self.resolved_listener(handles)
-        {
-            handles.connections(open);
-        }
+        self.recorded(|| {
+            if let Handles::Listener(handles) = &self.handles
+                && let Some(handles) = self.resolved_listener(handles)
+            {
+                handles.connections(open);
+            }
+        });
     }
 
-    /// The metrics of a pool, if somebody records them.
-    fn of_pool(&self) -> Option<&PoolHandles> {
-        match &self.handles {
-            Handles::Pool(handles) => self.resolved_pool(handles),
-            Handles::Listener(_) => None,
+    /// Calls the recorder.
+    #[inline]
+    fn recorded(&self, call: impl FnOnce()) {
+        if foreign::call(call).is_err() {
+            log::panicked(self.name(), "a recorder");
         }
     }
 
     fn resolved_pool<'a>(&self, handles: &'a Lazy<PoolHandles>) -> Option<&'a PoolHandles> {
-        handles.get_or_resolve(|recorder| PoolHandles::resolve(recorder, &self.name))
+        handles.get_or_resolve(|recorder| PoolHandles::resolve(recorder, self.name.text()))
     }
 
     fn resolved_listener<'a>(
         &self,
         handles: &'a Lazy<ListenerHandles>,
     ) -> Option<&'a ListenerHandles> {
-        handles.get_or_resolve(|recorder| ListenerHandles::resolve(recorder, &self.name))
+        handles.get_or_resolve(|recorder| ListenerHandles::resolve(recorder, self.name.text()))
     }
 }
 
 /// A recorder keeps the last value of a gauge for ever. What no longer exists has no connections.
 impl Drop for Telemetry {
     fn drop(&mut self) {
-        match &self.handles {
+        self.recorded(|| match &self.handles {
             Handles::Pool(handles) => {
                 if let Some(handles) = handles.get() {
                     handles.gauges(&Gauges::default());
@@ -143,12 +177,12 @@ impl Drop for Telemetry {
                     handles.connections(0);
                 }
             }
-        }
+        });
     }
 }
 
 impl fmt::Debug for Telemetry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Telemetry").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Telemetry").field("name", &self.name()).finish_non_exhaustive()
     }
 }

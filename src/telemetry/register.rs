@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Level, Metadata, Recorder};
 
-use super::log::TARGET;
+use super::log::{self, TARGET};
 use super::metric::{Kind, Metric};
 use super::names::METRICS;
+use crate::foreign;
 
 const METADATA: Metadata<'static> = Metadata::new(TARGET, Level::INFO, Some(module_path!()));
 
@@ -24,18 +25,21 @@ impl<'a> Register<'a> {
             let name = KeyName::from_const_str(metric.name);
             let unit = Some(metric.unit.of_recorder());
             let description = metric.description.into();
-            match metric.kind {
+            // A description that is lost costs nothing.
+            let _ = foreign::call(|| match metric.kind {
                 Kind::Counter => recorder.describe_counter(name, unit, description),
                 Kind::Gauge => recorder.describe_gauge(name, unit, description),
                 Kind::Histogram => recorder.describe_histogram(name, unit, description),
-            }
+            });
         }
         Self { recorder, owner }
     }
 
     /// A counter; `values` are those of the labels after the first.
     pub(super) fn counter(&self, metric: &Metric, values: &[&'static str]) -> Counter {
-        self.recorder.register_counter(&self.key(metric, values), &METADATA)
+        let key = self.key(metric, values);
+        let counter = foreign::call(|| self.recorder.register_counter(&key, &METADATA));
+        counter.unwrap_or_else(|_| self.lost(Counter::noop()))
     }
 
     /// One counter for each value of the second label. They exist from now on, so that a scrape
@@ -49,11 +53,21 @@ impl<'a> Register<'a> {
     }
 
     pub(super) fn gauge(&self, metric: &Metric, values: &[&'static str]) -> Gauge {
-        self.recorder.register_gauge(&self.key(metric, values), &METADATA)
+        let key = self.key(metric, values);
+        let gauge = foreign::call(|| self.recorder.register_gauge(&key, &METADATA));
+        gauge.unwrap_or_else(|_| self.lost(Gauge::noop()))
     }
 
     pub(super) fn histogram(&self, metric: &Metric) -> Histogram {
-        self.recorder.register_histogram(&self.key(metric, &[]), &METADATA)
+        let key = self.key(metric, &[]);
+        let histogram = foreign::call(|| self.recorder.register_histogram(&key, &METADATA));
+        histogram.unwrap_or_else(|_| self.lost(Histogram::noop()))
+    }
+
+    /// The recorder panicked. This series is lost to it, and the others are not.
+    fn lost<T>(&self, noop: T) -> T {
+        log::panicked(self.owner, "a recorder, asked to register a metric,");
+        noop
     }
 
     fn key(&self, metric: &Metric, values: &[&'static str]) -> Key {

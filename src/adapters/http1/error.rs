@@ -36,6 +36,9 @@ pub enum Failure {
 }
 
 /// What became of a request that has no response, or of a response that broke off.
+///
+/// Of the request's URI its text and its `Debug` show the path alone: the query, and what stands before
+/// the host, may hold what no log should.
 #[derive(Debug)]
 pub struct Error {
     failure: Failure,
@@ -47,11 +50,21 @@ pub struct Error {
 }
 
 /// Which request it was. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Target {
     pub(super) method: Method,
     pub(super) uri: Uri,
     pub(super) peer: Option<PeerAddr>,
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target")
+            .field("method", &self.method)
+            .field("path", &self.uri.path())
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Error {

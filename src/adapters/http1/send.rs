@@ -103,7 +103,7 @@ async fn send(
             }
             _ => return Err(error),
         };
-        tracing::debug!(conn_id = guard.id().get(), %error, "made again on another connection");
+        crate::telemetry::trouble(Some(guard.id()), &error, "made again on another connection");
     }
 }
 

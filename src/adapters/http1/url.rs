@@ -33,7 +33,8 @@ pub fn pool(url: &str) -> Result<Pool<Http1>, Error> {
 ///
 /// As [`pool`].
 pub fn at(url: &str) -> Result<(Config, Http1), Error> {
-    let refused = |why: &str| Error::setup(format!("{url:?}: {why}"));
+    // What was given is not repeated: it may hold a password, and its user has it before his eyes.
+    let refused = |why: &str| Error::setup(format!("the URL {why}"));
     let uri: Uri = url.parse().map_err(Error::setup)?;
     let (http1, default) = match uri.scheme_str() {
         Some("http") => (Http1::new(), 80),
@@ -48,7 +49,11 @@ pub fn at(url: &str) -> Result<(Config, Http1), Error> {
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return Err(refused("must end after the host; paths belong to the requests"));
     }
-    let port = authority.port_u16().unwrap_or(default);
+    let port = match (authority.port(), authority.port_u16()) {
+        (_, Some(port)) => port,
+        (None, None) if authority.as_str().len() == authority.host().len() => default,
+        _ => return Err(refused("must end with a port that is a number, or with the host")),
+    };
     let config = Config::new(format!("{}:{port}", authority.host()));
     config.check().map_err(Error::setup)?;
     Ok((config, http1))

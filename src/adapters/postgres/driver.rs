@@ -43,7 +43,7 @@ impl Driver {
         let server_ended_it =
             error.as_ref().is_some_and(|error| error.is_closed() || error.code().is_some());
         if let Some(error) = error {
-            tracing::debug!(%error, "a connection to PostgreSQL ended");
+            crate::telemetry::trouble(None, &error, "a connection to PostgreSQL ended");
             let _ = end.set(error);
         }
         line.lose();
@@ -54,7 +54,7 @@ impl Driver {
             // The server would go on for nobody: it looks at its client only when it has something
             // to send.
             if let Err(error) = canceller.cancel(LAST_WORD).await {
-                tracing::debug!(%error, "a query may still run at the server");
+                crate::telemetry::trouble(None, &error, "a query may still run at the server");
             }
         }
     }

@@ -7,10 +7,12 @@ use tokio_postgres::error::SqlState;
 
 use super::role::{Role, Target};
 use crate::protocol::Consequence;
+use crate::text::Said;
 
 /// Why a connection could not be made, checked or made fit for its next user.
 ///
-/// Queries fail with [`tokio_postgres::Error`], from which this is made.
+/// Queries fail with [`tokio_postgres::Error`], from which this is made. What the server says is escaped
+/// and cut in the text of this one; in that of the other it is as the server wrote it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -130,13 +132,16 @@ impl fmt::Display for Error {
         match self {
             // The library's own text is "db error" for all of them.
             Self::Postgres(error) => match error.as_db_error() {
-                Some(db) => write!(f, "{} ({})", db.message(), db.code().code()),
+                Some(db) => {
+                    write!(f, "{} ({})", Said(&db.message()), Said(&db.code().code()))
+                }
                 None => match std::error::Error::source(error) {
-                    Some(cause) => write!(f, "{error}: {cause}"),
-                    None => error.fmt(f),
+                    Some(cause) => write!(f, "{}: {}", Said(error), Said(&cause)),
+                    None => Said(error).fmt(f),
                 },
             },
-            Self::Tls(error) => write!(f, "TLS failed: {error}"),
+            // A certificate has words of its own.
+            Self::Tls(error) => write!(f, "TLS failed: {}", Said(error)),
             Self::NoTls => f.write_str(
                 "the server has no TLS; switch it on there, or give sslmode=prefer or disable",
             ),

@@ -1,5 +1,8 @@
 //! PostgreSQL, on [`tokio_postgres`].
 //!
+//! That library logs statements and their parameters at `debug`, with the target `tokio_postgres`: leave
+//! it out of your filter where those may hold secrets.
+//!
 //! ```no_run
 //! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
 //! let pool = livepool::postgres::pool("postgres://me:secret@db.example/orders")?;

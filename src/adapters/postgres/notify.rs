@@ -84,12 +84,9 @@ impl Board {
                     let _ = sender.send(notification);
                 }
             }
-            AsyncMessage::Notice(notice) => tracing::debug!(
-                severity = notice.severity(),
-                code = notice.code().code(),
-                "{}",
-                notice.message()
-            ),
+            AsyncMessage::Notice(notice) => {
+                crate::telemetry::notice(notice.severity(), notice.code().code(), notice.message());
+            }
             _ => {}
         }
     }

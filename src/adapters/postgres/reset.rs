@@ -112,7 +112,7 @@ async fn cancel(client: &Client) -> Result<(), Error> {
         let began = Instant::now();
         let cancelled = pin!(client.canceller.cancel(CANCEL));
         if let Err(error) = cancelled.await {
-            tracing::debug!(%error, "a query could not be cancelled");
+            crate::telemetry::trouble(None, &error, "a query could not be cancelled");
             return Err(Error::NotClean);
         }
         let left = NEXT_CANCEL.saturating_sub(began.elapsed()).max(LEAST_GRACE);

@@ -31,6 +31,11 @@ impl Postgres {
     ///
     /// [`SetupError`], if it is not understood.
     pub fn from_url(url: &str) -> Result<Self, SetupError> {
+        if has_stray_at(url) {
+            return Err(SetupError::new(
+                "an \"@\" in a user, a password or a database must be written %40",
+            ));
+        }
         let config = tokio_postgres::Config::from_str(url).map_err(SetupError::url)?;
         Ok(Self::new(config))
     }
@@ -131,7 +136,82 @@ impl Postgres {
     }
 }
 
-/// A URL, settings or a configuration that cannot be used.
+/// Whether there is an `@` that parts nothing. The library would take the first for the end of the
+/// password, and what follows for a host, a database or an option, which are no secrets.
+fn has_stray_at(url: &str) -> bool {
+    let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"));
+    let Some((_, after)) = rest.and_then(|rest| rest.split_once('@')) else { return false };
+    match after.split_once('?') {
+        // In the value of an option it stands for itself.
+        Some((names, options)) if options.split('&').all(|option| option.contains('=')) => {
+            names.contains('@')
+        }
+        _ => after.contains('@'),
+    }
+}
+
+/// Options that have a name in libpq, known to the library or not. Any other word may be a piece of a
+/// password with a space in it.
+const OPTIONS: [&str; 45] = [
+    "application_name",
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "dbname",
+    "fallback_application_name",
+    "gssdelegation",
+    "gssencmode",
+    "gsslib",
+    "host",
+    "hostaddr",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "krbsrvname",
+    "load_balance_hosts",
+    "max_protocol_version",
+    "min_protocol_version",
+    "options",
+    "passfile",
+    "password",
+    "port",
+    "replication",
+    "require_auth",
+    "requirepeer",
+    "requiressl",
+    "scram_client_key",
+    "service",
+    "servicefile",
+    "ssl_max_protocol_version",
+    "ssl_min_protocol_version",
+    "sslcert",
+    "sslcertmode",
+    "sslcompression",
+    "sslcrl",
+    "sslcrldir",
+    "sslkey",
+    "sslmode",
+    "sslnegotiation",
+    "sslpassword",
+    "sslrootcert",
+    "sslsni",
+    "user",
+];
+
+/// What the library says is wrong, as far as it repeats nothing that may be a secret.
+fn harmless(cause: &str) -> Option<&str> {
+    let named = |text: &'static str| cause.strip_prefix(text)?.strip_suffix('`');
+    if let Some(option) = named("unknown option `") {
+        let is_known = OPTIONS.contains(&option) || option == "target_session_attrs";
+        return Some(if is_known { cause } else { "it has an option that nobody knows" });
+    }
+    let fixed = ["invalid value for option `", "unexpected EOF", "unterminated"];
+    fixed.iter().any(|text| cause.starts_with(text)).then_some(cause)
+}
+
+/// A URL, settings or a configuration that cannot be used. Its text repeats no value of them.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SetupError {
@@ -148,7 +228,7 @@ impl SetupError {
 
     fn url(error: tokio_postgres::Error) -> Self {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
-        let cause = cause.unwrap_or_else(|| error.to_string());
+        let cause = cause.as_deref().and_then(harmless).unwrap_or("it cannot be read");
         Self::Url(format!("{cause}; write postgres://user:password@host:5432/database"))
     }
 }

@@ -15,6 +15,7 @@ use super::client::Driver;
 use super::loan::Slot;
 use super::settings::{Role, Settings};
 use super::state::State;
+use crate::text::Said;
 
 /// What a command of the handshake is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +152,7 @@ fn refused(step: Step, error: &ServerError, settings: &Settings) -> RedisResult<
         (Step::Database, _) => (ErrorKind::InvalidClientConfig, "the server has no such database"),
         (Step::Alive | Step::Role, _) => (ErrorKind::Client, "the server does not answer as usual"),
     };
-    Err(RedisError::from((kind, what, said)))
+    Err(RedisError::from((kind, what, Said(&said).to_string())))
 }
 
 fn judge_role(wanted: Role, found: Option<&Value>) -> RedisResult<()> {
@@ -167,7 +168,7 @@ fn judge_role(wanted: Role, found: Option<&Value>) -> RedisResult<()> {
         (Role::Master, _) => "the server is not a master, and one is wanted",
         (Role::Replica, _) => "the server is not a replica, and one is wanted",
     };
-    Err(RedisError::from((ErrorKind::Client, what, format!("its role is {found}"))))
+    Err(RedisError::from((ErrorKind::Client, what, format!("its role is {}", Said(&found)))))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::stream::Wire;
+use crate::stream::{Teller, Wire};
 
 /// Where the wire is. Locked for one poll.
 #[derive(Debug, Clone)]
@@ -23,7 +23,8 @@ impl Slot {
 
     /// What the driver gets.
     pub(super) fn lend(&self) -> Loan {
-        Loan(self.clone())
+        let teller = self.wire().as_ref().map(Wire::teller);
+        Loan { slot: self.clone(), teller }
     }
 
     /// Takes the wire from the driver, which never hears of it again.
@@ -38,17 +39,25 @@ impl Slot {
 
 /// What the driver reads and writes.
 #[derive(Debug)]
-pub(super) struct Loan(Slot);
+pub(super) struct Loan {
+    slot: Slot,
+    /// Nobody hears of an event while the slot is locked.
+    teller: Option<Teller>,
+}
 
 impl Loan {
     fn poll<T>(
         &self,
         poll: impl FnOnce(Pin<&mut Wire>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        match &mut *self.0.wire() {
+        let poll = || match &mut *self.slot.wire() {
             Some(wire) => poll(Pin::new(wire)),
             // Whoever took it ends the driver.
             None => Poll::Pending,
+        };
+        match &self.teller {
+            Some(teller) => teller.after(poll),
+            None => poll(),
         }
     }
 }
@@ -56,7 +65,7 @@ impl Loan {
 impl Drop for Loan {
     /// The driver has ended, for whatever reason: the wire goes with it, which tells the pool.
     fn drop(&mut self) {
-        drop(self.0.take());
+        drop(self.slot.take());
     }
 }
 

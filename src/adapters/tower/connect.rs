@@ -62,14 +62,16 @@ fn template(config: &Config) -> Config {
     config
 }
 
-/// Where a URI leads: `host:port`.
+/// Where a URI leads: `host:port`. What it is refused for repeats nothing of it.
 fn upstream(uri: &Uri) -> Result<String, Error> {
-    let host = uri.host().ok_or_else(|| Error::Uri(format!("{uri} names no host")))?;
+    let host = uri.host().ok_or_else(|| Error::Uri("it names no host".to_owned()))?;
     let port = match (uri.port_u16(), uri.scheme_str()) {
         (Some(port), _) => port,
         (None, Some("https" | "wss")) => 443,
         (None, Some("http" | "ws")) => 80,
-        (None, _) => return Err(Error::Uri(format!("{uri} names no port"))),
+        (None, _) => {
+            return Err(Error::Uri("it names no port, and its scheme has none".to_owned()));
+        }
     };
     Ok(format!("{host}:{port}"))
 }
@@ -118,7 +120,7 @@ impl fmt::Debug for Connecting {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The URI does not say where to go.
+    /// The URI does not say where to go. It is not repeated here, since it may hold a password.
     Uri(String),
     /// It could not be made.
     Connect(ConnectError),

@@ -1,15 +1,16 @@
 //! Who has a connection, since when, and where it was taken: noted only if `hold_warning` is set.
 
+use crate::sync::Arc;
 use std::panic::Location;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::Span;
 
 use super::Core;
 use crate::error::Holder;
 use crate::event::Event;
 use crate::pool::age::Age;
+use crate::telemetry::Span;
 
 /// Who has a connection.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub(super) struct Held {
     since: Instant,
     taken_at: &'static Location<'static>,
     /// What its caller was doing.
-    span: Span,
+    span: Arc<Span>,
     reported: bool,
 }
 
@@ -26,7 +27,7 @@ impl Core {
     pub(in crate::pool) fn taken_by(&self, since: Age, taken_at: &'static Location<'static>) {
         if self.common.notes_holders {
             let since = self.moment(since);
-            let holder = Held { since, taken_at, span: Span::current(), reported: false };
+            let holder = Held { since, taken_at, span: Arc::new(Span::current()), reported: false };
             let last = self.home().holder.replace(Box::new(holder));
             drop(last);
         }
@@ -57,7 +58,7 @@ impl Core {
                 return;
             }
             holder.reported = true;
-            (held, holder.taken_at, holder.span.clone())
+            (held, holder.taken_at, Arc::clone(&holder.span))
         };
         let (conn, peer) = (self.id, self.peer.addr().clone());
         // The log line says what the caller was doing.

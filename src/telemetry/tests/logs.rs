@@ -4,8 +4,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::telemetry::Telemetry;
-use crate::telemetry::log::{checkout_span, dial_span};
+use crate::telemetry::{Span, Telemetry};
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -100,9 +99,8 @@ fn the_level_says_who_should_care() {
 #[test]
 fn a_span_takes_the_peer_and_the_connection_when_they_are_known() {
     let lines = logged(|| {
-        for span in [checkout_span("orders"), dial_span("orders", "db:5432")] {
-            span.record("peer", tracing::field::display(peer()));
-            span.record("conn_id", 7);
+        for span in [Span::of_checkout("orders"), Span::of_dial("orders", "db:5432")] {
+            span.leads_to(ConnId(7), &peer());
             span.in_scope(|| tracing::trace!(target: "livepool", "inside"));
         }
     });

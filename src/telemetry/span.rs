@@ -1,0 +1,124 @@
+//! Spans around what takes time. A subscriber is foreign code, and a span calls it whenever it is made,
+//! entered, left or dropped.
+
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
+use tracing::field::{Empty, display};
+
+use super::log::TARGET;
+use crate::event::ConnId;
+use crate::foreign;
+use crate::net::PeerAddr;
+
+/// A span whose subscriber is in the cage.
+#[derive(Debug)]
+pub(crate) struct Span(tracing::Span);
+
+impl Span {
+    fn new(make: impl FnOnce() -> tracing::Span) -> Self {
+        Self(foreign::call(make).unwrap_or_else(|_| tracing::Span::none()))
+    }
+
+    /// Of one checkout.
+    pub(crate) fn of_checkout(pool: &str) -> Self {
+        Self::new(
+            || tracing::debug_span!(target: TARGET, "checkout", pool, peer = Empty, conn_id = Empty),
+        )
+    }
+
+    /// Of one dial.
+    pub(crate) fn of_dial(pool: &str, upstream: &str) -> Self {
+        Self::new(
+            || tracing::debug_span!(target: TARGET, "dial", pool, upstream, peer = Empty, conn_id = Empty),
+        )
+    }
+
+    /// Whatever the caller is in.
+    pub(crate) fn current() -> Self {
+        Self::new(tracing::Span::current)
+    }
+
+    pub(crate) fn is_disabled(&self) -> bool {
+        self.0.is_disabled()
+    }
+
+    /// Where it led to.
+    pub(crate) fn leads_to(&self, conn: ConnId, peer: &PeerAddr) {
+        let _ = foreign::call(|| {
+            self.0.record("peer", display(peer));
+            self.0.record("conn_id", conn.get());
+        });
+    }
+
+    /// Runs `inside` in the span.
+    pub(crate) fn in_scope<T>(&self, inside: impl FnOnce() -> T) -> T {
+        let _entered = self.enter();
+        inside()
+    }
+
+    /// Runs this future in the span.
+    pub(crate) fn around<F: Future>(&self, future: F) -> Around<'_, F> {
+        Around { span: self, future: Some(future) }
+    }
+
+    fn enter(&self) -> Entered<'_> {
+        Entered(foreign::call(|| self.0.enter()).ok())
+    }
+}
+
+impl Clone for Span {
+    fn clone(&self) -> Self {
+        Self::new(|| self.0.clone())
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        if !self.0.is_disabled() {
+            foreign::dispose(mem::replace(&mut self.0, tracing::Span::none()));
+        }
+    }
+}
+
+struct Entered<'a>(Option<tracing::span::Entered<'a>>);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        foreign::dispose(self.0.take());
+    }
+}
+
+pin_project! {
+    /// What [`Span::around`] returns.
+    pub(crate) struct Around<'a, F> {
+        span: &'a Span,
+        #[pin]
+        future: Option<F>,
+    }
+
+    impl<F> PinnedDrop for Around<'_, F> {
+        /// What the future says at its end is said in the span as well.
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let _entered = this.span.enter();
+            this.future.set(None);
+        }
+    }
+}
+
+impl<F: Future> Future for Around<'_, F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let _entered = this.span.enter();
+        match this.future.as_pin_mut() {
+            Some(future) => future.poll(cx),
+            None => unreachable!("it is there until it is dropped"),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What may be shown of a text that is not ours.
+//!
+//! Two rules, and the only place for either. [`given`]: of a value that was given where an address
+//! belongs, nothing is repeated that may be a secret, however it was mistyped. [`Said`]: what a peer
+//! or foreign code says is escaped and cut before it reaches a log line, an event or an error.
+
+use std::fmt::{self, Write};
+
+use crate::foreign;
+
+/// Stands for a value that is not shown.
+const HIDDEN: &str = "(not shown: it may hold a password)";
+
+/// URLs that people have at hand. Others are not repeated: a password may hold `://`.
+const SCHEMES: [&str; 22] = [
+    "amqp",
+    "amqps",
+    "file",
+    "ftp",
+    "http",
+    "https",
+    "mongodb",
+    "mysql",
+    "nats",
+    "postgres",
+    "postgresql",
+    "redis",
+    "redis+unix",
+    "rediss",
+    "ssl",
+    "tcp",
+    "tls",
+    "unix",
+    "valkey",
+    "valkeys",
+    "ws",
+    "wss",
+];
+
+/// The scheme of this URL, if it is one of the usual ones.
+pub(crate) fn scheme(text: &str) -> Option<&'static str> {
+    let (scheme, _) = text.split_once("://")?;
+    SCHEMES.into_iter().find(|known| *known == scheme)
+}
+
+/// What is shown of a value that was given where an address belongs: the value in quotes if it has
+/// the shape of an address and of nothing else, and no word of it if not.
+///
+/// A password stands before an `@`, behind a `:`, in a query or in a path. So only hosts, ports that
+/// are numbers, and paths of Unix sockets are shown; the scheme of a URL only in front of these.
+pub(crate) fn given(text: &str) -> String {
+    if is_harmless(text) { format!("{text:?}") } else { HIDDEN.to_owned() }
+}
+
+/// As [`given`], without the quotes.
+pub(crate) fn given_bare(text: &str) -> String {
+    if is_harmless(text) { Said(&text).to_string() } else { HIDDEN.to_owned() }
+}
+
+fn is_harmless(text: &str) -> bool {
+    let address = match scheme(text) {
+        Some(scheme) => &text[scheme.len() + "://".len()..],
+        None => text,
+    };
+    address.split(',').all(is_address)
+}
+
+/// Whether this is a host, perhaps with a port, or the path of a Unix socket.
+fn is_address(text: &str) -> bool {
+    if text.chars().any(|c| "@?#=%&;\"'\\{}<>|^`!$*+~()".contains(c)) {
+        return false;
+    }
+    if let Some(path) = text.strip_prefix("unix:") {
+        return path.is_empty() || (path.starts_with('/') && !path.contains(':'));
+    }
+    if text.contains('/') {
+        return false;
+    }
+    let is_of_ipv6 = |c: char| c.is_ascii_hexdigit() || "[]:.".contains(c);
+    if text.matches(':').count() > 1 {
+        return text.chars().all(is_of_ipv6);
+    }
+    match text.split_once(':') {
+        Some((_, port)) => !port.is_empty() && port.chars().all(|c| c.is_ascii_digit()),
+        // A word alone may be what was meant for another setting. Names of hosts are simple ones.
+        None => {
+            text.parse::<std::net::IpAddr>().is_ok()
+                || text.chars().all(|c| c.is_ascii_lowercase() || ".-".contains(c))
+        }
+    }
+}
+
+/// The most characters of one text that a peer can bring into a log line or an error.
+const MOST: usize = 512;
+
+/// What a peer or foreign code says: on one line, without anything that steers a terminal or turns
+/// the direction of the text, and at most 512 characters of it.
+pub(crate) struct Said<'a>(pub(crate) &'a dyn fmt::Display);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut careful = Careful { text: String::new(), left: MOST };
+        // Ends early when enough was said: whoever formats may never end.
+        let said = foreign::call(|| write!(careful, "{}", self.0));
+        f.write_str(&careful.text)?;
+        match said {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => f.write_str("…"),
+            Err(foreign::Panicked) => f.write_str("(its text cannot be had)"),
+        }
+    }
+}
+
+struct Careful {
+    text: String,
+    left: usize,
+}
+
+impl Write for Careful {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            self.left = self.left.checked_sub(1).ok_or(fmt::Error)?;
+            if steers(c) {
+                self.text.extend(c.escape_default());
+            } else {
+                self.text.push(c);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Control characters, ends of lines and paragraphs, what turns the direction, what is not seen.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_as_it_was_given_and_what_may_hold_a_secret_is_not() {
+        for shown in [
+            "",
+            "db",
+            "db.internal",
+            ":80",
+            "db:0",
+            "db:70000",
+            "127.0.0.1:0",
+            "::1:80",
+            "[::1]",
+            "[::1]:80",
+            "300.1.2.3:80",
+            "http://db:80",
+            "postgres://db",
+            "a b:80",
+            "db\n:80",
+            "a:1,b:2",
+            "unix:",
+            "unix:/run/db.sock",
+            "10.0.0.1",
+        ] {
+            assert_eq!(given(shown), format!("{shown:?}"));
+        }
+        for hidden in [
+            "me:hunter2",
+            "hunter2@db:1",
+            ":hunter2@db:1",
+            "me:hunter2@db:1",
+            "hunter2",
+            "Hunter",
+            "postgres://me:hunter2@db:1/x",
+            "hunter2://db:80",
+            "http://db:80/hunter2",
+            "http://db/?token=hunter2",
+            "db:80?token=hunter2",
+            "host=db password=hunter2",
+            "redis://:hunter2@h:1",
+            "redis:me:hunter2@h",
+            "//me:hunter2@h",
+            "postgres:/me:hunter2@h",
+            "me:hunter2,x:80",
+            "unix:me:hunter2",
+            "db:1#hunter2",
+            "me:pass:80",
+            "%68unter2:80",
+        ] {
+            assert_eq!(given(hidden), HIDDEN, "{hidden}");
+        }
+    }
+
+    #[test]
+    fn what_a_peer_says_stays_on_its_line_and_ends() {
+        assert_eq!(
+            Said(&"no\nINFO root\x1b[2J\u{9b}\u{202e}x").to_string(),
+            "no\\nINFO root\\u{1b}[2J\\u{9b}\\u{202e}x"
+        );
+        assert_eq!(Said(&"für Ärger: 日本").to_string(), "für Ärger: 日本");
+        let long = Said(&"x".repeat(10_000)).to_string();
+        assert_eq!((long.chars().count(), long.ends_with("x…")), (MOST + 1, true));
+        assert_eq!(Said(&"y".repeat(MOST)).to_string().len(), MOST);
+    }
+
+    #[test]
+    fn a_text_that_never_ends_or_panics_is_a_text_all_the_same() {
+        struct Endless;
+        impl fmt::Display for Endless {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                loop {
+                    f.write_str("and so on, ")?;
+                }
+            }
+        }
+        struct Panics;
+        impl fmt::Display for Panics {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("so far")?;
+                panic!("on purpose");
+            }
+        }
+        assert!(Said(&Endless).to_string().ends_with('…'));
+        assert_eq!(Said(&Panics).to_string(), "so far(its text cannot be had)");
+    }
+}
