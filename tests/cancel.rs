@@ -370,7 +370,7 @@ async fn a_write_that_the_peer_does_not_take_may_be_dropped_at_every_poll() {
     let exchange = async |pool: &Pool| {
         let mut conn = pool.get().await.unwrap();
         conn.set_write_timeout(Some(Duration::from_millis(20)));
-        conn.write_all(b"SLOW 100 mine\n").await.unwrap();
+        conn.write_all(b"SLOW 400 mine\n").await.unwrap();
         let failed = conn.write_all(&vec![b'x'; 16 << 20]).await.unwrap_err();
         assert!(livepool::is_timeout(&failed), "{failed}");
     };
@@ -422,7 +422,7 @@ async fn a_reader_that_is_dropped_half_way_leaves_nothing_to_the_next_caller() {
     // The read is dropped while it waits, the guard is kept, and released as if all were well.
     let stage = Stage::empty();
     let mut conn = stage.pool.get().await.unwrap();
-    conn.write_all(b"SLOW 20 mine\n").await.unwrap();
+    conn.write_all(b"SLOW 500 mine\n").await.unwrap();
     let cut_off = cut(conn.read_u8(), 1, When::AtOnce, |_| {}).await;
     assert!(cut_off.is_none());
     let released = conn.release();
@@ -435,7 +435,7 @@ async fn a_reader_that_is_dropped_half_way_leaves_nothing_to_the_next_caller() {
 async fn a_read_that_was_dropped_and_tried_again_may_end_in_a_release() {
     let stage = Stage::empty();
     let mut conn = stage.pool.get().await.unwrap();
-    conn.write_all(b"SLOW 5 mine\n").await.unwrap();
+    conn.write_all(b"SLOW 500 mine\n").await.unwrap();
     assert!(cut(conn.read_u8(), 1, When::AtOnce, |_| {}).await.is_none());
     assert_eq!(support::answer(&mut conn).await.unwrap(), "mine", "nothing was lost");
     assert_eq!(conn.release(), livepool::Release::Reused);

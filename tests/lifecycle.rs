@@ -134,7 +134,7 @@ async fn a_pool_that_is_made_smaller_closes_idle_ones_now_and_the_others_when_th
 async fn the_new_size_holds_also_for_an_empty_pool_and_after_going_up_again() {
     // deadpool 0.13 hands out 10 after 10 -> 5 on an empty pool, and 15 after 10 -> 5 -> 10.
     let upstream = Upstream::start();
-    let limit = Timeouts::default().with_checkout(100 * MS);
+    let limit = Timeouts::default().with_checkout(SECOND);
     let config = upstream.config().with_max_size(10).with_timeouts(limit);
     let pool = Pool::new(config).unwrap();
     pool.resize(5).unwrap();
@@ -221,14 +221,14 @@ async fn closing_interrupts_those_that_are_left_at_the_deadline_and_says_how_man
 #[tokio::test]
 async fn a_connection_held_for_too_long_is_reported_once_with_the_place_it_was_taken_at() {
     let upstream = Upstream::start();
-    let config = upstream.config().with_max_size(1).with_hold_warning(Some(40 * MS));
+    let config = upstream.config().with_max_size(1).with_hold_warning(Some(400 * MS));
     let (pool, events) = watched(config);
     let held = pool.get().await.unwrap();
     let line = line!() - 1;
     let warnings = || {
         let place = |event: &Event| match event {
             Event::HeldTooLong { conn, taken_at, held: time, .. } => {
-                assert!(*time >= 40 * MS);
+                assert!(*time >= 400 * MS);
                 Some((*conn, taken_at.file(), taken_at.line()))
             }
             _ => None,

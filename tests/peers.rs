@@ -270,8 +270,8 @@ async fn no_caller_waits_for_the_dial_that_looks_whether_a_peer_is_back() {
         let start = Instant::now();
         pool.get().await.unwrap().discard();
         drop(take(&pool, 6).await.into_iter().map(Guard::discard).collect::<Vec<_>>());
-        // Such a dial takes a second here.
-        assert!(start.elapsed() < SECOND / 2, "{:?}", start.elapsed());
+        // Such a dial takes a second here, and has just begun: so long would whoever waits for it.
+        assert!(start.elapsed() < SECOND * 9 / 10, "{:?}", start.elapsed());
         tried += 1;
     }
     assert!(begin.elapsed() < 20 * SECOND);

@@ -81,11 +81,11 @@ async fn finish_is_checked_and_not_believed() {
     let upstream = Upstream::start();
     let (pool, events) = plain(&upstream.config(), 1);
     let mut conn = pool.get().await.unwrap();
-    conn.write_all(b"SLOW 10 late\n").await.unwrap();
+    conn.write_all(b"SLOW 5000 late\n").await.unwrap();
     assert_eq!(conn.finish(), Some(CloseReason::Unfinished), "nothing was read");
     drop(conn);
     let mut conn = pool.get().await.unwrap();
-    conn.write_all(b"SLOW 10 late\n").await.unwrap();
+    conn.write_all(b"SLOW 5000 late\n").await.unwrap();
     assert!(conn.read_u8().now_or_never().is_none());
     assert_eq!(conn.finish(), Some(CloseReason::Cancelled), "a read was dropped");
     drop(conn);
@@ -208,7 +208,7 @@ async fn timeouts_of_one_user_are_not_those_of_the_next() {
 async fn an_operation_that_times_out_ends_the_connection() {
     let upstream = Upstream::start();
     let config = upstream.config();
-    let config = config.with_timeouts(Timeouts::default().with_read(Duration::from_millis(20)));
+    let config = config.with_timeouts(Timeouts::default().with_read(Duration::from_millis(500)));
     let (pool, events) = plain(&config, 1);
     let mut conn = pool.get().await.unwrap();
     let error = ask(&mut conn, "HOLD").await.unwrap_err();
@@ -260,7 +260,7 @@ async fn requests_that_were_given_up_are_not_answered_to_the_next_caller() {
     for round in 0..24 {
         for number in 0..4 {
             let mut conn = pool.get().await.unwrap();
-            let request = format!("SLOW 30 secret-{round}-{number}");
+            let request = format!("SLOW 200 secret-{round}-{number}");
             assert!(cut(ask(&mut conn, &request), 1, When::AtOnce, |_| {}).await.is_none());
         }
         let asked: Vec<_> = (0..4).map(|number| format!("mine-{round}-{number}")).collect();

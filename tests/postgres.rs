@@ -84,5 +84,5 @@ async fn fill(pool: &Pool<Postgres>, count: usize) {
         conns.push(conn);
     }
     drop(conns);
-    support::until_status(&pool, |now| now.idle == count).await;
+    support::until_status(pool, |now| now.idle == count).await;
 }

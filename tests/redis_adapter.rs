@@ -53,7 +53,7 @@ async fn fill(pool: &Pool<Adapter>) {
         all.push(pool.get().await.unwrap());
     }
     drop(all);
-    until_status(&pool, |now| now.idle == count).await;
+    until_status(pool, |now| now.idle == count).await;
 }
 
 /// Waits for what the server will say.

@@ -66,7 +66,7 @@ async fn an_answer_read_in_part_is_found_waiting_at_release() {
 #[tokio::test]
 async fn a_read_that_was_given_up_keeps_the_connection_from_being_released() {
     let (_upstream, pool, _, mut conn) = one().await;
-    conn.write_all(b"SLOW 30 late\n").await.unwrap();
+    conn.write_all(b"SLOW 5000 late\n").await.unwrap();
     let early = tokio::time::timeout(Duration::from_millis(1), answer(&mut conn)).await;
     assert!(early.is_err());
     assert_eq!(conn.release_unanswered(), Release::Discarded(Cancelled));
@@ -76,7 +76,7 @@ async fn a_read_that_was_given_up_keeps_the_connection_from_being_released() {
 #[tokio::test]
 async fn a_read_that_was_given_up_and_then_completed_is_forgiven() {
     let (_upstream, pool, _, mut conn) = one().await;
-    conn.write_all(b"SLOW 30 late\n").await.unwrap();
+    conn.write_all(b"SLOW 500 late\n").await.unwrap();
     let early = tokio::time::timeout(Duration::from_millis(1), answer(&mut conn)).await;
     assert!(early.is_err());
     assert_eq!(answer(&mut conn).await.unwrap(), "late", "a dropped read loses nothing");
@@ -88,7 +88,7 @@ async fn a_read_that_was_given_up_and_then_completed_is_forgiven() {
 async fn a_read_that_timed_out_taints_for_good() {
     let (_upstream, pool, events, mut conn) = one().await;
     conn.set_read_timeout(Some(Duration::from_millis(20)));
-    conn.write_all(b"SLOW 60 late\n").await.unwrap();
+    conn.write_all(b"SLOW 1000 late\n").await.unwrap();
     let error = answer(&mut conn).await.unwrap_err();
     assert!(livepool::is_timeout(&error), "{error}");
     conn.set_read_timeout(None);
@@ -279,7 +279,7 @@ async fn counting_debt_ends_with_the_return() {
     let mut conn = pool.get().await.unwrap();
     let _owed = ledger.owe();
     let early = Duration::from_millis(10);
-    let cut = tokio::time::timeout(early, ask(&mut conn, "SLOW 50 secret")).await;
+    let cut = tokio::time::timeout(early, ask(&mut conn, "SLOW 5000 secret")).await;
     assert!(cut.is_err());
     drop(conn);
     assert_eq!(events.closed(), [Cancelled]);

@@ -271,7 +271,7 @@ async fn a_read_times_out_only_while_an_answer_is_owed() {
     let server = Scripted::start(|mut talk, _| async move {
         while let Some(head) = talk.request().await {
             if head.starts_with("GET /poll") {
-                tokio::time::sleep(SECOND / 2).await;
+                tokio::time::sleep(SECOND * 3 / 2).await;
             } else if head.starts_with("GET /never") {
                 talk.listen().await;
             }
@@ -279,10 +279,10 @@ async fn a_read_times_out_only_while_an_answer_is_owed() {
         }
     })
     .await;
-    let timeouts = Timeouts::default().with_read(Duration::from_millis(100));
+    let timeouts = Timeouts::default().with_read(SECOND);
     let (pool, events) = pool_of(server.config().with_timeouts(timeouts));
     assert_eq!(get_text(&pool, "/").await.unwrap(), "ok");
-    tokio::time::sleep(SECOND / 3).await;
+    tokio::time::sleep(SECOND * 3 / 2).await;
     assert_eq!(get_text(&pool, "/").await.unwrap(), "ok", "silence that nobody minds");
     assert_eq!(events.opened(), 1);
     let patient = Limits::new().with_read_timeout(None);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use livepool::event::Operation;
 use livepool::{CloseReason, Timeouts};
 
-use super::support::{until, until_seen};
+use super::support::until_seen;
 use super::*;
 
 /// Long enough for any machine, short enough to tell it from a sleep of a minute.

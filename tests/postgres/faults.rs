@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use livepool::error::CheckoutFailure;
 use livepool::{CloseReason, Timeouts};
 
-use super::support::{until, until_seen, until_status};
+use super::support::{until_seen, until_status};
 use super::*;
 
 /// Within this, a pool is whole again after its server is.

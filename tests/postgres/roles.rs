@@ -3,7 +3,7 @@
 use livepool::postgres::Target;
 use livepool::{CloseReason, Timeouts};
 
-use super::support::{until, until_seen, until_status};
+use super::support::{until_seen, until_status};
 use super::*;
 
 fn both(a: &Server, b: &Server, target: Target) -> (Pool<Postgres>, Events) {

@@ -7,7 +7,7 @@ use livepool::postgres::RecyclingMethod;
 use livepool::{CloseReason, Release, Timeouts};
 use tokio_postgres::types::Type;
 
-use super::support::{until, until_seen, until_status};
+use super::support::{until_seen, until_status};
 use super::*;
 
 #[tokio::test]
@@ -187,14 +187,14 @@ async fn a_statement_is_prepared_once_per_connection() {
 #[tokio::test]
 async fn notifications_are_delivered_and_not_inherited() {
     let server = trusting_server(&[]);
-    let timeouts = Timeouts::default().with_read(Duration::from_millis(100));
+    let timeouts = Timeouts::default().with_read(SECOND);
     let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
     let listener = pool.get().await.unwrap();
     let backend = pid(&listener).await;
     let mut notifications = listener.notifications();
     listener.batch_execute("LISTEN jobs").await.unwrap();
     // Longer than a read may take: nothing is owed.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(SECOND * 3 / 2).await;
     for payload in ["one", "two"] {
         server.psql(&format!("NOTIFY jobs, '{payload}'"));
         let notification = notifications.recv().await.unwrap();
@@ -225,16 +225,16 @@ async fn notifications_are_delivered_and_not_inherited() {
 #[tokio::test]
 async fn a_copy_that_waits_for_our_data_has_no_read_timeout() {
     let server = trusting_server(&[]);
-    let timeouts = Timeouts::default().with_read(Duration::from_millis(100));
+    let timeouts = Timeouts::default().with_read(SECOND / 2);
     let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
     let conn = pool.get().await.unwrap();
     conn.batch_execute("CREATE TABLE t (n int8)").await.unwrap();
     let mut sink = Box::pin(conn.copy_in::<_, bytes::Bytes>("COPY t FROM STDIN").await.unwrap());
     for number in 0..3 {
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(SECOND * 3 / 4).await;
         sink.send(format!("{number}\n").into()).await.unwrap();
     }
-    tokio::time::sleep(Duration::from_millis(250)).await;
+    tokio::time::sleep(SECOND * 3 / 4).await;
     assert_eq!(sink.as_mut().finish().await.unwrap(), 3);
     drop(sink);
 
