@@ -283,7 +283,7 @@ async fn what_a_server_says_reaches_errors_events_and_logs_escaped_and_cut() {
 
     let tame: String = FORGED.chars().filter(|c| !"\r\n".contains(*c)).collect();
     // Each command of the handshake is answered so.
-    let answer = format!("-ERR {tame}{}\r\n", "x".repeat(10_000));
+    let answer = format!("-ERR {tame}{}\r\n", "x".repeat(7_000));
     let addr = says(answer.repeat(8).into_bytes()).await;
     let redis = Redis::from_url(format!("redis://:pw@{addr}")).unwrap();
     let pool = Pool::builder(redis.config()).protocol(redis).observer(events.observer());
