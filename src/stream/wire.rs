@@ -145,6 +145,12 @@ impl AsyncRead for Wire {
             )
             .map_ok(drop)
         };
+        // The pool may have taken in meanwhile what would have woken this task. It looks for a task to
+        // wake before it takes anything in, and both take turns at the layer.
+        let result = match result {
+            Poll::Pending if !self.is_below && self.shared.take_kept(buf) => Poll::Ready(Ok(())),
+            result => result,
+        };
         if !self.is_below && matches!(result, Poll::Ready(Ok(()))) {
             match &buf.filled()[before..] {
                 // The client learns it here, and the pool has to.
