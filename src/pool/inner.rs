@@ -127,7 +127,8 @@ impl Inner {
     }
 
     pub(super) fn guards(&self) -> usize {
-        self.guards.load(Ordering::Acquire)
+        // After the pool was marked as closed, in every thread's eyes.
+        self.guards.load(Ordering::SeqCst)
     }
 
     pub(super) fn close(self: &Arc<Self>) {
