@@ -7,8 +7,14 @@ pub mod config;
 mod deadline;
 pub mod error;
 pub mod event;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzed;
 mod listener;
 mod liveness;
+#[cfg(shuttle)]
+#[doc(hidden)]
+pub mod models;
 pub mod net;
 mod pool;
 pub mod protocol;

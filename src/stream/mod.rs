@@ -16,6 +16,8 @@ mod handshake;
 mod io;
 mod limits;
 mod link;
+#[cfg(shuttle)]
+pub(crate) mod models;
 mod reported;
 mod scan;
 mod shared;

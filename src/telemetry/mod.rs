@@ -19,7 +19,8 @@ mod log;
 mod metric;
 mod names;
 mod register;
-#[cfg(test)]
+// Its libraries are the library's own only.
+#[cfg(all(test, not(any(shuttle, fuzzing))))]
 mod tests;
 
 pub(crate) use self::emitter::Emitter;
