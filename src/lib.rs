@@ -8,8 +8,14 @@ mod deadline;
 pub mod error;
 pub mod event;
 mod foreign;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzed;
 mod listener;
 mod liveness;
+#[cfg(shuttle)]
+#[doc(hidden)]
+pub mod models;
 pub mod net;
 mod pool;
 pub mod protocol;

@@ -57,6 +57,8 @@ macro_rules! setters {
 
 mod backoff;
 mod error;
+#[cfg(all(feature = "serde", any(test, fuzzing)))]
+pub(crate) mod fuzzed;
 #[cfg(feature = "serde")]
 mod human;
 mod keepalive;

@@ -5,6 +5,8 @@ mod connect;
 mod directory;
 mod endpoint;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod io;
 mod options;
 mod race;

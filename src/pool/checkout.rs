@@ -181,10 +181,13 @@ async fn served(inner: &Arc<Inner>, spot: Spot<'_>, deadline: Deadline) -> Resul
 impl Inner {
     #[inline(always)]
     fn at_once(self: &Arc<Self>) -> Option<Lease> {
-        if !self.line.is_empty() || self.is_closed() {
+        if !self.line.is_empty() {
             return None;
         }
-        self.take_idle()
+        let lease = self.take_idle()?;
+        // Only now that it is counted: whoever closes the pool either waits for it, or is seen here.
+        // Dropped, it is closed.
+        (!self.is_closed()).then_some(lease)
     }
 
     /// Connections that nobody holds, made or not.

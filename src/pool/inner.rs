@@ -157,6 +157,7 @@ impl Inner {
     }
 
     pub(super) fn guards(&self) -> usize {
+        // After the pool was marked as closed, in every thread's eyes.
         self.guards.load(Ordering::SeqCst)
     }
 

@@ -63,6 +63,7 @@ impl Drop for Counted {
 impl Lease {
     /// A connection on its way to a caller. Dropped before it gets there, it goes back.
     pub(super) fn new(pool: &Arc<Inner>, taken: Taken) -> Self {
+        // Before the look at whether the pool was closed, in every thread's eyes.
         pool.guards.fetch_add(1, Ordering::SeqCst);
         let pool = Counted(Arc::clone(pool));
         let Taken { core, conn, since } = taken;

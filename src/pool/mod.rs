@@ -34,6 +34,8 @@ mod lifecycle;
 mod line;
 mod maintenance;
 mod manager;
+#[cfg(shuttle)]
+pub(crate) mod models;
 mod peers;
 mod ping;
 mod plan;

@@ -17,6 +17,8 @@ use tokio::sync::Notify;
 
 const WOKEN: u8 = 1;
 const POLLING: u8 = 2;
+/// For good: whoever still has its waker wakes nobody.
+const ENDED: u8 = 4;
 
 /// Whether the task of a connection has work to do.
 #[derive(Debug, Default)]
@@ -27,7 +29,8 @@ pub(crate) struct Rest {
 
 impl Rest {
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.state.load(Ordering::SeqCst) == 0
+        let state = self.state.load(Ordering::SeqCst);
+        state == 0 || state & ENDED != 0
     }
 
     /// Resolves when it has done what it was woken for.
@@ -42,11 +45,9 @@ impl Rest {
         }
     }
 
-    fn set(&self, state: u8) {
-        self.state.store(state, Ordering::SeqCst);
-        if state == 0 {
-            self.rested.notify_waiters();
-        }
+    fn end(&self) {
+        self.state.store(ENDED, Ordering::SeqCst);
+        self.rested.notify_waiters();
     }
 }
 
@@ -61,7 +62,7 @@ impl Driver {
     /// The client's task, to be spawned: it does what `task` does, and the pool knows whether it has
     /// work to do.
     pub fn run<F: Future>(self, task: F) -> Driven<F> {
-        self.rest.set(WOKEN);
+        self.rest.state.store(WOKEN, Ordering::SeqCst);
         let alarm = Arc::new(Alarm { rest: Arc::clone(&self.rest), task: AtomicWaker::new() });
         Driven { task, waker: Waker::from(Arc::clone(&alarm)), end: End { alarm } }
     }
@@ -86,7 +87,7 @@ impl<F: Future> Future for Driven<F> {
         let this = self.project();
         let Alarm { rest, task } = &*this.end.alarm;
         task.register(cx.waker());
-        rest.set(POLLING);
+        rest.state.store(POLLING, Ordering::SeqCst);
         let result = this.task.poll(&mut Context::from_waker(this.waker));
         if rest.state.fetch_and(!POLLING, Ordering::SeqCst) == POLLING {
             rest.rested.notify_waiters();
@@ -121,6 +122,36 @@ struct End {
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.alarm.rest.set(0);
+        self.alarm.rest.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::Mutex;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_task_that_has_ended_is_at_rest_whoever_wakes_it() {
+        let rest = Arc::<Rest>::default();
+        // A channel has the task's waker for longer than it has a receiver.
+        let channel = Arc::new(Mutex::new(None));
+        let receiver = Arc::clone(&channel);
+        let mut task = Driver { rest: Arc::clone(&rest) }.run(poll_fn(move |cx| {
+            let known = receiver.lock().unwrap().replace(cx.waker().clone());
+            if known.is_none() { Poll::Pending } else { Poll::Ready(()) }
+        }));
+        let wake = || channel.lock().unwrap().as_ref().unwrap().wake_by_ref();
+        assert!((&mut task).now_or_never().is_none() && rest.is_at_rest());
+        wake();
+        assert!(!rest.is_at_rest(), "it has something to do");
+        assert!((&mut task).now_or_never().is_some());
+        drop(task);
+        wake();
+        assert!(rest.is_at_rest());
     }
 }

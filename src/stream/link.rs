@@ -65,14 +65,19 @@ impl Link {
     /// this was it. The reason is set before the tasks are woken, so that a reader never sees a
     /// clean end of stream that looks like a complete answer.
     pub(crate) fn interrupt(&self, reason: CloseReason) -> bool {
-        let first = self
-            .interrupt
-            .compare_exchange(RUNNING, reason as u8, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok();
+        let first = self.note_interrupt(reason);
         // A waker is its executor's code.
         let _ = foreign::call(|| self.reader.wake());
         let _ = foreign::call(|| self.writer.wake());
         first
+    }
+
+    /// As [`interrupt`](Self::interrupt), and wakes nobody yet.
+    pub(super) fn note_interrupt(&self, reason: CloseReason) -> bool {
+        let (running, reason) = (RUNNING, reason as u8);
+        self.interrupt
+            .compare_exchange(running, reason, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 
     #[inline]

@@ -17,6 +17,8 @@ mod handshake;
 mod io;
 mod limits;
 mod link;
+#[cfg(shuttle)]
+pub(crate) mod models;
 mod reported;
 mod scan;
 mod sealed;

@@ -230,6 +230,8 @@ impl Shared {
 
     /// Closes the socket, whoever has a wire to it.
     pub(super) fn close(&self, reason: CloseReason) {
+        // Whoever finds no stream from here on is told why.
+        self.link.note_interrupt(reason);
         self.is_closed.store(true, Ordering::SeqCst);
         self.close_stream();
         self.link.interrupt(reason);

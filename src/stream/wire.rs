@@ -197,6 +197,12 @@ impl AsyncRead for Wire {
             )
             .map_ok(drop)
         };
+        // The pool may have taken in meanwhile what would have woken this task. It looks for a task to
+        // wake before it takes anything in, and both take turns at the layer.
+        let result = match result {
+            Poll::Pending if !self.is_below && self.shared.take_kept(buf) => Poll::Ready(Ok(())),
+            result => result,
+        };
         if !matches!(result, Poll::Ready(Ok(()))) {
             return result;
         }

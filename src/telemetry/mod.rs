@@ -22,7 +22,8 @@ mod name;
 mod names;
 mod register;
 mod span;
-#[cfg(test)]
+// Its libraries are the library's own only.
+#[cfg(all(test, not(any(shuttle, fuzzing))))]
 mod tests;
 
 pub(crate) use self::emitter::Emitter;

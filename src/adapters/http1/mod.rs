@@ -47,6 +47,8 @@ mod client;
 mod driver;
 mod error;
 mod exchange;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod hints;
 mod limits;
 mod prepare;

@@ -52,9 +52,13 @@ mod encryption;
 mod error;
 mod fields;
 mod frames;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod idle;
 mod line;
 mod message;
+#[cfg(shuttle)]
+pub(crate) mod models;
 mod notify;
 mod opening;
 mod parameter;

@@ -56,6 +56,8 @@ mod command;
 mod commands;
 mod debt;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod handshake;
 mod idle;
 mod left;

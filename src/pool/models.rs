@@ -1,0 +1,515 @@
+//! Models of the pool: connections between users, maintenance, the reactor and whoever closes it, and
+//! the callers who wait.
+//!
+//! Dials are not made: connections are put into the pool as a dial does it. Maintenance is what
+//! `maintenance.rs` does, step by step, when a model says so.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream as Peer;
+use std::panic::Location;
+use std::pin::pin;
+use std::sync::Mutex as Plain;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use shuttle::rand::{Rng, thread_rng};
+use shuttle::thread;
+use tokio::time::Instant;
+
+use super::checkout::{checkout, try_checkout};
+use super::core::{Classified, Core};
+use super::inner::Inner;
+use super::lease::Lease;
+use super::line::Line;
+use super::ping::Pinger;
+use super::quarantine::Quarantine;
+use super::store::Taken;
+use crate::config::Config;
+use crate::deadline::Deadline;
+use crate::error::{CheckoutFailure, Phase};
+use crate::event::{CloseReason, ConnId, Event};
+use crate::models::{Model, advance, block_on, turn};
+use crate::net::Directory;
+use crate::protocol::Unread;
+use crate::stream::models::{is_closed, pair, tcp_stream};
+use crate::stream::{Bare, Conn, Connector, Stream};
+use crate::sync::{Arc, Weak};
+
+pub(crate) fn all() -> Vec<Model> {
+    vec![
+        Model { name: "core", run: a_connection_has_one_owner_and_one_end },
+        Model { name: "core-client", run: a_clients_connection_has_one_owner_and_one_end },
+        Model { name: "quarantine", run: a_silent_connection_is_neither_lost_nor_kept },
+        Model { name: "line", run: callers_are_called_in_order_and_none_is_passed_over },
+        Model { name: "waiting", run: whoever_waits_is_served_while_a_connection_lives },
+        Model { name: "close", run: nobody_waits_for_a_pool_that_was_closed },
+    ]
+}
+
+/// A pool, what it said, and the other ends of its connections.
+struct World {
+    inner: Arc<Inner>,
+    ends: Arc<Plain<Vec<(ConnId, CloseReason)>>>,
+    peers: Vec<(ConnId, Option<Peer>)>,
+    owned: Arc<Plain<HashMap<ConnId, bool>>>,
+}
+
+/// What the other end of a connection is put around.
+#[derive(Clone, Copy)]
+enum Kind {
+    Raw,
+    Client,
+}
+
+impl World {
+    fn new(connections: usize, kind: Kind) -> Self {
+        let mut world = Self::empty(connections);
+        for _ in 0..connections {
+            let (stream, peer) = pair();
+            // Nobody has used it: it goes to the idle ones.
+            drop(world.connect(stream, kind, Some(peer)));
+        }
+        world.begin()
+    }
+
+    /// All of its connections are idle.
+    fn begin(self) -> Self {
+        assert_eq!(self.inner.common.registry.idle_count(), self.peers.len(), "{:?}", self.ends);
+        self
+    }
+
+    fn empty(size: usize) -> Self {
+        let mut config = Config::new("unix:/nowhere").with_name("model").with_max_size(size);
+        config.max_lifetime = None;
+        config.max_silence = None;
+        let ends = Arc::<Plain<Vec<_>>>::default();
+        let heard = Arc::clone(&ends);
+        let observer = move |_: &str, event: &Event| {
+            if let Event::Closed { conn, reason, .. } = event {
+                heard.lock().expect("nobody panics here").push((*conn, *reason));
+            }
+        };
+        let connector = Connector::observed(&config, Some(Arc::new(observer))).expect("valid");
+        let inner = Arc::new(Inner::new(connector, Pinger::default(), None));
+        // By hand, here.
+        inner.maintained.store(true, SeqCst);
+        Self { inner, ends, peers: Vec::new(), owned: Arc::default() }
+    }
+
+    /// As a dial does it.
+    fn connect(&mut self, stream: Stream, kind: Kind, peer: Option<Peer>) -> Lease {
+        let slot = self.inner.slots.try_take().expect("a slot is free");
+        self.inner.common.peers.resolved(0, &[stream.peer_addr().clone()]);
+        let mut conn = match kind {
+            Kind::Raw => Conn::Raw(Box::new(stream)),
+            Kind::Client => {
+                let judge = Arc::new(|_: &[u8]| Unread::Dirty);
+                Bare::new(Box::new(stream), judge).with_client(Box::new(()))
+            }
+        };
+        let common = &self.inner.common;
+        let core = Core::new(common, &mut conn, slot, common.generation.now());
+        self.peers.push((core.id, peer));
+        self.owned.lock().expect("nobody panics here").insert(core.id, false);
+        let since = core.age();
+        Lease::new(&self.inner, Taken { core, conn, since })
+    }
+
+    fn owner(&self) -> Owner {
+        Owner(Arc::clone(&self.owned))
+    }
+
+    /// Looks at what the sentinels saw. False if there was nothing.
+    fn look(&self) -> bool {
+        let fired = self.inner.common.inbox.take();
+        let some = !fired.is_empty();
+        for core in fired.iter().filter_map(Weak::upgrade) {
+            self.after(core.classify(), &core);
+            self.inner.sweep_if_closed(&core);
+        }
+        some
+    }
+
+    /// As if the sentinels of all idle ones had fired.
+    fn stir(&self) {
+        for core in self.inner.common.registry.idle() {
+            self.inner.common.inbox.push(Arc::downgrade(&core));
+        }
+    }
+
+    /// Looks whether the idle ones are silent, `looks` times later than the last time.
+    fn look_for_silence(&self, looks: u32) {
+        let later = Instant::now() + looks * Duration::from_secs(3600);
+        for core in self.inner.common.registry.idle() {
+            self.after(core.check_silence(later, Duration::from_nanos(1)), &core);
+        }
+    }
+
+    fn after(&self, classified: Classified, core: &Arc<Core>) {
+        if classified == Classified::Homeless {
+            self.offer(Arc::clone(core));
+        }
+    }
+
+    fn offer(&self, core: Arc<Core>) {
+        self.inner.sweep_if_closed(&core);
+        self.inner.store.put(core);
+        self.inner.serve();
+    }
+
+    /// Until nothing is left to look at.
+    fn settle(&self) {
+        turn();
+        let mut rounds = 0;
+        while self.look() {
+            turn();
+            rounds += 1;
+            assert!(rounds < 20, "a connection that nobody touches keeps being looked at");
+        }
+        for core in self.inner.longest_idle() {
+            core.evict_unwanted();
+        }
+    }
+
+    fn ends_of(&self, conn: ConnId) -> Vec<CloseReason> {
+        let ends = self.ends.lock().expect("nobody panics here");
+        ends.iter().filter(|(ended, _)| *ended == conn).map(|(_, reason)| *reason).collect()
+    }
+
+    /// What holds when no other thread is left: what is open is idle and can be taken, what is not has
+    /// ended once and its socket is closed, and the slots are theirs.
+    fn check(mut self) {
+        self.settle();
+        let idle: Vec<_> = self.inner.common.registry.idle().iter().map(|core| core.id).collect();
+        assert_eq!(self.inner.guards(), 0, "every guard was counted out");
+        assert_eq!(self.inner.slots.used(), idle.len(), "a slot for each that is open");
+        let counts = self.inner.common.registry.count(&self.inner.slots);
+        assert_eq!((counts.in_use, counts.connecting), (0, 0), "each that is open is idle");
+        for (id, peer) in &mut self.peers {
+            let is_open = idle.contains(id);
+            let (id, ends) = (*id, ends(&self.ends, *id));
+            assert_eq!(ends.len(), usize::from(!is_open), "{id}: one end, and one only: {ends:?}");
+            match peer {
+                Some(peer) => assert_eq!(is_closed(peer), !is_open, "{id}: its socket"),
+                None => assert!(!is_open, "{id}: its peer has gone, and it is kept"),
+            }
+        }
+        if self.inner.is_closed() {
+            assert!(idle.is_empty(), "a socket outlives its pool");
+        } else {
+            let taken: Vec<_> = std::iter::from_fn(|| self.inner.store.take()).collect();
+            assert_eq!(taken.len(), idle.len(), "each that is idle is in the store");
+            let taken: Vec<_> = taken.into_iter().map(|it| Lease::new(&self.inner, it)).collect();
+            self.inner.close();
+            drop(taken);
+        }
+        assert_eq!(self.inner.slots.used(), 0);
+        for (id, peer) in &mut self.peers {
+            assert_eq!(ends(&self.ends, *id).len(), 1, "{id}: one end when the pool is closed");
+            assert!(peer.as_mut().is_none_or(is_closed), "{id}: a socket outlives its pool");
+        }
+    }
+}
+
+fn ends(ends: &Plain<Vec<(ConnId, CloseReason)>>, conn: ConnId) -> Vec<CloseReason> {
+    let ends = ends.lock().expect("nobody panics here");
+    ends.iter().filter(|(ended, _)| *ended == conn).map(|(_, reason)| *reason).collect()
+}
+
+/// Sees to it that a connection has one user at a time.
+#[derive(Clone)]
+struct Owner(Arc<Plain<HashMap<ConnId, bool>>>);
+
+impl Owner {
+    fn set(&self, conn: ConnId, owned: bool) {
+        let before = self.0.lock().expect("nobody panics here").insert(conn, owned);
+        assert_eq!(before, Some(!owned), "{conn} has two users at a time");
+    }
+
+    /// Uses a connection and gives it back, or throws it away.
+    fn uses(&self, mut lease: Lease) {
+        self.holds(&mut lease);
+        match thread_rng().gen_range(0..8) {
+            0 => lease.throw_away(CloseReason::Discarded),
+            _ => drop(lease),
+        }
+    }
+
+    fn gives_back(&self, mut lease: Lease) {
+        self.holds(&mut lease);
+    }
+
+    fn holds(&self, lease: &mut Lease) {
+        let id = lease.id();
+        self.set(id, true);
+        thread::yield_now();
+        drop(lease.stream_mut());
+        self.set(id, false);
+    }
+}
+
+/// Begins at any moment of what the others do.
+fn some_time() {
+    for _ in 0..thread_rng().gen_range(0..40) {
+        thread::yield_now();
+    }
+}
+
+/// A user who takes what is there.
+fn user(world: &World, rounds: usize) -> thread::JoinHandle<()> {
+    let (inner, owner) = (Arc::clone(&world.inner), world.owner());
+    thread::spawn(move || {
+        for _ in 0..rounds {
+            some_time();
+            if let Some(lease) = try_checkout(&inner, Location::caller()) {
+                owner.uses(lease);
+            }
+        }
+    })
+}
+
+/// Whoever does something to the pool as a whole.
+fn owner_of_pool(world: &World) -> thread::JoinHandle<()> {
+    let inner = Arc::clone(&world.inner);
+    thread::spawn(move || {
+        some_time();
+        match thread_rng().gen_range(0..10) {
+            0 => inner.invalidate(false),
+            1 => inner.invalidate(true),
+            2 => inner.resize(1),
+            3 => {
+                inner.pause();
+                inner.resume();
+            }
+            4 | 5 => {}
+            _ => inner.close(),
+        }
+    })
+}
+
+fn a_connection_has_one_owner_and_one_end() {
+    of_one_owner_and_one_end(World::new(2, Kind::Raw));
+}
+
+fn a_clients_connection_has_one_owner_and_one_end() {
+    of_one_owner_and_one_end(World::new(2, Kind::Client));
+}
+
+/// Users take connections and give them back, sentinels fire, maintenance looks, and somebody closes,
+/// invalidates or resizes the pool.
+fn of_one_owner_and_one_end(mut world: World) {
+    let threads = [user(&world, 2), user(&world, 1), owner_of_pool(&world)];
+    for step in 1..=4 {
+        match thread_rng().gen_range(0..8) {
+            // The peer goes.
+            0 => drop(world.peers[0].1.take()),
+            // Bytes that nobody asked for.
+            1 => {
+                let written =
+                    world.peers[1].1.as_mut().map(|peer| std::io::Write::write(peer, b"x"));
+                drop(written);
+            }
+            2 | 3 => world.look_for_silence(step),
+            4 | 5 => {
+                world.stir();
+                world.look();
+            }
+            6 => turn(),
+            _ => {
+                turn();
+                world.look();
+            }
+        }
+    }
+    for thread in threads {
+        thread.join().expect("it held");
+    }
+    world.check();
+}
+
+/// Silent connections are asked for a sign of life and come back, while users look for them and
+/// somebody closes the pool.
+fn a_silent_connection_is_neither_lost_nor_kept() {
+    thread_local! {
+        static LISTENER: TcpListener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    }
+    let mut world = World::empty(2);
+    let mut far_ends = Vec::new();
+    for _ in 0..2 {
+        let (ours, theirs) = LISTENER.with(|listener| {
+            let ours = TcpStream::connect(listener.local_addr().expect("its address"));
+            (ours.expect("it listens"), listener.accept().expect("one came").0)
+        });
+        drop(world.connect(tcp_stream(ours), Kind::Raw, None));
+        far_ends.push(theirs);
+    }
+    let mut world = world.begin();
+    let threads = [user(&world, 2), owner_of_pool(&world)];
+    let common = Arc::clone(&world.inner.common);
+    let mut quarantine = Quarantine::new(&common.suspects);
+    for step in 1..=3 {
+        // Maintenance ends with the pool.
+        if common.is_closed() {
+            break;
+        }
+        match thread_rng().gen_range(0..3) {
+            0 => world.look_for_silence(step),
+            1 => advance(Duration::from_millis(50)),
+            _ => quarantine.look(|core| world.offer(core)),
+        }
+        turn();
+        world.look();
+    }
+    for thread in threads {
+        thread.join().expect("it held");
+    }
+    // Loopback has answered long ago.
+    let mut looks = 0;
+    while common.suspects.count() > 0 && !common.is_closed() {
+        advance(Duration::from_millis(50));
+        quarantine.look(|core| world.offer(core));
+        looks += 1;
+        assert!(looks < 100, "a connection stays in quarantine");
+    }
+    drop(quarantine);
+    assert_eq!(common.suspects.count(), 0);
+    let mut peers = std::mem::take(&mut world.peers);
+    world.settle();
+    // The other ends are looked at here.
+    let idle: Vec<_> = common.registry.idle().iter().map(|core| core.id).collect();
+    for ((id, _), end) in peers.drain(..).zip(&mut far_ends) {
+        let mut space = [0; 8];
+        end.set_nonblocking(true).expect("a socket that does not block");
+        let read = std::io::Read::read(end, &mut space);
+        let is_open = read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        assert_eq!(is_open, idle.contains(&id), "{id}: its socket");
+        assert_eq!(world.ends_of(id).len(), usize::from(!is_open), "{id}: one end");
+    }
+    world.check();
+}
+
+/// Things to give away, each another one.
+const GIFTS: [CheckoutFailure; 5] = [
+    CheckoutFailure::Timeout(Phase::Queue),
+    CheckoutFailure::Timeout(Phase::Check),
+    CheckoutFailure::Timeout(Phase::Connect),
+    CheckoutFailure::QueueFull,
+    CheckoutFailure::Closed,
+];
+
+/// Callers stand in line, some leave it; gifts are given one after another by one thread.
+fn callers_are_called_in_order_and_none_is_passed_over() {
+    const CALLERS: usize = 4;
+    let line = Line::default();
+    let start = Instant::now();
+    let spots: Vec<_> = (0..CALLERS).map(|_| line.join(start, None).expect("room")).collect();
+    let served = Plain::new([None; CALLERS]);
+    thread::scope(|scope| {
+        for (place, spot) in spots.into_iter().enumerate() {
+            let served = &served;
+            let leaves = thread_rng().gen_bool(0.3);
+            scope.spawn(move || {
+                let got = if leaves {
+                    let mut called = pin!(spot.called(|| {}));
+                    match called.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                        Poll::Ready(gift) => Some(gift),
+                        Poll::Pending => None,
+                    }
+                } else {
+                    Some(block_on(spot.called(|| {})))
+                };
+                let got = got.map(|gift| gift.expect_err("there are no connections").failure);
+                served.lock().expect("nobody panics here")[place] = got;
+            });
+        }
+        scope.spawn(|| {
+            for gift in GIFTS {
+                // More than there are callers.
+                let _ = line.give(Err(gift.into()));
+            }
+        });
+        // Whoever looks meanwhile sees no more than there are.
+        assert!(line.since(start).0 <= CALLERS);
+        line.wake_all();
+    });
+    assert_eq!(line.waiting(), 0, "nobody is counted who is not there");
+    assert!(line.give(Err(CheckoutFailure::Closed.into())).is_err(), "nobody is left");
+    let served = served.into_inner().expect("nobody panics here");
+    let order = |gift: &CheckoutFailure| GIFTS.iter().position(|known| known == gift);
+    assert!(served.iter().flatten().map(order).is_sorted(), "in order of arrival: {served:?}");
+}
+
+/// One connection, more callers than that, some of whom give up, and maintenance that looks at it.
+fn whoever_waits_is_served_while_a_connection_lives() {
+    let world = World::new(1, Kind::Raw);
+    let callers: Vec<_> = (0..3)
+        .map(|caller| {
+            let (inner, owner) = (Arc::clone(&world.inner), world.owner());
+            thread::spawn(move || {
+                let mut get = pin!(checkout(&inner, None, Location::caller()));
+                if caller == 0 {
+                    // It waits for a while and goes away.
+                    let mut cx = Context::from_waker(Waker::noop());
+                    for _ in 0..2 {
+                        if let Poll::Ready(lease) = get.as_mut().poll(&mut cx) {
+                            owner.gives_back(lease.expect("nothing is wrong"));
+                            return;
+                        }
+                        thread::yield_now();
+                    }
+                    return;
+                }
+                owner.gives_back(block_on(get).expect("it is served"));
+            })
+        })
+        .collect();
+    for step in 1..=3 {
+        match thread_rng().gen_range(0..3) {
+            0 => world.look_for_silence(step),
+            1 => turn(),
+            _ => {
+                world.stir();
+                world.look();
+            }
+        }
+    }
+    for caller in callers {
+        caller.join().expect("it was served");
+    }
+    assert_eq!(world.inner.line.waiting(), 0);
+    world.settle();
+    assert_eq!(world.inner.common.registry.idle_count(), 1, "nothing happened to it");
+    world.check();
+}
+
+/// Callers wait, join and hold connections while the pool is closed. When that is over, nobody uses a
+/// connection or is given one.
+fn nobody_waits_for_a_pool_that_was_closed() {
+    let world = World::new(1, Kind::Raw);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..3)
+        .map(|_| {
+            let (inner, owner) = (Arc::clone(&world.inner), world.owner());
+            let is_over = Arc::clone(&is_over);
+            thread::spawn(move || {
+                if let Ok(lease) = block_on(checkout(&inner, None, Location::caller())) {
+                    assert!(!is_over.load(SeqCst), "nobody waited for this one");
+                    owner.gives_back(lease);
+                }
+            })
+        })
+        .collect();
+    let inner = Arc::clone(&world.inner);
+    let closer = thread::spawn(move || {
+        let left = block_on(inner.close_by(Deadline::NEVER));
+        is_over.store(true, SeqCst);
+        assert_eq!(left, 0, "without a deadline all of them come back");
+    });
+    for thread in callers.into_iter().chain([closer]) {
+        thread.join().expect("it came to an end");
+    }
+    world.check();
+}

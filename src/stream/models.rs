@@ -1,0 +1,288 @@
+//! Models of the stream's parts that several threads reach: the clock, what is shared with a client,
+//! the client's task, and the count of what is owed.
+
+use std::future::poll_fn;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream as Peer;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::task::{Poll, Wake, Waker};
+
+use shuttle::rand::{Rng, thread_rng};
+use shuttle::thread;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::clock::Now;
+use super::driver::Rest;
+use super::link::Side;
+use super::shared::Shared;
+use super::*;
+use crate::models::{Model, advance, block_on, turn};
+use crate::telemetry::Telemetry;
+
+pub(crate) fn all() -> Vec<Model> {
+    vec![
+        Model { name: "clock", run: a_deadline_is_kept_whenever_the_timer_fires },
+        Model { name: "shared-close", run: a_shared_stream_is_closed_whoever_uses_it },
+        Model { name: "shared-layer", run: what_is_taken_in_for_nobody_reaches_the_next_reader },
+        Model { name: "driver", run: a_task_at_rest_has_sent_everything },
+        Model { name: "ledger", run: whoever_waits_for_the_last_answer_is_told_of_it },
+    ]
+}
+
+/// A stream over a Unix socket, and its other end.
+pub(crate) fn pair() -> (Stream, Peer) {
+    let (ours, theirs) = Peer::pair().expect("a pair of sockets");
+    for end in [&ours, &theirs] {
+        end.set_nonblocking(true).expect("a socket that does not block");
+    }
+    let io = Io::Unix(UnixStream::from_std(ours).expect("the runtime takes it"));
+    (stream(io, PeerAddr::Unix("".into())), theirs)
+}
+
+/// A stream over this socket.
+pub(crate) fn tcp_stream(socket: std::net::TcpStream) -> Stream {
+    socket.set_nonblocking(true).expect("a socket that does not block");
+    let peer = PeerAddr::Tcp(socket.peer_addr().expect("it is connected"));
+    stream(Io::Tcp(TcpStream::from_std(socket).expect("the runtime takes it")), peer)
+}
+
+/// As one that was dialed.
+fn stream(io: Io, peer: PeerAddr) -> Stream {
+    let emitter = Arc::new(Emitter::new(Telemetry::pool("model"), None));
+    let timeouts = Arc::new(Timeouts::never());
+    let mut stream = Stream::new(io, ConnId::next(), peer.clone(), peer, timeouts, emitter);
+    stream.opened = None;
+    stream
+}
+
+/// Whether this end sees that the other one is closed.
+pub(crate) fn is_closed(peer: &mut Peer) -> bool {
+    let mut space = [0; 64];
+    loop {
+        match peer.read(&mut space) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            // Reset, because it had unread bytes.
+            Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
+/// Reads once, waiting as a task does. The number of bytes.
+async fn read(wire: &mut Wire) -> std::io::Result<usize> {
+    let mut space = [0; 64];
+    poll_fn(|cx| {
+        let mut buf = ReadBuf::new(&mut space);
+        Pin::new(&mut *wire).poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
+    })
+    .await
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Notes that it was woken.
+#[derive(Default)]
+struct Noted(AtomicBool);
+
+impl Wake for Noted {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+/// One operation after another, each given up or waited for. What is waited for ends when its time is
+/// up, not before and not later; time passes only while the task waits and was not woken.
+fn a_deadline_is_kept_whenever_the_timer_fires() {
+    let woken = Arc::new(Noted::default());
+    let (is_waiting, is_over) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let timer = {
+        let (woken, is_waiting, is_over) =
+            (Arc::clone(&woken), Arc::clone(&is_waiting), Arc::clone(&is_over));
+        thread::spawn(move || {
+            let mut seconds = 0;
+            while !is_over.load(SeqCst) {
+                if is_waiting.load(SeqCst) && !woken.0.load(SeqCst) {
+                    advance(SECOND);
+                    seconds += 1;
+                    assert!(seconds < 60, "nobody woke the operation at its deadline");
+                }
+                thread::yield_now();
+            }
+        })
+    };
+    thread::yield_now();
+    let link = Link::new();
+    let mut clock = Clock::default();
+    let waker = Waker::from(Arc::clone(&woken));
+    for _ in 0..3 {
+        let limit = thread_rng().gen_range(1..5) * SECOND;
+        let mut patience = thread_rng().gen_range(0..6);
+        let start = Instant::now();
+        let ended = loop {
+            woken.0.store(false, SeqCst);
+            // As a stream does.
+            link.reader().register(&waker);
+            let polled = clock.poll(&link, Side::Reading, &mut Now::default(), Some(limit), None);
+            if polled.is_ready() {
+                break true;
+            }
+            is_waiting.store(true, SeqCst);
+            while patience > 0 && !woken.0.load(SeqCst) {
+                patience -= usize::from(thread_rng().gen_bool(0.1));
+                thread::yield_now();
+            }
+            is_waiting.store(false, SeqCst);
+            if patience == 0 {
+                // Its bytes came.
+                clock.stop();
+                break false;
+            }
+        };
+        let took = start.elapsed();
+        assert!(!ended || took >= limit, "after {took:?} of {limit:?}");
+        // The timer's thread may have been on the way to one more second.
+        assert!(took <= limit + SECOND, "after {took:?} of {limit:?}");
+    }
+    is_over.store(true, SeqCst);
+    timer.join().expect("the timer held");
+}
+
+/// A client reads, the peer writes, the pool closes, each at any moment.
+fn a_shared_stream_is_closed_whoever_uses_it() {
+    let (stream, mut peer) = pair();
+    let shared = Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Unread::Keep));
+    let mut wire = Wire::new(&shared);
+    let reader = thread::spawn(move || {
+        let end = block_on(async {
+            loop {
+                match read(&mut wire).await {
+                    Ok(0) => panic!("the end that the pool made looks like one of the peer"),
+                    Ok(_) => {}
+                    Err(error) => break error,
+                }
+            }
+        });
+        (end, wire)
+    });
+    let pool = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || shared.close(CloseReason::Resized))
+    };
+    for _ in 0..2 {
+        // It may be closed.
+        let _ = peer.write(b"x");
+        turn();
+    }
+    pool.join().expect("the pool closed it");
+    let (end, wire) = reader.join().expect("the reader was woken");
+    let reason = Interrupted::of(&end).map(|interrupted| interrupted.reason);
+    assert_eq!(reason, Some(CloseReason::Resized), "the reader is told why");
+    assert!(is_closed(&mut peer), "the socket is closed though a wire lives");
+    drop(wire);
+}
+
+/// The pool looks at a connection with a layer while its client reads: whoever takes the bytes off the
+/// socket, the client gets all of them, and is woken for that.
+fn what_is_taken_in_for_nobody_reaches_the_next_reader() {
+    let (stream, mut peer) = pair();
+    let shared = Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Unread::Keep));
+    let wire = Wire::new(&shared).layer(|below| async { Ok(below) });
+    let mut wire = block_on(wire).expect("the first layer");
+    const PIECES: usize = 2;
+    let reader = thread::spawn(move || {
+        block_on(async {
+            let mut count = 0;
+            while count < PIECES {
+                count += read(&mut wire).await.expect("it is open");
+            }
+        });
+        wire
+    });
+    let pool = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            for _ in 0..PIECES {
+                assert_eq!(shared.judge_waiting(b"."), None);
+            }
+        })
+    };
+    for _ in 0..PIECES {
+        peer.write_all(b"x").expect("there is room");
+        turn();
+    }
+    pool.join().expect("the pool looked");
+    drop(reader.join().expect("all of it was read"));
+}
+
+/// A caller asks a client's task through a queue and goes away; the pool looks whether the task is at
+/// rest. If it is, nothing that was asked is still in the queue.
+///
+/// One caller at a time, as a connection has. Of two who ask at the same moment from different threads,
+/// the second finds the task's waker in the first one's hands, and nobody else can see that.
+fn a_task_at_rest_has_sent_everything() {
+    const REQUESTS: usize = 3;
+    let rest = Arc::new(Rest::default());
+    let (asked, sent) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let task = Arc::new(futures_util::task::AtomicWaker::new());
+    let client = {
+        let (asked, sent, task) = (Arc::clone(&asked), Arc::clone(&sent), Arc::clone(&task));
+        poll_fn(move |cx| {
+            task.register(cx.waker());
+            // Scheduling points, as the lock of a queue is one.
+            thread::yield_now();
+            let now = asked.load(SeqCst);
+            thread::yield_now();
+            sent.store(now, SeqCst);
+            if now == REQUESTS { Poll::Ready(()) } else { Poll::Pending }
+        })
+    };
+    let driven = Driver { rest: Arc::clone(&rest) }.run(client);
+    let driver = thread::spawn(move || block_on(driven));
+    let caller = {
+        let rest = Arc::clone(&rest);
+        thread::spawn(move || {
+            for request in 1..=REQUESTS {
+                asked.store(request, SeqCst);
+                task.wake();
+                // The caller has gone, and its connection comes back.
+                if rest.is_at_rest() {
+                    assert_eq!(sent.load(SeqCst), request, "a request is still in the queue");
+                } else if thread_rng().gen_bool(0.5) {
+                    block_on(rest.rested());
+                    assert_eq!(sent.load(SeqCst), request, "a request is still in the queue");
+                }
+            }
+        })
+    };
+    caller.join().expect("it came to rest");
+    driver.join().expect("it ended");
+    assert!(rest.is_at_rest(), "what has ended does nothing any more");
+}
+
+/// Answers are owed and come, by a ledger and by a scanner's sum, while others wait for the last one.
+fn whoever_waits_for_the_last_answer_is_told_of_it() {
+    let link = Link::new();
+    let ledger = Ledger(Arc::clone(&link));
+    let (first, second) = (ledger.owe(), ledger.owe());
+    let waiting = {
+        let ledger = ledger.clone();
+        thread::spawn(move || block_on(ledger.settled()))
+    };
+    let ends = [first, second].map(|owed| thread::spawn(move || drop(owed)));
+    for end in ends {
+        end.join().expect("the answer came");
+    }
+    waiting.join().expect("it was told");
+    link.set_debt(1);
+    let waiting = thread::spawn(move || block_on(ledger.settled()));
+    let scanner = {
+        let link = Arc::clone(&link);
+        thread::spawn(move || link.set_debt(0))
+    };
+    scanner.join().expect("the answer came");
+    waiting.join().expect("it was told");
+    assert_eq!(link.debts_begun(), 2);
+}
