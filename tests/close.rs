@@ -23,6 +23,39 @@ async fn dropping_the_last_handle_closes_every_idle_socket() {
 }
 
 #[tokio::test]
+async fn of_very_many_connections_most_are_closed_between_other_work() {
+    for closes in [true, false] {
+        let upstream = Upstream::start();
+        let (pool, events) = watched(upstream.config().with_max_size(300));
+        fill(&pool, 300).await;
+        if closes {
+            pool.close();
+        }
+        drop(pool);
+        // In the time of whoever closes it.
+        assert_eq!(events.closed().len(), 64);
+        assert_eq!(events.until_closed(300).await, [PoolClosed; 300]);
+        until(|| upstream.open() == 0).await;
+    }
+}
+
+#[test]
+fn of_very_many_connections_none_is_left_when_the_runtime_ends() {
+    let upstream = Upstream::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (pool, events) = runtime.block_on(async {
+        let (pool, events) = watched(upstream.config().with_max_size(200));
+        fill(&pool, 200).await;
+        (pool, events)
+    });
+    // Nobody runs the task that would close them.
+    drop(pool);
+    assert_eq!(events.closed().len(), 64);
+    drop(runtime);
+    assert_eq!(events.closed().len(), 200);
+}
+
+#[tokio::test]
 async fn no_task_survives_the_pool() {
     let upstream = Upstream::start();
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();

@@ -149,6 +149,57 @@ mod on_a_network {
     }
 
     #[tokio::test]
+    async fn under_load_a_failover_is_over_as_soon_as_the_new_host_answers() {
+        let lab = lab!();
+        let (old, new) = (lab.host(), lab.host());
+        let upstream = old.upstream();
+        let addr = upstream.addr();
+        let timeouts = Timeouts::default().with_read(2 * SECOND).with_checkout(2 * SECOND);
+        let config = upstream.config().with_max_size(16).with_timeouts(timeouts);
+        let (pool, events) = watched(config);
+        fill(&pool, 16).await;
+        let end = Instant::now() + 6 * SECOND;
+        // The moments at which each caller had an answer.
+        let callers = (0..8).map(|_| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                let mut answers = Vec::new();
+                while Instant::now() < end {
+                    let result: std::io::Result<()> = async {
+                        let mut conn = pool.get().await?;
+                        ask(&mut conn, "ECHO x").await?;
+                        conn.release();
+                        Ok(())
+                    }
+                    .await;
+                    if result.is_ok() {
+                        answers.push(Instant::now());
+                    }
+                    sleep(5 * MS).await;
+                }
+                answers
+            })
+        });
+        let callers: Vec<_> = callers.collect();
+        sleep(SECOND / 2).await;
+        // The old host is gone without a word, and 3 s later the new one is there.
+        old.unplug();
+        sleep(3 * SECOND).await;
+        fail_over(&old, &new);
+        let _successor = new.run(move || Upstream::start_on(addr));
+        let back = Instant::now();
+        let mut last = Duration::ZERO;
+        for caller in callers {
+            let answers = caller.await.unwrap();
+            let first = answers.into_iter().find(|answer| *answer > back).expect("not served");
+            last = last.max(first - back);
+        }
+        println!("served again after {last:?}");
+        // One more SYN, 250 ms apart, and as much for a busy machine.
+        assert!(last < 500 * MS, "{last:?}: {:?}", events.closed());
+    }
+
+    #[tokio::test]
     async fn flows_that_were_forgotten_cost_no_caller_anything_by_default_and_one_in_the_midst() {
         let lab = lab!();
         for (quiet, most) in [(1100 * MS, 0), (Duration::ZERO, 1)] {

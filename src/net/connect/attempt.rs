@@ -14,6 +14,7 @@ use crate::config::SocketSettings;
 use crate::deadline::{Deadline, Elapsed};
 use crate::net::error::Phase;
 use crate::net::options::{self, Unavailable};
+use crate::net::race::STAGGER;
 use crate::net::{Io, PeerAddr};
 
 /// Connects to one address. The error says how far it came.
@@ -36,8 +37,9 @@ pub(super) async fn connect(
 ///
 /// The kernel repeats its SYN after 1, 3 and 7 s: an upstream that is back is heard of up to 4 s
 /// late. A second SYN on a socket of its own is answered at once. The first socket stays for peers
-/// that are further away than this.
-const AGAIN: Duration = Duration::from_millis(500);
+/// that are further away than this. As long as RFC 8305 waits for an answer before it tries another
+/// address (section 8).
+const AGAIN: Duration = STAGGER;
 
 type Connected = Result<(Io, Unavailable), (Phase, io::Error)>;
 
