@@ -104,9 +104,10 @@ async fn a_unix_socket_beside_tcp_connections_is_asked_nothing() {
 }
 
 #[tokio::test]
-async fn a_peer_that_may_be_silent_for_ever_is_never_asked_and_other_limits_hold() {
+async fn a_peer_that_may_be_silent_for_a_year_is_never_asked_and_other_limits_hold() {
     let upstream = Upstream::start();
-    let config = upstream.config().with_max_silence(Some(Duration::MAX));
+    let year = 365 * 24 * 60 * 60 * SECOND;
+    let config = upstream.config().with_max_silence(Some(year)).with_max_silence_after_use(None);
     let (pool, events) = watched(config.with_idle_timeout(Some(Duration::from_millis(100))));
     fill(&pool, 1).await;
     assert_eq!(events.until_closed(1).await, [IdleTimeout]);
