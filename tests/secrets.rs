@@ -323,3 +323,53 @@ async fn a_notice_of_a_server_is_a_line_of_the_pool_escaped_and_cut() {
         "{log}"
     );
 }
+
+/// Answers the first message with this, and tells all that it hears.
+async fn listens(answer: &'static [u8]) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let all = Arc::clone(&heard);
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = socket.read(&mut bytes).await {
+                all.lock().unwrap().extend_from_slice(&bytes[..count]);
+                let _ = socket.write_all(answer).await;
+            }
+        }
+    });
+    (addr, heard)
+}
+
+#[tokio::test]
+async fn no_password_is_sent_in_clear_where_the_url_requires_tls_whatever_way_the_pool_is_built() {
+    // AuthenticationCleartextPassword: whoever obeys sends it.
+    let (addr, heard) = listens(b"R\0\0\0\x08\0\0\0\x03").await;
+    let url = format!("postgres://me:hunter2@{addr}/x?sslmode=require");
+    let postgres = Postgres::from_url(&url).unwrap();
+    assert!(postgres.config().is_err(), "the other way has always refused");
+    let pool = Pool::builder(Config::new(addr.to_string())).protocol(postgres).build().unwrap();
+    let start = std::time::Instant::now();
+    let error = pool.get().await.unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(5), "it is told at once");
+    let connect = error.connect_error().unwrap();
+    assert!(connect.is_denied() && connect.to_string().contains("sslmode=require"), "{connect}");
+    assert_eq!(*heard.lock().unwrap(), b"", "not even its name");
+}
+
+#[tokio::test]
+async fn an_answer_to_the_question_for_tls_that_is_neither_yes_nor_no_ends_the_connection() {
+    for answer in [b"E", b"X"] {
+        let (addr, heard) = listens(answer).await;
+        let tls = livepool::tls::Tls::builder().with_webpki_roots().build().unwrap();
+        let url = format!("postgres://me:hunter2@{addr}/x?sslmode=prefer");
+        let pool = Postgres::from_url(&url).unwrap().with_tls(tls).pool().unwrap();
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(300);
+        let error = pool.get_by(deadline).await.unwrap_err();
+        let connect = error.connect_error().unwrap().to_string();
+        assert!(connect.contains("neither yes nor no"), "{connect}");
+        let heard = heard.lock().unwrap().clone();
+        assert!(heard.chunks(8).all(|asked| asked == [0, 0, 0, 8, 4, 210, 22, 47]), "{heard:?}");
+    }
+}

@@ -62,10 +62,18 @@ impl Encryption {
     }
 }
 
-/// Asks for TLS; returns whether the server agrees.
+/// Asks for TLS; returns whether the server agrees. Anything but yes and no is not from a PostgreSQL
+/// that goes on (an error of a full one, say), and nothing is said to it in clear.
 async fn agree<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<bool> {
     stream.write_all(&SSL_REQUEST).await?;
     stream.flush().await?;
     // One byte and no more: what follows belongs to TLS.
-    Ok(stream.read_u8().await? == b'S')
+    match stream.read_u8().await? {
+        b'S' => Ok(true),
+        b'N' => Ok(false),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the server answered neither yes nor no when it was asked for TLS",
+        )),
+    }
 }

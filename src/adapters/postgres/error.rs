@@ -6,6 +6,7 @@ use std::io;
 use tokio_postgres::error::SqlState;
 
 use super::role::{Role, Target};
+use super::setup::SetupError;
 use crate::protocol::Consequence;
 use crate::text::Said;
 
@@ -22,6 +23,8 @@ pub enum Error {
     Tls(io::Error),
     /// `sslmode=require`, and the server has no TLS.
     NoTls,
+    /// Its URL demands what the pool was not given: whom to trust, for `sslmode=require`.
+    Setup(SetupError),
     /// The server is not one to use.
     NotWanted {
         /// What is wanted.
@@ -61,7 +64,7 @@ impl Error {
                     .iter()
                     .any(|text| error.to_string().starts_with(text)),
             },
-            Self::NoTls => true,
+            Self::NoTls | Self::Setup(_) => true,
             #[cfg(feature = "tls")]
             Self::Tls(error) => crate::tls::is_distrusted(error),
             #[cfg(not(feature = "tls"))]
@@ -145,6 +148,7 @@ impl fmt::Display for Error {
             Self::NoTls => f.write_str(
                 "the server has no TLS; switch it on there, or give sslmode=prefer or disable",
             ),
+            Self::Setup(error) => write!(f, "nothing was said to the server: {error}"),
             Self::NotWanted { target, found } => write!(f, "it is {found}, and not {target}"),
             Self::NotClean => f.write_str("its last user left behind what would not end"),
         }

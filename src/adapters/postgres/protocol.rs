@@ -104,6 +104,8 @@ impl Protocol for Postgres {
     type Error = Error;
 
     async fn connect(&self, wire: Wire) -> Result<Client, Error> {
+        // Whatever way the pool was built: what the URL demands is done or refused.
+        self.check().map_err(Error::Setup)?;
         let began = Instant::now();
         let peer = wire.peer_addr().clone();
         let (wire, encryption) = self.wanted().begin(wire).await?;

@@ -112,8 +112,9 @@ impl Postgres {
         Ok((0..count).map(entry).collect())
     }
 
-    /// What would only be found out with the first connection, or never.
-    fn check(&self) -> Result<(), SetupError> {
+    /// What would only be found out with the first connection, or never. Each connection asks again:
+    /// a pool may be built without this.
+    pub(super) fn check(&self) -> Result<(), SetupError> {
         if self.config.get_channel_binding() == ChannelBinding::Require {
             return Err(SetupError::new(
                 "channel_binding=require is not supported; leave it out, and require TLS with a \
