@@ -334,6 +334,25 @@ async fn a_paused_pool_gives_up_the_dials_under_way() {
 }
 
 #[tokio::test]
+async fn a_warm_up_ends_as_soon_as_its_upstream_is_back() {
+    let addr = nobody();
+    let warming = (0..20).map(|_| async {
+        let pool = Pool::new(Config::new(addr.to_string())).unwrap();
+        pool.warm_up(1).await.unwrap();
+        Instant::now()
+    });
+    let coming_back = async {
+        sleep(4 * SECOND).await;
+        let stalls = Stalls::watch();
+        back(addr);
+        (Instant::now(), stalls)
+    };
+    let (warm, (is_back, stalls)) = tokio::join!(join_all(warming), coming_back);
+    let (last, stall) = (*warm.iter().max().unwrap() - is_back, stalls.longest().await);
+    assert!(last <= 350 * MS + stall, "{last:?}, stall {stall:?}");
+}
+
+#[tokio::test]
 async fn a_warm_up_of_a_pool_that_is_closed_ends_at_once_whatever_its_dials_do() {
     let pool = Pool::new(Config::new(nobody().to_string())).unwrap();
     let warming = tokio::spawn({

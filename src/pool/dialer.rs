@@ -219,7 +219,8 @@ impl Inner {
     /// with a wrong password brings an account nearer to its lock.
     fn demand(&self, for_callers: bool, now: Instant) -> Demand {
         let is_denied = || self.dials.last_error().is_some_and(|error| !error.is_retryable());
-        match for_callers && !is_denied() {
+        // Who warms the pool up waits, too.
+        match (for_callers || self.wishes.are_any()) && !is_denied() {
             true => Demand::Callers(self.line.first_deadline(now)),
             false => Demand::Nobody,
         }

@@ -28,6 +28,11 @@ impl Wishes {
         self.lock().iter().copied().max().unwrap_or_default()
     }
 
+    /// Whether anybody waits for some.
+    pub(super) fn are_any(&self) -> bool {
+        !self.lock().is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
