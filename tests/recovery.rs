@@ -60,7 +60,7 @@ async fn served_after(away: Duration) -> (Vec<Duration>, Duration) {
     back(addr);
     let mut served = try_join_all(callers).await.unwrap();
     served.sort();
-    (served, stalls.longest().await)
+    (served, stalls.lost().await)
 }
 
 #[tokio::test]
@@ -77,33 +77,32 @@ async fn a_waiting_caller_is_served_as_soon_as_its_upstream_is_back_however_long
     }
 }
 
-/// How long this runtime stood still at most, until it is asked.
+/// How long this runtime stood still, all in all, until it is asked.
 struct Stalls {
-    longest: Arc<Mutex<Duration>>,
+    lost: Arc<Mutex<Duration>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Stalls {
     fn watch() -> Self {
-        let longest = Arc::new(Mutex::new(Duration::ZERO));
-        let shared = Arc::clone(&longest);
+        let lost = Arc::new(Mutex::new(Duration::ZERO));
+        let shared = Arc::clone(&lost);
         let task = tokio::spawn(async move {
             loop {
                 let start = Instant::now();
                 sleep(5 * MS).await;
-                let stall = start.elapsed().saturating_sub(10 * MS);
-                let mut longest = shared.lock().unwrap();
-                *longest = longest.max(stall);
+                // The timer counts milliseconds, and rounds up.
+                *shared.lock().unwrap() += start.elapsed().saturating_sub(7 * MS);
             }
         });
-        Self { longest, task }
+        Self { lost, task }
     }
 
-    async fn longest(self) -> Duration {
+    async fn lost(self) -> Duration {
         // One that lasts until now counts, too.
         sleep(5 * MS).await;
         self.task.abort();
-        *self.longest.lock().unwrap()
+        *self.lost.lock().unwrap()
     }
 }
 
@@ -131,7 +130,7 @@ async fn an_upstream_that_answered_no_dial_is_used_again_before_the_kernel_repea
     *healed.lock().unwrap() = Some(Instant::now());
     hole.heal();
     let served = try_join_all(callers).await.unwrap();
-    let stall = stalls.longest().await;
+    let stall = stalls.lost().await;
     println!("served after {served:?}, stall {stall:?}");
     let last = served.iter().max().unwrap();
     // 250 ms, and a little. The kernel alone takes up to 3 s.
@@ -179,7 +178,7 @@ async fn however_short_the_time_of_a_caller_a_dial_is_tried_before_it_is_over() 
         // Less than the 200 ms of a pause.
         let guard = pool.get_by(Instant::now() + 120 * MS).await;
         // Where the machine stood still, nobody could be served.
-        if stalls.longest().await < 10 * MS {
+        if stalls.lost().await < 10 * MS {
             assert!(guard.is_ok(), "{}", guard.unwrap_err());
             undisturbed += 1;
         }
@@ -348,7 +347,7 @@ async fn a_warm_up_ends_as_soon_as_its_upstream_is_back() {
         (Instant::now(), stalls)
     };
     let (warm, (is_back, stalls)) = tokio::join!(join_all(warming), coming_back);
-    let (last, stall) = (*warm.iter().max().unwrap() - is_back, stalls.longest().await);
+    let (last, stall) = (*warm.iter().max().unwrap() - is_back, stalls.lost().await);
     assert!(last <= 350 * MS + stall, "{last:?}, stall {stall:?}");
 }
 

@@ -304,13 +304,16 @@ mod linux {
         let more = super::hanging().await;
         let endpoints = [endpoint(hanging.addr), endpoint(more.addr)];
         let socket = SocketSettings::default();
+        // The second one begins after 250 ms.
         let long_enough_for_both = Duration::from_millis(400);
         let dial = connect_to(&endpoints, &socket, AMPLE);
         let mut dial = Box::pin(dial);
         let cut = Deadline::after(Some(long_enough_for_both)).run(dial.as_mut()).await;
         assert!(cut.is_err());
         let to = |addr| sockets_to(addr).len();
-        assert_eq!((to(hanging.addr), to(more.addr)), (1, 1), "both are under way");
+        // Each with one socket, and with a second one after another 250 ms.
+        let both = [to(hanging.addr), to(more.addr)];
+        assert!(both.iter().all(|sockets| (1..=2).contains(sockets)), "under way: {both:?}");
         drop(dial);
         assert_eq!((to(hanging.addr), to(more.addr)), (0, 0));
     }
