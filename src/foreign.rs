@@ -59,6 +59,7 @@ pub(crate) fn call<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
 }
 
 /// What a panic carries is a foreign value as well.
+#[cfg_attr(shuttle, allow(dead_code, reason = "nothing is caught there"))]
 #[cold]
 fn forget(carried: Box<dyn Any + Send>) -> Panicked {
     if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(carried))) {

@@ -106,11 +106,7 @@ impl Inner {
         if self.maintained.swap(true, Ordering::AcqRel) {
             return;
         }
-        let running = Running {
-            pool: Arc::downgrade(self),
-            common: Arc::clone(&self.common),
-            flag: Arc::clone(&self.maintained),
-        };
+        let running = Running::of(self);
         let settings = self.settings();
         let beat = beat([
             settings.idle_timeout,
@@ -221,10 +217,20 @@ impl fmt::Debug for Inner {
 }
 
 /// Says that the maintenance task has ended, however it ended.
-struct Running {
+pub(super) struct Running {
     pool: Weak<Inner>,
     common: Arc<Common>,
     flag: Arc<AtomicBool>,
+}
+
+impl Running {
+    pub(super) fn of(inner: &Arc<Inner>) -> Self {
+        Self {
+            pool: Arc::downgrade(inner),
+            common: Arc::clone(&inner.common),
+            flag: Arc::clone(&inner.maintained),
+        }
+    }
 }
 
 impl Drop for Running {

@@ -156,7 +156,7 @@ impl Inner {
     }
 
     /// When something speaks against the connections to a peer, they are asked at once, together.
-    async fn ask_siblings(self: &Arc<Self>) {
+    pub(super) async fn ask_siblings(self: &Arc<Self>) {
         if self.settings().max_silence.is_none() {
             return;
         }
@@ -173,7 +173,7 @@ impl Inner {
     }
 
     /// A doubt is over when every connection that it was about has been heard or has ended.
-    fn clear_doubts(&self) {
+    pub(super) fn clear_doubts(&self) {
         let doubted = self.common.peers.doubted();
         if doubted.is_empty() {
             return;

@@ -2,7 +2,7 @@
 //! the callers who wait.
 //!
 //! Dials are not made: connections are put into the pool as a dial does it. Maintenance is what
-//! `maintenance.rs` does, step by step, when a model says so.
+//! `maintenance.rs` does, step by step, when a model says so, or its own task.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -11,26 +11,30 @@ use std::os::unix::net::UnixStream as Peer;
 use std::panic::Location;
 use std::pin::pin;
 use std::sync::Mutex as Plain;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::checkout::{checkout, try_checkout};
+use super::checkout::{Until, checkout, try_checkout};
 use super::core::{Classified, Core};
-use super::inner::Inner;
+use super::inner::{Inner, Running};
 use super::lease::Lease;
 use super::line::Line;
-use super::ping::Pinger;
+use super::maintenance;
+use super::ping::{Ping, Pinger};
 use super::quarantine::Quarantine;
 use super::store::Taken;
-use crate::config::Config;
+use crate::config::{Config, Limits, Validation};
 use crate::deadline::Deadline;
 use crate::error::{CheckoutFailure, Phase};
 use crate::event::{CloseReason, ConnId, Event};
+use crate::foreign::Held;
 use crate::models::{Model, advance, block_on, turn};
 use crate::net::Directory;
 use crate::protocol::Unread;
@@ -45,6 +49,9 @@ pub(crate) fn all() -> Vec<Model> {
         Model { name: "quarantine", run: a_silent_connection_is_neither_lost_nor_kept },
         Model { name: "line", run: callers_are_called_in_order_and_none_is_passed_over },
         Model { name: "waiting", run: whoever_waits_is_served_while_a_connection_lives },
+        Model { name: "closing", run: what_is_left_to_maintenance_is_closed_though_that_ends },
+        Model { name: "doubt", run: nobody_is_given_whom_something_speaks_against },
+        Model { name: "ping", run: a_ping_goes_on_for_the_pool_and_ends_with_it },
         Model { name: "close", run: nobody_waits_for_a_pool_that_was_closed },
     ]
 }
@@ -55,6 +62,13 @@ struct World {
     ends: Arc<Plain<Vec<(ConnId, CloseReason)>>>,
     peers: Vec<(ConnId, Option<Peer>)>,
     owned: Arc<Plain<HashMap<ConnId, bool>>>,
+}
+
+fn config(size: usize) -> Config {
+    let mut config = Config::new("unix:/nowhere").with_name("model").with_max_size(size);
+    config.max_lifetime = None;
+    config.max_silence = None;
+    config
 }
 
 /// What the other end of a connection is put around.
@@ -82,9 +96,10 @@ impl World {
     }
 
     fn empty(size: usize) -> Self {
-        let mut config = Config::new("unix:/nowhere").with_name("model").with_max_size(size);
-        config.max_lifetime = None;
-        config.max_silence = None;
+        Self::of(config(size), Pinger::default())
+    }
+
+    fn of(config: Config, pinger: Pinger) -> Self {
         let ends = Arc::<Plain<Vec<_>>>::default();
         let heard = Arc::clone(&ends);
         let observer = move |_: &str, event: &Event| {
@@ -93,7 +108,7 @@ impl World {
             }
         };
         let connector = Connector::observed(&config, Some(Arc::new(observer))).expect("valid");
-        let inner = Arc::new(Inner::new(connector, Pinger::default(), None));
+        let inner = Arc::new(Inner::new(connector, pinger, None));
         // By hand, here.
         inner.maintained.store(true, SeqCst);
         Self { inner, ends, peers: Vec::new(), owned: Arc::default() }
@@ -107,7 +122,7 @@ impl World {
             Kind::Raw => Conn::Raw(Box::new(stream)),
             Kind::Client => {
                 let judge = Arc::new(|_: &[u8]| Unread::Dirty);
-                Bare::new(Box::new(stream), judge).with_client(Box::new(()))
+                Bare::new(Box::new(stream), judge, Limits::unlimited()).with_client(Box::new(()))
             }
         };
         let common = &self.inner.common;
@@ -172,6 +187,19 @@ impl World {
         for core in self.inner.longest_idle() {
             core.evict_unwanted();
         }
+        self.close_left();
+    }
+
+    /// Closes what was left to maintenance. Without one, nothing may be left.
+    fn close_left(&self) {
+        if self.inner.maintained.load(SeqCst) {
+            drop(self.inner.common.closing.take());
+        }
+    }
+
+    /// As a caller does it, who does not get it yet.
+    fn take(&self) -> Option<Taken> {
+        self.inner.store.take(|ending| self.inner.close_later(ending))
     }
 
     fn ends_of(&self, conn: ConnId) -> Vec<CloseReason> {
@@ -200,11 +228,15 @@ impl World {
         if self.inner.is_closed() {
             assert!(idle.is_empty(), "a socket outlives its pool");
         } else {
-            let taken: Vec<_> = std::iter::from_fn(|| self.inner.store.take()).collect();
+            let ends = self.ends.lock().expect("nobody panics here").clone();
+            let is_lost = |(_, reason): &(ConnId, CloseReason)| *reason == CloseReason::PoolClosed;
+            assert!(!ends.iter().any(is_lost), "its last handle was lost: {ends:?}");
+            let taken: Vec<_> = std::iter::from_fn(|| self.take()).collect();
             assert_eq!(taken.len(), idle.len(), "each that is idle is in the store");
             let taken: Vec<_> = taken.into_iter().map(|it| Lease::new(&self.inner, it)).collect();
             self.inner.close();
             drop(taken);
+            self.close_left();
         }
         assert_eq!(self.inner.slots.used(), 0);
         for (id, peer) in &mut self.peers {
@@ -303,21 +335,21 @@ fn a_clients_connection_has_one_owner_and_one_end() {
 fn of_one_owner_and_one_end(mut world: World) {
     let threads = [user(&world, 2), user(&world, 1), owner_of_pool(&world)];
     for step in 1..=4 {
-        match thread_rng().gen_range(0..8) {
+        match thread_rng().gen_range(0..9) {
             // The peer goes.
-            0 => drop(world.peers[0].1.take()),
+            0..3 => drop(world.peers[thread_rng().gen_range(0..2)].1.take()),
             // Bytes that nobody asked for.
-            1 => {
+            3 => {
                 let written =
                     world.peers[1].1.as_mut().map(|peer| std::io::Write::write(peer, b"x"));
                 drop(written);
             }
-            2 | 3 => world.look_for_silence(step),
-            4 | 5 => {
+            4 => world.look_for_silence(step),
+            5 | 6 => {
                 world.stir();
                 world.look();
             }
-            6 => turn(),
+            7 => turn(),
             _ => {
                 turn();
                 world.look();
@@ -333,20 +365,7 @@ fn of_one_owner_and_one_end(mut world: World) {
 /// Silent connections are asked for a sign of life and come back, while users look for them and
 /// somebody closes the pool.
 fn a_silent_connection_is_neither_lost_nor_kept() {
-    thread_local! {
-        static LISTENER: TcpListener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    }
-    let mut world = World::empty(2);
-    let mut far_ends = Vec::new();
-    for _ in 0..2 {
-        let (ours, theirs) = LISTENER.with(|listener| {
-            let ours = TcpStream::connect(listener.local_addr().expect("its address"));
-            (ours.expect("it listens"), listener.accept().expect("one came").0)
-        });
-        drop(world.connect(tcp_stream(ours), Kind::Raw, None));
-        far_ends.push(theirs);
-    }
-    let mut world = world.begin();
+    let (world, mut far_ends) = over_tcp(World::empty(2), 2);
     let threads = [user(&world, 2), owner_of_pool(&world)];
     let common = Arc::clone(&world.inner.common);
     let mut quarantine = Quarantine::new(&common.suspects);
@@ -358,7 +377,7 @@ fn a_silent_connection_is_neither_lost_nor_kept() {
         match thread_rng().gen_range(0..3) {
             0 => world.look_for_silence(step),
             1 => advance(Duration::from_millis(50)),
-            _ => quarantine.look(|core| world.offer(core)),
+            _ => drop(block_on(quarantine.look(|core| world.offer(core)))),
         }
         turn();
         world.look();
@@ -370,17 +389,44 @@ fn a_silent_connection_is_neither_lost_nor_kept() {
     let mut looks = 0;
     while common.suspects.count() > 0 && !common.is_closed() {
         advance(Duration::from_millis(50));
-        quarantine.look(|core| world.offer(core));
+        block_on(quarantine.look(|core| world.offer(core)));
         looks += 1;
         assert!(looks < 100, "a connection stays in quarantine");
     }
-    drop(quarantine);
+    match common.is_closed() {
+        true => block_on(quarantine.close()),
+        // Its runtime has ended.
+        false => drop(quarantine),
+    }
     assert_eq!(common.suspects.count(), 0);
+    check_over_tcp(world, &mut far_ends);
+}
+
+/// Puts TCP connections into the pool, whose other ends are returned.
+fn over_tcp(mut world: World, connections: usize) -> (World, Vec<TcpStream>) {
+    thread_local! {
+        static LISTENER: TcpListener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    }
+    let mut far_ends = Vec::new();
+    for _ in 0..connections {
+        let (ours, theirs) = LISTENER.with(|listener| {
+            let ours = TcpStream::connect(listener.local_addr().expect("its address"));
+            (ours.expect("it listens"), listener.accept().expect("one came").0)
+        });
+        drop(world.connect(tcp_stream(ours), Kind::Raw, None));
+        far_ends.push(theirs);
+    }
+    (world.begin(), far_ends)
+}
+
+/// As [`World::check`].
+fn check_over_tcp(mut world: World, far_ends: &mut [TcpStream]) {
     let mut peers = std::mem::take(&mut world.peers);
     world.settle();
     // The other ends are looked at here.
-    let idle: Vec<_> = common.registry.idle().iter().map(|core| core.id).collect();
-    for ((id, _), end) in peers.drain(..).zip(&mut far_ends) {
+    let idle = world.inner.common.registry.idle();
+    let idle: Vec<_> = idle.iter().map(|core| core.id).collect();
+    for ((id, _), end) in peers.drain(..).zip(far_ends) {
         let mut space = [0; 8];
         end.set_nonblocking(true).expect("a socket that does not block");
         let read = std::io::Read::read(end, &mut space);
@@ -389,6 +435,263 @@ fn a_silent_connection_is_neither_lost_nor_kept() {
         assert_eq!(world.ends_of(id).len(), usize::from(!is_open), "{id}: one end");
     }
     world.check();
+}
+
+/// Of several connections that have to go, all but one are left to the maintenance task, which looks at
+/// others, and ends with the pool or with its runtime at any moment. None stays.
+fn what_is_left_to_maintenance_is_closed_though_that_ends() {
+    let mut world = World::new(3, Kind::Raw);
+    let running = Running::of(&world.inner);
+    let ends_with_pool = thread_rng().gen_bool(0.5);
+    let user = {
+        let (inner, owner) = (Arc::clone(&world.inner), world.owner());
+        thread::spawn(move || {
+            for _ in 0..2 {
+                some_time();
+                // Without a word to maintenance: that would begin anew.
+                if let Some(lease) = inner.take_idle() {
+                    owner.gives_back(lease);
+                }
+            }
+        })
+    };
+    let owner_of_pool = match ends_with_pool {
+        true => {
+            let inner = Arc::clone(&world.inner);
+            thread::spawn(move || {
+                some_time();
+                inner.close();
+            })
+        }
+        false => owner_of_pool(&world),
+    };
+    // On the thread whose turns are the reactor's.
+    let beat = Duration::from_secs(1);
+    let (weak, common) = (Arc::downgrade(&world.inner), Arc::clone(&world.inner.common));
+    let mut task = Box::pin(maintenance::run(weak, common, beat));
+    let mut has_ended = false;
+    for _ in 0..thread_rng().gen_range(0..12) {
+        match thread_rng().gen_range(0..6) {
+            0 => drop(world.peers[thread_rng().gen_range(0..3)].1.take()),
+            1 => world.stir(),
+            2 => turn(),
+            _ => {
+                let polled = task.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                has_ended = polled.is_ready();
+                if has_ended {
+                    assert!(world.inner.is_closed());
+                    break;
+                }
+            }
+        }
+        thread::yield_now();
+    }
+    if ends_with_pool && !has_ended {
+        block_on(task);
+    } else {
+        drop(task);
+    }
+    drop(running);
+    for thread in [user, owner_of_pool] {
+        thread.join().expect("it held");
+    }
+    world.check();
+}
+
+/// While something is said against all connections to a peer, maintenance asks them and takes the word
+/// back when all were heard. Whoever takes a connection is given one that was heard after what had been
+/// said before.
+fn nobody_is_given_whom_something_speaks_against() {
+    const USERS: usize = 2;
+    let mut config = config(2);
+    config.max_silence = Some(Duration::from_secs(3600));
+    config.max_silence_after_use = config.max_silence;
+    let (world, mut far_ends) = over_tcp(World::of(config, Pinger::default()), 2);
+    let a_while = Duration::from_millis(50);
+    advance(a_while);
+    let said = Arc::new(Plain::new(None::<Instant>));
+    let ended = Arc::new(AtomicUsize::new(0));
+    let mut threads: Vec<_> = (0..USERS)
+        .map(|user| {
+            let (inner, owner) = (Arc::clone(&world.inner), world.owner());
+            let (said, ended) = (Arc::clone(&said), Arc::clone(&ended));
+            thread::spawn(move || {
+                for _ in 0..3 {
+                    some_time();
+                    let before = *said.lock().expect("nobody panics here");
+                    let lease = match user {
+                        0 => try_checkout(&inner, Location::caller()),
+                        _ => block_on(checkout(&inner, Until::For(None), Location::caller())).ok(),
+                    };
+                    let Some(lease) = lease else { continue };
+                    let all = inner.common.registry.all();
+                    let core = all.into_iter().find(|core| core.id == lease.id());
+                    let core = core.expect("it is known while somebody has it");
+                    let heard = core.moment(core.age()) - core.unheard_for(core.age());
+                    assert!(
+                        before.is_none_or(|before| heard > before),
+                        "nobody has heard it since"
+                    );
+                    owner.gives_back(lease);
+                }
+                ended.fetch_add(1, SeqCst);
+            })
+        })
+        .collect();
+    threads.push({
+        let (inner, said, ended) =
+            (Arc::clone(&world.inner), Arc::clone(&said), Arc::clone(&ended));
+        thread::spawn(move || {
+            for _ in 0..2 {
+                some_time();
+                let all = inner.common.registry.all();
+                let moment = Instant::now();
+                all[0].doubt_siblings(Some(moment));
+                *said.lock().expect("nobody panics here") = Some(moment);
+            }
+            ended.fetch_add(1, SeqCst);
+        })
+    });
+    let common = Arc::clone(&world.inner.common);
+    let mut quarantine = Quarantine::new(&common.suspects);
+    let mut steps = 0;
+    while ended.load(SeqCst) < threads.len() || common.suspects.count() > 0 {
+        match thread_rng().gen_range(0..5) {
+            0 => advance(a_while),
+            1 => world.inner.clear_doubts(),
+            2 => block_on(world.inner.ask_siblings()),
+            3 => drop(block_on(quarantine.look(|core| world.offer(core)))),
+            _ => {
+                turn();
+                world.look();
+            }
+        }
+        thread::yield_now();
+        steps += 1;
+        assert!(steps < 2_000, "a connection is never heard");
+    }
+    for thread in threads {
+        thread.join().expect("it held");
+    }
+    // All of them were heard, or can be: the word is taken back.
+    let mut looks = 0;
+    while !common.peers.doubted().is_empty() {
+        advance(a_while);
+        common.has_doubts.store(true, SeqCst);
+        block_on(world.inner.ask_siblings());
+        block_on(quarantine.look(|core| world.offer(core)));
+        world.inner.clear_doubts();
+        looks += 1;
+        assert!(looks < 100, "what was said is never taken back");
+    }
+    drop(quarantine);
+    check_over_tcp(world, &mut far_ends);
+}
+
+/// One byte, and one byte of answer.
+struct Byte;
+
+impl Ping for Byte {
+    fn ping<'a>(&'a self, stream: &'a mut Stream) -> BoxFuture<'a, std::io::Result<()>> {
+        Box::pin(async move {
+            stream.write_all(b"?").await?;
+            stream.read_exact(&mut [0; 1]).await.map(drop)
+        })
+    }
+}
+
+/// Callers whose connections are pinged wait for that, go away or are too late; somebody may close the
+/// pool. A ping whose caller has gone goes on while the pool lives, and is gone with it.
+fn a_ping_goes_on_for_the_pool_and_ends_with_it() {
+    let config = config(2).with_validation(Validation::Ping);
+    let mut world = World::of(config, Pinger(Some(Held::new(std::sync::Arc::new(Byte)))));
+    for _ in 0..2 {
+        let (stream, peer) = pair();
+        drop(world.connect(stream, Kind::Raw, Some(peer)));
+    }
+    let mut world = world.begin();
+    let ended = Arc::new(AtomicUsize::new(0));
+    let mut threads: Vec<_> = (0..3)
+        .map(|caller| {
+            let (inner, owner) = (Arc::clone(&world.inner), world.owner());
+            let ended = Arc::clone(&ended);
+            thread::spawn(move || {
+                let patience = (caller == 1).then_some(Duration::from_millis(20));
+                let get = checkout(&inner, Until::For(patience), Location::caller());
+                if caller == 0 {
+                    let mut get = pin!(get);
+                    let mut cx = Context::from_waker(Waker::noop());
+                    for _ in 0..thread_rng().gen_range(0..4) {
+                        if let Poll::Ready(lease) = get.as_mut().poll(&mut cx) {
+                            lease.into_iter().for_each(|lease| owner.gives_back(lease));
+                            break;
+                        }
+                        thread::yield_now();
+                    }
+                } else {
+                    match block_on(get) {
+                        Ok(lease) => owner.gives_back(lease),
+                        Err(_) => assert!(caller == 1 || inner.is_closed(), "it is served"),
+                    }
+                }
+                ended.fetch_add(1, SeqCst);
+            })
+        })
+        .collect();
+    let is_closed = thread_rng().gen_bool(0.5);
+    if is_closed {
+        let (inner, ended) = (Arc::clone(&world.inner), Arc::clone(&ended));
+        threads.push(thread::spawn(move || {
+            some_time();
+            inner.close();
+            ended.fetch_add(1, SeqCst);
+        }));
+    }
+    // In the dialer's tasks, which end with the pool.
+    let mut pings = Vec::new();
+    let mut steps = 0;
+    loop {
+        let is_over = ended.load(SeqCst) == threads.len();
+        if world.inner.is_closed() {
+            pings.clear();
+        } else {
+            pings.extend(world.inner.pings.take());
+        }
+        pings.retain_mut(|ping| {
+            ping.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+        });
+        if is_over && pings.is_empty() {
+            break;
+        }
+        match thread_rng().gen_range(0..8) {
+            0 => advance(Duration::from_millis(10)),
+            1..4 => answer(&mut world.peers),
+            _ => turn(),
+        }
+        thread::yield_now();
+        steps += 1;
+        assert!(steps < 2_000, "a ping does not end");
+    }
+    for thread in threads {
+        thread.join().expect("it held");
+    }
+    world.settle();
+    if !is_closed {
+        let left = world.inner.common.registry.idle_count();
+        assert_eq!(left, 2, "all have answered: {:?}", world.ends);
+    }
+    world.check();
+}
+
+/// The other ends answer each byte with one.
+fn answer(peers: &mut [(ConnId, Option<Peer>)]) {
+    for peer in peers.iter_mut().filter_map(|(_, peer)| peer.as_mut()) {
+        let mut space = [0; 8];
+        if let Ok(count) = std::io::Read::read(peer, &mut space) {
+            // It may be closed.
+            let _ = std::io::Write::write(peer, &space[..count]);
+        }
+    }
 }
 
 /// Things to give away, each another one.
@@ -405,7 +708,7 @@ fn callers_are_called_in_order_and_none_is_passed_over() {
     const CALLERS: usize = 4;
     let line = Line::default();
     let start = Instant::now();
-    let spots: Vec<_> = (0..CALLERS).map(|_| line.join(start, None).expect("room")).collect();
+    let spots: Vec<_> = (0..CALLERS).map(|_| line.join(start, None, None).expect("room")).collect();
     let served = Plain::new([None; CALLERS]);
     thread::scope(|scope| {
         for (place, spot) in spots.into_iter().enumerate() {
@@ -449,7 +752,7 @@ fn whoever_waits_is_served_while_a_connection_lives() {
         .map(|caller| {
             let (inner, owner) = (Arc::clone(&world.inner), world.owner());
             thread::spawn(move || {
-                let mut get = pin!(checkout(&inner, None, Location::caller()));
+                let mut get = pin!(checkout(&inner, Until::For(None), Location::caller()));
                 if caller == 0 {
                     // It waits for a while and goes away.
                     let mut cx = Context::from_waker(Waker::noop());
@@ -495,7 +798,8 @@ fn nobody_waits_for_a_pool_that_was_closed() {
             let (inner, owner) = (Arc::clone(&world.inner), world.owner());
             let is_over = Arc::clone(&is_over);
             thread::spawn(move || {
-                if let Ok(lease) = block_on(checkout(&inner, None, Location::caller())) {
+                if let Ok(lease) = block_on(checkout(&inner, Until::For(None), Location::caller()))
+                {
                     assert!(!is_over.load(SeqCst), "nobody waited for this one");
                     owner.gives_back(lease);
                 }

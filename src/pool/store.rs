@@ -23,8 +23,8 @@ pub(super) struct Taken {
 }
 
 /// The most connections that a caller closes in its own time: closing one costs about 10 µs. The
-/// maintenance task closes the others, one by one between other tasks.
-pub(super) const MOST_CLOSED: usize = 64;
+/// maintenance task closes the others, one by one between other tasks. A model has few connections.
+pub(super) const MOST_CLOSED: usize = if cfg!(shuttle) { 1 } else { 64 };
 
 /// The idle connections of a pool. A handle may be of a connection that has ended since it was put
 /// here: whoever takes it finds out.

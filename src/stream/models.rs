@@ -18,6 +18,7 @@ use super::driver::Rest;
 use super::link::Side;
 use super::shared::Shared;
 use super::*;
+use crate::config::Limits;
 use crate::models::{Model, advance, block_on, turn};
 use crate::telemetry::Telemetry;
 
@@ -105,6 +106,8 @@ fn a_deadline_is_kept_whenever_the_timer_fires() {
             let mut seconds = 0;
             while !is_over.load(SeqCst) {
                 if is_waiting.load(SeqCst) && !woken.0.load(SeqCst) {
+                    // What waited may have ended meanwhile, and the next one begun.
+                    thread::yield_now();
                     advance(SECOND);
                     seconds += 1;
                     assert!(seconds < 60, "nobody woke the operation at its deadline");
@@ -153,7 +156,8 @@ fn a_deadline_is_kept_whenever_the_timer_fires() {
 /// A client reads, the peer writes, the pool closes, each at any moment.
 fn a_shared_stream_is_closed_whoever_uses_it() {
     let (stream, mut peer) = pair();
-    let shared = Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Unread::Keep));
+    let shared =
+        Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Unread::Keep), Limits::unlimited());
     let mut wire = Wire::new(&shared);
     let reader = thread::spawn(move || {
         let end = block_on(async {
@@ -188,7 +192,8 @@ fn a_shared_stream_is_closed_whoever_uses_it() {
 /// socket, the client gets all of them, and is woken for that.
 fn what_is_taken_in_for_nobody_reaches_the_next_reader() {
     let (stream, mut peer) = pair();
-    let shared = Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Unread::Keep));
+    let shared =
+        Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Unread::Keep), Limits::unlimited());
     let wire = Wire::new(&shared).layer(|below| async { Ok(below) });
     let mut wire = block_on(wire).expect("the first layer");
     const PIECES: usize = 2;
@@ -262,27 +267,37 @@ fn a_task_at_rest_has_sent_everything() {
     assert!(rest.is_at_rest(), "what has ended does nothing any more");
 }
 
-/// Answers are owed and come, by a ledger and by a scanner's sum, while others wait for the last one.
+/// Answers are owed and come, by a ledger and by a scanner's sum, while others wait for the last one:
+/// of either kind, and of both together.
 fn whoever_waits_for_the_last_answer_is_told_of_it() {
     let link = Link::new();
     let ledger = Ledger(Arc::clone(&link));
-    let (first, second) = (ledger.owe(), ledger.owe());
-    let waiting = {
+    let waits = || {
         let ledger = ledger.clone();
-        thread::spawn(move || block_on(ledger.settled()))
+        thread::spawn(move || {
+            block_on(ledger.settled());
+            assert_eq!(ledger.debt(), 0, "something is owed yet");
+        })
     };
-    let ends = [first, second].map(|owed| thread::spawn(move || drop(owed)));
-    for end in ends {
-        end.join().expect("the answer came");
-    }
-    waiting.join().expect("it was told");
-    link.set_debt(1);
-    let waiting = thread::spawn(move || block_on(ledger.settled()));
-    let scanner = {
+    let scanner_says = |debt| {
         let link = Arc::clone(&link);
-        thread::spawn(move || link.set_debt(0))
+        thread::spawn(move || link.wake(link.scanned(debt, false)))
     };
-    scanner.join().expect("the answer came");
-    waiting.join().expect("it was told");
-    assert_eq!(link.debts_begun(), 2);
+    let all_come = |ends: Vec<thread::JoinHandle<()>>, waiting: thread::JoinHandle<()>| {
+        for end in ends {
+            end.join().expect("the answer came");
+        }
+        waiting.join().expect("it was told");
+    };
+    let (first, second) = (ledger.owe(), ledger.owe());
+    let waiting = waits();
+    all_come([first, second].map(|owed| thread::spawn(move || drop(owed))).into(), waiting);
+    link.wake(link.scanned(1, false));
+    let waiting = waits();
+    all_come(vec![scanner_says(0)], waiting);
+    let owed = ledger.owe();
+    link.wake(link.scanned(2, false));
+    let waiting = waits();
+    all_come(vec![thread::spawn(move || drop(owed)), scanner_says(0)], waiting);
+    assert_eq!(link.debts_begun(), 3);
 }
