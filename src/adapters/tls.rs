@@ -20,7 +20,6 @@
 //! # Ok(()) }
 //! ```
 
-use crate::sync::Arc;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -36,6 +35,7 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 use crate::net::PeerAddr;
 use crate::protocol::Protocol;
 use crate::stream::Wire;
+use crate::sync::Arc;
 
 /// What callers of a pool of [`Tls`] get: the bytes, decrypted.
 pub use crate::stream::WireStream as TlsStream;

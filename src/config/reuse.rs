@@ -27,10 +27,11 @@ pub enum Validation {
     /// `max_silence`). A program that hangs behind a kernel that answers is not found.
     #[default]
     Peek,
-    /// The same, and a round trip of the protocol at every checkout of an idle connection. Needs
+    /// The same, and a round trip of the protocol at every checkout; of a connection that was just
+    /// made only if its handshake had no answer, as that of a bare stream has none. Needs
     /// [`Builder::ping`](crate::Builder::ping).
     Ping,
-    /// The same, for connections that were idle for this long. Needs
+    /// The same, for connections that were idle for this long, and for no others. Needs
     /// [`Builder::ping`](crate::Builder::ping).
     PingIfIdle(#[cfg_attr(feature = "serde", serde(with = "super::human::plain"))] Duration),
 }

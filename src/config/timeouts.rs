@@ -21,8 +21,9 @@ pub struct Timeouts {
     /// Linux the first repeats of a lost SYN go out after 1 s and 3 s, so two losses are survived.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub connect: Option<Duration>,
-    /// The round trip before an idle connection is handed out, where [`Validation`](super::Validation)
-    /// asks for one. Default 1 s, inside the checkout's.
+    /// The round trip before a connection is handed out, where [`Validation`](super::Validation) asks
+    /// for one. Default 1 s. A caller waits for it within the checkout's time; one that is over in
+    /// the middle leaves the ping to the pool, which gives it the rest of this.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub ping: Option<Duration>,
     /// What a protocol does to a connection that came back, before the next caller gets it. Default

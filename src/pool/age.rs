@@ -3,8 +3,9 @@
 //! A word, where an `Instant` is two and subtracting two of them costs more than reading the clock:
 //! a checkout reads the clock once, and compares ages from then on.
 
-use crate::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Nanoseconds since the connection was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,6 +1,5 @@
 //! [`Builder`]: a pool, and what is no plain data about it.
 
-use crate::sync::Arc;
 use std::fmt;
 
 use super::inner::Inner;
@@ -13,6 +12,7 @@ use crate::foreign::Held;
 use crate::net::{Resolve, Resolver};
 use crate::protocol::{Protocol, Raw};
 use crate::stream::Connector;
+use crate::sync::Arc;
 
 /// Makes a [`Pool`].
 #[must_use = "a builder does nothing until build() is called"]

@@ -1,6 +1,5 @@
 //! Checkout: an idle connection at once, or a place in the line; all before one deadline.
 
-use crate::sync::Arc;
 use std::panic::Location;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use crate::deadline::Deadline;
 use crate::error::{CheckoutDetails, CheckoutError, CheckoutFailure, Phase};
 use crate::event::{CheckoutOutcome, Event, Operation};
 use crate::net::ConnectError;
+use crate::sync::Arc;
 use crate::telemetry::Span;
 
 /// Until when a checkout may wait.

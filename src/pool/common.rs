@@ -1,7 +1,5 @@
 //! [`Common`]: what every connection of a pool shares.
 
-use crate::sync::Arc;
-use crate::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
 use super::closing::Closing;
@@ -13,6 +11,8 @@ use super::registry::Registry;
 use super::slots::Slots;
 use crate::config::Settings;
 use crate::event::CloseReason;
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
 use crate::telemetry::Emitter;
 
 /// What every connection of a pool shares. It holds no connection and no pool.

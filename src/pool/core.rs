@@ -4,8 +4,6 @@ mod holder;
 mod look;
 mod passage;
 
-use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::fmt;
 use std::task::Waker;
 use std::time::Duration;
@@ -23,6 +21,8 @@ use super::slots::Slot;
 use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event};
 use crate::liveness::UNASKED;
 use crate::stream::{Conn, Link};
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Who may touch the connection. Every change is a compare-and-swap; whoever made it owns the
 /// stream until the next change.

@@ -7,8 +7,6 @@
 //! start a dial. `min_idle` is the same rule without callers. Where the last dials failed, one at a
 //! time is made, and before the time of a waiting caller is over one more is tried.
 
-use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -29,6 +27,8 @@ use crate::deadline::Deadline;
 use crate::event::CloseReason;
 use crate::net::{self, ConnectError, Directory, PeerAddr};
 use crate::stream::{Conn, Connector, Handshake, Route};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// A dial that has not ended after this long may be one that never does: it no longer counts for a
 /// caller, so that another one may be made beside it. By now the kernel has repeated its SYN.

@@ -1,6 +1,5 @@
 //! [`Guard`]: a connection in its user's hands, and the four ways it can leave them.
 
-use crate::sync::Arc;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -16,6 +15,7 @@ use crate::foreign::{self, Held, Panicked};
 use crate::net::PeerAddr;
 use crate::protocol::{Consequence, Protocol, Raw};
 use crate::stream::{Conn, Ending, Ledger, Stream, delegate_io};
+use crate::sync::Arc;
 
 /// A connection checked out of a pool.
 ///

@@ -1,7 +1,5 @@
 //! [`Inner`]: the parts of a pool, and the tasks in its background.
 
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use crate::sync::{Arc, Weak};
 use std::fmt;
 use std::pin::pin;
 
@@ -28,6 +26,8 @@ use crate::config::Settings;
 use crate::event::CloseReason;
 use crate::status::Status;
 use crate::stream::Connector;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use crate::sync::{Arc, Weak};
 use crate::telemetry::{Emitter, Gauges};
 
 /// The inside of a pool.

@@ -1,7 +1,5 @@
 //! [`Lease`]: a connection out of the store, on its way to its user, with it, or on its way back.
 
-use crate::sync::Arc;
-use crate::sync::atomic::Ordering;
 use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
@@ -16,6 +14,8 @@ use crate::event::{CloseReason, ConnId};
 use crate::net::PeerAddr;
 use crate::protocol::Reuse;
 use crate::stream::{Access, AccessMut, Conn, Ending};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 
 /// What became of a connection that its user gave back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,5 @@
 //! What is done to a pool as a whole: invalidate, resize, pause, close.
 
-use crate::sync::Arc;
-use crate::sync::atomic::Ordering;
 use std::pin::pin;
 
 use tokio::time::Instant;
@@ -12,6 +10,8 @@ use super::store::MOST_CLOSED;
 use crate::deadline::Deadline;
 use crate::error::Holder;
 use crate::event::CloseReason;
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 
 impl Inner {
     /// No connection of today is used again. Idle ones are closed, those in use when they come back,

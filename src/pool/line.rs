@@ -4,8 +4,6 @@
 //! with something in hand, so one who came later is never served first, and nobody is passed over
 //! while a socket is looked at.
 
-use crate::sync::atomic::{AtomicUsize, Ordering, fence};
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
@@ -16,6 +14,8 @@ use super::lease::Lease;
 use super::peers::LAST_CALL;
 use crate::error::CheckoutFailure;
 use crate::net::ConnectError;
+use crate::sync::atomic::{AtomicUsize, Ordering, fence};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Why a caller gets no connection.
 #[derive(Debug, Clone)]

@@ -4,8 +4,6 @@
 //! answered, and on a beat for idle and lifetime limits and the gauges. It holds the pool weakly while
 //! it sleeps, so that it never keeps one alive.
 
-use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -20,6 +18,8 @@ use super::rounds::Rounds;
 use crate::beat::phase;
 use crate::deadline::Deadline;
 use crate::liveness::UNASKED;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, Weak};
 
 // Closing a socket costs about 8 µs, and a runtime with nothing but ready tasks looks at its sockets
 // every 61 polls (tokio's `event_interval`). So other tasks run after every single one: a handful at

@@ -50,7 +50,6 @@ mod store;
 mod tries;
 mod warm;
 
-use crate::sync::Arc;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -63,6 +62,7 @@ use crate::deadline::Deadline;
 use crate::error::CheckoutError;
 use crate::protocol::{Protocol, Raw};
 use crate::status::{PeerStatus, Status};
+use crate::sync::Arc;
 
 use checkout::Until;
 use inner::Inner;
@@ -232,7 +232,9 @@ impl<P: Protocol> Pool<P> {
     /// for this exchange, it is tried once more on another one.
     ///
     /// That closes the gap no check can see: a peer that closes an idle connection in the moment
-    /// after it was checked. Both checkouts together take at most `timeouts.checkout`.
+    /// after it was checked. The second connection is not as stale: its peer was heard since the first
+    /// one had ended, or, where that was reset as after a failover, it is made now. Both checkouts
+    /// together take at most `timeouts.checkout`.
     ///
     /// # Errors
     ///
@@ -290,7 +292,7 @@ impl<P: Protocol> Pool<P> {
     }
 
     /// Says that no connection of today is of use any more: after a failover, say. Idle ones are
-    /// closed, those in use when they come back. Of very many idle ones most are closed in the
+    /// closed, those in use when they come back, and dials under way are given up for new ones. Of very many idle ones most are closed in the
     /// background, so that nobody waits for that.
     pub fn invalidate(&self) {
         self.handle.0.invalidate(false);
@@ -317,7 +319,7 @@ impl<P: Protocol> Pool<P> {
 
     /// Leaves the upstream alone until [`resume`](Self::resume), while it is being maintained, say.
     /// Callers wait, within their deadlines; idle connections are closed, those in use when they
-    /// come back; no new ones are made.
+    /// come back; dials under way are given up, and no new ones are made.
     pub fn pause(&self) {
         self.handle.0.pause();
     }

@@ -4,7 +4,6 @@
 //! leaves the ping to the pool: it has `timeouts.ping`, whoever waits for it, and a connection that
 //! answers is as good as before.
 
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -22,6 +21,7 @@ use crate::deadline::Deadline;
 use crate::event::{Check, CheckVerdict, CloseReason, Event, Operation};
 use crate::foreign::{self, Held, Panicked};
 use crate::stream::{Conn, Ending, Stream};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Asks the program behind a connection whether it lives: the only way to notice a process that is
 /// stopped or hangs, since its kernel answers for it. Given to
@@ -48,7 +48,9 @@ pub trait Ping: Send + Sync + 'static {
     /// One request and its whole answer. An error, or a byte of the answer left unread, closes the
     /// connection with reason `ping_failed`; more than `timeouts.ping`, with `ping_timeout`.
     ///
-    /// The future may be dropped at any await; the connection is then closed.
+    /// A caller who goes does not end it: it goes on in a task of the pool, within `timeouts.ping`. The
+    /// future may be dropped at any await all the same, when the pool is closed, say; the connection is
+    /// then closed.
     fn ping<'a>(&'a self, stream: &'a mut Stream) -> BoxFuture<'a, io::Result<()>>;
 }
 

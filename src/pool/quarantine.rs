@@ -4,8 +4,6 @@
 //! probe; from then on all of them are looked at on one clock, that of the maintenance task, so that
 //! sixteen dead ones cost the time of one.
 
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -15,6 +13,8 @@ use super::core::{Classified, Core};
 use crate::event::{Check, CheckVerdict, CloseReason};
 use crate::liveness::{Probing, Step, UNASKED, Verdict};
 use crate::stream::Conn;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::sys::tcp_info::{self, Keepalive, TcpInfo};
 
 /// The way from whoever meets a silent connection to the maintenance task.

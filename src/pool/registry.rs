@@ -1,11 +1,11 @@
 //! The registry: every connection of a pool that is not closed, whatever it is doing.
 
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::collections::HashMap;
 
 use super::core::{Core, State};
 use super::slots::Slots;
 use crate::event::ConnId;
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// How many connections there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

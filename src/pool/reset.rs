@@ -2,8 +2,6 @@
 //!
 //! The guard's drop cannot wait, so the connection is left here, and a task of the pool does it.
 
-use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, PoisonError};
 use std::io;
 
 use super::lease::Lease;
@@ -11,6 +9,8 @@ use crate::deadline::Deadline;
 use crate::event::{CloseReason, Event, Operation};
 use crate::protocol::Reuse;
 use crate::stream::Ending;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, Mutex, PoisonError};
 use crate::telemetry;
 
 /// Connections that are to be reset. Each holds the pool, so they are dropped when it is closed.

@@ -1,6 +1,5 @@
 //! [`Speech`]: a protocol without its types, for the parts of a pool that need not know them.
 
-use crate::sync::Arc;
 use std::any::Any;
 use std::error::Error;
 use std::fmt;
@@ -13,6 +12,7 @@ use crate::config::Limits;
 use crate::foreign::{self, Held, Panicked};
 use crate::protocol::{Protocol, Raw, Reuse};
 use crate::stream::{Bare, Conn, Handshake, Refused, Stream};
+use crate::sync::Arc;
 use crate::text::Said;
 
 /// A protocol without its types.

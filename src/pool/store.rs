@@ -5,7 +5,6 @@
 //! connection has to show before it is handed out its own [`Core::claim`]'s. So no caller ever waits
 //! in here, or can be cancelled in here.
 
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::collections::VecDeque;
 
 use super::age::Age;
@@ -13,6 +12,7 @@ use super::closing::Ending;
 use super::core::{Core, State};
 use crate::config::Order;
 use crate::stream::Conn;
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A connection taken from the store.
 pub(super) struct Taken {

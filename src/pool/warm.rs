@@ -1,6 +1,5 @@
 //! Connections ahead of the first caller.
 
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::pin::pin;
 
 use tokio::time::Instant;
@@ -9,6 +8,7 @@ use super::Inner;
 use super::line::Failed;
 use crate::deadline::Deadline;
 use crate::error::{CheckoutError, CheckoutFailure, Phase};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What ends the wait besides success and the deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

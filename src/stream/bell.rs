@@ -4,11 +4,11 @@
 //! pool needs it to notice the end of an idle connection; so the stream leaves its own there, which
 //! wakes both.
 
-use crate::sync::{Arc, OnceLock};
 use std::fmt;
 use std::task::{Wake, Waker};
 
 use super::link::Link;
+use crate::sync::{Arc, OnceLock};
 
 /// Whoever looks after a connection while nobody uses it.
 pub(crate) trait Keeper: Send + Sync {

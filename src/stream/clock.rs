@@ -9,7 +9,6 @@
 //! Each direction has a clock of its own: two halves of a stream that shared one would lose a
 //! deadline.
 
-use crate::sync::{Arc, Mutex, PoisonError};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
@@ -19,6 +18,7 @@ use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::link::{Link, Side};
+use crate::sync::{Arc, Mutex, PoisonError};
 
 /// Nobody polled for this long after the alarm rang, although the task that it woke has had its turn:
 /// the operation that set the deadline was dropped, and the one that polls now is a new one. One that

@@ -1,6 +1,5 @@
 //! [`Conn`]: a connection as its pool moves it about: a bare stream, or a client over one.
 
-use crate::sync::{Arc, MutexGuard};
 use std::any::Any;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -13,6 +12,7 @@ use crate::config::Limits;
 use crate::event::CloseReason;
 use crate::foreign;
 use crate::liveness::{self, Parked, Verdict};
+use crate::sync::{Arc, MutexGuard};
 use crate::sys::peek::Peeked;
 use crate::sys::tcp_info::tcp_info;
 

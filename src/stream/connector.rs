@@ -1,7 +1,5 @@
 //! Making one timed, keepalive-enabled connection; the pool's dials and unpooled ones alike.
 
-use crate::sync::Arc;
-use crate::sync::atomic::AtomicUsize;
 use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
@@ -16,6 +14,8 @@ use crate::net::{
     self, Attempt, ConnectAttempt, ConnectError, Directory, Nobody, PeerAddr, Resolve, Resolver,
     Target,
 };
+use crate::sync::Arc;
+use crate::sync::atomic::AtomicUsize;
 use crate::telemetry::{Emitter, Span, Telemetry};
 
 /// Makes connections as a pool would, without a pool: every address of the upstream, the socket

@@ -5,8 +5,6 @@
 //! yet the request will be sent, and the next user of the connection would be the one who meets it.
 //! So a connection is not judged while its task has been woken and has not run since.
 
-use crate::sync::Arc;
-use crate::sync::atomic::{AtomicU8, Ordering};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
@@ -14,6 +12,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 use tokio::sync::Notify;
+
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicU8, Ordering};
 
 const WOKEN: u8 = 1;
 const POLLING: u8 = 2;

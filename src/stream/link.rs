@@ -1,7 +1,5 @@
 //! What a stream shares with those who may not touch its socket: interrupt, debt, activity.
 
-use crate::sync::Arc;
-use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::pin::pin;
 
 use futures_util::task::AtomicWaker;
@@ -9,6 +7,8 @@ use tokio::sync::Notify;
 
 use crate::event::CloseReason;
 use crate::foreign;
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 /// No interrupt: the stream may go on.
 const RUNNING: u8 = u8::MAX;

@@ -28,7 +28,6 @@ mod tests;
 mod watch;
 mod wire;
 
-use crate::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -37,6 +36,7 @@ use tokio::time::Instant;
 use crate::config::Timeouts;
 use crate::event::{CloseReason, ConnId, Event, Operation};
 use crate::net::{Dialed, Io, PeerAddr, SocketReport};
+use crate::sync::Arc;
 use crate::telemetry::Emitter;
 
 use clock::Clock;

@@ -1,7 +1,8 @@
 //! [`Scanner`]: reads along with a client library, and knows what it is owed.
 
-use crate::sync::{Arc, Mutex, PoisonError};
 use std::fmt;
+
+use crate::sync::{Arc, Mutex, PoisonError};
 
 /// Reads along with a client: every byte that it sent and every byte it received passes here, in
 /// order, in pieces of any size, before encryption and after decryption.

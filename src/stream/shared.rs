@@ -7,8 +7,6 @@
 //! A layer and a scanner are foreign code. Each is called under a lock of its own, which is all it may
 //! meet there: what follows from a call, an event, a wake-up, a drop, comes when every lock is free.
 
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -28,6 +26,8 @@ use crate::config::Limits;
 use crate::event::{CloseReason, ConnId, Event};
 use crate::foreign;
 use crate::net::PeerAddr;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use crate::telemetry::{self, Emitter};
 
 /// What a protocol says to bytes that came while nobody used the connection.

@@ -5,7 +5,6 @@
 //! asks for a sign of life without the peer's program noticing. So a read may wait as long as its
 //! timeout allows while the peer lives, and fails early when it does not.
 
-use crate::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use super::clock::{Clock, Now};
 use super::link::{Link, Side};
 use crate::event::CloseReason;
 use crate::liveness::{Probing, Step, UNASKED};
+use crate::sync::Arc;
 use crate::sys::tcp_info::{self, TcpInfo};
 
 /// The watch over the peer of one stream.

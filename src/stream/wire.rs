@@ -1,6 +1,5 @@
 //! [`Wire`]: the stream of a connection, in the hands of a client library.
 
-use crate::sync::Arc;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -16,6 +15,7 @@ use super::scan::Scanner;
 use super::shared::{Duplex, Shared};
 use crate::event::{CloseReason, ConnId};
 use crate::net::PeerAddr;
+use crate::sync::Arc;
 
 /// The stream of one connection, as a client library gets it.
 ///

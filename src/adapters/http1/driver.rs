@@ -3,7 +3,6 @@
 //! No task reads a connection that nobody uses: that is the pool's own sentinel's business. And a
 //! request whose caller has gone stands still, until its connection is closed.
 
-use crate::sync::Arc;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
@@ -15,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::request_body::RequestBody;
 use crate::stream::Wire;
+use crate::sync::Arc;
 
 type Running = Connection<TokioIo<Open>, RequestBody>;
 

@@ -1,12 +1,13 @@
 //! [`RequestBody`]: what a request carries.
 
-use crate::sync::{Mutex, PoisonError};
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+
+use crate::sync::{Mutex, PoisonError};
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

@@ -1,6 +1,5 @@
 //! [`Client`]: the client library's, with what a pool adds.
 
-use crate::sync::{Arc, OnceLock};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use super::line::Line;
 use super::notify::{Board, Notifications};
 use super::statements::StatementCache;
 use super::transaction::{Transaction, TransactionBuilder};
+use crate::sync::{Arc, OnceLock};
 
 /// A client of one connection: [`tokio_postgres::Client`], which it derefs to, with prepared
 /// statements that are kept and notifications.

@@ -1,6 +1,5 @@
 //! The task that reads and writes for a client, and what it does when that is over.
 
-use crate::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use super::cancel::Canceller;
 use super::line::{Line, Watched};
 use super::notify::Board;
 use crate::stream::Wire;
+use crate::sync::{Arc, OnceLock};
 
 /// How long is spent on telling a server that nobody waits for its answer any more.
 const LAST_WORD: Duration = Duration::from_secs(1);

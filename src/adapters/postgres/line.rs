@@ -9,8 +9,6 @@
 //! that has dealt with what woke it, and this one holds back when it has an answer for which nobody
 //! reads; and it goes through the scheduler where this polls again at once.
 
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use crate::sync::{Arc, OnceLock};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Wake, Waker};
@@ -19,6 +17,8 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use super::role::Role;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use crate::sync::{Arc, OnceLock};
 
 /// How often a driver is polled at a time.
 const MOST_POLLS: usize = 4;

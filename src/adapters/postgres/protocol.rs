@@ -1,6 +1,5 @@
 //! [`Postgres`]: what a pool has to know of the protocol.
 
-use crate::sync::{Arc, OnceLock};
 use std::fmt;
 
 use tokio::time::Instant;
@@ -20,6 +19,7 @@ use super::role::{Role, Target};
 use super::statements::{self, StatementCache};
 use crate::protocol::{Consequence, Protocol, Reuse, Unread};
 use crate::stream::Wire;
+use crate::sync::{Arc, OnceLock};
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 

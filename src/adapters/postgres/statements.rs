@@ -1,11 +1,12 @@
 //! [`StatementCache`]: the prepared statements of one connection.
 
-use crate::sync::{Mutex, MutexGuard, PoisonError};
 use std::collections::HashMap;
 use std::fmt;
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};
+
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Statements a connection keeps, unless [told otherwise](super::Postgres::with_statement_cache).
 pub(super) const CAPACITY: usize = 256;

@@ -1,6 +1,5 @@
 //! [`Transaction`]: the client library's, with the statement cache of its connection.
 
-use crate::sync::Arc;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
@@ -8,6 +7,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Error, IsolationLevel, Statement};
 
 use super::statements::StatementCache;
+use crate::sync::Arc;
 
 /// A transaction. Dropped without [`commit`](Self::commit), it is rolled back before the next user
 /// gets the connection.

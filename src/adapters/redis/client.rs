@@ -1,6 +1,5 @@
 //! [`Client`]: what callers get.
 
-use crate::sync::Arc;
 use std::fmt;
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -11,6 +10,7 @@ use super::left::Left;
 use super::loan::Slot;
 use super::settings::Settings;
 use super::state::State;
+use crate::sync::Arc;
 
 /// A connection to a Redis server that nobody shares.
 ///

@@ -3,7 +3,6 @@
 //! The driver keeps what it is given for good, and a subscription needs the connection for itself. So
 //! the driver gets this; the wire stays in a slot that the [`Client`](super::Client) can reach too.
 
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,6 +10,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::stream::{Teller, Wire};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Where the wire is. Locked for one poll.
 #[derive(Debug, Clone)]

@@ -1,6 +1,5 @@
 //! What an error means: for its connection, for all others, and for the next attempt.
 
-use crate::sync::Arc;
 use std::error::Error;
 use std::io;
 
@@ -9,6 +8,7 @@ use ::redis::{ErrorKind, RedisError};
 use super::secrecy;
 use super::settings::Role;
 use crate::protocol::Consequence;
+use crate::sync::Arc;
 
 /// Of an error that a caller was given.
 pub(super) fn consequence(error: &RedisError, role: Role) -> Consequence {

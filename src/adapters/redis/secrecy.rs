@@ -1,11 +1,11 @@
 //! [`Secrecy`]: whether a connection is encrypted, and with whose certificates.
 
 #[cfg(feature = "tls")]
-use crate::sync::{Arc, OnceLock};
 use std::io;
 
 use super::error::SettingsError;
 use crate::stream::Wire;
+use crate::sync::{Arc, OnceLock};
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 

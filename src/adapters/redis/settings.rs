@@ -1,6 +1,5 @@
 //! [`Redis`]: where to connect, as whom, and to what kind of server.
 
-use crate::sync::Arc;
 use std::fmt;
 
 use ::redis::{ConnectionAddr, ConnectionInfo, RedisConnectionInfo};
@@ -9,6 +8,7 @@ use super::error::SettingsError;
 use super::secrecy::Secrecy;
 use crate::config::{Config, ConfigError};
 use crate::pool::Pool;
+use crate::sync::Arc;
 
 /// What kind of server a connection must lead to. Asked with `ROLE` when it is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]

@@ -1,6 +1,5 @@
 //! Who has a connection, since when, and where it was taken: noted only if `hold_warning` is set.
 
-use crate::sync::Arc;
 use std::panic::Location;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use super::Core;
 use crate::error::Holder;
 use crate::event::Event;
 use crate::pool::age::Age;
+use crate::sync::Arc;
 use crate::telemetry::Span;
 
 /// Who has a connection.

@@ -1,7 +1,5 @@
 //! Looks at idle connections: by the maintenance task, when a sentinel fired or a peer was silent.
 
-use crate::sync::atomic::{Ordering, fence};
-use crate::sync::{Arc, Weak};
 use std::task::Wake;
 use std::time::Duration;
 
@@ -14,6 +12,8 @@ use crate::net::PeerAddr;
 use crate::pool::age::Age;
 use crate::pool::quarantine::Known;
 use crate::stream::{Conn, Keeper};
+use crate::sync::atomic::{Ordering, fence};
+use crate::sync::{Arc, Weak};
 use crate::sys::tcp_info::{TcpInfo, tcp_info};
 
 /// A connection that was used so short a time ago is likely to be used again soon.

@@ -1,6 +1,5 @@
 //! The ways of a stream: from its connection to a user, back, and from one user to the next.
 
-use crate::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,6 +11,7 @@ use crate::pool::age::Age;
 use crate::pool::plan;
 use crate::pool::quarantine::Known;
 use crate::stream::Conn;
+use crate::sync::atomic::Ordering;
 use crate::sys::tcp_info::tcp_info;
 
 impl Core {

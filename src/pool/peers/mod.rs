@@ -8,8 +8,6 @@ mod herd;
 mod pause;
 mod table;
 
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::io;
 use std::time::Duration;
 
@@ -20,6 +18,8 @@ use crate::config::Settings;
 use crate::event::{CloseReason, Event, PeerState};
 use crate::net::{Directory, PeerAddr, Trying};
 use crate::status::PeerStatus;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::telemetry::Emitter;
 use table::{Change, Table};
 

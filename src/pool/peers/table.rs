@@ -1,7 +1,6 @@
 //! What the pool thinks of each address of its upstream, and what follows from it. Pure: what was
 //! seen and `now` in, changes out.
 
-use crate::sync::Arc;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use super::pause::{Demand, Pause};
 use crate::config::Backoff;
 use crate::event::{CloseReason, PeerState};
 use crate::net::PeerAddr;
+use crate::sync::Arc;
 
 /// An address is drained when this many answers in a row, over the time of one `dns_refresh`, did not
 /// contain it: some name servers give a different part of a long list each time, and many dials at a
