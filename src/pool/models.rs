@@ -335,16 +335,16 @@ fn a_clients_connection_has_one_owner_and_one_end() {
 fn of_one_owner_and_one_end(mut world: World) {
     let threads = [user(&world, 2), user(&world, 1), owner_of_pool(&world)];
     for step in 1..=4 {
-        match thread_rng().gen_range(0..9) {
+        match thread_rng().gen_range(0..10) {
             // The peer goes.
-            0..3 => drop(world.peers[thread_rng().gen_range(0..2)].1.take()),
+            0..2 => drop(world.peers[thread_rng().gen_range(0..2)].1.take()),
             // Bytes that nobody asked for.
-            3 => {
+            2 => {
                 let written =
                     world.peers[1].1.as_mut().map(|peer| std::io::Write::write(peer, b"x"));
                 drop(written);
             }
-            4 => world.look_for_silence(step),
+            3 | 4 => world.look_for_silence(step),
             5 | 6 => {
                 world.stir();
                 world.look();
@@ -556,9 +556,9 @@ fn nobody_is_given_whom_something_speaks_against() {
     let mut quarantine = Quarantine::new(&common.suspects);
     let mut steps = 0;
     while ended.load(SeqCst) < threads.len() || common.suspects.count() > 0 {
-        match thread_rng().gen_range(0..5) {
+        match thread_rng().gen_range(0..7) {
             0 => advance(a_while),
-            1 => world.inner.clear_doubts(),
+            1 | 5 | 6 => world.inner.clear_doubts(),
             2 => block_on(world.inner.ask_siblings()),
             3 => drop(block_on(quarantine.look(|core| world.offer(core)))),
             _ => {

@@ -26,7 +26,9 @@ impl Core {
                 return Err(None);
             }
             // Closed, or nothing that could be claimed; only a look that ended just now is.
-            if !self.is(State::Idle) && !self.is(State::Checking) {
+            // Read once: looks may begin and end between two readings, and its handle would be lost.
+            let state = self.state.load(Ordering::Acquire);
+            if state != State::Idle as u8 && state != State::Checking as u8 {
                 return Err(None);
             }
         }
