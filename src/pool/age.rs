@@ -25,6 +25,11 @@ impl Age {
         Duration::from_nanos(self.0)
     }
 
+    /// Whether less than a second passed since then. Without the divisions that a `Duration` costs.
+    pub(super) fn is_within_a_second_of(self, earlier: Self) -> bool {
+        self.0.saturating_sub(earlier.0) < 1_000_000_000
+    }
+
     /// What passed since then; nothing, if that is later.
     pub(super) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

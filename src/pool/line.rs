@@ -112,7 +112,11 @@ impl Line {
         deadline: Option<Instant>,
     ) -> Spot<'_> {
         let caller = Arc::new(Caller { since, deadline, turn: Mutex::new(Turn::Waiting(None)) });
-        queue.first_deadline = queue.first_deadline.into_iter().chain(deadline).min();
+        if let Some(deadline) = deadline
+            && queue.first_deadline.is_none_or(|first| deadline < first)
+        {
+            queue.first_deadline = Some(deadline);
+        }
         queue.callers.insert(at, Arc::clone(&caller));
         self.waiting.fetch_add(1, Ordering::SeqCst);
         drop(queue);

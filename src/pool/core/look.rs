@@ -34,6 +34,15 @@ impl Core {
     /// a system call only when the last proof is not good enough.
     #[inline]
     pub(in crate::pool) fn silence(&self, conn: &Conn, now: Age) -> Option<TcpInfo> {
+        // No limit is shorter than that.
+        if now.is_within_a_second_of(self.heard.get()) && !self.peer.is_doubted() {
+            return None;
+        }
+        self.look_for_silence(conn, now)
+    }
+
+    #[inline(never)]
+    fn look_for_silence(&self, conn: &Conn, now: Age) -> Option<TcpInfo> {
         let max = self.max_silence(now)?;
         if self.unheard_for(now) < max {
             return None;

@@ -136,6 +136,12 @@ impl Membership {
         self.peer.doubted.fetch_max(since, Ordering::AcqRel);
     }
 
+    /// Whether something speaks against any of its connections.
+    #[inline]
+    pub(super) fn is_doubted(&self) -> bool {
+        self.peer.doubted.load(Ordering::Acquire) != 0
+    }
+
     /// See [`Peer::doubted`].
     #[inline]
     pub(super) fn doubted(&self) -> Option<Instant> {
