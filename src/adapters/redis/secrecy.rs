@@ -1,10 +1,10 @@
 //! [`Secrecy`]: whether a connection is encrypted, and with whose certificates.
 
-#[cfg(feature = "tls")]
 use std::io;
 
 use super::error::SettingsError;
 use crate::stream::Wire;
+#[cfg(feature = "tls")]
 use crate::sync::{Arc, OnceLock};
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
