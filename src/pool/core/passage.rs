@@ -97,7 +97,8 @@ impl Core {
     /// are to be asked that were not heard after this moment.
     pub(in crate::pool) fn evidence(&self, conn: &Conn, reason: CloseReason) -> Option<Instant> {
         let stream = conn.stream();
-        let (now, lately) = (Instant::now(), Instant::now().checked_sub(UNASKED));
+        let now = Instant::now();
+        let lately = now.checked_sub(UNASKED);
         match stream.tainted().unwrap_or(reason) {
             // The kernel's word on this connection: its bytes are repeated, or nothing was heard
             // since they were sent. Else its program is slow, and so are its siblings, but alive.
