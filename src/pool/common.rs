@@ -65,8 +65,7 @@ impl Common {
     }
 
     /// Closes the pool. Returns whether it was closed before. What goes idle after this sees it, and
-    /// what went idle
-    /// before is seen by whoever closes.
+    /// what went idle before is seen by whoever closes.
     pub(super) fn close(&self) -> bool {
         let closed = self.closed.swap(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
