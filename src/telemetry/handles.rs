@@ -14,7 +14,7 @@ use super::metric::Metric;
 use super::names;
 use super::register::Register;
 use crate::event::{
-    Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Event, PeerState,
+    Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Event, Operation, PeerState,
 };
 use crate::foreign;
 
@@ -23,13 +23,13 @@ pub(super) struct PoolHandles {
     states: [Gauge; names::STATES.len()],
     max: Gauge,
     waiters: Gauge,
-    peers: [Gauge; names::PEER_STATES.len()],
+    peers: [Gauge; PeerState::ALL.len()],
     ejections: Counter,
     hold_warnings: Counter,
-    dials: [Counter; names::DIALS.len()],
-    checkouts: [Counter; names::CHECKOUTS.len()],
-    checks: [[Counter; names::VERDICTS.len()]; names::CHECKS.len()],
-    timeouts: [Counter; names::OPERATIONS.len()],
+    dials: [Counter; DialOutcome::ALL.len()],
+    checkouts: [Counter; CheckoutOutcome::ALL.len()],
+    checks: [[Counter; CheckVerdict::ALL.len()]; Check::ALL.len()],
+    timeouts: [Counter; Operation::ALL.len()],
     checkout_wait: Histogram,
     dial: Histogram,
     used: Histogram,
@@ -148,7 +148,7 @@ pub(super) struct ListenerHandles {
     connections: Gauge,
     accepted: Counter,
     accept_errors: Counter,
-    timeouts: [Counter; names::OPERATIONS.len()],
+    timeouts: [Counter; Operation::ALL.len()],
     ends: Ends,
 }
 
@@ -202,9 +202,9 @@ impl Drop for ListenerHandles {
 
 /// What the end of a connection feeds, on either side.
 struct Ends {
-    closed: [Counter; names::REASONS.len()],
+    closed: [Counter; CloseReason::ALL.len()],
     /// Counters that do nothing stand where a reason is no eviction, so that recording needs no test.
-    evictions: [Counter; names::REASONS.len()],
+    evictions: [Counter; CloseReason::ALL.len()],
     age: Histogram,
 }
 
