@@ -154,6 +154,17 @@ impl<P: Protocol> Guard<P> {
         self.lease.stream().was_read()
     }
 
+    /// Has a task of the pool work with it, whoever has gone. What is not done when the pool is closed
+    /// is dropped.
+    #[cfg(feature = "http1")]
+    pub(crate) fn work_on<F>(self, work: impl FnOnce(Self) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let pool = Arc::clone(self.lease.inner());
+        pool.leave_to_a_task(work(self));
+    }
+
     pub(super) fn lease(&self) -> &Lease {
         &self.lease
     }

@@ -213,6 +213,17 @@ impl Ledger {
         self.0.debt()
     }
 
+    /// Whether the peer still waits for something from us before it can answer. No read times out
+    /// meanwhile; the deadline of the exchange holds. For protocols without a scanner, which says that
+    /// itself.
+    #[cfg(feature = "http1")]
+    pub(crate) fn waits_for_us(&self, waits: bool) {
+        if self.0.patient.swap(waits, Ordering::AcqRel) && !waits {
+            // The reader may be pending without a clock: it has to start one.
+            self.0.reader.wake();
+        }
+    }
+
     /// Resolves when nothing is owed, or the connection has ended: at once if that is so now. Never,
     /// if the answer never comes: give it a deadline.
     ///
