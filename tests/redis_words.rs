@@ -68,22 +68,32 @@ impl Between {
 
     async fn between(mut client: TcpStream, mut server: TcpStream, says: Arc<AtomicUsize>) {
         let (mut asked, mut answered) = ([0; 4096], [0; 4096]);
+        let mut is_torn = false;
         loop {
             let done = tokio::select! {
                 n = client.read(&mut asked) => match n {
                     Ok(n) if n > 0 => {
                         let stray = STRAYS[says.swap(0, Ordering::SeqCst)];
                         if !stray.is_empty() {
-                            client.write_all(stray.as_bytes()).await.unwrap();
+                            let _ = client.write_all(stray.as_bytes()).await;
                             // Long enough that whoever believes it has gone on.
                             tokio::time::sleep(Duration::from_millis(100)).await;
+                            is_torn = true;
                         }
                         server.write_all(&asked[..n]).await
                     }
                     _ => return,
                 },
                 n = server.read(&mut answered) => match n {
-                    Ok(n) if n > 0 => client.write_all(&answered[..n]).await,
+                    Ok(n) if n > 0 => {
+                        // The last of many answers comes when there seemed to be enough of them.
+                        let first = if std::mem::take(&mut is_torn) { n - "+OK\r\n".len() } else { n };
+                        let _ = client.write_all(&answered[..first]).await;
+                        if first < n {
+                            tokio::time::sleep(Duration::from_millis(100)).await;
+                        }
+                        client.write_all(&answered[first..n]).await
+                    }
                     _ => return,
                 },
             };
@@ -302,6 +312,25 @@ async fn a_server_of_another_protocol_is_named_as_such() {
     let (said, denied, _) = first_words_of(format!("127.0.0.1:{}", postgres.port())).await;
     assert!(said.contains("hung up without an answer: is it a Redis server"), "{said}");
     assert!(!denied, "it may be a proxy without backends");
+}
+
+/// Something in front of the server that greets its clients.
+#[tokio::test]
+async fn a_greeting_that_nobody_asked_for_is_not_taken_for_the_first_answer() {
+    let redis = Redis::start();
+    let ways = (1..STRAYS.len()).flat_map(|n| [(n, ""), (n, "/1"), (n, "?protocol=resp3")]);
+    // SELECT and HELLO may be refused with NOPERM, which callers are told.
+    let ways = ways.filter(|(n, path)| path.is_empty() || !STRAYS[*n].contains("NOPERM"));
+    for (stray, path) in ways {
+        let between = Between::start(redis.addr()).await;
+        let url = format!("redis://{}{path}", between.addr);
+        let adapter = Adapter::from_url(url).unwrap();
+        let (pool, events) = pool_of(adapter.config().with_max_size(1), adapter);
+        between.says.store(stray, Ordering::SeqCst);
+        let mut conn = pool.get().await.unwrap();
+        assert_eq!(echo(&mut conn, "mine").await.unwrap(), "mine", "{} {path}", STRAYS[stray]);
+        assert_eq!((events.opened(), events.closed()), (1, vec![]), "{} {path}", STRAYS[stray]);
+    }
 }
 
 #[cfg(feature = "tls")]

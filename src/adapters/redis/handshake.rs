@@ -136,7 +136,28 @@ fn judge(step: Step, answer: &Value, settings: &Settings) -> RedisResult<()> {
     match answer {
         Value::ServerError(error) => refused(step, error, settings),
         Value::Array(words) if step == Step::Role => judge_role(settings.role, words.first()),
-        _ => Ok(()),
+        other if is_usual(step, other) => Ok(()),
+        // After something that was said unasked, each answer would be taken for the next one's.
+        other => Err(RedisError::from((
+            ErrorKind::Client,
+            "the server does not answer as usual",
+            format!("{step:?} was answered {}", Said(&secretless(format!("{other:?}"), settings))),
+        ))),
+    }
+}
+
+fn is_usual(step: Step, answer: &Value) -> bool {
+    let expected = match (step, answer) {
+        (Step::Hello, Value::Map(_) | Value::Array(_)) => return true,
+        (Step::Hello | Step::Role, _) => return false,
+        (Step::Alive, _) => "PONG",
+        (Step::Login | Step::Database | Step::Courtesy, _) => "OK",
+    };
+    match answer {
+        Value::Okay => expected == "OK",
+        Value::SimpleString(said) => said == expected,
+        Value::BulkString(said) => said == expected.as_bytes(),
+        _ => false,
     }
 }
 

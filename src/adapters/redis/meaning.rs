@@ -5,6 +5,7 @@ use std::io;
 
 use ::redis::{ErrorKind, RedisError};
 
+use super::code::{TURNED, code};
 use super::secrecy;
 use super::settings::Role;
 use crate::protocol::Consequence;
@@ -27,52 +28,7 @@ pub(super) fn consequence(error: &RedisError, role: Role) -> Consequence {
     }
 }
 
-/// The word of an error that says what kind it is: the first one, or the first one of the error that
-/// it wraps. Nowhere else does a word count, since the rest of an error repeats what a client sent:
-/// ``ERR unknown command `READONLY` ``.
-///
-/// `text` may end within the error.
-pub(super) fn code(text: &[u8]) -> &[u8] {
-    // EXEC of Redis since 6.2, in multi.c.
-    if let Some(cause) = text.strip_prefix(b"EXECABORT Transaction discarded because of: ") {
-        return first_word(cause);
-    }
-    // Scripts before Redis 7: "ERR Error running script (call to f_1b93...): @user_script:1:
-    // @user_script: 1: -READONLY You can't write against a read only replica." What a script says of
-    // its own accord stands behind "user_script:1: ", without the @.
-    if let Some(call) = text.strip_prefix(b"ERR Error running script (call to ")
-        && let Some(end) = call.windows(3).position(|three| three == b"): ")
-        && let Some(cause) = behind_places(&call[end + 3..]).strip_prefix(b"-")
-    {
-        return first_word(cause);
-    }
-    // Said to clients that wait in a command, which are also told so by CLIENT UNBLOCK.
-    if text.starts_with(TURNED) {
-        return TURNED;
-    }
-    first_word(text)
-}
-
-/// How a server that follows another from now on ends the commands that wait.
-const TURNED: &[u8] = b"UNBLOCKED force";
-
-pub(super) fn first_word(text: &[u8]) -> &[u8] {
-    let end = text.iter().position(u8::is_ascii_whitespace);
-    &text[..end.unwrap_or(text.len())]
-}
-
-/// What follows the places in a script at which an error passed: `@user_script:1: ` each.
-fn behind_places(mut text: &[u8]) -> &[u8] {
-    while let Some(place) = text.strip_prefix(b"@user_script:") {
-        let line = place.strip_prefix(b" ").unwrap_or(place);
-        let digits = line.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let Some(rest) = line[digits..].strip_prefix(b": ").filter(|_| digits > 0) else { break };
-        text = rest;
-    }
-    text
-}
-
-/// What follows from an error of this [code].
+/// What follows from an error of this [`code`].
 ///
 /// That the server is short of memory, disk, replicas or time (`OOM`, `MISCONF`, `NOREPLICAS`,
 /// `BUSY`), or that its cluster is (`CLUSTERDOWN`), concerns some commands: another connection would
@@ -124,46 +80,26 @@ mod tests {
         }
     }
 
-    const SCRIPT: &str =
-        "ERR Error running script (call to f_1b936e3fe509bcbc9cd0664897bbe8fd0cac101b): ";
-
     #[test]
-    fn a_word_counts_where_a_server_puts_it_and_nowhere_else() {
+    fn what_follows_is_said_by_the_code() {
         use Consequence::{Evict, Invalidate, Keep};
         for (said, follows) in [
             ("ERR why", Keep),
-            ("WRONGTYPE why", Keep),
             ("NOSCRIPT why", Keep),
+            ("MISCONF why", Keep),
+            ("CLUSTERDOWN Hash slot not served", Keep),
+            ("UNBLOCKED client unblocked via CLIENT UNBLOCK", Keep),
+            ("EXECABORT Transaction discarded because of previous errors.", Keep),
             ("LOADING why", Evict),
             ("NOAUTH", Evict),
             ("READONLY You can't write against a read only replica.", Invalidate),
             ("MASTERDOWN why", Invalidate),
-            ("EXECABORT Transaction discarded because of previous errors.", Keep),
+            ("UNBLOCKED force unblock from blocking operation, instance state changed", Invalidate),
             ("EXECABORT Transaction discarded because of: READONLY You can't", Invalidate),
             ("EXECABORT Transaction discarded because of: LOADING Redis is", Evict),
-            ("EXECABORT Transaction discarded because of: OOM READONLY", Keep),
-            ("UNBLOCKED force unblock from blocking operation, instance state changed", Invalidate),
-            ("UNBLOCKED client unblocked via CLIENT UNBLOCK", Keep),
-            // What a client sent, or a script says for itself.
-            ("ERR unknown command `READONLY`, with args beginning with: `-READONLY`", Keep),
-            ("ERR Error: @user_script: 1: -READONLY", Keep),
-            ("MISCONF why", Keep),
-            ("CLUSTERDOWN Hash slot not served", Keep),
+            ("ERR unknown command `READONLY`, with args beginning with: ", Keep),
         ] {
             assert_eq!(consequence(&server(said), Role::Any), follows, "{said}");
-        }
-        for (said, follows) in [
-            ("@user_script:1: @user_script: 1: -READONLY You can't write", Invalidate),
-            ("@user_script: 12: -READONLY You can't write", Invalidate),
-            ("@user_script:1: @user_script: 1: -LOADING Redis is", Evict),
-            ("@user_script:1: @user_script: 1: -OOM command not allowed", Keep),
-            ("@user_script:1: user_script:1: -READONLY", Keep),
-            ("@user_script:1: @user_script: 1: no key a: -READONLY b", Keep),
-            ("@user_script:x: -READONLY", Keep),
-            ("@user_script:1: READONLY", Keep),
-        ] {
-            let said = format!("{SCRIPT}{said}");
-            assert_eq!(consequence(&server(&said), Role::Any), follows, "{said}");
         }
         assert_eq!(consequence(&server("READONLY why"), Role::Replica), Evict);
     }

@@ -64,6 +64,7 @@
 //! [`Validation::Ping`](crate::config::Validation::Ping); what would be put right is closed instead.
 
 mod client;
+mod code;
 mod command;
 mod commands;
 mod debt;

@@ -1,7 +1,8 @@
 //! [`Replies`]: where what a server says begins and ends, RESP2 and RESP3. Pure.
 
-use super::line::{Line, Read, Word, number};
-use super::meaning::{code, first_word};
+use super::code::{code, first_word};
+use super::line::{Line, Read, Word, number, strict};
+
 use crate::adapters::seen::Seen;
 
 /// Something the server said, complete.
@@ -121,7 +122,7 @@ impl Replies {
     pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<Said> {
         while !bytes.is_empty() {
             let said = match std::mem::replace(&mut self.state, State::Broken) {
-                State::Type => self.begins(take(bytes)?),
+                State::Type => self.begins(take(bytes)?, bytes),
                 State::Text { is_cr } => self.line(is_cr, bytes),
                 State::Length(kind, line) => self.length(kind, line, bytes),
                 State::Payload { left, is_part } => self.payload(left, is_part, bytes),
@@ -145,25 +146,24 @@ impl Replies {
         None
     }
 
-    fn begins(&mut self, kind: u8) -> Option<Said> {
+    fn begins(&mut self, kind: u8, bytes: &mut &[u8]) -> Option<Said> {
         if self.open.is_empty() {
             self.top = Some(kind);
         }
         self.saying = matches!(kind, b'+' | b'-' | b'!').then_some(kind);
         self.text_len = 0;
-        self.state = match kind {
-            b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => State::Text { is_cr: false },
+        match kind {
+            b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => self.line(false, bytes),
             // A push stands for itself, never within an answer.
-            b'>' if !self.open.is_empty() => State::Broken,
+            b'>' if !self.open.is_empty() => None,
             b'$' | b'!' | b'=' | b'*' | b'~' | b'%' | b'|' | b'>' => {
-                State::Length(kind, Line::new())
+                self.length(kind, Line::new(), bytes)
             }
             b'.' if matches!(self.open.last(), Some(Open { left: None, .. })) => {
-                State::End(Line::new())
+                self.end(Line::new(), bytes)
             }
-            _ => State::Broken,
-        };
-        None
+            _ => None,
+        }
     }
 
     fn line(&mut self, is_cr: bool, bytes: &mut &[u8]) -> Option<Said> {
@@ -183,15 +183,15 @@ impl Replies {
     }
 
     fn length(&mut self, kind: u8, mut line: Line<24>, bytes: &mut &[u8]) -> Option<Said> {
-        match line.read(bytes) {
+        let line = match line.read(bytes) {
             Read::Part => {
                 self.state = State::Length(kind, line);
                 return None;
             }
             Read::TooLong => return None,
-            Read::Whole => {}
-        }
-        let text = line.strict()?;
+            Read::Whole(line) => line,
+        };
+        let text = strict(line)?;
         match (kind, text) {
             (b'$' | b'*', b"-1") => return self.element(),
             (b'$', b"?") => self.state = State::Part,
@@ -199,14 +199,13 @@ impl Replies {
             (b';', b"0") => return self.element(),
             (b'$' | b'!' | b'=', _) => {
                 let left = number(text)?;
-                self.state = State::Payload { left, is_part: false };
                 self.hold(left);
-                return self.payload_if_empty();
+                return self.payload(left, false, bytes);
             }
             (b';', _) => {
                 let left = number(text)?;
-                self.state = State::Payload { left, is_part: true };
                 self.hold(left);
+                return self.payload(left, true, bytes);
             }
             (b'*' | b'~' | b'>', _) => match number(text)? {
                 0 => return self.element(),
@@ -223,36 +222,34 @@ impl Replies {
         None
     }
 
-    fn payload_if_empty(&mut self) -> Option<Said> {
-        if let State::Payload { left: 0, is_part } = self.state {
-            self.state = State::Close { is_part, line: Line::new() };
-        }
-        None
-    }
-
     fn payload(&mut self, left: u64, is_part: bool, bytes: &mut &[u8]) -> Option<Said> {
         let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         let (payload, rest) = bytes.split_at(here);
         *bytes = rest;
         self.says(payload);
-        self.state = State::Payload { left: left - payload.len() as u64, is_part };
-        self.payload_if_empty()
+        match left - payload.len() as u64 {
+            0 => self.close(is_part, Line::new(), bytes),
+            left => {
+                self.state = State::Payload { left, is_part };
+                None
+            }
+        }
     }
 
     fn close(&mut self, is_part: bool, mut line: Line<1>, bytes: &mut &[u8]) -> Option<Said> {
-        match (line.read(bytes), line.strict()) {
-            (Read::Part, _) => self.state = State::Close { is_part, line },
-            (Read::Whole, Some(b"")) if is_part => self.state = State::Part,
-            (Read::Whole, Some(b"")) => return self.element(),
+        match line.read(bytes) {
+            Read::Part => self.state = State::Close { is_part, line },
+            Read::Whole(b"\r") if is_part => self.state = State::Part,
+            Read::Whole(b"\r") => return self.element(),
             _ => {}
         }
         None
     }
 
     fn end(&mut self, mut line: Line<1>, bytes: &mut &[u8]) -> Option<Said> {
-        match (line.read(bytes), line.strict()) {
-            (Read::Part, _) => self.state = State::End(line),
-            (Read::Whole, Some(b"")) => {
+        match line.read(bytes) {
+            Read::Part => self.state = State::End(line),
+            Read::Whole(b"\r") => {
                 self.open.pop();
                 return self.element();
             }
