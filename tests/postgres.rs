@@ -15,6 +15,8 @@ mod roles;
 mod session;
 #[path = "postgres/setup.rs"]
 mod setup;
+#[path = "postgres/statements.rs"]
+mod statements;
 #[path = "postgres/storm.rs"]
 mod storm;
 #[path = "postgres/throughput.rs"]

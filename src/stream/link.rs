@@ -7,8 +7,9 @@ use tokio::sync::Notify;
 
 use crate::event::CloseReason;
 use crate::foreign;
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Arc, OnceLock};
+use crate::text;
 
 /// No interrupt: the stream may go on.
 const RUNNING: u8 = u8::MAX;
@@ -43,6 +44,8 @@ pub(crate) struct Link {
     /// Nothing is owed any more, or nothing will be paid.
     settled: Notify,
     is_ended: AtomicBool,
+    /// The peer's word for why its stream must not be used again. The first one stays.
+    code: OnceLock<(CloseReason, Arc<str>)>,
 }
 
 impl Link {
@@ -58,6 +61,7 @@ impl Link {
             writer: AtomicWaker::new(),
             settled: Notify::new(),
             is_ended: AtomicBool::new(false),
+            code: OnceLock::new(),
         })
     }
 
@@ -78,6 +82,19 @@ impl Link {
         self.interrupt
             .compare_exchange(running, reason, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
+    }
+
+    /// The peer's own word for the reason that its stream is about to be tainted with.
+    pub(crate) fn note_code(&self, reason: CloseReason, code: Option<String>) {
+        if let Some(code) = code {
+            let _ = self.code.set((reason, text::word(&code)));
+        }
+    }
+
+    /// What the peer said that led to this reason.
+    pub(crate) fn code_for(&self, reason: CloseReason) -> Option<Arc<str>> {
+        let (known, code) = self.code.get()?;
+        (*known == reason).then(|| Arc::clone(code))
     }
 
     #[inline]

@@ -427,6 +427,7 @@ impl Drop for Stream {
                 reason,
                 age: opened.elapsed(),
                 used: None,
+                code: self.link.code_for(reason),
             });
         }
     }

@@ -17,12 +17,14 @@ pub(super) struct Along {
     /// A write was refused because only reading is allowed. What follows is known when the server
     /// has said whether that is its own doing: before it is ready for the next query.
     may_have_turned: bool,
+    /// Of the error that the worst consequence followed from.
+    code: [u8; 5],
 }
 
 impl Along {
     pub(super) fn new(line: &Arc<Line>, target: Target) -> Self {
         let line = Arc::clone(line);
-        Self { scanner: PgScanner::new(), line, target, may_have_turned: false }
+        Self { scanner: PgScanner::new(), line, target, may_have_turned: false, code: [0; 5] }
     }
 
     /// The server is not what it was. Only asked when it has said all it had to say.
@@ -78,15 +80,24 @@ impl Scanner for Along {
     fn consequence(&mut self) -> Consequence {
         let mut worst = Consequence::Keep;
         while let Some(error) = self.scanner.take_error() {
-            match &error.code[..] {
+            match &error.code {
                 READ_ONLY => self.may_have_turned = true,
-                code => worst = worse(worst, of_code(error.fatal, code)),
+                code => {
+                    let consequence = of_code(error.fatal, code);
+                    if rank(consequence) > rank(worst) {
+                        (worst, self.code) = (consequence, error.code);
+                    }
+                }
             }
         }
         if self.scanner.owed() == 0 && self.has_turned() {
-            worst = Consequence::Invalidate;
+            (worst, self.code) = (Consequence::Invalidate, *READ_ONLY);
         }
         worst
+    }
+
+    fn code(&self) -> Option<String> {
+        Some(String::from_utf8_lossy(&self.code).into_owned())
     }
 
     fn longest(&mut self) -> u64 {
@@ -94,13 +105,12 @@ impl Scanner for Along {
     }
 }
 
-/// The one that costs more.
-fn worse(a: Consequence, b: Consequence) -> Consequence {
-    let rank = |consequence| match consequence {
+/// The greater, the more it costs.
+fn rank(consequence: Consequence) -> u8 {
+    match consequence {
         Consequence::Keep => 0,
         Consequence::Evict => 1,
         Consequence::Goodbye => 2,
         Consequence::Invalidate => 3,
-    };
-    if rank(b) > rank(a) { b } else { a }
+    }
 }

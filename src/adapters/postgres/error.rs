@@ -82,7 +82,8 @@ impl Error {
                         use tokio_postgres::error::Severity::{Fatal, Panic};
                         matches!(severity, Fatal | Panic)
                     });
-                    of_code(fatal, db.code().code().as_bytes())
+                    let code = db.code().code().as_bytes();
+                    of_code(fatal, code.try_into().unwrap_or(&[0; 5]))
                 }
                 // Its stream broke, or said what nobody understands.
                 None if is_of_connection(error) => Consequence::Evict,
@@ -94,7 +95,7 @@ impl Error {
 }
 
 /// A write where only reading is allowed.
-pub(super) const READ_ONLY: &[u8] = b"25006";
+pub(super) const READ_ONLY: &[u8; 5] = b"25006";
 
 /// What follows from an error of the server.
 ///
@@ -106,7 +107,7 @@ pub(super) const READ_ONLY: &[u8] = b"25006";
 /// - `26000`, an unknown prepared statement: the statements this connection remembers are not those
 ///   of its session, and it goes.
 /// - Any other error after which the server closes ends that connection; the rest harm none.
-pub(super) fn of_code(is_fatal: bool, code: &[u8]) -> Consequence {
+pub(super) fn of_code(is_fatal: bool, code: &[u8; 5]) -> Consequence {
     match code {
         READ_ONLY | b"57P02" | b"57P03" | b"57P04" => Consequence::Invalidate,
         _ if is_fatal => Consequence::Goodbye,

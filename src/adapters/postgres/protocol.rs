@@ -171,6 +171,10 @@ impl Protocol for Postgres {
         error.consequence()
     }
 
+    fn code(&self, error: &Error) -> Option<String> {
+        error.code().map(|code| code.code().to_owned())
+    }
+
     fn is_permanent(&self, error: &Error) -> bool {
         error.is_permanent()
     }
