@@ -1,8 +1,9 @@
 //! The scanner of one connection, as the pool and the connection's line get to know it.
 
 use crate::sync::Arc;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
-use super::error::{READ_ONLY, of_code};
+use super::error::{READ_ONLY, of_error};
 use super::line::Line;
 use super::role::Target;
 use super::scanner::{PgScanner, Status};
@@ -14,6 +15,8 @@ pub(super) struct Along {
     scanner: PgScanner,
     line: Arc<Line>,
     target: Target,
+    /// Of the pool's prepared statements.
+    generation: Arc<AtomicU64>,
     /// A write was refused because only reading is allowed. What follows is known when the server
     /// has said whether that is its own doing: before it is ready for the next query.
     may_have_turned: bool,
@@ -22,9 +25,17 @@ pub(super) struct Along {
 }
 
 impl Along {
-    pub(super) fn new(line: &Arc<Line>, target: Target) -> Self {
-        let line = Arc::clone(line);
-        Self { scanner: PgScanner::new(), line, target, may_have_turned: false, code: [0; 5] }
+    pub(super) fn new(line: &Arc<Line>, target: Target, generation: &Arc<AtomicU64>) -> Self {
+        let scanner = PgScanner::new();
+        line.counts(scanner.unbound());
+        Self {
+            scanner,
+            line: Arc::clone(line),
+            target,
+            generation: Arc::clone(generation),
+            may_have_turned: false,
+            code: [0; 5],
+        }
     }
 
     /// The server is not what it was. Only asked when it has said all it had to say.
@@ -41,9 +52,28 @@ impl Along {
             }
             _ => false,
         };
-        // Whoever began a transaction that only reads and writes in it has a fault of his own.
-        let takes_writes = role.is_some_and(|role| !role.is_read_only);
-        (std::mem::take(&mut self.may_have_turned) && !takes_writes) || is_other
+        let is_refused = std::mem::take(&mut self.may_have_turned);
+        match role {
+            Some(role) if role.is_standby => is_refused || is_other,
+            // Whoever began a transaction that only reads and writes in it has a fault of his own.
+            Some(role) if !role.is_read_only => is_other,
+            // The server's setting, or the session's own: it is asked when it comes back.
+            _ => {
+                if is_refused {
+                    self.line.doubt_role();
+                }
+                is_other
+            }
+        }
+    }
+
+    /// What the server has said may concern what is kept of this session, or of all.
+    fn tell_of_statements(&mut self) {
+        if self.scanner.take_outdated() {
+            self.generation.fetch_add(1, Ordering::SeqCst);
+        }
+        let scanner = &self.scanner;
+        self.line.remembers(scanner.path(), scanner.forgotten(), scanner.was_early());
     }
 
     fn tell(&self) {
@@ -65,6 +95,8 @@ impl Scanner for Along {
 
     fn received(&mut self, bytes: &[u8]) {
         self.scanner.received(bytes);
+        // First: nobody is told of an answer that is complete before.
+        self.tell_of_statements();
         self.tell();
     }
 
@@ -82,8 +114,8 @@ impl Scanner for Along {
         while let Some(error) = self.scanner.take_error() {
             match &error.code {
                 READ_ONLY => self.may_have_turned = true,
-                code => {
-                    let consequence = of_code(error.fatal, code);
+                _ => {
+                    let consequence = of_error(&error);
                     if rank(consequence) > rank(worst) {
                         (worst, self.code) = (consequence, error.code);
                     }
@@ -92,6 +124,9 @@ impl Scanner for Along {
         }
         if self.scanner.owed() == 0 && self.has_turned() {
             (worst, self.code) = (Consequence::Invalidate, *READ_ONLY);
+        }
+        if let Some(verdict) = self.line.take_verdict() {
+            (worst, self.code) = (verdict, *READ_ONLY);
         }
         worst
     }

@@ -62,7 +62,9 @@ pub(crate) mod models;
 mod notify;
 mod opening;
 mod parameter;
+mod path;
 mod protocol;
+mod query;
 mod reset;
 mod role;
 mod scanner;
@@ -71,6 +73,7 @@ mod statements;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod unbound;
 
 /// The library underneath.
 pub use tokio_postgres;
@@ -79,10 +82,11 @@ pub use client::Client;
 pub use error::Error;
 pub use notify::Notifications;
 pub use protocol::Postgres;
+pub use query::ToStatement;
 pub use reset::RecyclingMethod;
 pub use role::Target;
 pub use setup::{SetupError, pool};
-pub use statements::StatementCache;
+pub use statements::{StatementCache, Statements};
 pub use transaction::{Transaction, TransactionBuilder};
 
 #[cfg(test)]

@@ -16,9 +16,12 @@ use super::line::{Line, Watched};
 use super::notify::Board;
 use super::reset::{self, RecyclingMethod};
 use super::role::{Role, Target};
-use super::statements::{self, StatementCache};
+use super::statements::{self, StatementCache, Statements};
+use super::unbound::Unbound;
+use crate::pool::Pool;
 use crate::protocol::{Consequence, Protocol, Reuse, Unread};
 use crate::stream::Wire;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, OnceLock};
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
@@ -33,7 +36,10 @@ pub struct Postgres {
     tls: Option<Tls>,
     recycling: RecyclingMethod,
     target: Target,
-    statements: usize,
+    statements: Statements,
+    capacity: usize,
+    /// What was prepared before the last change of this is of no use, on any connection.
+    pub(super) generation: Arc<AtomicU64>,
 }
 
 impl Postgres {
@@ -46,7 +52,9 @@ impl Postgres {
             #[cfg(feature = "tls")]
             tls: None,
             recycling: RecyclingMethod::default(),
-            statements: statements::CAPACITY,
+            statements: Statements::default(),
+            capacity: statements::CAPACITY,
+            generation: Arc::default(),
         }
     }
 
@@ -74,7 +82,14 @@ impl Postgres {
     /// How many prepared statements each connection keeps. Default 256; with 0 nothing is kept.
     #[must_use]
     pub fn with_statement_cache(self, capacity: usize) -> Self {
-        Self { statements: capacity, ..self }
+        Self { capacity, ..self }
+    }
+
+    /// Whether sessions keep prepared statements. Default [`Statements::Named`]; behind a proxy that may
+    /// give each transaction another session, [`Statements::Unnamed`].
+    #[must_use]
+    pub fn with_statements(self, statements: Statements) -> Self {
+        Self { statements, ..self }
     }
 
     pub(super) fn has_tls(&self) -> bool {
@@ -111,7 +126,7 @@ impl Protocol for Postgres {
         let (wire, encryption) = self.wanted().begin(wire).await?;
         let line = Line::new();
         // Its ledger only repeats what the line knows.
-        drop(wire.scan(Along::new(&line, self.target)));
+        drop(wire.scan(Along::new(&line, self.target, &self.generation)));
         let mut config = (*self.config).clone();
         // That is done.
         config.ssl_mode(SslMode::Disable);
@@ -123,7 +138,12 @@ impl Protocol for Postgres {
         let (board, end) = (Arc::<Board>::default(), Arc::<OnceLock<_>>::default());
         let client = Client {
             client,
-            statements: Arc::new(StatementCache::new(self.statements)),
+            statements: Arc::new(StatementCache::new(
+                self.statements,
+                self.capacity,
+                &line,
+                &self.generation,
+            )),
             line: Arc::clone(&line),
             board: Arc::clone(&board),
             canceller: canceller.clone(),
@@ -152,10 +172,12 @@ impl Protocol for Postgres {
         // Whatever comes from now on is not for the one who was told so far.
         client.board.close();
         let line = &client.line;
-        if line.is_lost() {
+        if line.is_lost() || line.unbound().is_some_and(Unbound::is_full) {
             return Reuse::Never;
         }
-        let is_clean = line.is_quiet() && !line.is_in_transaction() && !line.listens();
+        let left = line.unbound().map_or(0, Unbound::len);
+        let is_known = left == 0 && !line.doubts_role();
+        let is_clean = line.is_quiet() && !line.is_in_transaction() && !line.listens() && is_known;
         if is_clean && self.recycling == RecyclingMethod::Fast {
             Reuse::AsItIs
         } else {
@@ -191,5 +213,24 @@ impl fmt::Debug for Postgres {
             .field("recycling", &self.recycling)
             .field("target", &self.target)
             .finish_non_exhaustive()
+    }
+}
+
+impl Pool<Postgres> {
+    /// Has every connection prepare its statements anew, when they are used next: after a change of the
+    /// schema, say. (A change that makes a cached statement fail is found by the pool itself.)
+    ///
+    /// Clones of one [`Postgres`] share this: it concerns the pools of all of them.
+    ///
+    /// ```no_run
+    /// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = livepool::postgres::pool("postgres://me:secret@db.example/orders")?;
+    /// pool.clear_statement_caches();
+    /// # Ok(()) }
+    /// ```
+    pub fn clear_statement_caches(&self) {
+        if let Some(postgres) = self.protocol() {
+            postgres.generation.fetch_add(1, Ordering::SeqCst);
+        }
     }
 }
