@@ -13,12 +13,11 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Wake, Waker};
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use super::role::Role;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use crate::sync::{Arc, OnceLock};
+use crate::sync::{Arc, AtomicWaker, OnceLock};
 
 /// How often a driver is polled at a time.
 const MOST_POLLS: usize = 4;
