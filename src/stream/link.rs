@@ -2,13 +2,12 @@
 
 use std::pin::pin;
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use crate::event::CloseReason;
 use crate::foreign;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Arc, OnceLock};
+use crate::sync::{Arc, AtomicWaker, OnceLock};
 use crate::text;
 
 /// No interrupt: the stream may go on.

@@ -13,14 +13,13 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Wake, Waker};
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use super::role::Role;
 use super::unbound::Unbound;
 use crate::protocol::Consequence;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use crate::sync::{Arc, Mutex, OnceLock, PoisonError};
+use crate::sync::{Arc, AtomicWaker, Mutex, OnceLock, PoisonError};
 
 /// How often a driver is polled at a time.
 const MOST_POLLS: usize = 4;
