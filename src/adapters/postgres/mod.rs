@@ -43,6 +43,9 @@
 //! ([`Postgres::with_statement_cache`]).
 
 mod along;
+#[cfg(feature = "tls")]
+mod binding;
+mod bound;
 mod cancel;
 mod client;
 mod debt;
@@ -71,10 +74,12 @@ mod statements;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod url;
 
 /// The library underneath.
 pub use tokio_postgres;
 
+pub use cancel::CancelToken;
 pub use client::Client;
 pub use error::Error;
 pub use notify::Notifications;
