@@ -7,6 +7,8 @@ mod support;
 mod bounds;
 #[path = "postgres/cancel.rs"]
 mod cancel;
+#[path = "postgres/cancel_requests.rs"]
+mod cancel_requests;
 #[path = "postgres/faults.rs"]
 mod faults;
 #[path = "postgres/roles.rs"]
@@ -21,6 +23,11 @@ mod statements;
 mod storm;
 #[path = "postgres/throughput.rs"]
 mod throughput;
+#[cfg(feature = "tls")]
+#[path = "postgres/tls.rs"]
+mod tls;
+#[path = "postgres/token.rs"]
+mod token;
 
 use std::time::Duration;
 

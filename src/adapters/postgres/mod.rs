@@ -43,6 +43,9 @@
 //! ([`Postgres::with_statement_cache`]).
 
 mod along;
+#[cfg(feature = "tls")]
+mod binding;
+mod bound;
 mod cancel;
 mod client;
 mod debt;
@@ -74,10 +77,12 @@ mod statements;
 mod tests;
 mod transaction;
 mod unbound;
+mod url;
 
 /// The library underneath.
 pub use tokio_postgres;
 
+pub use cancel::CancelToken;
 pub use client::Client;
 pub use error::Error;
 pub use notify::Notifications;
