@@ -3,12 +3,16 @@
 
 mod support;
 
+#[path = "postgres/bouncer.rs"]
+mod bouncer;
 #[path = "postgres/bounds.rs"]
 mod bounds;
 #[path = "postgres/cancel.rs"]
 mod cancel;
 #[path = "postgres/faults.rs"]
 mod faults;
+#[path = "postgres/left.rs"]
+mod left;
 #[path = "postgres/roles.rs"]
 mod roles;
 #[path = "postgres/session.rs"]
