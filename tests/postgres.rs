@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "postgres/bouncer.rs"]
+mod bouncer;
 #[path = "postgres/bounds.rs"]
 mod bounds;
 #[path = "postgres/cancel.rs"]
@@ -11,6 +13,8 @@ mod cancel;
 mod cancel_requests;
 #[path = "postgres/faults.rs"]
 mod faults;
+#[path = "postgres/left.rs"]
+mod left;
 #[path = "postgres/roles.rs"]
 mod roles;
 #[path = "postgres/session.rs"]
