@@ -154,7 +154,7 @@ async fn a_look_of_the_pools_own_takes_nothing_from_the_time_of_the_next_read() 
     let shared = super::shared::Shared::new(Box::new(stream), judge, limits);
     let wire = Wire::new(&shared).layer(|below| async { Ok(below) });
     let mut wire = wire.await.unwrap();
-    assert_eq!(shared.judge_waiting(&[]), None);
+    assert_eq!(shared.judge_waiting(Some(Vec::new()), &[]), None);
     tokio::time::sleep(6 * SECOND).await;
     let start = Instant::now();
     assert!(is_timeout(&wire.read(&mut [0]).await.unwrap_err()));
