@@ -66,7 +66,7 @@ async fn send(
     tries: Tries<'_, Http1>,
     mut request: Request<RequestBody>,
     limits: Limits,
-    deadline: Option<Instant>,
+    mut deadline: Option<Instant>,
 ) -> Result<Response<Body>, Error> {
     let mut was_sent = false;
     loop {
@@ -80,8 +80,10 @@ async fn send(
         if let Some(limit) = limits.read_timeout {
             guard.set_read_timeout(limit);
         }
-        if deadline.is_some() {
-            guard.set_deadline(deadline);
+        match deadline {
+            Some(_) => guard.set_deadline(deadline),
+            // All tries together have `timeouts.operation`.
+            None => deadline = guard.due(),
         }
         let is_old = tries.met_old(&guard);
         let once_more = if is_old && !was_sent { copy(&request) } else { None };

@@ -32,6 +32,7 @@ const HTTP2: &[u8] = b"PRI * HTTP/2.0";
 impl Connection {
     pub(super) fn new(mut stream: Stream) -> Self {
         let ledger = stream.count_debt();
+        stream.count_debt_for_good();
         Self(TokioIo::new(Timed { stream, ledger, owed: None, is_http2: None }))
     }
 
