@@ -7,8 +7,12 @@ mod support;
 mod bounds;
 #[path = "postgres/cancel.rs"]
 mod cancel;
+#[path = "postgres/copy.rs"]
+mod copy;
 #[path = "postgres/faults.rs"]
 mod faults;
+#[path = "postgres/patience.rs"]
+mod patience;
 #[path = "postgres/roles.rs"]
 mod roles;
 #[path = "postgres/session.rs"]

@@ -12,11 +12,12 @@ use super::client::Client;
 use super::driver::Driver;
 use super::encryption::Wanted;
 use super::error::Error;
-use super::line::{Line, Watched};
+use super::line::Line;
 use super::notify::Board;
 use super::reset::{self, RecyclingMethod};
 use super::role::{Role, Target};
 use super::statements::{self, StatementCache};
+use super::watched::Watched;
 use crate::protocol::{Consequence, Protocol, Reuse, Unread};
 use crate::stream::Wire;
 use crate::sync::{Arc, OnceLock};
@@ -115,7 +116,7 @@ impl Protocol for Postgres {
         let mut config = (*self.config).clone();
         // That is done.
         config.ssl_mode(SslMode::Disable);
-        let watched = Watched { io: wire, line: Arc::clone(&line) };
+        let watched = Watched::new(wire, &line);
         let (client, connection) = config.connect_raw(watched, NoTls).await?;
         let handshake = began.elapsed();
 
@@ -155,7 +156,8 @@ impl Protocol for Postgres {
         if line.is_lost() {
             return Reuse::Never;
         }
-        let is_clean = line.is_quiet() && !line.is_in_transaction() && !line.listens();
+        let is_clean =
+            line.is_quiet() && !line.is_in_transaction() && !line.listens() && !line.is_unsure();
         if is_clean && self.recycling == RecyclingMethod::Fast {
             Reuse::AsItIs
         } else {
