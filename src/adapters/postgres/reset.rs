@@ -73,7 +73,8 @@ pub(super) async fn reset(client: &Client, method: &RecyclingMethod) -> Result<(
     if client.line.is_in_transaction() {
         return Err(Error::NotClean);
     }
-    if cancelled {
+    // Or something more comes for a COPY that failed: before the answer of this, if at all.
+    if cancelled || client.line.is_unsure() {
         run(client, "").await?;
     }
     close_statements(client).await?;
@@ -91,7 +92,8 @@ pub(super) async fn reset(client: &Client, method: &RecyclingMethod) -> Result<(
         client.line.stopped_listening();
     }
     client.line.quiet().await;
-    let is_clean = !client.line.is_lost() && !client.line.is_in_transaction();
+    let line = &client.line;
+    let is_clean = !line.is_lost() && !line.is_in_transaction() && !line.is_unsure();
     if is_clean { Ok(()) } else { Err(Error::NotClean) }
 }
 
