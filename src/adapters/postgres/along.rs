@@ -80,6 +80,7 @@ impl Along {
         let scanner = &self.scanner;
         let in_transaction =
             matches!(scanner.transaction(), Status::InTransaction | Status::Failed);
+        self.line.touched(scanner.is_touched());
         self.line.scanned(scanner.owed(), in_transaction, scanner.is_listening());
         if scanner.is_lost() {
             self.line.lose();
