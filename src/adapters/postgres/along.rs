@@ -81,6 +81,7 @@ impl Along {
         let in_transaction =
             matches!(scanner.transaction(), Status::InTransaction | Status::Failed);
         self.line.set_unsure(scanner.is_unsure());
+        self.line.touched(scanner.is_touched());
         self.line.scanned(scanner.owed(), in_transaction, scanner.is_listening());
         if scanner.is_lost() {
             self.line.lose();

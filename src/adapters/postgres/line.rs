@@ -43,6 +43,8 @@ pub(super) struct Line {
     in_transaction: AtomicBool,
     /// There may be subscriptions to notifications.
     listens: AtomicBool,
+    /// Something may be left in the session.
+    is_touched: AtomicBool,
     /// Stands for the path on which the session looks for names.
     path: AtomicU64,
     /// How often the session lost what was prepared.
@@ -82,6 +84,7 @@ impl Line {
             owed: AtomicUsize::new(0),
             in_transaction: AtomicBool::new(false),
             listens: AtomicBool::new(false),
+            is_touched: AtomicBool::new(false),
             path: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
             was_early: AtomicBool::new(false),
@@ -158,6 +161,14 @@ impl Line {
         self.path.store(path, SeqCst);
         self.forgotten.store(forgotten, SeqCst);
         self.was_early.store(was_early, SeqCst);
+    }
+
+    pub(super) fn touched(&self, is_touched: bool) {
+        self.is_touched.store(is_touched, SeqCst);
+    }
+
+    pub(super) fn is_touched(&self) -> bool {
+        self.is_touched.load(SeqCst)
     }
 
     pub(super) fn path(&self) -> u64 {

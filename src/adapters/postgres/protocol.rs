@@ -84,7 +84,7 @@ impl Postgres {
         Self { tls: Some(tls), is_told_tls: true, ..self }
     }
 
-    /// What a connection that comes back is made to forget. Default [`RecyclingMethod::Fast`].
+    /// What a connection that comes back is made to forget. Default [`RecyclingMethod::Tidy`].
     #[must_use]
     pub fn with_recycling(self, recycling: RecyclingMethod) -> Self {
         Self { recycling, ..self }
@@ -206,7 +206,7 @@ impl Protocol for Postgres {
         let left = line.unbound().map_or(0, Unbound::len);
         let is_known = left == 0 && !line.doubts_role() && !was_cancelled && !line.is_unsure();
         let is_clean = line.is_quiet() && !line.is_in_transaction() && !line.listens() && is_known;
-        if is_clean && self.recycling == RecyclingMethod::Fast {
+        if is_clean && self.recycling.sql(line.is_touched()).is_none() {
             Reuse::AsItIs
         } else {
             Reuse::AfterReset

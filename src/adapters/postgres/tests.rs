@@ -226,6 +226,37 @@ fn a_statement_that_is_outdated_is_told_once_and_only_before_it_runs() {
 }
 
 #[test]
+fn a_session_is_touched_until_it_is_cleaned() {
+    let complete = |tag: &str| message(b'C', &[tag.as_bytes(), b"\0"].concat());
+    let parse = |text: &str| message(b'P', &[b"s1\0", text.as_bytes(), b"\0\0\0"].concat());
+    let (set, local) = (complete("SET"), "SET LOCAL x = 1");
+    let mut scanner = PgScanner::new();
+    scanner.sent(STARTUP);
+    scanner.received(WELCOME);
+    scanner.received(IDLE);
+    // Prepared once, and run twice.
+    scanner.sent(&[&parse(local), SYNC].concat());
+    scanner.received(&[b"1\0\0\0\x04", IDLE].concat());
+    let bind = message(b'B', b"\0s1\0\0\0\0\0\0\0");
+    for _ in 0..2 {
+        scanner.sent(&[&bind, EXECUTE, SYNC].concat());
+        scanner.received(&[b"2\0\0\0\x04", &set[..], IDLE].concat());
+        assert!(!scanner.is_touched());
+    }
+    // One that nobody knows.
+    scanner.sent(&[BIND, EXECUTE, SYNC].concat());
+    scanner.received(&[b"2\0\0\0\x04", &set[..], IDLE].concat());
+    assert!(scanner.is_touched());
+    scanner.sent(&query(super::reset::CLEAN));
+    scanner.received(&[&set[..], &complete("RESET"), IDLE].concat());
+    assert!(!scanner.is_touched());
+    // One of two that are under way may be the one that lasts.
+    scanner.sent(&[query("SET x = 1"), query(local)].concat());
+    scanner.received(&[&set[..], IDLE].concat());
+    assert!(scanner.is_touched());
+}
+
+#[test]
 fn a_session_that_lost_its_statements_is_not_asked_for_them() {
     let complete = |tag: &str| message(b'C', &[tag.as_bytes(), b"\0"].concat());
     let mut scanner = PgScanner::new();
