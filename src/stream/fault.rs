@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::event::{CloseReason, Operation};
+use crate::text::rounded;
 
 /// An operation on a stream passed its deadline.
 ///
@@ -36,7 +37,7 @@ impl fmt::Display for OpTimeout {
             Operation::Shutdown => "the connection could not be shut down",
             _ => "the peer sent nothing",
         };
-        let Self { operation, after, .. } = self;
+        let (operation, after) = (self.operation, rounded(self.after));
         if self.of_exchange {
             write!(
                 f,

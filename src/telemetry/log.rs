@@ -7,7 +7,9 @@
 use std::fmt;
 use std::panic::Location;
 
-use crate::event::{CheckVerdict, CheckoutOutcome, ConnId, Event, Operation, PeerState};
+use crate::event::{
+    CheckVerdict, CheckoutOutcome, ConnId, DialOutcome, Event, Operation, PeerState,
+};
 use crate::foreign;
 use crate::text::Said;
 
@@ -58,6 +60,10 @@ pub(super) fn event(source: Source<'_>, event: &Event) {
         }
         Event::Opened { conn, peer, took } => {
             entry!(debug, source, conn_id = conn.get(), %peer, ?took, "connection opened");
+        }
+        // It did not fail: the pool had no use for it any more.
+        Event::DialFailed { outcome: outcome @ DialOutcome::Cancelled, took, error } => {
+            entry!(debug, source, %outcome, ?took, error = %error, "dial given up");
         }
         Event::DialFailed { outcome, took, error } => {
             entry!(warn, source, %outcome, ?took, error = %error, "dial failed");

@@ -8,6 +8,7 @@ use hyper_util::rt::TokioIo;
 use super::driver::{Driver, Open};
 use super::prepare::prepare;
 use super::{Client, Error, Failure};
+use crate::causes;
 use crate::net::PeerAddr;
 use crate::protocol::{Protocol, Reuse, Unread};
 use crate::stream::Wire;
@@ -146,6 +147,14 @@ impl Protocol for Http1 {
             Ok(false) => Err(Error::new(Failure::Body)),
             Err(error) => Err(Error::new(Failure::Body).because_of(error)),
         }
+    }
+
+    fn speaks(&self) -> &'static str {
+        if self.is_secure() { "HTTPS" } else { "HTTP" }
+    }
+
+    fn is_gibberish(&self, error: &Error) -> bool {
+        error.cause().is_some_and(causes::is_of_connection)
     }
 
     #[cfg(feature = "tls")]

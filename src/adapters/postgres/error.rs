@@ -7,6 +7,7 @@ use tokio_postgres::error::SqlState;
 
 use super::role::{Role, Target};
 use super::setup::SetupError;
+use crate::causes::{self, Causes};
 use crate::protocol::Consequence;
 use crate::text::Said;
 
@@ -70,6 +71,19 @@ impl Error {
             #[cfg(not(feature = "tls"))]
             Self::Tls(_) => false,
             Self::NotWanted { .. } | Self::NotClean => false,
+        }
+    }
+
+    /// Whether the server did not answer as a PostgreSQL does.
+    pub(super) fn is_gibberish(&self) -> bool {
+        match self {
+            Self::Postgres(error) => {
+                error.as_db_error().is_none()
+                    && (is_of_connection(error)
+                        || error.to_string().starts_with("error parsing response"))
+            }
+            Self::Tls(error) => causes::is_of_connection(error),
+            _ => false,
         }
     }
 
@@ -138,13 +152,10 @@ impl fmt::Display for Error {
                 Some(db) => {
                     write!(f, "{} ({})", Said(&db.message()), Said(&db.code().code()))
                 }
-                None => match std::error::Error::source(error) {
-                    Some(cause) => write!(f, "{}: {}", Said(error), Said(&cause)),
-                    None => Said(error).fmt(f),
-                },
+                None => Causes(error).fmt(f),
             },
             // A certificate has words of its own.
-            Self::Tls(error) => write!(f, "TLS failed: {}", Said(error)),
+            Self::Tls(error) => write!(f, "TLS failed: {}", Causes(error)),
             Self::NoTls => f.write_str(
                 "the server has no TLS; switch it on there, or give sslmode=prefer or disable",
             ),
@@ -155,15 +166,8 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Postgres(error) => Some(error),
-            Self::Tls(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+/// Its text carries its causes, and so it has no source.
+impl std::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {

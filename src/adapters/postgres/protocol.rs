@@ -171,6 +171,14 @@ impl Protocol for Postgres {
         error.consequence()
     }
 
+    fn speaks(&self) -> &'static str {
+        "PostgreSQL"
+    }
+
+    fn is_gibberish(&self, error: &Error) -> bool {
+        error.is_gibberish()
+    }
+
     fn is_permanent(&self, error: &Error) -> bool {
         error.is_permanent()
     }
