@@ -114,6 +114,10 @@ named! {
 
         /// A read or write failed with an error that none of the names above covers.
         IoError => "io_error",
+        /// The peer answered that the session is not what its client takes it for (a statement that
+        /// it does not know, say), or the client could not make sense of an answer. The event has the
+        /// peer's code.
+        ProtocolError => "protocol_error",
         /// A read, write, flush or shutdown passed its deadline.
         OpTimeout => "op_timeout",
         /// The peer was silent while an answer was owed, and found dead.
@@ -309,6 +313,18 @@ named! {
 }
 
 named! {
+    /// How a request to a peer ended, to stop what it does for a connection.
+    CancelOutcome {
+        /// The peer took it. Whether there was anything to stop it does not say.
+        Ok => "ok",
+        /// It was not taken in time, the wait for its turn included.
+        Timeout => "timeout",
+        /// The connection for it could not be made, or broke.
+        Failed => "failed",
+    }
+}
+
+named! {
     /// A check of the liveness ladder.
     Check {
         /// `recv(MSG_PEEK | MSG_DONTWAIT)`.
@@ -408,6 +424,9 @@ pub enum Event {
         age: Duration,
         /// Time it had been in use, where its end was also the end of a use.
         used: Option<Duration>,
+        /// The peer's own word for it, if it said one that led to this end: an SQLSTATE, say. At most
+        /// 40 characters, escaped.
+        code: Option<Arc<str>>,
     },
     /// The pool changed its mind about a peer. Every peer begins as [`PeerState::Healthy`].
     #[non_exhaustive]
@@ -440,6 +459,31 @@ pub enum Event {
         conn: Option<ConnId>,
         /// How long it was given.
         after: Duration,
+    },
+    /// A connection is not encrypted, although its protocol would have encrypted it: it was told to
+    /// prefer that, and not to demand it. Told in the handshake, before [`Event::Opened`].
+    #[non_exhaustive]
+    Unencrypted {
+        /// The connection.
+        conn: ConnId,
+        /// The address it goes to.
+        peer: PeerAddr,
+        /// The peer was asked, and does not offer it, or somebody in between says so. Else nobody told
+        /// the pool whom to trust.
+        was_asked: bool,
+    },
+    /// A peer was asked, over a connection that was made for it, to stop what it does for another one: the
+    /// caller of a request went away, or it took too long.
+    #[non_exhaustive]
+    CancelRequested {
+        /// The connection whose request is to end.
+        conn: ConnId,
+        /// The address both go to.
+        peer: PeerAddr,
+        /// How that ended.
+        outcome: CancelOutcome,
+        /// Time since it was wanted, the wait for its turn included.
+        took: Duration,
     },
     /// This system does not have a socket option that was asked for, or an option marked
     /// best-effort could not be set. Once per option.

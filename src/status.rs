@@ -7,7 +7,7 @@ use crate::net::PeerAddr;
 
 /// How full a pool is, at one moment.
 ///
-/// `idle + in_use + connecting + quarantined` never exceeds `max_size`.
+/// `idle + in_use + connecting + quarantined + ending` never exceeds `max_size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -25,6 +25,9 @@ pub struct Status {
     /// Connections whose peer is silent and being asked for a sign of life. They count as neither
     /// idle nor in use.
     pub quarantined: usize,
+    /// Connections that were closed in the middle of a request, while their peer is asked to stop working
+    /// on it. Until it has, their places are not free.
+    pub ending: usize,
     /// Callers waiting for a connection, be it returned or made.
     pub waiting: usize,
     /// Whether the pool is paused.
@@ -35,7 +38,8 @@ pub struct Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { max_size, idle, in_use, resetting, connecting, waiting, .. } = self;
+        let Self { max_size, idle, in_use, resetting, connecting, quarantined, .. } = self;
+        let Self { ending, waiting, paused, closed, .. } = self;
         let in_use = in_use.saturating_sub(*resetting);
         write!(
             f,
@@ -44,13 +48,16 @@ impl fmt::Display for Status {
         if *resetting > 0 {
             write!(f, ", {resetting} being reset")?;
         }
-        if self.quarantined > 0 {
-            write!(f, ", {} silent", self.quarantined)?;
+        if *quarantined > 0 {
+            write!(f, ", {quarantined} silent")?;
         }
-        if self.paused {
+        if *ending > 0 {
+            write!(f, ", {ending} ending")?;
+        }
+        if *paused {
             f.write_str(", paused")?;
         }
-        if self.closed { f.write_str(", closed") } else { Ok(()) }
+        if *closed { f.write_str(", closed") } else { Ok(()) }
     }
 }
 

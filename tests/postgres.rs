@@ -7,6 +7,8 @@ mod support;
 mod bounds;
 #[path = "postgres/cancel.rs"]
 mod cancel;
+#[path = "postgres/cancel_requests.rs"]
+mod cancel_requests;
 #[path = "postgres/faults.rs"]
 mod faults;
 #[path = "postgres/roles.rs"]
@@ -15,10 +17,17 @@ mod roles;
 mod session;
 #[path = "postgres/setup.rs"]
 mod setup;
+#[path = "postgres/statements.rs"]
+mod statements;
 #[path = "postgres/storm.rs"]
 mod storm;
 #[path = "postgres/throughput.rs"]
 mod throughput;
+#[cfg(feature = "tls")]
+#[path = "postgres/tls.rs"]
+mod tls;
+#[path = "postgres/token.rs"]
+mod token;
 
 use std::time::Duration;
 

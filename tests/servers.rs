@@ -13,7 +13,7 @@ use support::servers::dir::root;
 use support::servers::port::{ask, local};
 use support::servers::process::{Process, is_alive, processes, wait_for, works_in};
 use support::servers::programs::program;
-use support::servers::{Certs, Nginx, Postgres, Redis, are_here};
+use support::servers::{Certs, Haproxy, Nginx, PgBouncer, Postgres, Redis, are_here};
 
 /// A connection to a frozen server is accepted by the kernel, and nobody answers.
 fn nobody_answers(port: u16, question: &[u8]) -> bool {
@@ -187,6 +187,67 @@ fn a_standby_takes_over_from_a_postgres_that_refuses_to_write() {
     primary.psql("INSERT INTO a VALUES (3)");
 }
 
+#[test]
+fn a_pgbouncer_comes_back_after_any_end() {
+    if !are_here(&["postgres", "psql", "pgbouncer"]) {
+        return;
+    }
+    let server = Postgres::start();
+    let mut pgbouncer = PgBouncer::start(&server, &[("pool_mode", "transaction")]);
+    let ask_one = |pgbouncer: &PgBouncer| {
+        let output = Command::new(program("psql"))
+            .args([&pgbouncer.app_url(), "-XqAtc", "SELECT 1"])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(ask_one(&pgbouncer), "1\n");
+    assert!(pgbouncer.admin("SHOW POOLS").contains("app|app|0|0"));
+    pgbouncer.restart();
+    pgbouncer.kill_9();
+    assert!(is_refused(pgbouncer.port()) && !pgbouncer.is_alive());
+    pgbouncer.start_again();
+    pgbouncer.freeze();
+    let request = [0, 0, 0, 8, 4, 210, 22, 47];
+    assert!(nobody_answers(pgbouncer.port(), &request));
+    pgbouncer.thaw();
+    assert_eq!(ask(pgbouncer.port(), &request).unwrap(), b"N");
+    pgbouncer.admin("PAUSE");
+    pgbouncer.admin("RESUME");
+    pgbouncer.admin("RECONNECT");
+    assert_eq!(ask_one(&pgbouncer), "1\n");
+}
+
+#[test]
+fn a_haproxy_comes_back_after_any_end_and_switches() {
+    if !are_here(&["haproxy", "redis-server", "redis-cli"]) {
+        return;
+    }
+    let redis = [Redis::start(), Redis::start()];
+    redis[0].cli(&["SET", "who", "1"]);
+    redis[1].cli(&["SET", "who", "2"]);
+    let servers = redis.each_ref().map(|redis| format!("{} check inter 50ms", redis.addr()));
+    let mut haproxy = Haproxy::tcp(&servers, &["timeout client 1m"]);
+    let who = |haproxy: &Haproxy| ask(haproxy.port(), b"GET who\r\n").unwrap();
+    for number in [2, 1, 2] {
+        haproxy.switch_to(number);
+        assert_eq!(who(&haproxy), format!("$1\r\n{number}\r\n").as_bytes());
+    }
+    haproxy.restart();
+    haproxy.kill_9();
+    assert!(is_refused(haproxy.port()));
+    haproxy.start_again();
+    let [_, mut second] = redis;
+    second.kill_9();
+    haproxy.until_server_is(2, "DOWN");
+    second.start_again();
+    haproxy.until_server_is(2, "UP");
+    haproxy.freeze();
+    assert!(nobody_answers(haproxy.port(), b"PING\r\n"));
+    haproxy.thaw();
+    assert_eq!(ask(haproxy.port(), b"PING\r\n").unwrap(), b"+PONG\r\n");
+}
+
 /// The directory is gone, and so are these processes and all others that work in it.
 fn nothing_is_left(dir: &Path, ids: &[u32]) -> bool {
     let mut others = processes();
@@ -195,7 +256,7 @@ fn nothing_is_left(dir: &Path, ids: &[u32]) -> bool {
 
 #[test]
 fn servers_leave_nothing_when_dropped() {
-    if !are_here(&["postgres", "redis-server", "nginx"]) {
+    if !are_here(&["postgres", "redis-server", "nginx", "pgbouncer", "haproxy"]) {
         return;
     }
     let certs = Certs::new();
@@ -205,13 +266,21 @@ fn servers_leave_nothing_when_dropped() {
     for port in [redis.tls_port(), nginx.tls_port()] {
         TcpStream::connect(local(port)).unwrap();
     }
-    let ports = [postgres.port(), redis.port(), nginx.port()];
-    let left = [postgres.process(), redis.process(), nginx.process()]
-        .map(|process| (process.dir().to_owned(), process.family()));
+    let pgbouncer = PgBouncer::start(&postgres, &[]);
+    let haproxy = Haproxy::tcp(&[redis.addr()], &[]);
+    let ports = [postgres.port(), redis.port(), nginx.port(), pgbouncer.port(), haproxy.port()];
+    let all = [
+        postgres.process(),
+        redis.process(),
+        nginx.process(),
+        pgbouncer.process(),
+        haproxy.process(),
+    ];
+    let left = all.map(|process| (process.dir().to_owned(), process.family()));
     assert!(left[0].1.len() > 3, "a postmaster and its children");
     postgres.freeze();
     let panicked = std::thread::spawn(move || {
-        let _servers = (postgres, redis, nginx);
+        let _servers = (postgres, redis, nginx, pgbouncer, haproxy);
         std::panic::resume_unwind(Box::new("a test that fails"));
     });
     panicked.join().unwrap_err();

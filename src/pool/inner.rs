@@ -197,6 +197,7 @@ impl Inner {
             resetting: self.resets.count().min(busy - quarantined),
             connecting,
             quarantined,
+            ending: self.slots.ending(),
             waiting: self.line.waiting(),
             paused: self.common.is_paused(),
             closed: self.is_closed(),
@@ -204,11 +205,13 @@ impl Inner {
     }
 
     pub(super) fn refresh_gauges(&self) {
-        let Status { max_size, idle, in_use, connecting, quarantined, waiting, .. } = self.status();
+        let Status { max_size, idle, in_use, connecting, quarantined, ending, waiting, .. } =
+            self.status();
         self.emitter().telemetry().gauges(&Gauges {
             idle,
             in_use,
             quarantined,
+            ending,
             connecting,
             max: max_size,
             waiters: waiting,

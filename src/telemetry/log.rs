@@ -8,7 +8,8 @@ use std::fmt;
 use std::panic::Location;
 
 use crate::event::{
-    CheckVerdict, CheckoutOutcome, ConnId, DialOutcome, Event, Operation, PeerState,
+    CancelOutcome, CheckVerdict, CheckoutOutcome, CloseReason, ConnId, DialOutcome, Event,
+    Operation, PeerState,
 };
 use crate::foreign;
 use crate::text::Said;
@@ -79,11 +80,15 @@ pub(super) fn event(source: Source<'_>, event: &Event) {
                 entry!(info, source, %outcome, ?waited, "checkout failed");
             }
         },
-        Event::Closed { conn, peer, reason, age, .. } if reason.is_death() => {
-            entry!(info, source, conn_id = conn.get(), %peer, %reason, ?age, "connection died");
-        }
-        Event::Closed { conn, peer, reason, age, .. } => {
-            entry!(debug, source, conn_id = conn.get(), %peer, %reason, ?age, "connection closed");
+        Event::Closed { conn, peer, reason, age, code, .. } => {
+            let (conn_id, code) = (conn.get(), code.as_ref().map(tracing::field::display));
+            if reason.is_death() {
+                entry!(info, source, conn_id, %peer, %reason, code, ?age, "connection died");
+            } else if *reason == CloseReason::ProtocolError {
+                entry!(info, source, conn_id, %peer, %reason, code, ?age, "connection closed");
+            } else {
+                entry!(debug, source, conn_id, %peer, %reason, code, ?age, "connection closed");
+            }
         }
         Event::PeerChanged { peer, from, to } => match to {
             PeerState::Ejected => entry!(warn, source, %peer, %from, %to, "peer ejected"),
@@ -105,6 +110,22 @@ pub(super) fn event(source: Source<'_>, event: &Event) {
             let conn_id = conn.map(ConnId::get);
             entry!(info, source, conn_id, %operation, ?after, "timed out");
         }
+        Event::Unencrypted { conn, peer, was_asked } => {
+            let conn_id = conn.get();
+            if *was_asked {
+                entry!(debug, source, conn_id, %peer, "not encrypted: the peer does not offer it");
+            } else {
+                entry!(debug, source, conn_id, %peer, "not encrypted: the pool has no TLS");
+            }
+        }
+        Event::CancelRequested { conn, peer, outcome, took } => match outcome {
+            CancelOutcome::Ok => {
+                entry!(debug, source, conn_id = conn.get(), %peer, %outcome, ?took, "cancel requested");
+            }
+            CancelOutcome::Timeout | CancelOutcome::Failed => {
+                entry!(info, source, conn_id = conn.get(), %peer, %outcome, ?took, "cancel requested");
+            }
+        },
         Event::OptionUnavailable { option, error } => {
             entry!(warn, source, option, error = %error, "socket option is not available");
         }

@@ -43,6 +43,9 @@
 //! ([`Postgres::with_statement_cache`]).
 
 mod along;
+#[cfg(feature = "tls")]
+mod binding;
+mod bound;
 mod cancel;
 mod client;
 mod debt;
@@ -62,7 +65,9 @@ pub(crate) mod models;
 mod notify;
 mod opening;
 mod parameter;
+mod path;
 mod protocol;
+mod query;
 mod reset;
 mod role;
 mod scanner;
@@ -71,18 +76,22 @@ mod statements;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod unbound;
+mod url;
 
 /// The library underneath.
 pub use tokio_postgres;
 
+pub use cancel::CancelToken;
 pub use client::Client;
 pub use error::Error;
 pub use notify::Notifications;
 pub use protocol::Postgres;
+pub use query::ToStatement;
 pub use reset::RecyclingMethod;
 pub use role::Target;
 pub use setup::{SetupError, pool};
-pub use statements::StatementCache;
+pub use statements::{StatementCache, Statements};
 pub use transaction::{Transaction, TransactionBuilder};
 
 #[cfg(test)]

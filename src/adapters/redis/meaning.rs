@@ -5,6 +5,7 @@ use std::io;
 
 use ::redis::{ErrorKind, RedisError};
 
+use super::code::{TURNED, code};
 use super::secrecy;
 use super::settings::Role;
 use crate::protocol::Consequence;
@@ -17,19 +18,26 @@ pub(super) fn consequence(error: &RedisError, role: Role) -> Consequence {
         _ => {
             // One of many commands may be the one that tells.
             let errors = error.clone().into_server_errors();
-            let codes = errors.iter().flat_map(|errors| errors.iter());
-            let all = codes.map(|(_, error)| of_code(error.code().as_bytes(), role));
+            let errors = errors.iter().flat_map(|errors| errors.iter());
+            let all = errors.map(|(_, error)| {
+                let text = format!("{} {}", error.code(), error.details().unwrap_or_default());
+                of_code(code(text.as_bytes()), role)
+            });
             all.fold(Consequence::Keep, stronger)
         }
     }
 }
 
-/// The first word of an error says what kind it is.
+/// What follows from an error of this [`code`].
+///
+/// That the server is short of memory, disk, replicas or time (`OOM`, `MISCONF`, `NOREPLICAS`,
+/// `BUSY`), or that its cluster is (`CLUSTERDOWN`), concerns some commands: another connection would
+/// lead to the same server, and the one there is may still read.
 pub(super) fn of_code(code: &[u8], role: Role) -> Consequence {
     match code {
         // Who asked for a replica is told nothing new by one.
-        b"READONLY" | b"MASTERDOWN" if role == Role::Replica => Consequence::Evict,
-        b"READONLY" | b"MASTERDOWN" => Consequence::Invalidate,
+        b"READONLY" | b"MASTERDOWN" | TURNED if role == Role::Replica => Consequence::Evict,
+        b"READONLY" | b"MASTERDOWN" | TURNED => Consequence::Invalidate,
         b"LOADING" | b"NOAUTH" => Consequence::Evict,
         _ => Consequence::Keep,
     }
@@ -64,8 +72,8 @@ fn io_error(error: &RedisError) -> Option<&io::Error> {
 mod tests {
     use super::*;
 
-    fn server(code: &str) -> RedisError {
-        let text = format!("-{code} why\r\n");
+    fn server(said: &str) -> RedisError {
+        let text = format!("-{said}\r\n");
         match ::redis::parse_redis_value(text.as_bytes()).unwrap() {
             ::redis::Value::ServerError(error) => error.into(),
             other => panic!("{other:?}"),
@@ -73,20 +81,27 @@ mod tests {
     }
 
     #[test]
-    fn the_first_word_of_an_error_says_what_follows() {
-        for (code, follows) in [
-            ("ERR", Consequence::Keep),
-            ("WRONGTYPE", Consequence::Keep),
-            ("NOSCRIPT", Consequence::Keep),
-            ("EXECABORT", Consequence::Keep),
-            ("LOADING", Consequence::Evict),
-            ("NOAUTH", Consequence::Evict),
-            ("READONLY", Consequence::Invalidate),
-            ("MASTERDOWN", Consequence::Invalidate),
+    fn what_follows_is_said_by_the_code() {
+        use Consequence::{Evict, Invalidate, Keep};
+        for (said, follows) in [
+            ("ERR why", Keep),
+            ("NOSCRIPT why", Keep),
+            ("MISCONF why", Keep),
+            ("CLUSTERDOWN Hash slot not served", Keep),
+            ("UNBLOCKED client unblocked via CLIENT UNBLOCK", Keep),
+            ("EXECABORT Transaction discarded because of previous errors.", Keep),
+            ("LOADING why", Evict),
+            ("NOAUTH", Evict),
+            ("READONLY You can't write against a read only replica.", Invalidate),
+            ("MASTERDOWN why", Invalidate),
+            ("UNBLOCKED force unblock from blocking operation, instance state changed", Invalidate),
+            ("EXECABORT Transaction discarded because of: READONLY You can't", Invalidate),
+            ("EXECABORT Transaction discarded because of: LOADING Redis is", Evict),
+            ("ERR unknown command `READONLY`, with args beginning with: ", Keep),
         ] {
-            assert_eq!(consequence(&server(code), Role::Any), follows, "{code}");
+            assert_eq!(consequence(&server(said), Role::Any), follows, "{said}");
         }
-        assert_eq!(consequence(&server("READONLY"), Role::Replica), Consequence::Evict);
+        assert_eq!(consequence(&server("READONLY why"), Role::Replica), Evict);
     }
 
     #[test]

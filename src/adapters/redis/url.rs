@@ -100,7 +100,16 @@ mod tests {
     #[cfg(not(feature = "tls"))]
     #[test]
     fn without_tls_its_url_says_which_feature_is_missing() {
-        assert!(refusal("rediss://h").contains("enable the feature \"tls\""));
+        let addr = ::redis::ConnectionAddr::TcpTls {
+            host: "h".to_owned(),
+            port: 6379,
+            insecure: false,
+            tls_params: None,
+        };
+        let info = "redis://h".into_connection_info().unwrap().set_addr(addr);
+        for refusal in [refusal("rediss://h"), Redis::from_info(info).unwrap_err().to_string()] {
+            assert!(refusal.contains("enable the feature \"tls\""), "{refusal}");
+        }
     }
 
     #[cfg(feature = "tls")]

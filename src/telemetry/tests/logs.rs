@@ -43,6 +43,13 @@ fn a_line_carries_the_fields_of_its_event() {
         pool_logs(&closed(CloseReason::Reset)),
         r#"INFO livepool: connection died pool="orders" conn_id=7 peer=127.0.0.1:5432 reason=reset age=1s"#
     );
+    let mut event = closed(CloseReason::ProtocolError);
+    let Event::Closed { code, .. } = &mut event else { unreachable!() };
+    *code = Some("26000".into());
+    assert_eq!(
+        pool_logs(&event),
+        r#"INFO livepool: connection closed pool="orders" conn_id=7 peer=127.0.0.1:5432 reason=protocol_error code=26000 age=1s"#
+    );
     assert_eq!(
         pool_logs(&timed_out(Operation::Checkout)),
         r#"DEBUG livepool: timed out pool="orders" conn_id=7 operation=checkout after=1s"#
@@ -50,6 +57,14 @@ fn a_line_carries_the_fields_of_its_event() {
     assert_eq!(
         pool_logs(&dial_failed(DialOutcome::Refused)),
         r#"WARN livepool: dial failed pool="orders" outcome=refused took=1s error=refused by 127.0.0.1:5432"#
+    );
+    assert_eq!(
+        pool_logs(&unencrypted(true)),
+        r#"DEBUG livepool: not encrypted: the peer does not offer it pool="orders" conn_id=7 peer=127.0.0.1:5432"#
+    );
+    assert_eq!(
+        pool_logs(&cancel_requested(CancelOutcome::Failed)),
+        r#"INFO livepool: cancel requested pool="orders" conn_id=7 peer=127.0.0.1:5432 outcome=failed took=1s"#
     );
     assert_eq!(
         logged(|| Telemetry::listener("front").record(&accepted())),
@@ -74,7 +89,10 @@ fn the_level_says_who_should_care() {
             Event::Checked { verdict: CheckVerdict::Alive, .. } => "TRACE",
             Event::Checked { .. } | Event::Opened { .. } | Event::Accepted { .. } => "DEBUG",
             Event::Closed { reason, .. } if reason.is_death() => "INFO",
-            Event::Closed { .. } => "DEBUG",
+            Event::Closed { reason: CloseReason::ProtocolError, .. } => "INFO",
+            Event::Closed { .. } | Event::Unencrypted { .. } => "DEBUG",
+            Event::CancelRequested { outcome: CancelOutcome::Ok, .. } => "DEBUG",
+            Event::CancelRequested { .. } => "INFO",
             Event::TimedOut { operation: Operation::Checkout | Operation::Accept, .. } => "DEBUG",
             Event::TimedOut { .. } => "INFO",
             Event::PeerChanged { to: PeerState::Ejected, .. } => "WARN",

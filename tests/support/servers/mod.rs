@@ -4,7 +4,9 @@
 
 pub mod certs;
 pub mod dir;
+pub mod haproxy;
 pub mod nginx;
+pub mod pgbouncer;
 pub mod port;
 pub mod postgres;
 mod postgres_files;
@@ -13,7 +15,9 @@ pub mod programs;
 pub mod redis;
 
 pub use certs::Certs;
+pub use haproxy::Haproxy;
 pub use nginx::Nginx;
+pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;
 pub use programs::are_here;
 pub use redis::Redis;

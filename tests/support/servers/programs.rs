@@ -8,8 +8,8 @@ use crate::support::not_run::not_run;
 /// no test may be left out.
 pub fn are_here(programs: &[&str]) -> bool {
     let absent = |name: &&&str| {
-        let no_user = **name == "postgres" && is_root() && postgres_user().is_none();
-        find(name).is_none() || no_user
+        let drops_root = ["postgres", "pgbouncer"].contains(*name);
+        find(name).is_none() || (drops_root && is_root() && postgres_user().is_none())
     };
     let Some(name) = programs.iter().find(absent) else { return true };
     let thread = std::thread::current();
@@ -24,13 +24,15 @@ pub fn program(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is missing; ./scripts/test installs it or says how to"))
 }
 
-/// PostgreSQL's own directory comes first: Debian's `psql` in PATH is a slow wrapper. The others are
-/// in the PATH of root only.
+/// The directories in `LIVEPOOL_BIN` come first, then PostgreSQL's own: Debian's `psql` in PATH is a
+/// slow wrapper. The others are in the PATH of root only.
 fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var("PATH").unwrap_or_default();
+    let list = |name| std::env::var(name).unwrap_or_default();
+    let (first, path) = (list("LIVEPOOL_BIN"), list("PATH"));
+    let first = std::env::split_paths(&first).chain(postgres_bin());
     let system = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
-    let all = postgres_bin().into_iter().chain(std::env::split_paths(&path)).chain(system);
-    all.map(|directory| directory.join(name)).find(|path| path.is_file())
+    let mut all = first.chain(std::env::split_paths(&path)).chain(system);
+    all.find_map(|directory| Some(directory.join(name)).filter(|path| path.is_file()))
 }
 
 /// The newest version that has a server, not only clients.
