@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use livepool::config::{
-    Config, Keepalive, Limits, ListenerConfig, Order, ReadTimeout, SocketConfig, SocketOption,
-    Timeouts, UserTimeout,
+    Config, FirstConnect, Keepalive, Limits, ListenerConfig, Order, ReadTimeout, SocketConfig,
+    SocketOption, Timeouts, UserTimeout,
 };
 
 fn secs(secs: u64) -> Option<Duration> {
@@ -40,6 +40,7 @@ fn everything() -> Config {
         .with_max_size(20)
         .with_max_waiting(None)
         .with_order(Order::Fifo)
+        .with_first_connect(FirstConnect::Wait)
         .with_idle_timeout(None)
         .with_max_lifetime(Duration::from_secs(90))
         .with_limits(
@@ -135,12 +136,13 @@ fn keepalive_is_a_word_or_a_table_whose_missing_fields_are_the_defaults() {
 #[test]
 fn words_and_lists_are_read_as_documented() {
     let config = toml(
-        "upstream = 'db:1'\nmax_waiting = 'unlimited'\norder = 'fifo'\nvalidation = 'peek'\n\
+        "upstream = 'db:1'\nmax_waiting = 'unlimited'\norder = 'fifo'\nfirst_connect = 'wait'\nvalidation = 'peek'\n\
          [socket]\nuser_timeout = 'off'\nbest_effort = ['mark', 'user_timeout']",
     );
     assert_eq!(config.upstream, ["db:1"]);
     assert_eq!(config.max_waiting, None);
     assert_eq!(config.order, Order::Fifo);
+    assert_eq!(config.first_connect, FirstConnect::Wait);
     assert_eq!(config.socket.user_timeout, UserTimeout::Off);
     assert_eq!(config.socket.best_effort, [SocketOption::Mark, SocketOption::UserTimeout]);
     assert_eq!(toml("upstream = ['a:1', 'b:2']").upstream, ["a:1", "b:2"]);

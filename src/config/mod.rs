@@ -57,6 +57,7 @@ macro_rules! setters {
 
 mod backoff;
 mod error;
+mod first;
 #[cfg(all(feature = "serde", any(test, fuzzing)))]
 pub(crate) mod fuzzed;
 #[cfg(feature = "serde")]
@@ -75,6 +76,7 @@ mod timeouts;
 
 pub use backoff::Backoff;
 pub use error::{ConfigError, Problem};
+pub use first::FirstConnect;
 pub use keepalive::{Keepalive, UserTimeout};
 pub use limits::Limits;
 pub use listener::ListenerConfig;

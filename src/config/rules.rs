@@ -138,6 +138,7 @@ pub(super) fn for_deadpool(config: &Config) -> Result<(), ConfigError> {
         min_idle: "needs livepool::Pool: a plain deadpool makes no connection ahead of a caller";
         max_connecting: "needs livepool::Pool: in a plain deadpool every caller dials for itself";
         backoff: "needs livepool::Pool: in a plain deadpool every caller dials for itself";
+        first_connect: "needs livepool::Pool: a plain deadpool tells every caller what became of its dial";
         dns_refresh: "needs livepool::Pool: a plain deadpool looks names up for dials only";
         max_waiting: "needs livepool::Pool: a plain deadpool bounds no queue";
         order: "is deadpool's: give it to Pool::builder(manager).queue_mode(..), and leave it out here";

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::error::Problems;
 use super::{
-    Backoff, Config, ConfigError, Keepalive, Limits, ListenerConfig, Order, ReadTimeout,
-    SocketConfig, SocketOption, Timeouts, UserTimeout, Validation, rules,
+    Backoff, Config, ConfigError, FirstConnect, Keepalive, Limits, ListenerConfig, Order,
+    ReadTimeout, SocketConfig, SocketOption, Timeouts, UserTimeout, Validation, rules,
 };
 use crate::net::Endpoint;
 
@@ -23,6 +23,7 @@ pub(crate) struct Settings {
     pub(crate) min_idle: usize,
     pub(crate) max_connecting: usize,
     pub(crate) backoff: Backoff,
+    pub(crate) first_connect: FirstConnect,
     pub(crate) dns_refresh: Option<Duration>,
     pub(crate) max_waiting: Option<usize>,
     pub(crate) order: Order,
@@ -106,6 +107,7 @@ impl Settings {
             min_idle: config.min_idle,
             max_connecting: config.max_connecting,
             backoff: config.backoff,
+            first_connect: config.first_connect,
             dns_refresh: config.dns_refresh.filter(|_| names),
             max_waiting: config.max_waiting,
             order: config.order,

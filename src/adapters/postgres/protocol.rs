@@ -221,6 +221,14 @@ impl Protocol for Postgres {
         error.consequence()
     }
 
+    fn speaks(&self) -> &'static str {
+        "PostgreSQL"
+    }
+
+    fn is_gibberish(&self, error: &Error) -> bool {
+        error.is_gibberish()
+    }
+
     fn code(&self, error: &Error) -> Option<String> {
         error.code().map(|code| code.code().to_owned())
     }

@@ -144,19 +144,13 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Uri(why) => write!(f, "the URI leads nowhere: {why}"),
-            Self::Connect(_) => f.write_str("no connection could be made"),
+            Self::Connect(error) => error.fmt(f),
         }
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Uri(_) => None,
-            Self::Connect(error) => Some(error),
-        }
-    }
-}
+/// Its text carries its cause, and so it has no source.
+impl std::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {
