@@ -33,7 +33,7 @@
 //! dropped. Until then the connection is in use, and it is used again afterwards. This is bounded by the
 //! deadline of the request, by `timeouts.write` where the server takes no bytes, and by
 //! [`Http1::with_longest_pause`] where the source gives none. What could not be sent is told in the log
-//! at debug, and the connection closes as `unfinished`, or as `op_timeout`. Closing the pool, or
+//! at debug, and the connection closes as `unfinished`, `cancelled` or `op_timeout`. Closing the pool, or
 //! dropping the last of its handles, cuts what is still being sent.
 //!
 //! A request is cut, and its connection closed, if the response has a status of 400 or more or says

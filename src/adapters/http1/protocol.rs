@@ -25,7 +25,7 @@ use crate::sync::Arc;
 /// use livepool::http1::Http1;
 /// use livepool::{Config, Pool};
 ///
-/// let http1 = Http1::new().with_ping("/health")?.with_max_headers(500);
+/// let http1 = Http1::new().with_ping("/health")?.with_max_headers(500)?;
 /// let pool = Pool::builder(Config::new("127.0.0.1:8080")).protocol(http1).build()?;
 /// # Ok(()) }
 /// # f().unwrap();
