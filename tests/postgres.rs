@@ -3,12 +3,18 @@
 
 mod support;
 
+#[path = "postgres/bouncer.rs"]
+mod bouncer;
 #[path = "postgres/bounds.rs"]
 mod bounds;
 #[path = "postgres/cancel.rs"]
 mod cancel;
+#[path = "postgres/cancel_requests.rs"]
+mod cancel_requests;
 #[path = "postgres/faults.rs"]
 mod faults;
+#[path = "postgres/left.rs"]
+mod left;
 #[path = "postgres/roles.rs"]
 mod roles;
 #[path = "postgres/session.rs"]
@@ -21,6 +27,11 @@ mod statements;
 mod storm;
 #[path = "postgres/throughput.rs"]
 mod throughput;
+#[cfg(feature = "tls")]
+#[path = "postgres/tls.rs"]
+mod tls;
+#[path = "postgres/token.rs"]
+mod token;
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use super::bell::Keeper;
 use super::shared::{Judge, Shared};
-use super::{Stream, TooLarge, Wire, WireStream};
+use super::{Lingering, Stream, TooLarge, Wire, WireStream};
 use crate::config::Limits;
 use crate::event::CloseReason;
 use crate::foreign;
@@ -200,13 +200,18 @@ impl Conn {
         }
     }
 
-    /// Closes the socket, then the client.
-    pub(crate) fn close(self, reason: CloseReason) {
+    /// Closes the socket, then the client. Returns who keeps what is left of it, if its peer still works
+    /// for it.
+    pub(crate) fn close(self, reason: CloseReason) -> Option<Arc<Lingering>> {
         match self {
-            Self::Raw(stream) => drop(stream),
+            Self::Raw(stream) => {
+                drop(stream);
+                None
+            }
             Self::Client(client) => {
-                client.shared.close(reason);
+                let kept = client.shared.close_and_leave(reason).cloned();
                 drop(client);
+                kept
             }
         }
     }

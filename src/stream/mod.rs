@@ -5,6 +5,8 @@
 //! shutdown, and each one starts with the full time. A total for a whole exchange can be laid on
 //! top with [`Stream::set_deadline`].
 
+#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "only one protocol needs it"))]
+mod aside;
 mod bell;
 mod bounds;
 mod clock;
@@ -16,6 +18,8 @@ mod fault;
 mod handshake;
 mod io;
 mod limits;
+#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "only one protocol needs it"))]
+mod linger;
 mod link;
 #[cfg(shuttle)]
 pub(crate) mod models;
@@ -39,11 +43,14 @@ use crate::net::{Dialed, Io, PeerAddr, SocketReport};
 use crate::sync::Arc;
 use crate::telemetry::Emitter;
 
+use aside::Asides;
 use clock::Clock;
 use exchange::{Debt, Exchange};
 use limits::Limits;
 use watch::Watch;
 
+#[cfg(feature = "postgres")]
+pub(crate) use aside::{Aside, Turn};
 pub(crate) use bell::Keeper;
 pub(crate) use conn::{Access, AccessMut, Bare, Conn};
 pub use connector::Connector;
@@ -53,6 +60,9 @@ pub(crate) use exchange::Ending;
 pub use fault::{Interrupted, OpTimeout, PeerSilent, TooLarge};
 pub(crate) use handshake::{Handshake, Refused};
 pub(crate) use io::delegate_io;
+#[cfg(feature = "postgres")]
+pub(crate) use linger::Linger;
+pub(crate) use linger::{Lingering, Place};
 pub(crate) use link::Link;
 pub use link::{Ledger, Owed};
 pub(crate) use reported::Reported;
@@ -90,6 +100,8 @@ pub struct Stream {
     /// The name its address was found under.
     host: Option<Arc<str>>,
     emitter: Arc<Emitter>,
+    /// How connections beside it are made, if it was dialed.
+    asides: Option<Arc<Asides>>,
     /// As configured.
     defaults: Arc<Timeouts>,
     /// What its user has set since it was last at rest, if `is_limited`. Boxed, and kept for the next
@@ -126,10 +138,16 @@ pub struct Stream {
 
 impl Stream {
     /// A stream that was just dialed, and that nobody was told of yet.
-    pub(crate) fn dialed(dialed: Dialed, timeouts: Arc<Timeouts>, emitter: Arc<Emitter>) -> Self {
+    pub(crate) fn dialed(
+        dialed: Dialed,
+        timeouts: Arc<Timeouts>,
+        emitter: Arc<Emitter>,
+        asides: Arc<Asides>,
+    ) -> Self {
         let Dialed { io, peer, local, host, .. } = dialed;
         let mut stream = Self::new(io, ConnId::next(), peer, local, timeouts, emitter);
         stream.host = host;
+        stream.asides = Some(asides);
         stream.opened = None;
         stream
     }
@@ -151,6 +169,7 @@ impl Stream {
             local,
             host: None,
             emitter,
+            asides: None,
             defaults: timeouts,
             own: None,
             is_limited: false,

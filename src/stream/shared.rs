@@ -16,9 +16,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+#[cfg(feature = "postgres")]
+use super::aside::Aside;
+use super::aside::Asides;
 use super::bell::{Bell, Keeper};
 use super::bounds::Bounds;
 use super::driver::Rest;
+#[cfg(feature = "postgres")]
+use super::linger::Linger;
+use super::linger::{self, Lingering};
 use super::link::{Ledger, Link};
 use super::scan::{Consequence, Scanner, Unread};
 use super::{Interrupted, Stream};
@@ -27,7 +33,7 @@ use crate::event::{CloseReason, ConnId, Event};
 use crate::foreign;
 use crate::net::PeerAddr;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use crate::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use crate::telemetry::{self, Emitter};
 
 /// What a protocol says to bytes that came while nobody used the connection.
@@ -81,6 +87,10 @@ pub(crate) struct Shared {
     judge: Judge,
     bounds: Bounds,
     emitter: Arc<Emitter>,
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "its protocols need none"))]
+    asides: Option<Arc<Asides>>,
+    /// Of a protocol that keeps what is left of a connection until its peer has stopped.
+    linger: OnceLock<Arc<Lingering>>,
     id: ConnId,
     peer: PeerAddr,
     host: Option<Arc<str>>,
@@ -126,6 +136,8 @@ impl Shared {
         stream.ring(Some(waker.clone()));
         Arc::new(Self {
             emitter: Arc::clone(&stream.emitter),
+            asides: stream.asides.take(),
+            linger: OnceLock::new(),
             id: stream.id(),
             peer: stream.peer_addr().clone(),
             host: stream.host().cloned(),
@@ -228,6 +240,32 @@ impl Shared {
         is_settled
     }
 
+    /// The way to its peer beside it.
+    #[cfg(feature = "postgres")]
+    pub(super) fn aside(&self) -> Option<Aside> {
+        let asides = Arc::clone(self.asides.as_ref()?);
+        Some(Aside { asides, conn: self.id, peer: self.peer.clone() })
+    }
+
+    /// For its protocol, once: what it leaves behind is kept.
+    #[cfg(feature = "postgres")]
+    pub(super) fn linger(&self) -> Linger {
+        Linger(Arc::clone(self.linger.get_or_init(Arc::default)))
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(super) fn is_unencrypted(&self, was_asked: bool) {
+        self.tell(Event::Unencrypted { conn: self.id, peer: self.peer.clone(), was_asked });
+    }
+
+    /// As [`close`](Self::close). Returns who keeps what is left of it, if its peer still works for it.
+    pub(super) fn close_and_leave(&self, reason: CloseReason) -> Option<&Arc<Lingering>> {
+        let keeps = linger::keeps_its_place(reason) && self.link.debt() > 0;
+        let kept = self.linger.get().filter(|lingering| keeps && lingering.begin());
+        self.close(reason);
+        kept
+    }
+
     /// Closes the socket, whoever has a wire to it.
     pub(super) fn close(&self, reason: CloseReason) {
         // Whoever finds no stream from here on is told why.
@@ -236,6 +274,9 @@ impl Shared {
         self.close_stream();
         self.link.interrupt(reason);
         self.end_layer();
+        if let Some(lingering) = self.linger.get() {
+            lingering.pass_if_open();
+        }
         self.tell_all();
     }
 
@@ -247,7 +288,10 @@ impl Shared {
             Err(TryLockError::Poisoned(stream)) => stream.into_inner().take(),
             Err(TryLockError::WouldBlock) => None,
         };
-        drop(stream);
+        match (stream, self.linger.get()) {
+            (Some(stream), Some(lingering)) => lingering.take_stream(stream),
+            (stream, _) => drop(stream),
+        }
     }
 
     /// The client is gone: nobody reads or writes here again.
@@ -640,6 +684,9 @@ impl Drop for Shared {
         let scanner = lock(&self.scanner).take();
         foreign::dispose(scanner);
         self.drop_layer();
+        if let Some(lingering) = self.linger.get() {
+            lingering.pass_if_open();
+        }
     }
 }
 

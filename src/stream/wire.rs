@@ -13,6 +13,8 @@ use super::driver::Driver;
 use super::link::{Ledger, Link};
 use super::scan::Scanner;
 use super::shared::{Duplex, Shared};
+#[cfg(feature = "postgres")]
+use super::{Aside, Linger};
 use crate::event::{CloseReason, ConnId};
 use crate::net::PeerAddr;
 use crate::sync::Arc;
@@ -120,6 +122,25 @@ impl Wire {
         let layer = wrap(below).await?;
         self.shared.set_layer(Box::new(layer));
         Ok(self)
+    }
+
+    /// The way to its peer beside it, if it was dialed.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn aside(&self) -> Option<Aside> {
+        self.shared.aside()
+    }
+
+    /// For a protocol that can ask its peer to stop: what a connection leaves behind that is closed in the
+    /// middle of a request is kept. For as long as this is held.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn linger(&self) -> Linger {
+        self.shared.linger()
+    }
+
+    /// Its protocol would have encrypted it, and could not: the peer would not, or was not even asked.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn is_unencrypted(&self, was_asked: bool) {
+        self.shared.is_unencrypted(was_asked);
     }
 
     /// For whoever polls it with a lock held.

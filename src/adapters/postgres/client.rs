@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Statement};
 
-use super::cancel::Canceller;
+use super::cancel::{CancelToken, Canceller};
 use super::line::Line;
 use super::notify::{Board, Notifications};
 use super::statements::StatementCache;
@@ -83,12 +83,34 @@ impl Client {
     ///
     /// Dropped in the middle, it is rolled back.
     pub async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
-        Ok(Transaction::new(self.client.transaction().await?, &self.statements))
+        let transaction = self.client.transaction().await?;
+        Ok(Transaction::new(transaction, &self.statements, &self.canceller))
     }
 
     /// As [`transaction`](Self::transaction), with an isolation level and access mode.
     pub fn build_transaction(&mut self) -> TransactionBuilder<'_> {
-        TransactionBuilder::new(self.client.build_transaction(), &self.statements)
+        let builder = self.client.build_transaction();
+        TransactionBuilder::new(builder, &self.statements, &self.canceller)
+    }
+
+    /// The right to cancel what this connection does for its present user, to be used while it does. It
+    /// stands before that of [`tokio_postgres::Client`], which knows no server here and whose
+    /// `cancel_query` fails.
+    pub fn cancel_token(&self) -> CancelToken {
+        self.canceller.token()
+    }
+
+    /// Cancels what this connection does now: see [`CancelToken::cancel`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CancelToken::cancel`].
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`CancelToken::cancel`].
+    pub async fn cancel(&self) -> Result<(), Error> {
+        self.cancel_token().cancel().await
     }
 
     /// The notifications that arrive from now on, until the connection is given back. Call it

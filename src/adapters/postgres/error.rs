@@ -22,7 +22,7 @@ pub enum Error {
     Postgres(tokio_postgres::Error),
     /// The connection could not be encrypted.
     Tls(io::Error),
-    /// `sslmode=require`, and the server has no TLS.
+    /// `sslmode=require`, or a stronger one, and the server has no TLS.
     NoTls,
     /// Its URL demands what the pool was not given: whom to trust, for `sslmode=require`.
     Setup(SetupError),
@@ -149,7 +149,8 @@ impl fmt::Display for Error {
             // A certificate has words of its own.
             Self::Tls(error) => write!(f, "TLS failed: {}", Said(error)),
             Self::NoTls => f.write_str(
-                "the server has no TLS; switch it on there, or give sslmode=prefer or disable",
+                "the server has no TLS, as none has over a Unix socket; switch it on there, or give \
+                 sslmode=prefer or disable",
             ),
             Self::Setup(error) => write!(f, "nothing was said to the server: {error}"),
             Self::NotWanted { target, found } => write!(f, "it is {found}, and not {target}"),
