@@ -93,11 +93,12 @@ impl Http1 {
         Ok(self)
     }
 
-    /// The same over TLS: `https`.
+    /// The same over TLS: `https`. Of the protocols that `tls` offers (ALPN) those of HTTP/1 are: a
+    /// server that is offered another one speaks it.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn with_tls(mut self, tls: crate::tls::Tls) -> Self {
-        self.tls = Some(tls);
+        self.tls = Some(tls.offering(|protocol| protocol.starts_with(b"http/1.")));
         self
     }
 
