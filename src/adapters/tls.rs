@@ -131,6 +131,14 @@ impl Tls {
         Self { connector: TlsConnector::from(Arc::new(config)), name: self.name.clone() }
     }
 
+    /// The same without what is offered (ALPN) and not spoken.
+    #[cfg(feature = "http1")]
+    pub(crate) fn offering(&self, is_spoken: impl Fn(&[u8]) -> bool) -> Self {
+        let mut config = ClientConfig::clone(self.connector.config());
+        config.alpn_protocols.retain(|protocol| is_spoken(protocol));
+        Self { connector: TlsConnector::from(Arc::new(config)), name: self.name.clone() }
+    }
+
     /// As [`connect`](Self::connect), over a stream that is no pool's.
     #[cfg(feature = "postgres")]
     pub(crate) async fn encrypt<S: AsyncRead + AsyncWrite + Unpin>(

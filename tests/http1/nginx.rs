@@ -305,6 +305,20 @@ mod tls {
     }
 
     #[tokio::test]
+    async fn a_server_that_would_rather_speak_http2_is_not_asked_for_it() {
+        let certs = Certs::new();
+        let port = crate::support::servers::port::free_port();
+        let http2 = format!("listen 127.0.0.1:{port} ssl http2;");
+        let _nginx = Nginx::start_with(&http2, Some(&certs));
+        for offered in [vec!["h2", "http/1.1"], vec!["h2"], vec!["http/1.1"], vec![]] {
+            let tls = Tls::builder().with_root_pem(certs.ca_pem()).with_alpn(offered.clone());
+            let config = Config::new(format!("localhost:{port}"));
+            let (pool, _) = pool_with(config, Http1::new().with_tls(tls.build().unwrap()));
+            assert_eq!(get_text(&pool, "/tag/a").await.unwrap(), "a", "{offered:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_certificate_for_somebody_else_is_one_clear_error_at_once() {
         let certs = Certs::of_somebody_else();
         let nginx = Nginx::start_with("", Some(&certs));

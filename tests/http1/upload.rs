@@ -110,6 +110,47 @@ async fn nginx_answers_an_upload_early_and_gets_all_of_it() {
 }
 
 #[tokio::test]
+async fn an_answer_without_a_body_does_not_stop_an_upload_whatever_becomes_of_it() {
+    for answer in [
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 202 Accepted\r\ncontent-length: 8\r\n\r\naccepted",
+    ] {
+        let (server, taken) = hasty(answer).await;
+        let (pool, events) = pool_of(server.config());
+        let mut response = pool.send(post(vec![b'u'; UPLOAD])).await.unwrap();
+        if response.status() == 202 {
+            // As who knows that there is no more.
+            response.body_mut().frame().await.unwrap().unwrap();
+        }
+        // Kept, and not polled.
+        until_seen(|| taken.lock().unwrap().clone(), |taken| taken.len() == 1).await;
+        assert_eq!(*taken.lock().unwrap(), [UPLOAD]);
+        until_seen(|| pool.status(), |now| now.idle == 1).await;
+        assert_eq!(events.closed(), []);
+        drop(response);
+    }
+}
+
+#[tokio::test]
+async fn nginx_waits_for_an_upload_that_pauses() {
+    let nginx = Nginx::start();
+    let timeouts = Timeouts::default().with_read(SECOND);
+    let config = Config::new(format!("127.0.0.1:{}", nginx.port())).with_timeouts(timeouts);
+    let (pool, events) = pool_of(config);
+    let (pieces, streamed) = piecewise();
+    tokio::spawn(async move {
+        for _ in 0..2 {
+            tokio::time::sleep(SECOND * 2).await;
+            let _ = pieces.send("piece".into());
+        }
+    });
+    // It takes all of it in before it passes it on.
+    let request = Request::post("/upload").body(streamed).unwrap();
+    assert_eq!(text(pool.send(request).await.unwrap()).await.unwrap(), "took it");
+    assert_eq!((events.opened(), events.timed_out()), (1, vec![]));
+}
+
+#[tokio::test]
 async fn an_answer_that_does_not_want_the_upload_cuts_it() {
     for answer in [
         "HTTP/1.1 413 Content Too Large\r\ncontent-length: 8\r\n\r\naccepted",

@@ -174,7 +174,7 @@ async fn switching() -> Scripted {
 async fn an_upgraded_connection_owes_nobody_an_answer() {
     // A frame as those of a WebSocket, a line of text, and one that looks like a request.
     let messages: [&[u8]; 4] = [b"\x81\x05hello", b"HELO there\r\n", b"\x16\x03\x01", b"GET"];
-    for message in messages {
+    let asked = messages.map(|message| async move {
         let server = switching().await;
         let (client, events) = client::<Empty<Bytes>>();
         let request = Request::get(format!("http://{}/chat", server.addr()))
@@ -194,7 +194,8 @@ async fn an_upgraded_connection_owes_nobody_an_answer() {
         let mut answer = [0; 6];
         io.read_exact(&mut answer).await.unwrap();
         assert_eq!((&answer, events.timed_out()), (b"spoken", vec![]));
-    }
+    });
+    futures_util::future::join_all(asked).await;
 }
 
 #[tokio::test]

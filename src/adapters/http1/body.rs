@@ -101,12 +101,25 @@ impl Body {
         let Some(guard) = &mut self.guard else { return };
         let progress = guard.progress();
         if progress == Progress::UnderWay {
+            if self.incoming.as_ref().is_some_and(http_body::Body::is_end_stream) {
+                self.go_on();
+            }
             return;
         }
         self.ended = rest::end(guard);
         // hyper gave up, and the body is going to say why.
         if progress == Progress::Done || self.ended.is_some() {
             self.guard = None;
+        }
+    }
+
+    /// This was read to its end, and of the request something is left.
+    fn go_on(&mut self) {
+        if let Some(mut guard) = self.guard.take()
+            && guard.progress() == Progress::UnderWay
+            && !guard.is_cut()
+        {
+            send_on(guard);
         }
     }
 
@@ -142,10 +155,7 @@ impl http_body::Body for Body {
             Some(Err(error)) => Poll::Ready(Some(Err(this.failed(error)))),
             None => {
                 this.let_go_if_done();
-                // If it is still there, the request was not sent completely.
-                if let Some(guard) = this.guard.take().filter(|guard| guard.has_upload()) {
-                    send_on(guard);
-                }
+                this.go_on();
                 Poll::Ready(None)
             }
         }
@@ -166,7 +176,7 @@ impl Drop for Body {
         let (Some(mut guard), Some(incoming)) = (self.guard.take(), self.incoming.take()) else {
             return;
         };
-        if guard.abandon(incoming) && guard.has_upload() {
+        if guard.abandon(incoming) && !guard.upload.is_sent() {
             send_on(guard);
         }
     }

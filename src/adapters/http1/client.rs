@@ -160,20 +160,18 @@ impl Client {
         self.hints.idle_limit
     }
 
-    /// Whether the rest of the request is to be sent, though nobody waits for the response any more.
-    ///
-    /// Not where the server does not want it: it refused the request, or said that it closes the
+    /// Whether the request has a rest that is not sent when nobody waits for the response any more,
+    /// because the server does not want it: it refused the request, or said that it closes the
     /// connection (RFC 9112 section 9.6).
-    pub(super) fn has_upload(&self) -> bool {
-        let is_wanted = !self.is_refused && !self.hints.is_last && self.driver.error().is_none();
-        is_wanted && !self.upload.is_sent() && !self.driver.is_over()
+    pub(super) fn is_cut(&self) -> bool {
+        let is_unwanted = self.is_refused || self.hints.is_last || self.driver.is_over();
+        is_unwanted && !self.upload.is_sent()
     }
 
     /// Nobody reads the rest of this response. Returns whether somebody else may: what can be had for
     /// little is read in the background.
     pub(super) fn abandon(&mut self, body: Incoming) -> bool {
-        let is_cut = !self.upload.is_sent() && !self.has_upload();
-        if !is_cut && !self.driver.is_over() && self.farewell().is_none() {
+        if !self.is_cut() && !self.driver.is_over() && self.farewell().is_none() {
             self.rest = Rest::of(body, self.hints.is_chunked);
         }
         self.rest.is_some()

@@ -26,7 +26,7 @@ use crate::sync::Arc;
 /// use livepool::http1::Http1;
 /// use livepool::{Config, Pool};
 ///
-/// let http1 = Http1::new().with_ping("/health")?.with_max_headers(500);
+/// let http1 = Http1::new().with_ping("/health")?.with_max_headers(500)?;
 /// let pool = Pool::builder(Config::new("127.0.0.1:8080")).protocol(http1).build()?;
 /// # Ok(()) }
 /// # f().unwrap();
@@ -94,11 +94,12 @@ impl Http1 {
         Ok(self)
     }
 
-    /// The same over TLS: `https`.
+    /// The same over TLS: `https`. Of the protocols that `tls` offers (ALPN) those of HTTP/1 are: a
+    /// server that is offered another one speaks it.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn with_tls(mut self, tls: crate::tls::Tls) -> Self {
-        self.tls = Some(tls);
+        self.tls = Some(tls.offering(|protocol| protocol.starts_with(b"http/1.")));
         self
     }
 

@@ -7,14 +7,22 @@ use super::{Error, Http1};
 
 /// hyper's buffers are not smaller than this.
 const LEAST_BUF: usize = 8192;
+/// A `HeaderMap` of the crate `http` panics when it is to hold more than 24 576.
+const MOST_HEADERS: usize = 24_000;
 
 impl Http1 {
     /// The same with so many header fields of a response at most, and of its trailers. Default 100, for
     /// which hyper needs no memory of its own; any other number costs an allocation for each response.
-    #[must_use]
-    pub fn with_max_headers(mut self, most: usize) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Setup`](super::Failure::Setup), if that is more than 24 000.
+    pub fn with_max_headers(mut self, most: usize) -> Result<Self, Error> {
+        if most > MOST_HEADERS {
+            return Err(Error::setup(format!("a head has {MOST_HEADERS} fields at most")));
+        }
         self.hyper.max_headers(most);
-        self
+        Ok(self)
     }
 
     /// The same with so many bytes of a response's head at most, and of its trailers. Default: what the
