@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "postgres/bouncer.rs"]
+mod bouncer;
 #[path = "postgres/bounds.rs"]
 mod bounds;
 #[path = "postgres/cancel.rs"]
@@ -11,12 +13,16 @@ mod cancel;
 mod cancel_requests;
 #[path = "postgres/faults.rs"]
 mod faults;
+#[path = "postgres/left.rs"]
+mod left;
 #[path = "postgres/roles.rs"]
 mod roles;
 #[path = "postgres/session.rs"]
 mod session;
 #[path = "postgres/setup.rs"]
 mod setup;
+#[path = "postgres/statements.rs"]
+mod statements;
 #[path = "postgres/storm.rs"]
 mod storm;
 #[path = "postgres/throughput.rs"]

@@ -354,7 +354,10 @@ async fn no_password_is_sent_in_clear_where_the_url_requires_tls_whatever_way_th
     let error = pool.get().await.unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(5), "it is told at once");
     let connect = error.connect_error().unwrap();
-    assert!(connect.is_denied() && connect.to_string().contains("sslmode demands TLS"), "{connect}");
+    assert!(
+        connect.is_denied() && connect.to_string().contains("sslmode demands TLS"),
+        "{connect}"
+    );
     assert_eq!(*heard.lock().unwrap(), b"", "not even its name");
 }
 

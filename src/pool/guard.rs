@@ -70,23 +70,28 @@ impl<P: Protocol> Guard<P> {
         let speech = self.lease.inner().speech.clone();
         let protocol =
             speech.as_ref().and_then(|speech| speech.protocol().downcast_ref::<Arc<Held<P>>>());
-        let classified = protocol.map(|protocol| foreign::call(|| protocol.classify(error)));
-        let consequence = match classified {
-            Some(Ok(consequence)) => consequence,
+        let classified = protocol.map(|protocol| {
+            foreign::call(|| {
+                let consequence = protocol.classify(error);
+                let code = consequence.reason().and_then(|_| protocol.code(error));
+                (consequence, code)
+            })
+        });
+        let (consequence, code) = match classified {
+            Some(Ok(classified)) => classified,
             Some(Err(Panicked)) => {
                 self.taint_as(CloseReason::Panicked);
-                Consequence::Evict
+                (Consequence::Evict, None)
             }
-            None => Consequence::Evict,
+            None => (Consequence::Evict, None),
         };
-        match consequence {
-            Consequence::Keep => {}
-            Consequence::Evict => self.lease.stream_mut().taint(CloseReason::IoError),
-            Consequence::Goodbye => self.lease.stream_mut().taint(CloseReason::PeerClosed),
-            Consequence::Invalidate => {
-                self.lease.stream_mut().taint(CloseReason::Invalidated);
-                self.lease.condemn();
-            }
+        if let Some(reason) = consequence.reason() {
+            let mut stream = self.lease.stream_mut();
+            stream.link().note_code(reason, code);
+            stream.taint(reason);
+        }
+        if consequence == Consequence::Invalidate {
+            self.lease.condemn();
         }
         consequence
     }
@@ -152,6 +157,17 @@ impl<P: Protocol> Guard<P> {
     /// Whether any byte came since it was taken.
     pub(crate) fn was_heard(&self) -> bool {
         self.lease.stream().was_read()
+    }
+
+    /// Has a task of the pool work with it, whoever has gone. What is not done when the pool is closed
+    /// is dropped.
+    #[cfg(feature = "http1")]
+    pub(crate) fn work_on<F>(self, work: impl FnOnce(Self) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let pool = Arc::clone(self.lease.inner());
+        pool.leave_to_a_task(work(self));
     }
 
     pub(super) fn lease(&self) -> &Lease {

@@ -339,6 +339,14 @@ impl<P: Protocol> Pool<P> {
         self.handle.0.common.peers.status()
     }
 
+    /// What its connections speak; `None` for bare streams.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn protocol(&self) -> Option<&P> {
+        let held: &Arc<crate::foreign::Held<P>> =
+            self.handle.0.speech.as_ref()?.protocol().downcast_ref()?;
+        Some(held)
+    }
+
     /// The pool's name, as in metrics and logs.
     pub fn name(&self) -> &str {
         self.handle.0.emitter().name()

@@ -446,6 +446,7 @@ impl Drop for Stream {
                 reason,
                 age: opened.elapsed(),
                 used: None,
+                code: self.link.code_for(reason),
             });
         }
     }

@@ -495,18 +495,19 @@ impl Shared {
         let is_unasked = self.is_idle.load(Ordering::Acquire) && self.link.debt() == 0;
         let scanned = self.scanned(|scanner| {
             scanner.received(bytes);
-            (scanner.consequence(), scanner.longest())
+            let consequence = scanner.consequence();
+            let reason = consequence.reason();
+            let code = reason.and_then(|_| scanner.code());
+            (consequence, reason, code, scanner.longest())
         });
-        let (consequence, longest) = scanned.unzip();
-        match consequence {
-            None | Some(Consequence::Keep) => {}
-            Some(Consequence::Evict) => self.taint(CloseReason::IoError),
-            Some(Consequence::Goodbye) => self.taint(CloseReason::PeerClosed),
-            Some(Consequence::Invalidate) => {
-                self.taint(CloseReason::Invalidated);
-                if let Some(keeper) = self.bell.keeper() {
-                    keeper.condemned();
-                }
+        let longest = scanned.as_ref().map(|(.., longest)| *longest);
+        if let Some((consequence, Some(reason), code, _)) = scanned {
+            self.link.note_code(reason, code);
+            self.taint(reason);
+            if consequence == Consequence::Invalidate
+                && let Some(keeper) = self.bell.keeper()
+            {
+                keeper.condemned();
             }
         }
         if is_unasked && let Some(reason) = self.judge_read(bytes) {

@@ -9,6 +9,7 @@ use livepool::{CloseReason, Event, Timeouts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::support::servers::PgBouncer;
 use super::support::until_seen;
 use super::*;
 
@@ -160,10 +161,10 @@ async fn a_request_goes_out_as_the_connections_of_its_pool_do() {
     assert!(from.iter().all(|from| from.ip().to_string() == "127.0.0.7"), "{from:?}");
 }
 
-/// How many sessions it has, without ours.
+/// How many sessions of clients it has that came over TCP, as `psql` here does not.
 fn sessions(server: &Server) -> usize {
     let sql = "SELECT count(*) FROM pg_stat_activity \
-               WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+               WHERE backend_type = 'client backend' AND client_addr IS NOT NULL";
     server.psql(sql).parse().unwrap()
 }
 
@@ -272,4 +273,43 @@ async fn statements_that_are_given_up_never_work_for_more_than_the_pool_may_have
     let most = most.load(SeqCst);
     assert!((1..=SIZE).contains(&most), "{most} at a time at the server; {:?}", events.closed());
     assert!(events.closed().contains(&CloseReason::ResetFailed), "no reset came too late");
+}
+
+/// `pg-cancel-pgbouncer`: version 1.18 died within a second of a request whose sender had ended his side
+/// ("bad client state").
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bouncer_outlives_many_requests_to_cancel() {
+    let server = trusting_server(&[]);
+    let settings = [("pool_mode", "transaction"), ("default_pool_size", "3")];
+    let bouncer = PgBouncer::start(&server, &settings);
+    let postgres = Postgres::from_url(&bouncer.url()).unwrap();
+    let (pool, events) = pool_of(postgres, |config| config.with_max_size(6));
+    let users = (0..8_u64).map(|user| {
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            for round in 0..25_u64 {
+                let Ok(conn) = pool.get().await else { continue };
+                let asked = conn.batch_execute("SELECT pg_sleep(0.2)");
+                let limit = Duration::from_millis((user * 7 + round * 3) % 30);
+                let _ = tokio::time::timeout(limit, asked).await;
+            }
+        })
+    });
+    for user in users.collect::<Vec<_>>() {
+        user.await.unwrap();
+    }
+    assert!(bouncer.is_alive(), "{}", bouncer.log());
+    let requests = outcomes(&events);
+    assert!(requests.contains(&"ok"), "{requests:?}");
+    // What runs there is what was asked for.
+    for number in 0..20 {
+        let conn = pool.get().await.unwrap();
+        let answer = conn.simple_query(&format!("SELECT {number}")).await.unwrap();
+        let row = answer.iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        assert_eq!(row, Some(number.to_string().as_str()));
+    }
+    until_seen(|| running(&server, "pg_sleep(0.2)"), |seen| *seen == 0).await;
 }

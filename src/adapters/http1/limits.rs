@@ -6,7 +6,9 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// The time for all of it: the checkout, the request, and the response to the end of its body.
+    /// The time for all of it: the checkout, the request, and the response to the end of its body. A
+    /// request that is [still being
+    /// sent](super#when-the-answer-comes-before-the-request-is-over) then is cut by it as well.
     /// Default `None`: each step has its own timeout only.
     pub deadline: Option<Duration>,
     /// The read timeout while this answer is owed, instead of `timeouts.read`. `Some(None)`: it may

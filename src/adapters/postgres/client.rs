@@ -67,6 +67,12 @@ impl Client {
         self.statements.prepare(&self.client, query, types).await
     }
 
+    super::query::all_queries!();
+
+    fn parts(&self) -> (&tokio_postgres::Client, &StatementCache) {
+        (&self.client, &self.statements)
+    }
+
     /// Begins a transaction, which is rolled back if it is dropped.
     ///
     /// # Errors

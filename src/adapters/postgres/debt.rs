@@ -64,6 +64,16 @@ impl Debt {
         self.answers + usize::from(self.is_unsynced)
     }
 
+    /// How often the server has still to say that it is ready.
+    pub(super) fn answers(&self) -> usize {
+        self.answers
+    }
+
+    /// What the server deals with now are messages of the extended protocol.
+    pub(super) fn is_extended(&self) -> bool {
+        self.sent.front() == Some(&Sent::Work)
+    }
+
     /// The server waits for data, and owes nothing until it has it.
     pub(super) fn awaits_client(&self) -> bool {
         self.copy == Copy::Open

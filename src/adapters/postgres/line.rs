@@ -13,12 +13,13 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Wake, Waker};
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use super::role::Role;
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use crate::sync::{Arc, OnceLock};
+use super::unbound::Unbound;
+use crate::protocol::Consequence;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use crate::sync::{Arc, AtomicWaker, Mutex, OnceLock, PoisonError};
 
 /// How often a driver is polled at a time.
 const MOST_POLLS: usize = 4;
@@ -41,6 +42,19 @@ pub(super) struct Line {
     in_transaction: AtomicBool,
     /// There may be subscriptions to notifications.
     listens: AtomicBool,
+    /// Stands for the path on which the session looks for names.
+    path: AtomicU64,
+    /// How often the session lost what was prepared.
+    forgotten: AtomicU64,
+    /// What failed last was refused before anything was run.
+    was_early: AtomicBool,
+    /// Statements that nobody runs.
+    unbound: OnceLock<Arc<Unbound>>,
+    /// A write was refused, and the server or the session may be read-only.
+    doubts_role: AtomicBool,
+    /// What the answer to that means: for the next one who reads along.
+    verdict: Mutex<Option<Consequence>>,
+    has_verdict: AtomicBool,
     /// Over, or not understood any more.
     is_lost: AtomicBool,
     /// What the server was at the start, if it said so.
@@ -60,6 +74,13 @@ impl Line {
             owed: AtomicUsize::new(0),
             in_transaction: AtomicBool::new(false),
             listens: AtomicBool::new(false),
+            path: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
+            was_early: AtomicBool::new(false),
+            unbound: OnceLock::new(),
+            doubts_role: AtomicBool::new(false),
+            verdict: Mutex::new(None),
+            has_verdict: AtomicBool::new(false),
             is_lost: AtomicBool::new(false),
             role: OnceLock::new(),
             changed: Notify::new(),
@@ -118,6 +139,57 @@ impl Line {
         if listens {
             self.listens.store(true, SeqCst);
         }
+    }
+
+    /// What the scanner knows of the session after each piece that was received.
+    pub(super) fn remembers(&self, path: u64, forgotten: u64, was_early: bool) {
+        self.path.store(path, SeqCst);
+        self.forgotten.store(forgotten, SeqCst);
+        self.was_early.store(was_early, SeqCst);
+    }
+
+    pub(super) fn path(&self) -> u64 {
+        self.path.load(SeqCst)
+    }
+
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten.load(SeqCst)
+    }
+
+    pub(super) fn was_early(&self) -> bool {
+        self.was_early.load(SeqCst)
+    }
+
+    /// The scanner counts them here.
+    pub(super) fn counts(&self, unbound: &Arc<Unbound>) {
+        let _ = self.unbound.set(Arc::clone(unbound));
+    }
+
+    pub(super) fn unbound(&self) -> Option<&Unbound> {
+        self.unbound.get().map(|unbound| &**unbound)
+    }
+
+    pub(super) fn doubt_role(&self) {
+        self.doubts_role.store(true, SeqCst);
+    }
+
+    pub(super) fn doubts_role(&self) -> bool {
+        self.doubts_role.load(SeqCst)
+    }
+
+    /// There is no doubt any more. What follows is found by the scanner with the next answer.
+    pub(super) fn judge(&self, verdict: Option<Consequence>) {
+        self.doubts_role.store(false, SeqCst);
+        *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = verdict;
+        self.has_verdict.store(verdict.is_some(), SeqCst);
+    }
+
+    pub(super) fn take_verdict(&self) -> Option<Consequence> {
+        if !self.has_verdict.load(SeqCst) {
+            return None;
+        }
+        self.has_verdict.store(false, SeqCst);
+        self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub(super) fn role(&self) -> Option<Role> {

@@ -9,6 +9,8 @@ use tokio_postgres::error::SqlState;
 use super::cancel;
 use super::client::Client;
 use super::error::Error;
+use super::role;
+use super::unbound::Unbound;
 use crate::deadline::Deadline;
 
 /// What a connection is made to forget when it comes back.
@@ -74,6 +76,13 @@ pub(super) async fn reset(client: &Client, method: &RecyclingMethod) -> Result<(
     if cancelled {
         run(client, "").await?;
     }
+    close_statements(client).await?;
+    if client.line.doubts_role() {
+        let verdict = role::why_read_only(&client.client, client.line.role()).await?;
+        client.line.judge(verdict);
+        // The pool hears of it with this answer.
+        run(client, "").await?;
+    }
     if let Some(sql) = method.sql() {
         run(client, sql).await?;
     }
@@ -84,6 +93,17 @@ pub(super) async fn reset(client: &Client, method: &RecyclingMethod) -> Result<(
     client.line.quiet().await;
     let is_clean = !client.line.is_lost() && !client.line.is_in_transaction();
     if is_clean { Ok(()) } else { Err(Error::NotClean) }
+}
+
+/// Closes the statements that were prepared for somebody who did not wait for it.
+async fn close_statements(client: &Client) -> Result<(), Error> {
+    let names = client.line.unbound().map(Unbound::take).unwrap_or_default();
+    if !names.is_empty() {
+        let sql: String = names.iter().map(|name| format!("DEALLOCATE s{name};")).collect();
+        run(client, &sql).await?;
+        client.statements.keep();
+    }
+    Ok(())
 }
 
 /// Runs it; once more, if a late cancel hit it.
