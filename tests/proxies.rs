@@ -16,8 +16,15 @@ use support::Events;
 use support::servers::{Haproxy, PgBouncer, Postgres as Server};
 
 fn postgres_at(url: &str, change: impl FnOnce(Config) -> Config) -> (Pool<Postgres>, Events) {
+    postgres_of(Postgres::from_url(url).unwrap(), change)
+}
+
+fn postgres_of(
+    postgres: Postgres,
+    change: impl FnOnce(Config) -> Config,
+) -> (Pool<Postgres>, Events) {
     let events = Events::default();
-    let builder = Postgres::from_url(url).unwrap().builder(change).unwrap();
+    let builder = postgres.builder(change).unwrap();
     (builder.observer(events.observer()).build().unwrap(), events)
 }
 

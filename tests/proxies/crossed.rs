@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use livepool::http1::{Request, RequestBody};
+use livepool::postgres::Statements;
 use livepool::postgres::tokio_postgres::types::Type;
 use livepool::redis::redis::{Value, cmd, pipe};
 
@@ -17,6 +18,9 @@ use super::*;
 
 const REQUESTS: usize = 10_000;
 const CONNECTIONS: usize = 16;
+
+const SLEEPING: &str = "SELECT count(*) FROM pg_stat_activity \
+                        WHERE state = 'active' AND query LIKE 'SELECT pg_sleep(%'";
 
 fn sixteen(config: Config) -> Config {
     config.with_max_size(CONNECTIONS)
@@ -29,27 +33,15 @@ fn assert_nobody_was_crossed(tally: &Tally, events: &Events) {
     assert!(tally.answered() > REQUESTS / 10 && tally.cancelled() > REQUESTS / 10, "{tally:?}");
 }
 
-/// What a session may be asked: behind a bouncer that pools transactions, a statement with a name may
-/// be unknown to whichever session of the server comes next.
-#[derive(Clone, Copy, PartialEq)]
-enum Statements {
-    Cached,
-    Unnamed,
-}
-
-async fn ask_postgres(
-    pool: &Pool<Postgres>,
-    tag: usize,
-    statements: Statements,
-) -> Result<String, String> {
+async fn ask_postgres(pool: &Pool<Postgres>, tag: usize) -> Result<String, String> {
     let mut conn = pool.get().await.map_err(|error| format!("{error:?}"))?;
     let number = tag as i64;
     // A transaction of another user would have an id.
     let sql = "SELECT $1::int8, txid_current_if_assigned() IS NULL";
     let asked = async {
-        let rows = match statements {
-            Statements::Cached => conn.query(&conn.prepare_cached(sql).await?, &[&number]).await?,
-            Statements::Unnamed => conn.query_typed(sql, &[(&number, Type::INT8)]).await?,
+        let rows = match fastrand::bool() {
+            true => conn.query(&conn.prepare_cached(sql).await?, &[&number]).await?,
+            false => conn.query_typed(sql, &[(&number, Type::INT8)]).await?,
         };
         let (answer, is_alone): (i64, bool) = (rows[0].get(0), rows[0].get(1));
         let answer = if is_alone { answer.to_string() } else { "in a transaction".to_owned() };
@@ -96,18 +88,17 @@ async fn told(
 
 async fn postgres_storm(url: &str, server: &Server, statements: Statements) {
     server.psql("CREATE TABLE t (n int8)");
-    let (pool, events) = postgres_at(url, sixteen);
+    let postgres = Postgres::from_url(url).unwrap().with_statements(statements);
+    let (pool, events) = postgres_of(postgres, sixteen);
     let (has_failed, asking) = (Arc::<AtomicBool>::default(), pool.clone());
     let tally = requests(REQUESTS, move |tag| {
         let (pool, has_failed) = (asking.clone(), Arc::clone(&has_failed));
-        async move { told(&has_failed, tag, ask_postgres(&pool, tag, statements)).await }
+        async move { told(&has_failed, tag, ask_postgres(&pool, tag)).await }
     })
     .await;
     assert_nobody_was_crossed(&tally, &events);
     // What was given up was ended at the server, too.
-    let sleeping = "SELECT count(*) FROM pg_stat_activity \
-                    WHERE state = 'active' AND query LIKE 'SELECT pg_sleep(%'";
-    until_seen(|| server.psql(sleeping), |seen| seen == "0").await;
+    until_seen(|| server.psql(SLEEPING), |seen| seen == "0").await;
     // And each connection is fit for whoever comes next.
     until_status(&pool, |now| now.in_use == 0).await;
     let idle = pool.status().idle;
@@ -127,7 +118,7 @@ async fn ten_thousand_queries_behind_a_pgbouncer_that_pools_transactions_cross_n
 async fn ten_thousand_queries_behind_a_pgbouncer_that_pools_sessions_cross_no_answers() {
     let server = trusting_server();
     let pgbouncer = PgBouncer::start(&server, &[("pool_mode", "session")]);
-    postgres_storm(&pgbouncer.url(), &server, Statements::Cached).await;
+    postgres_storm(&pgbouncer.url(), &server, Statements::Named).await;
     assert!(pgbouncer.is_alive(), "{}", pgbouncer.log());
 }
 
@@ -135,7 +126,7 @@ async fn ten_thousand_queries_behind_a_pgbouncer_that_pools_sessions_cross_no_an
 async fn ten_thousand_queries_behind_a_haproxy_cross_no_answers() {
     let server = trusting_server();
     let haproxy = Haproxy::tcp(&[format!("127.0.0.1:{}", server.port())], &[]);
-    postgres_storm(&postgres_url(haproxy.port()), &server, Statements::Cached).await;
+    postgres_storm(&postgres_url(haproxy.port()), &server, Statements::Named).await;
 }
 
 async fn ask_redis(pool: &Pool<Redis>, tag: usize) -> Result<String, String> {
