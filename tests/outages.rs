@@ -24,6 +24,10 @@ const AWAY: Duration = Duration::from_secs(1);
 /// 200 ms between two dials. The rest is for a machine that is busy.
 const LATER: Duration = Duration::from_secs(1);
 
+/// And where HAProxy holds its dials, for which it tries three times itself, a second apart. Those of the
+/// other pool may have come before or after that.
+const HELD: Duration = Duration::from_secs(3);
+
 /// When an outage began, and when it was over.
 type Outage = (Instant, Instant);
 
@@ -196,15 +200,16 @@ async fn callers_of_a_database_that_is_away_for_a_while_are_served_when_it_is_ba
         limited_role().await,
     ];
     println!("{}", table(rows.as_flattened()));
-    for [ours, theirs] in &rows {
+    for (index, [ours, theirs]) in rows.iter().enumerate() {
         let name = ours.name;
+        let later = if (2..4).contains(&index) { LATER + HELD } else { LATER };
         assert_eq!(ours.errors_after(), 0, "{name}: it was back when they asked");
         let (first, their_first) = (ours.first_after, theirs.first_after);
-        assert!(first <= their_first + LATER, "{name}: {first:?} and {their_first:?}");
+        assert!(first <= their_first + later, "{name}: {first:?} and {their_first:?}");
         // Each caller meets the end of what was under way once, and one error for each time that its
-        // patience is over meanwhile.
+        // patience is over meanwhile, give or take half of it.
         let without_answer = ours.away + first;
-        let patiences = without_answer.as_secs_f64() / load::PATIENCE.as_secs_f64();
+        let patiences = without_answer.div_duration_f64(load::PATIENCE).round();
         let most = CALLERS * (1 + patiences as usize);
         assert!(ours.errors_meanwhile() <= most, "{name}: {} of {most}", ours.errors_meanwhile());
         assert!(ours.longest < without_answer + load::PATIENCE, "{name}: {:?}", ours.longest);
