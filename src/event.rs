@@ -114,6 +114,10 @@ named! {
 
         /// A read or write failed with an error that none of the names above covers.
         IoError => "io_error",
+        /// The peer answered that the session is not what its client takes it for (a statement that
+        /// it does not know, say), or the client could not make sense of an answer. The event has the
+        /// peer's code.
+        ProtocolError => "protocol_error",
         /// A read, write, flush or shutdown passed its deadline.
         OpTimeout => "op_timeout",
         /// The peer was silent while an answer was owed, and found dead.
@@ -420,6 +424,9 @@ pub enum Event {
         age: Duration,
         /// Time it had been in use, where its end was also the end of a use.
         used: Option<Duration>,
+        /// The peer's own word for it, if it said one that led to this end: an SQLSTATE, say. At most
+        /// 40 characters, escaped.
+        code: Option<Arc<str>>,
     },
     /// The pool changed its mind about a peer. Every peer begins as [`PeerState::Healthy`].
     #[non_exhaustive]

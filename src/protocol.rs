@@ -89,6 +89,14 @@ pub trait Protocol: Send + Sync + 'static {
         Consequence::Evict
     }
 
+    /// The peer's own word in this error, if it has one: an SQLSTATE, say. Where the error costs a
+    /// connection, it is shown in [`Event::Closed`](crate::Event::Closed) and the log, escaped and cut
+    /// after 40 characters.
+    fn code(&self, error: &Self::Error) -> Option<String> {
+        let _ = error;
+        None
+    }
+
     /// Whether a handshake that failed with this will fail again until somebody changes something: a
     /// wrong password, say. Callers are told at once then, and it is not tried again for them; any
     /// other error makes the pool try the next address, pause, and try again.

@@ -5,6 +5,7 @@
 //! or foreign code says is escaped and cut before it reaches a log line, an event or an error.
 
 use std::fmt::{self, Write};
+use std::sync::Arc;
 
 use crate::foreign;
 
@@ -92,6 +93,13 @@ fn is_address(text: &str) -> bool {
 
 /// The most characters of one text that a peer can bring into a log line or an error.
 const MOST: usize = 512;
+/// The same, of one word.
+const LONGEST_WORD: usize = 40;
+
+/// A word that a peer said, a code, as [`Said`] shows it and no longer than 40 characters.
+pub(crate) fn word(text: &str) -> Arc<str> {
+    Said(&text).to_string().chars().take(LONGEST_WORD).collect::<String>().into()
+}
 
 /// What a peer or foreign code says: on one line, without anything that steers a terminal or turns
 /// the direction of the text, and at most 512 characters of it.

@@ -269,7 +269,7 @@ async fn what_follows_from_an_error_is_for_the_protocol_to_say() {
     a = pool.get().await.unwrap();
     assert_eq!(a.report(&io::Error::other("evict")), Consequence::Evict);
     drop(a);
-    assert_eq!(events.closed(), [CloseReason::IoError]);
+    assert_eq!(events.closed(), [CloseReason::ProtocolError]);
     a = pool.get().await.unwrap();
     assert_eq!(a.report(&io::Error::other("invalidate")), Consequence::Invalidate);
     drop(a);
@@ -280,6 +280,27 @@ async fn what_follows_from_an_error_is_for_the_protocol_to_say() {
     // A late error of an old connection does no harm to a new one.
     drop(open);
     assert_eq!(pool.status().idle, 1);
+}
+
+/// What is wrong with the session is told by the peer's own word, where the end itself is told.
+#[tokio::test]
+async fn the_peers_word_for_an_end_is_in_its_event_on_one_line_and_cut() {
+    let upstream = Upstream::start();
+    let (pool, events) = pool(&upstream, &Lines::default());
+    ask(&pool, "ECHO evict \x1b[31m").await.unwrap();
+    let long = format!("invalidate {}", "x".repeat(100));
+    ask(&pool, &format!("ECHO {long}")).await.unwrap();
+    ask(&pool, "ECHO whatever").await.unwrap();
+    pool.get().await.unwrap().report(&io::Error::other("goodbye"));
+    ask(&pool, "ECHO whatever").await.unwrap();
+    pool.close();
+    let said = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        events.codes(),
+        [said(r"evict \u{1b}[31m"), said(&long[..40]), said("goodbye"), None]
+    );
+    use CloseReason::{Invalidated, PeerClosed, PoolClosed, ProtocolError};
+    assert_eq!(events.closed(), [ProtocolError, Invalidated, PeerClosed, PoolClosed]);
 }
 
 #[tokio::test]
@@ -294,7 +315,7 @@ async fn a_scanner_that_sees_a_change_of_role_ends_every_connection_at_once() {
     drop(a);
     assert_eq!(events.closed(), [CloseReason::Invalidated; 2]);
     assert_eq!(ask(&pool, "ECHO evict").await.unwrap(), "evict");
-    assert_eq!(events.closed()[2..], [CloseReason::IoError]);
+    assert_eq!(events.closed()[2..], [CloseReason::ProtocolError]);
 }
 
 #[tokio::test]

@@ -519,7 +519,7 @@ async fn a_write_that_a_replica_refuses_makes_all_its_connections_unfit() {
     follow(&replica, &master).await;
     for (role, reasons) in [
         (Role::Any, vec![CloseReason::Invalidated; 3]),
-        (Role::Replica, vec![CloseReason::IoError]),
+        (Role::Replica, vec![CloseReason::ProtocolError]),
     ] {
         let adapter = adapter(&replica).with_role(role);
         let (pool, events) = pool_of(adapter.config().with_max_size(3), adapter);

@@ -284,6 +284,7 @@ impl Core {
             reason,
             age: self.opened.elapsed(),
             used,
+            code: self.link().code_for(reason),
         });
         if reason.is_silent_death() {
             self.common.peers.died(self.peer.addr());

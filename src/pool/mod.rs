@@ -255,8 +255,13 @@ impl<P: Protocol> Pool<P> {
             let mut guard = tries.get().await?;
             let mut result = exchange(&mut guard).await;
             if result.is_err() && tries.met_stale(&guard) {
+                // The second one has what the first one has left.
+                let due = guard.due();
                 drop(guard);
                 guard = tries.get().await?;
+                if due.is_some() {
+                    guard.set_deadline(due);
+                }
                 result = exchange(&mut guard).await;
             }
             let value = result?;
@@ -337,6 +342,14 @@ impl<P: Protocol> Pool<P> {
     /// Every address of the upstream that the pool knows, and what it thinks of it.
     pub fn peers(&self) -> Vec<PeerStatus> {
         self.handle.0.common.peers.status()
+    }
+
+    /// What its connections speak; `None` for bare streams.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn protocol(&self) -> Option<&P> {
+        let held: &Arc<crate::foreign::Held<P>> =
+            self.handle.0.speech.as_ref()?.protocol().downcast_ref()?;
+        Some(held)
     }
 
     /// The pool's name, as in metrics and logs.

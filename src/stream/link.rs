@@ -2,13 +2,13 @@
 
 use std::pin::pin;
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use crate::event::CloseReason;
 use crate::foreign;
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Arc, AtomicWaker, OnceLock};
+use crate::text;
 
 /// No interrupt: the stream may go on.
 const RUNNING: u8 = u8::MAX;
@@ -43,6 +43,8 @@ pub(crate) struct Link {
     /// Nothing is owed any more, or nothing will be paid.
     settled: Notify,
     is_ended: AtomicBool,
+    /// The peer's word for why its stream must not be used again. The first one stays.
+    code: OnceLock<(CloseReason, Arc<str>)>,
 }
 
 impl Link {
@@ -58,6 +60,7 @@ impl Link {
             writer: AtomicWaker::new(),
             settled: Notify::new(),
             is_ended: AtomicBool::new(false),
+            code: OnceLock::new(),
         })
     }
 
@@ -78,6 +81,19 @@ impl Link {
         self.interrupt
             .compare_exchange(running, reason, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
+    }
+
+    /// The peer's own word for the reason that its stream is about to be tainted with.
+    pub(crate) fn note_code(&self, reason: CloseReason, code: Option<String>) {
+        if let Some(code) = code {
+            let _ = self.code.set((reason, text::word(&code)));
+        }
+    }
+
+    /// What the peer said that led to this reason.
+    pub(crate) fn code_for(&self, reason: CloseReason) -> Option<Arc<str>> {
+        let (known, code) = self.code.get()?;
+        (*known == reason).then(|| Arc::clone(code))
     }
 
     #[inline]
@@ -211,6 +227,17 @@ impl Ledger {
     /// How many answers are owed now.
     pub fn debt(&self) -> usize {
         self.0.debt()
+    }
+
+    /// Whether the peer still waits for something from us before it can answer. No read times out
+    /// meanwhile; the deadline of the exchange holds. For protocols without a scanner, which says that
+    /// itself.
+    #[cfg(feature = "http1")]
+    pub(crate) fn waits_for_us(&self, waits: bool) {
+        if self.0.patient.swap(waits, Ordering::AcqRel) && !waits {
+            // The reader may be pending without a clock: it has to start one.
+            self.0.reader.wake();
+        }
     }
 
     /// Resolves when nothing is owed, or the connection has ended: at once if that is so now. Never,

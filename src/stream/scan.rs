@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::event::CloseReason;
 use crate::sync::{Arc, Mutex, PoisonError};
 
 /// Reads along with a client: every byte that it sent and every byte it received passes here, in
@@ -33,6 +34,13 @@ pub trait Scanner: Send + 'static {
     /// A server that says that it became read-only, say, makes all others of no use, too.
     fn consequence(&mut self) -> Consequence {
         Consequence::Keep
+    }
+
+    /// The peer's own word for what the consequence followed from: an SQLSTATE, say. Asked after each
+    /// one but [`Consequence::Keep`], and shown in [`Event::Closed`](crate::Event::Closed) and the
+    /// log, escaped and cut after 40 characters.
+    fn code(&self) -> Option<String> {
+        None
     }
 
     /// How long the longest message of the peer was since this was asked last, the one under way
@@ -69,6 +77,10 @@ impl<S: Scanner> Scanner for Arc<Mutex<S>> {
         self.lock().unwrap_or_else(PoisonError::into_inner).consequence()
     }
 
+    fn code(&self) -> Option<String> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).code()
+    }
+
     fn longest(&mut self) -> u64 {
         self.lock().unwrap_or_else(PoisonError::into_inner).longest()
     }
@@ -80,12 +92,26 @@ impl<S: Scanner> Scanner for Arc<Mutex<S>> {
 pub enum Consequence {
     /// Nothing: the request was wrong, the connection is fine.
     Keep,
-    /// The connection must not be reused.
+    /// The connection must not be reused: the peer said that its session is not what the client takes
+    /// it for. It closes as `protocol_error`.
     Evict,
-    /// The same, because the peer has said that it ends it.
+    /// The same, because the peer has said that it ends it. It closes as `peer_closed`.
     Goodbye,
     /// Nor must any other that was made before: the upstream has changed its role, or is going away.
+    /// They close as `invalidated`.
     Invalidate,
+}
+
+impl Consequence {
+    /// What the connection that it came over ends with.
+    pub(crate) fn reason(self) -> Option<CloseReason> {
+        match self {
+            Self::Keep => None,
+            Self::Evict => Some(CloseReason::ProtocolError),
+            Self::Goodbye => Some(CloseReason::PeerClosed),
+            Self::Invalidate => Some(CloseReason::Invalidated),
+        }
+    }
 }
 
 /// What bytes mean that came while nobody used the connection.

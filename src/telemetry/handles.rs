@@ -14,7 +14,8 @@ use super::metric::Metric;
 use super::names;
 use super::register::Register;
 use crate::event::{
-    Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Event, PeerState,
+    CancelOutcome, Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Event,
+    Operation, PeerState,
 };
 use crate::foreign;
 
@@ -23,14 +24,14 @@ pub(super) struct PoolHandles {
     states: [Gauge; names::STATES.len()],
     max: Gauge,
     waiters: Gauge,
-    peers: [Gauge; names::PEER_STATES.len()],
+    peers: [Gauge; PeerState::ALL.len()],
     ejections: Counter,
     hold_warnings: Counter,
-    dials: [Counter; names::DIALS.len()],
-    checkouts: [Counter; names::CHECKOUTS.len()],
-    checks: [[Counter; names::VERDICTS.len()]; names::CHECKS.len()],
-    timeouts: [Counter; names::OPERATIONS.len()],
-    cancels: [Counter; names::CANCELS.len()],
+    dials: [Counter; DialOutcome::ALL.len()],
+    checkouts: [Counter; CheckoutOutcome::ALL.len()],
+    checks: [[Counter; CheckVerdict::ALL.len()]; Check::ALL.len()],
+    timeouts: [Counter; Operation::ALL.len()],
+    cancels: [Counter; CancelOutcome::ALL.len()],
     unencrypted: Counter,
     checkout_wait: Histogram,
     dial: Histogram,
@@ -160,7 +161,7 @@ pub(super) struct ListenerHandles {
     connections: Gauge,
     accepted: Counter,
     accept_errors: Counter,
-    timeouts: [Counter; names::OPERATIONS.len()],
+    timeouts: [Counter; Operation::ALL.len()],
     ends: Ends,
 }
 
@@ -216,9 +217,9 @@ impl Drop for ListenerHandles {
 
 /// What the end of a connection feeds, on either side.
 struct Ends {
-    closed: [Counter; names::REASONS.len()],
+    closed: [Counter; CloseReason::ALL.len()],
     /// Counters that do nothing stand where a reason is no eviction, so that recording needs no test.
-    evictions: [Counter; names::REASONS.len()],
+    evictions: [Counter; CloseReason::ALL.len()],
     age: Histogram,
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::panic::Location;
 
 use crate::event::{
-    CancelOutcome, CheckVerdict, CheckoutOutcome, ConnId, Event, Operation, PeerState,
+    CancelOutcome, CheckVerdict, CheckoutOutcome, CloseReason, ConnId, Event, Operation, PeerState,
 };
 use crate::foreign;
 use crate::text::Said;
@@ -75,11 +75,15 @@ pub(super) fn event(source: Source<'_>, event: &Event) {
                 entry!(info, source, %outcome, ?waited, "checkout failed");
             }
         },
-        Event::Closed { conn, peer, reason, age, .. } if reason.is_death() => {
-            entry!(info, source, conn_id = conn.get(), %peer, %reason, ?age, "connection died");
-        }
-        Event::Closed { conn, peer, reason, age, .. } => {
-            entry!(debug, source, conn_id = conn.get(), %peer, %reason, ?age, "connection closed");
+        Event::Closed { conn, peer, reason, age, code, .. } => {
+            let (conn_id, code) = (conn.get(), code.as_ref().map(tracing::field::display));
+            if reason.is_death() {
+                entry!(info, source, conn_id, %peer, %reason, code, ?age, "connection died");
+            } else if *reason == CloseReason::ProtocolError {
+                entry!(info, source, conn_id, %peer, %reason, code, ?age, "connection closed");
+            } else {
+                entry!(debug, source, conn_id, %peer, %reason, code, ?age, "connection closed");
+            }
         }
         Event::PeerChanged { peer, from, to } => match to {
             PeerState::Ejected => entry!(warn, source, %peer, %from, %to, "peer ejected"),

@@ -90,6 +90,8 @@ struct Count {
     invalidate: &'static str,
     goodbye: &'static str,
     consequence: Consequence,
+    /// The line that it followed from.
+    code: Option<String>,
 }
 
 impl Scanner for Count {
@@ -113,6 +115,9 @@ impl Scanner for Count {
             } else if self.line.starts_with(self.evict.as_bytes()) {
                 self.consequence = Consequence::Evict;
             }
+            if self.consequence != Consequence::Keep && self.code.is_none() {
+                self.code = Some(String::from_utf8_lossy(&self.line).into_owned());
+            }
             self.line.clear();
         }
     }
@@ -123,6 +128,10 @@ impl Scanner for Count {
 
     fn consequence(&mut self) -> Consequence {
         std::mem::replace(&mut self.consequence, Consequence::Keep)
+    }
+
+    fn code(&self) -> Option<String> {
+        self.code.clone()
     }
 }
 
@@ -135,6 +144,7 @@ impl Lines {
             invalidate: self.invalidate,
             goodbye: self.goodbye,
             consequence: Consequence::Keep,
+            code: None,
         };
         let ledger = wire.scan(count);
         let (requests, asked) = mpsc::unbounded_channel();
@@ -214,6 +224,10 @@ impl Protocol for Lines {
             text if text == self.goodbye => Consequence::Goodbye,
             _ => Consequence::Keep,
         }
+    }
+
+    fn code(&self, error: &io::Error) -> Option<String> {
+        Some(error.to_string())
     }
 
     fn is_permanent(&self, error: &io::Error) -> bool {

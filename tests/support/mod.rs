@@ -423,6 +423,15 @@ impl Events {
         self.0.0.lock().unwrap().iter().filter_map(reason).collect()
     }
 
+    /// The peer's own words that belong to these reasons, in the same order.
+    pub fn codes(&self) -> Vec<Option<String>> {
+        let code = |event: &Event| match event {
+            Event::Closed { code, .. } => Some(code.as_deref().map(str::to_owned)),
+            _ => None,
+        };
+        self.0.0.lock().unwrap().iter().filter_map(code).collect()
+    }
+
     pub fn opened(&self) -> usize {
         self.0
             .0

@@ -5,8 +5,10 @@ use std::io;
 
 use tokio_postgres::error::SqlState;
 
+use super::fields::PgError;
 use super::role::{Role, Target};
 use super::setup::SetupError;
+use super::watched;
 use crate::protocol::Consequence;
 use crate::text::Said;
 
@@ -49,6 +51,17 @@ impl Error {
         }
     }
 
+    /// Whether a time of ours was up: a read timeout, or the deadline of a use. The server's own
+    /// (`statement_timeout`, which has the same code) is not one.
+    pub fn is_timeout(&self) -> bool {
+        let Self::Postgres(error) = self else { return false };
+        let cause = std::error::Error::source(error);
+        match error.as_db_error() {
+            Some(db) => watched::is_ours(db) && db.code().code() == watched::TIME_IS_UP,
+            None => cause.and_then(|cause| cause.downcast_ref()).is_some_and(crate::is_timeout),
+        }
+    }
+
     /// Whether somebody has to change something.
     pub(super) fn is_permanent(&self) -> bool {
         match self {
@@ -76,13 +89,15 @@ impl Error {
     pub(super) fn consequence(&self) -> Consequence {
         match self {
             Self::Postgres(error) => match error.as_db_error() {
+                Some(db) if watched::is_ours(db) => Consequence::Evict,
                 Some(db) => {
                     let severity = db.parsed_severity();
                     let fatal = severity.map_or(db.severity() == "FATAL", |severity| {
                         use tokio_postgres::error::Severity::{Fatal, Panic};
                         matches!(severity, Fatal | Panic)
                     });
-                    of_code(fatal, db.code().code().as_bytes())
+                    let code = db.code().code().as_bytes().try_into().unwrap_or_default();
+                    of_error(&PgError { fatal, code, is_early: true })
                 }
                 // Its stream broke, or said what nobody understands.
                 None if is_of_connection(error) => Consequence::Evict,
@@ -94,7 +109,7 @@ impl Error {
 }
 
 /// A write where only reading is allowed.
-pub(super) const READ_ONLY: &[u8] = b"25006";
+pub(super) const READ_ONLY: &[u8; 5] = b"25006";
 
 /// What follows from an error of the server.
 ///
@@ -103,15 +118,16 @@ pub(super) const READ_ONLY: &[u8] = b"25006";
 /// - `57P02`, `57P03`, `57P04`: it crashed, starts, or the database is gone. All go.
 /// - `57P01`, ended by an administrator: that is said to a single backend that is terminated, and to
 ///   every one when the server stops. Each connection is told for itself, so each goes for itself.
-/// - `26000`, an unknown prepared statement: the statements this connection remembers are not those
-///   of its session, and it goes.
+/// - `26000`, an unknown prepared statement, and `42P05`, one that is there already: the statements this
+///   connection remembers are not those of its session, and it goes. Unless it was a statement in SQL
+///   that named them.
 /// - Any other error after which the server closes ends that connection; the rest harm none.
-pub(super) fn of_code(is_fatal: bool, code: &[u8]) -> Consequence {
-    match code {
+pub(super) fn of_error(error: &PgError) -> Consequence {
+    match &error.code {
         READ_ONLY | b"57P02" | b"57P03" | b"57P04" => Consequence::Invalidate,
-        _ if is_fatal => Consequence::Goodbye,
+        _ if error.fatal => Consequence::Goodbye,
         b"57P01" => Consequence::Goodbye,
-        b"26000" => Consequence::Evict,
+        b"26000" | b"42P05" if error.is_early => Consequence::Evict,
         _ => Consequence::Keep,
     }
 }
@@ -172,19 +188,22 @@ mod tests {
 
     #[test]
     fn an_error_costs_as_many_connections_as_it_concerns() {
-        for (fatal, code, expected) in [
-            (false, b"42601", Consequence::Keep),
-            (false, b"57014", Consequence::Keep),
-            (false, b"40001", Consequence::Keep),
-            (false, b"26000", Consequence::Evict),
-            (true, b"57P01", Consequence::Goodbye),
-            (true, b"57P05", Consequence::Goodbye),
-            (true, b"25P03", Consequence::Goodbye),
-            (false, b"57P02", Consequence::Invalidate),
-            (true, b"57P03", Consequence::Invalidate),
-            (false, b"25006", Consequence::Invalidate),
+        let error = |fatal, code, is_early| PgError { fatal, code, is_early };
+        for (error, expected) in [
+            (error(false, *b"42601", true), Consequence::Keep),
+            (error(false, *b"57014", false), Consequence::Keep),
+            (error(false, *b"40001", false), Consequence::Keep),
+            (error(false, *b"26000", true), Consequence::Evict),
+            (error(false, *b"26000", false), Consequence::Keep),
+            (error(false, *b"42P05", true), Consequence::Evict),
+            (error(true, *b"57P01", false), Consequence::Goodbye),
+            (error(true, *b"57P05", false), Consequence::Goodbye),
+            (error(true, *b"25P03", false), Consequence::Goodbye),
+            (error(false, *b"57P02", false), Consequence::Invalidate),
+            (error(true, *b"57P03", false), Consequence::Invalidate),
+            (error(false, *b"25006", false), Consequence::Invalidate),
         ] {
-            assert_eq!(of_code(fatal, code), expected, "{}", code.escape_ascii());
+            assert_eq!(of_error(&error), expected, "{error:?}");
         }
     }
 }

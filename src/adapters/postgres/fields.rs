@@ -7,9 +7,14 @@ pub(crate) struct PgError {
     pub(crate) fatal: bool,
     /// Its SQLSTATE; zeros if it has none.
     pub(crate) code: [u8; 5],
+    /// It refuses a Parse or a Bind: nothing was run.
+    pub(crate) is_early: bool,
 }
 
-/// Reads the fields of one error and keeps three of them, cut short.
+/// The server's function that finds a plan outdated: the text of the error is in the server's language.
+const REVALIDATE: &[u8] = b"RevalidateCachedQuery";
+
+/// Reads the fields of one error and keeps four of them, cut short.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     /// The field that is being read, and how much of it came.
@@ -18,6 +23,7 @@ pub(super) struct Fields {
     /// The same in the server's language. Servers before 9.6 have no other.
     localized: [u8; 6],
     code: [u8; 5],
+    routine: [u8; REVALIDATE.len() + 1],
 }
 
 impl Fields {
@@ -31,6 +37,7 @@ impl Fields {
                         b'V' => &mut self.severity[..],
                         b'S' => &mut self.localized[..],
                         b'C' => &mut self.code[..],
+                        b'R' => &mut self.routine[..],
                         _ => continue,
                     };
                     if let Some(place) = kept.get_mut(*at) {
@@ -42,10 +49,19 @@ impl Fields {
         }
     }
 
+    /// A prepared statement is not what it was when it was prepared.
+    pub(super) fn is_of_plan(&self) -> bool {
+        self.routine.strip_suffix(b"\0") == Some(REVALIDATE)
+    }
+
     pub(super) fn error(&self) -> PgError {
         let known = self.severity[0] != 0;
         let severity = if known { &self.severity } else { &self.localized };
-        PgError { fatal: [b"FATAL\0", b"PANIC\0"].contains(&severity), code: self.code }
+        PgError {
+            fatal: [b"FATAL\0", b"PANIC\0"].contains(&severity),
+            code: self.code,
+            is_early: false,
+        }
     }
 }
 
@@ -61,17 +77,20 @@ mod tests {
 
     #[test]
     fn the_severity_is_read_in_english_if_the_server_says_it() {
-        let shutdown = PgError { fatal: true, code: *b"57P01" };
+        let shutdown = PgError { fatal: true, code: *b"57P01", is_early: false };
         assert_eq!(error(b"SFATAL\0VFATAL\0C57P01\0Mterminating\0\0"), shutdown);
         assert_eq!(error(b"SFATALE\0VFATAL\0C57P01\0\0"), shutdown);
         assert_eq!(error(b"SPANIC\0C57P01\0\0"), shutdown);
-        let wrong = PgError { fatal: false, code: *b"42601" };
+        let wrong = PgError { fatal: false, code: *b"42601", is_early: false };
         assert_eq!(error(b"SFATAL\0VERROR\0C42601\0\0"), wrong);
     }
 
     #[test]
     fn fields_that_are_missing_or_too_long_do_no_harm() {
-        assert_eq!(error(b"\0"), PgError { fatal: false, code: [0; 5] });
-        assert_eq!(error(b"C4260199\0VFATALLY\0\0"), PgError { fatal: false, code: *b"42601" });
+        assert_eq!(error(b"\0"), PgError { fatal: false, code: [0; 5], is_early: false });
+        assert_eq!(
+            error(b"C4260199\0VFATALLY\0\0"),
+            PgError { fatal: false, code: *b"42601", is_early: false }
+        );
     }
 }

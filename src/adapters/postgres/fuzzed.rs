@@ -152,7 +152,9 @@ fn short_texts_are_the_same_in_pieces_of_any_size(input: &[u8]) {
         let mut parameters = Parameters::default();
         parameters.set(&parameter);
         let role = format!("{:?}", parameters.role());
-        (fields.error(), query.says(), parse.says(), role, parameter.is(b"LISTEN\0"))
+        let said =
+            [&query, &parse].map(|text| (text.says(), text.path(), text.name(), text.hash()));
+        (fields.error(), fields.is_of_plan(), said, role, parameter.hash())
     });
     assert!(known[0] == known[1] && known[0] == known[2], "{known:?}");
 }

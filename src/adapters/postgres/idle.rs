@@ -9,8 +9,9 @@ pub(crate) fn unread(mut bytes: &[u8]) -> Unread {
     let mut frames = Frames::typed();
     while let Some(tag) = bytes.first() {
         match tag {
-            // NotificationResponse, ParameterStatus and NoticeResponse come at any time.
-            b'A' | b'S' | b'N' => {}
+            // ParameterStatus and NoticeResponse come at any time. So does NotificationResponse, but
+            // only to who has subscribed: an idle session has not, as far as anybody knows.
+            b'S' | b'N' => {}
             b'E' => return Unread::Goodbye,
             _ => return Unread::Dirty,
         }
@@ -34,10 +35,10 @@ mod tests {
     fn only_what_a_server_may_say_unasked_is_harmless() {
         let table: [(&[u8], Unread); 10] = [
             (b"", Keep),
-            (b"A", Keep),
+            (b"A", Dirty),
             (b"N\0\0\0\x05\0", Keep),
-            (b"A\0\0\x10\0rest is cut", Keep),
-            (b"S\0\0\0\x08a\0b\0N\0\0\0\x05\0A\0\0", Keep),
+            (b"N\0\0\x10\0rest is cut", Keep),
+            (b"S\0\0\0\x08a\0b\0N\0\0\0\x05\0N\0\0", Keep),
             (b"E\0\0\0\x10", Goodbye),
             (b"N\0\0\0\x05\0E", Goodbye),
             (b"Z\0\0\0\x05I", Dirty),

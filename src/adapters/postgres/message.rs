@@ -1,7 +1,7 @@
 //! What of the message under way has to be read, in either direction; everything else is skipped.
 
 use super::fields::Fields;
-use super::opening::Opening;
+use super::opening::{Name, Opening};
 use super::parameter::Parameter;
 
 /// What of the message that is being sent has to be read.
@@ -11,7 +11,59 @@ pub(super) enum Sending {
     Startup([u8; 4], usize),
     Query(Opening),
     Parse(Opening),
+    /// A Bind or a Close, whose statement is looked for.
+    Bind(Named),
+    Close(Named),
     Nothing,
+}
+
+/// The name of a statement that something else stands in front of.
+#[derive(Debug)]
+pub(super) struct Named {
+    front: Front,
+    name: Name,
+}
+
+/// What stands in front of it.
+#[derive(Debug)]
+enum Front {
+    /// The name of a portal, with a zero behind.
+    Portal,
+    /// An `S`. With anything else it is no statement's name.
+    Kind,
+    Nothing,
+    /// The name was read.
+    All,
+}
+
+impl Named {
+    pub(super) fn of_bind() -> Self {
+        Self { front: Front::Portal, name: Name::default() }
+    }
+
+    pub(super) fn of_close() -> Self {
+        Self { front: Front::Kind, name: Name::default() }
+    }
+
+    fn read(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.front = match (&self.front, byte) {
+                (Front::All, _) => return,
+                (Front::Portal, 0) | (Front::Kind, b'S') => Front::Nothing,
+                (Front::Portal, _) => Front::Portal,
+                (Front::Kind, _) | (Front::Nothing, 0) => Front::All,
+                (Front::Nothing, byte) => {
+                    self.name.read(byte);
+                    Front::Nothing
+                }
+            };
+        }
+    }
+
+    /// Its number, if the client library made it.
+    pub(super) fn number(&self) -> Option<u64> {
+        self.name.number()
+    }
 }
 
 /// What of the message that is being received has to be read.
@@ -36,6 +88,7 @@ impl Sending {
                 }
             }
             Self::Query(text) | Self::Parse(text) => text.read(body),
+            Self::Bind(statement) | Self::Close(statement) => statement.read(body),
             Self::Nothing => {}
         }
     }

@@ -1,5 +1,6 @@
 //! [`Parameters`]: what the server says of itself that tells its role. Pure.
 
+use super::path;
 use super::role::Role;
 
 /// Room for the longest name that matters, and `off`.
@@ -10,6 +11,8 @@ const MOST: usize = 34;
 pub(super) struct Parameter {
     text: [u8; MOST],
     len: usize,
+    /// Of all of it.
+    hash: u64,
 }
 
 /// Servers before PostgreSQL 14, and some that stand in between, do not say it.
@@ -21,17 +24,24 @@ pub(super) struct Parameters {
 
 impl Parameter {
     pub(super) fn new() -> Self {
-        Self { text: [0; MOST], len: 0 }
+        Self { text: [0; MOST], len: 0, hash: path::EMPTY }
     }
 
     pub(super) fn read(&mut self, bytes: &[u8]) {
+        self.hash = bytes.iter().fold(self.hash, |hash, byte| path::hashed(hash, *byte));
         let count = bytes.len().min(MOST - self.len);
         self.text[self.len..self.len + count].copy_from_slice(&bytes[..count]);
         self.len += count;
     }
 
-    pub(super) fn is(&self, text: &[u8]) -> bool {
-        &self.text[..self.len] == text
+    /// Up to its first zero.
+    pub(super) fn word(&self) -> &[u8] {
+        self.text[..self.len].split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+
+    /// A number that stands for name and value.
+    pub(super) fn hash(&self) -> u64 {
+        self.hash
     }
 }
 

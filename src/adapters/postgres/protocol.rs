@@ -11,15 +11,19 @@ use super::client::Client;
 use super::driver::Driver;
 use super::encryption::{Agreed, Wanted};
 use super::error::Error;
-use super::line::{Line, Watched};
+use super::line::Line;
 use super::notify::Board;
 use super::reset::{self, RecyclingMethod};
 use super::role::{Role, Target};
-use super::statements::{self, StatementCache};
+use super::statements::{self, StatementCache, Statements};
+use super::unbound::Unbound;
 use super::url::Keepalives;
+use super::watched::Watched;
 use crate::net::PeerAddr;
+use crate::pool::Pool;
 use crate::protocol::{Consequence, Protocol, Reuse, Unread};
 use crate::stream::Wire;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, OnceLock};
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
@@ -41,7 +45,10 @@ pub struct Postgres {
     pub(super) keepalive: Keepalives,
     recycling: RecyclingMethod,
     target: Target,
-    statements: usize,
+    statements: Statements,
+    capacity: usize,
+    /// What was prepared before the last change of this is of no use, on any connection.
+    pub(super) generation: Arc<AtomicU64>,
 }
 
 impl Postgres {
@@ -58,7 +65,9 @@ impl Postgres {
             is_told_tls: false,
             keepalive: Keepalives::default(),
             recycling: RecyclingMethod::default(),
-            statements: statements::CAPACITY,
+            statements: Statements::default(),
+            capacity: statements::CAPACITY,
+            generation: Arc::default(),
         }
     }
 
@@ -75,7 +84,7 @@ impl Postgres {
         Self { tls: Some(tls), is_told_tls: true, ..self }
     }
 
-    /// What a connection that comes back is made to forget. Default [`RecyclingMethod::Fast`].
+    /// What a connection that comes back is made to forget. Default [`RecyclingMethod::Tidy`].
     #[must_use]
     pub fn with_recycling(self, recycling: RecyclingMethod) -> Self {
         Self { recycling, ..self }
@@ -91,7 +100,14 @@ impl Postgres {
     /// How many prepared statements each connection keeps. Default 256; with 0 nothing is kept.
     #[must_use]
     pub fn with_statement_cache(self, capacity: usize) -> Self {
-        Self { statements: capacity, ..self }
+        Self { capacity, ..self }
+    }
+
+    /// Whether sessions keep prepared statements. Default [`Statements::Named`]; behind a proxy that may
+    /// give each transaction another session, [`Statements::Unnamed`].
+    #[must_use]
+    pub fn with_statements(self, statements: Statements) -> Self {
+        Self { statements, ..self }
     }
 
     pub(super) fn has_tls(&self) -> bool {
@@ -136,12 +152,12 @@ impl Protocol for Postgres {
         let Agreed { wire, encryption, end_point } = self.wanted(&peer).begin(wire).await?;
         let line = Line::new();
         // Its ledger only repeats what the line knows.
-        drop(wire.scan(Along::new(&line, self.target)));
+        drop(wire.scan(Along::new(&line, self.target, &self.generation)));
         let mut config = (*self.config).clone();
         let already = Already::agreed(encryption.is_some(), end_point);
         already.tell(&mut config);
         let (aside, linger) = (wire.aside(), wire.linger());
-        let watched = Watched { io: wire, line: Arc::clone(&line) };
+        let watched = Watched::new(wire, &line);
         let (client, connection) = config.connect_raw(watched, already).await?;
         let handshake = began.elapsed();
 
@@ -149,7 +165,12 @@ impl Protocol for Postgres {
         let (board, end) = (Arc::<Board>::default(), Arc::<OnceLock<_>>::default());
         let client = Client {
             client,
-            statements: Arc::new(StatementCache::new(self.statements)),
+            statements: Arc::new(StatementCache::new(
+                self.statements,
+                self.capacity,
+                &line,
+                &self.generation,
+            )),
             line: Arc::clone(&line),
             board: Arc::clone(&board),
             canceller: canceller.clone(),
@@ -179,12 +200,13 @@ impl Protocol for Postgres {
         client.board.close();
         let was_cancelled = client.canceller.comes_back();
         let line = &client.line;
-        if line.is_lost() {
+        if line.is_lost() || line.unbound().is_some_and(Unbound::is_full) {
             return Reuse::Never;
         }
-        let is_clean = line.is_quiet() && !line.is_in_transaction() && !line.listens();
-        let is_clean = is_clean && !was_cancelled;
-        if is_clean && self.recycling == RecyclingMethod::Fast {
+        let left = line.unbound().map_or(0, Unbound::len);
+        let is_known = left == 0 && !line.doubts_role() && !was_cancelled && !line.is_unsure();
+        let is_clean = line.is_quiet() && !line.is_in_transaction() && !line.listens() && is_known;
+        if is_clean && self.recycling.sql(line.is_touched()).is_none() {
             Reuse::AsItIs
         } else {
             Reuse::AfterReset
@@ -197,6 +219,10 @@ impl Protocol for Postgres {
 
     fn classify(&self, error: &Error) -> Consequence {
         error.consequence()
+    }
+
+    fn code(&self, error: &Error) -> Option<String> {
+        error.code().map(|code| code.code().to_owned())
     }
 
     fn is_permanent(&self, error: &Error) -> bool {
@@ -215,5 +241,24 @@ impl fmt::Debug for Postgres {
             .field("recycling", &self.recycling)
             .field("target", &self.target)
             .finish_non_exhaustive()
+    }
+}
+
+impl Pool<Postgres> {
+    /// Has every connection prepare its statements anew, when they are used next: after a change of the
+    /// schema, say. (A change that makes a cached statement fail is found by the pool itself.)
+    ///
+    /// Clones of one [`Postgres`] share this: it concerns the pools of all of them.
+    ///
+    /// ```no_run
+    /// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = livepool::postgres::pool("postgres://me:secret@db.example/orders")?;
+    /// pool.clear_statement_caches();
+    /// # Ok(()) }
+    /// ```
+    pub fn clear_statement_caches(&self) {
+        if let Some(postgres) = self.protocol() {
+            postgres.generation.fetch_add(1, Ordering::SeqCst);
+        }
     }
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use crate::protocol::Consequence;
+
 /// Which server of several is to be used: libpq calls it `target_session_attrs`. Another one is
 /// passed over, and the dial goes on to the next address.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -45,6 +47,34 @@ impl Role {
         let is_standby = in_recovery == Some("t");
         Ok(Self { is_standby, is_read_only: is_standby || read_only == Some("on") })
     }
+}
+
+/// What it means that a session refused a write. Asks it: whether the server takes none, or the session
+/// was told to.
+pub(super) async fn why_read_only(
+    client: &Client,
+    began_as: Option<Role>,
+) -> Result<Option<Consequence>, tokio_postgres::Error> {
+    let sql = "SELECT pg_catalog.pg_is_in_recovery(), setting, reset_val \
+               FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only'";
+    let answer = client.simple_query(sql).await?;
+    let row = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some([row.get(0), row.get(1), row.get(2)]),
+        _ => None,
+    });
+    Ok(match row {
+        Some([Some("t"), ..]) => Some(Consequence::Invalidate),
+        // What sessions get that set nothing: the server's word. If it was so from the beginning, nothing
+        // has changed, and a new connection would be no other.
+        Some([_, _, Some("on")]) => {
+            let was_so = began_as.is_some_and(|role| role.is_read_only);
+            (!was_so).then_some(Consequence::Invalidate)
+        }
+        // Its last user's word.
+        Some([_, Some("on"), _]) => Some(Consequence::Evict),
+        // A transaction that was begun to read only.
+        _ => None,
+    })
 }
 
 impl Target {

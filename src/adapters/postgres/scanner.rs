@@ -3,11 +3,14 @@
 use super::debt::Debt;
 use super::fields::{Fields, PgError};
 use super::frames::{Frames, Piece};
-use super::message::{Receiving, Sending};
-use super::opening::{Opening, Says};
+use super::message::{Named, Receiving, Sending};
+use super::opening::{Lasting, Opening, Says};
 use super::parameter::{Parameter, Parameters};
+use super::path::SearchPath;
 use super::role::Role;
+use super::unbound::Unbound;
 use crate::adapters::seen::Seen;
+use crate::sync::Arc;
 
 /// Whether the session is in a transaction, as the server said last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +29,18 @@ const HEADER: u64 = 5;
 /// The longest startup message a server takes.
 const LONGEST_STARTUP: usize = 10_000;
 
+/// A session does not keep more prepared statements that may listen, or leave something.
+const MOST_DOERS: usize = 1024;
+
+/// A prepared statement that may do more when it is run than its answer tells, or less.
+#[derive(Debug)]
+struct Doer {
+    number: u64,
+    listens: bool,
+    touches: bool,
+    lasting: Lasting,
+}
+
 /// Follows both directions of one connection, from its first byte.
 #[derive(Debug)]
 pub(crate) struct PgScanner {
@@ -40,6 +55,26 @@ pub(crate) struct PgScanner {
     is_listening: bool,
     /// The client asked to hear no notifications any more, outside of a transaction.
     will_forget: bool,
+    /// The session may not be what it was at the beginning.
+    is_touched: bool,
+    /// The client asked for it to be as it was, outside of a transaction.
+    will_clean: bool,
+    /// Of the last text, or of all that were not answered.
+    lasting: Lasting,
+    texts_wait: bool,
+    has_completed: bool,
+    /// Prepared statements that may do such a thing when they are run.
+    doers: Vec<Doer>,
+    unbound: Arc<Unbound>,
+    path: SearchPath,
+    /// How often the session lost its prepared statements.
+    forgotten: u64,
+    /// A prepared statement was found outdated.
+    is_outdated: bool,
+    /// What the server deals with now has got beyond its Bind.
+    is_bound: bool,
+    /// The last error came before that.
+    was_early: bool,
     errors: Seen<PgError>,
     parameters: Parameters,
     /// Of the server's messages since that was asked last, and of the one under way.
@@ -60,6 +95,18 @@ impl PgScanner {
             status: Status::Unknown,
             is_listening: false,
             will_forget: false,
+            is_touched: false,
+            will_clean: false,
+            lasting: Lasting::default(),
+            texts_wait: false,
+            has_completed: false,
+            doers: Vec::new(),
+            unbound: Arc::default(),
+            path: SearchPath::new(),
+            forgotten: 0,
+            is_outdated: false,
+            is_bound: false,
+            was_early: false,
             errors: Seen::new(),
             parameters: Parameters::default(),
             longest: 0,
@@ -80,6 +127,17 @@ impl PgScanner {
         self.debt.awaits_client()
     }
 
+    /// A COPY failed, and whether one more ReadyForQuery comes for it shows when the next answer
+    /// begins.
+    pub(crate) fn is_unsure(&self) -> bool {
+        self.debt.is_unsure()
+    }
+
+    /// The session has begun, and what came of the server ends with a message.
+    pub(crate) fn is_between(&self) -> bool {
+        self.status != Status::Unknown && !self.server.is_midway()
+    }
+
     pub(crate) fn transaction(&self) -> Status {
         self.status
     }
@@ -87,6 +145,11 @@ impl PgScanner {
     /// Notifications may come that the next user did not ask for.
     pub(crate) fn is_listening(&self) -> bool {
         self.is_listening
+    }
+
+    /// Something may be left in the session: settings, locks, temporary tables.
+    pub(super) fn is_touched(&self) -> bool {
+        self.is_touched
     }
 
     /// The connection ended, or something happened on it that is not understood: it must not be
@@ -98,6 +161,31 @@ impl PgScanner {
     /// What the server said of itself last, if it does.
     pub(crate) fn role(&self) -> Option<Role> {
         self.parameters.role()
+    }
+
+    /// Statements that were prepared, and not run or closed since.
+    pub(super) fn unbound(&self) -> &Arc<Unbound> {
+        &self.unbound
+    }
+
+    /// Stands for the path on which the session looks for names.
+    pub(super) fn path(&self) -> u64 {
+        self.path.now()
+    }
+
+    /// Another number than before: nothing is left of what was prepared.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten + self.path.lost()
+    }
+
+    /// A prepared statement was found outdated since this was asked last: others may be, in any session.
+    pub(super) fn take_outdated(&mut self) -> bool {
+        std::mem::take(&mut self.is_outdated)
+    }
+
+    /// What failed last was refused before anything was run.
+    pub(super) fn was_early(&self) -> bool {
+        self.was_early
     }
 
     /// An error that came since this was asked last, the oldest first, each kind once.
@@ -141,7 +229,17 @@ impl PgScanner {
                 self.debt.work();
                 return Sending::Parse(Opening::of_parse());
             }
-            b'B' | b'D' | b'E' | b'C' => self.debt.work(),
+            b'B' | b'D' | b'E' | b'C' => {
+                self.debt.work();
+                // Only of these anything has to be known.
+                if self.unbound.len() + self.doers.len() > 0 {
+                    match tag {
+                        b'B' => return Sending::Bind(Named::of_bind()),
+                        b'C' => return Sending::Close(Named::of_close()),
+                        _ => {}
+                    }
+                }
+            }
             b'S' => self.debt.sync(),
             b'c' | b'f' => self.debt.data_end(),
             // Flush, the data of a COPY, and whatever answers a request for authentication.
@@ -156,9 +254,56 @@ impl PgScanner {
         match std::mem::replace(&mut self.sending, Sending::Nothing) {
             Sending::Startup(code, 4) => self.has_started(u32::from_be_bytes(code)),
             Sending::Startup(..) => self.is_lost = true,
-            Sending::Query(text) => self.has_said(text.says()),
-            Sending::Parse(text) if text.says() == Says::Listen => self.has_said(Says::Listen),
-            Sending::Parse(_) | Sending::Nothing => {}
+            Sending::Query(text) => {
+                self.path.said(text.path());
+                self.will_last(text.lasts());
+                self.is_touched |= text.touches();
+                let is_clean = text.says() == Says::Forget && !text.only_stops_listening();
+                self.will_clean = self.will_forget && is_clean;
+                self.has_said(text.says());
+            }
+            Sending::Parse(text) => self.prepares(&text),
+            Sending::Bind(statement) => {
+                if let Some(number) = statement.number() {
+                    self.unbound.known(number);
+                    if let Some(doer) = self.doers.iter().find(|doer| doer.number == number) {
+                        self.is_listening |= doer.listens;
+                        self.is_touched |= doer.touches;
+                        self.will_last(doer.lasting);
+                    }
+                }
+            }
+            Sending::Close(statement) => {
+                if let Some(number) = statement.number() {
+                    self.unbound.known(number);
+                    self.doers.retain(|doer| doer.number != number);
+                }
+            }
+            Sending::Nothing => {}
+        }
+    }
+
+    fn will_last(&mut self, lasting: Lasting) {
+        let others_wait = std::mem::replace(&mut self.texts_wait, true);
+        self.lasting = if others_wait { self.lasting.or(lasting) } else { lasting };
+    }
+
+    fn prepares(&mut self, text: &Opening) {
+        self.path.said(text.path());
+        self.will_last(text.lasts());
+        let (listens, touches) = (text.says() == Says::Listen, text.touches());
+        self.is_touched |= touches;
+        if listens {
+            self.has_said(Says::Listen);
+        }
+        if let Some(number) = text.name() {
+            self.unbound.parse(number, text.hash(), self.debt.answers());
+            let lasting = text.lasts();
+            if listens || touches || lasting != Lasting::default() {
+                // A session with more of them than anybody can remember is not used again.
+                self.is_lost |= self.doers.len() >= MOST_DOERS;
+                self.doers.push(Doer { number, listens, touches, lasting });
+            }
         }
     }
 
@@ -214,9 +359,14 @@ impl PgScanner {
 
     fn begins_to_receive(&mut self, tag: u8, len: usize) -> Receiving {
         let is_owed = self.debt.owed() > 0;
+        if !matches!(tag, b'A' | b'N' | b'S' | b'Z') {
+            self.debt.answer_begins();
+        }
         match tag {
-            // These come at any time.
-            b'A' | b'N' => {}
+            // These come at any time. A notification for nobody: something subscribed that was not
+            // seen to.
+            b'A' => self.is_listening = true,
+            b'N' => {}
             b'S' => return Receiving::Parameter(Parameter::new()),
             b'E' => {
                 self.is_lost |= !is_owed;
@@ -234,7 +384,9 @@ impl PgScanner {
             }
             // Replication: both sides talk at will, and no pool has a use for that.
             b'W' => self.is_lost = true,
-            b'1' | b'2' | b'3' | b'D' | b'H' | b'I' | b'K' | b'R' | b'T' | b'V' => {}
+            b'1' => self.unbound.answered(),
+            b'2' => self.is_bound = true,
+            b'3' | b'D' | b'H' | b'I' | b'K' | b'R' | b'T' | b'V' => {}
             b'c' | b'd' | b'n' | b's' | b't' | b'v' => {}
             _ => self.is_lost = true,
         }
@@ -258,22 +410,63 @@ impl PgScanner {
     fn has_received(&mut self) {
         match std::mem::replace(&mut self.receiving, Receiving::Nothing) {
             Receiving::Error(fields) => {
-                let error = fields.error();
+                let mut error = fields.error();
+                error.is_early = !self.is_bound && self.debt.is_extended();
+                // The latter: the number of a type, say, that is not in the catalogue any more.
+                let is_outdated = fields.is_of_plan() || error.code == *b"XX000";
+                self.is_outdated |= is_outdated && error.is_early;
+                self.was_early = error.is_early;
+                self.path.failed();
+                self.unbound.failed();
                 self.is_lost |= error.fatal;
                 self.will_forget = false;
                 self.errors.note(error);
                 self.debt.failed();
             }
-            Receiving::Parameter(parameter) => self.parameters.set(&parameter),
-            // Of a statement that stood behind another one, too.
-            Receiving::Complete(tag) => self.is_listening |= tag.is(b"LISTEN\0"),
+            Receiving::Parameter(parameter) => {
+                if parameter.word() == b"search_path" {
+                    self.path.reported(parameter.hash());
+                }
+                self.parameters.set(&parameter);
+            }
+            Receiving::Complete(tag) => self.has_completed(tag.word()),
             Receiving::Ready => {
                 self.debt.ready();
+                self.unbound.ready();
+                self.path.ready(self.status);
+                self.is_bound = false;
+                self.texts_wait &= self.debt.owed() > 0;
+                // What is run without a text was prepared before.
+                if std::mem::take(&mut self.has_completed) {
+                    self.lasting = Lasting::default();
+                }
+                let is_cleaned = std::mem::take(&mut self.will_clean);
                 if std::mem::take(&mut self.will_forget) && self.status == Status::Idle {
                     self.is_listening = false;
+                    self.is_touched &= !is_cleaned;
                 }
             }
             Receiving::Nothing => {}
+        }
+    }
+
+    /// A statement is complete, wherever it stood in its text.
+    fn has_completed(&mut self, tag: &[u8]) {
+        self.has_completed = true;
+        self.path.complete(tag, self.status);
+        self.is_touched |= !self.will_clean && self.lasting.is_left_by(tag);
+        match tag {
+            b"LISTEN" => self.is_listening = true,
+            b"DISCARD ALL" | b"DEALLOCATE ALL" => {
+                self.forgotten += 1;
+                self.unbound.clear();
+                self.doers.clear();
+                if tag == b"DISCARD ALL" {
+                    self.path.discarded();
+                }
+            }
+            b"DEALLOCATE" => self.forgotten += 1,
+            _ => {}
         }
     }
 }

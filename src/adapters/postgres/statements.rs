@@ -6,20 +6,51 @@ use std::fmt;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};
 
-use crate::sync::{Mutex, MutexGuard, PoisonError};
+use super::line::Line;
+use super::unbound;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Statements a connection keeps, unless [told otherwise](super::Postgres::with_statement_cache).
 pub(super) const CAPACITY: usize = 256;
 
-/// The prepared statements of one connection, by their text and parameter types.
+/// Whether sessions keep prepared statements. See
+/// [`Postgres::with_statements`](super::Postgres::with_statements).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Statements {
+    /// They do, under names. The session has to be the same from one request to the next: that of a
+    /// server, of a PgBouncer in session mode, or of one in transaction mode that keeps track of them
+    /// (`max_prepared_statements`, from 1.21 on).
+    #[default]
+    Named,
+    /// They do not: for a PgBouncer in transaction mode that is older, and for others like it. What
+    /// [`prepare_cached`](super::Client::prepare_cached) gives is a description, which is asked for in
+    /// a short transaction, once per text and connection. [`query`](super::Client::query),
+    /// [`query_one`](super::Client::query_one), [`query_opt`](super::Client::query_opt) and
+    /// [`execute`](super::Client::execute) send the text with each use, in one round trip, as
+    /// `query_typed` does. Everything else (`query_raw`, `copy_in`, `prepare`) is the client library's,
+    /// which names statements: use it in transactions only. Parameters and columns need types that
+    /// PostgreSQL itself brings; cast others (`$1::text::mood`, `mood::text`).
+    Unnamed,
+}
+
+/// The prepared statements of one connection, by their text and parameter types, and by the
+/// `search_path` under which they were prepared.
 ///
 /// It is bounded: a program that writes values into its texts would otherwise fill the server's
-/// memory. The statement that was not used for the longest time makes room.
+/// memory. The statement that was not used for the longest time makes room. It is empty again when one
+/// was found outdated on any connection of the pool, when the session's statements were deallocated,
+/// and after [`Pool::clear_statement_caches`](crate::Pool::clear_statement_caches).
 pub struct StatementCache {
     /// Only looked at and changed under this lock. Statements are dropped outside: they tell their
     /// client.
     cache: Mutex<Cache>,
+    mode: Statements,
     capacity: usize,
+    line: Arc<Line>,
+    /// Of all connections.
+    generation: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -27,41 +58,57 @@ struct Cache {
     statements: HashMap<String, Vec<Entry>>,
     len: usize,
     uses: u64,
+    as_of: AsOf,
 }
 
 struct Entry {
     types: Vec<Type>,
+    /// Stands for the path under which it was prepared.
+    path: u64,
     statement: Statement,
     used: u64,
 }
 
+/// When a statement was prepared: before or after what makes it useless.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct AsOf {
+    generation: u64,
+    forgotten: u64,
+}
+
 impl StatementCache {
-    pub(super) fn new(capacity: usize) -> Self {
-        Self { cache: Mutex::default(), capacity }
+    pub(super) fn new(
+        mode: Statements,
+        capacity: usize,
+        line: &Arc<Line>,
+        generation: &Arc<AtomicU64>,
+    ) -> Self {
+        let (line, generation) = (Arc::clone(line), Arc::clone(generation));
+        let cache = Self { cache: Mutex::default(), mode, capacity, line, generation };
+        cache.cache().as_of = cache.now();
+        cache
     }
 
     /// How many statements it has.
     pub fn size(&self) -> usize {
+        self.refresh();
         self.cache().len
     }
 
     /// Forgets all of them. Those in use are closed at the server when their users are done.
     pub fn clear(&self) {
-        let cache = std::mem::take(&mut *self.cache());
-        drop(cache);
+        let statements = self.cache().take();
+        drop(statements);
     }
 
     /// Forgets one.
     pub fn remove(&self, query: &str, types: &[Type]) -> Option<Statement> {
-        let mut cache = self.cache();
-        let entries = cache.statements.get_mut(query)?;
-        let index = entries.iter().position(|entry| entry.types == types)?;
-        let entry = entries.swap_remove(index);
-        if entries.is_empty() {
-            cache.statements.remove(query);
-        }
-        cache.len -= 1;
-        Some(entry.statement)
+        let removed = self.cache().remove(query, |entry| entry.types == types)?;
+        Some(removed.statement)
+    }
+
+    pub(super) fn mode(&self) -> Statements {
+        self.mode
     }
 
     pub(super) async fn prepare(
@@ -70,52 +117,132 @@ impl StatementCache {
         query: &str,
         types: &[Type],
     ) -> Result<Statement, Error> {
-        if let Some(statement) = self.get(query, types) {
+        self.refresh();
+        let (as_of, path) = (self.now(), self.line.path());
+        if let Some(statement) = self.get(query, types, path) {
             return Ok(statement);
         }
-        let statement = client.prepare_typed(query, types).await?;
-        self.insert(query, types, &statement);
+        let hash = unbound::hash(query, types);
+        let (statement, is_current) = match self.mode {
+            Statements::Named => {
+                let statement = client.prepare_typed(query, types).await?;
+                (statement, as_of == self.now())
+            }
+            // It outlives its session.
+            Statements::Unnamed => (self.describe(client, query, types, hash).await?, true),
+        };
+        // What has become useless meanwhile is given away, and not kept.
+        if self.capacity > 0 && is_current {
+            if let Some(unbound) = self.line.unbound() {
+                unbound.claim(hash);
+            }
+            self.insert(query, types, path, &statement);
+        }
         Ok(statement)
     }
 
-    fn get(&self, query: &str, types: &[Type]) -> Option<Statement> {
+    /// What a text takes and gives, without leaving anything at the server: whoever is in between gives
+    /// one transaction one session, and no more.
+    async fn describe(
+        &self,
+        client: &Client,
+        query: &str,
+        types: &[Type],
+        hash: u64,
+    ) -> Result<Statement, Error> {
+        let is_alone = !self.line.is_in_transaction();
+        if is_alone {
+            client.batch_execute("BEGIN").await?;
+        }
+        let prepared = client.prepare_typed(query, types).await;
+        let name = self.line.unbound().and_then(|unbound| unbound.claim(hash));
+        match (&prepared, name) {
+            (Ok(_), Some(name)) => {
+                let end = if is_alone { "; COMMIT" } else { "" };
+                client.batch_execute(&format!("DEALLOCATE s{name}{end}")).await?;
+                self.keep();
+            }
+            _ if is_alone => client.batch_execute("ROLLBACK").await?,
+            _ => {}
+        }
+        prepared
+    }
+
+    /// The text and types of a statement that it has.
+    pub(super) fn text_of(&self, statement: &Statement) -> Option<(String, Vec<Type>)> {
+        let cache = self.cache();
+        let all = cache.statements.iter();
+        let mut all = all.flat_map(|(query, entries)| entries.iter().map(move |e| (query, e)));
+        let (query, entry) = all.find(|(_, entry)| is_same(&entry.statement, statement))?;
+        Some((query.clone(), entry.types.clone()))
+    }
+
+    /// Another statement in place of this one, if it has become useless and the server has run nothing:
+    /// the caller may try again, and need not know.
+    pub(super) async fn renewed(
+        &self,
+        client: &Client,
+        statement: &Statement,
+        error: &Error,
+    ) -> Option<Statement> {
+        let is_useless = matches!(error.code()?.code(), "0A000" | "26000" | "XX000");
+        // Of a function's own statement, something has run before.
+        let is_its_own = error.as_db_error()?.where_().is_none();
+        if !is_useless || !is_its_own || !self.line.was_early() || self.line.is_in_transaction() {
+            return None;
+        }
+        let (query, types) = self.text_of(statement)?;
+        drop(self.remove(&query, &types));
+        // Types may have been made anew, too.
+        client.clear_type_cache();
+        self.prepare(client, &query, &types).await.ok()
+    }
+
+    /// The session lost statements, and none of these.
+    pub(super) fn keep(&self) {
+        self.cache().as_of.forgotten = self.line.forgotten();
+    }
+
+    fn now(&self) -> AsOf {
+        let generation = self.generation.load(Ordering::SeqCst);
+        AsOf { generation, forgotten: self.line.forgotten() }
+    }
+
+    /// Empties it, if what it has is of no use any more.
+    fn refresh(&self) {
+        let now = self.now();
+        let mut cache = self.cache();
+        if cache.as_of != now {
+            cache.as_of = now;
+            let statements = cache.take();
+            drop(cache);
+            drop(statements);
+        }
+    }
+
+    fn get(&self, query: &str, types: &[Type], path: u64) -> Option<Statement> {
         let mut cache = self.cache();
         let cache = &mut *cache;
         cache.uses += 1;
-        let entries = cache.statements.get_mut(query)?;
-        let entry = entries.iter_mut().find(|entry| entry.types == types)?;
+        let mut entries = cache.statements.get_mut(query)?.iter_mut();
+        let entry = entries.find(|entry| entry.types == types && entry.path == path)?;
         entry.used = cache.uses;
         Some(entry.statement.clone())
     }
 
-    fn insert(&self, query: &str, types: &[Type], statement: &Statement) {
-        if self.capacity == 0 {
-            return;
-        }
-        // What is replaced or makes room is dropped when the lock is open again.
-        let replaced = self.remove(query, types);
-        let oldest = self.make_room();
+    fn insert(&self, query: &str, types: &[Type], path: u64, statement: &Statement) {
         let mut cache = self.cache();
+        let is_it = |entry: &Entry| entry.types == types && entry.path == path;
+        let replaced = cache.remove(query, is_it);
+        let oldest = if cache.len < self.capacity { None } else { cache.remove_oldest() };
         cache.uses += 1;
         cache.len += 1;
-        let entry = Entry { types: types.to_vec(), statement: statement.clone(), used: cache.uses };
+        let (types, used) = (types.to_vec(), cache.uses);
+        let entry = Entry { types, path, statement: statement.clone(), used };
         cache.statements.entry(query.to_owned()).or_default().push(entry);
+        // What is replaced or makes room is dropped when the lock is open again.
         drop(cache);
         drop((replaced, oldest));
-    }
-
-    fn make_room(&self) -> Option<Statement> {
-        let (query, types) = {
-            let cache = self.cache();
-            if cache.len < self.capacity {
-                return None;
-            }
-            let all = cache.statements.iter();
-            let all = all.flat_map(|(query, entries)| entries.iter().map(move |e| (query, e)));
-            let (query, entry) = all.min_by_key(|(_, entry)| entry.used)?;
-            (query.clone(), entry.types.clone())
-        };
-        self.remove(&query, &types)
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
@@ -123,10 +250,44 @@ impl StatementCache {
     }
 }
 
+impl Cache {
+    fn take(&mut self) -> HashMap<String, Vec<Entry>> {
+        self.len = 0;
+        std::mem::take(&mut self.statements)
+    }
+
+    fn remove(&mut self, query: &str, is_it: impl Fn(&Entry) -> bool) -> Option<Entry> {
+        let entries = self.statements.get_mut(query)?;
+        let entry = entries.swap_remove(entries.iter().position(is_it)?);
+        if entries.is_empty() {
+            self.statements.remove(query);
+        }
+        self.len -= 1;
+        Some(entry)
+    }
+
+    fn remove_oldest(&mut self) -> Option<Entry> {
+        let all = self.statements.iter();
+        let all = all.flat_map(|(query, entries)| entries.iter().map(move |e| (query, e)));
+        let (query, entry) = all.min_by_key(|(_, entry)| entry.used)?;
+        let (query, used) = (query.clone(), entry.used);
+        self.remove(&query, |entry| entry.used == used)
+    }
+}
+
+/// Whether these are one statement. Its name is the client library's own; two that live at the same time
+/// have their parameters and columns at different places, if they have any.
+fn is_same(a: &Statement, b: &Statement) -> bool {
+    let is_one = |a: *const (), b: *const (), len: usize| len > 0 && a == b;
+    let (columns, params) = ((a.columns(), b.columns()), (a.params(), b.params()));
+    is_one(columns.0.as_ptr().cast(), columns.1.as_ptr().cast(), columns.0.len())
+        || is_one(params.0.as_ptr().cast(), params.1.as_ptr().cast(), params.0.len())
+}
+
 impl fmt::Debug for StatementCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StatementCache")
-            .field("size", &self.size())
+            .field("size", &self.cache().len)
             .field("capacity", &self.capacity)
             .finish()
     }

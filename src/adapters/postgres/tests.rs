@@ -20,12 +20,19 @@ struct Known {
     status: Status,
     awaits_client: bool,
     is_listening: bool,
+    is_unsure: bool,
     is_lost: bool,
 }
 
 /// Nothing owed, everything in order.
-const CLEAN: Known =
-    Known { owed: 0, status: Idle, awaits_client: false, is_listening: false, is_lost: false };
+const CLEAN: Known = Known {
+    owed: 0,
+    status: Idle,
+    awaits_client: false,
+    is_listening: false,
+    is_unsure: false,
+    is_lost: false,
+};
 
 fn known(scanner: &PgScanner) -> Known {
     Known {
@@ -33,6 +40,7 @@ fn known(scanner: &PgScanner) -> Known {
         status: scanner.transaction(),
         awaits_client: scanner.awaits_client(),
         is_listening: scanner.is_listening(),
+        is_unsure: scanner.is_unsure(),
         is_lost: scanner.is_lost(),
     }
 }
@@ -160,11 +168,118 @@ fn a_message_half_sent_is_outstanding() {
 
 #[test]
 fn messages_that_come_at_any_time_pay_nothing() {
-    let asides: &[u8] = b"N\0\0\0\x05\0A\0\0\0\x0a\0\0\0\0a\0S\0\0\0\x08a\0b\0";
+    let asides: &[u8] = b"N\0\0\0\x05\0S\0\0\0\x08a\0b\0";
     assert_eq!(after(&[Server(asides)]), CLEAN);
     assert_eq!(unread(asides), Unread::Keep);
     let select = query("SELECT 1");
     assert_eq!(after(&[Client(&select), Server(asides)]), Known { owed: 1, ..CLEAN });
+}
+
+#[test]
+fn who_is_notified_has_subscribed_however_that_was_done() {
+    let notification: &[u8] = b"A\0\0\0\x0a\0\0\0\0a\0";
+    assert_eq!(after(&[Server(notification)]), Known { is_listening: true, ..CLEAN });
+    assert_eq!(unread(notification), Unread::Dirty);
+    for text in ["DO $$ BEGIN END $$", "CALL p()", "SELECT 1; LISTEN x", "SELECT listen('x')"] {
+        let said = query(text);
+        let listening = Known { owed: 1, is_listening: true, ..CLEAN };
+        assert_eq!(after(&[Client(&said)]), listening, "{text}");
+    }
+    // A statement that was prepared once listens whenever it is run.
+    let (parse, bind) =
+        (message(b'P', b"s7\0CALL p()\0\0\0"), message(b'B', b"\0s7\0\0\0\0\0\0\0"));
+    let unlisten = query("UNLISTEN *");
+    let forgotten = [
+        [Client(&parse), Client(SYNC), Server(IDLE)],
+        [Client(&bind), Client(SYNC), Server(IDLE)],
+        [Client(&unlisten), Server(COMPLETE), Server(IDLE)],
+    ]
+    .concat();
+    assert_eq!(after(&forgotten), CLEAN);
+    let again = [Client(&bind), Client(SYNC), Server(IDLE)];
+    assert_eq!(after(&[&forgotten[..], &again].concat()), Known { is_listening: true, ..CLEAN });
+}
+
+/// The name of the session's function that finds a plan outdated is told in every language.
+#[test]
+fn a_statement_that_is_outdated_is_told_once_and_only_before_it_runs() {
+    let outdated =
+        message(b'E', b"SFEHLER\0VERROR\0C0A000\0Mirgendwas\0RRevalidateCachedQuery\0\0");
+    let other = message(b'E', b"SERROR\0VERROR\0C0A000\0Mno\0RSomethingElse\0\0");
+    let select = query("SELECT f()");
+    for (error, expected) in [(&outdated, true), (&other, false)] {
+        let mut scanner = PgScanner::new();
+        scanner.sent(STARTUP);
+        scanner.received(WELCOME);
+        scanner.received(IDLE);
+        scanner.sent(&[BIND, EXECUTE, SYNC].concat());
+        scanner.received(&[error, IDLE].concat());
+        assert!(scanner.was_early());
+        assert_eq!((scanner.take_outdated(), scanner.take_outdated()), (expected, false));
+        // In a function, or behind a Bind: something ran.
+        scanner.sent(&[BIND, EXECUTE, SYNC].concat());
+        scanner.received(&[b"2\0\0\0\x04", &error[..], IDLE].concat());
+        scanner.sent(&select);
+        scanner.received(&[error, IDLE].concat());
+        assert!(!scanner.was_early() && !scanner.take_outdated());
+    }
+}
+
+#[test]
+fn a_session_is_touched_until_it_is_cleaned() {
+    let complete = |tag: &str| message(b'C', &[tag.as_bytes(), b"\0"].concat());
+    let parse = |text: &str| message(b'P', &[b"s1\0", text.as_bytes(), b"\0\0\0"].concat());
+    let (set, local) = (complete("SET"), "SET LOCAL x = 1");
+    let mut scanner = PgScanner::new();
+    scanner.sent(STARTUP);
+    scanner.received(WELCOME);
+    scanner.received(IDLE);
+    // Prepared once, and run twice.
+    scanner.sent(&[&parse(local), SYNC].concat());
+    scanner.received(&[b"1\0\0\0\x04", IDLE].concat());
+    let bind = message(b'B', b"\0s1\0\0\0\0\0\0\0");
+    for _ in 0..2 {
+        scanner.sent(&[&bind, EXECUTE, SYNC].concat());
+        scanner.received(&[b"2\0\0\0\x04", &set[..], IDLE].concat());
+        assert!(!scanner.is_touched());
+    }
+    // One that nobody knows.
+    scanner.sent(&[BIND, EXECUTE, SYNC].concat());
+    scanner.received(&[b"2\0\0\0\x04", &set[..], IDLE].concat());
+    assert!(scanner.is_touched());
+    scanner.sent(&query(super::reset::CLEAN));
+    scanner.received(&[&set[..], &complete("RESET"), IDLE].concat());
+    assert!(!scanner.is_touched());
+    // One of two that are under way may be the one that lasts.
+    scanner.sent(&[query("SET x = 1"), query(local)].concat());
+    scanner.received(&[&set[..], IDLE].concat());
+    assert!(scanner.is_touched());
+}
+
+#[test]
+fn a_session_that_lost_its_statements_is_not_asked_for_them() {
+    let complete = |tag: &str| message(b'C', &[tag.as_bytes(), b"\0"].concat());
+    let mut scanner = PgScanner::new();
+    scanner.sent(STARTUP);
+    scanner.received(WELCOME);
+    scanner.received(IDLE);
+    let parse = message(b'P', b"s7\0SELECT 1\0\0\0");
+    let mut forgotten = scanner.forgotten();
+    for (tag, loses, left) in [
+        ("SELECT 1", false, 1),
+        ("DISCARD PLANS", false, 2),
+        ("DEALLOCATE", true, 3),
+        ("DEALLOCATE ALL", true, 0),
+        ("DISCARD ALL", true, 0),
+    ] {
+        scanner.sent(&[&parse, SYNC].concat());
+        scanner.received(&[b"1\0\0\0\x04", IDLE].concat());
+        scanner.sent(&query("whatever"));
+        scanner.received(&[complete(tag), IDLE.to_vec()].concat());
+        assert_eq!(scanner.forgotten() != forgotten, loses, "{tag}");
+        assert_eq!(scanner.unbound().len(), left, "{tag}");
+        forgotten = scanner.forgotten();
+    }
 }
 
 #[test]
@@ -185,8 +300,8 @@ fn an_answer_nobody_asked_for_and_what_is_not_known_are_not_forgiven() {
 #[test]
 fn errors_are_told_once_each_and_a_fatal_one_ends_the_connection() {
     let select = query("SELECT 1");
-    let wrong = PgError { fatal: false, code: *b"42601" };
-    let shutdown = PgError { fatal: true, code: *b"57P01" };
+    let wrong = PgError { fatal: false, code: *b"42601", is_early: false };
+    let shutdown = PgError { fatal: true, code: *b"57P01", is_early: false };
     let session = [Client(&select), Server(ERROR), Server(ERROR), Server(IDLE)];
     assert_eq!(play(&session), (CLEAN, vec![wrong]));
     let lost = Known { is_lost: true, ..CLEAN };
@@ -242,7 +357,7 @@ fn a_sync_is_ignored_while_the_server_wants_data() {
 }
 
 #[test]
-fn which_sync_a_failed_copy_answers_is_known_only_if_there_is_but_one() {
+fn which_sync_a_failed_copy_answers_is_known_when_there_is_but_one_or_the_next_answer_begins() {
     let failed = [Client(BIND), Client(SYNC), Server(WANTED), Client(DATA), Server(ERROR)];
     assert_eq!(after(&failed), Known { owed: 1, ..CLEAN });
     let answered = [&failed[..], &[Server(IDLE)]].concat();
@@ -252,7 +367,16 @@ fn which_sync_a_failed_copy_answers_is_known_only_if_there_is_but_one() {
         CLEAN
     );
     let two = [&failed[..], &[Client(DONE), Client(SYNC), Server(IDLE)]].concat();
-    assert_eq!(after(&two), Known { is_lost: true, ..CLEAN });
+    let unsure = Known { is_unsure: true, ..CLEAN };
+    assert_eq!(after(&two), unsure);
+    let select = query("");
+    let asked = [&two[..], &[Client(&select)]].concat();
+    assert_eq!(after(&asked), Known { owed: 1, ..unsure });
+    let begins = Server(b"I\0\0\0\x04");
+    assert_eq!(after(&[&asked[..], &[begins, Server(IDLE)]].concat()), CLEAN);
+    // Both are answered: the client took the second one for that of its query.
+    assert!(after(&[&asked[..], &[Server(IDLE)]].concat()).is_lost);
+    assert!(after(&[&two[..], &[Server(IDLE), Client(&select), begins]].concat()).is_lost);
     // Where no Sync came too early, nothing is in doubt.
     let open = [Client(BIND), Client(EXECUTE), Server(WANTED), Client(DATA)];
     let end = [Client(DONE), Client(SYNC), Server(ERROR), Server(IDLE)];

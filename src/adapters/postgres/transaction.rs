@@ -67,6 +67,12 @@ impl<'a> Transaction<'a> {
         self.statements.prepare(self.transaction.client(), query, types).await
     }
 
+    super::query::all_queries!();
+
+    fn parts(&self) -> (&tokio_postgres::Client, &StatementCache) {
+        (self.transaction.client(), &self.statements)
+    }
+
     /// Makes it last.
     ///
     /// # Errors

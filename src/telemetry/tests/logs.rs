@@ -43,6 +43,13 @@ fn a_line_carries_the_fields_of_its_event() {
         pool_logs(&closed(CloseReason::Reset)),
         r#"INFO livepool: connection died pool="orders" conn_id=7 peer=127.0.0.1:5432 reason=reset age=1s"#
     );
+    let mut event = closed(CloseReason::ProtocolError);
+    let Event::Closed { code, .. } = &mut event else { unreachable!() };
+    *code = Some("26000".into());
+    assert_eq!(
+        pool_logs(&event),
+        r#"INFO livepool: connection closed pool="orders" conn_id=7 peer=127.0.0.1:5432 reason=protocol_error code=26000 age=1s"#
+    );
     assert_eq!(
         pool_logs(&timed_out(Operation::Checkout)),
         r#"DEBUG livepool: timed out pool="orders" conn_id=7 operation=checkout after=1s"#
@@ -82,6 +89,7 @@ fn the_level_says_who_should_care() {
             Event::Checked { verdict: CheckVerdict::Alive, .. } => "TRACE",
             Event::Checked { .. } | Event::Opened { .. } | Event::Accepted { .. } => "DEBUG",
             Event::Closed { reason, .. } if reason.is_death() => "INFO",
+            Event::Closed { reason: CloseReason::ProtocolError, .. } => "INFO",
             Event::Closed { .. } | Event::Unencrypted { .. } => "DEBUG",
             Event::CancelRequested { outcome: CancelOutcome::Ok, .. } => "DEBUG",
             Event::CancelRequested { .. } => "INFO",

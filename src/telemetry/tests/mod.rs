@@ -58,7 +58,7 @@ pub(super) fn checked(verdict: CheckVerdict) -> Event {
 }
 
 pub(super) fn closed(reason: CloseReason) -> Event {
-    Event::Closed { conn: ConnId(7), peer: peer(), reason, age: SECOND, used: None }
+    Event::Closed { conn: ConnId(7), peer: peer(), reason, age: SECOND, used: None, code: None }
 }
 
 pub(super) fn timed_out(operation: Operation) -> Event {

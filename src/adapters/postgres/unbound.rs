@@ -1,0 +1,167 @@
+//! [`Unbound`]: statements that were prepared and never run. Pure.
+//!
+//! The client library closes a statement when nobody has it any more, and makes its `Statement` only when
+//! the answer was read: of whom gave up before, a statement stays in the session. It shows on the wire as
+//! one that is never run and never closed.
+
+use super::path;
+use crate::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use crate::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio_postgres::types::Type;
+
+/// A session with more of them is not used again.
+const MOST: usize = 4096;
+
+/// Of one session. The scanner writes it, the cache and the reset read it.
+#[derive(Debug, Default)]
+pub(crate) struct Unbound {
+    /// Looked at and changed under this lock, nothing else.
+    parses: Mutex<Vec<Parse>>,
+    len: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Parse {
+    /// The number in its name.
+    name: u64,
+    /// Of its text and the types of its parameters.
+    hash: u64,
+    /// How many answers are owed before its own.
+    behind: usize,
+    is_answered: bool,
+}
+
+/// What stands for a text and the types of its parameters.
+pub(super) fn hash(query: &str, types: &[Type]) -> u64 {
+    let count = u16::try_from(types.len()).unwrap_or_default().to_be_bytes();
+    let types = types.iter().flat_map(|of| of.oid().to_be_bytes());
+    let bytes = query.bytes().chain([0]).chain(count).chain(types);
+    bytes.fold(path::EMPTY, path::hashed)
+}
+
+impl Unbound {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.len.load(SeqCst)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.len() >= MOST
+    }
+
+    /// One is being prepared, behind so many other answers.
+    pub(super) fn parse(&self, name: u64, hash: u64, behind: usize) {
+        self.change(|parses| {
+            if parses.len() < MOST {
+                parses.push(Parse { name, hash, behind, is_answered: false });
+            }
+        });
+    }
+
+    /// It is being run, or closed: somebody has it, or had it.
+    pub(super) fn known(&self, name: u64) {
+        if self.len() > 0 {
+            self.change(|parses| {
+                if let Some(at) = parses.iter().rposition(|parse| parse.name == name) {
+                    parses.remove(at);
+                }
+            });
+        }
+    }
+
+    /// The oldest is prepared.
+    pub(super) fn answered(&self) {
+        if self.len() > 0 {
+            self.change(|parses| {
+                let waits = |parse: &&mut Parse| !parse.is_answered && parse.behind == 0;
+                if let Some(parse) = parses.iter_mut().find(waits) {
+                    parse.is_answered = true;
+                }
+            });
+        }
+    }
+
+    /// Those whose turn it was are not.
+    pub(super) fn failed(&self) {
+        if self.len() > 0 {
+            self.change(|parses| parses.retain(|parse| parse.is_answered || parse.behind > 0));
+        }
+    }
+
+    /// One more answer is complete.
+    pub(super) fn ready(&self) {
+        if self.len() > 0 {
+            self.failed();
+            self.change(|parses| {
+                for parse in parses.iter_mut().filter(|parse| !parse.is_answered) {
+                    parse.behind -= 1;
+                }
+            });
+        }
+    }
+
+    /// The session has no statements any more.
+    pub(super) fn clear(&self) {
+        self.change(Vec::clear);
+    }
+
+    /// The one that was prepared last of this text and types belongs to a cache from now on. Its number.
+    pub(super) fn claim(&self, hash: u64) -> Option<u64> {
+        self.change(|parses| {
+            let is_it = |parse: &Parse| parse.is_answered && parse.hash == hash;
+            Some(parses.remove(parses.iter().rposition(is_it)?).name)
+        })
+    }
+
+    /// Those that nobody has, when nothing is owed any more.
+    pub(super) fn take(&self) -> Vec<u64> {
+        let all = self.change(std::mem::take);
+        all.into_iter().filter(|parse| parse.is_answered).map(|parse| parse.name).collect()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Vec<Parse>) -> T) -> T {
+        let mut parses = self.parses();
+        let result = change(&mut parses);
+        self.len.store(parses.len(), SeqCst);
+        result
+    }
+
+    fn parses(&self) -> MutexGuard<'_, Vec<Parse>> {
+        self.parses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_neither_run_nor_closed_nor_refused_is_left() {
+        let unbound = Unbound::default();
+        for (name, behind) in [(1, 0), (2, 1), (3, 2), (4, 3), (5, 4)] {
+            unbound.parse(name, name % 2, behind);
+        }
+        unbound.answered();
+        unbound.ready();
+        unbound.failed();
+        unbound.ready();
+        for _ in [3, 4, 5] {
+            unbound.answered();
+            unbound.ready();
+        }
+        // The second was refused. The first was closed, the fourth is run.
+        unbound.known(1);
+        unbound.known(4);
+        assert_eq!(unbound.claim(0), None);
+        assert_eq!(unbound.claim(1), Some(5));
+        assert_eq!(unbound.take(), [3]);
+        assert_eq!(unbound.len(), 0);
+    }
+
+    #[test]
+    fn a_text_with_its_types_stands_for_itself() {
+        assert_eq!(hash("a", &[]), path::hash(b"a\0\0\0"));
+        assert_eq!(hash("a", &[Type::INT8]), path::hash(b"a\0\0\x01\0\0\0\x14"));
+    }
+}

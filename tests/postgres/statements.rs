@@ -1,0 +1,250 @@
+//! Prepared statements: those that became invalid, those that nobody will use again, and those that a
+//! session does not have.
+
+use livepool::CloseReason;
+use livepool::postgres::RecyclingMethod;
+
+use super::support::until_status;
+use super::*;
+
+/// A statement that the session does not have is no fault of the network.
+#[tokio::test]
+async fn an_answer_that_does_not_fit_the_client_has_a_reason_of_its_own_and_the_servers_code() {
+    let server = trusting_server(&[]);
+    let (pool, events) = pool(&server, one);
+    let conn = pool.get().await.unwrap();
+    let statement = conn.prepare("SELECT 1").await.unwrap();
+    // As behind a proxy that gives the next transaction another session.
+    let name = "SELECT name FROM pg_prepared_statements WHERE statement = 'SELECT 1'";
+    let name: String = conn.query_one(name, &[]).await.unwrap().get(0);
+    conn.batch_execute(&format!("DEALLOCATE {name}")).await.unwrap();
+    let error = conn.query(&statement, &[]).await.unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "26000");
+    drop((statement, conn));
+    assert_eq!(events.until_closed(1).await, [CloseReason::ProtocolError]);
+    assert_eq!(events.codes(), [Some("26000".to_owned())]);
+}
+
+/// Runs `SELECT * FROM item` from the cache, as any user would.
+async fn all_items(client: &Client) -> Result<usize, tokio_postgres::Error> {
+    let statement = client.prepare_cached("SELECT * FROM item").await?;
+    Ok(client.query(&statement, &[]).await?.len())
+}
+
+#[tokio::test]
+async fn a_change_of_the_schema_fails_nobody_on_any_connection() {
+    let server = trusting_server(&[]);
+    server.psql("CREATE TABLE item (a int); INSERT INTO item VALUES (1)");
+    let (pool, events) = pool(&server, |config| config.with_max_size(4));
+    let held = futures_util::future::join_all((0..4).map(|_| pool.get())).await;
+    for conn in held {
+        assert_eq!(all_items(&conn.unwrap()).await.unwrap(), 1);
+    }
+    for change in ["ADD COLUMN b text", "ADD COLUMN c int", "DROP COLUMN b"] {
+        server.psql(&format!("ALTER TABLE item {change}"));
+        for _ in 0..3 {
+            let held = futures_util::future::join_all((0..4).map(|_| pool.get())).await;
+            for conn in held {
+                assert_eq!(all_items(&conn.unwrap()).await.unwrap(), 1, "{change}");
+            }
+        }
+    }
+    assert_eq!(events.closed(), []);
+}
+
+/// In a transaction nothing can be run again: the server has given it up.
+#[tokio::test]
+async fn in_a_transaction_a_change_of_the_schema_costs_the_pool_one_use() {
+    let server = trusting_server(&[]);
+    server.psql("CREATE TABLE item (a int); INSERT INTO item VALUES (1)");
+    let (pool, events) = pool(&server, |config| config.with_max_size(4));
+    let mut failed = 0;
+    for round in 0..5 {
+        let held = futures_util::future::join_all((0..4).map(|_| pool.get())).await;
+        for conn in held {
+            let mut conn = conn.unwrap();
+            let transaction = conn.transaction().await.unwrap();
+            let statement = transaction.prepare_cached("SELECT * FROM item").await.unwrap();
+            if let Err(error) = transaction.query(&statement, &[]).await {
+                assert_eq!(error.code().unwrap().code(), "0A000");
+                failed += 1;
+            }
+        }
+        // It has to have been rolled back: psql waits for its lock, and keeps this thread.
+        until_status(&pool, |now| now.idle == 4).await;
+        if round == 1 {
+            server.psql("ALTER TABLE item ADD COLUMN b text");
+        }
+    }
+    assert_eq!((failed, events.closed()), (1, vec![]));
+}
+
+#[tokio::test]
+async fn a_type_that_is_dropped_and_made_anew_fails_nobody() {
+    let server = trusting_server(&[]);
+    let make = "CREATE TYPE mood AS ENUM ('sad', 'glad'); \
+                CREATE TABLE person (name text, mood mood); \
+                INSERT INTO person VALUES ('a', 'glad')";
+    server.psql(make);
+    let (pool, events) = pool(&server, |config| config.with_max_size(2));
+    let texts = [
+        "SELECT name FROM person WHERE mood::text = $1",
+        "SELECT mood::text FROM person WHERE name = $1",
+        "SELECT name FROM person WHERE mood = $1::text::mood",
+        "SELECT mood FROM person WHERE name = $1",
+    ];
+    for round in 0..4 {
+        let mut failed = Vec::new();
+        for _ in 0..3 {
+            let held = futures_util::future::join_all((0..2).map(|_| pool.get())).await;
+            for (conn, text) in held.iter().flat_map(|conn| texts.map(|text| (conn, text))) {
+                let conn = conn.as_ref().unwrap();
+                let statement = conn.prepare_cached(text).await.unwrap();
+                if let Err(error) = conn.query(&statement, &[&"glad"]).await {
+                    failed.push((text, format!("{error:?}")));
+                }
+            }
+        }
+        assert_eq!(failed, [], "{round}");
+        server.psql(&format!("DROP TABLE person; DROP TYPE mood; {make}"));
+    }
+    assert_eq!(events.closed(), []);
+}
+
+/// As a service with one schema for each of its customers has it.
+#[tokio::test]
+async fn two_search_paths_may_share_a_text() {
+    let server = trusting_server(&[]);
+    server.psql(
+        "CREATE SCHEMA ta; CREATE SCHEMA tb; CREATE TABLE ta.item (id int, n int); \
+         CREATE TABLE tb.item (id bigint, n int, extra text); \
+         INSERT INTO ta.item VALUES (1, 1); INSERT INTO tb.item VALUES (2, 2, 'x')",
+    );
+    let fast = postgres(&server).with_recycling(RecyclingMethod::Fast);
+    let (pool, events) = pool_of(fast, |config| config.with_max_size(2));
+    for round in 0..200 {
+        let (schema, columns) = [("ta", 2), ("tb", 3)][round % 2];
+        let mut conn = pool.get().await.unwrap();
+        let text = "SELECT * FROM item";
+        match round % 4 {
+            0 | 1 => {
+                conn.batch_execute(&format!("SET search_path = {schema}")).await.unwrap();
+                let statement = conn.prepare_cached(text).await.unwrap();
+                let rows = conn.query(&statement, &[]).await.unwrap();
+                assert_eq!((rows.len(), rows[0].len()), (1, columns), "{round}");
+            }
+            // Until the end of a transaction, in which a failure would not be made good.
+            _ => {
+                let transaction = conn.transaction().await.unwrap();
+                let set = format!("SET LOCAL search_path TO {schema}");
+                transaction.batch_execute(&set).await.unwrap();
+                let statement = transaction.prepare_cached(text).await.unwrap();
+                let rows = transaction.query(&statement, &[]).await.unwrap();
+                assert_eq!((rows.len(), rows[0].len()), (1, columns), "{round}");
+                transaction.commit().await.unwrap();
+            }
+        }
+    }
+    assert_eq!(events.closed(), []);
+    // They are kept, each for its own path: two statements, and one plan for each use of either.
+    let conn = pool.get().await.unwrap();
+    let kept = "SELECT count(*), sum(generic_plans + custom_plans)::int8 FROM pg_prepared_statements \
+                WHERE statement = 'SELECT * FROM item'";
+    let row = conn.query_one(kept, &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (2, 200));
+}
+
+/// A session that is cleaned has its first path again, and so has the cache.
+#[tokio::test]
+async fn a_path_that_is_reset_is_the_one_of_the_beginning() {
+    let server = trusting_server(&[]);
+    server.psql(
+        "CREATE SCHEMA ta; CREATE TABLE ta.item (id int); CREATE TABLE item (id int, n int); \
+         INSERT INTO ta.item VALUES (1); INSERT INTO item VALUES (1, 2)",
+    );
+    for method in [RecyclingMethod::Tidy, RecyclingMethod::Clean] {
+        let (pool, events) = pool_of(postgres(&server).with_recycling(method), one);
+        for round in 0..20 {
+            let mut conn = pool.get().await.unwrap();
+            if round % 2 == 0 {
+                conn.batch_execute("SET search_path = ta").await.unwrap();
+            }
+            let transaction = conn.transaction().await.unwrap();
+            let statement = transaction.prepare_cached("SELECT * FROM item").await.unwrap();
+            let row = transaction.query_one(&statement, &[]).await.unwrap();
+            assert_eq!(row.len(), 1 + round % 2);
+            transaction.commit().await.unwrap();
+        }
+        assert_eq!(pool.get().await.unwrap().statement_cache().size(), 2);
+        assert_eq!((events.opened(), events.closed()), (1, vec![]));
+    }
+}
+
+/// However a path is set that nobody can read out of the text.
+#[tokio::test]
+async fn a_search_path_that_was_set_by_a_function_fails_nobody() {
+    let server = trusting_server(&[]);
+    server.psql(
+        "CREATE SCHEMA ta; CREATE SCHEMA tb; CREATE TABLE ta.item (id int); \
+         CREATE TABLE tb.item (id bigint, extra text); \
+         INSERT INTO ta.item VALUES (1); INSERT INTO tb.item VALUES (2, 'x')",
+    );
+    let (pool, events) = pool(&server, one);
+    for round in 0..20 {
+        let (schema, columns) = [("ta", 1), ("tb", 2)][round % 2];
+        let conn = pool.get().await.unwrap();
+        match round % 6 {
+            0 | 1 => {
+                let set = "SELECT set_config('search_path', $1, false)";
+                conn.query(set, &[&schema]).await.unwrap();
+            }
+            2 | 3 => {
+                let set = "SELECT set_config('search_' || 'path', $1, false)";
+                conn.query(set, &[&schema]).await.unwrap();
+            }
+            _ => conn.batch_execute(&format!("SET SCHEMA '{schema}'")).await.unwrap(),
+        }
+        let statement = conn.prepare_cached("SELECT * FROM item").await.unwrap();
+        let rows = conn.query(&statement, &[]).await.unwrap();
+        assert_eq!((rows.len(), rows[0].len()), (1, columns), "{round}");
+    }
+    assert_eq!(events.closed(), []);
+}
+
+#[tokio::test]
+async fn a_session_whose_statements_are_gone_has_an_empty_cache() {
+    let server = trusting_server(&[]);
+    for method in ["DISCARD ALL", "DEALLOCATE ALL", "DISCARD PLANS", ""] {
+        let adapter = postgres(&server).with_recycling(RecyclingMethod::Custom(method.into()));
+        let (pool, events) = pool_of(adapter, one);
+        for said in ["", "", "DEALLOCATE ALL", "DISCARD ALL", "", "DISCARD PLANS", "DISCARD ALL"] {
+            let conn = pool.get().await.unwrap();
+            assert_eq!(echo(&conn, 1).await.unwrap(), 1, "{method:?}, {said:?}");
+            conn.batch_execute(said).await.unwrap();
+            assert_eq!(echo(&conn, 2).await.unwrap(), 2, "{method:?}, {said:?}");
+            conn.batch_execute(said).await.unwrap();
+        }
+        assert_eq!((events.opened(), events.closed()), (1, vec![]), "{method:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_caches_of_all_connections_can_be_cleared_at_once() {
+    let server = trusting_server(&[]);
+    let (pool, events) = pool(&server, |config| config.with_max_size(3));
+    let held: Vec<_> = futures_util::future::join_all((0..3).map(|_| pool.get())).await;
+    for conn in &held {
+        assert_eq!(echo(conn.as_ref().unwrap(), 1).await.unwrap(), 1);
+        assert_eq!(conn.as_ref().unwrap().statement_cache().size(), 1);
+    }
+    pool.clear_statement_caches();
+    for conn in &held {
+        let conn = conn.as_ref().unwrap();
+        assert_eq!(conn.statement_cache().size(), 0);
+        let left =
+            "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT $1::int8'";
+        assert_eq!(conn.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+        assert_eq!(echo(conn, 2).await.unwrap(), 2);
+    }
+    assert_eq!(events.closed(), []);
+}
