@@ -26,6 +26,7 @@ pub(crate) fn all() -> Vec<Model> {
     vec![
         Model { name: "clock", run: a_deadline_is_kept_whenever_the_timer_fires },
         Model { name: "shared-close", run: a_shared_stream_is_closed_whoever_uses_it },
+        Model { name: "linger", run: what_is_left_of_a_connection_is_let_go_of },
         Model { name: "shared-layer", run: what_is_taken_in_for_nobody_reaches_the_next_reader },
         Model { name: "shared-debt", run: an_answer_is_never_taken_for_what_nobody_asked_for },
         Model { name: "driver", run: a_task_at_rest_has_sent_everything },
@@ -197,6 +198,51 @@ fn a_shared_stream_is_closed_whoever_uses_it() {
     assert_eq!(reason, Some(CloseReason::Resized), "the reader is told why");
     assert!(is_closed(&mut peer), "the socket is closed though a wire lives");
     drop(wire);
+}
+
+/// A connection is closed in the middle of a request, while its stream is used, and its protocol's task
+/// keeps what is left, or goes, at any moment: the place is free once, and the socket closed.
+fn what_is_left_of_a_connection_is_let_go_of() {
+    struct Slot(Arc<AtomicUsize>);
+    impl Drop for Slot {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+    let (stream, mut peer) = pair();
+    let shared =
+        Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Unread::Keep), Limits::unlimited());
+    let ledger = shared.count_debt();
+    let owed = ledger.owe();
+    let (linger, freed) = (shared.linger(), Arc::new(AtomicUsize::new(0)));
+    let task = thread::spawn(move || {
+        let keeps = thread_rng().gen_bool(0.7);
+        if keeps && let Some(remains) = block_on(linger.left()) {
+            turn();
+            drop(remains);
+        }
+        drop(linger);
+    });
+    let user = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || shared.record(|_| thread::yield_now()))
+    };
+    let pool = {
+        let freed = Arc::clone(&freed);
+        thread::spawn(move || {
+            let place = Box::new(Slot(freed));
+            match shared.close_and_leave(CloseReason::Discarded).cloned() {
+                Some(kept) => kept.take_place(place),
+                None => drop((shared, place)),
+            }
+        })
+    };
+    for thread in [task, user, pool] {
+        thread.join().expect("it ended");
+    }
+    assert_eq!(freed.load(SeqCst), 1, "the place is free once");
+    assert!(is_closed(&mut peer), "the socket is closed");
+    drop(owed);
 }
 
 /// The pool looks at a connection with a layer while its client reads: whoever takes the bytes off the

@@ -213,6 +213,24 @@ async fn a_place_is_not_free_before_its_statement_has_ended_at_the_server() {
     }
 }
 
+/// Its kernel takes the request, and nobody reads it.
+#[tokio::test]
+async fn a_server_that_takes_no_request_keeps_no_place_for_longer_than_a_connection_takes() {
+    let server = trusting_server(&[]);
+    let mut timeouts = Timeouts::default().with_connect(Duration::from_millis(500));
+    timeouts = timeouts.with_read(Duration::from_millis(100));
+    let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
+    let conn = pool.get().await.unwrap();
+    server.freeze();
+    conn.batch_execute("SELECT 1").await.unwrap_err();
+    drop(conn);
+    assert_eq!(pool.status().ending, 1);
+    until_seen(|| pool.status().ending, |seen| *seen == 0).await;
+    assert_eq!(outcomes(&events), ["timeout"]);
+    server.thaw();
+    assert_eq!(echo(&pool.get().await.unwrap(), 1).await.unwrap(), 1);
+}
+
 /// A server with a large answer under way is stopped though nobody takes it.
 #[tokio::test]
 async fn a_statement_that_ends_in_the_middle_of_its_answer_frees_its_place() {

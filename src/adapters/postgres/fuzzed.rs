@@ -65,6 +65,8 @@ pub(crate) fn all() -> Vec<Property> {
                 b"host=a,b hostaddr=10.0.0.1,::1 port=1,2 user=me password='it''s'",
                 b"postgres://[::1]:5432/db?sslmode=require&channel_binding=require",
                 b"host=a target_session_attrs=read-write options='-c a=b'",
+                b"postgres://u%40:p?/@h:1/d?sslmode=verify-full&application%5Fname=a%26&keepalives=0",
+                b"host = 'a\\' b' sslmode=verify-ca fallback_application_name=x keepalives_idle=9",
             ],
         },
     ]

@@ -57,7 +57,7 @@ const REFUSED: [(&str, &[&str], &str); 49] = [
     ("max_protocol_version", &["3.0", "3.2", "latest"], "the protocol is 3.0"),
     ("min_protocol_version", &["3.0"], "the protocol is 3.0"),
     ("passfile", &[], "give the password in the URL, or to tokio_postgres::Config"),
-    ("pgbouncer", &["false"], "call with_statement_cache(0) on Postgres"),
+    ("pgbouncer", &["false"], "call with_statements(Statements::Unnamed) on Postgres"),
     ("pool_size", &[], "it is max_size of the pool's Config"),
     ("pool_timeout", &[], "it is timeouts.checkout of the pool's Config"),
     ("prefer_simple_protocol", &["false"], "call simple_query()"),
@@ -286,6 +286,11 @@ impl Url {
                 "an \"@\" in a user, a password or a database must be written %40",
             ));
         }
+        if hides_options(&text[scheme.len()..]) {
+            return Err(SetupError::new(
+                "an \"@\" in an option must be written %40, and a \"?\" in a password %3F",
+            ));
+        }
         // What stands before the "@" may hold any other character.
         let begin = text.find('@').unwrap_or(scheme.len());
         let Some(at) = text[begin..].find('?') else {
@@ -383,6 +388,14 @@ fn has_stray_at(rest: &str) -> bool {
     }
 }
 
+/// Whether what stands before the `@` looks as if options were in it. The library would take them for a
+/// password, and `sslmode` with them.
+fn hides_options(rest: &str) -> bool {
+    let before = rest.split_once('@').map(|(before, _)| before);
+    let options = before.and_then(|before| before.split_once('?'));
+    options.is_some_and(|(_, options)| options.contains('='))
+}
+
 /// What the library says is wrong, as far as it repeats nothing that may be a secret.
 pub(super) fn harmless(cause: &str) -> Option<&str> {
     let fixed = ["invalid value for option `", "unexpected EOF", "unterminated"];
@@ -456,7 +469,7 @@ mod tests {
             ("gssencmode=require", "sslmode=require"),
             ("require_auth=scram-sha-256", "channel_binding=require"),
             ("ssl_min_protocol_version=TLSv1.3", "with_tls"),
-            ("pgbouncer=true", "with_statement_cache(0)"),
+            ("pgbouncer=true", "Statements::Unnamed"),
             ("connection_limit=5", "max_size"),
             ("tcp_user_timeout=9", "socket.user_timeout"),
             ("load_balance_hosts=disable", "evenly"),
@@ -481,7 +494,14 @@ mod tests {
     #[test]
     fn nothing_that_is_written_is_passed_over_in_silence() {
         // The library stops reading at the "=" that has no name.
-        for text in ["host=db =x sslmode=require", "host=db sslmode", "host=db sslmode='require"] {
+        for text in [
+            "host=db =x sslmode=require",
+            "host=db sslmode",
+            "host=db sslmode='require",
+            // It takes all that stands before an "@" for user and password.
+            "postgres://db:5432/x?sslmode=require&application_name=me@here",
+            "postgres://db/x?application_name=me@here&sslmode=require",
+        ] {
             refused(text);
         }
         let demands = read("host = 'a b' password='it\\'s \\\\' user=me\\ too").unwrap();
@@ -492,6 +512,10 @@ mod tests {
         assert_eq!(demands.config.get_user(), Some("u@x"));
         assert_eq!(demands.config.get_password(), Some(&b"p/w?"[..]));
         assert_eq!(demands.config.get_application_name(), Some("a&b="));
+        let target =
+            |attrs: &str| read(&format!("host=db target_session_attrs={attrs}")).unwrap().target;
+        assert_eq!(target("primary"), Some(Target::Primary));
+        assert_eq!(target("read-write"), Some(Target::ReadWrite));
         let keepalive = read("host=db keepalives_idle=60 keepalives_retries=0").unwrap().keepalive;
         assert_eq!((keepalive.idle, keepalive.retries), (Some(Duration::from_secs(60)), None));
         assert!(read("host=db keepalives=0").unwrap().keepalive.is_off);
