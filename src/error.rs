@@ -1,4 +1,9 @@
 //! Why something failed: which phase, how long it waited, how full the pool was, what to change.
+//!
+//! The text of every error of this crate carries its causes, each once and in one line, so that a service
+//! logs it as it is. So [`source`](std::error::Error::source) is `None` for all of them: a walk over the
+//! sources, as of `{:#}` in `anyhow` or `eyre`, would say the same again. Whoever wants a cause with its
+//! type asks for it: [`CheckoutError::find`], [`ConnectError::find`], or a field or method of the error.
 
 use std::fmt;
 use std::io;
@@ -35,17 +40,19 @@ pub enum CheckoutFailure {
     Timeout(Phase),
     /// As many callers were waiting as `max_waiting` allows.
     QueueFull,
-    /// No connection could be made; the source says why.
+    /// No connection could be made: [`CheckoutError::connect_error`] says why.
     Connect,
     /// The pool was closed.
     Closed,
+    /// The caller was outside a tokio runtime, and no connection was idle.
+    NoRuntime,
 }
 
 /// A checkout that ended without a connection.
 ///
 /// Its text answers what an operator asks first: what it waited for, how long, how full the pool
-/// was, and what to change. [`source`](std::error::Error::source) is the connect error, where there
-/// was one.
+/// was, why the last dial failed, and what to change. It is one line, and has all of it: there is no
+/// [`source`](std::error::Error::source). A cause that is wanted with its type is [found](Self::find).
 #[derive(Debug, Clone)]
 pub struct CheckoutError(Box<CheckoutDetails>);
 
@@ -103,6 +110,21 @@ impl CheckoutError {
         self.0.connect.as_deref()
     }
 
+    /// The cause of this type, wherever it stands: the error of the pool's protocol, say.
+    ///
+    /// ```
+    /// # fn f(error: livepool::CheckoutError) {
+    /// if let Some(error) = error.find::<std::io::Error>() {
+    ///     println!("the last dial failed with {:?}", error.kind());
+    /// }
+    /// # }
+    /// ```
+    pub fn find<E: std::error::Error + 'static>(&self) -> Option<&E> {
+        let connect = self.connect_error()?;
+        let itself: &(dyn std::error::Error + 'static) = connect;
+        itself.downcast_ref().or_else(|| connect.find())
+    }
+
     /// Who has held connections the longest, up to three. Empty unless `hold_warning` is set.
     pub fn holders(&self) -> &[Holder] {
         &self.0.holders
@@ -122,46 +144,61 @@ impl CheckoutError {
         match self.0.failure {
             CheckoutFailure::Timeout(_) | CheckoutFailure::QueueFull => true,
             CheckoutFailure::Connect => self.0.connect.as_ref().is_some_and(|e| e.is_retryable()),
-            CheckoutFailure::Closed => false,
+            CheckoutFailure::Closed | CheckoutFailure::NoRuntime => false,
         }
     }
 }
 
 impl fmt::Display for CheckoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let CheckoutDetails { pool, waited, status, .. } = &*self.0;
-        match self.0.failure {
-            CheckoutFailure::Timeout(Phase::Queue) => write!(
+        let CheckoutDetails { pool, waited, status, connect, .. } = &*self.0;
+        write!(f, "pool {pool}: ")?;
+        match (self.0.failure, connect.as_deref()) {
+            (CheckoutFailure::Timeout(Phase::Queue), _) => {
+                let hold = match status.resetting {
+                    0 => "hold connections for a shorter time",
+                    _ => "leave less behind that has to be undone",
+                };
+                write!(
+                    f,
+                    "no connection became free within {waited:.1?} ({status}); \
+                     raise max_size, {hold}, or raise timeouts.checkout"
+                )
+            }
+            (CheckoutFailure::Timeout(Phase::Check), _) => write!(
                 f,
-                "pool {pool}: no connection became free within {waited:.1?} ({status}); \
-                 raise max_size, hold connections for a shorter time, or raise timeouts.checkout"
+                "its peers are silent, and none answered within {waited:.1?} ({status}); \
+                 check that the upstream is reachable"
             ),
-            CheckoutFailure::Timeout(Phase::Check) => write!(
+            (CheckoutFailure::Timeout(Phase::Paused), _) => write!(
                 f,
-                "pool {pool}: its peers are silent, and none answered within {waited:.1?} \
-                 ({status}); check that the upstream is reachable, or raise timeouts.checkout"
-            ),
-            CheckoutFailure::Timeout(Phase::Paused) => write!(
-                f,
-                "pool {pool}: it was paused, and not resumed within {waited:.1?} ({status}); \
+                "it was paused, and not resumed within {waited:.1?} ({status}); \
                  call resume(), or raise timeouts.checkout"
             ),
-            CheckoutFailure::Timeout(Phase::Connect) => write!(
+            // What to change is said by the dial.
+            (CheckoutFailure::Timeout(Phase::Connect), Some(error)) => write!(
                 f,
-                "pool {pool}: no connection could be made within {waited:.1?} ({status}); {}",
-                self.connect_error()
-                    .and_then(ConnectError::shortage)
-                    .unwrap_or("check that the upstream is reachable, or raise timeouts.checkout")
+                "no connection could be made within {waited:.1?} ({status}); the last dial: {error}"
             ),
-            CheckoutFailure::QueueFull => write!(
+            (CheckoutFailure::Timeout(Phase::Connect), None) => write!(
                 f,
-                "pool {pool}: the queue is full ({status}); \
+                "no connection was made within {waited:.1?} ({status}), and no dial has failed; \
+                 check that the upstream is reachable, or raise timeouts.checkout if it is just slow"
+            ),
+            (CheckoutFailure::QueueFull, _) => write!(
+                f,
+                "the queue is full ({status}); \
                  shed load earlier, or raise max_size or max_waiting"
             ),
-            CheckoutFailure::Connect => {
-                write!(f, "pool {pool}: no connection could be made ({status})")
+            (CheckoutFailure::Connect, Some(error)) => {
+                write!(f, "no connection could be made ({status}): {error}")
             }
-            CheckoutFailure::Closed => write!(f, "pool {pool}: the pool is closed"),
+            (CheckoutFailure::Connect, None) => write!(f, "no connection could be made ({status})"),
+            (CheckoutFailure::Closed, _) => f.write_str("the pool is closed"),
+            (CheckoutFailure::NoRuntime, _) => f.write_str(
+                "there is no tokio runtime here; await this inside one: in a function with \
+                 #[tokio::main] or #[tokio::test], or in Runtime::block_on",
+            ),
         }?;
         for (index, holder) in self.0.holders.iter().enumerate() {
             write!(f, "{} {holder}", if index == 0 { "; longest held:" } else { "," })?;
@@ -170,11 +207,7 @@ impl fmt::Display for CheckoutError {
     }
 }
 
-impl std::error::Error for CheckoutError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.connect.as_deref().map(|e| e as _)
-    }
-}
+impl std::error::Error for CheckoutError {}
 
 impl From<CheckoutError> for io::Error {
     fn from(error: CheckoutError) -> Self {
@@ -182,6 +215,7 @@ impl From<CheckoutError> for io::Error {
             _ if error.is_timeout() => io::ErrorKind::TimedOut,
             CheckoutFailure::QueueFull => io::ErrorKind::ResourceBusy,
             CheckoutFailure::Closed => io::ErrorKind::NotConnected,
+            CheckoutFailure::NoRuntime => io::ErrorKind::Unsupported,
             _ => io::ErrorKind::ConnectionRefused,
         };
         io::Error::new(kind, error)

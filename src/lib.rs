@@ -3,6 +3,7 @@
 
 mod adapters;
 mod beat;
+mod causes;
 pub mod config;
 mod deadline;
 pub mod error;

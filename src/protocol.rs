@@ -105,6 +105,23 @@ pub trait Protocol: Send + Sync + 'static {
         false
     }
 
+    /// Its name, `"PostgreSQL"` say, for the question that the error of a doubtful handshake ends with:
+    /// "does the server there speak PostgreSQL?". Default: none, and the question is for "this
+    /// protocol".
+    fn speaks(&self) -> &'static str {
+        ""
+    }
+
+    /// Whether a handshake that failed with this was not answered in this protocol: another one is
+    /// spoken there, perhaps. Callers of a pool that has never had a connection are told at once then
+    /// ([`FirstConnect`](crate::config::FirstConnect)). A connection that ended, or an
+    /// [`InvalidData`](std::io::ErrorKind::InvalidData), counts in any case, if the error shows it as
+    /// itself or among its sources.
+    fn is_gibberish(&self, error: &Self::Error) -> bool {
+        let _ = error;
+        false
+    }
+
     /// What these bytes mean, which came while nobody used the connection and nothing was owed. They
     /// begin with a message, perhaps several, and may be cut short: asked again when more comes, it is
     /// told all that came within a second.

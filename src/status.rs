@@ -16,8 +16,10 @@ pub struct Status {
     pub max_size: usize,
     /// Connections waiting for a user.
     pub idle: usize,
-    /// Connections held by a guard.
+    /// Connections held by a guard, or on the way to or from one.
     pub in_use: usize,
+    /// Those of `in_use` whose guard has gone, and which are being made fit for the next one.
+    pub resetting: usize,
     /// Connections being made.
     pub connecting: usize,
     /// Connections whose peer is silent and being asked for a sign of life. They count as neither
@@ -36,12 +38,16 @@ pub struct Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { max_size, idle, in_use, connecting, quarantined, .. } = self;
+        let Self { max_size, idle, in_use, resetting, connecting, quarantined, .. } = self;
         let Self { ending, waiting, paused, closed, .. } = self;
+        let in_use = in_use.saturating_sub(*resetting);
         write!(
             f,
             "{in_use} of {max_size} in use, {idle} idle, {connecting} connecting, {waiting} waiting"
         )?;
+        if *resetting > 0 {
+            write!(f, ", {resetting} being reset")?;
+        }
         if *quarantined > 0 {
             write!(f, ", {quarantined} silent")?;
         }

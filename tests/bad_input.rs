@@ -6,7 +6,7 @@ mod support;
 use std::error::Error;
 use std::time::Duration;
 
-use livepool::config::{Backoff, Limits, SocketConfig, UserTimeout};
+use livepool::config::{Backoff, FirstConnect, Limits, SocketConfig, UserTimeout};
 use livepool::error::{CheckoutFailure, Phase};
 use livepool::{CheckoutError, CloseReason, Config, Keepalive, Pool, Status, Timeouts};
 use support::blackhole::Blackhole;
@@ -159,8 +159,11 @@ fn all_that_is_wrong_is_said_at_once_in_the_order_of_the_fields() {
     ];
     assert_eq!(fields, expected);
     let text = error.to_string();
-    assert!(text.starts_with("invalid configuration, 30 problems:\n"), "{text}");
-    assert_eq!(text.lines().count(), 31, "one line each: {text}");
+    assert!(text.starts_with("invalid configuration, 30 problems: (1) name = "), "{text}");
+    assert_eq!(text.lines().count(), 1, "for a log: {text}");
+    let lines = format!("{error:#}");
+    assert!(lines.starts_with("invalid configuration, 30 problems:\nname = "), "{lines}");
+    assert_eq!(lines.lines().count(), 31, "one line each: {lines}");
 }
 
 /// The error and its causes, as a program prints them.
@@ -198,8 +201,8 @@ fn assert_empty(status: Status) {
     assert_eq!((idle, in_use, connecting, waiting), (0, 0, 0, 0), "{status}");
 }
 
-/// One checkout that waits in vain for a connection, and what is left after it.
-async fn connect_fails(config: Config) -> CheckoutError {
+/// One checkout that asks in vain for a connection, and what is left after it.
+async fn connect_fails(config: Config, failure: CheckoutFailure) -> CheckoutError {
     let timeouts = config.timeouts.with_checkout(ms(200));
     let (pool, events) = watched(config.with_max_size(1).with_timeouts(timeouts));
     let error = pool.get().await.unwrap_err();
@@ -208,8 +211,8 @@ async fn connect_fails(config: Config) -> CheckoutError {
     assert_eq!(events.opened(), 0);
     // Neither slot nor place is lost: the next caller fails in the same way.
     assert_eq!(pool.get().await.unwrap_err().failure(), error.failure());
-    assert_eq!(error.failure(), CheckoutFailure::Timeout(Phase::Connect));
-    assert!(error.is_retryable() && error.is_timeout());
+    assert_eq!(error.failure(), failure, "{error}");
+    assert!(error.is_retryable(), "{error}");
     pool.close();
     until_status(&pool, |now| now.connecting == 0).await;
     error
@@ -220,10 +223,17 @@ fn a_name_that_nobody_knows_is_an_error_that_names_it() {
     leaves_nothing(async || {
         // A label longer than the 63 bytes of RFC 1035: refused without asking anybody.
         let name = format!("{}.invalid:5432", "no-such-host-".repeat(5));
-        let error = connect_fails(Config::new(&name)).await;
-        let text = told(&error);
-        assert!(text.contains(&format!("could not connect to {name}")), "{text}");
-        assert!(text.contains("check the name and the resolver"), "{text}");
+        for first in [FirstConnect::FailFast, FirstConnect::Wait] {
+            let failure = match first {
+                FirstConnect::FailFast => CheckoutFailure::Connect,
+                _ => CheckoutFailure::Timeout(Phase::Connect),
+            };
+            let config = Config::new(&name).with_first_connect(first);
+            let error = connect_fails(config, failure).await;
+            let text = error.to_string();
+            assert!(text.contains(&format!("could not connect to {name}")), "{text}");
+            assert!(text.ends_with(" (check the name)"), "{text}");
+        }
     });
 }
 
@@ -231,8 +241,9 @@ fn a_name_that_nobody_knows_is_an_error_that_names_it() {
 fn a_port_where_nobody_listens_is_an_error_that_says_refused() {
     leaves_nothing(async || {
         let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let error = connect_fails(Config::new(addr.to_string())).await;
-        let text = told(&error);
+        let config = Config::new(addr.to_string());
+        let error = connect_fails(config, CheckoutFailure::Connect).await;
+        let text = error.to_string();
         assert!(
             text.contains(&format!("could not connect to {addr}: connection refused")),
             "{text}"
@@ -247,8 +258,9 @@ fn an_address_that_never_answers_is_an_error_that_names_the_connect_limit() {
         let blackhole = Blackhole::start();
         let limit = Timeouts::default().with_connect(ms(50));
         let config = Config::new(blackhole.addr().to_string()).with_timeouts(limit);
-        let error = connect_fails(config).await;
-        let text = told(&error);
+        let error = connect_fails(config, CheckoutFailure::Connect).await;
+        assert!(error.is_timeout(), "{error}");
+        let text = error.to_string();
         assert!(text.contains(&format!("{} within 50ms", blackhole.addr())), "{text}");
         assert!(text.contains("check route and firewall, or raise timeouts.connect"), "{text}");
         #[cfg(target_os = "linux")]
@@ -262,9 +274,11 @@ fn an_address_that_never_answers_costs_no_more_than_the_checkout_limit() {
         let blackhole = Blackhole::start();
         let limit = Timeouts::default().with_connect(secs(600));
         let config = Config::new(blackhole.addr().to_string()).with_timeouts(limit);
-        let error = connect_fails(config).await;
+        let failure = CheckoutFailure::Timeout(Phase::Connect);
+        let error = connect_fails(config, failure).await;
+        assert!(error.is_timeout(), "{error}");
         assert_eq!(error.status().connecting, 1, "it is still being tried");
-        let text = told(&error);
+        let text = error.to_string();
         assert!(text.contains("check that the upstream is reachable"), "{text}");
         assert!(text.contains("raise timeouts.checkout"), "{text}");
         assert!(text.contains("1 connecting"), "{text}");
@@ -395,7 +409,10 @@ fn a_caller_who_writes_without_end_to_an_upstream_that_reads_nothing_is_told_so(
         let mut conn = pool.get().await.unwrap();
         let error = conn.write_all(&vec![0; 64 << 20]).await.unwrap_err();
         assert!(livepool::is_timeout(&error), "{error}");
-        assert_eq!(error.to_string(), "write timed out after 50ms: the peer took no more bytes");
+        assert_eq!(
+            error.to_string(),
+            "write timed out after 50.0ms (timeouts.write): the peer took no more bytes"
+        );
         drop(conn);
         assert_eq!(events.closed(), [CloseReason::OpTimeout]);
         assert_empty(pool.status());

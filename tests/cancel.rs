@@ -144,6 +144,7 @@ async fn a_checkout_whose_dial_hangs_may_be_dropped_at_every_poll() {
     for when in DROPS {
         for polls in 0.. {
             let config = Config::new(blackhole.addr().to_string()).with_max_size(1);
+            let config = config.with_first_connect(livepool::config::FirstConnect::Wait);
             let (pool, events) = watched(config.with_timeouts(limit));
             let ended = cut(pool.get(), polls, when, |_| {}).await;
             let now = pool.status();

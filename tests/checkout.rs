@@ -104,6 +104,7 @@ async fn callers_wait_on_when_a_dial_fails_and_their_error_tells_why_it_did() {
     let (listener, _fill) = full_backlog();
     let timeouts = Timeouts::default().with_checkout(5 * SECOND).with_connect(4 * SECOND);
     let config = Config::new(listener.to_string()).with_max_size(1).with_timeouts(timeouts);
+    let config = config.with_first_connect(livepool::config::FirstConnect::Wait);
     let pool = Pool::new(config).unwrap();
     let start = Instant::now();
     let (first, second) = tokio::join!(pool.get(), pool.get());
@@ -145,13 +146,18 @@ async fn nobody_waits_when_the_queue_has_no_place_but_a_free_connection_is_given
 #[tokio::test]
 async fn a_connect_error_names_every_address_and_keeps_its_cause() {
     let addr = refused_addr();
-    let pool = Pool::new(Config::new(addr.to_string())).unwrap();
+    let config = Config::new(addr.to_string());
+    let config = config.with_first_connect(livepool::config::FirstConnect::Wait);
+    let pool = Pool::new(config).unwrap();
     let deadline = tokio::time::Instant::now() + SECOND / 5;
     let error = pool.get_by(deadline).await.unwrap_err();
     assert_eq!(error.failure(), CheckoutFailure::Timeout(Phase::Connect));
     assert!(error.is_retryable() && error.is_timeout());
-    let cause = std::error::Error::source(&error).unwrap().to_string();
-    assert!(cause.contains(&addr.to_string()) && cause.contains("refused"), "{cause}");
+    let text = error.to_string();
+    assert!(text.contains(&format!("could not connect to {addr}: connection refused")), "{text}");
+    assert!(!text.contains("raise timeouts.checkout"), "that never helps: {text}");
+    let cause = error.find::<std::io::Error>().unwrap();
+    assert_eq!(cause.kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use livepool::CloseReason::{Invalidated, Paused, PoolClosed, Resized};
+use livepool::config::FirstConnect;
 use livepool::error::{CheckoutFailure, Phase};
 use livepool::{Config, Event, Guard, Interrupted, Pool, Release, Timeouts};
 use support::{Order, Upstream, ask, exchange, fill, until, until_status, watched};
@@ -261,7 +262,8 @@ async fn warming_up_waits_for_an_upstream_that_comes_or_fails_with_the_first_dia
     let mut upstream = Upstream::start();
     let addr = upstream.addr();
     upstream.stop();
-    let pool = Pool::new(Config::new(addr.to_string())).unwrap();
+    let config = Config::new(addr.to_string());
+    let pool = Pool::new(config.with_first_connect(FirstConnect::Wait)).unwrap();
     let error = pool.try_warm_up(2).await.unwrap_err();
     assert_eq!(error.failure(), CheckoutFailure::Connect);
     assert!(error.connect_error().unwrap().to_string().contains("refused"));

@@ -297,7 +297,8 @@ fn cpu_time() -> Duration {
 /// To be used in a runtime of one thread, which then is the whole pool.
 async fn outage() -> Outage {
     let mut upstream = Upstream::start();
-    let (pool, events) = watched(upstream.config());
+    let config = upstream.config().with_first_connect(livepool::config::FirstConnect::Wait);
+    let (pool, events) = watched(config);
     upstream.stop();
     let before = cpu_time();
     let deadline = tokio::time::Instant::now() + 3 * SECOND;

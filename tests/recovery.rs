@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
+use livepool::config::FirstConnect;
 use livepool::{CloseReason, Config, Event, Pool, Timeouts};
 use support::{Events, Upstream, ask, exchange, until, watched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,6 +21,11 @@ const SECOND: Duration = Duration::from_secs(1);
 /// An address that refuses.
 fn nobody() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// The defaults for it. Its pools have never had a connection, and wait as those do that have had one.
+fn awaited(addr: SocketAddr) -> Config {
+    Config::new(addr.to_string()).with_first_connect(FirstConnect::Wait)
 }
 
 /// Listens there. Accepts everybody and answers nobody.
@@ -45,7 +51,7 @@ async fn served_after(away: Duration) -> (Vec<Duration>, Duration) {
         let returned = Arc::clone(&returned);
         tokio::spawn(async move {
             let timeouts = Timeouts::default().with_checkout(60 * SECOND);
-            let config = Config::new(addr.to_string()).with_max_size(4).with_timeouts(timeouts);
+            let config = awaited(addr).with_max_size(4).with_timeouts(timeouts);
             let pool = Pool::new(config).unwrap();
             let guard = pool.get().await.unwrap();
             let now = Instant::now();
@@ -142,9 +148,8 @@ async fn an_upstream_that_answered_no_dial_is_used_again_before_the_kernel_repea
 async fn nobody_who_asks_after_the_upstream_is_back_fails_with_a_checkout_of_a_second() {
     let addr = nobody();
     let timeouts = Timeouts::default().with_checkout(SECOND);
-    let pools: Vec<_> = (0..50)
-        .map(|_| Pool::new(Config::new(addr.to_string()).with_timeouts(timeouts)).unwrap())
-        .collect();
+    let pools: Vec<_> =
+        (0..50).map(|_| Pool::new(awaited(addr).with_timeouts(timeouts)).unwrap()).collect();
     // Callers all the time, so that every pool has failed often when it is back.
     let over = Arc::new(AtomicBool::new(false));
     let callers = pools.iter().cloned().map(|pool| {
@@ -171,7 +176,7 @@ async fn however_short_the_time_of_a_caller_a_dial_is_tried_before_it_is_over() 
     let mut undisturbed = 0;
     for _ in 0..100 {
         let addr = nobody();
-        let pool = Pool::new(Config::new(addr.to_string())).unwrap();
+        let pool = Pool::new(awaited(addr)).unwrap();
         // The pauses become as long as they get.
         assert!(pool.get_by(Instant::now() + SECOND / 2).await.is_err());
         back(addr);
@@ -193,7 +198,7 @@ async fn however_short_the_time_of_a_caller_a_dial_is_tried_before_it_is_over() 
 #[tokio::test]
 async fn callers_in_a_hurry_do_not_make_a_storm_of_dials() {
     let addr = nobody();
-    let (pool, events) = watched(Config::new(addr.to_string()));
+    let (pool, events) = watched(awaited(addr));
     let end = Instant::now() + 2 * SECOND;
     let callers = (0..16).map(|_| async {
         while Instant::now() < end {
@@ -337,7 +342,7 @@ async fn a_paused_pool_gives_up_the_dials_under_way() {
 async fn a_warm_up_ends_as_soon_as_its_upstream_is_back() {
     let addr = nobody();
     let warming = (0..20).map(|_| async {
-        let pool = Pool::new(Config::new(addr.to_string())).unwrap();
+        let pool = Pool::new(awaited(addr)).unwrap();
         pool.warm_up(1).await.unwrap();
         Instant::now()
     });
@@ -354,7 +359,7 @@ async fn a_warm_up_ends_as_soon_as_its_upstream_is_back() {
 
 #[tokio::test]
 async fn a_warm_up_of_a_pool_that_is_closed_ends_at_once_whatever_its_dials_do() {
-    let pool = Pool::new(Config::new(nobody().to_string())).unwrap();
+    let pool = Pool::new(awaited(nobody())).unwrap();
     let warming = tokio::spawn({
         let pool = pool.clone();
         async move { pool.warm_up(1).await }

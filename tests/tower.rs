@@ -146,8 +146,9 @@ async fn a_connect_that_hangs_ends_with_its_deadline() {
     assert!(began.elapsed() >= SECOND / 5);
     assert_eq!(events.timed_out(), [Operation::Connect]);
     let chain = std::iter::successors(std::error::Error::source(&error), |error| error.source());
-    let connect = chain.filter_map(|error| error.downcast_ref::<livepool::ConnectError>()).next();
-    assert!(connect.is_some_and(livepool::ConnectError::is_timeout), "{error:?}");
+    let ours = chain.filter_map(|error| error.downcast_ref::<Error>()).next();
+    let Some(Error::Connect(connect)) = ours else { panic!("{error:?}") };
+    assert!(connect.is_timeout(), "{error:?}");
 }
 
 #[tokio::test]

@@ -32,7 +32,9 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore};
 
-use crate::net::PeerAddr;
+use crate::causes;
+use crate::error::CheckoutError;
+use crate::net::{ConnectError, PeerAddr};
 use crate::protocol::Protocol;
 use crate::stream::Wire;
 use crate::sync::Arc;
@@ -171,17 +173,23 @@ fn server_name(name: String) -> Result<ServerName<'static>, String> {
 /// another name, of an unknown authority. Trying again does not help. Looks into whatever the error
 /// is wrapped in.
 pub fn is_distrusted(error: &(dyn Error + 'static)) -> bool {
-    if let Some(error) = error.downcast_ref::<rustls::Error>() {
-        return matches!(error, rustls::Error::InvalidCertificate(_));
+    // Ours have no source.
+    if let Some(error) = causes::find::<CheckoutError>(error) {
+        return error.connect_error().is_some_and(|error| is_distrusted(error));
     }
-    // Both hide what they hold from `source`.
-    if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        return is_distrusted(inner);
+    if let Some(error) = causes::find::<ConnectError>(error) {
+        return error.attempts().iter().any(|attempt| is_distrusted(attempt.error()));
     }
-    match error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
-        Some(inner) => is_distrusted(&**inner),
-        None => error.source().is_some_and(is_distrusted),
+    #[cfg(feature = "http1")]
+    if let Some(cause) = causes::find::<super::http1::Error>(error).and_then(|e| e.cause()) {
+        return is_distrusted(cause);
     }
+    #[cfg(feature = "postgres")]
+    if let Some(super::postgres::Error::Tls(error)) = causes::find(error) {
+        return is_distrusted(error);
+    }
+    let found = causes::find::<rustls::Error>(error);
+    found.is_some_and(|error| matches!(error, rustls::Error::InvalidCertificate(_)))
 }
 
 impl Protocol for Tls {
@@ -205,6 +213,10 @@ impl Protocol for Tls {
 
     fn is_permanent(&self, error: &io::Error) -> bool {
         is_distrusted(error)
+    }
+
+    fn speaks(&self) -> &'static str {
+        "TLS"
     }
 }
 

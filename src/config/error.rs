@@ -5,7 +5,8 @@ use std::fmt;
 
 /// A configuration was refused. Holds every problem, not only the first.
 ///
-/// Its text has one line per problem: the field, the value, the rule and what to change. It repeats no
+/// Its text names each problem: the field, the value, the rule and what to change. It is one line, for a
+/// log; with `{:#}` each of several problems has a line of its own. It repeats no
 /// secret that was given where an address belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
@@ -39,7 +40,13 @@ impl fmt::Display for ConfigError {
             [only] => write!(f, "invalid configuration: {only}"),
             many => {
                 write!(f, "invalid configuration, {} problems:", many.len())?;
-                many.iter().try_for_each(|problem| write!(f, "\n{problem}"))
+                let lines = f.alternate();
+                many.iter().enumerate().try_for_each(|(index, problem)| match (lines, index) {
+                    (true, _) => write!(f, "\n{problem}"),
+                    // Rules have semicolons of their own.
+                    (false, 0) => write!(f, " (1) {problem}"),
+                    (false, _) => write!(f, "; ({}) {problem}", index + 1),
+                })
             }
         }
     }

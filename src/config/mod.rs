@@ -57,6 +57,7 @@ macro_rules! setters {
 
 mod backoff;
 mod error;
+mod first;
 #[cfg(all(feature = "serde", any(test, fuzzing)))]
 pub(crate) mod fuzzed;
 #[cfg(feature = "serde")]
@@ -75,6 +76,7 @@ mod timeouts;
 
 pub use backoff::Backoff;
 pub use error::{ConfigError, Problem};
+pub use first::FirstConnect;
 pub use keepalive::{Keepalive, UserTimeout};
 pub use limits::Limits;
 pub use listener::ListenerConfig;
@@ -83,4 +85,4 @@ pub use reuse::{Order, Validation};
 pub(crate) use rules::{check_max_size, check_ping};
 pub(crate) use settings::{ListenerSettings, Settings, SocketSettings};
 pub use socket::{SocketConfig, SocketOption};
-pub use timeouts::Timeouts;
+pub use timeouts::{ReadTimeout, Timeouts};

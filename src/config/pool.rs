@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::settings::Settings;
-use super::{Backoff, ConfigError, Limits, Order, SocketConfig, Timeouts, Validation};
+use super::{
+    Backoff, ConfigError, FirstConnect, Limits, Order, SocketConfig, Timeouts, Validation,
+};
 
 /// What a pool is told. Start with [`Config::new`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +42,9 @@ pub struct Config {
     /// How long an address that could not be connected to is left alone. Default: a random time up
     /// to 50 ms, doubling with every failure up to 5 s.
     pub backoff: Backoff,
+    /// What becomes of callers when a dial fails before the pool has had its first connection. Default
+    /// [`FirstConnect::FailFast`]: they are told at once. After the first connection they wait.
+    pub first_connect: FirstConnect,
     /// How often the names in `upstream` are looked up while nothing is dialed. Default 30 s. An
     /// address that is missing in three answers in a row, and for this long, is drained: its idle
     /// connections are closed, those in use when they come back. `None` (in a file `"never"`): names
@@ -138,6 +143,7 @@ impl Config {
         with_min_idle min_idle: plain usize;
         with_max_connecting max_connecting: plain usize;
         with_backoff backoff: plain Backoff;
+        with_first_connect first_connect: plain FirstConnect;
         with_dns_refresh dns_refresh: into Option<Duration>;
         with_max_waiting max_waiting: into Option<usize>;
         with_order order: plain Order;
@@ -164,6 +170,7 @@ impl Default for Config {
             min_idle: 0,
             max_connecting: 2,
             backoff: Backoff::default(),
+            first_connect: FirstConnect::default(),
             dns_refresh: Some(Duration::from_secs(30)),
             max_waiting: Some(1024),
             order: Order::Lifo,

@@ -138,6 +138,7 @@ pub(super) fn for_deadpool(config: &Config) -> Result<(), ConfigError> {
         min_idle: "needs livepool::Pool: a plain deadpool makes no connection ahead of a caller";
         max_connecting: "needs livepool::Pool: in a plain deadpool every caller dials for itself";
         backoff: "needs livepool::Pool: in a plain deadpool every caller dials for itself";
+        first_connect: "needs livepool::Pool: a plain deadpool tells every caller what became of its dial";
         dns_refresh: "needs livepool::Pool: a plain deadpool looks names up for dials only";
         max_waiting: "needs livepool::Pool: a plain deadpool bounds no queue";
         order: "is deadpool's: give it to Pool::builder(manager).queue_mode(..), and leave it out here";
@@ -191,17 +192,28 @@ pub(super) fn no_local_addr(problems: &mut Problems, local_addr: Option<IpAddr>)
 }
 
 pub(super) fn timeouts(problems: &mut Problems, timeouts: &Timeouts) {
-    let Timeouts { checkout, connect, ping, reset, read, write, flush, shutdown, accept } =
-        timeouts;
+    let Timeouts {
+        checkout,
+        connect,
+        ping,
+        reset,
+        read,
+        write,
+        flush,
+        shutdown,
+        accept,
+        operation,
+    } = timeouts;
     limit(problems, "timeouts.checkout", *checkout);
     limit(problems, "timeouts.connect", *connect);
     limit(problems, "timeouts.ping", *ping);
     limit(problems, "timeouts.reset", *reset);
-    limit(problems, "timeouts.read", *read);
+    limit(problems, "timeouts.read", read.limit(true));
     limit(problems, "timeouts.write", *write);
     limit(problems, "timeouts.flush", *flush);
     limit(problems, "timeouts.shutdown", *shutdown);
     limit(problems, "timeouts.accept", *accept);
+    limit(problems, "timeouts.operation", *operation);
 }
 
 /// What to write instead of a very long time.

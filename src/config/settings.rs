@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::error::Problems;
 use super::{
-    Backoff, Config, ConfigError, Keepalive, Limits, ListenerConfig, Order, SocketConfig,
-    SocketOption, Timeouts, UserTimeout, Validation, rules,
+    Backoff, Config, ConfigError, FirstConnect, Keepalive, Limits, ListenerConfig, Order,
+    ReadTimeout, SocketConfig, SocketOption, Timeouts, UserTimeout, Validation, rules,
 };
 use crate::net::Endpoint;
 
@@ -23,6 +23,7 @@ pub(crate) struct Settings {
     pub(crate) min_idle: usize,
     pub(crate) max_connecting: usize,
     pub(crate) backoff: Backoff,
+    pub(crate) first_connect: FirstConnect,
     pub(crate) dns_refresh: Option<Duration>,
     pub(crate) max_waiting: Option<usize>,
     pub(crate) order: Order,
@@ -106,11 +107,12 @@ impl Settings {
             min_idle: config.min_idle,
             max_connecting: config.max_connecting,
             backoff: config.backoff,
+            first_connect: config.first_connect,
             dns_refresh: config.dns_refresh.filter(|_| names),
             max_waiting: config.max_waiting,
             order: config.order,
             validation: config.validation,
-            timeouts: Arc::new(config.timeouts),
+            timeouts: Arc::new(proven(config)),
             idle_timeout: config.idle_timeout,
             max_lifetime: config.max_lifetime,
             max_silence: config.max_silence,
@@ -122,6 +124,15 @@ impl Settings {
             limits: config.limits,
             socket,
         })
+    }
+}
+
+/// Without keepalive nothing proves that a peer lives from which an answer is awaited, and only a
+/// read timeout ends that: it is there for all, unless somebody says otherwise.
+fn proven(config: &Config) -> Timeouts {
+    match (config.socket.keepalive.is_some(), config.timeouts.read) {
+        (false, ReadTimeout::Default) => config.timeouts.with_read(ReadTimeout::BARE),
+        _ => config.timeouts,
     }
 }
 

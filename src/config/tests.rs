@@ -119,7 +119,8 @@ fn all_problems_are_reported_at_once_one_line_each() {
     let expected = ["upstream[0]", "max_size", "socket.keepalive.idle", "socket.keepalive.retries"];
     assert_eq!(fields(&error), expected);
     let text = error.to_string();
-    assert_eq!(text.lines().count(), 5, "{text}");
+    assert!(text.contains("; (2) max_size = 0: ") && text.lines().count() == 1, "{text}");
+    assert_eq!(format!("{error:#}").lines().count(), 5, "{error:#}");
     assert!(text.contains("socket.keepalive.idle = 500ms: must be whole seconds"), "{text}");
 }
 

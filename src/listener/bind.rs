@@ -51,7 +51,7 @@ pub enum BindError {
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Config(_) => f.write_str("the listener's configuration is not valid"),
+            Self::Config(error) => write!(f, "cannot listen: {error}"),
             Self::Address { address, problem } => {
                 write!(f, "cannot listen on {address}: {problem}")
             }
@@ -68,15 +68,8 @@ impl fmt::Display for BindError {
     }
 }
 
-impl std::error::Error for BindError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Config(error) => Some(error),
-            Self::Address { .. } => None,
-            Self::Resolve { error, .. } | Self::Bind { error, .. } => Some(error),
-        }
-    }
-}
+/// Its text carries its cause, and so it has no source.
+impl std::error::Error for BindError {}
 
 impl From<BindError> for io::Error {
     fn from(error: BindError) -> Self {

@@ -1,19 +1,23 @@
 //! [`ConnectError`]: why no connection could be made, address by address.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::resolve::is_unknown;
+use crate::causes::{self, Causes};
 use crate::event::DialOutcome;
 use crate::foreign::Held;
-use crate::text::Said;
+use crate::text::rounded;
 
 /// No connection could be made.
 ///
 /// Its text lists every address that was tried and what became of it, and says what to change where
-/// that is obvious. [`source`](Error::source) is the last attempt's error.
+/// that is obvious, in one line. So it has no [`source`](Error::source), which would say the same again:
+/// a protocol's own error is found by its type with [`find`](Self::find).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConnectError {
@@ -33,6 +37,8 @@ pub struct ConnectAttempt {
     error: Arc<Held<io::Error>>,
     took: Duration,
     phase: Phase,
+    /// What the program there has to speak, if nothing shows that it does.
+    doubt: Option<&'static str>,
 }
 
 /// How far an attempt came.
@@ -50,6 +56,12 @@ pub(super) enum Phase {
     Denied,
 }
 
+impl Phase {
+    fn is_of_handshake(self) -> bool {
+        matches!(self, Self::Handshake | Self::Denied)
+    }
+}
+
 impl ConnectError {
     /// Everything that was tried failed.
     pub(crate) fn failed(upstream: String, attempts: Vec<ConnectAttempt>, took: Duration) -> Self {
@@ -64,8 +76,6 @@ impl ConnectError {
         took: Duration,
         limit: Duration,
     ) -> Self {
-        // It may have been counted back from a moment on the clock: some nanoseconds too long.
-        let limit = Duration::from_millis(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         Self { upstream, attempts, took, limit: Some(limit), kind: DialOutcome::Timeout }
     }
 
@@ -86,6 +96,20 @@ impl ConnectError {
     /// Whether what came last was a handshake.
     pub(crate) fn is_in_handshake(&self) -> bool {
         self.attempts.last().is_some_and(|last| last.phase == Phase::Handshake)
+    }
+
+    /// The cause of this type at one of the attempts, the last one first: the protocol's own error, say,
+    /// or an [`io::Error`].
+    ///
+    /// ```
+    /// # fn f(error: livepool::ConnectError) {
+    /// if let Some(refused) = error.find::<std::io::Error>() {
+    ///     println!("{:?}", refused.kind());
+    /// }
+    /// # }
+    /// ```
+    pub fn find<E: Error + 'static>(&self) -> Option<&E> {
+        self.attempts.iter().rev().find_map(|attempt| causes::find(attempt.error()))
     }
 
     /// Where the connection was to go, as it was configured; several entries with commas between.
@@ -129,41 +153,80 @@ impl ConnectError {
         self.attempts.iter().any(|attempt| attempt.phase == Phase::Denied)
     }
 
+    /// Whether every address gave an answer that a wrong setting would bring, too, or none at all: the
+    /// name is unknown, nobody listens, what listens there speaks another protocol. A name server in
+    /// trouble, a lack of descriptors and a server that says that it has no room pass by themselves.
+    pub(crate) fn is_conclusive(&self) -> bool {
+        !self.attempts.is_empty() && self.attempts.iter().all(ConnectAttempt::is_conclusive)
+    }
+
     /// What to change where an attempt failed because there was no file descriptor for it. That
     /// says nothing about the upstream.
     pub(crate) fn shortage(&self) -> Option<&'static str> {
         self.attempts.iter().find_map(|attempt| shortage(&attempt.error))
     }
 
-    fn hint(&self) -> Option<&'static str> {
+    fn hint(&self) -> Option<Cow<'static, str>> {
         if let Some(advice) = self.shortage() {
-            return Some(advice);
+            return Some(advice.into());
         }
-        match self.kind {
-            DialOutcome::Refused => Some("is the upstream running, and listening there?"),
-            DialOutcome::Resolve => Some("check the name and the resolver"),
-            DialOutcome::Timeout => {
-                Some("check route and firewall, or raise timeouts.connect if it is just far away")
+        let of_lookup = |attempt: &ConnectAttempt| attempt.phase == Phase::Resolve;
+        let advice = match self.kind {
+            DialOutcome::Refused => "is the upstream running, and listening there?",
+            DialOutcome::Resolve if self.is_conclusive() => "check the name",
+            DialOutcome::Resolve => "check the resolver: it gave no answer",
+            DialOutcome::Timeout | DialOutcome::Handshake if !self.is_denied() => {
+                if let Some(speaks) = self.attempts.iter().rev().find_map(|one| one.doubt) {
+                    return Some(self.question(speaks).into());
+                }
+                match self.attempts.last() {
+                    _ if self.kind == DialOutcome::Handshake => return None,
+                    Some(last) if of_lookup(last) => "check the resolver: it gave no answer",
+                    _ => {
+                        "check route and firewall, or raise timeouts.connect if it is just far away"
+                    }
+                }
             }
-            DialOutcome::Unreachable => Some("check route and firewall"),
+            DialOutcome::Unreachable => "check route and firewall",
             DialOutcome::Error if self.attempts.iter().any(|one| one.phase == Phase::Setup) => {
-                Some("change or remove the option, or list it in socket.best_effort")
+                "change or remove the option, or list it in socket.best_effort"
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        Some(advice.into())
+    }
+
+    /// What to ask where nothing shows that the server speaks what it has to.
+    fn question(&self, speaks: &str) -> String {
+        let speaks = if speaks.is_empty() { "this protocol" } else { speaks };
+        let or_else = match self.kind {
+            DialOutcome::Timeout => "if it is just slow, raise timeouts.connect",
+            _ => "a proxy without a server behind it looks the same",
+        };
+        format!("does the server there speak {speaks}? {or_else}")
     }
 }
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "could not connect to {}", self.upstream)?;
+        let is_of_handshake = |one: &ConnectAttempt| one.phase.is_of_handshake();
+        // Where every address was reached, it is not the connect that failed.
+        let all_connected = self.attempts.iter().all(is_of_handshake) && !self.attempts.is_empty();
+        match (all_connected, self.limit) {
+            (true, None) => write!(f, "the handshake with {} failed", self.upstream)?,
+            (true, Some(_)) => write!(f, "the handshake with {} did not end", self.upstream)?,
+            (false, _) => write!(f, "could not connect to {}", self.upstream)?,
+        }
         if let Some(limit) = self.limit {
-            write!(f, " within {limit:?}")?;
+            write!(f, " within {:?}", rounded(limit))?;
         }
         for (index, attempt) in self.attempts.iter().enumerate() {
             f.write_str(if index == 0 { ": " } else { "; " })?;
             if attempt.target != self.upstream {
                 write!(f, "{}: ", attempt.target)?;
+            }
+            if is_of_handshake(attempt) && !all_connected {
+                f.write_str("connected, but the handshake failed: ")?;
             }
             f.write_str(&lower_first(&attempt.text()))?;
         }
@@ -174,11 +237,7 @@ impl fmt::Display for ConnectError {
     }
 }
 
-impl Error for ConnectError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.attempts.last().map(|attempt| attempt.error() as _)
-    }
-}
+impl Error for ConnectError {}
 
 impl From<ConnectError> for io::Error {
     fn from(error: ConnectError) -> Self {
@@ -195,7 +254,7 @@ impl From<ConnectError> for io::Error {
 
 impl ConnectAttempt {
     pub(super) fn new(target: String, error: io::Error, took: Duration, phase: Phase) -> Self {
-        Self { target, error: Arc::new(Held::new(error)), took, phase }
+        Self { target, error: Arc::new(Held::new(error)), took, phase, doubt: None }
     }
 
     /// What was still under way when the deadline passed.
@@ -203,25 +262,31 @@ impl ConnectAttempt {
         let text = match phase {
             Phase::Resolve => "still looking the name up",
             Phase::Setup | Phase::Connect => "still connecting",
-            Phase::Handshake | Phase::Denied => "connected, still waiting for the first answer",
+            Phase::Handshake | Phase::Denied => "no answer yet",
         };
         Self::new(target, io::Error::new(io::ErrorKind::TimedOut, text), took, phase)
     }
 
-    /// The program at this address wanted no connection.
+    /// The program at this address wanted no connection. `doubt`: what it has to speak, if nothing
+    /// shows that it does.
     pub(crate) fn handshake(
         target: String,
         error: io::Error,
         took: Duration,
         is_permanent: bool,
+        doubt: Option<&'static str>,
     ) -> Self {
         let phase = if is_permanent { Phase::Denied } else { Phase::Handshake };
-        Self::new(target, error, took, phase)
+        Self { doubt, ..Self::new(target, error, took, phase) }
     }
 
-    /// It had not said so at the deadline.
-    pub(crate) fn unfinished_handshake(target: String, took: Duration) -> Self {
-        Self::unfinished(target, took, Phase::Handshake)
+    /// It had said nothing at the deadline.
+    pub(crate) fn unfinished_handshake(
+        target: String,
+        took: Duration,
+        speaks: &'static str,
+    ) -> Self {
+        Self { doubt: Some(speaks), ..Self::unfinished(target, took, Phase::Handshake) }
     }
 
     /// The address, or the name as configured when it is the lookup that failed.
@@ -236,7 +301,7 @@ impl ConnectAttempt {
     }
 
     fn text(&self) -> String {
-        Said(&**self.error).to_string()
+        Causes(self.error()).to_string()
     }
 
     /// Time from its start to its failure.
@@ -261,6 +326,23 @@ impl ConnectAttempt {
                 DialOutcome::Unreachable
             }
             _ => DialOutcome::Error,
+        }
+    }
+
+    /// See [`ConnectError::is_conclusive`].
+    fn is_conclusive(&self) -> bool {
+        use io::ErrorKind::{
+            ConnectionRefused, HostUnreachable, NetworkUnreachable, NotFound, TimedOut,
+        };
+        match self.phase {
+            Phase::Resolve => is_unknown(&self.error),
+            Phase::Setup => !self.may_pass(),
+            Phase::Connect => matches!(
+                self.error.kind(),
+                ConnectionRefused | NotFound | TimedOut | HostUnreachable | NetworkUnreachable
+            ),
+            Phase::Handshake => self.doubt.is_some(),
+            Phase::Denied => true,
         }
     }
 
@@ -362,7 +444,8 @@ mod tests {
              [::1]:5432: still connecting (check route and firewall, or raise timeouts.connect if it \
              is just far away)"
         );
-        assert_eq!(error.source().unwrap().to_string(), "still connecting");
+        assert!(error.source().is_none(), "its text has said all");
+        assert_eq!(error.find::<io::Error>().unwrap().to_string(), "still connecting");
         assert!(error.is_timeout() && error.is_retryable());
         assert_eq!(io::Error::from(error).kind(), io::ErrorKind::TimedOut);
     }

@@ -10,11 +10,14 @@ use futures_util::future::BoxFuture;
 
 use super::{Endpoint, PeerAddr};
 use crate::foreign::{self, Held};
+use crate::text::Said;
 
 /// Finds the addresses of a name. The system's resolver is used unless another is given to
 /// [`Builder::resolver`](crate::Builder::resolver): one that asks a service registry, say.
 pub trait Resolve: Send + Sync + 'static {
-    /// The addresses of `host`, each with `port`, the most wanted first.
+    /// The addresses of `host`, each with `port`, the most wanted first. An error of kind
+    /// [`NotFound`](io::ErrorKind::NotFound) says that there is no such name: see
+    /// [`FirstConnect`](crate::config::FirstConnect). Any other may pass.
     ///
     /// The future may be dropped at any await; the deadline of the dial is kept by its caller.
     fn resolve<'a>(
@@ -59,11 +62,49 @@ impl fmt::Debug for Resolver {
     }
 }
 
+/// Whether a lookup found that there is no such name, rather than nobody who knows. The standard library
+/// keeps the code of `getaddrinfo` to itself, so these are its words for `EAI_NONAME` and `EAI_NODATA`
+/// (`gai_strerror(3)`, never translated in a program that sets no locale) on glibc, musl, and BSD and
+/// macOS; the numbers are `WSAHOST_NOT_FOUND` and `WSANO_DATA` of Windows.
+pub(super) fn is_unknown(error: &io::Error) -> bool {
+    const WORDS: [&str; 6] = [
+        "Name or service not known",
+        "No address associated with hostname",
+        "Name does not resolve",
+        "Name has no usable address",
+        "nodename nor servname provided, or not known",
+        "hostname nor servname provided, or not known",
+    ];
+    match error.raw_os_error() {
+        Some(code) => cfg!(windows) && matches!(code, 11_001 | 11_004),
+        None if error.kind() == io::ErrorKind::NotFound => true,
+        None => WORDS.iter().any(|words| Said(error).to_string().ends_with(words)),
+    }
+}
+
 /// The address of an endpoint that needs no lookup.
 pub(crate) fn known(endpoint: &Endpoint) -> Option<PeerAddr> {
     match endpoint {
         Endpoint::Host { .. } => None,
         Endpoint::Addr(addr) => Some(PeerAddr::Tcp(*addr)),
         Endpoint::Unix(path) => Some(PeerAddr::Unix(path.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_nobody_knows_is_not_a_name_server_in_trouble() {
+        let of_system =
+            |detail| io::Error::other(format!("failed to lookup address information: {detail}"));
+        assert!(is_unknown(&of_system("Name or service not known")));
+        assert!(is_unknown(&of_system("No address associated with hostname")));
+        assert!(is_unknown(&io::ErrorKind::NotFound.into()));
+        assert!(!is_unknown(&of_system("Temporary failure in name resolution")));
+        assert!(!is_unknown(&of_system("Try again")));
+        assert!(!is_unknown(&io::Error::other("the registry is down")));
+        assert!(!is_unknown(&io::Error::from_raw_os_error(2)), "no file, and no word of the name");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Inner;
+use super::inner::has_runtime;
 use super::lease::Lease;
 use super::line::{Failed, Spot};
 use super::peers::Demand;
@@ -119,7 +120,13 @@ async fn obtain(
 ) -> Result<Lease, Failed> {
     let mut lease = match taken {
         Some(lease) => lease,
-        None => served(inner, join(inner, attempt)?, attempt.deadline).await?,
+        None => {
+            // Neither timers nor dials would go.
+            if !has_runtime() {
+                return Err(CheckoutFailure::NoRuntime.into());
+            }
+            served(inner, join(inner, attempt)?, attempt.deadline).await?
+        }
     };
     loop {
         if let Some(lease) = fit(lease, fitness) {
@@ -156,7 +163,7 @@ fn join<'a>(inner: &'a Arc<Inner>, attempt: &Attempt<'_>) -> Result<Spot<'a>, Fa
         return Err(CheckoutFailure::Closed.into());
     }
     if let Some(error) = inner.hopeless() {
-        return Err(Failed { failure: CheckoutFailure::Connect, connect: Some(error) });
+        return Err(Failed { connect: Some(error), ..CheckoutFailure::Connect.into() });
     }
     // Those for whom a connection may be made do not count: they will not wait for others.
     let most = inner.settings().max_waiting.map(|most| most.saturating_add(inner.unclaimed()));
@@ -172,10 +179,11 @@ async fn served(inner: &Arc<Inner>, spot: Spot<'_>, deadline: Deadline) -> Resul
     if inner.slots.are_free() || inner.common.suspects.count() > 0 {
         inner.slots.announce();
     }
-    match deadline.run(spot.called(|| inner.maintain())).await {
+    let result = match deadline.run(spot.called(|| inner.maintain())).await {
         Ok(result) => result,
         Err(_) => Err(inner.late()),
-    }
+    };
+    result.map_err(|failed| Failed { has_waited: true, ..failed })
 }
 
 impl Inner {
@@ -207,11 +215,14 @@ impl Inner {
 
     /// What a caller is told who gets nothing.
     pub(super) fn error(&self, failed: Failed, waited: Duration) -> CheckoutError {
+        let mut status = self.status();
+        // It has left the line by now, and was one of them.
+        status.waiting += usize::from(failed.has_waited);
         CheckoutError::new(CheckoutDetails {
             failure: failed.failure,
             pool: self.emitter().name().into(),
             waited,
-            status: self.status(),
+            status,
             connect: failed.connect,
             holders: self.longest_holders(),
         })
@@ -231,7 +242,7 @@ impl Inner {
             Phase::Connect
         };
         let connect = error.filter(|_| phase == Phase::Connect);
-        Failed { failure: CheckoutFailure::Timeout(phase), connect }
+        Failed { connect, ..CheckoutFailure::Timeout(phase).into() }
     }
 }
 
@@ -261,7 +272,7 @@ impl<'a> Attempt<'a> {
         let outcome = match failed.failure {
             CheckoutFailure::Timeout(_) => CheckoutOutcome::Timeout,
             CheckoutFailure::QueueFull => CheckoutOutcome::QueueFull,
-            CheckoutFailure::Connect => CheckoutOutcome::ConnectFailed,
+            CheckoutFailure::Connect | CheckoutFailure::NoRuntime => CheckoutOutcome::ConnectFailed,
             CheckoutFailure::Closed => CheckoutOutcome::Closed,
         };
         if let (CheckoutOutcome::Timeout, Some(after)) = (outcome, self.limit) {

@@ -23,11 +23,12 @@ use super::slots::{Slot, Slots};
 use super::speech::Spoke;
 use super::store::Taken;
 use super::{Inner, reset};
+use crate::config::FirstConnect;
 use crate::deadline::Deadline;
 use crate::event::CloseReason;
 use crate::net::{self, ConnectError, Directory, PeerAddr};
 use crate::stream::{Conn, Connector, Handshake, Route};
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// A dial that has not ended after this long may be one that never does: it no longer counts for a
@@ -45,6 +46,8 @@ pub(super) struct Dials {
     tasks: Mutex<Vec<DialTask>>,
     /// Of the last one that failed, unless one has succeeded since.
     error: Mutex<Option<Arc<ConnectError>>>,
+    /// One has succeeded, ever.
+    succeeded: AtomicBool,
     end: Notify,
 }
 
@@ -132,7 +135,17 @@ impl Dials {
         self.end.notify_waiters();
     }
 
+    /// Whether this is how a dial fails that had better not be waited for: none later would be spared
+    /// it, or none has ever succeeded and this one met what a wrong setting brings.
+    pub(super) fn is_vain(&self, error: &ConnectError, first: FirstConnect) -> bool {
+        let is_first = first == FirstConnect::FailFast && !self.succeeded.load(Ordering::Acquire);
+        !error.is_retryable() || (is_first && error.is_conclusive())
+    }
+
     fn ended(&self, error: Option<Arc<ConnectError>>) {
+        if error.is_none() {
+            self.succeeded.store(true, Ordering::Release);
+        }
         let last = std::mem::replace(&mut *lock(&self.error), error);
         // It may hold an error of a protocol, whose drop is foreign code: with no lock held.
         drop(last);
@@ -432,7 +445,9 @@ impl Dial {
         }
         let error = Arc::new(error);
         self.under_way.dials.ended(Some(Arc::clone(&error)));
-        if let Some(pool) = self.pool.upgrade().filter(|_| !error.is_retryable()) {
+        let first = self.connector.settings().first_connect;
+        let is_vain = self.under_way.dials.is_vain(&error, first);
+        if let Some(pool) = self.pool.upgrade().filter(|_| is_vain) {
             pool.fail_waiters(&error);
         }
     }

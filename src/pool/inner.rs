@@ -30,6 +30,11 @@ use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::sync::{Arc, Weak};
 use crate::telemetry::{Emitter, Gauges};
 
+/// Whether this is called inside a tokio runtime.
+pub(super) fn has_runtime() -> bool {
+    tokio::runtime::Handle::try_current().is_ok()
+}
+
 /// The inside of a pool.
 pub(super) struct Inner {
     pub(super) connector: Connector,
@@ -98,12 +103,13 @@ impl Inner {
     }
 
     /// Starts the maintenance task unless one is running: it ends with the runtime it was started
-    /// in. Called at every checkout, where a runtime is sure to be there.
+    /// in. Called at every checkout.
     pub(super) fn maintain(self: &Arc<Self>) {
         if self.maintained.load(Ordering::Relaxed) || self.is_closed() {
             return;
         }
-        if self.maintained.swap(true, Ordering::AcqRel) {
+        // Without one there is nobody to do it. Whoever waits for something is told so.
+        if !has_runtime() || self.maintained.swap(true, Ordering::AcqRel) {
             return;
         }
         let running = Running::of(self);
@@ -188,6 +194,7 @@ impl Inner {
             max_size: self.slots.limit(),
             idle,
             in_use: busy - quarantined,
+            resetting: self.resets.count().min(busy - quarantined),
             connecting,
             quarantined,
             ending: self.slots.ending(),

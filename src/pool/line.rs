@@ -22,11 +22,13 @@ use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) struct Failed {
     pub(super) failure: CheckoutFailure,
     pub(super) connect: Option<Arc<ConnectError>>,
+    /// The caller stood in line for it.
+    pub(super) has_waited: bool,
 }
 
 impl From<CheckoutFailure> for Failed {
     fn from(failure: CheckoutFailure) -> Self {
-        Self { failure, connect: None }
+        Self { failure, connect: None, has_waited: false }
     }
 }
 

@@ -136,9 +136,11 @@ impl<P: Protocol> Pool<P> {
     /// connection can be made, when the queue is full or the pool closed. It says how long the
     /// caller waited and how full the pool was.
     ///
+    /// Outside a tokio runtime, if no connection is idle.
+    ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, or in one without its I/O and time drivers enabled.
+    /// In a tokio runtime without its I/O and time drivers enabled.
     ///
     /// # Cancel safety
     ///
@@ -178,10 +180,6 @@ impl<P: Protocol> Pool<P> {
 
     /// Takes an idle connection that was just proved usable, if there is one and no caller waits
     /// for it. Never waits: makes no connection, and no ping.
-    ///
-    /// # Panics
-    ///
-    /// Outside a tokio runtime.
     #[track_caller]
     pub fn try_get(&self) -> Option<Guard<P>> {
         checkout::try_checkout(&self.handle.0, Location::caller()).map(Guard::new)
@@ -255,8 +253,13 @@ impl<P: Protocol> Pool<P> {
             let mut guard = tries.get().await?;
             let mut result = exchange(&mut guard).await;
             if result.is_err() && tries.met_stale(&guard) {
+                // The second one has what the first one has left.
+                let due = guard.due();
                 drop(guard);
                 guard = tries.get().await?;
+                if due.is_some() {
+                    guard.set_deadline(due);
+                }
                 result = exchange(&mut guard).await;
             }
             let value = result?;
@@ -266,11 +269,13 @@ impl<P: Protocol> Pool<P> {
     }
 
     /// Makes connections ahead of the first caller and waits until there are `count` of them, at
-    /// most `timeouts.checkout`. A dial that fails is tried again until then.
+    /// most `timeouts.checkout`. A dial that fails is tried again until then; before the first
+    /// connection of the pool as [`Config::first_connect`] says.
     ///
     /// # Errors
     ///
-    /// [`CheckoutError`] with the last connect error, when they cannot be made.
+    /// [`CheckoutError`] with the last connect error, when they cannot be made, and outside a tokio
+    /// runtime.
     ///
     /// # Cancel safety
     ///

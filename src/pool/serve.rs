@@ -7,6 +7,7 @@ use super::lease::Lease;
 use super::line::Failed;
 use crate::error::CheckoutFailure;
 use crate::net::ConnectError;
+use crate::status::Status;
 
 impl Inner {
     /// Serves the line from the idle connections. To be called whenever there may be one more of
@@ -36,12 +37,16 @@ impl Inner {
     }
 
     /// Tells those who wait for a new connection that there will be none: nobody else's turn would
-    /// come sooner, and no later dial would end otherwise.
+    /// come sooner, and no later dial would end otherwise. Where there is no connection at all, that is
+    /// everybody.
     pub(super) fn fail_waiters(self: &Arc<Self>, error: &Arc<ConnectError>) {
-        let failed = Failed { failure: CheckoutFailure::Connect, connect: Some(Arc::clone(error)) };
+        let failed = Failed { connect: Some(Arc::clone(error)), ..CheckoutFailure::Connect.into() };
         let waiting = self.line.waiting();
-        let for_new_ones =
-            self.slots.limit().saturating_sub(self.guards()).clamp(1, waiting.max(1));
+        let Status { idle, in_use, quarantined, .. } = self.status();
+        let for_new_ones = match idle + in_use + quarantined {
+            0 => waiting,
+            _ => self.slots.limit().saturating_sub(self.guards()).clamp(1, waiting.max(1)),
+        };
         for _ in 0..for_new_ones.min(waiting) {
             if self.line.give(Err(failed.clone())).is_err() {
                 return;

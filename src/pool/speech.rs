@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use crate::causes::{self, Causes};
 use crate::config::Limits;
 use crate::foreign::{self, Held, Panicked};
 use crate::protocol::{Protocol, Raw, Reuse};
 use crate::stream::{Bare, Conn, Handshake, Refused, Stream};
 use crate::sync::Arc;
-use crate::text::Said;
 
 /// A protocol without its types.
 pub(super) trait Speech: Handshake {
@@ -55,17 +55,27 @@ impl<P: Protocol> Handshake for Spoken<P> {
                 Ok(Ok(client)) => Ok(bare.with_client(Box::new(client))),
                 Ok(Err(error)) => Err(match bare.exceeded() {
                     // What its client makes of that says less.
-                    Some(exceeded) => Refused { is_permanent: false, error: exceeded.into() },
+                    Some(exceeded) => {
+                        Refused { is_permanent: false, is_doubtful: true, error: exceeded.into() }
+                    }
                     None => Refused {
                         is_permanent: foreign::call(|| self.0.is_permanent(&error))
                             .unwrap_or(false),
+                        is_doubtful: causes::is_of_connection(&error)
+                            || foreign::call(|| self.0.is_gibberish(&error)).unwrap_or(false),
                         error: io::Error::other(error),
                     },
                 }),
                 // As a handshake that is refused for now.
-                Err(panicked) => Err(Refused { is_permanent: false, error: panicked.into() }),
+                Err(panicked) => {
+                    Err(Refused { is_permanent: false, is_doubtful: false, error: panicked.into() })
+                }
             }
         })
+    }
+
+    fn speaks(&self) -> &'static str {
+        foreign::call(|| self.0.speaks()).unwrap_or_default()
     }
 }
 
@@ -117,12 +127,15 @@ impl<P: Protocol> Speech for Spoken<P> {
 }
 
 /// What a call of the protocol told of the connection it was made for.
-fn told<E: Error>(conn: &Conn, result: Result<Result<(), E>, Panicked>) -> io::Result<()> {
+fn told<E: Error + 'static>(
+    conn: &Conn,
+    result: Result<Result<(), E>, Panicked>,
+) -> io::Result<()> {
     match result {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => {
             // Its text is all that anybody asks for.
-            let text = Said(&error).to_string();
+            let text = Causes(&error).to_string();
             foreign::dispose(error);
             Err(io::Error::other(text))
         }

@@ -5,6 +5,7 @@ use std::pin::pin;
 use tokio::time::Instant;
 
 use super::Inner;
+use super::inner::has_runtime;
 use super::line::Failed;
 use crate::deadline::Deadline;
 use crate::error::{CheckoutError, CheckoutFailure, Phase};
@@ -13,7 +14,9 @@ use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// What ends the wait besides success and the deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum GiveUp {
-    /// An error that no later dial would be spared.
+    /// An error that had better not be waited for: see [`Dials::is_vain`].
+    ///
+    /// [`Dials::is_vain`]: super::dialer::Dials::is_vain
     WhenHopeless,
     /// Any dial that fails.
     AtOnce,
@@ -71,6 +74,9 @@ impl Inner {
         give_up: GiveUp,
     ) -> Result<(), CheckoutError> {
         let (began, limit) = (Instant::now(), self.settings().timeouts.checkout);
+        if !has_runtime() {
+            return Err(self.error(CheckoutFailure::NoRuntime.into(), began.elapsed()));
+        }
         let deadline = Deadline::after(limit);
         let count = count.min(self.slots.limit());
         let before = self.dials.last_error();
@@ -90,7 +96,8 @@ impl Inner {
                 (Some(error), Some(before)) => !Arc::ptr_eq(error, before),
                 (error, _) => error.is_some(),
             };
-            let hopeless = error.as_ref().is_some_and(|error| !error.is_retryable());
+            let first = self.settings().first_connect;
+            let hopeless = error.as_ref().is_some_and(|error| self.dials.is_vain(error, first));
             let failure = if self.is_closed() {
                 Some(CheckoutFailure::Closed)
             } else if news && (give_up == GiveUp::AtOnce || hopeless) {
@@ -104,7 +111,7 @@ impl Inner {
             };
             if let Some(failure) = failure {
                 let connect = self.dials.last_error();
-                return Err(self.error(Failed { failure, connect }, began.elapsed()));
+                return Err(self.error(Failed { connect, ..failure.into() }, began.elapsed()));
             }
         }
     }

@@ -231,16 +231,18 @@ impl Dial<'_> {
                     return Ok(conn);
                 }
                 Ok(Err(refused)) => refused,
-                Err(_) => return Err(self.late(&peer, began, attempt, route.limit)),
+                Err(_) => return Err(self.late(&peer, began, attempt, route)),
             };
             attempt.end(Err(&refused.error));
-            let Refused { error, is_permanent } = refused;
+            let Refused { error, is_permanent, is_doubtful } = refused;
             let took = began.elapsed();
+            let doubt = is_doubtful.then(|| handshake.speaks());
             self.failed.push(ConnectAttempt::handshake(
                 peer.to_string(),
                 error,
                 took,
                 is_permanent,
+                doubt,
             ));
             self.tried.insert(peer);
             // Every try of a wrong password brings an account nearer to its lock.
@@ -258,13 +260,16 @@ impl Dial<'_> {
         peer: &PeerAddr,
         began: Instant,
         attempt: Attempt<'_>,
-        limit: Option<Duration>,
+        route: &Route<'_>,
     ) -> ConnectError {
         attempt.end(Err(&std::io::ErrorKind::TimedOut.into()));
         let mut failed = std::mem::take(&mut self.failed);
-        failed.push(ConnectAttempt::unfinished_handshake(peer.to_string(), began.elapsed()));
+        let speaks = route.handshake.map_or("", Handshake::speaks);
+        let (peer, waited) = (peer.to_string(), began.elapsed());
+        failed.push(ConnectAttempt::unfinished_handshake(peer, waited, speaks));
         let took = self.began.elapsed();
-        ConnectError::timed_out(self.connector.upstream(), failed, took, limit.unwrap_or(took))
+        let limit = route.limit.unwrap_or(took);
+        ConnectError::timed_out(self.connector.upstream(), failed, took, limit)
     }
 }
 

@@ -15,6 +15,9 @@ pub(crate) trait Handshake: Send + Sync {
         stream: Box<Stream>,
         limits: Limits,
     ) -> BoxFuture<'a, Result<Conn, Refused>>;
+
+    /// What is spoken, by name; may be empty.
+    fn speaks(&self) -> &'static str;
 }
 
 /// The program at the other end wants no connection, or cannot have one now.
@@ -23,4 +26,6 @@ pub(crate) struct Refused {
     pub(crate) error: io::Error,
     /// It will say the same until somebody changes something.
     pub(crate) is_permanent: bool,
+    /// Nothing shows that it speaks the protocol.
+    pub(crate) is_doubtful: bool,
 }

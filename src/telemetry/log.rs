@@ -8,7 +8,8 @@ use std::fmt;
 use std::panic::Location;
 
 use crate::event::{
-    CancelOutcome, CheckVerdict, CheckoutOutcome, CloseReason, ConnId, Event, Operation, PeerState,
+    CancelOutcome, CheckVerdict, CheckoutOutcome, CloseReason, ConnId, DialOutcome, Event,
+    Operation, PeerState,
 };
 use crate::foreign;
 use crate::text::Said;
@@ -60,6 +61,10 @@ pub(super) fn event(source: Source<'_>, event: &Event) {
         }
         Event::Opened { conn, peer, took } => {
             entry!(debug, source, conn_id = conn.get(), %peer, ?took, "connection opened");
+        }
+        // It did not fail: the pool had no use for it any more.
+        Event::DialFailed { outcome: outcome @ DialOutcome::Cancelled, took, error } => {
+            entry!(debug, source, %outcome, ?took, error = %error, "dial given up");
         }
         Event::DialFailed { outcome, took, error } => {
             entry!(warn, source, %outcome, ?took, error = %error, "dial failed");

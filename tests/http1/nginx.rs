@@ -328,10 +328,7 @@ mod tls {
         assert!(began.elapsed() < 5 * SECOND, "long before the checkout's deadline");
         assert_eq!(error.failure(), Failure::Checkout);
         assert!(!error.is_retryable() && !error.is_timeout());
-        let chain =
-            std::iter::successors(std::error::Error::source(&error), |error| error.source());
-        let texts: Vec<_> = chain.map(ToString::to_string).collect();
-        assert!(texts.iter().any(|text| text.contains("certificate")), "{texts:?}");
+        assert!(error.to_string().contains("certificate"), "{error}");
         assert_eq!(events.opened(), 0);
     }
 }

@@ -224,7 +224,6 @@ async fn a_body_that_fails_is_the_callers_own_error() {
     let (pool, events) = pool_of(server.config());
     let error = pool.send(post(RequestBody::stream(Broken))).await.unwrap_err();
     assert_eq!(error.failure(), Failure::RequestBody, "{error}");
-    let mut chain = std::iter::successors(std::error::Error::source(&error), |e| e.source());
-    assert!(chain.any(|error| error.to_string() == "no paper left"));
+    assert!(error.to_string().ends_with("no paper left"), "{error}");
     assert_eq!(events.closed(), [CloseReason::Unfinished]);
 }

@@ -7,7 +7,8 @@ use std::io::{self, ErrorKind};
 use http::{Method, Uri};
 
 use super::request_body::BoxError;
-use crate::error::CheckoutError;
+use crate::causes::{self, Causes};
+use crate::error::{CheckoutError, ConfigError};
 use crate::event::CloseReason;
 use crate::net::PeerAddr;
 use crate::text::Said;
@@ -21,7 +22,7 @@ pub enum Failure {
     Setup,
     /// It was refused before anything was sent: its text says why.
     Refused,
-    /// No connection was to be had. The source is the [`CheckoutError`].
+    /// No connection was to be had: [`Error::checkout_error`] is why.
     Checkout,
     /// The connection ended before anything of it was sent.
     Unsent,
@@ -35,13 +36,16 @@ pub enum Failure {
     Malformed,
     /// The response broke off in its body.
     Body,
-    /// The body that was to be sent failed. The source is its error.
+    /// The body that was to be sent failed. [`Error::find`] finds its error by its type.
     RequestBody,
     /// The body of the response is longer than the caller takes.
     TooLong,
 }
 
 /// What became of a request that has no response, or of a response that broke off.
+///
+/// Its text carries its causes, in one line; so it has no [`source`](StdError::source), and a cause is
+/// found by its type with [`find`](Self::find).
 ///
 /// Of the request's URI its text and its `Debug` show the path alone: the query, and what stands before
 /// the host, may hold what no log should.
@@ -172,6 +176,16 @@ impl Error {
     pub fn checkout_error(&self) -> Option<&CheckoutError> {
         self.source.as_deref()?.downcast_ref()
     }
+
+    /// The cause of this type, if it is among them: an [`OpTimeout`](crate::OpTimeout), an
+    /// [`io::Error`](std::io::Error), the error of the body that was to be sent.
+    pub fn find<E: StdError + 'static>(&self) -> Option<&E> {
+        causes::find(self.cause()?).or_else(|| self.checkout_error()?.find())
+    }
+
+    pub(crate) fn cause(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
 }
 
 impl fmt::Display for Error {
@@ -204,18 +218,21 @@ impl fmt::Display for Error {
         if let Some(reason) = self.reason {
             write!(f, " ({reason})")?;
         }
-        match &self.why {
-            Some(why) => write!(f, ": {why}"),
+        if let Some(why) = &self.why {
+            write!(f, ": {why}")?;
+        }
+        match self.cause() {
+            // Texts of ours may be longer than what others may say.
+            Some(cause) if cause.is::<CheckoutError>() || cause.is::<ConfigError>() => {
+                write!(f, ": {cause}")
+            }
+            Some(cause) => write!(f, ": {}", Causes(cause)),
             None => Ok(()),
         }
     }
 }
 
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as _)
-    }
-}
+impl StdError for Error {}
 
 impl From<CheckoutError> for Error {
     fn from(error: CheckoutError) -> Self {

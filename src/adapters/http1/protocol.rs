@@ -12,6 +12,7 @@ use super::driver::{Driver, Open};
 use super::prepare::prepare;
 use super::upload::{PAUSE, Upload};
 use super::{Client, Error, Failure};
+use crate::causes;
 use crate::net::PeerAddr;
 use crate::protocol::{Protocol, Reuse, Unread};
 use crate::stream::Wire;
@@ -189,6 +190,14 @@ impl Protocol for Http1 {
 
     async fn reset(&self, client: &mut Client) -> Result<(), Error> {
         client.drain().await
+    }
+
+    fn speaks(&self) -> &'static str {
+        if self.is_secure() { "HTTPS" } else { "HTTP" }
+    }
+
+    fn is_gibberish(&self, error: &Error) -> bool {
+        error.cause().is_some_and(causes::is_of_connection)
     }
 
     #[cfg(feature = "tls")]

@@ -8,6 +8,8 @@ use tokio_postgres::error::SqlState;
 use super::fields::PgError;
 use super::role::{Role, Target};
 use super::setup::SetupError;
+use super::watched;
+use crate::causes::{self, Causes};
 use crate::protocol::Consequence;
 use crate::text::Said;
 
@@ -50,6 +52,17 @@ impl Error {
         }
     }
 
+    /// Whether a time of ours was up: a read timeout, or the deadline of a use. The server's own
+    /// (`statement_timeout`, which has the same code) is not one.
+    pub fn is_timeout(&self) -> bool {
+        let Self::Postgres(error) = self else { return false };
+        let cause = std::error::Error::source(error);
+        match error.as_db_error() {
+            Some(db) => watched::is_ours(db) && db.code().code() == watched::TIME_IS_UP,
+            None => cause.and_then(|cause| cause.downcast_ref()).is_some_and(crate::is_timeout),
+        }
+    }
+
     /// Whether somebody has to change something.
     pub(super) fn is_permanent(&self) -> bool {
         match self {
@@ -74,9 +87,23 @@ impl Error {
         }
     }
 
+    /// Whether the server did not answer as a PostgreSQL does.
+    pub(super) fn is_gibberish(&self) -> bool {
+        match self {
+            Self::Postgres(error) => {
+                error.as_db_error().is_none()
+                    && (is_of_connection(error)
+                        || error.to_string().starts_with("error parsing response"))
+            }
+            Self::Tls(error) => causes::is_of_connection(error),
+            _ => false,
+        }
+    }
+
     pub(super) fn consequence(&self) -> Consequence {
         match self {
             Self::Postgres(error) => match error.as_db_error() {
+                Some(db) if watched::is_ours(db) => Consequence::Evict,
                 Some(db) => {
                     let severity = db.parsed_severity();
                     let fatal = severity.map_or(db.severity() == "FATAL", |severity| {
@@ -141,13 +168,10 @@ impl fmt::Display for Error {
                 Some(db) => {
                     write!(f, "{} ({})", Said(&db.message()), Said(&db.code().code()))
                 }
-                None => match std::error::Error::source(error) {
-                    Some(cause) => write!(f, "{}: {}", Said(error), Said(&cause)),
-                    None => Said(error).fmt(f),
-                },
+                None => Causes(error).fmt(f),
             },
             // A certificate has words of its own.
-            Self::Tls(error) => write!(f, "TLS failed: {}", Said(error)),
+            Self::Tls(error) => write!(f, "TLS failed: {}", Causes(error)),
             Self::NoTls => f.write_str(
                 "the server has no TLS, as none has over a Unix socket; switch it on there, or give \
                  sslmode=prefer or disable",
@@ -159,15 +183,8 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Postgres(error) => Some(error),
-            Self::Tls(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+/// Its text carries its causes, and so it has no source.
+impl std::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {

@@ -263,14 +263,8 @@ impl fmt::Display for SetupError {
     }
 }
 
-impl std::error::Error for SetupError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Url(_) => None,
-            Self::Config(error) => Some(error),
-        }
-    }
-}
+/// Its text carries its cause, and so it has no source.
+impl std::error::Error for SetupError {}
 
 impl From<ConfigError> for SetupError {
     fn from(error: ConfigError) -> Self {

@@ -9,6 +9,7 @@ use super::handshake::shake_hands;
 use super::left::Left;
 use super::loan::Slot;
 use super::meaning;
+use super::secrecy::Secrecy;
 use super::settings::Redis;
 use super::state::State;
 use crate::protocol::{Consequence, Protocol, Reuse, Unread};
@@ -60,6 +61,14 @@ impl Protocol for Redis {
 
     fn is_permanent(&self, error: &RedisError) -> bool {
         meaning::is_permanent(error)
+    }
+
+    fn speaks(&self) -> &'static str {
+        if matches!(self.settings.secrecy, Secrecy::Plain) { "Redis" } else { "Redis over TLS" }
+    }
+
+    fn is_gibberish(&self, error: &RedisError) -> bool {
+        error.kind() == ErrorKind::Parse
     }
 
     fn unread(&self, bytes: &[u8]) -> Unread {

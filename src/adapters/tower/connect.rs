@@ -104,7 +104,9 @@ impl Service<Uri> for Connect {
             self.connector.to(&upstream).map_err(|error| Error::Uri(error.to_string()))
         });
         Connecting(Box::pin(async move {
-            let stream = connector?.connect().await.map_err(Error::Connect)?;
+            let connector = connector?;
+            let mut stream = connector.connect().await.map_err(Error::Connect)?;
+            stream.watch_peer(connector.settings().max_silence);
             Ok(Connection::new(stream, is_for_tls))
         }))
     }
@@ -142,19 +144,13 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Uri(why) => write!(f, "the URI leads nowhere: {why}"),
-            Self::Connect(_) => f.write_str("no connection could be made"),
+            Self::Connect(error) => error.fmt(f),
         }
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Uri(_) => None,
-            Self::Connect(error) => Some(error),
-        }
-    }
-}
+/// Its text carries its cause, and so it has no source.
+impl std::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {

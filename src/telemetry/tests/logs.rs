@@ -97,6 +97,7 @@ fn the_level_says_who_should_care() {
             Event::TimedOut { .. } => "INFO",
             Event::PeerChanged { to: PeerState::Ejected, .. } => "WARN",
             Event::PeerChanged { .. } => "INFO",
+            Event::DialFailed { outcome: DialOutcome::Cancelled, .. } => "DEBUG",
             Event::DialFailed { .. }
             | Event::OptionUnavailable { .. }
             | Event::HeldTooLong { .. }

@@ -54,9 +54,16 @@ impl Postgres {
         let dir = owned_dir("pgs");
         let mut copy = as_owner("pg_basebackup", &dir);
         copy.arg("-h").arg(self.socket_dir()).args(["-p", &self.port.to_string()]);
-        run(copy.args(["-U", "postgres", "-R", "-N", "-c", "fast", "-D"]).arg(dir.join("data")));
+        run(copy.args(["-U", "postgres", "-N", "-c", "fast", "-D"]).arg(dir.join("data")));
+        // Not by `-R`: a newer `pg_basebackup` writes options there that an older server does not know.
+        let signal = dir.join("data/standby.signal");
+        std::fs::write(&signal, "").unwrap();
+        own(&signal);
+        let (host, port) = (self.socket_dir().display(), self.port);
+        let primary = format!("host={host} port={port} user=postgres");
         let settings = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let standby = Self::start_in(dir, &settings.collect::<Vec<_>>());
+        let follow = [("primary_conninfo", primary.as_str())];
+        let standby = Self::start_in(dir, &settings.chain(follow).collect::<Vec<_>>());
         let status = "SELECT status FROM pg_stat_wal_receiver";
         wait_for("the standby follows", || standby.psql(status) == "streaming");
         standby

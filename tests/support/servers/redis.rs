@@ -1,6 +1,7 @@
 //! A real Redis.
 
 use std::process::Command;
+use std::sync::OnceLock;
 
 use super::Certs;
 use super::dir::{Dir, root};
@@ -124,13 +125,27 @@ impl Redis {
     }
 }
 
+/// The first number of what is written like `Redis server v=7.0.15 sha=...`.
+fn major() -> u32 {
+    static MAJOR: OnceLock<u32> = OnceLock::new();
+    *MAJOR.get_or_init(|| {
+        let output = Command::new(program("redis-server")).arg("--version").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let number = text.split_once("v=").and_then(|(_, rest)| rest.split('.').next());
+        number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{text}"))
+    })
+}
+
 fn launch(dir: &Dir, port: u16, options: &[String]) -> Process {
     let mut config = format!(
         "bind 127.0.0.1\nport {port}\nsave \"\"\nappendonly no\ndaemonize no\n\
-         repl-diskless-sync-delay 0\ndir {}\n\
-         enable-debug-command yes\n",
+         repl-diskless-sync-delay 0\ndir {}\n",
         dir.path().display()
     );
+    // Before 7 everybody may use DEBUG, and nobody knows the setting.
+    if major() >= 7 {
+        config.push_str("enable-debug-command yes\n");
+    }
     for line in options {
         config.push_str(line);
         config.push('\n');
