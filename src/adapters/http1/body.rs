@@ -23,6 +23,18 @@ use crate::pool::Guard;
 /// this was read to its end, or is dropped, the rest of a request [goes on by
 /// itself](super#when-the-answer-comes-before-the-request-is-over).
 ///
+/// ```no_run
+/// # async fn f(pool: livepool::Pool<livepool::http1::Http1>) -> Result<(), livepool::http1::Error> {
+/// let request = livepool::http1::Request::get("/log").body(()).unwrap();
+/// let mut body = pool.send(request).await?.into_body();
+/// while let Some(frame) = body.frame().await {
+///     if let Ok(data) = frame?.into_data() {
+///         println!("{} bytes more", data.len());
+///     }
+/// }
+/// # Ok(()) }
+/// ```
+///
 /// # Cancel safety
 ///
 /// A frame whose future was dropped is not lost.

@@ -3,6 +3,19 @@
 use std::time::Duration;
 
 /// How long one request may take, where the pool's timeouts are not right for it.
+///
+/// ```no_run
+/// # async fn f(pool: livepool::Pool<livepool::http1::Http1>) -> Result<(), livepool::http1::Error> {
+/// use std::time::Duration;
+///
+/// use livepool::http1::{Limits, Request};
+///
+/// // A long poll: its answer may take as long as it likes, within two minutes.
+/// let limits = Limits::new().with_read_timeout(None).with_deadline(Duration::from_secs(120));
+/// let request = Request::get("/events").body(()).unwrap();
+/// let response = pool.send_within(request, limits).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {

@@ -17,6 +17,16 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// Nothing, bytes and text can be sent again, which costs no copy; see
 /// [when a request is made again](super#when-a-request-is-made-again). A stream cannot.
+///
+/// ```
+/// use http_body_util::Full;
+/// use livepool::http1::{Request, RequestBody};
+///
+/// let text = Request::post("/notes").body("remember").unwrap();
+/// // Anything that is a `Body` of bytes: here one that is known already.
+/// let body = RequestBody::stream(Full::new(bytes::Bytes::from("remember")));
+/// let streamed = Request::post("/notes").body(body).unwrap();
+/// ```
 #[derive(Default)]
 pub struct RequestBody {
     inner: Inner,
