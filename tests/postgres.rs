@@ -3,14 +3,22 @@
 
 mod support;
 
+#[path = "postgres/bouncer.rs"]
+mod bouncer;
 #[path = "postgres/bounds.rs"]
 mod bounds;
 #[path = "postgres/cancel.rs"]
 mod cancel;
 #[path = "postgres/cancel_requests.rs"]
 mod cancel_requests;
+#[path = "postgres/copy.rs"]
+mod copy;
 #[path = "postgres/faults.rs"]
 mod faults;
+#[path = "postgres/left.rs"]
+mod left;
+#[path = "postgres/patience.rs"]
+mod patience;
 #[path = "postgres/roles.rs"]
 mod roles;
 #[path = "postgres/session.rs"]

@@ -291,6 +291,26 @@ async fn a_pipeline_of_resets_around_a_subscription_is_the_end_of_its_connection
     assert_eq!(events.closed(), [CloseReason::NotReusable]);
 }
 
+#[tokio::test]
+async fn an_end_that_the_server_gave_the_reason_for_has_its_word() {
+    let redis = Redis::start_with(&["requirepass secret"]);
+    let url = format!("redis://:secret@{}", redis.addr());
+    let adapter = Adapter::from_url(url).unwrap();
+    let (pool, events) = pool_of(adapter.config().with_max_size(1), adapter);
+    let mut conn = pool.get().await.unwrap();
+    cmd("RESET").query_async::<()>(&mut conn).await.unwrap();
+    let error = conn.get::<_, ()>("k").await.unwrap_err();
+    assert_eq!(error.code(), Some("NOAUTH"));
+    drop(conn);
+    let mut conn = pool.get().await.unwrap();
+    cmd("REPLICAOF").arg("127.0.0.1").arg(1).query_async::<()>(&mut conn).await.unwrap();
+    conn.set::<_, _, ()>("k", "v").await.unwrap_err();
+    drop(conn);
+    let closed = [CloseReason::ProtocolError, CloseReason::Invalidated];
+    assert_eq!(events.until_closed(2).await, closed);
+    assert_eq!(events.codes(), [Some("NOAUTH".to_owned()), Some("READONLY".to_owned())]);
+}
+
 /// What a checkout says that meets this server, and how long it took.
 async fn first_words_of(addr: String) -> (String, bool, Duration) {
     let adapter = Adapter::from_url(format!("redis://:hunter2@{addr}")).unwrap();
@@ -310,7 +330,7 @@ async fn a_server_of_another_protocol_is_named_as_such() {
 
     let postgres = Postgres::start();
     let (said, denied, _) = first_words_of(format!("127.0.0.1:{}", postgres.port())).await;
-    assert!(said.contains("hung up without an answer: is it a Redis server"), "{said}");
+    assert!(said.contains("hung up without an answer - Io: is it a Redis server"), "{said}");
     assert!(!denied, "it may be a proxy without backends");
 }
 

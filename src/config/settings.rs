@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::error::Problems;
 use super::{
     Backoff, Config, ConfigError, FirstConnect, Keepalive, Limits, ListenerConfig, Order,
-    SocketConfig, SocketOption, Timeouts, UserTimeout, Validation, rules,
+    ReadTimeout, SocketConfig, SocketOption, Timeouts, UserTimeout, Validation, rules,
 };
 use crate::net::Endpoint;
 
@@ -112,7 +112,7 @@ impl Settings {
             max_waiting: config.max_waiting,
             order: config.order,
             validation: config.validation,
-            timeouts: Arc::new(config.timeouts),
+            timeouts: Arc::new(proven(config)),
             idle_timeout: config.idle_timeout,
             max_lifetime: config.max_lifetime,
             max_silence: config.max_silence,
@@ -124,6 +124,15 @@ impl Settings {
             limits: config.limits,
             socket,
         })
+    }
+}
+
+/// Without keepalive nothing proves that a peer lives from which an answer is awaited, and only a
+/// read timeout ends that: it is there for all, unless somebody says otherwise.
+fn proven(config: &Config) -> Timeouts {
+    match (config.socket.keepalive.is_some(), config.timeouts.read) {
+        (false, ReadTimeout::Default) => config.timeouts.with_read(ReadTimeout::BARE),
+        _ => config.timeouts,
     }
 }
 

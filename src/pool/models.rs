@@ -53,6 +53,7 @@ pub(crate) fn all() -> Vec<Model> {
         Model { name: "waiting", run: whoever_waits_is_served_while_a_connection_lives },
         Model { name: "closing", run: what_is_left_to_maintenance_is_closed_though_that_ends },
         Model { name: "doubt", run: nobody_is_given_whom_something_speaks_against },
+        Model { name: "doubt-meanwhile", run: what_is_said_meanwhile_is_not_taken_back },
         Model { name: "ping", run: a_ping_goes_on_for_the_pool_and_ends_with_it },
         Model { name: "close", run: nobody_waits_for_a_pool_that_was_closed },
     ]
@@ -663,6 +664,34 @@ fn nobody_is_given_whom_something_speaks_against() {
     }
     drop(quarantine);
     check_over_tcp(world, &mut far_ends);
+}
+
+/// Something is said against a peer while what was said before is taken back, since its connection was
+/// heard in between. What was said last stays, until the connection is heard again.
+fn what_is_said_meanwhile_is_not_taken_back() {
+    let world = World::new(1, Kind::Raw);
+    let pool = Arc::clone(&world.inner);
+    let core = pool.common.registry.all().pop().expect("there is one");
+    let hear = |core: &Arc<Core>| {
+        advance(Duration::from_millis(50));
+        core.prove(core.age());
+    };
+    advance(Duration::from_millis(50));
+    core.doubt_siblings(Some(Instant::now()));
+    hear(&core);
+    advance(Duration::from_millis(50));
+    let speaker = {
+        let core = Arc::clone(&core);
+        thread::spawn(move || core.doubt_siblings(Some(Instant::now())))
+    };
+    pool.clear_doubts();
+    speaker.join().expect("it was said");
+    assert!(core.is_in_doubt(), "what was said last is taken back");
+    hear(&core);
+    pool.clear_doubts();
+    assert!(pool.common.peers.doubted().is_empty(), "it was heard, and is doubted for good");
+    drop((core, pool));
+    world.check();
 }
 
 /// One byte, and one byte of answer.

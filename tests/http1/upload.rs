@@ -134,14 +134,14 @@ async fn an_answer_that_does_not_want_the_upload_cuts_it() {
 #[tokio::test]
 async fn an_upload_that_goes_on_has_its_connection_until_it_is_over() {
     let (server, taken) = hasty(OK).await;
-    // Far shorter than the pauses: they are no concern of either.
-    let timeouts = Timeouts::default().with_read(SECOND / 20).with_reset(SECOND / 20);
+    // Shorter than the pauses, which are no concern of either.
+    let timeouts = Timeouts::default().with_read(SECOND / 2).with_reset(SECOND / 2);
     let (pool, events) = pool_of(server.config().with_max_size(1).with_timeouts(timeouts));
     let (pieces, streamed) = piecewise();
     let response = pool.send(post(streamed)).await.unwrap();
     assert_eq!(text(response).await.unwrap(), "accepted");
     for _ in 0..3 {
-        tokio::time::sleep(SECOND / 5).await;
+        tokio::time::sleep(SECOND).await;
         assert_eq!((pool.status().in_use, pool.status().idle), (1, 0));
         pieces.send("piece".into()).unwrap();
     }
@@ -164,9 +164,9 @@ async fn a_pause_of_the_source_is_no_fault_of_the_server() {
         }
     })
     .await;
-    let timeouts = Timeouts::default().with_read(SECOND / 5);
+    let timeouts = Timeouts::default().with_read(SECOND / 2);
     let (pool, events) = pool_of(server.config().with_timeouts(timeouts));
-    for length in ["", "15"] {
+    let uploads = ["", "15"].map(|length| {
         let (pieces, streamed) = piecewise();
         let mut request = post(streamed);
         if !length.is_empty() {
@@ -174,15 +174,19 @@ async fn a_pause_of_the_source_is_no_fault_of_the_server() {
         }
         let feeds = tokio::spawn(async move {
             for _ in 0..3 {
-                tokio::time::sleep(SECOND / 2).await;
+                tokio::time::sleep(SECOND).await;
                 pieces.send("piece".into()).unwrap();
             }
         });
-        let response = pool.send(request).await.unwrap();
-        assert_eq!(text(response).await.unwrap(), "15");
-        feeds.await.unwrap();
-    }
-    assert_eq!((events.opened(), events.timed_out()), (1, vec![]));
+        let pool = &pool;
+        async move {
+            let response = pool.send(request).await.unwrap();
+            assert_eq!(text(response).await.unwrap(), "15");
+            feeds.await.unwrap();
+        }
+    });
+    futures_util::future::join_all(uploads).await;
+    assert_eq!((events.opened(), events.closed(), events.timed_out()), (2, vec![], vec![]));
 }
 
 #[tokio::test]
@@ -246,11 +250,36 @@ async fn the_deadline_of_a_request_holds_for_an_upload_that_goes_on() {
     let (server, _) = hasty(OK).await;
     let (pool, events) = pool_of(server.config());
     let (_pieces, streamed) = piecewise();
-    let limits = Limits::new().with_deadline(SECOND / 4);
+    let limits = Limits::new().with_deadline(SECOND);
     let response = pool.send_within(post(streamed), limits).await.unwrap();
     assert_eq!(text(response).await.unwrap(), "accepted");
     assert_eq!(events.closed(), []);
     assert_eq!(events.until_closed(1).await, [CloseReason::OpTimeout]);
+}
+
+#[tokio::test]
+async fn a_source_that_panics_for_nobody_costs_its_own_connection() {
+    /// At this moment.
+    struct Panics(Pin<Box<tokio::time::Sleep>>);
+    impl Body for Panics {
+        type Data = Bytes;
+        type Error = std::io::Error;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+            assert!(self.0.as_mut().poll(cx).is_pending(), "on purpose");
+            Poll::Pending
+        }
+    }
+    let (server, _) = hasty("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let (pool, events) = pool_of(server.config());
+    let panics = RequestBody::stream(Panics(Box::pin(tokio::time::sleep(SECOND))));
+    let response = pool.send(post(panics)).await.unwrap();
+    // Nothing moves it but a task of the pool.
+    drop(response);
+    assert_eq!(events.until_closed(1).await, [CloseReason::Panicked]);
+    assert_eq!(get_text(&pool, "/").await.unwrap(), "");
 }
 
 #[tokio::test]
@@ -306,4 +335,56 @@ async fn early_answers_and_callers_who_go_leave_every_answer_with_its_request() 
         caller.await.unwrap();
     }
     println!("{} heard, {} connections", served.load(Ordering::SeqCst), server.accepted());
+}
+
+#[cfg(feature = "tls")]
+mod tls {
+    use super::*;
+    use crate::pool_with;
+    use crate::support::servers::Certs;
+    use livepool::http1::Http1;
+    use livepool::tls::Tls;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn under_tls_an_early_answer_does_not_cut_an_upload_either() {
+        let certs = Certs::new();
+        let nginx = Nginx::start_with("client_max_body_size 64m;", Some(&certs));
+        let tls = Tls::builder().with_root_pem(certs.ca_pem()).build().unwrap();
+        let config = Config::new(format!("localhost:{}", nginx.tls_port())).with_max_size(1);
+        let (pool, events) = pool_with(config, Http1::new().with_tls(tls));
+        for tag in 0..2 {
+            let request = Request::post("/tag/early").body(vec![b'u'; UPLOAD / 4]).unwrap();
+            assert_eq!(text(pool.send(request).await.unwrap()).await.unwrap(), "early");
+            assert_eq!(get_text(&pool, &format!("/tag/{tag}")).await.unwrap(), tag.to_string());
+        }
+        assert_eq!((events.opened(), events.closed()), (1, vec![]));
+    }
+
+    #[tokio::test]
+    async fn whatever_way_a_pool_is_built_https_is_spoken_or_nothing() {
+        let first = Arc::new(Mutex::new(Vec::<Vec<u8>>::new()));
+        let notes = Arc::clone(&first);
+        let server = Scripted::start(move |mut talk, _| {
+            let notes = Arc::clone(&notes);
+            async move {
+                let first = talk.body(1).await;
+                notes.lock().unwrap().extend(first);
+            }
+        })
+        .await;
+        let url = format!("https://{}", server.addr());
+        let quick =
+            |config: Config| config.with_timeouts(Timeouts::default().with_checkout(SECOND / 2));
+        let (config, http1) = livepool::http1::at(&url).unwrap();
+        let (pool, _) = pool_with(quick(config), http1);
+        get_text(&pool, "/secret").await.unwrap_err();
+        let error = get_text(&pool, "http://example.org/secret").await.unwrap_err();
+        assert_eq!(error.failure(), Failure::Refused, "{error}");
+        let pool = livepool::http1::pool(&url).unwrap();
+        let limits = Limits::new().with_deadline(SECOND / 2);
+        pool.send_within(Request::get("/secret").body(()).unwrap(), limits).await.unwrap_err();
+        // A ClientHello of TLS (RFC 8446 section 5.1).
+        let first = first.lock().unwrap();
+        assert!(first.len() >= 2 && first.iter().all(|bytes| bytes == b"\x16"), "{first:?}");
+    }
 }

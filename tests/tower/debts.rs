@@ -22,8 +22,8 @@ use crate::support::Events;
 use crate::support::scripted::Scripted;
 use crate::support::servers::Nginx;
 
-/// Far shorter than the pauses below.
-const READ: Duration = Duration::from_millis(200);
+/// Shorter than the pauses below.
+const READ: Duration = Duration::from_millis(500);
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 fn connector() -> (Connect, Events) {
@@ -66,7 +66,7 @@ fn with_pauses() -> Piecewise {
     let (pieces, source) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         for _ in 0..3 {
-            tokio::time::sleep(READ * 3).await;
+            tokio::time::sleep(READ * 2).await;
             let _ = pieces.send("piece".into());
         }
     });
@@ -86,15 +86,19 @@ async fn a_pause_of_an_uploads_source_is_no_fault_of_the_server() {
     })
     .await;
     let (client, events) = client::<Piecewise>();
-    for length in ["", "15"] {
+    let uploads = ["", "15"].map(|length| {
         let mut request = Request::post(format!("http://{}/", server.addr()));
         if !length.is_empty() {
             request = request.header("content-length", length);
         }
-        let response = client.request(request.body(with_pauses()).unwrap()).await.unwrap();
-        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "15");
-    }
-    assert_eq!((server.accepted(), events.closed(), events.timed_out()), (1, vec![], vec![]));
+        let sends = client.request(request.body(with_pauses()).unwrap());
+        async move {
+            let response = sends.await.unwrap();
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "15");
+        }
+    });
+    futures_util::future::join_all(uploads).await;
+    assert_eq!((server.accepted(), events.closed(), events.timed_out()), (2, vec![], vec![]));
 }
 
 #[tokio::test]
@@ -104,9 +108,26 @@ async fn a_server_that_has_all_of_an_upload_owes_its_answer_in_time() {
     let request = Request::post(format!("http://{}/", server.addr()));
     let began = std::time::Instant::now();
     client.request(request.body(with_pauses()).unwrap()).await.unwrap_err();
-    assert!(began.elapsed() >= READ * 10, "three pauses, and the timeout: {:?}", began.elapsed());
+    assert!(began.elapsed() >= READ * 7, "three pauses, and the timeout: {:?}", began.elapsed());
     assert_eq!(events.timed_out(), [Operation::Read]);
     assert_eq!(events.until_closed(1).await, [CloseReason::OpTimeout]);
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_bytes_is_left_after_the_write_timeout() {
+    let server = Scripted::start(|mut talk, _| async move {
+        talk.request().await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let events = Events::default();
+    let timeouts = Timeouts::default().with_read(None).with_write(READ);
+    let config = Config::default().with_timeouts(timeouts);
+    let connect = Connect::with_observer(&config, events.observer()).unwrap();
+    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(connect);
+    let request = Request::post(format!("http://{}/", server.addr()));
+    client.request(request.body(Full::from(vec![b'u'; 20_000_000])).unwrap()).await.unwrap_err();
+    assert_eq!(events.timed_out(), [Operation::Write]);
 }
 
 #[tokio::test]
@@ -124,7 +145,7 @@ async fn an_answer_before_the_upload_is_over_leaves_an_idle_connection_in_peace(
         let request = request.body(Full::from(vec![b'u'; 200_000])).unwrap();
         let response = client.request(request).await.unwrap();
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
-        tokio::time::sleep(READ * 3).await;
+        tokio::time::sleep(READ * 2).await;
     }
     assert_eq!((server.accepted(), events.closed()), (1, vec![]));
 }
@@ -166,7 +187,7 @@ async fn an_upgraded_connection_owes_nobody_an_answer() {
             io.write_all(message).await.unwrap();
             io.flush().await.unwrap();
             let mut space = [0; 16];
-            let read = tokio::time::timeout(READ * 3, io.read(&mut space)).await;
+            let read = tokio::time::timeout(READ * 2, io.read(&mut space)).await;
             assert!(read.is_err(), "{message:?}: {read:?}");
         }
         io.write_all(b"speak").await.unwrap();
@@ -187,7 +208,7 @@ async fn a_tunnel_owes_nobody_an_answer() {
     io.read_exact(&mut answer).await.unwrap();
     io.write_all(b"\x16\x03\x01").await.unwrap();
     let mut space = [0; 16];
-    let read = tokio::time::timeout(READ * 3, io.read(&mut space)).await;
+    let read = tokio::time::timeout(READ * 2, io.read(&mut space)).await;
     assert!(read.is_err(), "{read:?}");
     assert_eq!(events.timed_out(), []);
 }
@@ -244,7 +265,7 @@ mod tls {
         // An upload whose source pauses cannot be told from a request that waits for its answer.
         io.write_all(b"GET /tag/x HTTP/1.1\r\nhost: x\r\n").await.unwrap();
         let mut space = [0; 512];
-        let read = tokio::time::timeout(READ * 3, io.read(&mut space)).await;
+        let read = tokio::time::timeout(READ * 2, io.read(&mut space)).await;
         assert!(read.is_err(), "{read:?}");
         io.write_all(b"\r\n").await.unwrap();
         let count = io.read(&mut space).await.unwrap();

@@ -147,7 +147,7 @@ impl Client {
             return Some(CloseReason::Dirty);
         }
         if self.hints.is_faulty {
-            return Some(super::error::NOT_UNDERSTOOD);
+            return Some(CloseReason::ProtocolError);
         }
         if self.hints.is_last {
             return Some(CloseReason::PeerClosed);

@@ -59,9 +59,6 @@ pub struct Error {
     source: Option<BoxError>,
 }
 
-/// What a connection is closed for whose peer cannot be understood.
-pub(super) const NOT_UNDERSTOOD: CloseReason = CloseReason::IoError;
-
 /// Which request it was. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Target {
@@ -129,7 +126,7 @@ impl Error {
             // An idle connection that still stands can only have been spoken on.
             Failure::Unsent => CloseReason::Dirty,
             Failure::RequestBody => CloseReason::Unfinished,
-            Failure::Malformed => NOT_UNDERSTOOD,
+            Failure::Malformed => CloseReason::ProtocolError,
             _ => CloseReason::IoError,
         }
     }

@@ -8,6 +8,7 @@ use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
 use super::Postgres;
 use super::url::{self, Files};
 use crate::config::{Config, ConfigError, SocketConfig, Timeouts};
+#[cfg(any(feature = "tls", test))]
 use crate::net::PeerAddr;
 use crate::pool::{Builder, Pool};
 
@@ -118,6 +119,7 @@ impl Postgres {
 
     /// The name that belongs to this address: with `host=db.example hostaddr=192.0.2.1` the address is
     /// dialed, and the name is in the certificate.
+    #[cfg(any(feature = "tls", test))]
     pub(super) fn name_of(&self, peer: &PeerAddr) -> Option<&str> {
         let PeerAddr::Tcp(peer) = peer else { return None };
         let addrs = self.config.get_hostaddrs().iter().enumerate();

@@ -123,13 +123,19 @@ impl StatementCache {
             return Ok(statement);
         }
         let hash = unbound::hash(query, types);
-        let statement = match self.mode {
-            Statements::Named => client.prepare_typed(query, types).await?,
-            Statements::Unnamed => self.describe(client, query, types, hash).await?,
+        let (statement, is_current) = match self.mode {
+            Statements::Named => {
+                let statement = client.prepare_typed(query, types).await?;
+                (statement, as_of == self.now())
+            }
+            // It outlives its session.
+            Statements::Unnamed => (self.describe(client, query, types, hash).await?, true),
         };
         // What has become useless meanwhile is given away, and not kept.
-        if self.capacity > 0 && as_of == self.now() {
-            self.line.unbound().map(|unbound| unbound.claim(hash));
+        if self.capacity > 0 && is_current {
+            if let Some(unbound) = self.line.unbound() {
+                unbound.claim(hash);
+            }
             self.insert(query, types, path, &statement);
         }
         Ok(statement)

@@ -13,6 +13,7 @@ use ::redis::{
 
 use super::client::Driver;
 use super::loan::Slot;
+use super::secrecy::Secrecy;
 use super::settings::{Role, Settings};
 use super::state::State;
 use crate::text::Said;
@@ -50,6 +51,12 @@ pub(super) async fn shake_hands(
         judge(step, answer, settings)?;
     }
     state.greeted();
+    if state.is_beyond_repair() {
+        return Err(RedisError::from((
+            ErrorKind::Client,
+            "the server said more than it was asked",
+        )));
+    }
     Ok((connection, driver))
 }
 
@@ -58,10 +65,15 @@ pub(super) async fn shake_hands(
 fn explained(error: RedisError, state: &State, settings: &Settings) -> RedisError {
     let heard = state.first_words();
     match (heard.first(), ::redis::parse_redis_value(&heard)) {
-        (None, _) if error.is_connection_dropped() => RedisError::from((
-            ErrorKind::Io,
-            "the server hung up without an answer: is it a Redis server, and one that does not want TLS",
-        )),
+        (None, _) if error.is_connection_dropped() => {
+            let question = match settings.secrecy {
+                Secrecy::Plain => "is it a Redis server, and is rediss:// what it wants?",
+                #[cfg(feature = "tls")]
+                Secrecy::Tls(_) => "is it a Redis server?",
+            };
+            let what = "the server hung up without an answer";
+            RedisError::from((ErrorKind::Io, what, question.to_owned()))
+        }
         (_, Ok(Value::ServerError(said))) => {
             refused(Step::Alive, &said, settings).err().unwrap_or(error)
         }

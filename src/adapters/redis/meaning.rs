@@ -5,26 +5,59 @@ use std::io;
 
 use ::redis::{ErrorKind, RedisError};
 
-use super::code::{TURNED, code};
+use super::code::{TURNED, code, first_word};
+use super::line::Word;
 use super::secrecy;
 use super::settings::Role;
 use crate::protocol::Consequence;
 use crate::sync::Arc;
 
-/// Of an error that a caller was given.
-pub(super) fn consequence(error: &RedisError, role: Role) -> Consequence {
+/// What follows from an error that a caller was given, and the server's word for it.
+pub(super) fn consequence(error: &RedisError, role: Role) -> (Consequence, Option<String>) {
     match error.kind() {
-        ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed => Consequence::Evict,
-        _ => {
-            // One of many commands may be the one that tells.
-            let errors = error.clone().into_server_errors();
-            let errors = errors.iter().flat_map(|errors| errors.iter());
-            let all = errors.map(|(_, error)| {
-                let text = format!("{} {}", error.code(), error.details().unwrap_or_default());
-                of_code(code(text.as_bytes()), role)
-            });
-            all.fold(Consequence::Keep, stronger)
+        ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed => {
+            (Consequence::Evict, error.code().map(str::to_owned))
         }
+        _ => {
+            let mut worst = Worst::new();
+            // One of many commands may be the one that tells.
+            for (_, error) in error.clone().into_server_errors().iter().flat_map(|all| all.iter()) {
+                let text = format!("{} {}", error.code(), error.details().unwrap_or_default());
+                worst.note(Word::of(code(text.as_bytes())), role);
+            }
+            (worst.consequence, worst.code())
+        }
+    }
+}
+
+/// What follows from several errors: from the worst of them, and the first of its kind.
+#[derive(Debug)]
+pub(super) struct Worst {
+    pub(super) consequence: Consequence,
+    code: Word,
+}
+
+impl Worst {
+    pub(super) fn new() -> Self {
+        Self { consequence: Consequence::Keep, code: Word::default() }
+    }
+
+    pub(super) fn note(&mut self, code: Word, role: Role) {
+        let consequence = of_code(code.as_bytes(), role);
+        let is_worse = match consequence {
+            Consequence::Invalidate => self.consequence != Consequence::Invalidate,
+            Consequence::Evict => self.consequence == Consequence::Keep,
+            _ => false,
+        };
+        if is_worse {
+            *self = Self { consequence, code };
+        }
+    }
+
+    /// The server's word for it.
+    pub(super) fn code(&self) -> Option<String> {
+        let word = first_word(self.code.as_bytes());
+        (!word.is_empty()).then(|| String::from_utf8_lossy(word).into_owned())
     }
 }
 
@@ -33,20 +66,12 @@ pub(super) fn consequence(error: &RedisError, role: Role) -> Consequence {
 /// That the server is short of memory, disk, replicas or time (`OOM`, `MISCONF`, `NOREPLICAS`,
 /// `BUSY`), or that its cluster is (`CLUSTERDOWN`), concerns some commands: another connection would
 /// lead to the same server, and the one there is may still read.
-pub(super) fn of_code(code: &[u8], role: Role) -> Consequence {
+fn of_code(code: &[u8], role: Role) -> Consequence {
     match code {
         // Who asked for a replica is told nothing new by one.
         b"READONLY" | b"MASTERDOWN" | TURNED if role == Role::Replica => Consequence::Evict,
         b"READONLY" | b"MASTERDOWN" | TURNED => Consequence::Invalidate,
         b"LOADING" | b"NOAUTH" => Consequence::Evict,
-        _ => Consequence::Keep,
-    }
-}
-
-pub(super) fn stronger(a: Consequence, b: Consequence) -> Consequence {
-    match (a, b) {
-        (Consequence::Invalidate, _) | (_, Consequence::Invalidate) => Consequence::Invalidate,
-        (Consequence::Evict, _) | (_, Consequence::Evict) => Consequence::Evict,
         _ => Consequence::Keep,
     }
 }
@@ -99,15 +124,32 @@ mod tests {
             ("EXECABORT Transaction discarded because of: LOADING Redis is", Evict),
             ("ERR unknown command `READONLY`, with args beginning with: ", Keep),
         ] {
-            assert_eq!(consequence(&server(said), Role::Any), follows, "{said}");
+            assert_eq!(consequence(&server(said), Role::Any).0, follows, "{said}");
         }
-        assert_eq!(consequence(&server("READONLY why"), Role::Replica), Evict);
+        let of_replica = consequence(&server("READONLY why"), Role::Replica);
+        assert_eq!(of_replica, (Evict, Some("READONLY".to_owned())));
+    }
+
+    #[test]
+    fn the_worst_of_many_says_what_follows_and_is_named() {
+        let mut worst = Worst::new();
+        assert_eq!(worst.code(), None);
+        for (said, code) in [
+            (&b"ERR"[..], None),
+            (b"LOADING", Some("LOADING")),
+            (TURNED, Some("UNBLOCKED")),
+            (b"NOAUTH", Some("UNBLOCKED")),
+            (b"READONLY", Some("UNBLOCKED")),
+        ] {
+            worst.note(Word::of(said), Role::Any);
+            assert_eq!(worst.code().as_deref(), code);
+        }
     }
 
     #[test]
     fn an_error_of_the_connection_evicts_and_is_found_in_its_wrapping() {
         let error = RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
-        assert_eq!(consequence(&error, Role::Any), Consequence::Evict);
+        assert_eq!(consequence(&error, Role::Any), (Consequence::Evict, None));
         assert_eq!(io_error(&error).unwrap().kind(), io::ErrorKind::TimedOut);
         assert!(!is_permanent(&error));
     }

@@ -52,7 +52,11 @@ impl Protocol for Redis {
     }
 
     fn classify(&self, error: &RedisError) -> Consequence {
-        meaning::consequence(error, self.settings.role)
+        meaning::consequence(error, self.settings.role).0
+    }
+
+    fn code(&self, error: &RedisError) -> Option<String> {
+        meaning::consequence(error, self.settings.role).1
     }
 
     fn is_permanent(&self, error: &RedisError) -> bool {

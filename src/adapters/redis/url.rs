@@ -16,7 +16,8 @@ pub(super) fn parse(url: &str) -> Result<Redis, SettingsError> {
         return Err(SettingsError::new(format!("the URL has no scheme: it {SHAPE}")));
     };
     // The crate knows the scheme of TLS only where it does the TLS itself.
-    let (scheme, encrypted) = match scheme {
+    let scheme = scheme.to_ascii_lowercase();
+    let (scheme, encrypted) = match &*scheme {
         "rediss" => ("redis", true),
         "valkeys" => ("valkey", true),
         other => (other, false),
@@ -115,8 +116,10 @@ mod tests {
     #[cfg(feature = "tls")]
     #[test]
     fn with_tls_its_url_is_encrypted() {
-        let redis = parse("rediss://h:7/1").unwrap();
-        assert!(matches!(redis.settings.secrecy, Secrecy::Tls(_)));
+        for url in ["rediss://h:7/1", "valkeys://h", "REDISS://h", "Valkeys://h"] {
+            let redis = parse(url).unwrap();
+            assert!(matches!(redis.settings.secrecy, Secrecy::Tls(_)), "{url}");
+        }
     }
 
     #[test]
