@@ -6,7 +6,6 @@
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::foreign;
 
@@ -90,17 +89,6 @@ fn is_address(text: &str) -> bool {
                 || text.chars().all(|c| c.is_ascii_lowercase() || ".-".contains(c))
         }
     }
-}
-
-/// A duration as people read it: in whole milliseconds, if it has any. A deadline that was counted back
-/// from a moment on the clock is some nanoseconds off.
-pub(crate) fn rounded(duration: Duration) -> Duration {
-    const MS: Duration = Duration::from_millis(1);
-    if duration < MS {
-        return duration;
-    }
-    let up = duration.saturating_add(MS / 2);
-    up - Duration::from_nanos(u64::from(up.subsec_nanos()) % 1_000_000)
 }
 
 /// The most characters of one text that a peer can bring into a log line or an error.
@@ -212,21 +200,6 @@ mod tests {
         ] {
             assert_eq!(given(hidden), HIDDEN, "{hidden}");
         }
-    }
-
-    #[test]
-    fn a_duration_is_rounded_to_what_people_read() {
-        for (nanos, text) in [
-            (1_999_999_670, "2s"),
-            (10_000_000_001, "10s"),
-            (999_999_500, "1s"),
-            (250_400_000, "250ms"),
-            (1_500_000_000, "1.5s"),
-            (9_000, "9µs"),
-        ] {
-            assert_eq!(format!("{:?}", rounded(Duration::from_nanos(nanos))), text);
-        }
-        assert_eq!(rounded(Duration::MAX).as_secs(), u64::MAX);
     }
 
     #[test]

@@ -115,7 +115,7 @@ async fn a_server_that_lets_nobody_in_is_quoted_once() {
     logged(&error, &["password missing"]);
     let demands = format!("postgres://app:x@{at}/app?sslmode=require");
     let error = fails(Config::new(&at), Postgres::from_url(&demands).unwrap()).await;
-    logged(&error, &["sslmode=require", "nobody says whom to trust"]);
+    logged(&error, &["nobody says whom to trust"]);
 
     let server = RedisServer::start_with(&["requirepass secret"]);
     let error = redis_fails(&server.url()).await;
@@ -133,7 +133,7 @@ async fn another_protocol_behind_the_port_is_asked_about_within_the_first_dial()
 
     let question = "does the server there speak PostgreSQL?";
     let error = postgres_fails(&format!("postgres://me@{}/x", redis.addr())).await;
-    let text = logged(&error, &[question, "within 500ms: no answer yet"]);
+    let text = logged(&error, &[question, "within 500.0ms: no answer yet"]);
     assert!(!text.contains("firewall") && !text.contains("timeouts.checkout"), "{text}");
     assert!(error.is_timeout());
     let error = postgres_fails(&format!("postgres://me@{}/x", at(nginx.port()))).await;
@@ -146,9 +146,12 @@ async fn another_protocol_behind_the_port_is_asked_about_within_the_first_dial()
     let error = redis_fails(&format!("redis://{}", at(postgres.port()))).await;
     logged(&error, &[question, "the handshake with"]);
     let error = redis_fails(&format!("redis://{}", at(nginx.port()))).await;
-    logged(&error, &[question, "the handshake with"]);
+    logged(
+        &error,
+        &["what answers there is no Redis server", "HTTP/1.1 400", "the handshake with"],
+    );
 
-    let encrypted = Redis::from_url(&format!("rediss://{}", at(nginx.port()))).unwrap();
+    let encrypted = Redis::from_url(format!("rediss://{}", at(nginx.port()))).unwrap();
     let error = fails(encrypted.config(), encrypted.with_tls(tls())).await;
     logged(&error, &["does the server there speak Redis over TLS?"]);
     let error = fails(Config::new(at(nginx.port())), tls()).await;
@@ -193,7 +196,7 @@ async fn an_upstream_that_was_never_there_is_told_of_by_the_first_dial() {
 
     let hole = Blackhole::start();
     let error = fails(Config::new(hole.addr().to_string()), livepool::Raw::default()).await;
-    logged(&error, &["within 500ms: still connecting", "check route and firewall"]);
+    logged(&error, &["within 500.0ms: still connecting", "check route and firewall"]);
     assert!(error.is_timeout());
 }
 
@@ -378,7 +381,7 @@ async fn an_operation_that_timed_out_says_so_in_round_numbers() {
     let mut conn = pool.get().await.unwrap();
     conn.deadline(Duration::from_micros(299_999));
     let error = ask(&mut conn, "HOLD").await.unwrap_err();
-    let text = logged(OpTimeout::of(&error).unwrap(), &["after 300ms"]);
+    let text = logged(OpTimeout::of(&error).unwrap(), &["after 300.0ms"]);
     assert_eq!(text, error.to_string());
 }
 

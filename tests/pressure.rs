@@ -614,7 +614,9 @@ async fn a_connection_that_is_being_closed_is_not_told_of_as_one_that_is_being_m
 #[tokio::test]
 async fn callers_who_wait_for_an_upstream_that_is_down_are_told_of_as_waiting() {
     let mut upstream = Upstream::start();
-    let pool = Pool::new(upstream.config().with_max_size(CALLERS)).unwrap();
+    let config = upstream.config().with_max_size(CALLERS);
+    let config = config.with_first_connect(livepool::config::FirstConnect::Wait);
+    let pool = Pool::new(config).unwrap();
     upstream.stop();
     let callers: Vec<_> = (0..CALLERS).map(|_| Box::pin(pool.get())).collect();
     let waiting = tokio::time::timeout(SECOND, join_all(callers));

@@ -11,7 +11,6 @@ use super::resolve::is_unknown;
 use crate::causes::{self, Causes};
 use crate::event::DialOutcome;
 use crate::foreign::Held;
-use crate::text::rounded;
 
 /// No connection could be made.
 ///
@@ -218,7 +217,7 @@ impl fmt::Display for ConnectError {
             (false, _) => write!(f, "could not connect to {}", self.upstream)?,
         }
         if let Some(limit) = self.limit {
-            write!(f, " within {:?}", rounded(limit))?;
+            write!(f, " within {limit:.1?}")?;
         }
         for (index, attempt) in self.attempts.iter().enumerate() {
             f.write_str(if index == 0 { ": " } else { "; " })?;

@@ -5,7 +5,6 @@ use std::io;
 use std::time::Duration;
 
 use crate::event::{CloseReason, Operation};
-use crate::text::rounded;
 
 /// An operation on a stream passed its deadline.
 ///
@@ -43,17 +42,16 @@ impl fmt::Display for OpTimeout {
             Operation::Shutdown => "the connection could not be shut down",
             _ => "the peer sent nothing",
         };
-        let Self { operation, setting, .. } = self;
-        let after = rounded(self.after);
+        let Self { operation, after, setting, .. } = self;
         match (self.of_exchange, *setting) {
             (true, DEADLINE) => {
                 write!(
                     f,
-                    "{operation} cut by the deadline of its exchange after {after:?}: {why} in time"
+                    "{operation} cut by the deadline of its exchange after {after:.1?}: {why} in time"
                 )
             }
-            (true, _) => write!(f, "{operation} cut by {setting} after {after:?}: {why} in time"),
-            (false, _) => write!(f, "{operation} timed out after {after:?} ({setting}): {why}"),
+            (true, _) => write!(f, "{operation} cut by {setting} after {after:.1?}: {why} in time"),
+            (false, _) => write!(f, "{operation} timed out after {after:.1?} ({setting}): {why}"),
         }
     }
 }
