@@ -3,7 +3,7 @@
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rustc-cfg=fuzzing");
-    for feature in ["serde", "postgres", "redis", "http1"] {
+    for feature in ["serde", "postgres", "redis", "http1", "tower"] {
         println!("cargo:rustc-cfg=feature=\"{feature}\"");
     }
 }

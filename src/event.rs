@@ -313,6 +313,18 @@ named! {
 }
 
 named! {
+    /// How a request to a peer ended, to stop what it does for a connection.
+    CancelOutcome {
+        /// The peer took it. Whether there was anything to stop it does not say.
+        Ok => "ok",
+        /// It was not taken in time, the wait for its turn included.
+        Timeout => "timeout",
+        /// The connection for it could not be made, or broke.
+        Failed => "failed",
+    }
+}
+
+named! {
     /// A check of the liveness ladder.
     Check {
         /// `recv(MSG_PEEK | MSG_DONTWAIT)`.
@@ -447,6 +459,31 @@ pub enum Event {
         conn: Option<ConnId>,
         /// How long it was given.
         after: Duration,
+    },
+    /// A connection is not encrypted, although its protocol would have encrypted it: it was told to
+    /// prefer that, and not to demand it. Told in the handshake, before [`Event::Opened`].
+    #[non_exhaustive]
+    Unencrypted {
+        /// The connection.
+        conn: ConnId,
+        /// The address it goes to.
+        peer: PeerAddr,
+        /// The peer was asked, and does not offer it, or somebody in between says so. Else nobody told
+        /// the pool whom to trust.
+        was_asked: bool,
+    },
+    /// A peer was asked, over a connection that was made for it, to stop what it does for another one: the
+    /// caller of a request went away, or it took too long.
+    #[non_exhaustive]
+    CancelRequested {
+        /// The connection whose request is to end.
+        conn: ConnId,
+        /// The address both go to.
+        peer: PeerAddr,
+        /// How that ended.
+        outcome: CancelOutcome,
+        /// Time since it was wanted, the wait for its turn included.
+        took: Duration,
     },
     /// This system does not have a socket option that was asked for, or an option marked
     /// best-effort could not be set. Once per option.

@@ -25,6 +25,8 @@ pub fn all() -> Vec<Property> {
     all.extend(crate::adapters::redis::fuzzed::all());
     #[cfg(feature = "http1")]
     all.extend(crate::adapters::http1::fuzzed::all());
+    #[cfg(feature = "tower")]
+    all.extend(crate::adapters::tower::fuzzed::all());
     all
 }
 

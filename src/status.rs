@@ -7,7 +7,7 @@ use crate::net::PeerAddr;
 
 /// How full a pool is, at one moment.
 ///
-/// `idle + in_use + connecting + quarantined` never exceeds `max_size`.
+/// `idle + in_use + connecting + quarantined + ending` never exceeds `max_size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -23,6 +23,9 @@ pub struct Status {
     /// Connections whose peer is silent and being asked for a sign of life. They count as neither
     /// idle nor in use.
     pub quarantined: usize,
+    /// Connections that were closed in the middle of a request, while their peer is asked to stop working
+    /// on it. Until it has, their places are not free.
+    pub ending: usize,
     /// Callers waiting for a connection, be it returned or made.
     pub waiting: usize,
     /// Whether the pool is paused.
@@ -33,14 +36,17 @@ pub struct Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { max_size, idle, in_use, connecting, quarantined, waiting, paused, closed } =
-            self;
+        let Self { max_size, idle, in_use, connecting, quarantined, .. } = self;
+        let Self { ending, waiting, paused, closed, .. } = self;
         write!(
             f,
             "{in_use} of {max_size} in use, {idle} idle, {connecting} connecting, {waiting} waiting"
         )?;
         if *quarantined > 0 {
             write!(f, ", {quarantined} silent")?;
+        }
+        if *ending > 0 {
+            write!(f, ", {ending} ending")?;
         }
         if *paused {
             f.write_str(", paused")?;

@@ -4,13 +4,55 @@
 //! `cfg(shuttle)`) they are shuttle's, which runs the same files through thousands of schedules.
 
 #[cfg(not(shuttle))]
+pub(crate) use futures_util::task::AtomicWaker;
+#[cfg(not(shuttle))]
 pub(crate) use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak, atomic,
 };
 
+#[cfg(shuttle)]
+pub(crate) use scheduled::AtomicWaker;
 /// shuttle has no `OnceLock`, `Weak` or error types of its own; an `Arc` schedules nothing.
 #[cfg(shuttle)]
 pub(crate) use {
     shuttle::sync::{Mutex, MutexGuard, atomic},
     std::sync::{Arc, OnceLock, PoisonError, TryLockError, Weak},
 };
+
+#[cfg(shuttle)]
+mod scheduled {
+    use std::task::Waker;
+
+    use super::atomic::{AtomicBool, Ordering::SeqCst};
+
+    /// Another thread may go on before each of its steps: between what makes somebody wake a task and
+    /// the wake, and while the waker is in the hands of whoever wakes.
+    #[derive(Debug, Default)]
+    pub(crate) struct AtomicWaker {
+        turn: AtomicBool,
+        waker: futures_util::task::AtomicWaker,
+    }
+
+    impl AtomicWaker {
+        pub(crate) fn new() -> Self {
+            Self::default()
+        }
+
+        pub(crate) fn register(&self, waker: &Waker) {
+            self.turn.load(SeqCst);
+            self.waker.register(waker);
+        }
+
+        pub(crate) fn take(&self) -> Option<Waker> {
+            self.turn.load(SeqCst);
+            self.waker.take()
+        }
+
+        pub(crate) fn wake(&self) {
+            if let Some(waker) = self.take() {
+                self.turn.load(SeqCst);
+                waker.wake();
+            }
+        }
+    }
+}

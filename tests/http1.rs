@@ -6,6 +6,8 @@ mod support;
 
 #[path = "http1/crossed.rs"]
 mod crossed;
+#[path = "http1/framing.rs"]
+mod framing;
 #[path = "http1/nginx.rs"]
 mod nginx;
 #[path = "http1/retry.rs"]
@@ -14,6 +16,8 @@ mod retry;
 mod rules;
 #[path = "http1/speed.rs"]
 mod speed;
+#[path = "http1/upload.rs"]
+mod upload;
 
 use livepool::http1::{Body, Error, Http1, Request, RequestBody, Response};
 use livepool::{Config, Pool};

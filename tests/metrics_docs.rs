@@ -65,6 +65,7 @@ fn every_label_lists_its_values_and_no_others() {
 fn heading(metric: &Metric, label: &str) -> String {
     match (label, metric.name) {
         ("outcome", "livepool_dials_total") => "### `outcome` of a dial".to_owned(),
+        ("outcome", "livepool_cancels_total") => "### `outcome` of a cancel".to_owned(),
         ("outcome", "livepool_checkouts_total") => "### `outcome` of a checkout".to_owned(),
         ("state", "livepool_peers") => "### `state` of a peer".to_owned(),
         ("state", _) => "### `state` of a connection".to_owned(),

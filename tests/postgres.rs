@@ -9,10 +9,16 @@ mod bouncer;
 mod bounds;
 #[path = "postgres/cancel.rs"]
 mod cancel;
+#[path = "postgres/cancel_requests.rs"]
+mod cancel_requests;
+#[path = "postgres/copy.rs"]
+mod copy;
 #[path = "postgres/faults.rs"]
 mod faults;
 #[path = "postgres/left.rs"]
 mod left;
+#[path = "postgres/patience.rs"]
+mod patience;
 #[path = "postgres/roles.rs"]
 mod roles;
 #[path = "postgres/session.rs"]
@@ -25,6 +31,11 @@ mod statements;
 mod storm;
 #[path = "postgres/throughput.rs"]
 mod throughput;
+#[cfg(feature = "tls")]
+#[path = "postgres/tls.rs"]
+mod tls;
+#[path = "postgres/token.rs"]
+mod token;
 
 use std::time::Duration;
 

@@ -3,6 +3,9 @@
 
 mod support;
 
+#[path = "tower/debts.rs"]
+mod debts;
+
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};

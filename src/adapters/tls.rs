@@ -30,7 +30,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore};
 
 use crate::net::PeerAddr;
 use crate::protocol::Protocol;
@@ -86,19 +86,47 @@ impl Tls {
     ///
     /// Dropping the future closes the connection.
     pub async fn connect(&self, wire: Wire) -> io::Result<Wire> {
-        Ok(self.agree(wire).await?.0)
+        let name = self.name_of(wire.host(), wire.peer_addr())?;
+        Ok(self.agree(name, wire, |_| ()).await?.0)
     }
 
-    /// As [`connect`](Self::connect), with the protocol that was agreed on.
-    async fn agree(&self, wire: Wire) -> io::Result<(Wire, Option<Box<[u8]>>)> {
-        let name = self.name_of(wire.host(), wire.peer_addr())?;
-        let mut alpn = None;
+    /// Encrypts, and takes what is wanted of what was agreed on.
+    async fn agree<T>(
+        &self,
+        name: ServerName<'static>,
+        wire: Wire,
+        take: impl FnOnce(&ClientConnection) -> T,
+    ) -> io::Result<(Wire, Option<T>)> {
+        let mut taken = None;
         let wire = wire.layer(async |below| {
             let session = self.connector.connect(name, below).await?;
-            alpn = session.get_ref().1.alpn_protocol().map(Into::into);
+            taken = Some(take(session.get_ref().1));
             Ok(session)
         });
-        Ok((wire.await?, alpn))
+        Ok((wire.await?, taken))
+    }
+
+    /// As [`connect`](Self::connect), to the server of this name, with its certificate.
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn connect_to(
+        &self,
+        host: Option<&str>,
+        wire: Wire,
+    ) -> io::Result<(Wire, Option<CertificateDer<'static>>)> {
+        let name = self.name_of(host, wire.peer_addr())?;
+        let certificate = |session: &ClientConnection| {
+            session.peer_certificates().and_then(|chain| chain.first()).cloned()
+        };
+        let (wire, certificate) = self.agree(name, wire, certificate).await?;
+        Ok((wire, certificate.flatten()))
+    }
+
+    /// The same for this protocol (ALPN) and no other.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn for_protocol(&self, protocol: &[u8]) -> Self {
+        let mut config = ClientConfig::clone(self.connector.config());
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Self { connector: TlsConnector::from(Arc::new(config)), name: self.name.clone() }
     }
 
     /// As [`connect`](Self::connect), over a stream that is no pool's.
@@ -153,8 +181,10 @@ impl Protocol for Tls {
     type Error = io::Error;
 
     async fn connect(&self, wire: Wire) -> io::Result<TlsStream> {
-        let (wire, alpn) = self.agree(wire).await?;
-        Ok(TlsStream::from(wire).with_alpn(alpn))
+        let name = self.name_of(wire.host(), wire.peer_addr())?;
+        let alpn = |session: &ClientConnection| session.alpn_protocol().map(Into::into);
+        let (wire, alpn) = self.agree(name, wire, alpn).await?;
+        Ok(TlsStream::from(wire).with_alpn(alpn.flatten()))
     }
 
     async fn ping(&self, _: &mut TlsStream) -> io::Result<()> {

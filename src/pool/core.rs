@@ -20,7 +20,7 @@ use super::peers::Membership;
 use super::slots::Slot;
 use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event};
 use crate::liveness::UNASKED;
-use crate::stream::{Conn, Link};
+use crate::stream::{Conn, Lingering, Link};
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -254,15 +254,15 @@ impl Core {
     /// it comes straight from its user.
     pub(super) fn close(&self, conn: Conn, reason: CloseReason, used: Option<Duration>) {
         if self.mark_closed() {
-            conn.close(reason);
-            self.finish(reason, used);
+            let kept = conn.close(reason);
+            self.finish(reason, used, kept);
         }
     }
 
     /// Lets the stream go on its own way, out of the pool.
     pub(super) fn detach(&self, used: Duration) {
         if self.mark_closed() {
-            self.finish(CloseReason::Detached, Some(used));
+            self.finish(CloseReason::Detached, Some(used), None);
         }
     }
 
@@ -272,7 +272,9 @@ impl Core {
 
     /// The registry forgets it, everybody learns why, and its slot is free: in this order, so that no
     /// observer hears of a successor first.
-    fn finish(&self, reason: CloseReason, used: Option<Duration>) {
+    ///
+    /// Where the peer still works for it, its slot is kept by whoever asks it to stop.
+    fn finish(&self, reason: CloseReason, used: Option<Duration>, kept: Option<Arc<Lingering>>) {
         let slot = self.home().slot.take();
         self.common.registry.remove(self.id);
         self.common.ended.store(true, Ordering::Release);
@@ -293,7 +295,10 @@ impl Core {
             self.common.peers.ended_unused(&self.peer, self.opened);
         }
         self.peer.end();
-        drop(slot);
+        match (kept, slot) {
+            (Some(kept), Some(slot)) => kept.take_place(slot.ending()),
+            (_, slot) => drop(slot),
+        }
     }
 
     /// Something speaks against all connections to its peer that were not heard after this moment.
@@ -329,7 +334,7 @@ impl Drop for Core {
             if let Some(conn) = conn {
                 conn.close(CloseReason::PoolClosed);
             }
-            self.finish(CloseReason::PoolClosed, None);
+            self.finish(CloseReason::PoolClosed, None, None);
         }
     }
 }

@@ -190,6 +190,7 @@ impl Inner {
             in_use: busy - quarantined,
             connecting,
             quarantined,
+            ending: self.slots.ending(),
             waiting: self.line.waiting(),
             paused: self.common.is_paused(),
             closed: self.is_closed(),
@@ -197,11 +198,13 @@ impl Inner {
     }
 
     pub(super) fn refresh_gauges(&self) {
-        let Status { max_size, idle, in_use, connecting, quarantined, waiting, .. } = self.status();
+        let Status { max_size, idle, in_use, connecting, quarantined, ending, waiting, .. } =
+            self.status();
         self.emitter().telemetry().gauges(&Gauges {
             idle,
             in_use,
             quarantined,
+            ending,
             connecting,
             max: max_size,
             waiters: waiting,

@@ -38,19 +38,22 @@ use crate::foreign::Held;
 use crate::models::{Model, advance, block_on, turn};
 use crate::net::Directory;
 use crate::protocol::Unread;
-use crate::stream::models::{is_closed, pair, tcp_stream};
-use crate::stream::{Bare, Conn, Connector, Stream};
+use crate::stream::models::{is_closed, pair, read, tcp_stream};
+use crate::stream::{Bare, Conn, Connector, Stream, Wire};
 use crate::sync::{Arc, Weak};
 
 pub(crate) fn all() -> Vec<Model> {
     vec![
         Model { name: "core", run: a_connection_has_one_owner_and_one_end },
         Model { name: "core-client", run: a_clients_connection_has_one_owner_and_one_end },
+        Model { name: "homecoming", run: what_a_sentinel_sees_on_the_way_home_is_looked_at },
+        Model { name: "quarantine-client", run: what_a_sentinel_saw_in_quarantine_is_looked_at },
         Model { name: "quarantine", run: a_silent_connection_is_neither_lost_nor_kept },
         Model { name: "line", run: callers_are_called_in_order_and_none_is_passed_over },
         Model { name: "waiting", run: whoever_waits_is_served_while_a_connection_lives },
         Model { name: "closing", run: what_is_left_to_maintenance_is_closed_though_that_ends },
         Model { name: "doubt", run: nobody_is_given_whom_something_speaks_against },
+        Model { name: "doubt-meanwhile", run: what_is_said_meanwhile_is_not_taken_back },
         Model { name: "ping", run: a_ping_goes_on_for_the_pool_and_ends_with_it },
         Model { name: "close", run: nobody_waits_for_a_pool_that_was_closed },
     ]
@@ -62,6 +65,8 @@ struct World {
     ends: Arc<Plain<Vec<(ConnId, CloseReason)>>>,
     peers: Vec<(ConnId, Option<Peer>)>,
     owned: Arc<Plain<HashMap<ConnId, bool>>>,
+    /// Of clients that read all the time.
+    wires: Vec<Wire>,
 }
 
 fn config(size: usize) -> Config {
@@ -76,6 +81,8 @@ fn config(size: usize) -> Config {
 enum Kind {
     Raw,
     Client,
+    /// It reads all the time, and what comes unasked does no harm.
+    Reader,
 }
 
 impl World {
@@ -111,7 +118,7 @@ impl World {
         let inner = Arc::new(Inner::new(connector, pinger, None));
         // By hand, here.
         inner.maintained.store(true, SeqCst);
-        Self { inner, ends, peers: Vec::new(), owned: Arc::default() }
+        Self { inner, ends, peers: Vec::new(), owned: Arc::default(), wires: Vec::new() }
     }
 
     /// As a dial does it.
@@ -123,6 +130,15 @@ impl World {
             Kind::Client => {
                 let judge = Arc::new(|_: &[u8]| Unread::Dirty);
                 Bare::new(Box::new(stream), judge, Limits::unlimited()).with_client(Box::new(()))
+            }
+            Kind::Reader => {
+                let judge = Arc::new(|_: &[u8]| Unread::Keep);
+                let bare = Bare::new(Box::new(stream), judge, Limits::unlimited());
+                let wire = bare.wire();
+                // A read that is pending means nothing.
+                drop(wire.count_debt());
+                self.wires.push(wire);
+                bare.with_client(Box::new(()))
             }
         };
         let common = &self.inner.common;
@@ -362,10 +378,72 @@ fn of_one_owner_and_one_end(mut world: World) {
     world.check();
 }
 
+/// A connection comes back while its peer goes. Its sentinel fires at any moment of that, and the look
+/// that follows may find nobody home: there is another one.
+fn what_a_sentinel_sees_on_the_way_home_is_looked_at() {
+    let mut world = World::new(1, Kind::Raw);
+    let lease = try_checkout(&world.inner, Location::caller()).expect("it is idle");
+    let owner = world.owner();
+    let user = thread::spawn(move || owner.gives_back(lease));
+    for _ in 0..thread_rng().gen_range(0..12) {
+        thread::yield_now();
+    }
+    drop(world.peers[0].1.take());
+    turn();
+    world.look();
+    user.join().expect("it held");
+    world.check();
+}
+
+/// While a connection is in quarantine its client reads what comes unasked; the sentinel fires, and the
+/// look that follows finds nobody home. When it is back, the end of its peer is noticed.
+fn what_a_sentinel_saw_in_quarantine_is_looked_at() {
+    let (mut world, mut far_ends) = over_tcp(World::empty(1), Kind::Reader, 1);
+    let mut far_end = far_ends.pop().expect("there is one");
+    let mut wire = world.wires.pop().expect("there is one");
+    let client = thread::spawn(move || {
+        block_on(async { while read(&mut wire).await.is_ok_and(|count| count > 0) {} });
+        wire
+    });
+    let common = Arc::clone(&world.inner.common);
+    let mut quarantine = Quarantine::new(&common.suspects);
+    for step in 1..=6 {
+        match thread_rng().gen_range(0..5) {
+            0 | 1 => world.look_for_silence(step),
+            2 | 3 => {
+                std::io::Write::write_all(&mut far_end, b"x").expect("there is room");
+                turn();
+                world.look();
+            }
+            _ => {
+                advance(Duration::from_millis(50));
+                block_on(quarantine.look(|core| world.offer(core)));
+            }
+        }
+        thread::yield_now();
+    }
+    let mut looks = 0;
+    while common.suspects.count() > 0 {
+        advance(Duration::from_millis(50));
+        block_on(quarantine.look(|core| world.offer(core)));
+        looks += 1;
+        assert!(looks < 100, "a connection stays in quarantine");
+    }
+    assert_eq!(common.registry.idle_count(), 1, "it is alive: {:?}", world.ends);
+    // What came before has been looked at.
+    world.settle();
+    drop(far_end);
+    turn();
+    let wire = client.join().expect("it read all there was");
+    drop(quarantine);
+    world.check();
+    drop(wire);
+}
+
 /// Silent connections are asked for a sign of life and come back, while users look for them and
 /// somebody closes the pool.
 fn a_silent_connection_is_neither_lost_nor_kept() {
-    let (world, mut far_ends) = over_tcp(World::empty(2), 2);
+    let (world, mut far_ends) = over_tcp(World::empty(2), Kind::Raw, 2);
     let threads = [user(&world, 2), owner_of_pool(&world)];
     let common = Arc::clone(&world.inner.common);
     let mut quarantine = Quarantine::new(&common.suspects);
@@ -403,7 +481,7 @@ fn a_silent_connection_is_neither_lost_nor_kept() {
 }
 
 /// Puts TCP connections into the pool, whose other ends are returned.
-fn over_tcp(mut world: World, connections: usize) -> (World, Vec<TcpStream>) {
+fn over_tcp(mut world: World, kind: Kind, connections: usize) -> (World, Vec<TcpStream>) {
     thread_local! {
         static LISTENER: TcpListener = TcpListener::bind("127.0.0.1:0").expect("a port");
     }
@@ -413,7 +491,7 @@ fn over_tcp(mut world: World, connections: usize) -> (World, Vec<TcpStream>) {
             let ours = TcpStream::connect(listener.local_addr().expect("its address"));
             (ours.expect("it listens"), listener.accept().expect("one came").0)
         });
-        drop(world.connect(tcp_stream(ours), Kind::Raw, None));
+        drop(world.connect(tcp_stream(ours), kind, None));
         far_ends.push(theirs);
     }
     (world.begin(), far_ends)
@@ -506,7 +584,7 @@ fn nobody_is_given_whom_something_speaks_against() {
     let mut config = config(2);
     config.max_silence = Some(Duration::from_secs(3600));
     config.max_silence_after_use = config.max_silence;
-    let (world, mut far_ends) = over_tcp(World::of(config, Pinger::default()), 2);
+    let (world, mut far_ends) = over_tcp(World::of(config, Pinger::default()), Kind::Raw, 2);
     let a_while = Duration::from_millis(50);
     advance(a_while);
     let said = Arc::new(Plain::new(None::<Instant>));
@@ -586,6 +664,34 @@ fn nobody_is_given_whom_something_speaks_against() {
     }
     drop(quarantine);
     check_over_tcp(world, &mut far_ends);
+}
+
+/// Something is said against a peer while what was said before is taken back, since its connection was
+/// heard in between. What was said last stays, until the connection is heard again.
+fn what_is_said_meanwhile_is_not_taken_back() {
+    let world = World::new(1, Kind::Raw);
+    let pool = Arc::clone(&world.inner);
+    let core = pool.common.registry.all().pop().expect("there is one");
+    let hear = |core: &Arc<Core>| {
+        advance(Duration::from_millis(50));
+        core.prove(core.age());
+    };
+    advance(Duration::from_millis(50));
+    core.doubt_siblings(Some(Instant::now()));
+    hear(&core);
+    advance(Duration::from_millis(50));
+    let speaker = {
+        let core = Arc::clone(&core);
+        thread::spawn(move || core.doubt_siblings(Some(Instant::now())))
+    };
+    pool.clear_doubts();
+    speaker.join().expect("it was said");
+    assert!(core.is_in_doubt(), "what was said last is taken back");
+    hear(&core);
+    pool.clear_doubts();
+    assert!(pool.common.peers.doubted().is_empty(), "it was heard, and is doubted for good");
+    drop((core, pool));
+    world.check();
 }
 
 /// One byte, and one byte of answer.

@@ -195,6 +195,21 @@ impl Drop for UnderWay<'_> {
     }
 }
 
+#[cfg(feature = "http1")]
+impl Inner {
+    /// As a ping whose caller has gone: run by a task of the pool, until that is closed.
+    pub(super) fn leave_to_a_task(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.pings.add(Box::pin(async move {
+            work.await;
+            None
+        }));
+        self.slots.announce();
+        if self.is_closed() {
+            self.pings.discard();
+        }
+    }
+}
+
 /// Pings whose callers have gone. Each holds the pool, so they are dropped when it is closed.
 #[derive(Default)]
 pub(super) struct Pings {

@@ -1,5 +1,6 @@
 //! Slots: how many connections may exist, from the start of a dial to the close of the socket.
 
+use crate::stream::Place;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,6 +11,8 @@ use tokio::sync::Notify;
 pub(super) struct Slots {
     limit: AtomicUsize,
     used: AtomicUsize,
+    /// Of those, how many are of connections that have ended and for which their peer still works.
+    ending: AtomicUsize,
     /// Something changed that may call for a dial: a slot is free, a caller waits. One task waits
     /// here, the dialer.
     changed: Notify,
@@ -18,7 +21,12 @@ pub(super) struct Slots {
 impl Slots {
     pub(super) fn new(limit: usize) -> Arc<Self> {
         let limit = AtomicUsize::new(limit);
-        Arc::new(Self { limit, used: AtomicUsize::new(0), changed: Notify::new() })
+        Arc::new(Self {
+            limit,
+            used: AtomicUsize::new(0),
+            ending: AtomicUsize::new(0),
+            changed: Notify::new(),
+        })
     }
 
     /// A slot for a connection that is about to be made.
@@ -52,6 +60,10 @@ impl Slots {
         self.used.load(Ordering::Acquire)
     }
 
+    pub(super) fn ending(&self) -> usize {
+        self.ending.load(Ordering::Acquire)
+    }
+
     /// Has the dialer look again.
     pub(super) fn announce(&self) {
         self.changed.notify_one();
@@ -74,6 +86,23 @@ impl Drop for Slot {
     }
 }
 
+impl Slot {
+    /// Its connection has ended, and its peer still works for it.
+    pub(super) fn ending(self) -> Place {
+        self.0.ending.fetch_add(1, Ordering::AcqRel);
+        Box::new(Ending(self))
+    }
+}
+
+/// See [`Slot::ending`].
+struct Ending(Slot);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.0.ending.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,7 +115,9 @@ mod tests {
         assert!(slots.try_take().is_none());
         drop(b);
         assert!(slots.try_take().is_some());
-        drop(a);
-        assert_eq!(slots.used(), 0);
+        let ending = a.ending();
+        assert_eq!((slots.used(), slots.ending()), (1, 1));
+        drop(ending);
+        assert_eq!((slots.used(), slots.ending()), (0, 0));
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::aside::Asides;
 use super::{Conn, Handshake, Refused, Reported, Stream};
 use crate::config::{Config, ConfigError, Settings};
 use crate::deadline::Deadline;
@@ -28,6 +29,7 @@ pub struct Connector {
     emitter: Arc<Emitter>,
     reported: Arc<Reported>,
     resolver: Resolver,
+    asides: Arc<Asides>,
 }
 
 impl Connector {
@@ -73,9 +75,11 @@ impl Connector {
     ) -> Result<Self, ConfigError> {
         let settings = config.settle()?;
         let emitter = Emitter::new(telemetry(&settings.name), observer);
+        let (settings, emitter) = (Arc::new(settings), Arc::new(emitter));
         Ok(Self {
-            settings: Arc::new(settings),
-            emitter: Arc::new(emitter),
+            asides: Asides::new(&settings, &emitter),
+            settings,
+            emitter,
             reported: Arc::default(),
             resolver: Resolver::default(),
         })
@@ -192,7 +196,7 @@ struct Dial<'a> {
 impl Dial<'_> {
     async fn run(&mut self, route: &Route<'_>) -> Result<Conn, ConnectError> {
         let deadline = Deadline::after(route.limit);
-        let Connector { settings, resolver, emitter, reported } = self.connector;
+        let Connector { settings, resolver, emitter, reported, asides } = self.connector;
         loop {
             let left = deadline.instant().map(|at| at.saturating_duration_since(Instant::now()));
             let (directory, only) = (route.directory, route.only);
@@ -210,8 +214,8 @@ impl Dial<'_> {
             };
             reported.report(emitter, &dialed.unavailable);
             let peer = dialed.peer.clone();
-            let stream =
-                Stream::dialed(dialed, Arc::clone(&settings.timeouts), Arc::clone(emitter));
+            let timeouts = Arc::clone(&settings.timeouts);
+            let stream = Stream::dialed(dialed, timeouts, Arc::clone(emitter), Arc::clone(asides));
             let Some(handshake) = route.handshake else {
                 attempt.end(Ok(()));
                 return Ok(Conn::Raw(Box::new(stream.announced())));

@@ -9,12 +9,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
 
-use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{Arc, AtomicWaker};
 
 const WOKEN: u8 = 1;
 const POLLING: u8 = 2;

@@ -2,13 +2,12 @@
 
 use std::pin::pin;
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use crate::event::CloseReason;
 use crate::foreign;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Arc, OnceLock};
+use crate::sync::{Arc, AtomicWaker, OnceLock};
 use crate::text;
 
 /// No interrupt: the stream may go on.
@@ -228,6 +227,17 @@ impl Ledger {
     /// How many answers are owed now.
     pub fn debt(&self) -> usize {
         self.0.debt()
+    }
+
+    /// Whether the peer still waits for something from us before it can answer. No read times out
+    /// meanwhile; the deadline of the exchange holds. For protocols without a scanner, which says that
+    /// itself.
+    #[cfg(feature = "http1")]
+    pub(crate) fn waits_for_us(&self, waits: bool) {
+        if self.0.patient.swap(waits, Ordering::AcqRel) && !waits {
+            // The reader may be pending without a clock: it has to start one.
+            self.0.reader.wake();
+        }
     }
 
     /// Resolves when nothing is owed, or the connection has ended: at once if that is so now. Never,

@@ -5,6 +5,8 @@
 //! shutdown, and each one starts with the full time. A total for a whole exchange can be laid on
 //! top with [`Stream::set_deadline`].
 
+#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "only one protocol needs it"))]
+mod aside;
 mod bell;
 mod bounds;
 mod clock;
@@ -16,6 +18,8 @@ mod fault;
 mod handshake;
 mod io;
 mod limits;
+#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "only one protocol needs it"))]
+mod linger;
 mod link;
 #[cfg(shuttle)]
 pub(crate) mod models;
@@ -39,11 +43,14 @@ use crate::net::{Dialed, Io, PeerAddr, SocketReport};
 use crate::sync::Arc;
 use crate::telemetry::Emitter;
 
+use aside::Asides;
 use clock::Clock;
 use exchange::{Debt, Exchange};
 use limits::Limits;
 use watch::Watch;
 
+#[cfg(feature = "postgres")]
+pub(crate) use aside::{Aside, Turn};
 pub(crate) use bell::Keeper;
 pub(crate) use conn::{Access, AccessMut, Bare, Conn};
 pub use connector::Connector;
@@ -53,6 +60,9 @@ pub(crate) use exchange::Ending;
 pub use fault::{Interrupted, OpTimeout, PeerSilent, TooLarge};
 pub(crate) use handshake::{Handshake, Refused};
 pub(crate) use io::delegate_io;
+#[cfg(feature = "postgres")]
+pub(crate) use linger::Linger;
+pub(crate) use linger::{Lingering, Place};
 pub(crate) use link::Link;
 pub use link::{Ledger, Owed};
 pub(crate) use reported::Reported;
@@ -90,6 +100,8 @@ pub struct Stream {
     /// The name its address was found under.
     host: Option<Arc<str>>,
     emitter: Arc<Emitter>,
+    /// How connections beside it are made, if it was dialed.
+    asides: Option<Arc<Asides>>,
     /// As configured.
     defaults: Arc<Timeouts>,
     /// What its user has set since it was last at rest, if `is_limited`. Boxed, and kept for the next
@@ -98,6 +110,8 @@ pub struct Stream {
     is_limited: bool,
     exchange: Exchange,
     counts_debt: bool,
+    /// A protocol does, for as long as it lives.
+    knows_debts: bool,
     /// Its client has a task that reads all the time.
     is_driven: bool,
     /// Of a stream that is shared: what came of a poll, for whoever tells when no lock is held.
@@ -126,10 +140,16 @@ pub struct Stream {
 
 impl Stream {
     /// A stream that was just dialed, and that nobody was told of yet.
-    pub(crate) fn dialed(dialed: Dialed, timeouts: Arc<Timeouts>, emitter: Arc<Emitter>) -> Self {
+    pub(crate) fn dialed(
+        dialed: Dialed,
+        timeouts: Arc<Timeouts>,
+        emitter: Arc<Emitter>,
+        asides: Arc<Asides>,
+    ) -> Self {
         let Dialed { io, peer, local, host, .. } = dialed;
         let mut stream = Self::new(io, ConnId::next(), peer, local, timeouts, emitter);
         stream.host = host;
+        stream.asides = Some(asides);
         stream.opened = None;
         stream
     }
@@ -151,11 +171,13 @@ impl Stream {
             local,
             host: None,
             emitter,
+            asides: None,
             defaults: timeouts,
             own: None,
             is_limited: false,
             exchange: Exchange::default(),
             counts_debt: false,
+            knows_debts: false,
             is_driven: false,
             untold: None,
             bell: None,
@@ -223,16 +245,17 @@ impl Stream {
         self.link.interrupted().or(self.exchange.tainted())
     }
 
-    /// The timeouts in force.
+    /// The timeouts in force. Of what was not set, that of a read is what it comes to here.
     pub fn timeouts(&self) -> Timeouts {
         let Limits { read, write, flush, shutdown, .. } = self.limits();
+        let read = read.limit(self.knows_debts).into();
         Timeouts { read, write, flush, shutdown, ..*self.defaults }
     }
 
     /// Sets the timeout of every later read; `None` waits for ever. In a pool it holds until the
     /// connection is returned.
     pub fn set_read_timeout(&mut self, limit: Option<Duration>) {
-        self.own_limits().read = limit;
+        self.own_limits().read = limit.into();
         self.reading.stop();
     }
 
@@ -251,6 +274,7 @@ impl Stream {
         let own = self.own_limits();
         own.deadline = deadline;
         own.deadline_set = deadline.map(|_| Instant::now());
+        own.is_configured = false;
         self.reading.stop();
         self.writing.stop();
     }
@@ -283,8 +307,9 @@ impl Stream {
     }
 
     /// Debt is counted as long as the stream lives.
-    fn count_debt_for_good(&mut self) {
+    pub(crate) fn count_debt_for_good(&mut self) {
         self.counts_debt = true;
+        self.knows_debts = true;
         self.reading.stop();
     }
 

@@ -16,9 +16,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+#[cfg(feature = "postgres")]
+use super::aside::Aside;
+use super::aside::Asides;
 use super::bell::{Bell, Keeper};
 use super::bounds::Bounds;
 use super::driver::Rest;
+#[cfg(feature = "postgres")]
+use super::linger::Linger;
+use super::linger::{self, Lingering};
 use super::link::{Ledger, Link};
 use super::scan::{Consequence, Scanner, Unread};
 use super::{Interrupted, Stream};
@@ -27,7 +33,7 @@ use crate::event::{CloseReason, ConnId, Event};
 use crate::foreign;
 use crate::net::PeerAddr;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use crate::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use crate::telemetry::{self, Emitter};
 
 /// What a protocol says to bytes that came while nobody used the connection.
@@ -64,6 +70,9 @@ pub(crate) struct Shared {
     /// Called under this lock and no other: the order of the bytes is that of the calls.
     scanner: Mutex<Option<Box<dyn Scanner>>>,
     is_scanned: AtomicBool,
+    /// The client reads or writes, and what it moves is not counted yet. Set before the stream is
+    /// locked for that, cleared when it is: see [`unasked`](Self::unasked).
+    is_telling: AtomicBool,
     /// Nobody uses the connection.
     is_idle: AtomicBool,
     /// What came since then. Pushed and copied under this lock, nothing else.
@@ -81,6 +90,10 @@ pub(crate) struct Shared {
     judge: Judge,
     bounds: Bounds,
     emitter: Arc<Emitter>,
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "its protocols need none"))]
+    asides: Option<Arc<Asides>>,
+    /// Of a protocol that keeps what is left of a connection until its peer has stopped.
+    linger: OnceLock<Arc<Lingering>>,
     id: ConnId,
     peer: PeerAddr,
     host: Option<Arc<str>>,
@@ -126,6 +139,8 @@ impl Shared {
         stream.ring(Some(waker.clone()));
         Arc::new(Self {
             emitter: Arc::clone(&stream.emitter),
+            asides: stream.asides.take(),
+            linger: OnceLock::new(),
             id: stream.id(),
             peer: stream.peer_addr().clone(),
             host: stream.host().cloned(),
@@ -141,6 +156,7 @@ impl Shared {
             has_untold: AtomicBool::new(false),
             scanner: Mutex::new(None),
             is_scanned: AtomicBool::new(false),
+            is_telling: AtomicBool::new(false),
             is_idle: AtomicBool::new(false),
             unasked: Mutex::default(),
             has_unasked: AtomicBool::new(false),
@@ -228,6 +244,32 @@ impl Shared {
         is_settled
     }
 
+    /// The way to its peer beside it.
+    #[cfg(feature = "postgres")]
+    pub(super) fn aside(&self) -> Option<Aside> {
+        let asides = Arc::clone(self.asides.as_ref()?);
+        Some(Aside { asides, conn: self.id, peer: self.peer.clone() })
+    }
+
+    /// For its protocol, once: what it leaves behind is kept.
+    #[cfg(feature = "postgres")]
+    pub(super) fn linger(&self) -> Linger {
+        Linger(Arc::clone(self.linger.get_or_init(Arc::default)))
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(super) fn is_unencrypted(&self, was_asked: bool) {
+        self.tell(Event::Unencrypted { conn: self.id, peer: self.peer.clone(), was_asked });
+    }
+
+    /// As [`close`](Self::close). Returns who keeps what is left of it, if its peer still works for it.
+    pub(super) fn close_and_leave(&self, reason: CloseReason) -> Option<&Arc<Lingering>> {
+        let keeps = linger::keeps_its_place(reason) && self.link.debt() > 0;
+        let kept = self.linger.get().filter(|lingering| keeps && lingering.begin());
+        self.close(reason);
+        kept
+    }
+
     /// Closes the socket, whoever has a wire to it.
     pub(super) fn close(&self, reason: CloseReason) {
         // Whoever finds no stream from here on is told why.
@@ -236,6 +278,9 @@ impl Shared {
         self.close_stream();
         self.link.interrupt(reason);
         self.end_layer();
+        if let Some(lingering) = self.linger.get() {
+            lingering.pass_if_open();
+        }
         self.tell_all();
     }
 
@@ -247,7 +292,10 @@ impl Shared {
             Err(TryLockError::Poisoned(stream)) => stream.into_inner().take(),
             Err(TryLockError::WouldBlock) => None,
         };
-        drop(stream);
+        match (stream, self.linger.get()) {
+            (Some(stream), Some(lingering)) => lingering.take_stream(stream),
+            (stream, _) => drop(stream),
+        }
     }
 
     /// The client is gone: nobody reads or writes here again.
@@ -490,16 +538,6 @@ impl Shared {
         if all.len() > MOST_KEPT { Some(CloseReason::Dirty) } else { self.judge(&all) }
     }
 
-    /// Judges what will be read next, together with what was read before.
-    fn judge_unread(&self, bytes: &[u8]) -> Option<CloseReason> {
-        if !self.has_unasked.load(Ordering::Acquire) {
-            return self.judge(bytes);
-        }
-        let mut all = lock(&self.unasked).recent(Instant::now()).to_vec();
-        all.extend_from_slice(bytes);
-        self.judge(&all)
-    }
-
     /// Something below the protocol received so much.
     pub(super) fn received_below(&self, bytes: usize) -> io::Result<()> {
         self.bounded(self.bounds.has_read_below(bytes))
@@ -511,6 +549,28 @@ impl Shared {
             self.taint(CloseReason::TooLarge);
         }
         within
+    }
+
+    /// The client is about to read or write. What that moves is counted when this is dropped.
+    #[inline]
+    pub(super) fn moves(&self) -> Telling<'_> {
+        // The lock under which it is moved orders this for whoever locks it next.
+        self.is_telling.store(true, Ordering::Relaxed);
+        Telling(self)
+    }
+
+    /// What came for nobody before the bytes that wait now; `None`, if these may be an answer, or it
+    /// is just being found out.
+    ///
+    /// To be asked with that locked under which they would be read: nobody can have read them, or have
+    /// been paid what is owed for them, before it is free.
+    pub(super) fn unasked(&self) -> Option<Vec<u8>> {
+        // In this order: who has written is seen telling, or has told.
+        if self.is_telling.load(Ordering::Acquire) || self.link.debt() > 0 {
+            return None;
+        }
+        let has_any = self.has_unasked.load(Ordering::Acquire);
+        Some(if has_any { lock(&self.unasked).recent(Instant::now()).to_vec() } else { Vec::new() })
     }
 
     /// The client sent this, the beginning of so many bytes that it had to send.
@@ -560,13 +620,24 @@ impl Shared {
         }
     }
 
-    /// Judges bytes that wait while nobody uses the connection: those of the socket, unless there is
-    /// a layer that has to take them in first.
-    pub(super) fn judge_waiting(&self, peeked: &[u8]) -> Option<CloseReason> {
-        if self.link.debt() > 0 {
-            return None;
+    /// Judges bytes that wait while nobody uses the connection: those of the socket behind those that
+    /// came [before](Self::unasked), unless there is a layer that has to take them in first.
+    pub(super) fn judge_waiting(
+        &self,
+        unasked: Option<Vec<u8>>,
+        peeked: &[u8],
+    ) -> Option<CloseReason> {
+        let unasked = unasked?;
+        if self.is_layered() { self.pump() } else { self.judge_unread(unasked, peeked) }
+    }
+
+    /// Judges what will be read next, together with what was read before.
+    fn judge_unread(&self, mut all: Vec<u8>, bytes: &[u8]) -> Option<CloseReason> {
+        if all.is_empty() {
+            return self.judge(bytes);
         }
-        if self.is_layered() { self.pump() } else { self.judge_unread(peeked) }
+        all.extend_from_slice(bytes);
+        self.judge(&all)
     }
 
     fn judge(&self, bytes: &[u8]) -> Option<CloseReason> {
@@ -587,7 +658,7 @@ impl Shared {
         if this_thread != 0 && self.layer_is_held_by.load(Ordering::Relaxed) == this_thread {
             return Some(CloseReason::Dirty);
         }
-        let (taken_in, reader) = self.with_layer(|layer| {
+        let (taken_in, reader, unasked) = self.with_layer(|layer| {
             // The task that reads here, if there is one, is told to read again. Nobody else reads while
             // the layer is locked.
             let reader = self.link.reader().take();
@@ -595,7 +666,7 @@ impl Shared {
                 Some(layer) => foreign::call(|| layer.take_in()),
                 None => Ok(TakenIn::End(CloseReason::Dirty)),
             };
-            (taken_in, reader)
+            (taken_in, reader, self.unasked())
         });
         self.layer_is_free();
         // Nobody waits: the next read has its full time.
@@ -605,10 +676,21 @@ impl Shared {
         }
         match taken_in {
             Ok(TakenIn::Nothing) => None,
-            Ok(TakenIn::Bytes(bytes)) => self.judge_unread(&bytes),
+            Ok(TakenIn::Bytes(bytes)) => self.judge_unread(unasked?, &bytes),
+            // It may be long.
+            Ok(TakenIn::End(CloseReason::Dirty)) if unasked.is_none() => None,
             Ok(TakenIn::End(reason)) => Some(reason),
             Err(foreign::Panicked) => Some(CloseReason::Panicked),
         }
+    }
+}
+
+/// A read or a write whose bytes are not counted yet.
+pub(super) struct Telling<'a>(&'a Shared);
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.0.is_telling.store(false, Ordering::Release);
     }
 }
 
@@ -640,6 +722,9 @@ impl Drop for Shared {
         let scanner = lock(&self.scanner).take();
         foreign::dispose(scanner);
         self.drop_layer();
+        if let Some(lingering) = self.linger.get() {
+            lingering.pass_if_open();
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use super::driver::Driver;
 use super::link::{Ledger, Link};
 use super::scan::Scanner;
 use super::shared::{Duplex, Shared};
+#[cfg(feature = "postgres")]
+use super::{Aside, Linger};
 use crate::event::{CloseReason, ConnId};
 use crate::net::PeerAddr;
 use crate::sync::Arc;
@@ -122,6 +124,25 @@ impl Wire {
         Ok(self)
     }
 
+    /// The way to its peer beside it, if it was dialed.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn aside(&self) -> Option<Aside> {
+        self.shared.aside()
+    }
+
+    /// For a protocol that can ask its peer to stop: what a connection leaves behind that is closed in the
+    /// middle of a request is kept. For as long as this is held.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn linger(&self) -> Linger {
+        self.shared.linger()
+    }
+
+    /// Its protocol would have encrypted it, and could not: the peer would not, or was not even asked.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn is_unencrypted(&self, was_asked: bool) {
+        self.shared.is_unencrypted(was_asked);
+    }
+
     /// For whoever polls it with a lock held.
     #[cfg(feature = "redis")]
     pub(crate) fn teller(&self) -> Teller {
@@ -187,6 +208,7 @@ impl AsyncRead for Wire {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let had_room = buf.remaining() > 0;
+        let _telling = (!self.is_below).then(|| self.shared.moves());
         let result = if !self.is_below && self.shared.take_kept(buf) {
             Poll::Ready(Ok(()))
         } else {
@@ -229,6 +251,8 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        // The answer may be there before what was written is counted.
+        let _telling = (!self.is_below).then(|| self.shared.moves());
         let result = self.poll(
             |io| io.poll_write(cx, buf),
             |stream, bytes| stream.record_written(*bytes),

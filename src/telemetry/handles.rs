@@ -14,7 +14,8 @@ use super::metric::Metric;
 use super::names;
 use super::register::Register;
 use crate::event::{
-    Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Event, PeerState,
+    CancelOutcome, Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Event,
+    Operation, PeerState,
 };
 use crate::foreign;
 
@@ -23,15 +24,18 @@ pub(super) struct PoolHandles {
     states: [Gauge; names::STATES.len()],
     max: Gauge,
     waiters: Gauge,
-    peers: [Gauge; names::PEER_STATES.len()],
+    peers: [Gauge; PeerState::ALL.len()],
     ejections: Counter,
     hold_warnings: Counter,
-    dials: [Counter; names::DIALS.len()],
-    checkouts: [Counter; names::CHECKOUTS.len()],
-    checks: [[Counter; names::VERDICTS.len()]; names::CHECKS.len()],
-    timeouts: [Counter; names::OPERATIONS.len()],
+    dials: [Counter; DialOutcome::ALL.len()],
+    checkouts: [Counter; CheckoutOutcome::ALL.len()],
+    checks: [[Counter; CheckVerdict::ALL.len()]; Check::ALL.len()],
+    timeouts: [Counter; Operation::ALL.len()],
+    cancels: [Counter; CancelOutcome::ALL.len()],
+    unencrypted: Counter,
     checkout_wait: Histogram,
     dial: Histogram,
+    cancel: Histogram,
     used: Histogram,
     ends: Ends,
 }
@@ -53,8 +57,11 @@ impl PoolHandles {
                     .map(|verdict| register.counter(&names::CHECKS_TOTAL, &[check, verdict]))
             }),
             timeouts: register.counters(&names::TIMEOUTS_TOTAL, names::OPERATIONS),
+            cancels: register.counters(&names::CANCELS_TOTAL, names::CANCELS),
+            unencrypted: register.counter(&names::UNENCRYPTED_TOTAL, &[]),
             checkout_wait: register.histogram(&names::CHECKOUT_WAIT),
             dial: register.histogram(&names::DIAL),
+            cancel: register.histogram(&names::CANCEL),
             used: register.histogram(&names::USE),
             ends: Ends::resolve(
                 &register,
@@ -84,6 +91,11 @@ impl PoolHandles {
             Event::TimedOut { operation, .. } => self.timeouts[*operation as usize].increment(1),
             Event::PeerChanged { to: PeerState::Ejected, .. } => self.ejections.increment(1),
             Event::HeldTooLong { .. } => self.hold_warnings.increment(1),
+            Event::Unencrypted { .. } => self.unencrypted.increment(1),
+            Event::CancelRequested { outcome, took, .. } => {
+                self.cancels[*outcome as usize].increment(1);
+                self.cancel.record(*took);
+            }
             Event::PeerChanged { .. }
             | Event::OptionUnavailable { .. }
             | Event::Accepted { .. }
@@ -92,7 +104,7 @@ impl PoolHandles {
     }
 
     pub(super) fn gauges(&self, now: &Gauges) {
-        let states = [now.idle, now.in_use, now.connecting, now.quarantined];
+        let states = [now.idle, now.in_use, now.connecting, now.quarantined, now.ending];
         for (gauge, value) in self.states.iter().zip(states) {
             set(gauge, value);
         }
@@ -127,12 +139,13 @@ impl Drop for PoolHandles {
         let Self { states, max, waiters, peers, ejections, hold_warnings, .. } = self;
         let gauges = states.iter_mut().chain(peers).chain([max, waiters]);
         dispose(gauges, Gauge::noop);
-        let Self { dials, checkouts, checks, timeouts, .. } = self;
-        let counters = [ejections, hold_warnings].into_iter().chain(dials).chain(checkouts);
+        let Self { dials, checkouts, checks, timeouts, cancels, unencrypted, .. } = self;
+        let single = [ejections, hold_warnings, unencrypted];
+        let counters = single.into_iter().chain(dials).chain(checkouts).chain(cancels);
         let counters = counters.chain(checks.iter_mut().flatten()).chain(timeouts);
         dispose(counters, Counter::noop);
-        let Self { checkout_wait, dial, used, .. } = self;
-        dispose([checkout_wait, dial, used], Histogram::noop);
+        let Self { checkout_wait, dial, cancel, used, .. } = self;
+        dispose([checkout_wait, dial, cancel, used], Histogram::noop);
     }
 }
 
@@ -148,7 +161,7 @@ pub(super) struct ListenerHandles {
     connections: Gauge,
     accepted: Counter,
     accept_errors: Counter,
-    timeouts: [Counter; names::OPERATIONS.len()],
+    timeouts: [Counter; Operation::ALL.len()],
     ends: Ends,
 }
 
@@ -183,6 +196,8 @@ impl ListenerHandles {
             | Event::Returned { .. }
             | Event::Checked { .. }
             | Event::PeerChanged { .. }
+            | Event::Unencrypted { .. }
+            | Event::CancelRequested { .. }
             | Event::HeldTooLong { .. } => {}
         }
     }
@@ -202,9 +217,9 @@ impl Drop for ListenerHandles {
 
 /// What the end of a connection feeds, on either side.
 struct Ends {
-    closed: [Counter; names::REASONS.len()],
+    closed: [Counter; CloseReason::ALL.len()],
     /// Counters that do nothing stand where a reason is no eviction, so that recording needs no test.
-    evictions: [Counter; names::REASONS.len()],
+    evictions: [Counter; CloseReason::ALL.len()],
     age: Histogram,
 }
 

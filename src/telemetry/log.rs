@@ -8,7 +8,7 @@ use std::fmt;
 use std::panic::Location;
 
 use crate::event::{
-    CheckVerdict, CheckoutOutcome, CloseReason, ConnId, Event, Operation, PeerState,
+    CancelOutcome, CheckVerdict, CheckoutOutcome, CloseReason, ConnId, Event, Operation, PeerState,
 };
 use crate::foreign;
 use crate::text::Said;
@@ -105,6 +105,22 @@ pub(super) fn event(source: Source<'_>, event: &Event) {
             let conn_id = conn.map(ConnId::get);
             entry!(info, source, conn_id, %operation, ?after, "timed out");
         }
+        Event::Unencrypted { conn, peer, was_asked } => {
+            let conn_id = conn.get();
+            if *was_asked {
+                entry!(debug, source, conn_id, %peer, "not encrypted: the peer does not offer it");
+            } else {
+                entry!(debug, source, conn_id, %peer, "not encrypted: the pool has no TLS");
+            }
+        }
+        Event::CancelRequested { conn, peer, outcome, took } => match outcome {
+            CancelOutcome::Ok => {
+                entry!(debug, source, conn_id = conn.get(), %peer, %outcome, ?took, "cancel requested");
+            }
+            CancelOutcome::Timeout | CancelOutcome::Failed => {
+                entry!(info, source, conn_id = conn.get(), %peer, %outcome, ?took, "cancel requested");
+            }
+        },
         Event::OptionUnavailable { option, error } => {
             entry!(warn, source, option, error = %error, "socket option is not available");
         }

@@ -56,6 +56,8 @@ pub(crate) struct Gauges {
     pub(crate) connecting: usize,
     /// Connections whose peer is silent and being probed.
     pub(crate) quarantined: usize,
+    /// Connections that have ended and for which their peer still works.
+    pub(crate) ending: usize,
     /// Connections the pool may have.
     pub(crate) max: usize,
     /// Callers waiting for a connection.

@@ -5,7 +5,8 @@
 
 use super::metric::{Kind, Label, Metric, Unit};
 use crate::event::{
-    Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Operation, PeerState,
+    CancelOutcome, Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Operation,
+    PeerState,
 };
 
 /// The names of all values of a closed enum, in the order of declaration.
@@ -27,6 +28,7 @@ macro_rules! names_of {
 }
 
 names_of! {
+    CANCELS: CancelOutcome;
     CHECKS: Check;
     VERDICTS: CheckVerdict;
     CHECKOUTS: CheckoutOutcome;
@@ -62,7 +64,7 @@ const fn count_evictions() -> usize {
 }
 
 /// The states counted by `livepool_connections`, in the order the gauges are kept.
-pub(super) const STATES: [&str; 4] = ["idle", "in_use", "connecting", "quarantined"];
+pub(super) const STATES: [&str; 5] = ["idle", "in_use", "connecting", "quarantined", "ending"];
 
 const POOL: Label = Label { name: "pool", values: &[] };
 const LISTENER: Label = Label { name: "listener", values: &[] };
@@ -70,6 +72,7 @@ const STATE: Label = Label { name: "state", values: &STATES };
 const PEER_STATE: Label = Label { name: "state", values: &PEER_STATES };
 const DIAL_OUTCOME: Label = Label { name: "outcome", values: &DIALS };
 const CHECKOUT_OUTCOME: Label = Label { name: "outcome", values: &CHECKOUTS };
+const CANCEL_OUTCOME: Label = Label { name: "outcome", values: &CANCELS };
 const OPERATION: Label = Label { name: "operation", values: &OPERATIONS };
 const CHECK: Label = Label { name: "check", values: &CHECKS };
 const VERDICT: Label = Label { name: "verdict", values: &VERDICTS };
@@ -121,10 +124,16 @@ table! {
         "Checkouts that ended, by outcome.";
     CHECKS_TOTAL: Counter in Count, "livepool_checks_total", [POOL, CHECK, VERDICT],
         "Liveness checks, by check and verdict.";
+    CANCELS_TOTAL: Counter in Count, "livepool_cancels_total", [POOL, CANCEL_OUTCOME],
+        "Requests to peers to stop what they do for a connection, by outcome.";
+    UNENCRYPTED_TOTAL: Counter in Count, "livepool_unencrypted_total", [POOL],
+        "Connections that are not encrypted although their protocol would have encrypted them.";
     CHECKOUT_WAIT: Histogram in Seconds, "livepool_checkout_wait_seconds", [POOL],
         "Time callers waited for a checkout to end, whatever its outcome.";
     DIAL: Histogram in Seconds, "livepool_dial_seconds", [POOL],
         "Time dials took, name lookup included, whatever their outcome.";
+    CANCEL: Histogram in Seconds, "livepool_cancel_seconds", [POOL],
+        "Time requests to stop took, the wait for their turn included, whatever their outcome.";
     USE: Histogram in Seconds, "livepool_use_seconds", [POOL],
         "Time from a checkout to the return or to the end of the connection, whichever came first.";
     CONNECTION_AGE: Histogram in Seconds, "livepool_connection_age_seconds", [POOL],

@@ -160,14 +160,18 @@ impl livepool::http1::http_body::Body for Endless {
 }
 
 #[tokio::test]
-async fn an_answer_before_the_request_was_sent_completely_costs_the_connection() {
+async fn a_request_whose_source_is_forgotten_has_its_connection_for_a_while() {
     let server = Scripted::always(OK).await;
-    let (pool, events) = pool_of(server.config());
+    let http1 = Http1::new().with_longest_pause(SECOND / 5);
+    let (pool, events) = pool_with(server.config(), http1);
     let request = Request::post("/").body(RequestBody::stream(Endless(false))).unwrap();
     let response = pool.send(request).await.unwrap();
     assert!(response.body().holds_connection());
+    let began = Instant::now();
     assert_eq!(text(response).await.unwrap(), "ok", "the answer itself is good");
-    assert_eq!(events.closed(), [CloseReason::Unfinished]);
+    assert_eq!((pool.status().in_use, events.closed()), (1, vec![]));
+    assert_eq!(events.until_closed(1).await, [CloseReason::Unfinished]);
+    assert!(began.elapsed() >= SECOND / 5, "{:?}", began.elapsed());
     assert_eq!(get_text(&pool, "/").await.unwrap(), "ok");
     assert_eq!(server.accepted(), 2);
 }
@@ -236,8 +240,8 @@ async fn what_is_no_http_is_an_error_and_an_eviction() {
     let server = Scripted::always("SSH-2.0-nonsense\r\n\r\n").await;
     let (pool, events) = pool_of(server.config());
     let error = get(&pool, "/").await.unwrap_err();
-    assert_eq!(error.failure(), Failure::Answer, "{error}");
-    assert_eq!(events.closed(), [CloseReason::IoError]);
+    assert_eq!(error.failure(), Failure::Malformed, "{error}");
+    assert_eq!(events.closed(), [error.reason().unwrap()]);
 }
 
 #[tokio::test]
@@ -380,8 +384,8 @@ async fn another_protocol_is_refused_and_the_connection_is_not_lost_by_it() {
     assert!(error.to_string().contains("upgrade"), "{error}");
     assert_eq!((pool.status().idle, events.closed()), (1, vec![]));
     let error = get(&pool, "/switch").await.unwrap_err();
-    assert_eq!(error.failure(), Failure::Refused);
-    assert_eq!(events.closed(), [CloseReason::Discarded]);
+    assert_eq!(error.failure(), Failure::Malformed, "it was sent: {error}");
+    assert_eq!(events.closed(), [error.reason().unwrap()]);
 }
 
 #[tokio::test]

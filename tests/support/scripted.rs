@@ -120,8 +120,42 @@ impl Talk {
         Some(std::mem::replace(&mut self.ahead, rest))
     }
 
+    /// Takes in so many bytes of a body. Returns how many came before the client was gone.
+    pub async fn skip(&mut self, count: usize) -> usize {
+        let mut left = count;
+        loop {
+            let here = left.min(self.ahead.len());
+            self.ahead.drain(..here);
+            left -= here;
+            if left == 0 || self.more().await.is_none() {
+                return count - left;
+            }
+        }
+    }
+
+    /// Takes in a body that comes in chunks. Returns how long it was, as far as it came.
+    pub async fn chunks(&mut self) -> usize {
+        let mut taken = 0;
+        loop {
+            let Some(end) = self.ahead.windows(2).position(|bytes| bytes == b"\r\n") else {
+                match self.more().await {
+                    Some(()) => continue,
+                    None => return taken,
+                }
+            };
+            let line: Vec<u8> = self.ahead.drain(..end + 2).collect();
+            let size = std::str::from_utf8(&line[..end]).unwrap();
+            let size = usize::from_str_radix(size, 16).unwrap();
+            taken += self.skip(size).await;
+            self.skip(2).await;
+            if size == 0 {
+                return taken;
+            }
+        }
+    }
+
     async fn more(&mut self) -> Option<()> {
-        let mut space = [0; 4096];
+        let mut space = [0; 16 * 1024];
         let count = self.stream.read(&mut space).await.ok().filter(|count| *count > 0)?;
         self.ahead.extend_from_slice(&space[..count]);
         Some(())

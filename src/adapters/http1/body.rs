@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 
 use super::client::Progress;
 use super::error::Target;
+use super::rest::{self, send_on};
 use super::{Error, Failure, Http1};
 use crate::event::{CloseReason, ConnId};
 use crate::pool::Guard;
@@ -18,7 +19,9 @@ use crate::pool::Guard;
 /// What a response carries. It holds its connection until both sides are done with the exchange, and
 /// gives it back then; see [when a connection is used again](super#when-a-connection-is-used-again).
 ///
-/// The connection moves only while this is polled: a request body that is still being sent, too.
+/// The connection moves only while this is polled: a request body that is still being sent, too. When
+/// this was read to its end, or is dropped, the rest of a request [goes on by
+/// itself](super#when-the-answer-comes-before-the-request-is-over).
 ///
 /// # Cancel safety
 ///
@@ -28,6 +31,8 @@ pub struct Body {
     incoming: Option<Incoming>,
     /// Until both sides are done.
     guard: Option<Guard<Http1>>,
+    /// What the connection was closed for, though a part of this may have been received.
+    ended: Option<CloseReason>,
     conn: ConnId,
     target: Target,
 }
@@ -35,7 +40,8 @@ pub struct Body {
 impl Body {
     pub(super) fn new(incoming: Incoming, guard: Guard<Http1>, target: Target) -> Self {
         let conn = guard.id();
-        let mut body = Self { incoming: Some(incoming), guard: Some(guard), conn, target };
+        let mut body =
+            Self { incoming: Some(incoming), guard: Some(guard), ended: None, conn, target };
         body.let_go_if_done();
         body
     }
@@ -93,20 +99,24 @@ impl Body {
     /// Gives the connection back, or closes it, if nothing more comes over it.
     fn let_go_if_done(&mut self) {
         let Some(guard) = &mut self.guard else { return };
-        if guard.progress() == Progress::UnderWay {
+        let progress = guard.progress();
+        if progress == Progress::UnderWay {
             return;
         }
-        if let Some(reason) = guard.farewell() {
-            guard.taint_as(reason);
+        self.ended = rest::end(guard);
+        // hyper gave up, and the body is going to say why.
+        if progress == Progress::Done || self.ended.is_some() {
+            self.guard = None;
         }
-        self.guard = None;
     }
 
     fn failed(&mut self, source: hyper::Error) -> Error {
-        let error = Error::new(Failure::Body).at(&self.target);
-        let Some(mut guard) = self.guard.take() else { return error.because_of(source) };
-        guard.taint_as(CloseReason::IoError);
-        error.closed_for(guard.tainted()).because_of(source)
+        let error = Error::of_body(source).at(&self.target);
+        if let Some(mut guard) = self.guard.take() {
+            guard.taint_as(error.blames());
+            self.ended = guard.tainted();
+        }
+        error.closed_for(self.ended)
     }
 }
 
@@ -132,8 +142,10 @@ impl http_body::Body for Body {
             Some(Err(error)) => Poll::Ready(Some(Err(this.failed(error)))),
             None => {
                 this.let_go_if_done();
-                // Here, the request was not sent completely, and nobody will read the rest.
-                this.guard = None;
+                // If it is still there, the request was not sent completely.
+                if let Some(guard) = this.guard.take().filter(|guard| guard.has_upload()) {
+                    send_on(guard);
+                }
                 Poll::Ready(None)
             }
         }
@@ -151,8 +163,11 @@ impl http_body::Body for Body {
 impl Drop for Body {
     fn drop(&mut self) {
         self.let_go_if_done();
-        if let (Some(guard), Some(incoming)) = (&mut self.guard, self.incoming.take()) {
-            guard.abandon(incoming);
+        let (Some(mut guard), Some(incoming)) = (self.guard.take(), self.incoming.take()) else {
+            return;
+        };
+        if guard.abandon(incoming) && guard.has_upload() {
+            send_on(guard);
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame};
@@ -11,30 +12,35 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
 
+use super::Http1;
 use super::driver::Driver;
 use super::hints::Hints;
 use super::request_body::RequestBody;
+use super::rest::Rest;
+use super::upload::Upload;
 use crate::event::CloseReason;
 use crate::stream::{Ledger, Owed};
-
-/// The rest of a response that is read for nobody, so that its connection can be used again. More
-/// than this is slower to read than a new connection is to make.
-const MOST_DRAINED: u64 = 64 * 1024;
+use crate::sync::Arc;
 
 /// A connection that speaks HTTP/1.1. [`Guard::send`](crate::Guard::send) makes a request on it.
 pub struct Client {
     sender: SendRequest<RequestBody>,
     driver: Driver,
     ledger: Ledger,
+    pub(super) upload: Arc<Upload>,
     /// From the first byte of a request to the last of its response, whoever waits for that.
     owed: Option<Owed>,
     /// The head of the response is there.
     is_answering: bool,
+    /// The response has a status of 400 or more: whatever of the request was not sent is not wanted.
+    is_refused: bool,
     /// The request said that it is the last.
     said_goodbye: bool,
     hints: Hints,
-    /// A response that nobody reads.
-    abandoned: Option<Incoming>,
+    /// Of a response that nobody reads.
+    pub(super) rest: Option<Rest>,
+    /// How long the source of an upload may pause that nobody waits for.
+    pub(super) longest_pause: Option<Duration>,
     pub(super) host: HeaderValue,
     pub(super) is_secure: bool,
 }
@@ -51,31 +57,36 @@ pub(super) enum Progress {
 
 impl Client {
     pub(super) fn new(
+        http1: &Http1,
         sender: SendRequest<RequestBody>,
         driver: Driver,
+        upload: Arc<Upload>,
         ledger: Ledger,
         host: HeaderValue,
-        is_secure: bool,
     ) -> Self {
         Self {
             sender,
             driver,
             ledger,
+            upload,
             owed: None,
             is_answering: false,
+            is_refused: false,
             said_goodbye: false,
             hints: Hints::default(),
-            abandoned: None,
+            rest: None,
+            longest_pause: http1.longest_pause,
             host,
-            is_secure,
+            is_secure: http1.is_secure(),
         }
     }
 
     /// Sends the request, as far as that goes, and waits for the head of the answer.
     pub(super) async fn ask(
         &mut self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        request.body_mut().is_sent_as(self.upload.begin());
         self.owed = Some(self.ledger.owe());
         self.is_answering = false;
         self.said_goodbye = super::hints::has_token(request.headers(), "close");
@@ -84,10 +95,11 @@ impl Client {
         let response = poll_fn(|cx| {
             driver.poll(cx);
             // Nothing but the driver answers, and it did so just now or not at all.
-            answer.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()))
+            answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         })
         .await?;
         self.is_answering = true;
+        self.is_refused = response.status().as_u16() >= 400;
         self.hints = Hints::of(response.version(), response.headers());
         Ok(response)
     }
@@ -97,7 +109,8 @@ impl Client {
         if self.driver.is_over() {
             return Progress::Over;
         }
-        if !self.is_answering || !self.sender.is_ready() {
+        // hyper takes the next request although its buffers hold some of this one.
+        if !self.is_answering || !self.sender.is_ready() || !self.upload.is_sent() {
             return Progress::UnderWay;
         }
         self.owed = None;
@@ -116,7 +129,7 @@ impl Client {
         body: &mut Incoming,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut noop = Context::from_waker(std::task::Waker::noop());
+        let mut noop = Context::from_waker(Waker::noop());
         if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(&mut noop) {
             return Poll::Ready(frame);
         }
@@ -133,6 +146,9 @@ impl Client {
             // More came than was asked for.
             return Some(CloseReason::Dirty);
         }
+        if self.hints.is_faulty {
+            return Some(CloseReason::ProtocolError);
+        }
         if self.hints.is_last {
             return Some(CloseReason::PeerClosed);
         }
@@ -144,26 +160,33 @@ impl Client {
         self.hints.idle_limit
     }
 
-    /// Nobody reads the rest of this response.
-    pub(super) fn abandon(&mut self, body: Incoming) {
-        let is_short = body.size_hint().upper().is_some_and(|rest| rest <= MOST_DRAINED);
-        if is_short && !self.driver.is_over() && self.farewell().is_none() {
-            self.abandoned = Some(body);
+    /// Whether the rest of the request is to be sent, though nobody waits for the response any more.
+    ///
+    /// Not where the server does not want it: it refused the request, or said that it closes the
+    /// connection (RFC 9112 section 9.6).
+    pub(super) fn has_upload(&self) -> bool {
+        let is_wanted = !self.is_refused && !self.hints.is_last && self.driver.error().is_none();
+        is_wanted && !self.upload.is_sent() && !self.driver.is_over()
+    }
+
+    /// Nobody reads the rest of this response. Returns whether somebody else may: what can be had for
+    /// little is read in the background.
+    pub(super) fn abandon(&mut self, body: Incoming) -> bool {
+        let is_cut = !self.upload.is_sent() && !self.has_upload();
+        if !is_cut && !self.driver.is_over() && self.farewell().is_none() {
+            self.rest = Rest::of(body, self.hints.is_chunked);
         }
+        self.rest.is_some()
     }
 
     /// Whether there is a rest that is worth reading.
     pub(super) fn has_rest(&self) -> bool {
-        self.abandoned.is_some()
+        self.rest.is_some()
     }
 
-    /// Reads that rest. Returns whether another request may come then.
-    pub(super) async fn drain(&mut self) -> Result<bool, hyper::Error> {
-        let Some(mut body) = self.abandoned.take() else { return Ok(true) };
-        while let Some(frame) = poll_fn(|cx| self.poll_body(&mut body, cx)).await {
-            frame?;
-        }
-        Ok(self.is_free())
+    /// Moves what can be moved.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        self.driver.poll(cx);
     }
 }
 

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::request_body::RequestBody;
+use super::upload::Upload;
 use crate::stream::Wire;
 use crate::sync::Arc;
 
@@ -89,8 +90,11 @@ impl Driver {
 }
 
 /// A wire that is not shut down: hyper does that where a connection is not to be used again, and the
-/// pool closes it then, for a reason of its own.
-pub(super) struct Open(pub(super) Wire);
+/// pool closes it then, for a reason of its own. It notes how far a request has been sent.
+pub(super) struct Open {
+    pub(super) wire: Wire,
+    pub(super) upload: Arc<Upload>,
+}
 
 impl AsyncRead for Open {
     fn poll_read(
@@ -98,7 +102,7 @@ impl AsyncRead for Open {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.wire).poll_read(cx, buf)
     }
 }
 
@@ -108,11 +112,19 @@ impl AsyncWrite for Open {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        let result = Pin::new(&mut self.wire).poll_write(cx, buf);
+        if let Poll::Ready(Ok(1..)) = result {
+            self.upload.wrote();
+        }
+        result
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        let result = Pin::new(&mut self.wire).poll_flush(cx);
+        if let Poll::Ready(Ok(())) = result {
+            self.upload.flushed();
+        }
+        result
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io::{self, ErrorKind};
 
 use http::{Method, Uri};
 
@@ -9,6 +10,7 @@ use super::request_body::BoxError;
 use crate::error::CheckoutError;
 use crate::event::CloseReason;
 use crate::net::PeerAddr;
+use crate::text::Said;
 
 /// How far a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,9 +27,13 @@ pub enum Failure {
     Unsent,
     /// It was sent, or a part of it, and no byte of an answer came. The server may have acted on it.
     Unanswered,
-    /// The answer broke off in its head, or was none.
+    /// The answer broke off in its head.
     Answer,
-    /// The response broke off in its body, or was not understood there.
+    /// The answer, or the body of the response, cannot be understood, or its head is more than this
+    /// pool [takes](super::Http1::with_max_headers): its text says why. The same request would fare no
+    /// better.
+    Malformed,
+    /// The response broke off in its body.
     Body,
     /// The body that was to be sent failed. The source is its error.
     RequestBody,
@@ -78,6 +84,47 @@ impl Error {
 
     pub(super) fn refused(why: impl Into<Box<str>>) -> Self {
         Self { why: Some(why.into()), ..Self::new(Failure::Refused) }
+    }
+
+    /// The answer is not one, for this reason.
+    pub(super) fn malformed(why: impl Into<Box<str>>) -> Self {
+        Self { why: Some(why.into()), ..Self::new(Failure::Malformed) }
+    }
+
+    /// As hyper says it of a head. `None`, if it was understood as far as it came.
+    pub(super) fn of_head(source: &hyper::Error) -> Option<Self> {
+        if !source.is_parse() {
+            return None;
+        }
+        let mut why = Said(source).to_string();
+        // hyper tells clients by its text alone.
+        if why.contains("too large") {
+            why += "; Http1::with_max_headers, with_max_head_size and with_max_buf_size say how much is \
+                    taken";
+        }
+        Some(Self::malformed(why))
+    }
+
+    /// A body that broke off, or that hyper could not understand.
+    pub(super) fn of_body(source: hyper::Error) -> Self {
+        let io = source.source().and_then(|source| source.downcast_ref::<io::Error>());
+        match io {
+            Some(io) if matches!(io.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData) => {
+                Self::malformed(Said(io).to_string())
+            }
+            _ => Self::new(Failure::Body).because_of(source),
+        }
+    }
+
+    /// What its connection is closed for, unless something else was wrong with it before.
+    pub(super) fn blames(&self) -> CloseReason {
+        match self.failure {
+            // An idle connection that still stands can only have been spoken on.
+            Failure::Unsent => CloseReason::Dirty,
+            Failure::RequestBody => CloseReason::Unfinished,
+            Failure::Malformed => CloseReason::ProtocolError,
+            _ => CloseReason::IoError,
+        }
     }
 
     pub(super) fn because_of(self, source: impl Into<BoxError>) -> Self {
@@ -147,7 +194,8 @@ impl fmt::Display for Error {
                 "the connection ended before any answer; the server may have seen the request"
             }
             (Failure::Answer, true) => "the answer did not come in time",
-            (Failure::Answer, false) => "the answer broke off, or was none",
+            (Failure::Answer, false) => "the answer broke off",
+            (Failure::Malformed, _) => "the answer cannot be understood",
             (Failure::Body, true) => "the rest of the response did not come in time",
             (Failure::Body, false) => "the response broke off before its end",
             (Failure::RequestBody, _) => "the body that was to be sent failed",

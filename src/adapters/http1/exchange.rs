@@ -3,7 +3,7 @@
 use http::{Request, Response, StatusCode};
 
 use super::error::Target;
-use super::prepare::prepare;
+use super::prepare::{check, prepare};
 use super::{Body, Error, Failure, Http1, RequestBody};
 use crate::event::CloseReason;
 use crate::pool::Guard;
@@ -33,7 +33,8 @@ pub(super) async fn exchange(
 ) -> Result<Response<Body>, Box<Failed>> {
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let target = Target { method, uri, peer: Some(guard.peer_addr().clone()) };
-    if let Err(error) = prepare(&mut request, &guard.host, guard.is_secure) {
+    let fit = check(&request, guard.is_secure);
+    if let Err(error) = fit.and_then(|()| prepare(&mut request, &guard.host)) {
         return Err(Failed::new(guard, error.at(&target), Then::Unknown));
     }
     let response = match guard.ask(request).await {
@@ -44,16 +45,14 @@ pub(super) async fn exchange(
         }
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        guard.taint();
-        let error =
-            Error::refused("the server switched to another protocol, which nobody asked for");
-        return Err(Failed::new(guard, error.at(&target), Then::Unknown));
+        let error = "the server switched to another protocol, which nobody asked for";
+        return Err(Failed::closing(guard, Error::malformed(error).at(&target), Then::Unknown));
     }
     // RFC 9110 section 15.5.9: it closes a connection on which it waited in vain.
     if is_old && response.status() == StatusCode::REQUEST_TIMEOUT && guard.farewell().is_some() {
         guard.taint_as(CloseReason::PeerClosed);
-        let error = Error::new(Failure::Unanswered).at(&target).closed_for(guard.tainted());
-        return Err(Failed::new(guard, error, Then::TooLate));
+        let error = Error::new(Failure::Unanswered).at(&target);
+        return Err(Failed::closing(guard, error, Then::TooLate));
     }
     Ok(response.map(|incoming| Body::new(incoming, guard, target)))
 }
@@ -63,27 +62,28 @@ impl Failed {
         Box::new(Self { guard, error, then })
     }
 
+    /// The connection is of no use any more.
+    fn closing(mut guard: Guard<Http1>, error: Error, then: Then) -> Box<Self> {
+        guard.taint_as(error.blames());
+        let error = error.closed_for(guard.tainted());
+        Self::new(guard, error, then)
+    }
+
     fn of(
-        mut guard: Guard<Http1>,
+        guard: Guard<Http1>,
         source: hyper::Error,
         unsent: Option<Request<RequestBody>>,
         target: &Target,
     ) -> Box<Self> {
+        let malformed = Error::of_head(&source);
         let failure = match &unsent {
             Some(_) => Failure::Unsent,
             None if source.is_user() => Failure::RequestBody,
             None if guard.was_heard() => Failure::Answer,
             None => Failure::Unanswered,
         };
-        guard.taint_as(match failure {
-            // An idle connection that still stands can only have been spoken on.
-            Failure::Unsent => CloseReason::Dirty,
-            Failure::RequestBody => CloseReason::Unfinished,
-            _ => CloseReason::IoError,
-        });
-        let error = Error::new(failure).at(target).closed_for(guard.tainted());
-        let error = error.because_of(source);
+        let error = malformed.unwrap_or_else(|| Error::new(failure).because_of(source)).at(target);
         let then = unsent.map_or(Then::Unknown, |request| Then::Unsent(Box::new(request)));
-        Self::new(guard, error, then)
+        Self::closing(guard, error, then)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderName};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -12,17 +12,25 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub(super) struct Hints {
     /// This exchange is the last.
     pub(super) is_last: bool,
+    /// Its length was said in two ways: somebody may be smuggling a response, and this exchange is the
+    /// last.
+    pub(super) is_faulty: bool,
+    /// The response says where it ends, though not beforehand.
+    pub(super) is_chunked: bool,
     /// How long the connection may be idle.
     pub(super) idle_limit: Option<Duration>,
 }
 
 impl Hints {
-    /// RFC 9112 section 9.3 on whether the connection persists; the `Keep-Alive` header as RFC 2068
+    /// RFC 9112 section 9.3 on whether the connection persists, section 6.1 on two lengths; the `Keep-Alive` header as RFC 2068
     /// section 19.7.1.1 has it and servers still send it.
     pub(super) fn of(version: Version, headers: &HeaderMap) -> Self {
         let stays = !has_token(headers, "close")
             && (version >= Version::HTTP_11 || has_token(headers, "keep-alive"));
-        let mut hints = Self { is_last: !stays, idle_limit: None };
+        let is_chunked = headers.contains_key(TRANSFER_ENCODING);
+        let is_faulty = is_chunked && headers.contains_key(CONTENT_LENGTH);
+        let is_last = !stays || is_faulty;
+        let mut hints = Self { is_last, is_faulty, is_chunked, idle_limit: None };
         for (name, value) in parameters(headers) {
             let Ok(value) = value.parse::<u32>() else { continue };
             if name.eq_ignore_ascii_case("timeout") {
@@ -80,6 +88,21 @@ mod tests {
         for (version, header, is_last) in table {
             let hints = hints(version, &[(CONNECTION, header)]);
             assert_eq!(hints.is_last, is_last, "{version:?} {header}");
+        }
+    }
+
+    #[test]
+    fn a_length_said_in_two_ways_makes_an_exchange_the_last() {
+        let chunked = (TRANSFER_ENCODING, "chunked");
+        let length = (CONTENT_LENGTH, "3");
+        let table = [
+            (vec![chunked.clone()], false),
+            (vec![length.clone()], false),
+            (vec![length, chunked], true),
+        ];
+        for (headers, is_faulty) in table {
+            let hints = hints(Version::HTTP_11, &headers);
+            assert_eq!((hints.is_faulty, hints.is_last), (is_faulty, is_faulty), "{headers:?}");
         }
     }
 

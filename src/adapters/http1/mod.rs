@@ -16,13 +16,30 @@
 //! The [`Body`] of a response holds its connection, and gives it back as soon as both sides are done:
 //! the request was sent completely, and the response was received to its end. Nobody has to read it
 //! for that; what was received is kept in the body. It is closed instead if either side said
-//! `Connection: close`, if an HTTP/1.0 server did not say `keep-alive`, or if the body was dropped
-//! half-way, unless its rest is known to be at most 64 KiB: that is read in the background, within
-//! `timeouts.reset`. Whatever a server sends while nothing is asked closes the connection: a late
-//! `408 Request Timeout` is a goodbye, everything else is dirt.
+//! `Connection: close`, if an HTTP/1.0 server did not say `keep-alive`, if the response has both
+//! `Transfer-Encoding` and `Content-Length` (RFC 9112 section 6.1), or if the body was dropped half-way.
+//! Of a body that was dropped at most 64 KiB are read in the background, within `timeouts.reset`: if
+//! its length is known and not more than that, or if it comes in chunks and its end is there, or comes
+//! within 50 ms. Whatever a server sends while nothing is asked closes the connection: a late `408
+//! Request Timeout` is a goodbye, everything else is dirt.
 //!
 //! A server may say how long it keeps an idle connection and how many requests it will still take
 //! (`Keep-Alive: timeout=5, max=100`). The pool believes it, and stops a little earlier.
+//!
+//! # When the answer comes before the request is over
+//!
+//! A server may answer `200` at once and read an upload then. Such a request is sent to its end: while
+//! the [`Body`] of the response is polled, and by a task of the pool when that was read to its end or
+//! dropped. Until then the connection is in use, and it is used again afterwards. This is bounded by the
+//! deadline of the request, by `timeouts.write` where the server takes no bytes, and by
+//! [`Http1::with_longest_pause`] where the source gives none. What could not be sent is told in the log
+//! at debug, and the connection closes as `unfinished`, or as `op_timeout`. Closing the pool, or
+//! dropping the last of its handles, cuts what is still being sent.
+//!
+//! A request is cut, and its connection closed, if the response has a status of 400 or more or says
+//! `Connection: close` (RFC 9112 section 9.6), once it was read or dropped; if the body of the response
+//! is dropped and its rest is not one that is read in the background; and if the future of the request
+//! is dropped before there was a response.
 //!
 //! # When a request is made again
 //!
@@ -34,12 +51,20 @@
 //! # Time
 //!
 //! An answer is owed from the first byte of a request to the last of its response; the read timeout
-//! runs only then, and starts anew with every byte that moves. [`Limits`] gives a request a deadline
-//! of its own, or a longer read timeout: a long poll, say.
+//! runs only then, and starts anew with every byte that moves. It does not run while the source of an
+//! upload has nothing to send: the server cannot answer what it does not have. While there are bytes
+//! that it does not take, `timeouts.write` is the bound. [`Limits`] gives a request a deadline of its
+//! own, or a longer read timeout: a long poll, say.
+//!
+//! # What is understood
+//!
+//! What hyper understands. The number and size of header fields and what is tolerated in them are
+//! settings of [`Http1`]. An answer that is none of that is [`Failure::Malformed`].
 //!
 //! # What it does not do
 //!
-//! Requests for another protocol (`Upgrade`, `CONNECT`) are refused. Interim responses (1xx) are
+//! Requests for another protocol (`Upgrade`, `CONNECT`), with a URI for another scheme or in another
+//! version are refused at once, before a connection is taken for them. Interim responses (1xx) are
 //! skipped. No redirects, no cookies, no decompression.
 
 mod body;
@@ -54,7 +79,10 @@ mod limits;
 mod prepare;
 mod protocol;
 mod request_body;
+mod rest;
 mod send;
+mod syntax;
+mod upload;
 mod url;
 
 pub use body::Body;

@@ -1,4 +1,5 @@
-//! Making a request fit for a connection: its form, its `Host`. Refusing what cannot be one.
+//! Refusing what is no request for a pool, before a connection is taken for it; and making a request fit
+//! for its connection: its form, its `Host`.
 
 use http::header::{HOST, UPGRADE};
 use http::uri::{PathAndQuery, Scheme};
@@ -7,13 +8,8 @@ use http::{HeaderValue, Method, Request, Uri, Version};
 use super::Error;
 use super::hints::has_token;
 
-/// RFC 9112 section 3.2: a server gets the path and query (origin-form), and the authority in `Host`.
-/// What is already so stays as it is.
-pub(super) fn prepare<B>(
-    request: &mut Request<B>,
-    host: &HeaderValue,
-    is_secure: bool,
-) -> Result<(), Error> {
+/// Whether this can be made on a connection of such a pool.
+pub(super) fn check<B>(request: &Request<B>, is_secure: bool) -> Result<(), Error> {
     if request.method() == Method::CONNECT {
         return Err(Error::refused("CONNECT makes a tunnel of its connection; this is a pool"));
     }
@@ -32,6 +28,12 @@ pub(super) fn prepare<B>(
             )));
         }
     }
+    Ok(())
+}
+
+/// RFC 9112 section 3.2: a server gets the path and query (origin-form), and the authority in `Host`.
+/// What is already so stays as it is.
+pub(super) fn prepare<B>(request: &mut Request<B>, host: &HeaderValue) -> Result<(), Error> {
     let named = match request.uri().authority() {
         None => None,
         Some(authority) => {
@@ -63,7 +65,8 @@ mod tests {
 
     fn prepared(request: http::request::Builder) -> Result<(String, String), String> {
         let mut request = request.body(()).unwrap();
-        prepare(&mut request, &HOST_OF_POOL, false).map_err(|error| error.to_string())?;
+        check(&request, false).map_err(|error| error.to_string())?;
+        prepare(&mut request, &HOST_OF_POOL).map_err(|error| error.to_string())?;
         let host = request.headers()[HOST].to_str().unwrap().to_owned();
         Ok((request.uri().to_string(), host))
     }

@@ -1,25 +1,68 @@
 //! [`Http1`]: what the pool has to know of it.
 
+use std::fmt;
+use std::time::Duration;
+
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Uri};
-use hyper::client::conn::http1::handshake;
+use hyper::client::conn::http1::Builder;
 use hyper_util::rt::TokioIo;
 
 use super::driver::{Driver, Open};
 use super::prepare::prepare;
+use super::upload::{PAUSE, Upload};
 use super::{Client, Error, Failure};
 use crate::net::PeerAddr;
 use crate::protocol::{Protocol, Reuse, Unread};
 use crate::stream::Wire;
+use crate::sync::Arc;
 
 /// HTTP/1.1, as the [`Protocol`] of a pool. [`http1::pool`](super::pool) makes a pool of it from a
 /// URL; with [`Builder::protocol`](crate::Builder::protocol) it has any configuration.
-#[derive(Debug, Clone, Default)]
+///
+/// ```
+/// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// use livepool::http1::Http1;
+/// use livepool::{Config, Pool};
+///
+/// let http1 = Http1::new().with_ping("/health")?.with_max_headers(500);
+/// let pool = Pool::builder(Config::new("127.0.0.1:8080")).protocol(http1).build()?;
+/// # Ok(()) }
+/// # f().unwrap();
+/// ```
+#[derive(Clone)]
 pub struct Http1 {
     host: Option<HeaderValue>,
     ping: Option<PathAndQuery>,
+    /// hyper's own settings.
+    pub(super) hyper: Builder,
+    pub(super) longest_pause: Option<Duration>,
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::Tls>,
+}
+
+impl Default for Http1 {
+    fn default() -> Self {
+        Self {
+            host: None,
+            ping: None,
+            hyper: Builder::new(),
+            longest_pause: Some(PAUSE),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}
+
+/// The query of a path may hold what no log should.
+impl fmt::Debug for Http1 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http1")
+            .field("host", &self.host)
+            .field("ping", &self.ping.as_ref().map(PathAndQuery::path))
+            .field("is_secure", &self.is_secure())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Http1 {
@@ -59,12 +102,12 @@ impl Http1 {
     }
 
     #[cfg(feature = "tls")]
-    fn is_secure(&self) -> bool {
+    pub(super) fn is_secure(&self) -> bool {
         self.tls.is_some()
     }
 
     #[cfg(not(feature = "tls"))]
-    fn is_secure(&self) -> bool {
+    pub(super) fn is_secure(&self) -> bool {
         false
     }
 
@@ -106,9 +149,12 @@ impl Protocol for Http1 {
         let host = self.host_of(&wire)?;
         let wire = self.encrypted(wire).await?;
         let ledger = wire.count_debt();
-        let (sender, connection) =
-            handshake(TokioIo::new(Open(wire))).await.map_err(Error::setup)?;
-        Ok(Client::new(sender, Driver::new(connection), ledger, host, self.is_secure()))
+        let upload = Upload::new(ledger.clone());
+        let open = Open { wire, upload: Arc::clone(&upload) };
+        let connection = self.hyper.handshake(TokioIo::new(open)).await;
+        let (sender, connection) = connection.map_err(Error::setup)?;
+        let driver = Driver::new(connection);
+        Ok(Client::new(self, sender, driver, upload, ledger, host))
     }
 
     async fn ping(&self, client: &mut Client) -> Result<(), Error> {
@@ -116,7 +162,7 @@ impl Protocol for Http1 {
         let mut request = Request::new(().into());
         *request.method_mut() = Method::HEAD;
         *request.uri_mut() = Uri::from(path.clone());
-        prepare(&mut request, &client.host, client.is_secure)?;
+        prepare(&mut request, &client.host)?;
         let response = client
             .ask(request)
             .await
@@ -136,16 +182,12 @@ impl Protocol for Http1 {
         if client.has_rest() { Reuse::AfterReset } else { Reuse::AsItIs }
     }
 
-    fn idle_limit(&self, client: &Client) -> Option<std::time::Duration> {
+    fn idle_limit(&self, client: &Client) -> Option<Duration> {
         client.idle_limit()
     }
 
     async fn reset(&self, client: &mut Client) -> Result<(), Error> {
-        match client.drain().await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Error::new(Failure::Body)),
-            Err(error) => Err(Error::new(Failure::Body).because_of(error)),
-        }
+        client.drain().await
     }
 
     #[cfg(feature = "tls")]

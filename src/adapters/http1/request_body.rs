@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::upload::Source;
+
 use crate::sync::{Mutex, PoisonError};
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -16,7 +18,22 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Nothing, bytes and text can be sent again, which costs no copy; see
 /// [when a request is made again](super#when-a-request-is-made-again). A stream cannot.
 #[derive(Default)]
-pub struct RequestBody(Inner);
+pub struct RequestBody {
+    inner: Inner,
+    /// While it is being sent.
+    source: Option<Source>,
+    /// Of a stream: what it gave, and was too long for one piece.
+    left: Bytes,
+}
+
+/// hyper copies a piece into its buffer, and keeps the buffer: that would be as long as the longest
+/// piece for as long as the connection lives.
+const LONGEST_PIECE: usize = 128 * 1024;
+
+/// The next piece of these bytes.
+fn piece(bytes: &mut Bytes) -> Frame<Bytes> {
+    Frame::data(bytes.split_to(bytes.len().min(LONGEST_PIECE)))
+}
 
 /// `poll_frame` has it alone, so nobody ever waits for this lock: it makes the type `Sync`.
 type Streamed = Mutex<Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>>;
@@ -36,16 +53,21 @@ impl RequestBody {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Self(Inner::Stream(Mutex::new(Box::pin(Boxed(Box::pin(body))))))
+        Inner::Stream(Mutex::new(Box::pin(Boxed(Box::pin(body))))).into()
     }
 
     /// The same body once more, if it can be had.
     pub(super) fn again(&self) -> Option<Self> {
-        match &self.0 {
-            Inner::Empty => Some(Self(Inner::Empty)),
-            Inner::Bytes(bytes) => Some(Self(Inner::Bytes(bytes.clone()))),
+        match &self.inner {
+            Inner::Empty => Some(Inner::Empty.into()),
+            Inner::Bytes(bytes) => Some(Inner::Bytes(bytes.clone()).into()),
             Inner::Stream(_) => None,
         }
+    }
+
+    /// It is on its way.
+    pub(super) fn is_sent_as(&mut self, source: Source) {
+        self.source = Some(source);
     }
 }
 
@@ -84,29 +106,40 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
+        let Self { inner, source, left } = &mut *self;
+        match inner {
             Inner::Empty => Poll::Ready(None),
-            Inner::Bytes(bytes) => {
-                let bytes = std::mem::take(bytes);
-                self.0 = Inner::Empty;
-                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
-            }
+            Inner::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Inner::Bytes(bytes) => Poll::Ready(Some(Ok(piece(bytes)))),
+            Inner::Stream(_) if !left.is_empty() => Poll::Ready(Some(Ok(piece(left)))),
             Inner::Stream(body) => {
-                body.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll_frame(cx)
+                let body = body.get_mut().unwrap_or_else(PoisonError::into_inner);
+                let frame = body.as_mut().poll_frame(cx);
+                if let Some(source) = source {
+                    source.pauses(frame.is_pending());
+                }
+                frame.map_ok(|frame| match frame.into_data() {
+                    Ok(data) => {
+                        *left = data;
+                        piece(left)
+                    }
+                    Err(frame) => frame,
+                })
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.inner {
             Inner::Empty => true,
             Inner::Bytes(bytes) => bytes.is_empty(),
+            Inner::Stream(_) if !self.left.is_empty() => false,
             Inner::Stream(body) => body.lock().is_ok_and(|body| body.is_end_stream()),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.inner {
             Inner::Empty => SizeHint::with_exact(0),
             Inner::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Inner::Stream(body) => body.lock().map(|body| body.size_hint()).unwrap_or_default(),
@@ -114,9 +147,15 @@ impl Body for RequestBody {
     }
 }
 
+impl From<Inner> for RequestBody {
+    fn from(inner: Inner) -> Self {
+        Self { inner, source: None, left: Bytes::new() }
+    }
+}
+
 impl From<()> for RequestBody {
     fn from((): ()) -> Self {
-        Self(Inner::Empty)
+        Inner::Empty.into()
     }
 }
 
@@ -124,7 +163,7 @@ macro_rules! from_bytes {
     ($($type:ty),+) => {$(
         impl From<$type> for RequestBody {
             fn from(bytes: $type) -> Self {
-                Self(Inner::Bytes(Bytes::from(bytes)))
+                Inner::Bytes(Bytes::from(bytes)).into()
             }
         }
     )+};
@@ -133,7 +172,7 @@ from_bytes!(Bytes, Vec<u8>, String, &'static str, &'static [u8]);
 
 impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.inner {
             Inner::Empty => f.write_str("RequestBody(empty)"),
             Inner::Bytes(bytes) => write!(f, "RequestBody({} bytes)", bytes.len()),
             Inner::Stream(_) => f.write_str("RequestBody(stream)"),

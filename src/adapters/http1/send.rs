@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::error::Target;
 use super::exchange::{Failed, Then, exchange};
+use super::prepare::check;
 use super::{Body, Error, Http1, Limits, RequestBody};
 use crate::pool::{Guard, Pool, Tries};
 
@@ -32,7 +33,8 @@ impl Pool<Http1> {
     /// # Cancel safety
     ///
     /// Dropping the future closes the connection, if the request was begun. The server may act on it
-    /// all the same.
+    /// all the same. Dropping the response does not cut an upload that the server has accepted: see
+    /// [what goes on](crate::http1#when-the-answer-comes-before-the-request-is-over).
     #[track_caller]
     pub fn send<B: Into<RequestBody>>(
         &self,
@@ -66,22 +68,28 @@ async fn send(
     tries: Tries<'_, Http1>,
     mut request: Request<RequestBody>,
     limits: Limits,
-    deadline: Option<Instant>,
+    mut deadline: Option<Instant>,
 ) -> Result<Response<Body>, Error> {
+    let is_secure = tries.protocol().is_some_and(Http1::is_secure);
+    // Where it has no connection to name.
+    let target = |request: &Request<RequestBody>| {
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        Target { method, uri, peer: None }
+    };
+    check(&request, is_secure).map_err(|error| error.at(&target(&request)))?;
     let mut was_sent = false;
     loop {
         let mut guard = match tries.get().await {
             Ok(guard) => guard,
-            Err(error) => {
-                let (method, uri) = (request.method().clone(), request.uri().clone());
-                return Err(Error::from(error).at(&Target { method, uri, peer: None }));
-            }
+            Err(error) => return Err(Error::from(error).at(&target(&request))),
         };
         if let Some(limit) = limits.read_timeout {
             guard.set_read_timeout(limit);
         }
-        if deadline.is_some() {
-            guard.set_deadline(deadline);
+        match deadline {
+            Some(_) => guard.set_deadline(deadline),
+            // All tries together have `timeouts.operation`.
+            None => deadline = guard.due(),
         }
         let is_old = tries.met_old(&guard);
         let once_more = if is_old && !was_sent { copy(&request) } else { None };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Statement};
 
-use super::cancel::Canceller;
+use super::cancel::{CancelToken, Canceller};
 use super::line::Line;
 use super::notify::{Board, Notifications};
 use super::statements::StatementCache;
@@ -19,7 +19,10 @@ use crate::sync::{Arc, OnceLock};
 ///
 /// It may be given back in any state: in the middle of a query, a transaction or a `COPY`. What runs
 /// is cancelled at the server, and the next user gets the connection when that is proven, or another
-/// one.
+/// one. After a `COPY` that failed or was given up that takes one round trip; a connection is closed if
+/// its server answered twice, as when a `BEFORE STATEMENT` trigger refuses a `COPY` before its first row,
+/// and if what is under way does not end within `timeouts.reset`: because somebody keeps the sink of a
+/// `COPY`, say.
 pub struct Client {
     pub(super) client: tokio_postgres::Client,
     pub(super) statements: Arc<StatementCache>,
@@ -83,12 +86,34 @@ impl Client {
     ///
     /// Dropped in the middle, it is rolled back.
     pub async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
-        Ok(Transaction::new(self.client.transaction().await?, &self.statements))
+        let transaction = self.client.transaction().await?;
+        Ok(Transaction::new(transaction, &self.statements, &self.canceller))
     }
 
     /// As [`transaction`](Self::transaction), with an isolation level and access mode.
     pub fn build_transaction(&mut self) -> TransactionBuilder<'_> {
-        TransactionBuilder::new(self.client.build_transaction(), &self.statements)
+        let builder = self.client.build_transaction();
+        TransactionBuilder::new(builder, &self.statements, &self.canceller)
+    }
+
+    /// The right to cancel what this connection does for its present user, to be used while it does. It
+    /// stands before that of [`tokio_postgres::Client`], which knows no server here and whose
+    /// `cancel_query` fails.
+    pub fn cancel_token(&self) -> CancelToken {
+        self.canceller.token()
+    }
+
+    /// Cancels what this connection does now: see [`CancelToken::cancel`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CancelToken::cancel`].
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`CancelToken::cancel`].
+    pub async fn cancel(&self) -> Result<(), Error> {
+        self.cancel_token().cancel().await
     }
 
     /// The notifications that arrive from now on, until the connection is given back. Call it
@@ -103,8 +128,9 @@ impl Client {
         self.board.subscribe()
     }
 
-    /// What the connection ended with, once it has. Its calls fail with "connection closed", whatever
-    /// the reason was; this is the reason.
+    /// What the connection ended with, once it has. Of its calls, those that waited for an answer then
+    /// say it themselves, where the pool ended it: see the [module's page](super). All later ones fail
+    /// with "connection closed", whatever the reason was.
     pub fn ended_with(&self) -> Option<&Error> {
         self.end.get()
     }

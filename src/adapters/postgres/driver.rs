@@ -1,33 +1,31 @@
 //! The task that reads and writes for a client, and what it does when that is over.
 
 use std::task::Poll;
-use std::time::Duration;
 
-use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{Connection, Error};
 
+use super::bound::Bound;
 use super::cancel::Canceller;
-use super::line::{Line, Watched};
+use super::line::Line;
 use super::notify::Board;
-use crate::stream::Wire;
+use super::watched::Watched;
+use crate::stream::{Linger, Wire};
 use crate::sync::{Arc, OnceLock};
-
-/// How long is spent on telling a server that nobody waits for its answer any more.
-const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Of one connection.
 pub(super) struct Driver {
-    pub(super) connection: Connection<Watched<Wire>, NoTlsStream>,
+    pub(super) connection: Connection<Watched<Wire>, Bound<Watched<Wire>>>,
     pub(super) line: Arc<Line>,
     pub(super) board: Arc<Board>,
     pub(super) end: Arc<OnceLock<Error>>,
     pub(super) canceller: Canceller,
+    pub(super) linger: Linger,
 }
 
 impl Driver {
     /// Reads and writes until the connection has ended.
     pub(super) async fn run(self) {
-        let Self { mut connection, line, board, end, canceller } = self;
+        let Self { mut connection, line, board, end, canceller, linger } = self;
         let error = line
             .run(|cx| {
                 loop {
@@ -40,8 +38,8 @@ impl Driver {
                 }
             })
             .await;
-        let server_ended_it =
-            error.as_ref().is_some_and(|error| error.is_closed() || error.code().is_some());
+        let server_ended_it = !line.is_ended_here()
+            && error.as_ref().is_some_and(|error| error.is_closed() || error.code().is_some());
         if let Some(error) = error {
             crate::telemetry::trouble(None, &error, "a connection to PostgreSQL ended");
             let _ = end.set(error);
@@ -53,9 +51,7 @@ impl Driver {
         if line.owed() > 0 && !server_ended_it {
             // The server would go on for nobody: it looks at its client only when it has something
             // to send.
-            if let Err(error) = canceller.cancel(LAST_WORD).await {
-                crate::telemetry::trouble(None, &error, "a query may still run at the server");
-            }
+            canceller.end(linger).await;
         }
     }
 }

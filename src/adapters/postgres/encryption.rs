@@ -1,13 +1,17 @@
 //! Whether a connection is encrypted, which client and server agree on before anything else.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_postgres::config::{SslMode, SslNegotiation};
 
+use super::binding;
 use super::error::Error;
+use crate::deadline::Deadline;
 use crate::net::PeerAddr;
 use crate::stream::Wire;
+use crate::text::Said;
 use crate::tls::Tls;
 
 /// Asks for TLS: a length and a number that is no version.
@@ -19,6 +23,17 @@ pub(super) struct Wanted {
     pub(super) mode: SslMode,
     pub(super) negotiation: SslNegotiation,
     pub(super) tls: Option<Tls>,
+    /// The name that the certificate must be for, where it was not found by that name.
+    pub(super) name: Option<String>,
+}
+
+/// A wire on which client and server have agreed.
+pub(super) struct Agreed {
+    pub(super) wire: Wire,
+    /// How it is encrypted, if it is.
+    pub(super) encryption: Option<Encryption>,
+    /// What the authentication is bound to, if that can be said.
+    pub(super) end_point: Option<Vec<u8>>,
 }
 
 /// How one connection is encrypted; another one to the same server can be as well.
@@ -31,20 +46,41 @@ pub(super) struct Encryption {
 
 impl Wanted {
     /// Encrypts the wire, if that is wanted and the server agrees.
-    pub(super) async fn begin(&self, mut wire: Wire) -> Result<(Wire, Option<Encryption>), Error> {
-        let (SslMode::Prefer | SslMode::Require, Some(tls)) = (self.mode, &self.tls) else {
-            return Ok((wire, None));
+    pub(super) async fn begin(&self, mut wire: Wire) -> Result<Agreed, Error> {
+        let is_local = matches!(wire.peer_addr(), PeerAddr::Unix(_));
+        let tls = match (self.mode, &self.tls) {
+            (SslMode::Require, None) => return Err(Error::NoTls),
+            (SslMode::Require, Some(tls)) => tls,
+            // A server has none there, and nobody is in between.
+            (SslMode::Prefer, _) if is_local => return Ok(Agreed::plain(wire)),
+            (SslMode::Prefer, Some(tls)) => tls,
+            (SslMode::Prefer, None) => {
+                wire.is_unencrypted(false);
+                return Ok(Agreed::plain(wire));
+            }
+            _ => return Ok(Agreed::plain(wire)),
         };
         let is_direct = self.negotiation == SslNegotiation::Direct;
         if !is_direct && !agree(&mut wire).await.map_err(Error::Tls)? {
-            return match self.mode {
-                SslMode::Require => Err(Error::NoTls),
-                _ => Ok((wire, None)),
-            };
+            if self.mode == SslMode::Require {
+                return Err(Error::NoTls);
+            }
+            wire.is_unencrypted(true);
+            return Ok(Agreed::plain(wire));
         }
-        let host = wire.host().map(ToOwned::to_owned);
-        let wire = tls.connect(wire).await.map_err(Error::Tls)?;
-        Ok((wire, Some(Encryption { tls: tls.clone(), host, is_direct })))
+        // Who comes without asking has to say what for (PostgreSQL 17, "direct SSL").
+        let tls = if is_direct { tls.for_protocol(b"postgresql") } else { tls.clone() };
+        let host = wire.host().map(ToOwned::to_owned).or_else(|| self.name.clone());
+        let (wire, certificate) =
+            tls.connect_to(host.as_deref(), wire).await.map_err(Error::Tls)?;
+        let end_point = certificate.and_then(|certificate| binding::end_point(&certificate));
+        Ok(Agreed { wire, encryption: Some(Encryption { tls, host, is_direct }), end_point })
+    }
+}
+
+impl Agreed {
+    fn plain(wire: Wire) -> Self {
+        Self { wire, encryption: None, end_point: None }
     }
 }
 
@@ -63,7 +99,7 @@ impl Encryption {
 }
 
 /// Asks for TLS; returns whether the server agrees. Anything but yes and no is not from a PostgreSQL
-/// that goes on (an error of a full one, say), and nothing is said to it in clear.
+/// that goes on (an error of one that cannot start a process, say), and nothing is said to it in clear.
 async fn agree<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<bool> {
     stream.write_all(&SSL_REQUEST).await?;
     stream.flush().await?;
@@ -71,9 +107,28 @@ async fn agree<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<
     match stream.read_u8().await? {
         b'S' => Ok(true),
         b'N' => Ok(false),
+        b'E' => Err(refused(stream).await),
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "the server answered neither yes nor no when it was asked for TLS",
         )),
     }
+}
+
+/// What it says comes with the byte that announces it, or right after. Nobody knows yet who says it.
+const TEXT: Duration = Duration::from_millis(100);
+
+async fn refused<S: AsyncRead + Unpin>(stream: &mut S) -> io::Error {
+    let mut space = [0; 512];
+    let read = Deadline::after(Some(TEXT)).run(stream.read(&mut space)).await;
+    let count = read.unwrap_or(Ok(0)).unwrap_or(0);
+    let text = space[..count].split(|byte| *byte == 0).next().unwrap_or_default();
+    let text = String::from_utf8_lossy(text);
+    let text = match text.trim() {
+        "" => "(no text)",
+        text => text,
+    };
+    let error =
+        format!("the server answered with an error when it was asked for TLS: {}", Said(&text));
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }

@@ -8,6 +8,7 @@ use tokio_postgres::error::SqlState;
 use super::fields::PgError;
 use super::role::{Role, Target};
 use super::setup::SetupError;
+use super::watched;
 use crate::protocol::Consequence;
 use crate::text::Said;
 
@@ -22,7 +23,7 @@ pub enum Error {
     Postgres(tokio_postgres::Error),
     /// The connection could not be encrypted.
     Tls(io::Error),
-    /// `sslmode=require`, and the server has no TLS.
+    /// `sslmode=require`, or a stronger one, and the server has no TLS.
     NoTls,
     /// Its URL demands what the pool was not given: whom to trust, for `sslmode=require`.
     Setup(SetupError),
@@ -47,6 +48,17 @@ impl Error {
         match self {
             Self::Postgres(error) => error.code(),
             _ => None,
+        }
+    }
+
+    /// Whether a time of ours was up: a read timeout, or the deadline of a use. The server's own
+    /// (`statement_timeout`, which has the same code) is not one.
+    pub fn is_timeout(&self) -> bool {
+        let Self::Postgres(error) = self else { return false };
+        let cause = std::error::Error::source(error);
+        match error.as_db_error() {
+            Some(db) => watched::is_ours(db) && db.code().code() == watched::TIME_IS_UP,
+            None => cause.and_then(|cause| cause.downcast_ref()).is_some_and(crate::is_timeout),
         }
     }
 
@@ -77,6 +89,7 @@ impl Error {
     pub(super) fn consequence(&self) -> Consequence {
         match self {
             Self::Postgres(error) => match error.as_db_error() {
+                Some(db) if watched::is_ours(db) => Consequence::Evict,
                 Some(db) => {
                     let severity = db.parsed_severity();
                     let fatal = severity.map_or(db.severity() == "FATAL", |severity| {
@@ -149,7 +162,8 @@ impl fmt::Display for Error {
             // A certificate has words of its own.
             Self::Tls(error) => write!(f, "TLS failed: {}", Said(error)),
             Self::NoTls => f.write_str(
-                "the server has no TLS; switch it on there, or give sslmode=prefer or disable",
+                "the server has no TLS, as none has over a Unix socket; switch it on there, or give \
+                 sslmode=prefer or disable",
             ),
             Self::Setup(error) => write!(f, "nothing was said to the server: {error}"),
             Self::NotWanted { target, found } => write!(f, "it is {found}, and not {target}"),

@@ -10,17 +10,17 @@
 //! reads; and it goes through the scheduler where this polls again at once.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::task::{Context, Poll, Wake, Waker};
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use super::role::Role;
 use super::unbound::Unbound;
 use crate::protocol::Consequence;
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use crate::sync::{Arc, Mutex, OnceLock, PoisonError};
+use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use crate::sync::{Arc, AtomicWaker, Mutex, OnceLock, PoisonError};
 
 /// How often a driver is polled at a time.
 const MOST_POLLS: usize = 4;
@@ -60,6 +60,13 @@ pub(super) struct Line {
     has_verdict: AtomicBool,
     /// Over, or not understood any more.
     is_lost: AtomicBool,
+    /// Whether a COPY that failed is answered once more is not known before the next answer begins.
+    is_unsure: AtomicBool,
+    /// What the client has read ends with a message, and did before the last piece that came.
+    is_between: AtomicBool,
+    was_between: AtomicBool,
+    /// It was this side that ended it.
+    is_ended_here: AtomicBool,
     /// What the server was at the start, if it said so.
     role: OnceLock<Role>,
     changed: Notify,
@@ -86,6 +93,10 @@ impl Line {
             verdict: Mutex::new(None),
             has_verdict: AtomicBool::new(false),
             is_lost: AtomicBool::new(false),
+            is_unsure: AtomicBool::new(false),
+            is_between: AtomicBool::new(false),
+            was_between: AtomicBool::new(false),
+            is_ended_here: AtomicBool::new(false),
             role: OnceLock::new(),
             changed: Notify::new(),
         })
@@ -147,13 +158,22 @@ impl Line {
 
     /// What the scanner knows of the session after each piece that was received.
     pub(super) fn remembers(&self, path: u64, forgotten: u64, was_early: bool) {
-        self.path.store(path, SeqCst);
-        self.forgotten.store(forgotten, SeqCst);
-        self.was_early.store(was_early, SeqCst);
+        // They rarely change, and to look costs less.
+        if self.path() != path {
+            self.path.store(path, SeqCst);
+        }
+        if self.forgotten() != forgotten {
+            self.forgotten.store(forgotten, SeqCst);
+        }
+        if self.was_early() != was_early {
+            self.was_early.store(was_early, SeqCst);
+        }
     }
 
     pub(super) fn touched(&self, is_touched: bool) {
-        self.is_touched.store(is_touched, SeqCst);
+        if self.is_touched() != is_touched {
+            self.is_touched.store(is_touched, SeqCst);
+        }
     }
 
     pub(super) fn is_touched(&self) -> bool {
@@ -202,6 +222,41 @@ impl Line {
         }
         self.has_verdict.store(false, SeqCst);
         self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// A round trip is needed to know whether something more comes.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.is_unsure.load(SeqCst)
+    }
+
+    pub(super) fn set_unsure(&self, is_unsure: bool) {
+        if self.is_unsure.load(SeqCst) != is_unsure {
+            self.is_unsure.store(is_unsure, SeqCst);
+        }
+    }
+
+    /// Whether what came ends with a message. Only the driver's task asks, which has read it.
+    pub(super) fn is_between(&self) -> bool {
+        self.is_between.load(Relaxed)
+    }
+
+    /// The same before the last piece.
+    pub(super) fn was_between(&self) -> bool {
+        self.was_between.load(Relaxed)
+    }
+
+    pub(super) fn set_between(&self, was: bool, is: bool) {
+        self.was_between.store(was, Relaxed);
+        self.is_between.store(is, Relaxed);
+    }
+
+    /// Whether it was this side that ended it, and not the server.
+    pub(super) fn is_ended_here(&self) -> bool {
+        self.is_ended_here.load(SeqCst)
+    }
+
+    pub(super) fn ends_here(&self) {
+        self.is_ended_here.store(true, SeqCst);
     }
 
     pub(super) fn role(&self) -> Option<Role> {
@@ -269,44 +324,5 @@ impl Wake for Line {
         if !self.is_polled.load(SeqCst) {
             self.driver.wake();
         }
-    }
-}
-
-/// The driver's stream: it tells the line when there is nothing more to read.
-#[derive(Debug)]
-pub(super) struct Watched<S> {
-    pub(super) io: S,
-    pub(super) line: Arc<Line>,
-}
-
-impl<S: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut tokio::io::ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        if polled.is_pending() {
-            self.line.read_all();
-        }
-        polled
-    }
-}
-
-impl<S: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -3,21 +3,23 @@
 use std::fmt;
 
 use tokio::time::Instant;
-use tokio_postgres::NoTls;
-use tokio_postgres::config::SslMode;
 
 use super::along::Along;
+use super::bound::Already;
 use super::cancel::Canceller;
 use super::client::Client;
 use super::driver::Driver;
-use super::encryption::Wanted;
+use super::encryption::{Agreed, Wanted};
 use super::error::Error;
-use super::line::{Line, Watched};
+use super::line::Line;
 use super::notify::Board;
 use super::reset::{self, RecyclingMethod};
 use super::role::{Role, Target};
 use super::statements::{self, StatementCache, Statements};
 use super::unbound::Unbound;
+use super::url::Keepalives;
+use super::watched::Watched;
+use crate::net::PeerAddr;
 use crate::pool::Pool;
 use crate::protocol::{Consequence, Protocol, Reuse, Unread};
 use crate::stream::Wire;
@@ -33,7 +35,14 @@ use crate::tls::Tls;
 pub struct Postgres {
     pub(super) config: Arc<tokio_postgres::Config>,
     #[cfg(feature = "tls")]
-    tls: Option<Tls>,
+    pub(super) tls: Option<Tls>,
+    /// It is that of the files that the URL names.
+    #[cfg(feature = "tls")]
+    pub(super) has_files: bool,
+    /// Somebody called [`with_tls`](Self::with_tls).
+    pub(super) is_told_tls: bool,
+    /// What the URL says of it.
+    pub(super) keepalive: Keepalives,
     recycling: RecyclingMethod,
     target: Target,
     statements: Statements,
@@ -51,6 +60,10 @@ impl Postgres {
             config: Arc::new(config),
             #[cfg(feature = "tls")]
             tls: None,
+            #[cfg(feature = "tls")]
+            has_files: false,
+            is_told_tls: false,
+            keepalive: Keepalives::default(),
             recycling: RecyclingMethod::default(),
             statements: Statements::default(),
             capacity: statements::CAPACITY,
@@ -58,12 +71,17 @@ impl Postgres {
         }
     }
 
-    /// Encrypts with this, as `sslmode` says: `require` always, `prefer` (the default) where the
-    /// server has TLS, `disable` never.
+    /// Encrypts with this, as `sslmode` says: `require`, `verify-ca` and `verify-full` always, `prefer`
+    /// (the default) and `allow` where the server has TLS, `disable` never. Whenever it encrypts, it
+    /// verifies as this says: [`Tls::builder`] the authority, the name and the time, [`Tls::new`]
+    /// what its configuration does.
+    ///
+    /// Under `prefer` whoever is between us and the server decides. That a connection is not encrypted
+    /// is an event ([`Event::Unencrypted`](crate::Event::Unencrypted)); to rule it out, require it.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn with_tls(self, tls: Tls) -> Self {
-        Self { tls: Some(tls), ..self }
+        Self { tls: Some(tls), is_told_tls: true, ..self }
     }
 
     /// What a connection that comes back is made to forget. Default [`RecyclingMethod::Tidy`].
@@ -99,18 +117,26 @@ impl Postgres {
         false
     }
 
-    #[cfg(feature = "tls")]
-    fn wanted(&self) -> Wanted {
-        Wanted {
-            mode: self.config.get_ssl_mode(),
-            negotiation: self.config.get_ssl_negotiation(),
-            tls: self.tls.clone(),
-        }
+    /// Whether its URL names the files of certificates.
+    pub(super) fn has_files(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.has_files;
+        #[cfg(not(feature = "tls"))]
+        false
     }
 
-    #[cfg(not(feature = "tls"))]
-    fn wanted(&self) -> Wanted {
-        Wanted
+    fn wanted(&self, peer: &PeerAddr) -> Wanted {
+        #[cfg(not(feature = "tls"))]
+        let _ = peer;
+        Wanted {
+            mode: self.config.get_ssl_mode(),
+            #[cfg(feature = "tls")]
+            negotiation: self.config.get_ssl_negotiation(),
+            #[cfg(feature = "tls")]
+            tls: self.tls.clone(),
+            #[cfg(feature = "tls")]
+            name: self.name_of(peer).map(ToOwned::to_owned),
+        }
     }
 }
 
@@ -123,18 +149,19 @@ impl Protocol for Postgres {
         self.check().map_err(Error::Setup)?;
         let began = Instant::now();
         let peer = wire.peer_addr().clone();
-        let (wire, encryption) = self.wanted().begin(wire).await?;
+        let Agreed { wire, encryption, end_point } = self.wanted(&peer).begin(wire).await?;
         let line = Line::new();
         // Its ledger only repeats what the line knows.
         drop(wire.scan(Along::new(&line, self.target, &self.generation)));
         let mut config = (*self.config).clone();
-        // That is done.
-        config.ssl_mode(SslMode::Disable);
-        let watched = Watched { io: wire, line: Arc::clone(&line) };
-        let (client, connection) = config.connect_raw(watched, NoTls).await?;
+        let already = Already::agreed(encryption.is_some(), end_point);
+        already.tell(&mut config);
+        let (aside, linger) = (wire.aside(), wire.linger());
+        let watched = Watched::new(wire, &line);
+        let (client, connection) = config.connect_raw(watched, already).await?;
         let handshake = began.elapsed();
 
-        let canceller = Canceller { token: client.cancel_token(), peer, encryption };
+        let canceller = Canceller::new(client.cancel_token(), aside, encryption);
         let (board, end) = (Arc::<Board>::default(), Arc::<OnceLock<_>>::default());
         let client = Client {
             client,
@@ -150,7 +177,7 @@ impl Protocol for Postgres {
             end: Arc::clone(&end),
             handshake,
         };
-        tokio::spawn(Driver { connection, line, board, end, canceller }.run());
+        tokio::spawn(Driver { connection, line, board, end, canceller, linger }.run());
         if self.target != Target::Any {
             let role = match client.line.role() {
                 Some(role) => role,
@@ -171,12 +198,13 @@ impl Protocol for Postgres {
     fn reuse(&self, client: &Client) -> Reuse {
         // Whatever comes from now on is not for the one who was told so far.
         client.board.close();
+        let was_cancelled = client.canceller.comes_back();
         let line = &client.line;
         if line.is_lost() || line.unbound().is_some_and(Unbound::is_full) {
             return Reuse::Never;
         }
         let left = line.unbound().map_or(0, Unbound::len);
-        let is_known = left == 0 && !line.doubts_role();
+        let is_known = left == 0 && !line.doubts_role() && !was_cancelled && !line.is_unsure();
         let is_clean = line.is_quiet() && !line.is_in_transaction() && !line.listens() && is_known;
         if is_clean && self.recycling.sql(line.is_touched()).is_none() {
             Reuse::AsItIs

@@ -1,12 +1,12 @@
 //! What is done to a connection that came back, before its next user gets it.
 
 use std::borrow::Cow;
-use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
+use super::cancel;
 use super::client::Client;
 use super::error::Error;
 use super::role;
@@ -81,20 +81,16 @@ impl RecyclingMethod {
 /// cancel is to make a connection, and costs as much.
 const LEAST_GRACE: Duration = Duration::from_millis(5);
 const MOST_GRACE: Duration = Duration::from_millis(100);
-/// A request to cancel stops one statement; the next one may have been sent before.
-const NEXT_CANCEL: Duration = Duration::from_millis(250);
-/// Making the connection that cancels. The reset as a whole has the pool's limit.
-const CANCEL: Duration = Duration::from_secs(5);
 
 /// Makes it fit for its next user. Its pool sets the limit.
 pub(super) async fn reset(client: &Client, method: &RecyclingMethod) -> Result<(), Error> {
     let grace = client.handshake.clamp(LEAST_GRACE, MOST_GRACE);
-    let cancelled = if is_quiet_within(client, grace).await? {
-        false
-    } else {
+    // Its user may have cancelled something.
+    let mut cancelled = client.canceller.settled().await.map_err(|_| Error::NotClean)?;
+    if !is_quiet_within(client, grace).await? {
         cancel(client).await?;
-        true
-    };
+        cancelled = true;
+    }
     // A request to cancel may come late and hit what is sent next.
     for _ in 0..3 {
         if !client.line.is_in_transaction() {
@@ -105,7 +101,8 @@ pub(super) async fn reset(client: &Client, method: &RecyclingMethod) -> Result<(
     if client.line.is_in_transaction() {
         return Err(Error::NotClean);
     }
-    if cancelled {
+    // Or something more comes for a COPY that failed: before the answer of this, if at all.
+    if cancelled || client.line.is_unsure() {
         run(client, "").await?;
     }
     close_statements(client).await?;
@@ -126,7 +123,8 @@ pub(super) async fn reset(client: &Client, method: &RecyclingMethod) -> Result<(
         client.line.stopped_listening();
     }
     client.line.quiet().await;
-    let is_clean = !client.line.is_lost() && !client.line.is_in_transaction();
+    let line = &client.line;
+    let is_clean = !line.is_lost() && !line.is_in_transaction() && !line.is_unsure();
     if is_clean { Ok(()) } else { Err(Error::NotClean) }
 }
 
@@ -165,12 +163,11 @@ async fn is_quiet_within(client: &Client, limit: Duration) -> Result<bool, Error
 async fn cancel(client: &Client) -> Result<(), Error> {
     loop {
         let began = Instant::now();
-        let cancelled = pin!(client.canceller.cancel(CANCEL));
-        if let Err(error) = cancelled.await {
+        if let Err(error) = client.canceller.cancel(client.line.quiet()).await {
             crate::telemetry::trouble(None, &error, "a query could not be cancelled");
             return Err(Error::NotClean);
         }
-        let left = NEXT_CANCEL.saturating_sub(began.elapsed()).max(LEAST_GRACE);
+        let left = cancel::NEXT.saturating_sub(began.elapsed()).max(LEAST_GRACE);
         if is_quiet_within(client, left).await? {
             return Ok(());
         }

@@ -127,6 +127,17 @@ impl PgScanner {
         self.debt.awaits_client()
     }
 
+    /// A COPY failed, and whether one more ReadyForQuery comes for it shows when the next answer
+    /// begins.
+    pub(crate) fn is_unsure(&self) -> bool {
+        self.debt.is_unsure()
+    }
+
+    /// The session has begun, and what came of the server ends with a message.
+    pub(crate) fn is_between(&self) -> bool {
+        self.status != Status::Unknown && !self.server.is_midway()
+    }
+
     pub(crate) fn transaction(&self) -> Status {
         self.status
     }
@@ -348,6 +359,9 @@ impl PgScanner {
 
     fn begins_to_receive(&mut self, tag: u8, len: usize) -> Receiving {
         let is_owed = self.debt.owed() > 0;
+        if !matches!(tag, b'A' | b'N' | b'S' | b'Z') {
+            self.debt.answer_begins();
+        }
         match tag {
             // These come at any time. A notification for nobody: something subscribed that was not
             // seen to.

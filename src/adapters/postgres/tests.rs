@@ -20,12 +20,19 @@ struct Known {
     status: Status,
     awaits_client: bool,
     is_listening: bool,
+    is_unsure: bool,
     is_lost: bool,
 }
 
 /// Nothing owed, everything in order.
-const CLEAN: Known =
-    Known { owed: 0, status: Idle, awaits_client: false, is_listening: false, is_lost: false };
+const CLEAN: Known = Known {
+    owed: 0,
+    status: Idle,
+    awaits_client: false,
+    is_listening: false,
+    is_unsure: false,
+    is_lost: false,
+};
 
 fn known(scanner: &PgScanner) -> Known {
     Known {
@@ -33,6 +40,7 @@ fn known(scanner: &PgScanner) -> Known {
         status: scanner.transaction(),
         awaits_client: scanner.awaits_client(),
         is_listening: scanner.is_listening(),
+        is_unsure: scanner.is_unsure(),
         is_lost: scanner.is_lost(),
     }
 }
@@ -349,7 +357,7 @@ fn a_sync_is_ignored_while_the_server_wants_data() {
 }
 
 #[test]
-fn which_sync_a_failed_copy_answers_is_known_only_if_there_is_but_one() {
+fn which_sync_a_failed_copy_answers_is_known_when_there_is_but_one_or_the_next_answer_begins() {
     let failed = [Client(BIND), Client(SYNC), Server(WANTED), Client(DATA), Server(ERROR)];
     assert_eq!(after(&failed), Known { owed: 1, ..CLEAN });
     let answered = [&failed[..], &[Server(IDLE)]].concat();
@@ -359,7 +367,16 @@ fn which_sync_a_failed_copy_answers_is_known_only_if_there_is_but_one() {
         CLEAN
     );
     let two = [&failed[..], &[Client(DONE), Client(SYNC), Server(IDLE)]].concat();
-    assert_eq!(after(&two), Known { is_lost: true, ..CLEAN });
+    let unsure = Known { is_unsure: true, ..CLEAN };
+    assert_eq!(after(&two), unsure);
+    let select = query("");
+    let asked = [&two[..], &[Client(&select)]].concat();
+    assert_eq!(after(&asked), Known { owed: 1, ..unsure });
+    let begins = Server(b"I\0\0\0\x04");
+    assert_eq!(after(&[&asked[..], &[begins, Server(IDLE)]].concat()), CLEAN);
+    // Both are answered: the client took the second one for that of its query.
+    assert!(after(&[&asked[..], &[Server(IDLE)]].concat()).is_lost);
+    assert!(after(&[&two[..], &[Server(IDLE), Client(&select), begins]].concat()).is_lost);
     // Where no Sync came too early, nothing is in doubt.
     let open = [Client(BIND), Client(EXECUTE), Server(WANTED), Client(DATA)];
     let end = [Client(DONE), Client(SYNC), Server(ERROR), Server(IDLE)];

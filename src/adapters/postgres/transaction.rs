@@ -6,6 +6,7 @@ use std::ops::{Deref, DerefMut};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, IsolationLevel, Statement};
 
+use super::cancel::{CancelToken, Canceller};
 use super::statements::StatementCache;
 use crate::sync::Arc;
 
@@ -14,14 +15,21 @@ use crate::sync::Arc;
 pub struct Transaction<'a> {
     transaction: tokio_postgres::Transaction<'a>,
     statements: Arc<StatementCache>,
+    canceller: Canceller,
 }
 
 impl<'a> Transaction<'a> {
     pub(super) fn new(
         transaction: tokio_postgres::Transaction<'a>,
         statements: &Arc<StatementCache>,
+        canceller: &Canceller,
     ) -> Self {
-        Self { transaction, statements: Arc::clone(statements) }
+        Self { transaction, statements: Arc::clone(statements), canceller: canceller.clone() }
+    }
+
+    /// See [`Client::cancel_token`](super::Client::cancel_token).
+    pub fn cancel_token(&self) -> CancelToken {
+        self.canceller.token()
     }
 
     /// The prepared statements of this connection.
@@ -101,7 +109,8 @@ impl<'a> Transaction<'a> {
     ///
     /// Dropped in the middle, the savepoint may be left behind until this transaction ends.
     pub async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
-        Ok(Transaction::new(self.transaction.transaction().await?, &self.statements))
+        let transaction = self.transaction.transaction().await?;
+        Ok(Transaction::new(transaction, &self.statements, &self.canceller))
     }
 
     /// As [`transaction`](Self::transaction), with a name.
@@ -114,7 +123,8 @@ impl<'a> Transaction<'a> {
     ///
     /// As that of [`transaction`](Self::transaction).
     pub async fn savepoint(&mut self, name: impl Into<String>) -> Result<Transaction<'_>, Error> {
-        Ok(Transaction::new(self.transaction.savepoint(name).await?, &self.statements))
+        let transaction = self.transaction.savepoint(name).await?;
+        Ok(Transaction::new(transaction, &self.statements, &self.canceller))
     }
 }
 
@@ -144,14 +154,16 @@ impl fmt::Debug for Transaction<'_> {
 pub struct TransactionBuilder<'a> {
     builder: tokio_postgres::TransactionBuilder<'a>,
     statements: Arc<StatementCache>,
+    canceller: Canceller,
 }
 
 impl<'a> TransactionBuilder<'a> {
     pub(super) fn new(
         builder: tokio_postgres::TransactionBuilder<'a>,
         statements: &Arc<StatementCache>,
+        canceller: &Canceller,
     ) -> Self {
-        Self { builder, statements: Arc::clone(statements) }
+        Self { builder, statements: Arc::clone(statements), canceller: canceller.clone() }
     }
 
     /// What it sees of others.
@@ -179,7 +191,7 @@ impl<'a> TransactionBuilder<'a> {
     ///
     /// Dropped in the middle, it is rolled back.
     pub async fn start(self) -> Result<Transaction<'a>, Error> {
-        Ok(Transaction::new(self.builder.start().await?, &self.statements))
+        Ok(Transaction::new(self.builder.start().await?, &self.statements, &self.canceller))
     }
 }
 

@@ -2,21 +2,39 @@
 
 use std::io;
 
+use tokio_postgres::config::SslMode;
+
 use super::error::Error;
 use crate::net::PeerAddr;
 use crate::stream::Wire;
 
 /// What is done about TLS: nothing.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted;
+pub(super) struct Wanted {
+    pub(super) mode: SslMode,
+}
+
+/// A wire on which client and server have agreed.
+pub(super) struct Agreed {
+    pub(super) wire: Wire,
+    pub(super) encryption: Option<Encryption>,
+    pub(super) end_point: Option<Vec<u8>>,
+}
 
 /// There is none.
 #[derive(Debug, Clone)]
 pub(super) enum Encryption {}
 
 impl Wanted {
-    pub(super) async fn begin(&self, wire: Wire) -> Result<(Wire, Option<Encryption>), Error> {
-        Ok((wire, None))
+    pub(super) async fn begin(&self, wire: Wire) -> Result<Agreed, Error> {
+        match self.mode {
+            SslMode::Require => return Err(Error::NoTls),
+            SslMode::Prefer if !matches!(wire.peer_addr(), PeerAddr::Unix(_)) => {
+                wire.is_unencrypted(false);
+            }
+            _ => {}
+        }
+        Ok(Agreed { wire, encryption: None, end_point: None })
     }
 }
 

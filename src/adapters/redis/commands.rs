@@ -1,7 +1,7 @@
 //! [`Commands`]: where what a client sends begins and ends. Pure.
 
 use super::command::{Command, Kind, LONGEST};
-use super::line::{Line, Read, number};
+use super::line::{Line, Read, lenient, number, strict};
 
 /// Follows what a client sends, and keeps nothing of it but the beginning of an argument.
 #[derive(Debug)]
@@ -62,8 +62,7 @@ impl Commands {
                 State::Count(line) => self.count(line, bytes),
                 State::Type if bytes[0] == b'$' => {
                     *bytes = &bytes[1..];
-                    self.state = State::Length(Line::new());
-                    None
+                    self.length(Line::new(), bytes)
                 }
                 State::Length(line) => self.length(line, bytes),
                 State::Payload(left) => self.payload(left, bytes),
@@ -79,26 +78,24 @@ impl Commands {
 
     fn begins(&mut self, bytes: &mut &[u8]) -> Option<Kind> {
         self.command = Command::new();
-        self.state = if bytes[0] == b'*' {
-            *bytes = &bytes[1..];
-            State::Count(Line::new())
-        } else {
-            State::Inline(Line::new())
-        };
-        None
+        if bytes[0] != b'*' {
+            return self.inline(Line::new(), bytes);
+        }
+        *bytes = &bytes[1..];
+        self.count(Line::new(), bytes)
     }
 
     /// Quotes are not understood; a client that has them to send does not send lines.
     fn inline(&mut self, mut line: Line<128>, bytes: &mut &[u8]) -> Option<Kind> {
-        match line.read(bytes) {
+        let line = match line.read(bytes) {
             Read::Part => {
                 self.state = State::Inline(line);
                 return None;
             }
             Read::TooLong => return None,
-            Read::Whole => {}
-        }
-        let text = line.lenient();
+            Read::Whole(line) => line,
+        };
+        let text = lenient(line);
         if text.iter().any(|byte| matches!(byte, b'"' | b'\'' | 0)) {
             return None;
         }
@@ -112,35 +109,31 @@ impl Commands {
     }
 
     fn count(&mut self, mut line: Line<24>, bytes: &mut &[u8]) -> Option<Kind> {
-        match line.read(bytes) {
+        let line = match line.read(bytes) {
             Read::Part => {
                 self.state = State::Count(line);
                 return None;
             }
             Read::TooLong => return None,
-            Read::Whole => {}
-        }
-        self.left = number(line.strict()?)?;
+            Read::Whole(line) => line,
+        };
+        self.left = number(strict(line)?)?;
         // Nothing is nothing to answer.
         self.state = if self.left == 0 { State::Start } else { State::Type };
         None
     }
 
     fn length(&mut self, mut line: Line<24>, bytes: &mut &[u8]) -> Option<Kind> {
-        match line.read(bytes) {
+        let line = match line.read(bytes) {
             Read::Part => {
                 self.state = State::Length(line);
                 return None;
             }
             Read::TooLong => return None,
-            Read::Whole => {}
-        }
-        self.have = 0;
-        self.state = match number(line.strict()?)? {
-            0 => State::Close(Line::new()),
-            left => State::Payload(left),
+            Read::Whole(line) => line,
         };
-        None
+        self.have = 0;
+        self.payload(number(strict(line)?)?, bytes)
     }
 
     fn payload(&mut self, left: u64, bytes: &mut &[u8]) -> Option<Kind> {
@@ -150,20 +143,22 @@ impl Commands {
         let kept = &payload[..here.min(LONGEST - self.have)];
         self.argument[self.have..self.have + kept.len()].copy_from_slice(kept);
         self.have += kept.len();
-        self.state = match left - payload.len() as u64 {
-            0 => State::Close(Line::new()),
-            left => State::Payload(left),
-        };
-        None
+        match left - payload.len() as u64 {
+            0 => self.close(Line::new(), bytes),
+            left => {
+                self.state = State::Payload(left);
+                None
+            }
+        }
     }
 
     fn close(&mut self, mut line: Line<1>, bytes: &mut &[u8]) -> Option<Kind> {
-        match (line.read(bytes), line.strict()) {
-            (Read::Part, _) => {
+        match line.read(bytes) {
+            Read::Part => {
                 self.state = State::Close(line);
                 return None;
             }
-            (Read::Whole, Some(b"")) => {}
+            Read::Whole(b"\r") => {}
             _ => return None,
         }
         self.command.argument(&self.argument[..self.have]);

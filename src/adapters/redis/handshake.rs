@@ -13,6 +13,7 @@ use ::redis::{
 
 use super::client::Driver;
 use super::loan::Slot;
+use super::secrecy::Secrecy;
 use super::settings::{Role, Settings};
 use super::state::State;
 use crate::text::Said;
@@ -45,20 +46,52 @@ pub(super) async fn shake_hands(
 
     let (steps, pipeline) = steps(settings);
     let answers = connection.send_packed_commands(&pipeline, 0, steps.len()).await;
-    let answers = answers.map_err(|error| early_refusal(state, settings).unwrap_or(error))?;
+    let answers = answers.map_err(|error| explained(error, state, settings))?;
     for (step, answer) in steps.into_iter().zip(&answers) {
         judge(step, answer, settings)?;
     }
     state.greeted();
+    if state.is_beyond_repair() {
+        return Err(RedisError::from((
+            ErrorKind::Client,
+            "the server said more than it was asked",
+        )));
+    }
     Ok((connection, driver))
 }
 
-/// A server that has no room says so and hangs up, before it was asked anything. The crate throws
-/// away what it did not ask for.
-fn early_refusal(state: &State, settings: &Settings) -> Option<RedisError> {
-    match ::redis::parse_redis_value(&state.first_words()) {
-        Ok(Value::ServerError(error)) => refused(Step::Alive, &error, settings).err(),
-        _ => None,
+/// Why there are no answers. What the server said unasked tells, which the crate throws away: one that
+/// has no room says so and hangs up before it was asked anything, and some are no Redis.
+fn explained(error: RedisError, state: &State, settings: &Settings) -> RedisError {
+    let heard = state.first_words();
+    match (heard.first(), ::redis::parse_redis_value(&heard)) {
+        (None, _) if error.is_connection_dropped() => {
+            let question = match settings.secrecy {
+                Secrecy::Plain => "is it a Redis server, and is rediss:// what it wants?",
+                #[cfg(feature = "tls")]
+                Secrecy::Tls(_) => "is it a Redis server?",
+            };
+            let what = "the server hung up without an answer";
+            RedisError::from((ErrorKind::Io, what, question.to_owned()))
+        }
+        (_, Ok(Value::ServerError(said))) => {
+            refused(Step::Alive, &said, settings).err().unwrap_or(error)
+        }
+        (Some(first), _) if !b"+-:$*_,#!=(~%|>".contains(first) => {
+            let said = secretless(String::from_utf8_lossy(&heard).into_owned(), settings);
+            let what = "what answers there is no Redis server";
+            let said = format!("it said {}", Said(&said.lines().next().unwrap_or_default()));
+            RedisError::from((ErrorKind::InvalidClientConfig, what, said))
+        }
+        _ => error,
+    }
+}
+
+/// Servers that do not know a command repeat all of it.
+fn secretless(said: String, settings: &Settings) -> String {
+    match settings.info.password().filter(|password| !password.is_empty()) {
+        Some(password) => said.replace(password, "***"),
+        None => said,
     }
 }
 
@@ -115,21 +148,39 @@ fn judge(step: Step, answer: &Value, settings: &Settings) -> RedisResult<()> {
     match answer {
         Value::ServerError(error) => refused(step, error, settings),
         Value::Array(words) if step == Step::Role => judge_role(settings.role, words.first()),
-        _ => Ok(()),
+        other if is_usual(step, other) => Ok(()),
+        // After something that was said unasked, each answer would be taken for the next one's.
+        other => Err(RedisError::from((
+            ErrorKind::Client,
+            "the server does not answer as usual",
+            format!("{step:?} was answered {}", Said(&secretless(format!("{other:?}"), settings))),
+        ))),
+    }
+}
+
+fn is_usual(step: Step, answer: &Value) -> bool {
+    let expected = match (step, answer) {
+        (Step::Hello, Value::Map(_) | Value::Array(_)) => return true,
+        (Step::Hello | Step::Role, _) => return false,
+        (Step::Alive, _) => "PONG",
+        (Step::Login | Step::Database | Step::Courtesy, _) => "OK",
+    };
+    match answer {
+        Value::Okay => expected == "OK",
+        Value::SimpleString(said) => said == expected,
+        Value::BulkString(said) => said == expected.as_bytes(),
+        _ => false,
     }
 }
 
 /// What a refusal means: some last until somebody changes something.
 fn refused(step: Step, error: &ServerError, settings: &Settings) -> RedisResult<()> {
-    let mut said = format!("{} {}", error.code(), error.details().unwrap_or_default());
-    // Servers that do not know a command repeat all of it.
-    if let Some(password) = settings.info.password().filter(|password| !password.is_empty()) {
-        said = said.replace(password, "***");
-    }
+    let said = format!("{} {}", error.code(), error.details().unwrap_or_default());
+    let said = secretless(said, settings);
     let (kind, what) = match (step, error.code()) {
         (Step::Courtesy, _) => return Ok(()),
-        // Who may not even ask is alive.
-        (Step::Alive, "NOPERM") => return Ok(()),
+        // Who may not even ask is alive, and what cannot save its data can be read from.
+        (Step::Alive, "NOPERM" | "MISCONF") => return Ok(()),
         // For now: it has no room, or no time, or no data.
         (_, "LOADING" | "MASTERDOWN" | "BUSY" | "CLUSTERDOWN" | "TRYAGAIN") => {
             (ErrorKind::Client, "the server is not ready")

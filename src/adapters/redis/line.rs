@@ -1,4 +1,4 @@
-//! [`Line`] and [`Word`]: short texts that come in pieces. Pure.
+//! [`Line`] and [`Word`]: short texts. Pure.
 
 use std::fmt;
 
@@ -11,10 +11,11 @@ pub(super) struct Line<const MOST: usize> {
 
 /// How far a line has come.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Read {
+pub(super) enum Read<'a> {
     /// It goes on.
     Part,
-    Whole,
+    /// What stands before LF.
+    Whole(&'a [u8]),
     TooLong,
 }
 
@@ -23,57 +24,57 @@ impl<const MOST: usize> Line<MOST> {
         Self { text: [0; MOST], len: 0 }
     }
 
-    /// Takes the rest of the line off `bytes`, up to the byte that ends it.
-    pub(super) fn read(&mut self, bytes: &mut &[u8]) -> Read {
-        while let Some((&byte, rest)) = bytes.split_first() {
-            *bytes = rest;
-            if byte == b'\n' {
-                return Read::Whole;
-            }
-            let Some(place) = self.text.get_mut(self.len) else { return Read::TooLong };
-            *place = byte;
-            self.len += 1;
+    /// Takes the rest of the line off `bytes`, up to the byte that ends it. What comes in one piece is
+    /// not copied.
+    pub(super) fn read<'a, 'b: 'a>(&'a mut self, bytes: &mut &'b [u8]) -> Read<'a> {
+        let room = MOST - self.len;
+        let end = bytes.iter().take(room + 1).position(|byte| *byte == b'\n');
+        if end.is_none() && bytes.len() > room {
+            *bytes = &bytes[room + 1..];
+            return Read::TooLong;
         }
-        Read::Part
+        let (part, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+        *bytes = rest.get(1..).unwrap_or_default();
+        if end.is_some() && self.len == 0 {
+            return Read::Whole(part);
+        }
+        self.text[self.len..][..part.len()].copy_from_slice(part);
+        self.len += part.len();
+        if end.is_some() { Read::Whole(&self.text[..self.len]) } else { Read::Part }
     }
+}
 
-    /// What stands before CR LF; `None` if CR is missing.
-    pub(super) fn strict(&self) -> Option<&[u8]> {
-        self.text[..self.len].strip_suffix(b"\r")
-    }
+/// What stands before CR LF; `None` if CR is missing.
+pub(super) fn strict(line: &[u8]) -> Option<&[u8]> {
+    line.strip_suffix(b"\r")
+}
 
-    /// What stands before LF, and before CR if it is there.
-    pub(super) fn lenient(&self) -> &[u8] {
-        self.strict().unwrap_or(&self.text[..self.len])
-    }
+/// What stands before LF, and before CR if it is there.
+pub(super) fn lenient(line: &[u8]) -> &[u8] {
+    strict(line).unwrap_or(line)
 }
 
 /// A number that is not negative, in decimal digits and nothing else.
 pub(super) fn number(text: &[u8]) -> Option<u64> {
-    let is_plain = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    is_plain.then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten()
+    let and_digit = |number: u64, byte: &u8| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    };
+    if text.is_empty() { None } else { text.iter().try_fold(0, and_digit) }
 }
 
-/// How a text begins: its first word, or the first bytes of that.
+/// A word, or as much of it as is needed to know it.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Word {
     text: [u8; 16],
     len: usize,
-    is_over: bool,
 }
 
 impl Word {
-    pub(super) fn read(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            match self.text.get_mut(self.len) {
-                Some(place) if !self.is_over && !byte.is_ascii_whitespace() => *place = byte,
-                _ => {
-                    self.is_over = true;
-                    return;
-                }
-            }
-            self.len += 1;
-        }
+    pub(super) fn of(text: &[u8]) -> Self {
+        let mut word = Self { len: text.len().min(16), ..Self::default() };
+        word.text[..word.len].copy_from_slice(&text[..word.len]);
+        word
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
@@ -93,16 +94,21 @@ mod tests {
 
     #[test]
     fn a_line_is_as_long_as_is_allowed_and_no_longer() {
-        let mut line = Line::<4>::new();
-        assert_eq!(line.read(&mut &b"12"[..]), Read::Part);
-        let mut bytes = &b"3\r\nrest"[..];
-        assert_eq!(line.read(&mut bytes), Read::Whole);
-        assert_eq!((line.strict(), bytes), (Some(&b"123"[..]), &b"rest"[..]));
+        for pieces in
+            [&[&b"123\r\nrest"[..]][..], &[b"12", b"", b"3\r\nrest"], &[b"123\r", b"\nrest"]]
+        {
+            let mut line = Line::<4>::new();
+            let (last, parts) = pieces.split_last().unwrap();
+            for part in parts {
+                assert_eq!(line.read(&mut &part[..]), Read::Part);
+            }
+            let mut bytes = *last;
+            assert_eq!(line.read(&mut bytes), Read::Whole(b"123\r"), "{pieces:?}");
+            assert_eq!(bytes, b"rest");
+        }
         assert_eq!(Line::<4>::new().read(&mut &b"12345"[..]), Read::TooLong);
-
-        let mut bare = Line::<4>::new();
-        bare.read(&mut &b"12\n"[..]);
-        assert_eq!((bare.strict(), bare.lenient()), (None, &b"12"[..]));
+        assert_eq!((strict(b"12\r"), lenient(b"12\r")), (Some(&b"12"[..]), &b"12"[..]));
+        assert_eq!((strict(b"12"), lenient(b"12")), (None, &b"12"[..]));
     }
 
     #[test]
@@ -117,21 +123,6 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(number(text), expected);
-        }
-    }
-
-    #[test]
-    fn a_word_ends_at_the_first_space_and_is_cut_short() {
-        let table: [(&[u8], &[u8]); 4] = [
-            (b"READONLY You can't write", b"READONLY"),
-            (b"LOADING\r\n", b"LOADING"),
-            (b"AWORDTHATISMUCHTOOLONG", b"AWORDTHATISMUCHT"),
-            (b"", b""),
-        ];
-        for (text, expected) in table {
-            let mut word = Word::default();
-            text.iter().for_each(|byte| word.read(&[*byte]));
-            assert_eq!(word.as_bytes(), expected);
         }
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! let mut conn = pool.get().await?;
 //! let _: () = conn.set("greeting", "hello").await?;
-//! let text: String = redis::cmd("GET").arg("greeting").query_async(&mut *conn).await?;
+//! let text: String = redis::cmd("GET").arg("greeting").query_async(&mut conn).await?;
 //! assert_eq!(text, "hello");
 //! // Dropped, it goes back: every answer has come.
 //! # Ok(()) }
@@ -45,13 +45,27 @@
 //!
 //! # What the pool learns from answers
 //!
-//! `READONLY` and `MASTERDOWN` say that this server is no longer the one to talk to: every connection
-//! made before is used no more. `LOADING` and `NOAUTH` cost the one connection. Any other error is
-//! between the command and its caller. A server that is loading, is full, or does not have the
-//! [`Role`] that is wanted is passed over when a connection is made; one that refuses the password or
-//! has no such database is not asked twice.
+//! `READONLY` and `MASTERDOWN` say that this server is no longer the one to talk to, and so does
+//! `UNBLOCKED` where it ends a command that waited because the master turned: every connection made
+//! before is used no more. `LOADING` and `NOAUTH` cost the one connection, with reason
+//! `protocol_error`. Any other error is between the command and its caller. The word counts where a
+//! server puts it: first in an error, also in one of an answer's elements, or first in the error that
+//! is wrapped, as a script's was before Redis 7 (`ERR Error running script …: -READONLY …`) and as
+//! `EXECABORT … because of: READONLY …` does. It does not count elsewhere, since errors repeat what
+//! clients send.
+//!
+//! A server that is loading, is full, or does not have the [`Role`] that is wanted is passed over when
+//! a connection is made; one that refuses the password, has no such database or is no Redis at all is
+//! not asked twice.
+//!
+//! # Proxies
+//!
+//! A ping has a payload and takes nothing but that for its answer, and whether a connection can be
+//! made fit for its next user is found out with `ECHO`. Behind a proxy that answers neither, do without
+//! [`Validation::Ping`](crate::config::Validation::Ping); what would be put right is closed instead.
 
 mod client;
+mod code;
 mod command;
 mod commands;
 mod debt;

@@ -2,7 +2,7 @@
 
 use crate::sync::Arc;
 
-use ::redis::{ErrorKind, RedisError, RedisResult, cmd};
+use ::redis::{ErrorKind, RedisError, RedisResult};
 
 use super::client::Client;
 use super::handshake::shake_hands;
@@ -28,11 +28,7 @@ impl Protocol for Redis {
     }
 
     async fn ping(&self, client: &mut Client) -> RedisResult<()> {
-        match cmd("PING").query_async::<()>(client).await {
-            // Who may not ask is answered all the same.
-            Err(error) if error.code() == Some("NOPERM") => Ok(()),
-            result => result,
-        }
+        client.ping().await
     }
 
     fn reuse(&self, client: &Client) -> Reuse {
@@ -55,7 +51,11 @@ impl Protocol for Redis {
     }
 
     fn classify(&self, error: &RedisError) -> Consequence {
-        meaning::consequence(error, self.settings.role)
+        meaning::consequence(error, self.settings.role).0
+    }
+
+    fn code(&self, error: &RedisError) -> Option<String> {
+        meaning::consequence(error, self.settings.role).1
     }
 
     fn is_permanent(&self, error: &RedisError) -> bool {

@@ -1,6 +1,9 @@
 //! [`Replies`]: where what a server says begins and ends, RESP2 and RESP3. Pure.
 
-use super::line::{Line, Read, Word, number};
+use super::code::{code, first_word};
+use super::line::{Line, Read, Word, number, strict};
+
+use crate::adapters::seen::Seen;
 
 /// Something the server said, complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +14,7 @@ pub(super) enum Said {
     Push,
 }
 
-/// Follows what the server says, and keeps nothing of it but a word.
+/// Follows what the server says, and keeps nothing of it but the beginning of a status or an error.
 #[derive(Debug)]
 pub(super) struct Replies {
     state: State,
@@ -19,7 +22,11 @@ pub(super) struct Replies {
     open: Vec<Open>,
     /// The type of what stands outside of all of them; `None` in between.
     top: Option<u8>,
-    word: Word,
+    /// The type of the status or error that is under way, and how it begins.
+    saying: Option<u8>,
+    text: [u8; MOST_TEXT],
+    text_len: usize,
+    errors: Seen<Word>,
     /// What the client holds of what is under way, announced payloads and elements included.
     held: u64,
     /// The most it held since that was asked last.
@@ -66,13 +73,19 @@ struct Open {
 
 const DEEPEST: usize = 128;
 
+/// More than stands before the word that counts, wherever a server puts it.
+const MOST_TEXT: usize = 160;
+
 impl Replies {
     pub(super) fn new() -> Self {
         Self {
             state: State::Type,
             open: Vec::new(),
             top: None,
-            word: Word::default(),
+            saying: None,
+            text: [0; MOST_TEXT],
+            text_len: 0,
+            errors: Seen::new(),
             held: 0,
             longest: 0,
         }
@@ -81,6 +94,12 @@ impl Replies {
     /// What the client had to hold at once since this was asked last.
     pub(super) fn longest(&mut self) -> u64 {
         std::mem::replace(&mut self.longest, self.held)
+    }
+
+    /// The code of an error that came since this was asked last, within an answer or as one; the
+    /// oldest first, each once.
+    pub(super) fn take_error(&mut self) -> Option<Word> {
+        self.errors.take()
     }
 
     /// The client holds so much more.
@@ -103,8 +122,8 @@ impl Replies {
     pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<Said> {
         while !bytes.is_empty() {
             let said = match std::mem::replace(&mut self.state, State::Broken) {
-                State::Type => self.begins(take(bytes)?),
-                State::Text { is_cr } => self.text(is_cr, bytes),
+                State::Type => self.begins(take(bytes)?, bytes),
+                State::Text { is_cr } => self.line(is_cr, bytes),
                 State::Length(kind, line) => self.length(kind, line, bytes),
                 State::Payload { left, is_part } => self.payload(left, is_part, bytes),
                 State::Close { is_part, line } => self.close(is_part, line, bytes),
@@ -127,27 +146,27 @@ impl Replies {
         None
     }
 
-    fn begins(&mut self, kind: u8) -> Option<Said> {
+    fn begins(&mut self, kind: u8, bytes: &mut &[u8]) -> Option<Said> {
         if self.open.is_empty() {
             self.top = Some(kind);
-            self.word = Word::default();
         }
-        self.state = match kind {
-            b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => State::Text { is_cr: false },
+        self.saying = matches!(kind, b'+' | b'-' | b'!').then_some(kind);
+        self.text_len = 0;
+        match kind {
+            b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => self.line(false, bytes),
             // A push stands for itself, never within an answer.
-            b'>' if !self.open.is_empty() => State::Broken,
+            b'>' if !self.open.is_empty() => None,
             b'$' | b'!' | b'=' | b'*' | b'~' | b'%' | b'|' | b'>' => {
-                State::Length(kind, Line::new())
+                self.length(kind, Line::new(), bytes)
             }
             b'.' if matches!(self.open.last(), Some(Open { left: None, .. })) => {
-                State::End(Line::new())
+                self.end(Line::new(), bytes)
             }
-            _ => State::Broken,
-        };
-        None
+            _ => None,
+        }
     }
 
-    fn text(&mut self, is_cr: bool, bytes: &mut &[u8]) -> Option<Said> {
+    fn line(&mut self, is_cr: bool, bytes: &mut &[u8]) -> Option<Said> {
         let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
             self.hold(bytes.len() as u64);
             self.says(bytes);
@@ -164,15 +183,15 @@ impl Replies {
     }
 
     fn length(&mut self, kind: u8, mut line: Line<24>, bytes: &mut &[u8]) -> Option<Said> {
-        match line.read(bytes) {
+        let line = match line.read(bytes) {
             Read::Part => {
                 self.state = State::Length(kind, line);
                 return None;
             }
             Read::TooLong => return None,
-            Read::Whole => {}
-        }
-        let text = line.strict()?;
+            Read::Whole(line) => line,
+        };
+        let text = strict(line)?;
         match (kind, text) {
             (b'$' | b'*', b"-1") => return self.element(),
             (b'$', b"?") => self.state = State::Part,
@@ -180,14 +199,13 @@ impl Replies {
             (b';', b"0") => return self.element(),
             (b'$' | b'!' | b'=', _) => {
                 let left = number(text)?;
-                self.state = State::Payload { left, is_part: false };
                 self.hold(left);
-                return self.payload_if_empty();
+                return self.payload(left, false, bytes);
             }
             (b';', _) => {
                 let left = number(text)?;
-                self.state = State::Payload { left, is_part: true };
                 self.hold(left);
+                return self.payload(left, true, bytes);
             }
             (b'*' | b'~' | b'>', _) => match number(text)? {
                 0 => return self.element(),
@@ -204,36 +222,34 @@ impl Replies {
         None
     }
 
-    fn payload_if_empty(&mut self) -> Option<Said> {
-        if let State::Payload { left: 0, is_part } = self.state {
-            self.state = State::Close { is_part, line: Line::new() };
-        }
-        None
-    }
-
     fn payload(&mut self, left: u64, is_part: bool, bytes: &mut &[u8]) -> Option<Said> {
         let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         let (payload, rest) = bytes.split_at(here);
         *bytes = rest;
         self.says(payload);
-        self.state = State::Payload { left: left - payload.len() as u64, is_part };
-        self.payload_if_empty()
+        match left - payload.len() as u64 {
+            0 => self.close(is_part, Line::new(), bytes),
+            left => {
+                self.state = State::Payload { left, is_part };
+                None
+            }
+        }
     }
 
     fn close(&mut self, is_part: bool, mut line: Line<1>, bytes: &mut &[u8]) -> Option<Said> {
-        match (line.read(bytes), line.strict()) {
-            (Read::Part, _) => self.state = State::Close { is_part, line },
-            (Read::Whole, Some(b"")) if is_part => self.state = State::Part,
-            (Read::Whole, Some(b"")) => return self.element(),
+        match line.read(bytes) {
+            Read::Part => self.state = State::Close { is_part, line },
+            Read::Whole(b"\r") if is_part => self.state = State::Part,
+            Read::Whole(b"\r") => return self.element(),
             _ => {}
         }
         None
     }
 
     fn end(&mut self, mut line: Line<1>, bytes: &mut &[u8]) -> Option<Said> {
-        match (line.read(bytes), line.strict()) {
-            (Read::Part, _) => self.state = State::End(line),
-            (Read::Whole, Some(b"")) => {
+        match line.read(bytes) {
+            Read::Part => self.state = State::End(line),
+            Read::Whole(b"\r") => {
                 self.open.pop();
                 return self.element();
             }
@@ -242,11 +258,16 @@ impl Replies {
         None
     }
 
-    /// A status or an error is known by its first word.
     fn says(&mut self, text: &[u8]) {
-        if self.open.is_empty() && matches!(self.top, Some(b'+' | b'-' | b'!')) {
-            self.word.read(text);
+        if self.saying.is_some() {
+            let kept = &text[..text.len().min(MOST_TEXT - self.text_len)];
+            self.text[self.text_len..][..kept.len()].copy_from_slice(kept);
+            self.text_len += kept.len();
         }
+    }
+
+    fn text(&self) -> &[u8] {
+        self.text[..self.text_len].trim_ascii_end()
     }
 
     fn open(&mut self, left: Option<u64>, is_attribute: bool) {
@@ -261,6 +282,9 @@ impl Replies {
     /// An element is complete, and with it perhaps those it is the last one of.
     fn element(&mut self) -> Option<Said> {
         self.state = State::Type;
+        if matches!(self.saying, Some(b'-' | b'!')) {
+            self.errors.note(Word::of(code(self.text())));
+        }
         if let Some(Open { left: None, .. }) = self.open.last() {
             self.hold(ELEMENT);
         }
@@ -283,7 +307,8 @@ impl Replies {
         self.held = 0;
         Some(match self.top.take()? {
             b'>' => Said::Push,
-            kind => Said::Reply(kind, self.word),
+            kind @ (b'+' | b'-' | b'!') => Said::Reply(kind, Word::of(first_word(self.text()))),
+            kind => Said::Reply(kind, Word::default()),
         })
     }
 }

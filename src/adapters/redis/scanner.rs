@@ -5,7 +5,6 @@ use super::commands::Commands;
 use super::debt::Debt;
 use super::line::Word;
 use super::replies::{Replies, Said};
-use crate::adapters::seen::Seen;
 
 /// Follows both directions of one connection, from its first byte.
 ///
@@ -18,6 +17,8 @@ pub(crate) struct RedisScanner {
     debt: Debt,
     is_subscribed: bool,
     is_streaming: bool,
+    /// Some command that is not counted may be answered as RESET is.
+    is_reset_unclear: bool,
     in_transaction: bool,
     is_watching: bool,
     /// The database; `None` if it cannot be told.
@@ -28,7 +29,6 @@ pub(crate) struct RedisScanner {
     /// The handshake said who the client is, or which protocol it speaks.
     had_identity: bool,
     is_identity_changed: bool,
-    errors: Seen<Word>,
     is_lost: bool,
 }
 
@@ -40,6 +40,7 @@ impl RedisScanner {
             debt: Debt::default(),
             is_subscribed: false,
             is_streaming: false,
+            is_reset_unclear: false,
             in_transaction: false,
             is_watching: false,
             database: Some(0),
@@ -47,7 +48,6 @@ impl RedisScanner {
             is_handshake_over: false,
             had_identity: false,
             is_identity_changed: false,
-            errors: Seen::new(),
             is_lost: false,
         }
     }
@@ -105,9 +105,9 @@ impl RedisScanner {
         self.is_lost || self.commands.is_broken() || self.replies.is_broken()
     }
 
-    /// The first word of an error that came since this was asked last, the oldest first, each once.
+    /// The code of an error that came since this was asked last, the oldest first, each once.
     pub(crate) fn take_error(&mut self) -> Option<Word> {
-        self.errors.take()
+        self.replies.take_error()
     }
 
     /// What the client had to hold of the largest answer since this was asked last. The one under way
@@ -127,6 +127,7 @@ impl RedisScanner {
             Kind::Subscribe | Kind::Monitor => {
                 self.is_subscribed |= kind == Kind::Subscribe;
                 self.is_streaming |= kind == Kind::Monitor;
+                self.is_reset_unclear |= self.debt.owed() > 0;
                 self.debt.clear();
                 return;
             }
@@ -140,9 +141,12 @@ impl RedisScanner {
             Kind::Blocking if self.in_transaction => Kind::Plain,
             kind => kind,
         };
-        // What is sent behind a RESET is counted again.
+        // What is sent behind a RESET is counted again, if no other answer can be like that one.
         if !self.is_uncounted() || self.debt.owed() > 0 || kind == Kind::Reset {
+            self.is_lost |= self.is_uncounted() && self.is_reset_unclear;
             self.is_lost |= !self.debt.push(kind);
+        } else {
+            self.is_reset_unclear = true;
         }
     }
 
@@ -153,11 +157,7 @@ impl RedisScanner {
     pub(crate) fn received(&mut self, mut bytes: &[u8]) {
         while let Some(said) = self.replies.next(&mut bytes) {
             if let Said::Reply(kind, word) = said {
-                let is_error = matches!(kind, b'-' | b'!');
-                if is_error {
-                    self.errors.note(word);
-                }
-                self.is_answered(is_error, word.as_bytes());
+                self.is_answered(matches!(kind, b'-' | b'!'), word.as_bytes());
             }
         }
     }
@@ -186,6 +186,7 @@ impl RedisScanner {
             Kind::Reset => {
                 self.is_subscribed = false;
                 self.is_streaming = false;
+                self.is_reset_unclear = false;
                 self.ends_transaction();
                 self.database = Some(0);
                 // The login and the protocol of the handshake are gone, too.

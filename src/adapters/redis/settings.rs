@@ -68,6 +68,13 @@ impl Redis {
         let (upstream, secrecy) = match info.addr() {
             ConnectionAddr::Tcp(host, port) => (host_port(host, *port), Secrecy::Plain),
             ConnectionAddr::TcpTls { insecure: true, .. } => return Err(SettingsError::insecure()),
+            // Silently without them, a server would be trusted that is not, or be shown nobody.
+            ConnectionAddr::TcpTls { tls_params: Some(_), .. } => {
+                return Err(SettingsError::new(
+                    "certificates in a ConnectionInfo are not used: leave them out there, and give \
+                     them with with_tls()",
+                ));
+            }
             ConnectionAddr::TcpTls { host, port, .. } => {
                 (host_port(host, *port), Secrecy::of_system()?)
             }

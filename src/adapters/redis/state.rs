@@ -7,7 +7,7 @@ use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::sync::{Arc, Mutex, PoisonError};
 
 use super::RedisScanner;
-use super::meaning::{of_code, stronger};
+use super::meaning::Worst;
 use super::settings::Role;
 use crate::protocol::Consequence;
 use crate::stream::{Scanner, Wire};
@@ -37,7 +37,8 @@ impl State {
     pub(super) fn along(wire: &Wire, role: Role) -> Arc<Self> {
         let state = Arc::<Self>::default();
         let scanner = RedisScanner::new();
-        let along = Along { scanner, state: Arc::clone(&state), role, is_greeted: false };
+        let (state_of, worst) = (Arc::clone(&state), Worst::new());
+        let along = Along { scanner, state: state_of, role, is_greeted: false, worst };
         // The wire lives as long as its ledger would.
         drop(wire.scan(along));
         state
@@ -45,7 +46,7 @@ impl State {
 
     /// The handshake is answered: what it chose is what every user finds.
     pub(super) fn greeted(&self) {
-        self.bits.store(GREETED, Ordering::Release);
+        self.bits.fetch_or(GREETED, Ordering::AcqRel);
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
     }
 
@@ -94,6 +95,8 @@ struct Along {
     state: Arc<State>,
     role: Role,
     is_greeted: bool,
+    /// Of the errors that were asked for last.
+    worst: Worst,
 }
 
 impl Along {
@@ -108,11 +111,12 @@ impl Along {
     }
 
     fn tell(&self) {
-        if !self.is_greeted {
-            return;
-        }
         let scanner = &self.scanner;
         let bit = |is: bool, bit: u8| if is { bit } else { 0 };
+        if !self.is_greeted {
+            self.state.bits.fetch_or(bit(scanner.is_lost(), LOST), Ordering::AcqRel);
+            return;
+        }
         let is_lost = scanner.is_lost()
             || scanner.is_subscribed()
             || scanner.is_streaming()
@@ -152,14 +156,18 @@ impl Scanner for Along {
     }
 
     fn consequence(&mut self) -> Consequence {
-        let mut all = Consequence::Keep;
+        self.worst = Worst::new();
         // What a handshake is refused for, it says itself.
         while self.is_greeted
-            && let Some(word) = self.scanner.take_error()
+            && let Some(code) = self.scanner.take_error()
         {
-            all = stronger(all, of_code(word.as_bytes(), self.role));
+            self.worst.note(code, self.role);
         }
-        all
+        self.worst.consequence
+    }
+
+    fn code(&self) -> Option<String> {
+        self.worst.code()
     }
 
     fn longest(&mut self) -> u64 {

@@ -1,5 +1,7 @@
 //! Whole sessions, in pieces of every kind.
 
+use std::collections::VecDeque;
+
 use super::{RedisScanner, Word, unread};
 use crate::adapters::splits;
 use crate::protocol::Unread;
@@ -162,13 +164,24 @@ fn an_answer_nobody_asked_for_and_what_is_not_resp_are_not_forgiven() {
 }
 
 #[test]
-fn errors_are_known_by_their_first_word() {
+fn errors_are_known_by_their_code_wherever_they_stand() {
     all(&[
         ("> GET a^\n< -READONLY You can't write against a replica.^", "0 READONLY"),
         ("> GET a^\n< -LOADING^", "0 LOADING"),
         ("> GET a^\n< !9^NOAUTH no^", "0 NOAUTH"),
         ("> GET a^GET a^\n< -MOVED 1 a:1^-MOVED 2 a:1^", "0 MOVED"),
-        ("> GET a^\n< *1^-ERR in^", "0"),
+        ("> GET a^\n< *1^-ERR in^", "0 ERR"),
+        ("> GET a^\n< *3^+OK^*1^-READONLY You can't^!9^LOADING a^", "0 READONLY LOADING"),
+        ("> GET a^\n< *2^-MOVED 1 a:1^+READONLY^", "0 MOVED"),
+        (
+            "> EXEC^\n< -EXECABORT Transaction discarded because of: READONLY You can't^",
+            "0 READONLY",
+        ),
+        (
+            "> EVAL^\n< -ERR Error running script (call to f_1b936e3fe509bcbc9cd0664897bbe8fd0cac101b): \
+             @user_script:12345: @user_script: 12345: -READONLY You can't write^",
+            "0 READONLY",
+        ),
     ]);
 }
 
@@ -181,6 +194,7 @@ fn a_transaction_ends_when_the_server_says_so() {
         ("> MULTI^SET a b^EXEC^\n< +OK^+QUEUED^*1^+OK^", "0"),
         ("> MULTI^EXEC^\n< +OK^_^", "0"),
         ("> MULTI^EXEC^\n< +OK^-EXECABORT x^", "0 EXECABORT"),
+        ("> MULTI^EXEC^\n< +OK^-EXECABORT Transaction discarded because of: OOM x^", "0 OOM"),
         ("> MULTI^EXEC a^\n< +OK^-ERR wrong number^", "0 multi ERR"),
         ("> MULTI^DISCARD^\n< +OK^+OK^", "0"),
         ("> WATCH a^\n< +OK^", "0 watching"),
@@ -233,6 +247,62 @@ fn answers_are_not_counted_while_messages_come_in_between() {
         ("> MULTI^MONITOR^\n< +OK^+OK^+1.2 [0] \"get\"^", "0 streaming multi"),
         ("> MONITOR^RESET^\n< +OK^+RESET^", "0"),
     ]);
+}
+
+#[test]
+fn a_reset_whose_answer_could_be_that_of_another_command_is_the_end_of_it() {
+    all(&[
+        ("> RESET^SUBSCRIBE a^RESET^", "1 subscribed lost"),
+        ("> RESET^SUBSCRIBE a^RESET^\n< +RESET^", "0 lost"),
+        ("> MONITOR^RESET^MONITOR^RESET^\n< +OK^+RESET^", "0 lost"),
+        // What it answers, a script decides.
+        ("> SUBSCRIBE a^EVAL^RESET^", "1 subscribed lost"),
+        ("> EVAL^MONITOR^RESET^", "1 streaming lost"),
+        ("> RESET^SUBSCRIBE a^\n< +RESET^*3^$9^subscribe^$1^a^:1^", "0 subscribed"),
+        ("> SUBSCRIBE a^UNSUBSCRIBE a^RESET^\n< +RESET^", "0"),
+    ]);
+}
+
+/// All programs of five commands of a client, with the server's answers to them at any moment: it is
+/// never said that nothing is owed while an answer is to come.
+#[test]
+fn nothing_is_owed_only_when_every_answer_has_come() {
+    const COMMANDS: [(&str, &str); 7] = [
+        ("PING", "+PONG^"),
+        ("EVAL", "+RESET^"),
+        ("RESET", "+RESET^"),
+        ("SUBSCRIBE a", ">3^$9^subscribe^$1^a^:1^"),
+        ("MONITOR", "+OK^"),
+        ("MULTI", "+OK^"),
+        ("GET", "-ERR^"),
+    ];
+    let mut random = fastrand::Rng::new();
+    for program in 0..7_u32.pow(5) {
+        let commands = (0..5).map(|n| COMMANDS[(program / 7_u32.pow(n) % 7) as usize]);
+        let mut scanner = RedisScanner::new();
+        let (mut to_send, mut to_answer, mut story) =
+            (commands.peekable(), VecDeque::new(), Vec::new());
+        while to_send.peek().is_some() || !to_answer.is_empty() {
+            match to_send.next_if(|_| to_answer.is_empty() || random.u8(..3) > 0) {
+                Some((command, answer)) => {
+                    story.push(command);
+                    to_answer.push_back(answer);
+                    scanner.sent(&unescape(&format!("{command}^")));
+                }
+                None => {
+                    let answer = to_answer.pop_front().unwrap();
+                    story.push(answer);
+                    scanner.received(&unescape(answer));
+                }
+            }
+            let says_settled = scanner.owed() == 0
+                && !(scanner.is_lost() || scanner.is_subscribed() || scanner.is_streaming());
+            assert!(
+                !says_settled || to_answer.is_empty(),
+                "{story:?}, and {to_answer:?} is to come"
+            );
+        }
+    }
 }
 
 #[test]

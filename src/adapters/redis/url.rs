@@ -16,7 +16,8 @@ pub(super) fn parse(url: &str) -> Result<Redis, SettingsError> {
         return Err(SettingsError::new(format!("the URL has no scheme: it {SHAPE}")));
     };
     // The crate knows the scheme of TLS only where it does the TLS itself.
-    let (scheme, encrypted) = match scheme {
+    let scheme = scheme.to_ascii_lowercase();
+    let (scheme, encrypted) = match &*scheme {
         "rediss" => ("redis", true),
         "valkeys" => ("valkey", true),
         other => (other, false),
@@ -100,14 +101,25 @@ mod tests {
     #[cfg(not(feature = "tls"))]
     #[test]
     fn without_tls_its_url_says_which_feature_is_missing() {
-        assert!(refusal("rediss://h").contains("enable the feature \"tls\""));
+        let addr = ::redis::ConnectionAddr::TcpTls {
+            host: "h".to_owned(),
+            port: 6379,
+            insecure: false,
+            tls_params: None,
+        };
+        let info = "redis://h".into_connection_info().unwrap().set_addr(addr);
+        for refusal in [refusal("rediss://h"), Redis::from_info(info).unwrap_err().to_string()] {
+            assert!(refusal.contains("enable the feature \"tls\""), "{refusal}");
+        }
     }
 
     #[cfg(feature = "tls")]
     #[test]
     fn with_tls_its_url_is_encrypted() {
-        let redis = parse("rediss://h:7/1").unwrap();
-        assert!(matches!(redis.settings.secrecy, Secrecy::Tls(_)));
+        for url in ["rediss://h:7/1", "valkeys://h", "REDISS://h", "Valkeys://h"] {
+            let redis = parse(url).unwrap();
+            assert!(matches!(redis.settings.secrecy, Secrecy::Tls(_)), "{url}");
+        }
     }
 
     #[test]

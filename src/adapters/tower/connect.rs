@@ -62,14 +62,25 @@ fn template(config: &Config) -> Config {
     config
 }
 
+/// Whether its scheme is one of these, in whatever case (RFC 3986 section 3.1).
+fn names(uri: &Uri, schemes: [&str; 2]) -> bool {
+    uri.scheme_str()
+        .is_some_and(|own| schemes.iter().any(|scheme| own.eq_ignore_ascii_case(scheme)))
+}
+
+/// Whether it may be spoken to under TLS only.
+fn is_secure(uri: &Uri) -> bool {
+    names(uri, ["https", "wss"])
+}
+
 /// Where a URI leads: `host:port`. What it is refused for repeats nothing of it.
 fn upstream(uri: &Uri) -> Result<String, Error> {
     let host = uri.host().ok_or_else(|| Error::Uri("it names no host".to_owned()))?;
-    let port = match (uri.port_u16(), uri.scheme_str()) {
-        (Some(port), _) => port,
-        (None, Some("https" | "wss")) => 443,
-        (None, Some("http" | "ws")) => 80,
-        (None, _) => {
+    let port = match uri.port_u16() {
+        Some(port) => port,
+        None if is_secure(uri) => 443,
+        None if names(uri, ["http", "ws"]) => 80,
+        None => {
             return Err(Error::Uri("it names no port, and its scheme has none".to_owned()));
         }
     };
@@ -88,12 +99,15 @@ impl Service<Uri> for Connect {
     /// Makes a connection, within `timeouts.connect`. Dropping the future closes every socket it had
     /// opened.
     fn call(&mut self, uri: Uri) -> Connecting {
+        let is_for_tls = is_secure(&uri);
         let connector = upstream(&uri).and_then(|upstream| {
             self.connector.to(&upstream).map_err(|error| Error::Uri(error.to_string()))
         });
         Connecting(Box::pin(async move {
-            let stream = connector?.connect().await.map_err(Error::Connect)?;
-            Ok(Connection::new(stream))
+            let connector = connector?;
+            let mut stream = connector.connect().await.map_err(Error::Connect)?;
+            stream.watch_peer(connector.settings().max_silence);
+            Ok(Connection::new(stream, is_for_tls))
         }))
     }
 }
@@ -153,6 +167,8 @@ mod tests {
         let table = [
             ("http://example.org/a", "example.org:80"),
             ("https://example.org", "example.org:443"),
+            ("HTTPS://example.org", "example.org:443"),
+            ("wss://example.org", "example.org:443"),
             ("http://[::1]:81", "[::1]:81"),
             ("example.org:82", "example.org:82"),
         ];

@@ -10,29 +10,31 @@ use hyper_util::client::legacy::connect::{self, Connected};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::asked::{Asked, TLS, Turn};
+use crate::net::Io;
 use crate::stream::{Ledger, Owed, Stream};
 
 /// A connection made by [`Connect`](super::Connect), with its timeouts. It has hyper's `Read` and
 /// `Write`.
 pub struct Connection(TokioIo<Timed>);
 
-/// A stream whose read timeout runs while something that was written has had no answer.
+/// A stream whose read timeout runs while a request that was written in full has had no answer.
 #[derive(Debug)]
 struct Timed {
     stream: Stream,
     ledger: Ledger,
     owed: Option<Owed>,
-    /// What the first bytes that were written say; `None` until then.
-    is_http2: Option<bool>,
+    asked: Asked,
+    /// Its URI says that nothing is to be written but TLS.
+    is_for_tls: bool,
 }
 
-/// RFC 9113 section 3.4.
-const HTTP2: &[u8] = b"PRI * HTTP/2.0";
-
 impl Connection {
-    pub(super) fn new(mut stream: Stream) -> Self {
+    pub(super) fn new(mut stream: Stream, is_for_tls: bool) -> Self {
         let ledger = stream.count_debt();
-        Self(TokioIo::new(Timed { stream, ledger, owed: None, is_http2: None }))
+        stream.count_debt_for_good();
+        let asked = Asked::default();
+        Self(TokioIo::new(Timed { stream, ledger, owed: None, asked, is_for_tls }))
     }
 
     /// The stream below: its number, addresses, socket options.
@@ -42,17 +44,48 @@ impl Connection {
 }
 
 impl connect::Connection for Connection {
+    /// As hyper-util says it of its own connector's: with an
+    /// [`HttpInfo`](hyper_util::client::legacy::connect::HttpInfo) for TCP.
     fn connected(&self) -> Connected {
-        Connected::new()
+        match self.stream().io() {
+            Io::Tcp(socket) => socket.connected(),
+            #[cfg(unix)]
+            Io::Unix(_) => Connected::new(),
+        }
     }
 }
 
 impl Timed {
-    fn wrote(&mut self, first: &[u8], result: &Poll<io::Result<usize>>) {
-        let Poll::Ready(Ok(1..)) = result else { return };
-        let is_http2 = *self.is_http2.get_or_insert_with(|| first.starts_with(HTTP2));
-        if !is_http2 && self.owed.is_none() {
-            self.owed = Some(self.ledger.owe());
+    /// Refuses what is not to be written in the clear.
+    fn may_write(&mut self, first: &[u8]) -> io::Result<()> {
+        let Some(first) = first.first() else { return Ok(()) };
+        if self.is_for_tls && *first != TLS {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "a URI of https or wss was to be spoken to without TLS: wrap the connector in one that \
+                 adds TLS, such as that of hyper-rustls",
+            ));
+        }
+        self.is_for_tls = false;
+        Ok(())
+    }
+
+    /// So much of these was written.
+    fn wrote<'a>(
+        &mut self,
+        bufs: impl IntoIterator<Item = &'a [u8]>,
+        result: &Poll<io::Result<usize>>,
+    ) {
+        let Poll::Ready(Ok(mut left)) = *result else { return };
+        for buf in bufs {
+            let written = &buf[..left.min(buf.len())];
+            left -= written.len();
+            self.asked.wrote(written);
+        }
+        match self.asked.turn() {
+            Turn::Peers if self.owed.is_none() => self.owed = Some(self.ledger.owe()),
+            Turn::Peers => {}
+            Turn::Nobodys => self.owed = None,
         }
     }
 }
@@ -67,6 +100,7 @@ impl AsyncRead for Timed {
         let before = buf.filled().len();
         let result = Pin::new(&mut this.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
+            this.asked.heard();
             this.owed = None;
         }
         result
@@ -80,8 +114,9 @@ impl AsyncWrite for Timed {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.may_write(buf)?;
         let result = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.wrote(buf, &result);
+        this.wrote([buf], &result);
         result
     }
 
@@ -91,9 +126,9 @@ impl AsyncWrite for Timed {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.may_write(bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf))?;
         let result = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
-        this.wrote(first, &result);
+        this.wrote(bufs.iter().map(|buf| &**buf), &result);
         result
     }
 

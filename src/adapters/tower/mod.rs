@@ -17,28 +17,40 @@
 //! Every connection has the keepalive, user timeout and other socket options of the configuration,
 //! its connect deadline and its timeouts, and is counted by reason when it ends. Which connection is
 //! used, and how many there are, is the other pool's business. It cannot be told of what our pool
-//! would have noticed; but a peer that vanishes ends its connection within the keepalive's time, and
-//! the read timeout ends a wait for an answer that never begins.
+//! would have noticed; but a peer that vanishes ends its connection within the keepalive's time, or
+//! sooner where an answer is waited for: it has to give signs of life meanwhile.
 //!
 //! # The read timeout
 //!
-//! Such a pool reads its connections all the time, also while nothing is asked. So the read timeout
-//! runs from a write until the first bytes that follow, and starts anew with every write. It does not
-//! see an answer that stops half-way: give the request a timeout of its own for that.
+//! There is none unless [`timeouts.read`](crate::config::Timeouts::read) is set. Such a pool reads its
+//! connections all the time, also while nothing is asked. So the connection reads along with what is
+//! written. The read timeout runs where that is HTTP/1 in the clear: from the last byte of a request
+//! until the first bytes that follow. While an upload's source pauses the server waits for us, and
+//! nothing times out; where it takes no bytes `timeouts.write` is the bound. An answer that stops
+//! half-way is not seen: give the request a timeout of its own for that.
 //!
-//! That is right for HTTP/1, in the clear and under TLS. HTTP/2 sends acknowledgements that nobody
-//! answers. In the clear it is recognised by its first bytes, and the read timeout is off; under TLS
-//! it cannot be: set `timeouts.read` to `None` there, and have HTTP/2 send pings of its own
-//! (`http2_keep_alive_interval`).
+//! Everything else has no read timeout, since nobody could tell what is owed: HTTP/2; a WebSocket or
+//! another protocol behind an upgrade; a tunnel; and what runs under TLS, except that a server has to
+//! answer the first message of its handshake in time. Give such requests timeouts of their own, and have
+//! HTTP/2 send pings (`http2_keep_alive_interval`).
 //!
 //! # `https`
 //!
-//! The connection is a bare one, whatever the scheme; that only chooses the port where the URI has
-//! none. Wrap the connector for TLS: `hyper_rustls::HttpsConnectorBuilder` takes it, and tonic adds
-//! its own.
+//! The connection is a bare one, whatever the scheme. Wrap the connector for TLS:
+//! `hyper_rustls::HttpsConnectorBuilder` takes it, and tonic adds its own. Without that, a connection
+//! for a URI of `https` or `wss` refuses the first write with an error of kind `PermissionDenied`:
+//! nothing that is not TLS is sent there.
+//!
+//! # Addresses
+//!
+//! Responses carry hyper-util's `HttpInfo` in their extensions, as those of its own connector do: the
+//! addresses of both ends, for TCP.
 
+mod asked;
 mod connect;
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 
 pub use connect::{Connect, Connecting, Error};
 pub use connection::Connection;

@@ -55,6 +55,27 @@ fn a_return_feeds_the_time_of_use() {
 }
 
 #[test]
+fn a_request_to_cancel_feeds_its_outcome_and_its_time() {
+    for outcome in CancelOutcome::ALL {
+        assert_eq!(
+            pool_feeds(&cancel_requested(*outcome)),
+            [
+                "livepool_cancel_seconds{pool=orders}".to_owned(),
+                format!("livepool_cancels_total{{pool=orders,outcome={outcome}}}")
+            ]
+        );
+    }
+}
+
+#[test]
+fn a_connection_that_is_not_encrypted_is_counted() {
+    for was_asked in [false, true] {
+        let found = pool_feeds(&unencrypted(was_asked));
+        assert_eq!(found, ["livepool_unencrypted_total{pool=orders}"]);
+    }
+}
+
+#[test]
 fn a_check_feeds_its_verdict() {
     for verdict in CheckVerdict::ALL {
         assert_eq!(

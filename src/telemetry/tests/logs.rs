@@ -59,6 +59,14 @@ fn a_line_carries_the_fields_of_its_event() {
         r#"WARN livepool: dial failed pool="orders" outcome=refused took=1s error=refused by 127.0.0.1:5432"#
     );
     assert_eq!(
+        pool_logs(&unencrypted(true)),
+        r#"DEBUG livepool: not encrypted: the peer does not offer it pool="orders" conn_id=7 peer=127.0.0.1:5432"#
+    );
+    assert_eq!(
+        pool_logs(&cancel_requested(CancelOutcome::Failed)),
+        r#"INFO livepool: cancel requested pool="orders" conn_id=7 peer=127.0.0.1:5432 outcome=failed took=1s"#
+    );
+    assert_eq!(
         logged(|| Telemetry::listener("front").record(&accepted())),
         r#"DEBUG livepool: accepted listener="front" conn_id=7 peer=127.0.0.1:5432"#
     );
@@ -82,7 +90,9 @@ fn the_level_says_who_should_care() {
             Event::Checked { .. } | Event::Opened { .. } | Event::Accepted { .. } => "DEBUG",
             Event::Closed { reason, .. } if reason.is_death() => "INFO",
             Event::Closed { reason: CloseReason::ProtocolError, .. } => "INFO",
-            Event::Closed { .. } => "DEBUG",
+            Event::Closed { .. } | Event::Unencrypted { .. } => "DEBUG",
+            Event::CancelRequested { outcome: CancelOutcome::Ok, .. } => "DEBUG",
+            Event::CancelRequested { .. } => "INFO",
             Event::TimedOut { operation: Operation::Checkout | Operation::Accept, .. } => "DEBUG",
             Event::TimedOut { .. } => "INFO",
             Event::PeerChanged { to: PeerState::Ejected, .. } => "WARN",

@@ -7,8 +7,8 @@ use metrics_util::debugging::{DebugValue, Snapshotter};
 
 use super::Gauges;
 use crate::event::{
-    Check, CheckVerdict, CheckoutOutcome, CloseReason, ConnId, DialOutcome, Event, Operation,
-    PeerState,
+    CancelOutcome, Check, CheckVerdict, CheckoutOutcome, CloseReason, ConnId, DialOutcome, Event,
+    Operation, PeerState,
 };
 use crate::net::PeerAddr;
 
@@ -23,6 +23,7 @@ pub(super) const LEVELS: Gauges = Gauges {
     in_use: 4,
     connecting: 1,
     quarantined: 1,
+    ending: 1,
     max: 10,
     waiters: 2,
     peers: [1, 0, 2, 0, 0],
@@ -73,6 +74,14 @@ pub(super) fn held_too_long() -> Event {
     Event::HeldTooLong { conn: ConnId(7), peer: peer(), held: SECOND, taken_at }
 }
 
+pub(super) fn unencrypted(was_asked: bool) -> Event {
+    Event::Unencrypted { conn: ConnId(7), peer: peer(), was_asked }
+}
+
+pub(super) fn cancel_requested(outcome: CancelOutcome) -> Event {
+    Event::CancelRequested { conn: ConnId(7), peer: peer(), outcome, took: SECOND }
+}
+
 pub(super) fn option_unavailable() -> Event {
     Event::OptionUnavailable { option: "user_timeout", error: "not supported".into() }
 }
@@ -93,11 +102,14 @@ pub(super) fn events() -> Vec<Event> {
         returned(),
         option_unavailable(),
         held_too_long(),
+        unencrypted(true),
+        unencrypted(false),
         accepted(),
         accept_failed(),
     ];
     events.extend(DialOutcome::ALL.iter().copied().map(dial_failed));
     events.extend(CheckoutOutcome::ALL.iter().copied().map(checkout_failed));
+    events.extend(CancelOutcome::ALL.iter().copied().map(cancel_requested));
     events.extend(CheckVerdict::ALL.iter().copied().map(checked));
     events.extend(CloseReason::ALL.iter().copied().map(closed));
     events.extend(Operation::ALL.iter().copied().map(timed_out));

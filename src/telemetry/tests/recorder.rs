@@ -32,6 +32,7 @@ fn setting_the_gauges_is_enough_to_find_the_recorder() {
         [
             ("livepool_connections_max{pool=orders}".to_owned(), 10.0),
             ("livepool_connections{pool=orders,state=connecting}".to_owned(), 1.0),
+            ("livepool_connections{pool=orders,state=ending}".to_owned(), 1.0),
             ("livepool_connections{pool=orders,state=idle}".to_owned(), 3.0),
             ("livepool_connections{pool=orders,state=in_use}".to_owned(), 4.0),
             ("livepool_connections{pool=orders,state=quarantined}".to_owned(), 1.0),
@@ -84,6 +85,6 @@ fn a_pool_that_is_gone_has_no_connections() {
     drop(telemetry);
     drop(listener);
     let found = gauges(&recorder.snapshotter());
-    assert_eq!(found.len(), 12);
+    assert_eq!(found.len(), 13);
     assert!(found.values().all(|value| *value == 0.0), "{found:?}");
 }

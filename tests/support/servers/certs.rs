@@ -42,6 +42,11 @@ impl Certs {
         Self::signed_by(Arc::clone(&self.issuer), "wrong.example", false)
     }
 
+    /// As these, from the same authority, but the server's certificate is for this name only.
+    pub fn named(&self, name: &str) -> Self {
+        Self::signed_by(Arc::clone(&self.issuer), name, false)
+    }
+
     fn signed_by(issuer: Arc<Authority>, name: &str, and_address: bool) -> Self {
         let dir = Dir::new("certs");
         let server = sign(&issuer, name, and_address);

@@ -1,0 +1,516 @@
+//! What a connection URL says: who does each of its options, or what to write instead.
+//!
+//! The client library knows a part of what libpq knows, and leaves out silently what is of no use to it.
+//! Here nothing is left out: an option is the library's, or ours, or says what is so anyhow, or is
+//! refused with what to write instead. No text repeats a value, and names only names that are known.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::role::Target;
+use super::setup::SetupError;
+
+/// What a URL says.
+#[derive(Debug, Default)]
+pub(super) struct Demands {
+    pub(super) config: tokio_postgres::Config,
+    pub(super) target: Option<Target>,
+    pub(super) files: Files,
+    pub(super) keepalive: Keepalives,
+}
+
+/// The files of certificates and keys that a URL names.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    pub(super) root: Option<String>,
+    pub(super) cert: Option<String>,
+    pub(super) key: Option<String>,
+}
+
+/// What a URL says about keepalive; what it does not say is the pool's.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Keepalives {
+    pub(super) is_off: bool,
+    pub(super) idle: Option<Duration>,
+    pub(super) interval: Option<Duration>,
+    pub(super) retries: Option<u32>,
+}
+
+/// Whom to trust: those whom this system trusts.
+pub(super) const SYSTEM: &str = "system";
+
+/// Options that are known and not done: the values that say what is so anyhow, and what to write
+/// instead of any other.
+const REFUSED: [(&str, &[&str], &str); 49] = [
+    ("client_encoding", &["auto", "utf8", "UTF8", "UTF-8", "utf-8"], "it is always UTF-8"),
+    ("connection_limit", &[], "it is max_size of the pool's Config"),
+    ("currentSchema", &[], "write options=-csearch_path%3Dname"),
+    ("gssdelegation", &["0"], "GSS is not supported"),
+    ("gssencmode", &["disable", "prefer"], "GSS is not supported: encrypt with sslmode=require"),
+    ("gsslib", &[], "GSS is not supported"),
+    ("idle_in_transaction_session_timeout", &[], IN_OPTIONS),
+    ("keepalives_count", &[], "write keepalives_retries"),
+    ("krbsrvname", &[], "GSS is not supported"),
+    ("load_balance_hosts", &["random"], "connections are spread evenly: name one host, or random"),
+    ("lock_timeout", &[], IN_OPTIONS),
+    ("max_connections", &[], "it is max_size of the pool's Config"),
+    ("max_protocol_version", &["3.0", "3.2", "latest"], "the protocol is 3.0"),
+    ("min_protocol_version", &["3.0"], "the protocol is 3.0"),
+    ("passfile", &[], "give the password in the URL, or to tokio_postgres::Config"),
+    ("pgbouncer", &["false"], "call with_statement_cache(0) on Postgres"),
+    ("pool_size", &[], "it is max_size of the pool's Config"),
+    ("pool_timeout", &[], "it is timeouts.checkout of the pool's Config"),
+    ("prefer_simple_protocol", &["false"], "call simple_query()"),
+    ("replication", &["0", "false", "off", "no"], "replication is not supported"),
+    ("require_auth", &[], "write channel_binding=require, which only SCRAM fulfils"),
+    ("requirepeer", &[], "it cannot be checked"),
+    ("requiressl", &["0"], "write sslmode=require"),
+    ("schema", &[], "write options=-csearch_path%3Dname"),
+    ("scram_client_key", &[], "give the password"),
+    ("scram_server_key", &[], "give the password"),
+    ("search_path", &[], "write options=-csearch_path%3Dname"),
+    ("service", &[], "write its settings here"),
+    ("servicefile", &[], "write its settings here"),
+    ("ssl", &["0", "false"], "write sslmode=verify-full"),
+    ("ssl-mode", &[], "write sslmode"),
+    ("ssl_max_protocol_version", &["", "TLSv1.3"], BRING_TLS),
+    ("ssl_min_protocol_version", &["", "TLSv1", "TLSv1.1", "TLSv1.2"], BRING_TLS),
+    ("sslaccept", &[], "write sslmode=verify-full"),
+    ("sslca", &[], "write sslrootcert"),
+    ("sslcertmode", &["allow"], "give sslcert and sslkey, or leave them out"),
+    ("sslcompression", &["0"], "TLS does not compress"),
+    ("sslcrl", &[], BRING_TLS),
+    ("sslcrldir", &[], BRING_TLS),
+    ("sslidentity", &[], "write sslcert and sslkey"),
+    ("sslpassword", &[], "give a key that is not encrypted"),
+    ("sslsni", &["1"], BRING_TLS),
+    ("statement-cache-capacity", &[], "call with_statement_cache() on Postgres"),
+    ("statement_cache_capacity", &[], "call with_statement_cache() on Postgres"),
+    ("statement_cache_size", &[], "call with_statement_cache() on Postgres"),
+    ("statement_timeout", &[], IN_OPTIONS),
+    ("tcp_user_timeout", &[], "it is socket.user_timeout of the pool's Config"),
+    ("TimeZone", &[], IN_OPTIONS),
+    ("timezone", &[], IN_OPTIONS),
+];
+
+const IN_OPTIONS: &str = "write options=-cname%3Dvalue";
+const BRING_TLS: &str = "give with_tls(Tls::new()) a rustls configuration that says it";
+
+/// Options that the client library does.
+const DONE: [&str; 12] = [
+    "application_name",
+    "channel_binding",
+    "connect_timeout",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "sslmode",
+    "sslnegotiation",
+    "user",
+];
+
+/// Reads a URL, or settings.
+pub(super) fn read(text: &str) -> Result<Demands, SetupError> {
+    let mut demands = Demands::default();
+    let form = match Url::split(text)? {
+        Some(url) => Form::Url(url),
+        None => Form::Settings(settings(text)?),
+    };
+    let mut rest = Vec::new();
+    let (mut has_mode, mut fallback_name, mut has_name) = (false, None, false);
+    for (name, value) in form.options() {
+        match name.as_str() {
+            "sslmode" => {
+                has_mode = true;
+                rest.push((name, sslmode(&value)?.to_owned()));
+            }
+            "sslnegotiation" => {
+                one_of("sslnegotiation", &value, &["postgres", "direct"])?;
+                rest.push((name, value));
+            }
+            "channel_binding" => {
+                one_of("channel_binding", &value, &["disable", "prefer", "require"])?;
+                rest.push((name, value));
+            }
+            "target_session_attrs" => demands.target = Some(target(&value)?),
+            "sslrootcert" => demands.files.root = Some(value),
+            "sslcert" => demands.files.cert = Some(value),
+            "sslkey" => demands.files.key = Some(value),
+            "keepalives" => demands.keepalive.is_off = number("keepalives", &value)? == 0,
+            "keepalives_idle" => demands.keepalive.idle = seconds("keepalives_idle", &value)?,
+            "keepalives_interval" => {
+                demands.keepalive.interval = seconds("keepalives_interval", &value)?;
+            }
+            "keepalives_retries" => {
+                let retries = number("keepalives_retries", &value)?;
+                demands.keepalive.retries = Some(retries).filter(|retries| *retries > 0);
+            }
+            "fallback_application_name" => fallback_name = Some(value),
+            known if DONE.contains(&known) => {
+                has_name |= known == "application_name";
+                rest.push((name, value));
+            }
+            _ => match REFUSED.iter().find(|(known, ..)| *known == name) {
+                Some((_, anyhow, _)) if anyhow.contains(&value.as_str()) => {}
+                Some((known, _, instead)) => {
+                    return Err(SetupError::new(&format!(
+                        "it has the option {known}, which is not done: {instead}"
+                    )));
+                }
+                None => return Err(SetupError::new("it has an option that nobody knows")),
+            },
+        }
+    }
+    if let (Some(name), false) = (fallback_name, has_name) {
+        rest.push(("application_name".to_owned(), name));
+    }
+    let trusts_system = demands.files.root.as_deref() == Some(SYSTEM);
+    if trusts_system && !has_mode {
+        // As libpq: anybody can have a certificate of these authorities, for another name.
+        rest.push(("sslmode".to_owned(), "require".to_owned()));
+    }
+    let text = form.with(&rest);
+    demands.config = tokio_postgres::Config::from_str(&text).map_err(SetupError::url)?;
+    let mode = demands.config.get_ssl_mode();
+    if trusts_system && mode != tokio_postgres::config::SslMode::Require {
+        return Err(SetupError::new("sslrootcert=system goes with sslmode=verify-full"));
+    }
+    Ok(demands)
+}
+
+/// In the words of the library. Whoever is encrypted to is always verified, so that there is no weaker
+/// one of these.
+fn sslmode(value: &str) -> Result<&'static str, SetupError> {
+    match value {
+        "disable" => Ok("disable"),
+        // It allows what the other one prefers.
+        "allow" | "prefer" => Ok("prefer"),
+        "require" | "verify-ca" | "verify-full" => Ok("require"),
+        _ => Err(SetupError::new(
+            "sslmode is disable, allow, prefer, require, verify-ca or verify-full",
+        )),
+    }
+}
+
+fn target(value: &str) -> Result<Target, SetupError> {
+    match value {
+        "any" => Ok(Target::Any),
+        "read-write" => Ok(Target::ReadWrite),
+        "read-only" => Ok(Target::ReadOnly),
+        "primary" => Ok(Target::Primary),
+        "standby" => Ok(Target::Standby),
+        "prefer-standby" => Err(SetupError::new(
+            "target_session_attrs=prefer-standby is not done: make a pool with standby, and one with \
+             any",
+        )),
+        _ => Err(SetupError::new(
+            "target_session_attrs is any, read-write, read-only, primary or standby",
+        )),
+    }
+}
+
+fn one_of(name: &str, value: &str, values: &[&str]) -> Result<(), SetupError> {
+    if values.contains(&value) {
+        return Ok(());
+    }
+    let (last, first) = values.split_last().unwrap_or((&"", &[]));
+    Err(SetupError::new(&format!("{name} is {} or {last}", first.join(", "))))
+}
+
+fn number(name: &str, value: &str) -> Result<u32, SetupError> {
+    value.parse().map_err(|_| SetupError::new(&format!("{name} is a number")))
+}
+
+/// Zero and less: as the pool has it.
+fn seconds(name: &str, value: &str) -> Result<Option<Duration>, SetupError> {
+    let seconds: i64 =
+        value.parse().map_err(|_| SetupError::new(&format!("{name} is a number of seconds")))?;
+    Ok(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs))
+}
+
+/// Either way of writing it.
+enum Form {
+    Url(Url),
+    Settings(Vec<(String, String)>),
+}
+
+impl Form {
+    fn options(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Url(url) => url.options.clone(),
+            Self::Settings(settings) => settings.clone(),
+        }
+    }
+
+    /// The same with these options.
+    fn with(&self, options: &[(String, String)]) -> String {
+        match self {
+            Self::Url(url) => {
+                let escaped = options.iter().map(|(name, value)| {
+                    let escape = |text: &str| {
+                        text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>()
+                    };
+                    format!("{}={}", escape(name), escape(value))
+                });
+                let escaped = escaped.collect::<Vec<_>>().join("&");
+                format!("{}{}{escaped}", url.names, if escaped.is_empty() { "" } else { "?" })
+            }
+            Self::Settings(_) => {
+                let quoted = options.iter().map(|(name, value)| {
+                    format!("{name}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+                });
+                quoted.collect::<Vec<_>>().join(" ")
+            }
+        }
+    }
+}
+
+/// A URL up to its options, and these.
+struct Url {
+    names: String,
+    options: Vec<(String, String)>,
+}
+
+impl Url {
+    /// As the library does it. `None`: it is no URL.
+    fn split(text: &str) -> Result<Option<Self>, SetupError> {
+        let schemes = ["postgres://", "postgresql://"];
+        let Some(scheme) = schemes.into_iter().find(|scheme| text.starts_with(scheme)) else {
+            return Ok(None);
+        };
+        if has_stray_at(&text[scheme.len()..]) {
+            return Err(SetupError::new(
+                "an \"@\" in a user, a password or a database must be written %40",
+            ));
+        }
+        // What stands before the "@" may hold any other character.
+        let begin = text.find('@').unwrap_or(scheme.len());
+        let Some(at) = text[begin..].find('?') else {
+            return Ok(Some(Self { names: text.to_owned(), options: Vec::new() }));
+        };
+        let (names, query) = text.split_at(begin + at);
+        let mut options = Vec::new();
+        let mut query = &query[1..];
+        while !query.is_empty() {
+            let unfinished = || SetupError::new("it ends in an option without a value");
+            let (name, after) = query.split_once('=').ok_or_else(unfinished)?;
+            let (value, after) = after.split_once('&').unwrap_or((after, ""));
+            options.push((decoded(name)?, decoded(value)?));
+            query = after;
+        }
+        Ok(Some(Self { names: names.to_owned(), options }))
+    }
+}
+
+fn decoded(text: &str) -> Result<String, SetupError> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [byte, after @ ..] = rest {
+        let digit = |at: usize| char::from(*after.get(at)?).to_digit(16);
+        match (byte, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push((high * 16 + low) as u8);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| SetupError::new("an option is not in UTF-8"))
+}
+
+/// `name = value`, with spaces between them, as the library has it: a value with a space in it stands in
+/// quotes, and a backslash is in front of a quote or a backslash.
+fn settings(text: &str) -> Result<Vec<(String, String)>, SetupError> {
+    let cannot = |what| SetupError::new(what);
+    let mut settings = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| c == '=' || c.is_whitespace()).unwrap_or(rest.len());
+        let (name, after) = rest.split_at(end);
+        let value = after.trim_start().strip_prefix('=').map(str::trim_start);
+        let (false, Some(value)) = (name.is_empty(), value) else {
+            return Err(cannot(
+                "it is neither postgres://user:password@host:5432/database nor name=value; a value \
+                 with spaces stands in '...'",
+            ));
+        };
+        let (value, after) = match value.strip_prefix('\'') {
+            Some(quoted) => up_to(quoted, |c| c == '\'')
+                .and_then(|(value, after)| Some((value, after.strip_prefix('\'')?)))
+                .ok_or_else(|| cannot("a quote in it does not end"))?,
+            None => up_to(value, char::is_whitespace)
+                .filter(|(value, _)| !value.is_empty())
+                .ok_or_else(|| {
+                    cannot("it has an option without a value; write '' for an empty one")
+                })?,
+        };
+        settings.push((name.to_owned(), value));
+        rest = after.trim_start();
+    }
+    Ok(settings)
+}
+
+/// What stands before the end, without its backslashes, and what follows.
+fn up_to(text: &str, is_end: impl Fn(char) -> bool) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            c if is_end(c) => return Some((value, &text[at..])),
+            '\\' => value.extend(chars.next().map(|(_, c)| c)),
+            c => value.push(c),
+        }
+    }
+    Some((value, ""))
+}
+
+/// Whether there is an `@` that parts nothing. The library would take the first for the end of the
+/// password, and what follows for a host, a database or an option, which are no secrets.
+fn has_stray_at(rest: &str) -> bool {
+    let Some((_, after)) = rest.split_once('@') else { return false };
+    match after.split_once('?') {
+        // In the value of an option it stands for itself.
+        Some((names, options)) if options.split('&').all(|option| option.contains('=')) => {
+            names.contains('@')
+        }
+        _ => after.contains('@'),
+    }
+}
+
+/// What the library says is wrong, as far as it repeats nothing that may be a secret.
+pub(super) fn harmless(cause: &str) -> Option<&str> {
+    let fixed = ["invalid value for option `", "unexpected EOF", "unterminated"];
+    fixed.iter().any(|text| cause.starts_with(text)).then_some(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_postgres::config::{ChannelBinding, Host, SslMode};
+
+    fn refused(text: &str) -> String {
+        match read(text) {
+            Ok(demands) => panic!("{text}: {demands:?}"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// In both ways of writing it.
+    fn both(options: &str) -> [String; 2] {
+        [
+            format!("postgres://me:secret@db/x?{options}"),
+            format!("host=db user=me dbname=x {}", options.replace('&', " ").replace("%20", "\\ ")),
+        ]
+    }
+
+    #[test]
+    fn every_sslmode_of_libpq_is_understood_and_none_means_less_than_there() {
+        for (mode, expected) in [
+            ("disable", SslMode::Disable),
+            ("allow", SslMode::Prefer),
+            ("prefer", SslMode::Prefer),
+            ("require", SslMode::Require),
+            ("verify-ca", SslMode::Require),
+            ("verify-full", SslMode::Require),
+        ] {
+            for text in both(&format!("sslmode={mode}")) {
+                assert_eq!(read(&text).unwrap().config.get_ssl_mode(), expected, "{text}");
+            }
+        }
+        for text in both("sslmode=verify_full") {
+            assert!(refused(&text).contains("prefer, require, verify-ca or verify-full"));
+        }
+        // The last one counts, however it is written.
+        let text = "postgres://me@db/x?sslmode=disable&ssl%6Dode=verify%2Dfull";
+        assert_eq!(read(text).unwrap().config.get_ssl_mode(), SslMode::Require);
+    }
+
+    #[test]
+    fn what_stands_in_the_urls_of_clouds_is_done_or_says_what_to_write_instead() {
+        for text in both("sslmode=require&channel_binding=require&options=endpoint%3Done") {
+            let config = read(&text).unwrap().config;
+            assert_eq!(config.get_channel_binding(), ChannelBinding::Require, "{text}");
+        }
+        for text in both("sslrootcert=ca.pem&sslcert=me.pem&sslkey=me.key&sslmode=verify-ca") {
+            let Files { root, cert, key } = read(&text).unwrap().files;
+            let files = [root, cert, key].map(Option::unwrap);
+            assert_eq!(files, ["ca.pem", "me.pem", "me.key"], "{text}");
+        }
+        // As libpq: whoever trusts everybody whom the system trusts looks at the name.
+        for text in both("sslrootcert=system") {
+            assert_eq!(read(&text).unwrap().config.get_ssl_mode(), SslMode::Require);
+        }
+        for text in both("sslrootcert=system&sslmode=prefer") {
+            assert!(refused(&text).contains("goes with sslmode=verify-full"));
+        }
+        for (options, instead) in [
+            ("ssl=true", "write sslmode=verify-full"),
+            ("sslcrl=x", "with_tls"),
+            ("sslpassword=x", "not encrypted"),
+            ("gssencmode=require", "sslmode=require"),
+            ("require_auth=scram-sha-256", "channel_binding=require"),
+            ("ssl_min_protocol_version=TLSv1.3", "with_tls"),
+            ("pgbouncer=true", "with_statement_cache(0)"),
+            ("connection_limit=5", "max_size"),
+            ("tcp_user_timeout=9", "socket.user_timeout"),
+            ("load_balance_hosts=disable", "evenly"),
+            ("target_session_attrs=prefer-standby", "standby"),
+            ("target_session_attrs=best", "read-write"),
+            ("channel_binding=maybe", "disable, prefer or require"),
+            ("hunter2=x", "nobody knows"),
+        ] {
+            for text in both(options) {
+                let error = refused(&text);
+                assert!(error.contains(instead) && !error.contains("hunter2"), "{text}: {error}");
+            }
+        }
+        // What is so anyhow.
+        for text in
+            both("gssencmode=disable&ssl_min_protocol_version=TLSv1.2&sslcompression=0&sslsni=1")
+        {
+            read(&text).unwrap();
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_written_is_passed_over_in_silence() {
+        // The library stops reading at the "=" that has no name.
+        for text in ["host=db =x sslmode=require", "host=db sslmode", "host=db sslmode='require"] {
+            refused(text);
+        }
+        let demands = read("host = 'a b' password='it\\'s \\\\' user=me\\ too").unwrap();
+        assert_eq!(demands.config.get_hosts(), [Host::Tcp("a b".to_owned())]);
+        assert_eq!(demands.config.get_password(), Some(&br"it's \"[..]));
+        assert_eq!(demands.config.get_user(), Some("me too"));
+        let demands = read("postgres://u%40x:p%2Fw%3F@db/x?application_name=a%26b%3D").unwrap();
+        assert_eq!(demands.config.get_user(), Some("u@x"));
+        assert_eq!(demands.config.get_password(), Some(&b"p/w?"[..]));
+        assert_eq!(demands.config.get_application_name(), Some("a&b="));
+        let keepalive = read("host=db keepalives_idle=60 keepalives_retries=0").unwrap().keepalive;
+        assert_eq!((keepalive.idle, keepalive.retries), (Some(Duration::from_secs(60)), None));
+        assert!(read("host=db keepalives=0").unwrap().keepalive.is_off);
+    }
+
+    #[test]
+    fn what_may_be_a_piece_of_a_password_is_not_repeated() {
+        for text in [
+            "postgres://me:open@hunter2@db/x",
+            "postgres://app:p@hunter2@127.0.0.1:5441/app",
+            "postgres://me@db/x?hunter2=x",
+            "postgres://me@db/x?hunter2",
+            "host=db password=a hunter2=x",
+            "host=db password=a hunter2",
+            "host=db sslmode=hunter2",
+            "host=db keepalives_idle=hunter2",
+        ] {
+            assert!(!refused(text).contains("hunter2"), "{text}");
+        }
+        assert!(refused("postgres://me:open@hunter2@db/x").contains("%40"));
+    }
+}

@@ -1,0 +1,197 @@
+//! [`Linger`]: what is left of a connection that was closed while its peer worked for it.
+//!
+//! A peer does not look at its client until it has something to send: a connection that is closed in the
+//! middle of a request goes on there, and if its place in the pool were free at once, the peer would work
+//! for more than the pool may have. So a protocol that can ask the peer to stop keeps the place, and the
+//! socket by which it sees that the peer has closed, until that is so.
+
+use std::any::Any;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::ready;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+use super::Stream;
+use crate::deadline::Deadline;
+use crate::event::CloseReason;
+use crate::net::Io;
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The right of a connection to exist.
+pub(crate) type Place = Box<dyn Any + Send>;
+
+/// A protocol's side. As long as it is held, what its connection leaves behind is kept.
+pub(crate) struct Linger(pub(super) Arc<Lingering>);
+
+/// One per connection whose protocol asks for it.
+#[derive(Default)]
+pub(crate) struct Lingering {
+    /// Things are only moved in and out under this lock; nothing is dropped or called.
+    left: Mutex<Left>,
+    news: Notify,
+}
+
+#[derive(Default)]
+struct Left {
+    state: State,
+    stream: Option<Box<Stream>>,
+    place: Option<Place>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    /// The connection is open.
+    #[default]
+    Open,
+    /// It was closed, and its peer worked for it.
+    Kept,
+    /// There is nothing to keep, or nobody who keeps it.
+    Over,
+}
+
+/// Whether a connection that ends so keeps its place until its peer has stopped: not if the peer itself
+/// ended it, or if something speaks against the peer. Then another one is needed now.
+pub(super) fn keeps_its_place(reason: CloseReason) -> bool {
+    matches!(
+        reason,
+        CloseReason::OpTimeout
+            | CloseReason::TooLarge
+            | CloseReason::ResetFailed
+            | CloseReason::Cancelled
+            | CloseReason::Unfinished
+            | CloseReason::NotReusable
+            | CloseReason::Panicked
+            | CloseReason::Discarded
+    )
+}
+
+impl Lingering {
+    /// The connection is closed. Returns whether what it leaves behind is kept.
+    pub(super) fn begin(&self) -> bool {
+        let mut left = self.lock();
+        let begins = left.state == State::Open;
+        if begins {
+            left.state = State::Kept;
+        }
+        begins
+    }
+
+    /// The connection ended in another way.
+    pub(super) fn pass_if_open(&self) {
+        if self.lock().state == State::Open {
+            self.pass();
+        }
+    }
+
+    /// Nothing is left behind.
+    pub(super) fn pass(&self) {
+        let left = {
+            let mut left = self.lock();
+            std::mem::replace(&mut *left, Left { state: State::Over, ..Left::default() })
+        };
+        drop(left);
+        self.news.notify_waiters();
+    }
+
+    /// The stream of the connection, if it is kept.
+    pub(super) fn take_stream(&self, stream: Box<Stream>) {
+        let unwanted = {
+            let mut left = self.lock();
+            match left.state {
+                State::Kept => left.stream.replace(stream),
+                State::Open | State::Over => Some(stream),
+            }
+        };
+        drop(unwanted);
+        self.news.notify_waiters();
+    }
+
+    /// The place of the connection, if it is kept.
+    pub(crate) fn take_place(&self, place: Place) {
+        let unwanted = {
+            let mut left = self.lock();
+            match left.state {
+                State::Kept => left.place.replace(place),
+                State::Open | State::Over => Some(place),
+            }
+        };
+        drop(unwanted);
+        self.news.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Left> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Linger {
+    /// What the connection left behind, when it is closed; `None`, if that is nothing.
+    pub(crate) async fn left(&self) -> Option<Remains> {
+        loop {
+            let mut news = pin!(self.0.news.notified());
+            news.as_mut().enable();
+            {
+                let mut left = self.0.lock();
+                match (left.state, left.stream.take(), left.place.take()) {
+                    (State::Over, ..) => return None,
+                    (_, Some(stream), Some(place)) => {
+                        return Some(Remains { stream, has_ended_ours: false, _place: place });
+                    }
+                    (_, stream, place) => (left.stream, left.place) = (stream, place),
+                }
+            }
+            news.await;
+        }
+    }
+}
+
+impl Drop for Linger {
+    fn drop(&mut self) {
+        self.0.pass();
+    }
+}
+
+/// A socket that nobody uses, and its place. In this order, the socket is closed first.
+pub(crate) struct Remains {
+    stream: Box<Stream>,
+    has_ended_ours: bool,
+    _place: Place,
+}
+
+impl Remains {
+    /// Says that nothing more comes from here, and takes in whatever still comes from there. Returns
+    /// whether the peer has closed within this time.
+    pub(crate) async fn end_within(&mut self, limit: Duration) -> bool {
+        Deadline::after(Some(limit)).run(self.end()).await.is_ok()
+    }
+
+    async fn end(&mut self) {
+        poll_fn(|cx| {
+            let io: &mut Io = &mut self.stream.io;
+            if !self.has_ended_ours {
+                // A socket that is not connected any more says so when it is read.
+                let _ = ready!(Pin::new(&mut *io).poll_shutdown(cx));
+                self.has_ended_ours = true;
+            }
+            loop {
+                let mut space = [0; 4096];
+                let mut space = ReadBuf::new(&mut space);
+                match ready!(Pin::new(&mut *io).poll_read(cx, &mut space)) {
+                    Ok(()) if !space.filled().is_empty() => {}
+                    Ok(()) | Err(_) => return std::task::Poll::Ready(()),
+                }
+            }
+        })
+        .await;
+    }
+}
+
+impl fmt::Debug for Lingering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lingering").field("state", &self.lock().state).finish_non_exhaustive()
+    }
+}
