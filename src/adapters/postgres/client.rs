@@ -119,7 +119,11 @@ impl Client {
     /// The notifications that arrive from now on, until the connection is given back. Call it
     /// before `LISTEN`.
     ///
-    /// The next user inherits neither them nor the subscription.
+    /// The next user inherits neither them nor the subscription: that of a `LISTEN`, wherever it stands, of
+    /// a `DO` block, a procedure, or a function whose name ends with `listen`. A function of another name
+    /// that subscribes is not noticed before its first notification. That ends the connection if nobody
+    /// has it (`dirty`); whoever has it then gets it, and nobody after him. Give such a session back with
+    /// `UNLISTEN *`, or use [`RecyclingMethod::Clean`](super::RecyclingMethod::Clean).
     pub fn notifications(&self) -> Notifications {
         self.board.subscribe()
     }

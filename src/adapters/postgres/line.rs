@@ -158,13 +158,22 @@ impl Line {
 
     /// What the scanner knows of the session after each piece that was received.
     pub(super) fn remembers(&self, path: u64, forgotten: u64, was_early: bool) {
-        self.path.store(path, SeqCst);
-        self.forgotten.store(forgotten, SeqCst);
-        self.was_early.store(was_early, SeqCst);
+        // They rarely change, and to look costs less.
+        if self.path() != path {
+            self.path.store(path, SeqCst);
+        }
+        if self.forgotten() != forgotten {
+            self.forgotten.store(forgotten, SeqCst);
+        }
+        if self.was_early() != was_early {
+            self.was_early.store(was_early, SeqCst);
+        }
     }
 
     pub(super) fn touched(&self, is_touched: bool) {
-        self.is_touched.store(is_touched, SeqCst);
+        if self.is_touched() != is_touched {
+            self.is_touched.store(is_touched, SeqCst);
+        }
     }
 
     pub(super) fn is_touched(&self) -> bool {

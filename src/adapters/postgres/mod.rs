@@ -34,6 +34,11 @@
 //!   `57014` (`query_canceled`) when a read timeout or a deadline was over, `08006`
 //!   (`connection_failure`) when the server was found dead, `57P01` (`admin_shutdown`) when the pool was
 //!   closed or interrupted, `54000` (`program_limit_exceeded`) for a message above `limits.message`.
+//! - **A cached statement that became useless fails nobody.** Its table was altered, its type made anew,
+//!   `search_path` set, `DISCARD ALL` said: it is prepared anew. See [`Client::query`], and
+//!   [`Pool::clear_statement_caches`](crate::Pool::clear_statement_caches).
+//! - **The next user finds the session as it was**: settings, role, locks and temporary tables of the
+//!   last one are gone, and only who left something pays a round trip. See [`RecyclingMethod`].
 //! - **A change of role ends all connections.** A write that is refused because the server has become
 //!   read-only invalidates the pool, and with [`Target::ReadWrite`] the next dial goes to the host
 //!   that takes writes. Nobody has to report it.
@@ -79,17 +84,36 @@
 //!
 //! | error of the server | what goes |
 //! |---|---|
-//! | `25006`, a write where only reading is allowed | all connections; none if the server says (as PostgreSQL 14 and later do) that it takes writes, and it was the transaction that was begun to read only |
+//! | `25006`, a write where only reading is allowed | all connections, if the server is a standby or its setting says so; this connection, if its user had set `default_transaction_read_only`; none, if the transaction was begun to read only |
 //! | `57P02`, `57P03`, `57P04`: crashed, starting, database gone | all connections |
 //! | `57P01`, ended by an administrator | this connection: a server that stops says it on each one, and one terminated backend is no reason to leave the others |
 //! | any other after which the server closes | this connection |
-//! | `26000`, an unknown prepared statement | this connection, with its statement cache |
+//! | `26000`, an unknown prepared statement; `42P05`, one that is there already | this connection, as `protocol_error` |
 //! | any other | none |
 //!
-//! Coming from deadpool-postgres: `get`, `prepare_cached`, `transaction` and
-//! [`RecyclingMethod`] are what they were, and so is `cancel_token`, whose type is ours and which does
-//! nothing once the connection has gone back; the statement cache is bounded
-//! ([`Postgres::with_statement_cache`]).
+//! ## Behind PgBouncer and others
+//!
+//! A proxy that gives each transaction another session of the server (PgBouncer in transaction mode, RDS
+//! Proxy, Supavisor, pgcat) does not know prepared statements, `SET`, `LISTEN` or advisory locks as one
+//! connection has them. [`Postgres::with_statements`] with [`Statements::Unnamed`] is for those;
+//! `docs/poolers.md` says when it is needed, and what cannot be done there.
+//!
+//! ## Coming from deadpool-postgres
+//!
+//! `get`, `prepare_cached` and `transaction` are what they were, and so is `cancel_token`, whose type is
+//! ours and which does nothing once the connection has gone back. What differs:
+//!
+//! - [`RecyclingMethod`] is `Tidy` unless you say otherwise, which undoes what a user did to the session.
+//!   `Fast`, which leaves it to the next one, is deadpool's default.
+//! - The statement cache is bounded ([`Postgres::with_statement_cache`]), and
+//!   `manager.statement_caches.clear()` is
+//!   [`pool.clear_statement_caches()`](crate::Pool::clear_statement_caches).
+//! - `query`, `query_one`, `query_opt` and `execute` are methods of [`Client`] and [`Transaction`] of their
+//!   own. In generic code their bound is [`ToStatement`] of this module.
+//! - A `RowStream`, `CopyInSink` or `CopyOutStream` that is kept for longer than its guard ends early: what
+//!   it reads or writes is cancelled when the guard is dropped, and the stream ends with an error. Return
+//!   the guard together with the stream, or collect the rows first. (deadpool-postgres gives the
+//!   connection to the next user while it goes on.)
 
 mod along;
 #[cfg(feature = "tls")]
@@ -130,6 +154,7 @@ mod transaction;
 mod unbound;
 mod url;
 mod watched;
+mod words;
 
 /// The library underneath.
 pub use tokio_postgres;

@@ -2,6 +2,9 @@
 
 use super::path::{self, Path};
 use super::reset::CLEAN;
+use super::words::{
+    ADVISORY_LOCK, LISTEN, SEARCH_PATH, SET_CONFIG, TEMP, UNLISTEN, Words, is_name,
+};
 
 /// What a statement does to the notifications of its session. A statement that stands behind another one
 /// is not recognized here: the server says what it was when it is complete.
@@ -83,59 +86,6 @@ impl Name {
     /// Its number, if the client library made it.
     pub(super) fn number(self) -> Option<u64> {
         (self.len > 1 && !self.is_other).then_some(self.number)
-    }
-}
-
-/// What is looked for anywhere in a text, and whether it ends a name. Its first letter must not occur in it
-/// again.
-const WORDS: [(&[u8], bool); 6] = [
-    (b"search_path", true),
-    (b"listen", true),
-    (b"unlisten", true),
-    (b"set_config", true),
-    (b"advisory_lock", false),
-    (b"temp", false),
-];
-const SEARCH_PATH: usize = 0;
-const LISTEN: usize = 1;
-const UNLISTEN: usize = 2;
-const SET_CONFIG: usize = 3;
-const ADVISORY_LOCK: usize = 4;
-const TEMP: usize = 5;
-
-/// How much of each word stands before the next byte, and how often each was seen.
-#[derive(Debug, Default)]
-struct Words {
-    have: [u8; WORDS.len()],
-    times: [u32; WORDS.len()],
-}
-
-/// Whether it may stand in a name.
-fn is_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
-}
-
-impl Words {
-    fn read(&mut self, byte: u8) {
-        let byte = byte.to_ascii_lowercase();
-        for (at, (word, ends)) in WORDS.iter().enumerate() {
-            let have = usize::from(self.have[at]);
-            if have == 0 && byte != word[0] {
-                continue;
-            }
-            if have == word.len() && !(*ends && is_name(byte)) {
-                self.times[at] = self.times[at].saturating_add(1);
-            }
-            self.have[at] = if word.get(have) == Some(&byte) {
-                self.have[at] + 1
-            } else {
-                u8::from(byte == word[0])
-            };
-        }
-    }
-
-    fn has(&self, word: usize) -> bool {
-        self.times[word] > 0
     }
 }
 
@@ -225,7 +175,7 @@ impl Opening {
             _ if self.is_clean() => return Says::Forget,
             _ => {}
         }
-        if self.words.times[LISTEN] > self.words.times[UNLISTEN] || self.runs_code() {
+        if self.words.times(LISTEN) > self.words.times(UNLISTEN) || self.runs_code() {
             return Says::Listen;
         }
         Says::Other

@@ -10,6 +10,7 @@ use super::cancel;
 use super::client::Client;
 use super::error::Error;
 use super::role;
+use super::statements::is_unknown_statement;
 use super::unbound::Unbound;
 use crate::deadline::Deadline;
 
@@ -132,7 +133,11 @@ async fn close_statements(client: &Client) -> Result<(), Error> {
     let names = client.line.unbound().map(Unbound::take).unwrap_or_default();
     if !names.is_empty() {
         let sql: String = names.iter().map(|name| format!("DEALLOCATE s{name};")).collect();
-        run(client, &sql).await?;
+        match run(client, &sql).await {
+            // A proxy that gives them names of its own, and takes care of them itself.
+            Err(Error::Postgres(error)) if is_unknown_statement(&error) => {}
+            done => done?,
+        }
         client.statements.keep();
     }
     Ok(())

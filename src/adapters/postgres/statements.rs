@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};
 
@@ -157,15 +158,28 @@ impl StatementCache {
         let prepared = client.prepare_typed(query, types).await;
         let name = self.line.unbound().and_then(|unbound| unbound.claim(hash));
         match (&prepared, name) {
-            (Ok(_), Some(name)) => {
-                let end = if is_alone { "; COMMIT" } else { "" };
-                client.batch_execute(&format!("DEALLOCATE s{name}{end}")).await?;
-                self.keep();
-            }
+            (Ok(_), Some(name)) => self.deallocate(client, name, is_alone).await?,
             _ if is_alone => client.batch_execute("ROLLBACK").await?,
             _ => {}
         }
         prepared
+    }
+
+    /// In a transaction, which ends with it if it was begun for it. A proxy that gives statements names of
+    /// its own does not know this one in SQL: it takes care of them itself.
+    async fn deallocate(&self, client: &Client, name: u64, is_alone: bool) -> Result<(), Error> {
+        let (begin, end, undo) = if is_alone {
+            ("", "COMMIT", "ROLLBACK")
+        } else {
+            let undo = "ROLLBACK TO SAVEPOINT livepool; RELEASE SAVEPOINT livepool";
+            ("SAVEPOINT livepool;", "RELEASE SAVEPOINT livepool", undo)
+        };
+        match client.batch_execute(&format!("{begin} DEALLOCATE s{name}; {end}")).await {
+            Err(error) if is_unknown_statement(&error) => client.batch_execute(undo).await?,
+            done => done?,
+        }
+        self.keep();
+        Ok(())
     }
 
     /// The text and types of a statement that it has.
@@ -273,6 +287,10 @@ impl Cache {
         let (query, used) = (query.clone(), entry.used);
         self.remove(&query, |entry| entry.used == used)
     }
+}
+
+pub(super) fn is_unknown_statement(error: &Error) -> bool {
+    error.code() == Some(&SqlState::INVALID_SQL_STATEMENT_NAME)
 }
 
 /// Whether these are one statement. Its name is the client library's own; two that live at the same time
