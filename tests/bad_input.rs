@@ -395,7 +395,10 @@ fn a_caller_who_writes_without_end_to_an_upstream_that_reads_nothing_is_told_so(
         let mut conn = pool.get().await.unwrap();
         let error = conn.write_all(&vec![0; 64 << 20]).await.unwrap_err();
         assert!(livepool::is_timeout(&error), "{error}");
-        assert_eq!(error.to_string(), "write timed out after 50ms: the peer took no more bytes");
+        assert_eq!(
+            error.to_string(),
+            "write timed out after 50.0ms (timeouts.write): the peer took no more bytes"
+        );
         drop(conn);
         assert_eq!(events.closed(), [CloseReason::OpTimeout]);
         assert_empty(pool.status());

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use livepool::config::{
-    Config, Keepalive, Limits, ListenerConfig, Order, SocketConfig, SocketOption, Timeouts,
-    UserTimeout,
+    Config, Keepalive, Limits, ListenerConfig, Order, ReadTimeout, SocketConfig, SocketOption,
+    Timeouts, UserTimeout,
 };
 
 fn secs(secs: u64) -> Option<Duration> {
@@ -46,7 +46,10 @@ fn everything() -> Config {
             Limits::default().with_message(None).with_handshake(3000).with_retire_above(3 << 20),
         )
         .with_timeouts(
-            Timeouts::default().with_read(None).with_connect(Duration::from_millis(1500)),
+            Timeouts::default()
+                .with_read(None)
+                .with_connect(Duration::from_millis(1500))
+                .with_operation(Duration::from_secs(2)),
         )
         .with_socket(socket)
 }
@@ -87,9 +90,20 @@ fn an_empty_file_means_the_defaults() {
 fn durations_have_a_unit_or_the_word_never() {
     let config = toml("idle_timeout = 'never'\n[timeouts]\nread = '1m 30s'\nwrite = '250ms'");
     assert_eq!(config.idle_timeout, None);
-    assert_eq!(config.timeouts.read, secs(90));
+    assert_eq!(config.timeouts.read, ReadTimeout::After(Duration::from_secs(90)));
     assert_eq!(config.timeouts.write, Some(Duration::from_millis(250)));
     assert_eq!(config.timeouts.flush, secs(30), "an absent field keeps its default");
+}
+
+#[test]
+fn a_read_timeout_is_set_or_never_or_left_to_the_protocol() {
+    let read = |text: &str| toml(&format!("[timeouts]\n{text}")).timeouts.read;
+    assert_eq!(read("read = 'never'"), ReadTimeout::Never);
+    assert_eq!(read("read = '30s'"), ReadTimeout::After(Duration::from_secs(30)));
+    assert_eq!(read(""), ReadTimeout::Default);
+    assert_eq!(read("read = 'default'"), ReadTimeout::Default);
+    assert_eq!(toml("[timeouts]\noperation = '2s'").timeouts.operation, secs(2));
+    assert_eq!(toml("[timeouts]\noperation = 'never'").timeouts.operation, None);
 }
 
 #[test]

@@ -197,7 +197,8 @@ async fn timeouts_of_one_user_are_not_those_of_the_next() {
         }
         drop(conn);
         let mut conn = pool.get().await.unwrap();
-        assert_eq!(conn.timeouts(), Timeouts::default(), "finished: {finished}");
+        let own = Timeouts::default().with_read(Duration::from_secs(30));
+        assert_eq!(conn.timeouts(), own, "finished: {finished}");
         assert_eq!(ask(&mut conn, "SLOW 20 x").await.unwrap(), "x");
         assert_eq!(conn.finish(), None);
     }
@@ -216,6 +217,26 @@ async fn an_operation_that_times_out_ends_the_connection() {
     drop(conn);
     exchange(&pool, "next").await;
     assert_eq!(events.timed_out(), [Operation::Read]);
+    assert_eq!(events.closed(), [CloseReason::OpTimeout]);
+}
+
+#[tokio::test]
+async fn a_use_has_the_time_that_is_configured_for_all() {
+    let upstream = Upstream::start();
+    let timeouts = Timeouts::default().with_operation(Duration::from_millis(300));
+    let (pool, events) = plain(&upstream.config().with_timeouts(timeouts), 1);
+    // A new one and one that came back, each from its own checkout on.
+    for number in 0..4 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        exchange(&pool, &number.to_string()).await;
+    }
+    assert_eq!(events.opened(), 1);
+    let mut conn = pool.get().await.unwrap();
+    let error = ask(&mut conn, "HOLD").await.unwrap_err();
+    assert!(livepool::is_timeout(&error), "{error}");
+    assert!(error.to_string().contains("cut by timeouts.operation after 300.0ms"), "{error}");
+    drop(conn);
+    exchange(&pool, "next").await;
     assert_eq!(events.closed(), [CloseReason::OpTimeout]);
 }
 

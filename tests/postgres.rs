@@ -11,10 +11,14 @@ mod bounds;
 mod cancel;
 #[path = "postgres/cancel_requests.rs"]
 mod cancel_requests;
+#[path = "postgres/copy.rs"]
+mod copy;
 #[path = "postgres/faults.rs"]
 mod faults;
 #[path = "postgres/left.rs"]
 mod left;
+#[path = "postgres/patience.rs"]
+mod patience;
 #[path = "postgres/roles.rs"]
 mod roles;
 #[path = "postgres/session.rs"]

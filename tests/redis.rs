@@ -55,7 +55,7 @@ fn the_quickstart_talks_to_a_real_redis() {
         "keepalive 15s + 5s * 3",
         "1000 PINGs over 1 connection(s)",
         "the pool evicted 4 (peer_closed)",
-        "read timed out after 300ms",
+        "read timed out after 300.0ms",
         "Discarded(OpTimeout)",
         "each read its own +PONG",
         "livepool_evictions_total{pool=\"quickstart\",reason=\"peer_closed\"} 4",

@@ -246,7 +246,7 @@ async fn what_one_exchange_sets_ends_with_the_return_to_the_pool() {
     tokio::time::resume();
     let mut conn = pool.get().await.unwrap();
     assert_eq!(conn.id(), id, "the same connection");
-    assert_eq!(conn.timeouts().read, Some(READ));
+    assert_eq!(conn.timeouts().read, READ.into());
     assert_eq!(ask(&mut conn, "ECHO b").await.unwrap(), "b");
 }
 

@@ -114,7 +114,7 @@ async fn the_exchange_deadline_ends_with_the_exchange() {
     let (_upstream, pool, _, mut conn) = one().await;
     conn.deadline(Duration::from_millis(20));
     conn.set_read_timeout(None);
-    let configured = livepool::Timeouts::default();
+    let configured = livepool::Timeouts::default().with_read(Duration::from_secs(30));
     assert_ne!(conn.timeouts(), configured);
     assert_eq!(conn.release(), Release::Reused);
     std::thread::sleep(Duration::from_millis(30));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-use super::{Keepalive, UserTimeout};
+use super::{Keepalive, ReadTimeout, UserTimeout};
 
 const DURATION: &str = "a duration with a unit, such as \"30s\" or \"1m 30s\"";
 
@@ -209,6 +209,30 @@ impl<'de> Deserialize<'de> for UserTimeout {
             text: |text| match text {
                 "derived" => Ok(Self::Derived),
                 "off" => Ok(Self::Off),
+                _ => duration(text).map(Self::After),
+            },
+            number: None,
+        })
+    }
+}
+
+impl Serialize for ReadTimeout {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Default => serializer.serialize_str("default"),
+            Self::Never => serializer.serialize_str("never"),
+            Self::After(limit) => serializer.serialize_str(&spell(*limit)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ReadTimeout {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Spelled {
+            expecting: format!("{DURATION}, or \"never\", or \"default\""),
+            text: |text| match text {
+                "default" => Ok(Self::Default),
+                "never" => Ok(Self::Never),
                 _ => duration(text).map(Self::After),
             },
             number: None,

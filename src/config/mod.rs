@@ -83,4 +83,4 @@ pub use reuse::{Order, Validation};
 pub(crate) use rules::{check_max_size, check_ping};
 pub(crate) use settings::{ListenerSettings, Settings, SocketSettings};
 pub use socket::{SocketConfig, SocketOption};
-pub use timeouts::Timeouts;
+pub use timeouts::{ReadTimeout, Timeouts};

@@ -191,17 +191,28 @@ pub(super) fn no_local_addr(problems: &mut Problems, local_addr: Option<IpAddr>)
 }
 
 pub(super) fn timeouts(problems: &mut Problems, timeouts: &Timeouts) {
-    let Timeouts { checkout, connect, ping, reset, read, write, flush, shutdown, accept } =
-        timeouts;
+    let Timeouts {
+        checkout,
+        connect,
+        ping,
+        reset,
+        read,
+        write,
+        flush,
+        shutdown,
+        accept,
+        operation,
+    } = timeouts;
     limit(problems, "timeouts.checkout", *checkout);
     limit(problems, "timeouts.connect", *connect);
     limit(problems, "timeouts.ping", *ping);
     limit(problems, "timeouts.reset", *reset);
-    limit(problems, "timeouts.read", *read);
+    limit(problems, "timeouts.read", read.limit(true));
     limit(problems, "timeouts.write", *write);
     limit(problems, "timeouts.flush", *flush);
     limit(problems, "timeouts.shutdown", *shutdown);
     limit(problems, "timeouts.accept", *accept);
+    limit(problems, "timeouts.operation", *operation);
 }
 
 /// What to write instead of a very long time.

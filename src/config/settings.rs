@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::error::Problems;
 use super::{
-    Backoff, Config, ConfigError, Keepalive, Limits, ListenerConfig, Order, SocketConfig,
-    SocketOption, Timeouts, UserTimeout, Validation, rules,
+    Backoff, Config, ConfigError, Keepalive, Limits, ListenerConfig, Order, ReadTimeout,
+    SocketConfig, SocketOption, Timeouts, UserTimeout, Validation, rules,
 };
 use crate::net::Endpoint;
 
@@ -110,7 +110,7 @@ impl Settings {
             max_waiting: config.max_waiting,
             order: config.order,
             validation: config.validation,
-            timeouts: Arc::new(config.timeouts),
+            timeouts: Arc::new(proven(config)),
             idle_timeout: config.idle_timeout,
             max_lifetime: config.max_lifetime,
             max_silence: config.max_silence,
@@ -122,6 +122,15 @@ impl Settings {
             limits: config.limits,
             socket,
         })
+    }
+}
+
+/// Without keepalive nothing proves that a peer lives from which an answer is awaited, and only a
+/// read timeout ends that: it is there for all, unless somebody says otherwise.
+fn proven(config: &Config) -> Timeouts {
+    match (config.socket.keepalive.is_some(), config.timeouts.read) {
+        (false, ReadTimeout::Default) => config.timeouts.with_read(ReadTimeout::BARE),
+        _ => config.timeouts,
     }
 }
 

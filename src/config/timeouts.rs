@@ -1,4 +1,4 @@
-//! [`Timeouts`]: how long each operation may take.
+//! [`Timeouts`]: how long each operation may take, and all of a use together.
 
 use std::time::Duration;
 
@@ -30,13 +30,13 @@ pub struct Timeouts {
     /// 1 s; a connection that takes longer is closed.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub reset: Option<Duration>,
-    /// One read. Default 30 s, far above what a healthy answer takes; raise it for calls that may
-    /// legitimately wait. A read that is dropped and tried again goes on with the same clock; one
+    /// One read, while the peer owes an answer. Default [`ReadTimeout::Default`]: 30 s for bare
+    /// streams and accepted ones, no limit where the protocol knows what it is owed. A read that is
+    /// dropped and tried again goes on with the same clock; one
     /// that begins more than a second after that clock ran out, when the task that waited has had its
     /// turn, is taken for a new one. (A runtime of several threads, all held up by other tasks at that
     /// very moment, may make the one look like the other: the read has its time once more then.)
-    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
-    pub read: Option<Duration>,
+    pub read: ReadTimeout,
     /// One write. Default 30 s. A write only waits when the send buffer is full.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub write: Option<Duration>,
@@ -51,6 +51,73 @@ pub struct Timeouts {
     /// and can look at its own stop flag.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub accept: Option<Duration>,
+    /// All of one use of a pooled connection: from the moment in which a caller gets it, the time
+    /// within which its reads and writes must be done. Default `None`: no bound over all of them. It
+    /// is what [`Guard::deadline`](crate::Guard::deadline) sets for one guard, which may set another
+    /// one or none. Waiting for the connection is not part of it: that is `checkout`. Of pools, and of
+    /// [`Manager`](crate::Manager); a [`Connector`](crate::Connector) and a listener have no use of it.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub operation: Option<Duration>,
+}
+
+/// How long one read may take while the peer owes an answer; see [`Timeouts::read`].
+///
+/// Made of a `Duration`, or of `None`, by the setters:
+///
+/// ```
+/// use std::time::Duration;
+/// use livepool::config::{ReadTimeout, Timeouts};
+///
+/// let timeouts = Timeouts::default();
+/// assert_eq!(timeouts.read, ReadTimeout::Default);
+/// let minute = Duration::from_secs(60);
+/// assert_eq!(timeouts.with_read(minute).read, ReadTimeout::After(minute));
+/// assert_eq!(timeouts.with_read(None).read, ReadTimeout::Never);
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ReadTimeout {
+    /// Nothing was set. A bare stream has 30 s, far above what a healthy answer takes. A protocol
+    /// that knows what it is owed, by a ledger or a scanner as those for PostgreSQL, Redis and HTTP,
+    /// has no limit: a statement may take an hour, and while a read waits its peer has to give a sign
+    /// of life every few seconds, so that a dead one is found far sooner than by any timeout. A peer
+    /// whose kernel lives and whose program hangs is bounded by [`Timeouts::operation`] or
+    /// [`Guard::deadline`](crate::Guard::deadline). Where nothing proves a peer's life, because
+    /// `socket.keepalive` is off, it is 30 s for all. In a file `"default"`, or nothing.
+    #[default]
+    Default,
+    /// No limit. In a file `"never"`.
+    Never,
+    /// This long.
+    After(Duration),
+}
+
+impl ReadTimeout {
+    /// Of a bare stream, unless something else was set.
+    pub(crate) const BARE: Duration = Duration::from_secs(30);
+
+    /// What it comes to. `knows_debts`: a protocol knows what it is owed, and its peer has to show
+    /// that it lives.
+    pub(crate) fn limit(self, knows_debts: bool) -> Option<Duration> {
+        match self {
+            Self::Default if knows_debts => None,
+            Self::Default => Some(Self::BARE),
+            Self::Never => None,
+            Self::After(limit) => Some(limit),
+        }
+    }
+}
+
+impl From<Duration> for ReadTimeout {
+    fn from(limit: Duration) -> Self {
+        Self::After(limit)
+    }
+}
+
+impl From<Option<Duration>> for ReadTimeout {
+    fn from(limit: Option<Duration>) -> Self {
+        limit.map_or(Self::Never, Self::After)
+    }
 }
 
 impl Timeouts {
@@ -59,7 +126,7 @@ impl Timeouts {
         Self::uniform(None)
     }
 
-    /// Every operation gets the same limit.
+    /// Every operation gets the same limit; all of a use together get none.
     pub fn all(limit: Duration) -> Self {
         Self::uniform(Some(limit))
     }
@@ -69,11 +136,12 @@ impl Timeouts {
         with_connect connect: into Option<Duration>;
         with_ping ping: into Option<Duration>;
         with_reset reset: into Option<Duration>;
-        with_read read: into Option<Duration>;
+        with_read read: into ReadTimeout;
         with_write write: into Option<Duration>;
         with_flush flush: into Option<Duration>;
         with_shutdown shutdown: into Option<Duration>;
         with_accept accept: into Option<Duration>;
+        with_operation operation: into Option<Duration>;
     }
 
     fn uniform(limit: Option<Duration>) -> Self {
@@ -82,11 +150,12 @@ impl Timeouts {
             connect: limit,
             ping: limit,
             reset: limit,
-            read: limit,
+            read: limit.into(),
             write: limit,
             flush: limit,
             shutdown: limit,
             accept: limit,
+            operation: None,
         }
     }
 }
@@ -98,11 +167,12 @@ impl Default for Timeouts {
             connect: Some(Duration::from_secs(5)),
             ping: Some(Duration::from_secs(1)),
             reset: Some(Duration::from_secs(1)),
-            read: Some(Duration::from_secs(30)),
+            read: ReadTimeout::Default,
             write: Some(Duration::from_secs(30)),
             flush: Some(Duration::from_secs(30)),
             shutdown: Some(Duration::from_secs(1)),
             accept: Some(Duration::from_secs(30)),
+            operation: None,
         }
     }
 }

@@ -123,7 +123,8 @@ impl Listener {
                 let after = limit.unwrap_or_default();
                 let operation = Operation::Accept;
                 self.emitter().emit(Event::TimedOut { operation, conn: None, after });
-                Err(OpTimeout { operation, after, of_exchange: false }.into())
+                let setting = "timeouts.accept";
+                Err(OpTimeout { operation, after, of_exchange: false, setting }.into())
             }
         }
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::lease::{Lease, Release};
 use super::speech::MADE;
+use crate::config::Timeouts;
 use crate::event::{CloseReason, ConnId};
 use crate::foreign::{self, Held, Panicked};
 use crate::net::PeerAddr;
@@ -108,12 +109,14 @@ impl<P: Protocol> Guard<P> {
     }
 
     /// The time the whole exchange may take from now, over all its operations together; each then
-    /// gets its own timeout or what is left. Ends with the return of the connection.
+    /// gets its own timeout or what is left. Ends with the return of the connection. For all guards of
+    /// a pool, from the checkout on, there is [`operation`](crate::config::Timeouts::operation).
     pub fn deadline(&mut self, limit: Duration) {
         self.set_deadline(Instant::now().checked_add(limit));
     }
 
-    /// See [`Stream::set_deadline`]. Ends with the return of the connection.
+    /// See [`Stream::set_deadline`]. Ends with the return of the connection. `None`: not even
+    /// `timeouts.operation` holds.
     pub fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.limit(|stream| stream.set_deadline(deadline));
     }
@@ -126,6 +129,16 @@ impl<P: Protocol> Guard<P> {
     /// See [`Stream::set_write_timeout`]. Ends with the return of the connection.
     pub fn set_write_timeout(&mut self, limit: Option<Duration>) {
         self.limit(|stream| stream.set_write_timeout(limit));
+    }
+
+    /// The timeouts in force. See [`Stream::timeouts`].
+    pub fn timeouts(&self) -> Timeouts {
+        self.lease.stream().timeouts()
+    }
+
+    /// By when the exchange must be over, if it must be.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.lease.stream().deadline()
     }
 
     /// Says that the connection must not be reused. It stays usable and is discarded, with reason

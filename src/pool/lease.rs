@@ -75,6 +75,10 @@ impl Lease {
         if let Some(held) = &mut self.held {
             held.taken_at = Some(taken_at);
             held.core.taken_by(held.since, taken_at);
+            if held.pool.0.settings().timeouts.operation.is_some() {
+                held.conn.stream_mut().begin_operation();
+                held.conn.wake_reader();
+            }
         }
     }
 
@@ -312,6 +316,8 @@ impl Held {
     /// Its user is done with it, its protocol is not.
     fn wait_for_reset(mut self) -> Release {
         let pool = Arc::clone(&self.pool.0);
+        self.conn.stream_mut().lift_limits();
+        self.conn.wake_reader();
         if self.taken_at.take().is_some() {
             pool.returned(&self.core, self.core.age().since(self.since));
         }

@@ -60,6 +60,7 @@ impl managed::Manager for Manager {
         let mut stream = self.connector.connect().await?;
         let settings = self.connector.settings();
         stream.watch_peer(settings.max_silence);
+        stream.begin_operation();
         let lifetime = settings.max_lifetime.map(jittered);
         let expires = lifetime.and_then(|lifetime| Instant::now().checked_add(lifetime));
         Ok(Connection { stream, expires })
@@ -70,6 +71,7 @@ impl managed::Manager for Manager {
             None => {
                 // deadpool has no hook at return: what the last user set ends here.
                 conn.stream.rest();
+                conn.stream.begin_operation();
                 Ok(())
             }
             Some(reason) => {

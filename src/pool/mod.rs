@@ -255,8 +255,13 @@ impl<P: Protocol> Pool<P> {
             let mut guard = tries.get().await?;
             let mut result = exchange(&mut guard).await;
             if result.is_err() && tries.met_stale(&guard) {
+                // The second one has what the first one has left.
+                let due = guard.due();
                 drop(guard);
                 guard = tries.get().await?;
+                if due.is_some() {
+                    guard.set_deadline(due);
+                }
                 result = exchange(&mut guard).await;
             }
             let value = result?;

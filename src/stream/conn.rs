@@ -272,20 +272,22 @@ impl Client {
 
     fn peek(&self) -> Verdict {
         let mut space = [0; 256];
-        let (peeked, count, peer_closed) = match &*self.shared.stream() {
+        let (peeked, count, peer_closed, unasked) = match &*self.shared.stream() {
             Some(stream) => {
                 let (peeked, count) = stream.io().peek_bytes(&mut space);
+                // What that is about is asked while nobody can read it.
+                let unasked = self.shared.unasked();
                 // What may wait hides what came after it.
                 let bytes = matches!(peeked, Peeked::Bytes);
                 let info = if bytes { tcp_info(&stream.io().sock_ref()) } else { None };
-                (peeked, count, info.is_some_and(|info| info.peer_closed))
+                (peeked, count, info.is_some_and(|info| info.peer_closed), unasked)
             }
             None => return Verdict::Dead(CloseReason::Discarded),
         };
         if !matches!(peeked, Peeked::Bytes) {
             return Verdict::of_peek(peeked);
         }
-        match self.shared.judge_waiting(&space[..count]) {
+        match self.shared.judge_waiting(unasked, &space[..count]) {
             None if peer_closed => Verdict::Dead(CloseReason::PeerClosed),
             None => Verdict::Alive,
             Some(reason) => Verdict::Dead(reason),

@@ -20,7 +20,13 @@ pub struct OpTimeout {
     pub after: Duration,
     /// Whether the deadline of the whole exchange cut it, rather than its own timeout.
     pub of_exchange: bool,
+    /// What set that time: `timeouts.read`, say, `timeouts.operation`, `set_read_timeout`, or
+    /// `deadline` for the one that its user gave the exchange.
+    pub setting: &'static str,
 }
+
+/// The exchange's own deadline, as [`OpTimeout::setting`].
+pub(super) const DEADLINE: &str = "deadline";
 
 impl OpTimeout {
     /// The timeout inside `error`, if that is what it is.
@@ -36,14 +42,16 @@ impl fmt::Display for OpTimeout {
             Operation::Shutdown => "the connection could not be shut down",
             _ => "the peer sent nothing",
         };
-        let Self { operation, after, .. } = self;
-        if self.of_exchange {
-            write!(
-                f,
-                "{operation} cut by the deadline of its exchange after {after:?}: {why} in time"
-            )
-        } else {
-            write!(f, "{operation} timed out after {after:?}: {why}")
+        let Self { operation, after, setting, .. } = self;
+        match (self.of_exchange, *setting) {
+            (true, DEADLINE) => {
+                write!(
+                    f,
+                    "{operation} cut by the deadline of its exchange after {after:.1?}: {why} in time"
+                )
+            }
+            (true, _) => write!(f, "{operation} cut by {setting} after {after:.1?}: {why} in time"),
+            (false, _) => write!(f, "{operation} timed out after {after:.1?} ({setting}): {why}"),
         }
     }
 }
@@ -174,5 +182,36 @@ impl std::error::Error for TooLarge {}
 impl From<TooLarge> for io::Error {
     fn from(exceeded: TooLarge) -> Self {
         io::Error::new(io::ErrorKind::InvalidData, exceeded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_in_a_text_is_rounded_and_has_the_name_of_its_setting() {
+        let after = Duration::from_nanos(1_999_999_670);
+        let text = |of_exchange, setting| {
+            OpTimeout { operation: Operation::Read, after, of_exchange, setting }.to_string()
+        };
+        for (text, expected) in [
+            (
+                text(false, "timeouts.read"),
+                "read timed out after 2.0s (timeouts.read): the peer sent nothing",
+            ),
+            (
+                text(true, "timeouts.operation"),
+                "read cut by timeouts.operation after 2.0s: the peer sent nothing in time",
+            ),
+            (
+                text(true, DEADLINE),
+                "read cut by the deadline of its exchange after 2.0s: the peer sent nothing in time",
+            ),
+        ] {
+            assert_eq!(text, expected);
+        }
+        let silent = PeerSilent { silent_for: after, reason: CloseReason::PeerSilent };
+        assert!(silent.to_string().starts_with("peer silent for 2.0s:"), "{silent}");
     }
 }

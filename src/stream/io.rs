@@ -30,6 +30,11 @@ impl Stream {
         if let Some(reason) = self.link.interrupted() {
             return Some(Interrupted { reason }.into());
         }
+        // What is read, and a flush of nothing, for nobody is no part of an exchange: whoever asks next
+        // is told.
+        if matches!(operation, Operation::Read | Operation::Flush) && self.owes_nothing() {
+            return None;
+        }
         // A peer that trickles bytes is never pending for long; only looking at the clock every
         // time holds it to the deadline.
         if self.deadline().is_some_and(|deadline| Instant::now() >= deadline) {

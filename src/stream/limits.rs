@@ -6,28 +6,32 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clock::Now;
+use super::fault::DEADLINE;
 use super::link::Side;
 use super::watch::Silent;
 use super::{OpTimeout, PeerSilent, Stream};
-use crate::config::Timeouts;
+use crate::config::{ReadTimeout, Timeouts};
 use crate::event::{Check, CheckVerdict, CloseReason, Event, Operation};
 
 /// The timeouts of a stream's operations, and of its exchange.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    pub(super) read: Option<Duration>,
+    pub(super) read: ReadTimeout,
     pub(super) write: Option<Duration>,
     pub(super) flush: Option<Duration>,
     pub(super) shutdown: Option<Duration>,
     /// The end of the whole exchange, and when it was set.
     pub(super) deadline: Option<Instant>,
     pub(super) deadline_set: Option<Instant>,
+    /// It is `timeouts.operation`, and not its user's own.
+    pub(super) is_configured: bool,
 }
 
 impl Limits {
     pub(super) fn of(timeouts: &Timeouts) -> Self {
         let Timeouts { read, write, flush, shutdown, .. } = *timeouts;
-        Self { read, write, flush, shutdown, deadline: None, deadline_set: None }
+        let (deadline, deadline_set) = (None, None);
+        Self { read, write, flush, shutdown, deadline, deadline_set, is_configured: false }
     }
 }
 
@@ -42,7 +46,7 @@ impl Stream {
 
     /// The end of the whole exchange, if its user has set one.
     #[inline]
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         if self.is_limited { self.own.as_ref()?.deadline } else { None }
     }
 
@@ -56,25 +60,46 @@ impl Stream {
         own
     }
 
+    /// A use begins: it has `timeouts.operation`, where that is set.
+    pub(crate) fn begin_operation(&mut self) {
+        let limit = self.defaults.operation;
+        if let Some(deadline) = limit.and_then(|limit| Instant::now().checked_add(limit)) {
+            self.set_deadline(Some(deadline));
+            self.own_limits().is_configured = true;
+        }
+    }
+
+    /// Its user is done with it, and it is not at rest yet: what he set does not bound what is done to
+    /// it meanwhile.
+    pub(crate) fn lift_limits(&mut self) {
+        if std::mem::take(&mut self.is_limited) {
+            self.reading.stop();
+            self.writing.stop();
+        }
+    }
+
     /// How long the next answer may take.
     pub(super) fn read_limit(&self) -> Option<Duration> {
-        self.limits().read.filter(|_| !self.link.is_patient())
+        self.limits().read.limit(self.knows_debts).filter(|_| !self.link.is_patient())
+    }
+
+    /// A read that is pending waits for no answer: it is that of a task that reads all the time.
+    pub(super) fn owes_nothing(&self) -> bool {
+        match self.counts_debt {
+            true => self.link.debt() == 0,
+            false => self.is_driven && !self.exchange.is_unanswered(),
+        }
     }
 
     /// For a read that is pending, whose task the link knows.
     pub(super) fn poll_read_clock(&mut self) -> Poll<std::io::Error> {
         if self.counts_debt {
             let begun = self.link.debts_begun();
-            if std::mem::replace(&mut self.debts_seen, begun) != begun || self.link.debt() == 0 {
+            if std::mem::replace(&mut self.debts_seen, begun) != begun {
                 self.reading.stop();
             }
-            if self.link.debt() == 0 {
-                self.end_watch();
-                return Poll::Pending;
-            }
         }
-        // A task reads all the time, and only what was asked has an answer to wait for.
-        if self.is_driven && !self.counts_debt && !self.exchange.is_unanswered() {
+        if self.owes_nothing() {
             self.reading.stop();
             self.end_watch();
             return Poll::Pending;
@@ -131,16 +156,33 @@ impl Stream {
 
     /// The error of an operation that ran out of time, and everything that follows from it.
     pub(super) fn time_out(&mut self, operation: Operation, after: Duration) -> std::io::Error {
-        let Limits { deadline, deadline_set, .. } = self.limits();
+        let Limits { deadline, deadline_set, is_configured, .. } = self.limits();
         let timeout = match (deadline, deadline_set) {
             (Some(deadline), Some(set)) if deadline <= Instant::now() => {
-                OpTimeout { operation, after: deadline - set, of_exchange: true }
+                let setting = if is_configured { "timeouts.operation" } else { DEADLINE };
+                OpTimeout { operation, after: deadline - set, of_exchange: true, setting }
             }
-            _ => OpTimeout { operation, after, of_exchange: false },
+            _ => {
+                OpTimeout { operation, after, of_exchange: false, setting: self.setting(operation) }
+            }
         };
         self.exchange.taint(CloseReason::OpTimeout);
         self.tell(Event::TimedOut { operation, conn: Some(self.id), after: timeout.after });
         timeout.into()
+    }
+
+    /// What has set the time of an operation.
+    fn setting(&self, operation: Operation) -> &'static str {
+        let (own, defaults) = (self.limits(), Limits::of(&self.defaults));
+        match operation {
+            Operation::Flush if own.flush != defaults.flush => "set_write_timeout",
+            Operation::Flush => "timeouts.flush",
+            Operation::Shutdown => "timeouts.shutdown",
+            Operation::Write if own.write != defaults.write => "set_write_timeout",
+            Operation::Write => "timeouts.write",
+            _ if own.read != defaults.read => "set_read_timeout",
+            _ => "timeouts.read",
+        }
     }
 
     /// Emits an event at once, unless this is called with the lock held that those share who share

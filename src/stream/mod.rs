@@ -110,6 +110,8 @@ pub struct Stream {
     is_limited: bool,
     exchange: Exchange,
     counts_debt: bool,
+    /// A protocol does, for as long as it lives.
+    knows_debts: bool,
     /// Its client has a task that reads all the time.
     is_driven: bool,
     /// Of a stream that is shared: what came of a poll, for whoever tells when no lock is held.
@@ -175,6 +177,7 @@ impl Stream {
             is_limited: false,
             exchange: Exchange::default(),
             counts_debt: false,
+            knows_debts: false,
             is_driven: false,
             untold: None,
             bell: None,
@@ -242,16 +245,17 @@ impl Stream {
         self.link.interrupted().or(self.exchange.tainted())
     }
 
-    /// The timeouts in force.
+    /// The timeouts in force. Of what was not set, that of a read is what it comes to here.
     pub fn timeouts(&self) -> Timeouts {
         let Limits { read, write, flush, shutdown, .. } = self.limits();
+        let read = read.limit(self.knows_debts).into();
         Timeouts { read, write, flush, shutdown, ..*self.defaults }
     }
 
     /// Sets the timeout of every later read; `None` waits for ever. In a pool it holds until the
     /// connection is returned.
     pub fn set_read_timeout(&mut self, limit: Option<Duration>) {
-        self.own_limits().read = limit;
+        self.own_limits().read = limit.into();
         self.reading.stop();
     }
 
@@ -270,6 +274,7 @@ impl Stream {
         let own = self.own_limits();
         own.deadline = deadline;
         own.deadline_set = deadline.map(|_| Instant::now());
+        own.is_configured = false;
         self.reading.stop();
         self.writing.stop();
     }
@@ -302,8 +307,9 @@ impl Stream {
     }
 
     /// Debt is counted as long as the stream lives.
-    fn count_debt_for_good(&mut self) {
+    pub(crate) fn count_debt_for_good(&mut self) {
         self.counts_debt = true;
+        self.knows_debts = true;
         self.reading.stop();
     }
 

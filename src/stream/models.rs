@@ -27,6 +27,7 @@ pub(crate) fn all() -> Vec<Model> {
         Model { name: "clock", run: a_deadline_is_kept_whenever_the_timer_fires },
         Model { name: "shared-close", run: a_shared_stream_is_closed_whoever_uses_it },
         Model { name: "shared-layer", run: what_is_taken_in_for_nobody_reaches_the_next_reader },
+        Model { name: "shared-debt", run: an_answer_is_never_taken_for_what_nobody_asked_for },
         Model { name: "driver", run: a_task_at_rest_has_sent_everything },
         Model { name: "ledger", run: whoever_waits_for_the_last_answer_is_told_of_it },
     ]
@@ -220,7 +221,7 @@ fn what_is_taken_in_for_nobody_reaches_the_next_reader() {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
             for _ in 0..PIECES {
-                assert_eq!(shared.judge_waiting(b"."), None);
+                assert_eq!(shared.judge_waiting(Some(Vec::new()), b"."), None);
             }
         })
     };
@@ -230,6 +231,69 @@ fn what_is_taken_in_for_nobody_reaches_the_next_reader() {
     }
     pool.join().expect("the pool looked");
     drop(reader.join().expect("all of it was read"));
+}
+
+/// Counts a request for each byte that is sent, and an answer for each that comes.
+struct Count(usize);
+
+impl Scanner for Count {
+    fn sent(&mut self, bytes: &[u8]) {
+        self.0 += bytes.len();
+    }
+
+    fn received(&mut self, bytes: &[u8]) {
+        self.0 -= bytes.len();
+    }
+
+    fn owed(&self) -> usize {
+        self.0
+    }
+}
+
+/// A client asks for itself while its connection is idle, as one does that closes a statement late, and
+/// the pool looks at the connection at any moment. The answer is not what nobody asked for.
+fn an_answer_is_never_taken_for_what_nobody_asked_for() {
+    const REQUESTS: usize = 2;
+    let (stream, mut peer) = pair();
+    let judge = Arc::new(|_: &[u8]| Unread::Dirty);
+    let bare = Bare::new(Box::new(stream), judge, Limits::unlimited());
+    let mut wire = bare.wire();
+    drop(wire.scan(Count(0)));
+    let conn = bare.with_client(Box::new(()));
+    conn.set_idle(true);
+    let client = thread::spawn(move || {
+        for _ in 0..REQUESTS {
+            let sent = block_on(poll_fn(|cx| {
+                tokio::io::AsyncWrite::poll_write(Pin::new(&mut wire), cx, b"?")
+            }));
+            assert_eq!(sent.expect("there is room"), 1);
+            assert_eq!(block_on(read(&mut wire)).expect("an answer"), 1);
+        }
+        wire
+    });
+    let pool = thread::spawn(move || {
+        for _ in 0..4 {
+            let verdict = conn.peek();
+            assert!(matches!(verdict, crate::liveness::Verdict::Alive), "{verdict:?}");
+            thread::yield_now();
+        }
+        conn
+    });
+    let mut answered = 0;
+    while answered < REQUESTS {
+        if peer.read(&mut [0]).is_ok_and(|count| count == 1) {
+            peer.write_all(b"!").expect("there is room");
+            answered += 1;
+        }
+        turn();
+        thread::yield_now();
+    }
+    // The last answer is there: the reactor has only to see it.
+    turn();
+    let wire = client.join().expect("it was answered");
+    let conn = pool.join().expect("the pool looked");
+    assert_eq!(conn.stream().tainted(), None);
+    drop(wire);
 }
 
 /// A caller asks a client's task through a queue and goes away; the pool looks whether the task is at

@@ -70,6 +70,9 @@ pub(crate) struct Shared {
     /// Called under this lock and no other: the order of the bytes is that of the calls.
     scanner: Mutex<Option<Box<dyn Scanner>>>,
     is_scanned: AtomicBool,
+    /// The client reads or writes, and what it moves is not counted yet. Set before the stream is
+    /// locked for that, cleared when it is: see [`unasked`](Self::unasked).
+    is_telling: AtomicBool,
     /// Nobody uses the connection.
     is_idle: AtomicBool,
     /// What came since then. Pushed and copied under this lock, nothing else.
@@ -153,6 +156,7 @@ impl Shared {
             has_untold: AtomicBool::new(false),
             scanner: Mutex::new(None),
             is_scanned: AtomicBool::new(false),
+            is_telling: AtomicBool::new(false),
             is_idle: AtomicBool::new(false),
             unasked: Mutex::default(),
             has_unasked: AtomicBool::new(false),
@@ -534,16 +538,6 @@ impl Shared {
         if all.len() > MOST_KEPT { Some(CloseReason::Dirty) } else { self.judge(&all) }
     }
 
-    /// Judges what will be read next, together with what was read before.
-    fn judge_unread(&self, bytes: &[u8]) -> Option<CloseReason> {
-        if !self.has_unasked.load(Ordering::Acquire) {
-            return self.judge(bytes);
-        }
-        let mut all = lock(&self.unasked).recent(Instant::now()).to_vec();
-        all.extend_from_slice(bytes);
-        self.judge(&all)
-    }
-
     /// Something below the protocol received so much.
     pub(super) fn received_below(&self, bytes: usize) -> io::Result<()> {
         self.bounded(self.bounds.has_read_below(bytes))
@@ -555,6 +549,28 @@ impl Shared {
             self.taint(CloseReason::TooLarge);
         }
         within
+    }
+
+    /// The client is about to read or write. What that moves is counted when this is dropped.
+    #[inline]
+    pub(super) fn moves(&self) -> Telling<'_> {
+        // The lock under which it is moved orders this for whoever locks it next.
+        self.is_telling.store(true, Ordering::Relaxed);
+        Telling(self)
+    }
+
+    /// What came for nobody before the bytes that wait now; `None`, if these may be an answer, or it
+    /// is just being found out.
+    ///
+    /// To be asked with that locked under which they would be read: nobody can have read them, or have
+    /// been paid what is owed for them, before it is free.
+    pub(super) fn unasked(&self) -> Option<Vec<u8>> {
+        // In this order: who has written is seen telling, or has told.
+        if self.is_telling.load(Ordering::Acquire) || self.link.debt() > 0 {
+            return None;
+        }
+        let has_any = self.has_unasked.load(Ordering::Acquire);
+        Some(if has_any { lock(&self.unasked).recent(Instant::now()).to_vec() } else { Vec::new() })
     }
 
     /// The client sent this, the beginning of so many bytes that it had to send.
@@ -604,13 +620,24 @@ impl Shared {
         }
     }
 
-    /// Judges bytes that wait while nobody uses the connection: those of the socket, unless there is
-    /// a layer that has to take them in first.
-    pub(super) fn judge_waiting(&self, peeked: &[u8]) -> Option<CloseReason> {
-        if self.link.debt() > 0 {
-            return None;
+    /// Judges bytes that wait while nobody uses the connection: those of the socket behind those that
+    /// came [before](Self::unasked), unless there is a layer that has to take them in first.
+    pub(super) fn judge_waiting(
+        &self,
+        unasked: Option<Vec<u8>>,
+        peeked: &[u8],
+    ) -> Option<CloseReason> {
+        let unasked = unasked?;
+        if self.is_layered() { self.pump() } else { self.judge_unread(unasked, peeked) }
+    }
+
+    /// Judges what will be read next, together with what was read before.
+    fn judge_unread(&self, mut all: Vec<u8>, bytes: &[u8]) -> Option<CloseReason> {
+        if all.is_empty() {
+            return self.judge(bytes);
         }
-        if self.is_layered() { self.pump() } else { self.judge_unread(peeked) }
+        all.extend_from_slice(bytes);
+        self.judge(&all)
     }
 
     fn judge(&self, bytes: &[u8]) -> Option<CloseReason> {
@@ -631,7 +658,7 @@ impl Shared {
         if this_thread != 0 && self.layer_is_held_by.load(Ordering::Relaxed) == this_thread {
             return Some(CloseReason::Dirty);
         }
-        let (taken_in, reader) = self.with_layer(|layer| {
+        let (taken_in, reader, unasked) = self.with_layer(|layer| {
             // The task that reads here, if there is one, is told to read again. Nobody else reads while
             // the layer is locked.
             let reader = self.link.reader().take();
@@ -639,7 +666,7 @@ impl Shared {
                 Some(layer) => foreign::call(|| layer.take_in()),
                 None => Ok(TakenIn::End(CloseReason::Dirty)),
             };
-            (taken_in, reader)
+            (taken_in, reader, self.unasked())
         });
         self.layer_is_free();
         // Nobody waits: the next read has its full time.
@@ -649,10 +676,21 @@ impl Shared {
         }
         match taken_in {
             Ok(TakenIn::Nothing) => None,
-            Ok(TakenIn::Bytes(bytes)) => self.judge_unread(&bytes),
+            Ok(TakenIn::Bytes(bytes)) => self.judge_unread(unasked?, &bytes),
+            // It may be long.
+            Ok(TakenIn::End(CloseReason::Dirty)) if unasked.is_none() => None,
             Ok(TakenIn::End(reason)) => Some(reason),
             Err(foreign::Panicked) => Some(CloseReason::Panicked),
         }
+    }
+}
+
+/// A read or a write whose bytes are not counted yet.
+pub(super) struct Telling<'a>(&'a Shared);
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.0.is_telling.store(false, Ordering::Release);
     }
 }
 

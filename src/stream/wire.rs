@@ -208,6 +208,7 @@ impl AsyncRead for Wire {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let had_room = buf.remaining() > 0;
+        let _telling = (!self.is_below).then(|| self.shared.moves());
         let result = if !self.is_below && self.shared.take_kept(buf) {
             Poll::Ready(Ok(()))
         } else {
@@ -250,6 +251,8 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        // The answer may be there before what was written is counted.
+        let _telling = (!self.is_below).then(|| self.shared.moves());
         let result = self.poll(
             |io| io.poll_write(cx, buf),
             |stream, bytes| stream.record_written(*bytes),

@@ -237,6 +237,48 @@ async fn a_session_that_was_told_to_read_only_costs_itself_and_no_other() {
     }
 }
 
+/// A round trip is paid for by who has left something, however he did it.
+#[tokio::test]
+async fn a_session_that_was_changed_is_as_it_was_for_the_next_user() {
+    let server = trusting_server(&[]);
+    server.psql("CREATE ROLE other; CREATE SCHEMA ta");
+    let (pool, events) = pool(&server, one);
+    let state = "SELECT current_setting('work_mem'), current_user::text, \
+                 current_setting('search_path'), \
+                 (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')::text, \
+                 (SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema())::text";
+    let fresh = ["4MB", "postgres", "\"$user\", public", "0", "0"];
+    for (text, release) in [
+        ("SET work_mem = '77MB'", Release::Resetting),
+        ("SET ROLE other", Release::Resetting),
+        ("SET search_path = ta", Release::Resetting),
+        ("SELECT set_config('work_mem', '77MB', false)", Release::Resetting),
+        ("SELECT 1 FROM (SELECT pg_advisory_lock(7)) x", Release::Resetting),
+        ("CREATE TEMP TABLE mine (a int)", Release::Resetting),
+        ("DO $$ BEGIN EXECUTE 'SET work' || '_mem = 77000'; END $$", Release::Resetting),
+        ("SELECT 1", Release::Reused),
+        ("SET LOCAL work_mem = '77MB'", Release::Reused),
+        ("SELECT pg_advisory_xact_lock(7)", Release::Reused),
+    ] {
+        // What was prepared for one is run for the next as well.
+        for round in 0..2 {
+            let conn = pool.get().await.unwrap();
+            let statement = conn.prepare_cached(text).await.unwrap();
+            conn.execute(&statement, &[]).await.unwrap();
+            drop(statement);
+            assert_eq!(conn.release(), release, "{text}, {round}");
+            let conn = pool.get().await.unwrap();
+            let statement = conn.prepare_cached(state).await.unwrap();
+            let row = conn.query_one(&statement, &[]).await.unwrap();
+            let found: Vec<String> = (0..5).map(|index| row.get(index)).collect();
+            assert_eq!(found, fresh, "{text}, {round}");
+            drop((row, statement));
+            assert_eq!(conn.release(), Release::Reused, "{text}, {round}");
+        }
+    }
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
+}
+
 /// A server that only reads from the beginning does not become another one by being left.
 #[tokio::test]
 async fn a_server_that_was_read_only_before_is_not_left() {
@@ -265,6 +307,7 @@ async fn what_a_session_keeps_is_what_its_recycling_says() {
                  EXISTS (SELECT FROM pg_prepared_statements WHERE name = 'mine'), \
                  EXISTS (SELECT FROM pg_listening_channels())";
     for (method, kept) in [
+        (RecyclingMethod::default(), [false, false, false, false, false, false, true, false]),
         (RecyclingMethod::Fast, [true, true, true, true, true, true, true, false]),
         (RecyclingMethod::Verified, [true, true, true, true, true, true, true, false]),
         (RecyclingMethod::Clean, [false, false, false, false, false, false, true, false]),

@@ -120,7 +120,8 @@ async fn two_search_paths_may_share_a_text() {
          CREATE TABLE tb.item (id bigint, n int, extra text); \
          INSERT INTO ta.item VALUES (1, 1); INSERT INTO tb.item VALUES (2, 2, 'x')",
     );
-    let (pool, events) = pool(&server, |config| config.with_max_size(2));
+    let fast = postgres(&server).with_recycling(RecyclingMethod::Fast);
+    let (pool, events) = pool_of(fast, |config| config.with_max_size(2));
     for round in 0..200 {
         let (schema, columns) = [("ta", 2), ("tb", 3)][round % 2];
         let mut conn = pool.get().await.unwrap();
@@ -151,6 +152,32 @@ async fn two_search_paths_may_share_a_text() {
                 WHERE statement = 'SELECT * FROM item'";
     let row = conn.query_one(kept, &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (2, 200));
+}
+
+/// A session that is cleaned has its first path again, and so has the cache.
+#[tokio::test]
+async fn a_path_that_is_reset_is_the_one_of_the_beginning() {
+    let server = trusting_server(&[]);
+    server.psql(
+        "CREATE SCHEMA ta; CREATE TABLE ta.item (id int); CREATE TABLE item (id int, n int); \
+         INSERT INTO ta.item VALUES (1); INSERT INTO item VALUES (1, 2)",
+    );
+    for method in [RecyclingMethod::Tidy, RecyclingMethod::Clean] {
+        let (pool, events) = pool_of(postgres(&server).with_recycling(method), one);
+        for round in 0..20 {
+            let mut conn = pool.get().await.unwrap();
+            if round % 2 == 0 {
+                conn.batch_execute("SET search_path = ta").await.unwrap();
+            }
+            let transaction = conn.transaction().await.unwrap();
+            let statement = transaction.prepare_cached("SELECT * FROM item").await.unwrap();
+            let row = transaction.query_one(&statement, &[]).await.unwrap();
+            assert_eq!(row.len(), 1 + round % 2);
+            transaction.commit().await.unwrap();
+        }
+        assert_eq!(pool.get().await.unwrap().statement_cache().size(), 2);
+        assert_eq!((events.opened(), events.closed()), (1, vec![]));
+    }
 }
 
 /// However a path is set that nobody can read out of the text.

@@ -9,7 +9,8 @@ pub struct Limits {
     /// The time for all of it: the checkout, the request, and the response to the end of its body. A
     /// request that is [still being
     /// sent](super#when-the-answer-comes-before-the-request-is-over) then is cut by it as well.
-    /// Default `None`: each step has its own timeout only.
+    /// Default `None`: each step has its own timeout, and the request and response together, from the
+    /// checkout on, `timeouts.operation`, if that is set.
     pub deadline: Option<Duration>,
     /// The read timeout while this answer is owed, instead of `timeouts.read`. `Some(None)`: it may
     /// take for ever. Default `None`: that of the pool.

@@ -68,7 +68,7 @@ async fn send(
     tries: Tries<'_, Http1>,
     mut request: Request<RequestBody>,
     limits: Limits,
-    deadline: Option<Instant>,
+    mut deadline: Option<Instant>,
 ) -> Result<Response<Body>, Error> {
     let is_secure = tries.protocol().is_some_and(Http1::is_secure);
     // Where it has no connection to name.
@@ -86,8 +86,10 @@ async fn send(
         if let Some(limit) = limits.read_timeout {
             guard.set_read_timeout(limit);
         }
-        if deadline.is_some() {
-            guard.set_deadline(deadline);
+        match deadline {
+            Some(_) => guard.set_deadline(deadline),
+            // All tries together have `timeouts.operation`.
+            None => deadline = guard.due(),
         }
         let is_old = tries.met_old(&guard);
         let once_more = if is_old && !was_sent { copy(&request) } else { None };

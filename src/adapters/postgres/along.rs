@@ -80,6 +80,8 @@ impl Along {
         let scanner = &self.scanner;
         let in_transaction =
             matches!(scanner.transaction(), Status::InTransaction | Status::Failed);
+        self.line.set_unsure(scanner.is_unsure());
+        self.line.touched(scanner.is_touched());
         self.line.scanned(scanner.owed(), in_transaction, scanner.is_listening());
         if scanner.is_lost() {
             self.line.lose();
@@ -94,7 +96,9 @@ impl Scanner for Along {
     }
 
     fn received(&mut self, bytes: &[u8]) {
+        let was_between = self.scanner.is_between();
         self.scanner.received(bytes);
+        self.line.set_between(was_between, self.scanner.is_between());
         // First: nobody is told of an answer that is complete before.
         self.tell_of_statements();
         self.tell();

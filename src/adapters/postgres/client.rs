@@ -19,7 +19,10 @@ use crate::sync::{Arc, OnceLock};
 ///
 /// It may be given back in any state: in the middle of a query, a transaction or a `COPY`. What runs
 /// is cancelled at the server, and the next user gets the connection when that is proven, or another
-/// one.
+/// one. After a `COPY` that failed or was given up that takes one round trip; a connection is closed if
+/// its server answered twice, as when a `BEFORE STATEMENT` trigger refuses a `COPY` before its first row,
+/// and if what is under way does not end within `timeouts.reset`: because somebody keeps the sink of a
+/// `COPY`, say.
 pub struct Client {
     pub(super) client: tokio_postgres::Client,
     pub(super) statements: Arc<StatementCache>,
@@ -121,8 +124,9 @@ impl Client {
         self.board.subscribe()
     }
 
-    /// What the connection ended with, once it has. Its calls fail with "connection closed", whatever
-    /// the reason was; this is the reason.
+    /// What the connection ended with, once it has. Of its calls, those that waited for an answer then
+    /// say it themselves, where the pool ended it: see the [module's page](super). All later ones fail
+    /// with "connection closed", whatever the reason was.
     pub fn ended_with(&self) -> Option<&Error> {
         self.end.get()
     }

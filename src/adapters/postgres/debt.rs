@@ -40,10 +40,12 @@ pub(super) struct Debt {
     /// There is work that no Sync follows.
     is_unsynced: bool,
     copy: Copy,
-    /// A Sync was taken for ignored in this COPY.
-    ignored_sync: bool,
-    /// The COPY failed. Had the server read that Sync before? It answers it if not.
-    is_doubtful: bool,
+    /// How many Syncs were taken for ignored in this COPY.
+    ignored: usize,
+    /// So many of those of a COPY that failed: the server answers what it had not read before that.
+    unsure: usize,
+    /// Nothing has answered a Sync since then.
+    is_failing: bool,
     is_lost: bool,
 }
 
@@ -54,8 +56,9 @@ impl Debt {
             answers: 0,
             is_unsynced: false,
             copy: Copy::No,
-            ignored_sync: false,
-            is_doubtful: false,
+            ignored: 0,
+            unsure: 0,
+            is_failing: false,
             is_lost: false,
         }
     }
@@ -84,6 +87,19 @@ impl Debt {
         self.is_lost
     }
 
+    /// How many ReadyForQuery come for a COPY that failed is known within one: one more may come than
+    /// are counted. The beginning of the next answer shows that none does.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.unsure > 0 && !self.is_failing
+    }
+
+    /// An answer begins, or goes on: all Syncs before what it answers have been answered.
+    pub(super) fn answer_begins(&mut self) {
+        if !self.is_failing {
+            self.unsure = 0;
+        }
+    }
+
     /// The client sent a startup, a Query or a FunctionCall. Behind work without a Sync it is
     /// answered if the work succeeds, and ignored if not: no client does that.
     pub(super) fn whole(&mut self) {
@@ -92,9 +108,12 @@ impl Debt {
         self.push(Sent::Whole);
     }
 
-    /// The client sent a message of the extended protocol.
+    /// The client sent a message of the extended protocol. In the middle of a COPY, before the Sync
+    /// that ends it, it makes that fail, or is ignored, or neither: no client does that.
     pub(super) fn work(&mut self) {
-        self.is_lost |= self.copy == Copy::Open;
+        let in_copy = self.copy != Copy::No || self.is_failing;
+        let is_copys = in_copy && self.is_unsynced && self.answers == 0;
+        self.is_lost |= self.copy == Copy::Open || is_copys;
         self.is_unsynced = true;
         if self.sent.back() != Some(&Sent::Work) {
             self.push(Sent::Work);
@@ -103,7 +122,7 @@ impl Debt {
 
     pub(super) fn sync(&mut self) {
         if self.copy == Copy::Open {
-            self.ignored_sync = true;
+            self.ignored += 1;
         } else {
             self.is_unsynced = false;
             self.answers += 1;
@@ -133,7 +152,7 @@ impl Debt {
             match self.sent.remove(at) {
                 Some(Sent::Sync) => {
                     self.answers -= 1;
-                    self.ignored_sync = true;
+                    self.ignored += 1;
                 }
                 Some(Sent::DataEnd) => self.copy = Copy::Ended,
                 // A request in the middle of a COPY makes it fail.
@@ -143,6 +162,10 @@ impl Debt {
                 }
             }
         }
+        // Nor does anybody ask for more behind the data and before the Sync that ends it.
+        let mut behind = self.sent.iter().skip(at).filter(|sent| **sent != Sent::DataEnd);
+        let asks = matches!(behind.next(), Some(Sent::Work | Sent::Whole));
+        self.is_lost |= asks && self.sent.front() == Some(&Sent::Work);
         let last = self.sent.iter().rfind(|sent| **sent != Sent::DataEnd);
         self.is_unsynced = last == Some(&Sent::Work);
     }
@@ -150,27 +173,33 @@ impl Debt {
     /// A statement is complete.
     pub(super) fn complete(&mut self) {
         self.copy = Copy::No;
-        self.ignored_sync = false;
+        self.ignored = 0;
     }
 
     /// A statement failed.
     pub(super) fn failed(&mut self) {
-        self.is_doubtful |= self.copy != Copy::No && self.ignored_sync;
+        if self.copy != Copy::No && self.ignored > 0 {
+            // Behind another failure nobody could tell whose it is.
+            self.is_lost |= self.unsure > 0;
+            self.unsure = self.ignored;
+            self.is_failing = true;
+        }
         self.complete();
     }
 
     /// The server is ready for a query.
     pub(super) fn ready(&mut self) {
-        let is_doubtful = std::mem::take(&mut self.is_doubtful);
+        let is_first = std::mem::take(&mut self.is_failing);
         self.complete();
-        if is_doubtful && self.answers == 0 {
-            // It was for the Sync that seemed ignored: it was read behind the failure, after all.
+        // Every request is answered but a bare Sync: this one is not its.
+        self.is_lost |= self.unsure > 0 && !is_first && self.next_is_answered();
+        if self.unsure > 0 && self.answers == 0 {
+            // It was for a Sync that seemed ignored: it was read behind the failure, after all.
+            self.unsure -= 1;
             self.sent.clear();
             self.is_unsynced = false;
             return;
         }
-        // If the client has sent another Sync already, this may be the answer to either.
-        self.is_lost |= is_doubtful;
         while let Some(sent) = self.sent.pop_front() {
             if matches!(sent, Sent::Whole | Sent::Sync) {
                 self.answers -= 1;
@@ -182,6 +211,11 @@ impl Debt {
         }
         self.is_unsynced = false;
         self.is_lost = true;
+    }
+
+    /// Something comes before the next ReadyForQuery that is owed.
+    fn next_is_answered(&self) -> bool {
+        matches!(self.sent.front(), Some(Sent::Whole | Sent::Work))
     }
 
     fn push(&mut self, sent: Sent) {

@@ -6,8 +6,9 @@ use tokio_postgres::{Connection, Error};
 
 use super::bound::Bound;
 use super::cancel::Canceller;
-use super::line::{Line, Watched};
+use super::line::Line;
 use super::notify::Board;
+use super::watched::Watched;
 use crate::stream::{Linger, Wire};
 use crate::sync::{Arc, OnceLock};
 
@@ -37,8 +38,8 @@ impl Driver {
                 }
             })
             .await;
-        let server_ended_it =
-            error.as_ref().is_some_and(|error| error.is_closed() || error.code().is_some());
+        let server_ended_it = !line.is_ended_here()
+            && error.as_ref().is_some_and(|error| error.is_closed() || error.code().is_some());
         if let Some(error) = error {
             crate::telemetry::trouble(None, &error, "a connection to PostgreSQL ended");
             let _ = end.set(error);

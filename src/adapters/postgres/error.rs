@@ -8,6 +8,7 @@ use tokio_postgres::error::SqlState;
 use super::fields::PgError;
 use super::role::{Role, Target};
 use super::setup::SetupError;
+use super::watched;
 use crate::protocol::Consequence;
 use crate::text::Said;
 
@@ -50,6 +51,17 @@ impl Error {
         }
     }
 
+    /// Whether a time of ours was up: a read timeout, or the deadline of a use. The server's own
+    /// (`statement_timeout`, which has the same code) is not one.
+    pub fn is_timeout(&self) -> bool {
+        let Self::Postgres(error) = self else { return false };
+        let cause = std::error::Error::source(error);
+        match error.as_db_error() {
+            Some(db) => watched::is_ours(db) && db.code().code() == watched::TIME_IS_UP,
+            None => cause.and_then(|cause| cause.downcast_ref()).is_some_and(crate::is_timeout),
+        }
+    }
+
     /// Whether somebody has to change something.
     pub(super) fn is_permanent(&self) -> bool {
         match self {
@@ -77,6 +89,7 @@ impl Error {
     pub(super) fn consequence(&self) -> Consequence {
         match self {
             Self::Postgres(error) => match error.as_db_error() {
+                Some(db) if watched::is_ours(db) => Consequence::Evict,
                 Some(db) => {
                     let severity = db.parsed_severity();
                     let fatal = severity.map_or(db.severity() == "FATAL", |severity| {

@@ -10,7 +10,7 @@
 //! reads; and it goes through the scheduler where this polls again at once.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::sync::Notify;
@@ -18,7 +18,8 @@ use tokio::sync::Notify;
 use super::role::Role;
 use super::unbound::Unbound;
 use crate::protocol::Consequence;
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use crate::sync::{Arc, AtomicWaker, Mutex, OnceLock, PoisonError};
 
 /// How often a driver is polled at a time.
@@ -42,6 +43,8 @@ pub(super) struct Line {
     in_transaction: AtomicBool,
     /// There may be subscriptions to notifications.
     listens: AtomicBool,
+    /// Something may be left in the session.
+    is_touched: AtomicBool,
     /// Stands for the path on which the session looks for names.
     path: AtomicU64,
     /// How often the session lost what was prepared.
@@ -57,6 +60,13 @@ pub(super) struct Line {
     has_verdict: AtomicBool,
     /// Over, or not understood any more.
     is_lost: AtomicBool,
+    /// Whether a COPY that failed is answered once more is not known before the next answer begins.
+    is_unsure: AtomicBool,
+    /// What the client has read ends with a message, and did before the last piece that came.
+    is_between: AtomicBool,
+    was_between: AtomicBool,
+    /// It was this side that ended it.
+    is_ended_here: AtomicBool,
     /// What the server was at the start, if it said so.
     role: OnceLock<Role>,
     changed: Notify,
@@ -74,6 +84,7 @@ impl Line {
             owed: AtomicUsize::new(0),
             in_transaction: AtomicBool::new(false),
             listens: AtomicBool::new(false),
+            is_touched: AtomicBool::new(false),
             path: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
             was_early: AtomicBool::new(false),
@@ -82,6 +93,10 @@ impl Line {
             verdict: Mutex::new(None),
             has_verdict: AtomicBool::new(false),
             is_lost: AtomicBool::new(false),
+            is_unsure: AtomicBool::new(false),
+            is_between: AtomicBool::new(false),
+            was_between: AtomicBool::new(false),
+            is_ended_here: AtomicBool::new(false),
             role: OnceLock::new(),
             changed: Notify::new(),
         })
@@ -148,6 +163,14 @@ impl Line {
         self.was_early.store(was_early, SeqCst);
     }
 
+    pub(super) fn touched(&self, is_touched: bool) {
+        self.is_touched.store(is_touched, SeqCst);
+    }
+
+    pub(super) fn is_touched(&self) -> bool {
+        self.is_touched.load(SeqCst)
+    }
+
     pub(super) fn path(&self) -> u64 {
         self.path.load(SeqCst)
     }
@@ -190,6 +213,41 @@ impl Line {
         }
         self.has_verdict.store(false, SeqCst);
         self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// A round trip is needed to know whether something more comes.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.is_unsure.load(SeqCst)
+    }
+
+    pub(super) fn set_unsure(&self, is_unsure: bool) {
+        if self.is_unsure.load(SeqCst) != is_unsure {
+            self.is_unsure.store(is_unsure, SeqCst);
+        }
+    }
+
+    /// Whether what came ends with a message. Only the driver's task asks, which has read it.
+    pub(super) fn is_between(&self) -> bool {
+        self.is_between.load(Relaxed)
+    }
+
+    /// The same before the last piece.
+    pub(super) fn was_between(&self) -> bool {
+        self.was_between.load(Relaxed)
+    }
+
+    pub(super) fn set_between(&self, was: bool, is: bool) {
+        self.was_between.store(was, Relaxed);
+        self.is_between.store(is, Relaxed);
+    }
+
+    /// Whether it was this side that ended it, and not the server.
+    pub(super) fn is_ended_here(&self) -> bool {
+        self.is_ended_here.load(SeqCst)
+    }
+
+    pub(super) fn ends_here(&self) {
+        self.is_ended_here.store(true, SeqCst);
     }
 
     pub(super) fn role(&self) -> Option<Role> {
@@ -257,44 +315,5 @@ impl Wake for Line {
         if !self.is_polled.load(SeqCst) {
             self.driver.wake();
         }
-    }
-}
-
-/// The driver's stream: it tells the line when there is nothing more to read.
-#[derive(Debug)]
-pub(super) struct Watched<S> {
-    pub(super) io: S,
-    pub(super) line: Arc<Line>,
-}
-
-impl<S: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut tokio::io::ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        if polled.is_pending() {
-            self.line.read_all();
-        }
-        polled
-    }
-}
-
-impl<S: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -21,10 +21,19 @@
 //!   the connection used again. If that cannot be done within `timeouts.reset`, it is closed.
 //! - **No query goes on for nobody.** That of a connection that timed out, was interrupted or closed
 //!   is cancelled as well, and until it has ended nobody has its place.
-//! - **Timeouts know what they wait for.** An idle connection, one that listens, or one that waits for
-//!   *our* data in a `COPY` has no read timeout. A query that may take longer than `timeouts.read` says
-//!   so: [`Guard::set_read_timeout`](crate::Guard::set_read_timeout); one that must not,
-//!   [`Guard::deadline`](crate::Guard::deadline).
+//! - **A living server may take its time.** By default no read times out: a statement may take hours,
+//!   and while it does the server's host has to give a sign of life every second or so. Nobody waits
+//!   longer than [`timeouts.operation`](crate::config::Timeouts::operation), if that is set, or
+//!   [`Guard::deadline`](crate::Guard::deadline). With
+//!   [`timeouts.read`](crate::config::Timeouts::read) set, an idle connection, one that listens, or one
+//!   that waits for *our* data in a `COPY` still has none; a query that may take longer than others says
+//!   so: [`Guard::set_read_timeout`](crate::Guard::set_read_timeout).
+//! - **Whoever waits is told why it ends**, also one who has only a `&tokio_postgres::Client`: where the
+//!   pool ends a connection, the client reads an error in the server's form, unless the server was in
+//!   the middle of a message. Its severity is `FATAL`, its text begins with "livepool", and its code is
+//!   `57014` (`query_canceled`) when a read timeout or a deadline was over, `08006`
+//!   (`connection_failure`) when the server was found dead, `57P01` (`admin_shutdown`) when the pool was
+//!   closed or interrupted, `54000` (`program_limit_exceeded`) for a message above `limits.message`.
 //! - **A change of role ends all connections.** A write that is refused because the server has become
 //!   read-only invalidates the pool, and with [`Target::ReadWrite`] the next dial goes to the host
 //!   that takes writes. Nobody has to report it.
@@ -112,12 +121,15 @@ mod reset;
 mod role;
 mod scanner;
 mod setup;
+#[cfg(test)]
+mod simulated;
 mod statements;
 #[cfg(test)]
 mod tests;
 mod transaction;
 mod unbound;
 mod url;
+mod watched;
 
 /// The library underneath.
 pub use tokio_postgres;

@@ -1,6 +1,7 @@
 //! [`Opening`]: what is read of the text of a statement. Pure.
 
 use super::path::{self, Path};
+use super::reset::CLEAN;
 
 /// What a statement does to the notifications of its session. A statement that stands behind another one
 /// is not recognized here: the server says what it was when it is complete.
@@ -12,6 +13,32 @@ pub(super) enum Says {
     Forget,
     /// Nothing that matters here.
     Other,
+}
+
+/// What has to be known of a text when its answer comes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Lasting {
+    is_local: bool,
+    is_temporary: bool,
+}
+
+impl Lasting {
+    /// Of two texts, one of which is answered next.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self {
+            is_local: self.is_local && other.is_local,
+            is_temporary: self.is_temporary || other.is_temporary,
+        }
+    }
+
+    /// Whether a statement that ends with this tag leaves something in its session.
+    pub(super) fn is_left_by(self, tag: &[u8]) -> bool {
+        match tag {
+            b"SET" => !self.is_local,
+            b"PREPARE" | b"DECLARE CURSOR" | b"LOAD" => true,
+            _ => self.is_temporary && tag.starts_with(b"CREATE"),
+        }
+    }
 }
 
 /// Room for a statement that is understood as a whole: one that sets a path for names.
@@ -30,9 +57,7 @@ pub(super) struct Opening {
     /// The text is over. What follows are numbers.
     is_over: bool,
     hash: u64,
-    path: Word,
-    listen: Word,
-    unlisten: Word,
+    words: Words,
 }
 
 /// The name of a prepared statement. Those of the client library are an `s` and a number.
@@ -61,14 +86,28 @@ impl Name {
     }
 }
 
-/// Looks for a word, or the end of one, in bytes that come in pieces. Its first letter must not occur in
-/// it again.
-#[derive(Debug)]
-struct Word {
-    word: &'static [u8],
-    have: usize,
-    /// How often it was seen.
-    times: usize,
+/// What is looked for anywhere in a text, and whether it ends a name. Its first letter must not occur in it
+/// again.
+const WORDS: [(&[u8], bool); 6] = [
+    (b"search_path", true),
+    (b"listen", true),
+    (b"unlisten", true),
+    (b"set_config", true),
+    (b"advisory_lock", false),
+    (b"temp", false),
+];
+const SEARCH_PATH: usize = 0;
+const LISTEN: usize = 1;
+const UNLISTEN: usize = 2;
+const SET_CONFIG: usize = 3;
+const ADVISORY_LOCK: usize = 4;
+const TEMP: usize = 5;
+
+/// How much of each word stands before the next byte, and how often each was seen.
+#[derive(Debug, Default)]
+struct Words {
+    have: [u8; WORDS.len()],
+    times: [u32; WORDS.len()],
 }
 
 /// Whether it may stand in a name.
@@ -76,19 +115,27 @@ fn is_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
 }
 
-impl Word {
-    fn new(word: &'static [u8]) -> Self {
-        Self { word, have: 0, times: 0 }
-    }
-
+impl Words {
     fn read(&mut self, byte: u8) {
         let byte = byte.to_ascii_lowercase();
-        self.times += usize::from(self.have == self.word.len() && !is_name(byte));
-        if self.word.get(self.have) == Some(&byte) {
-            self.have += 1;
-        } else {
-            self.have = usize::from(self.word[0] == byte);
+        for (at, (word, ends)) in WORDS.iter().enumerate() {
+            let have = usize::from(self.have[at]);
+            if have == 0 && byte != word[0] {
+                continue;
+            }
+            if have == word.len() && !(*ends && is_name(byte)) {
+                self.times[at] = self.times[at].saturating_add(1);
+            }
+            self.have[at] = if word.get(have) == Some(&byte) {
+                self.have[at] + 1
+            } else {
+                u8::from(byte == word[0])
+            };
         }
+    }
+
+    fn has(&self, word: usize) -> bool {
+        self.times[word] > 0
     }
 }
 
@@ -103,9 +150,7 @@ impl Opening {
             is_cut: false,
             is_over: false,
             hash: path::EMPTY,
-            path: Word::new(b"search_path"),
-            listen: Word::new(b"listen"),
-            unlisten: Word::new(b"unlisten"),
+            words: Words::default(),
         }
     }
 
@@ -128,9 +173,7 @@ impl Opening {
                 continue;
             }
             self.is_over = byte == 0;
-            self.path.read(byte);
-            self.listen.read(byte);
-            self.unlisten.read(byte);
+            self.words.read(byte);
             // Space in front does not matter.
             if self.len == 0 && byte.is_ascii_whitespace() {
                 continue;
@@ -156,28 +199,76 @@ impl Opening {
         self.hash
     }
 
+    /// Whether it begins with this word, in capitals, and no longer one.
+    fn begins(&self, word: &[u8]) -> bool {
+        let (begin, rest) = self.text[..self.len].split_at(word.len().min(self.len));
+        begin.eq_ignore_ascii_case(word) && rest.first().is_some_and(|next| !is_name(*next))
+    }
+
+    /// Whether it runs code that no text tells of.
+    fn runs_code(&self) -> bool {
+        self.begins(b"DO") || self.begins(b"CALL")
+    }
+
+    /// It is the one that makes a session forget everything but its prepared statements.
+    pub(super) fn is_clean(&self) -> bool {
+        let text = &self.text[..self.len];
+        text.strip_prefix(CLEAN.as_bytes().split_at(CLEAN.len().min(ROOM)).0).is_some()
+    }
+
     pub(super) fn says(&self) -> Says {
         let text = self.text[..self.len].to_ascii_uppercase();
-        let begins = |word: &[u8]| {
-            text.strip_prefix(word).and_then(<[u8]>::first).is_some_and(|next| !is_name(*next))
-        };
         let is_end = |byte: &u8| byte.is_ascii_whitespace() || *byte == b';' || *byte == 0;
         let words: Vec<_> = text.split(is_end).filter(|word| !word.is_empty()).take(3).collect();
         match words[..] {
             [b"UNLISTEN", b"*"] | [b"DISCARD", b"ALL"] if !self.is_cut => return Says::Forget,
+            _ if self.is_clean() => return Says::Forget,
             _ => {}
         }
-        if self.listen.times > self.unlisten.times || begins(b"DO") || begins(b"CALL") {
+        if self.words.times[LISTEN] > self.words.times[UNLISTEN] || self.runs_code() {
             return Says::Listen;
         }
         Says::Other
+    }
+
+    /// It ends subscriptions, and leaves everything else as it is.
+    pub(super) fn only_stops_listening(&self) -> bool {
+        self.begins(b"UNLISTEN")
+    }
+
+    /// Whether it may leave something in the session that no answer tells of: a setting or a lock that a
+    /// function makes.
+    pub(super) fn touches(&self) -> bool {
+        let is_temporary = self.words.has(TEMP) && self.begins(b"CREATE");
+        self.words.has(SET_CONFIG)
+            || self.words.has(ADVISORY_LOCK)
+            || is_temporary
+            || self.runs_code()
+    }
+
+    /// What the answer tells that a statement is complete, for this text: it changes the session for longer
+    /// than its transaction.
+    pub(super) fn lasts(&self) -> Lasting {
+        Lasting {
+            // Also the one that begins a transaction with its properties.
+            is_local: self.begins(b"SET LOCAL") || self.begins(b"SET TRANSACTION"),
+            is_temporary: self.words.has(TEMP),
+        }
+    }
+
+    /// A query that names a setting only reads it, unless it calls what sets one.
+    fn only_reads(&self) -> bool {
+        let is_query = [&b"SELECT"[..], b"SHOW", b"WITH"].iter().any(|word| self.begins(word));
+        is_query && !self.words.has(SET_CONFIG)
     }
 
     /// What it does to the path on which names are looked for.
     pub(super) fn path(&self) -> Path {
         let text = self.text[..self.len].split(|byte| *byte == 0).next().unwrap_or_default();
         match Path::of(text) {
-            Path::Other if self.path.times > 0 => Path::Unknown,
+            // What it was at the beginning.
+            _ if self.is_clean() => Path::Sets { to: 0, is_local: false },
+            Path::Other if self.words.has(SEARCH_PATH) && !self.only_reads() => Path::Unknown,
             Path::Sets { .. } if self.is_cut => Path::Unknown,
             path => path,
         }
@@ -227,6 +318,37 @@ mod tests {
     }
 
     #[test]
+    fn what_lasts_is_known_by_its_words_or_by_its_answer() {
+        let table = [
+            ("SELECT 1", "SELECT 1", false, false),
+            ("SELECT temp FROM template", "SELECT 1", false, false),
+            ("SET x = 1", "SET", false, true),
+            ("SELECT 1; SET ROLE x", "SET", false, true),
+            ("SET LOCAL x = 1", "SET", false, false),
+            ("set transaction read only", "SET", false, false),
+            ("CREATE TABLE t (a int)", "CREATE TABLE", false, false),
+            ("CREATE TEMPORARY TABLE t (a int)", "CREATE TABLE", true, true),
+            ("SELECT 1; CREATE TEMP TABLE t (a int)", "CREATE TABLE", false, true),
+            ("PREPARE p AS SELECT 1", "PREPARE", false, true),
+            ("SELECT set_config('a', 'b', false)", "SELECT 1", true, false),
+            ("SELECT pg_try_advisory_lock(1)", "SELECT 1", true, false),
+            ("SELECT pg_advisory_xact_lock(1)", "SELECT 1", false, false),
+            ("DO $$ BEGIN END $$", "DO", true, false),
+            ("call p()", "CALL", true, false),
+        ];
+        for (text, tag, touches, lasts) in table {
+            let mut query = Opening::of_query();
+            text.bytes().chain([0]).for_each(|byte| query.read(&[byte]));
+            let found = (query.touches(), query.lasts().is_left_by(tag.as_bytes()));
+            assert_eq!(found, (touches, lasts), "{text}");
+        }
+        let mut clean = Opening::of_query();
+        CLEAN.bytes().chain([0]).for_each(|byte| clean.read(&[byte]));
+        assert_eq!((clean.is_clean(), clean.says()), (true, Forget));
+        assert_eq!(clean.path(), Path::Sets { to: 0, is_local: false });
+    }
+
+    #[test]
     fn only_names_that_the_client_library_makes_are_known() {
         for (name, number) in [
             (&b"s0"[..], Some(0)),
@@ -253,6 +375,8 @@ mod tests {
         let long = format!("SET search_path = {}", "x".repeat(ROOM));
         assert!(matches!(path(" set search_path to ta"), Path::Sets { is_local: false, .. }));
         assert_eq!(path("SELECT 1"), Path::Other);
+        assert_eq!(path("SELECT current_setting('search_path')"), Path::Other);
+        assert_eq!(path("SHOW search_path"), Path::Other);
         assert_eq!(path("SET statement_timeout = 5; SET lock_timeout = 5"), Path::Other);
         for unknown in [
             "SELECT set_config('search_path', $1, false)",

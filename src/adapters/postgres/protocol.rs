@@ -11,13 +11,14 @@ use super::client::Client;
 use super::driver::Driver;
 use super::encryption::{Agreed, Wanted};
 use super::error::Error;
-use super::line::{Line, Watched};
+use super::line::Line;
 use super::notify::Board;
 use super::reset::{self, RecyclingMethod};
 use super::role::{Role, Target};
 use super::statements::{self, StatementCache, Statements};
 use super::unbound::Unbound;
 use super::url::Keepalives;
+use super::watched::Watched;
 use crate::net::PeerAddr;
 use crate::pool::Pool;
 use crate::protocol::{Consequence, Protocol, Reuse, Unread};
@@ -83,7 +84,7 @@ impl Postgres {
         Self { tls: Some(tls), is_told_tls: true, ..self }
     }
 
-    /// What a connection that comes back is made to forget. Default [`RecyclingMethod::Fast`].
+    /// What a connection that comes back is made to forget. Default [`RecyclingMethod::Tidy`].
     #[must_use]
     pub fn with_recycling(self, recycling: RecyclingMethod) -> Self {
         Self { recycling, ..self }
@@ -156,7 +157,7 @@ impl Protocol for Postgres {
         let already = Already::agreed(encryption.is_some(), end_point);
         already.tell(&mut config);
         let (aside, linger) = (wire.aside(), wire.linger());
-        let watched = Watched { io: wire, line: Arc::clone(&line) };
+        let watched = Watched::new(wire, &line);
         let (client, connection) = config.connect_raw(watched, already).await?;
         let handshake = began.elapsed();
 
@@ -203,9 +204,9 @@ impl Protocol for Postgres {
             return Reuse::Never;
         }
         let left = line.unbound().map_or(0, Unbound::len);
-        let is_known = left == 0 && !line.doubts_role() && !was_cancelled;
+        let is_known = left == 0 && !line.doubts_role() && !was_cancelled && !line.is_unsure();
         let is_clean = line.is_quiet() && !line.is_in_transaction() && !line.listens() && is_known;
-        if is_clean && self.recycling == RecyclingMethod::Fast {
+        if is_clean && self.recycling.sql(line.is_touched()).is_none() {
             Reuse::AsItIs
         } else {
             Reuse::AfterReset

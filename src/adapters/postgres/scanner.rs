@@ -4,7 +4,7 @@ use super::debt::Debt;
 use super::fields::{Fields, PgError};
 use super::frames::{Frames, Piece};
 use super::message::{Named, Receiving, Sending};
-use super::opening::{Opening, Says};
+use super::opening::{Lasting, Opening, Says};
 use super::parameter::{Parameter, Parameters};
 use super::path::SearchPath;
 use super::role::Role;
@@ -29,8 +29,17 @@ const HEADER: u64 = 5;
 /// The longest startup message a server takes.
 const LONGEST_STARTUP: usize = 10_000;
 
-/// A session does not keep more prepared statements that may listen.
-const MOST_LISTENERS: usize = 1024;
+/// A session does not keep more prepared statements that may listen, or leave something.
+const MOST_DOERS: usize = 1024;
+
+/// A prepared statement that may do more when it is run than its answer tells, or less.
+#[derive(Debug)]
+struct Doer {
+    number: u64,
+    listens: bool,
+    touches: bool,
+    lasting: Lasting,
+}
 
 /// Follows both directions of one connection, from its first byte.
 #[derive(Debug)]
@@ -46,8 +55,16 @@ pub(crate) struct PgScanner {
     is_listening: bool,
     /// The client asked to hear no notifications any more, outside of a transaction.
     will_forget: bool,
-    /// Prepared statements that may listen when they are run.
-    listeners: Vec<u64>,
+    /// The session may not be what it was at the beginning.
+    is_touched: bool,
+    /// The client asked for it to be as it was, outside of a transaction.
+    will_clean: bool,
+    /// Of the last text, or of all that were not answered.
+    lasting: Lasting,
+    texts_wait: bool,
+    has_completed: bool,
+    /// Prepared statements that may do such a thing when they are run.
+    doers: Vec<Doer>,
     unbound: Arc<Unbound>,
     path: SearchPath,
     /// How often the session lost its prepared statements.
@@ -78,7 +95,12 @@ impl PgScanner {
             status: Status::Unknown,
             is_listening: false,
             will_forget: false,
-            listeners: Vec::new(),
+            is_touched: false,
+            will_clean: false,
+            lasting: Lasting::default(),
+            texts_wait: false,
+            has_completed: false,
+            doers: Vec::new(),
             unbound: Arc::default(),
             path: SearchPath::new(),
             forgotten: 0,
@@ -105,6 +127,17 @@ impl PgScanner {
         self.debt.awaits_client()
     }
 
+    /// A COPY failed, and whether one more ReadyForQuery comes for it shows when the next answer
+    /// begins.
+    pub(crate) fn is_unsure(&self) -> bool {
+        self.debt.is_unsure()
+    }
+
+    /// The session has begun, and what came of the server ends with a message.
+    pub(crate) fn is_between(&self) -> bool {
+        self.status != Status::Unknown && !self.server.is_midway()
+    }
+
     pub(crate) fn transaction(&self) -> Status {
         self.status
     }
@@ -112,6 +145,11 @@ impl PgScanner {
     /// Notifications may come that the next user did not ask for.
     pub(crate) fn is_listening(&self) -> bool {
         self.is_listening
+    }
+
+    /// Something may be left in the session: settings, locks, temporary tables.
+    pub(super) fn is_touched(&self) -> bool {
+        self.is_touched
     }
 
     /// The connection ended, or something happened on it that is not understood: it must not be
@@ -194,7 +232,7 @@ impl PgScanner {
             b'B' | b'D' | b'E' | b'C' => {
                 self.debt.work();
                 // Only of these anything has to be known.
-                if self.unbound.len() + self.listeners.len() > 0 {
+                if self.unbound.len() + self.doers.len() > 0 {
                     match tag {
                         b'B' => return Sending::Bind(Named::of_bind()),
                         b'C' => return Sending::Close(Named::of_close()),
@@ -218,37 +256,53 @@ impl PgScanner {
             Sending::Startup(..) => self.is_lost = true,
             Sending::Query(text) => {
                 self.path.said(text.path());
+                self.will_last(text.lasts());
+                self.is_touched |= text.touches();
+                let is_clean = text.says() == Says::Forget && !text.only_stops_listening();
+                self.will_clean = self.will_forget && is_clean;
                 self.has_said(text.says());
             }
             Sending::Parse(text) => self.prepares(&text),
             Sending::Bind(statement) => {
                 if let Some(number) = statement.number() {
                     self.unbound.known(number);
-                    self.is_listening |= self.listeners.contains(&number);
+                    if let Some(doer) = self.doers.iter().find(|doer| doer.number == number) {
+                        self.is_listening |= doer.listens;
+                        self.is_touched |= doer.touches;
+                        self.will_last(doer.lasting);
+                    }
                 }
             }
             Sending::Close(statement) => {
                 if let Some(number) = statement.number() {
                     self.unbound.known(number);
-                    self.listeners.retain(|listener| *listener != number);
+                    self.doers.retain(|doer| doer.number != number);
                 }
             }
             Sending::Nothing => {}
         }
     }
 
+    fn will_last(&mut self, lasting: Lasting) {
+        let others_wait = std::mem::replace(&mut self.texts_wait, true);
+        self.lasting = if others_wait { self.lasting.or(lasting) } else { lasting };
+    }
+
     fn prepares(&mut self, text: &Opening) {
         self.path.said(text.path());
-        let listens = text.says() == Says::Listen;
+        self.will_last(text.lasts());
+        let (listens, touches) = (text.says() == Says::Listen, text.touches());
+        self.is_touched |= touches;
         if listens {
             self.has_said(Says::Listen);
         }
         if let Some(number) = text.name() {
             self.unbound.parse(number, text.hash(), self.debt.answers());
-            if listens {
-                // Whoever prepares more of them than anybody can remember listens for good.
-                self.is_lost |= self.listeners.len() >= MOST_LISTENERS;
-                self.listeners.push(number);
+            let lasting = text.lasts();
+            if listens || touches || lasting != Lasting::default() {
+                // A session with more of them than anybody can remember is not used again.
+                self.is_lost |= self.doers.len() >= MOST_DOERS;
+                self.doers.push(Doer { number, listens, touches, lasting });
             }
         }
     }
@@ -305,6 +359,9 @@ impl PgScanner {
 
     fn begins_to_receive(&mut self, tag: u8, len: usize) -> Receiving {
         let is_owed = self.debt.owed() > 0;
+        if !matches!(tag, b'A' | b'N' | b'S' | b'Z') {
+            self.debt.answer_begins();
+        }
         match tag {
             // These come at any time. A notification for nobody: something subscribed that was not
             // seen to.
@@ -378,8 +435,15 @@ impl PgScanner {
                 self.unbound.ready();
                 self.path.ready(self.status);
                 self.is_bound = false;
+                self.texts_wait &= self.debt.owed() > 0;
+                // What is run without a text was prepared before.
+                if std::mem::take(&mut self.has_completed) {
+                    self.lasting = Lasting::default();
+                }
+                let is_cleaned = std::mem::take(&mut self.will_clean);
                 if std::mem::take(&mut self.will_forget) && self.status == Status::Idle {
                     self.is_listening = false;
+                    self.is_touched &= !is_cleaned;
                 }
             }
             Receiving::Nothing => {}
@@ -388,13 +452,15 @@ impl PgScanner {
 
     /// A statement is complete, wherever it stood in its text.
     fn has_completed(&mut self, tag: &[u8]) {
+        self.has_completed = true;
         self.path.complete(tag, self.status);
+        self.is_touched |= !self.will_clean && self.lasting.is_left_by(tag);
         match tag {
             b"LISTEN" => self.is_listening = true,
             b"DISCARD ALL" | b"DEALLOCATE ALL" => {
                 self.forgotten += 1;
                 self.unbound.clear();
-                self.listeners.clear();
+                self.doers.clear();
                 if tag == b"DISCARD ALL" {
                     self.path.discarded();
                 }

@@ -20,12 +20,19 @@ struct Known {
     status: Status,
     awaits_client: bool,
     is_listening: bool,
+    is_unsure: bool,
     is_lost: bool,
 }
 
 /// Nothing owed, everything in order.
-const CLEAN: Known =
-    Known { owed: 0, status: Idle, awaits_client: false, is_listening: false, is_lost: false };
+const CLEAN: Known = Known {
+    owed: 0,
+    status: Idle,
+    awaits_client: false,
+    is_listening: false,
+    is_unsure: false,
+    is_lost: false,
+};
 
 fn known(scanner: &PgScanner) -> Known {
     Known {
@@ -33,6 +40,7 @@ fn known(scanner: &PgScanner) -> Known {
         status: scanner.transaction(),
         awaits_client: scanner.awaits_client(),
         is_listening: scanner.is_listening(),
+        is_unsure: scanner.is_unsure(),
         is_lost: scanner.is_lost(),
     }
 }
@@ -218,6 +226,37 @@ fn a_statement_that_is_outdated_is_told_once_and_only_before_it_runs() {
 }
 
 #[test]
+fn a_session_is_touched_until_it_is_cleaned() {
+    let complete = |tag: &str| message(b'C', &[tag.as_bytes(), b"\0"].concat());
+    let parse = |text: &str| message(b'P', &[b"s1\0", text.as_bytes(), b"\0\0\0"].concat());
+    let (set, local) = (complete("SET"), "SET LOCAL x = 1");
+    let mut scanner = PgScanner::new();
+    scanner.sent(STARTUP);
+    scanner.received(WELCOME);
+    scanner.received(IDLE);
+    // Prepared once, and run twice.
+    scanner.sent(&[&parse(local), SYNC].concat());
+    scanner.received(&[b"1\0\0\0\x04", IDLE].concat());
+    let bind = message(b'B', b"\0s1\0\0\0\0\0\0\0");
+    for _ in 0..2 {
+        scanner.sent(&[&bind, EXECUTE, SYNC].concat());
+        scanner.received(&[b"2\0\0\0\x04", &set[..], IDLE].concat());
+        assert!(!scanner.is_touched());
+    }
+    // One that nobody knows.
+    scanner.sent(&[BIND, EXECUTE, SYNC].concat());
+    scanner.received(&[b"2\0\0\0\x04", &set[..], IDLE].concat());
+    assert!(scanner.is_touched());
+    scanner.sent(&query(super::reset::CLEAN));
+    scanner.received(&[&set[..], &complete("RESET"), IDLE].concat());
+    assert!(!scanner.is_touched());
+    // One of two that are under way may be the one that lasts.
+    scanner.sent(&[query("SET x = 1"), query(local)].concat());
+    scanner.received(&[&set[..], IDLE].concat());
+    assert!(scanner.is_touched());
+}
+
+#[test]
 fn a_session_that_lost_its_statements_is_not_asked_for_them() {
     let complete = |tag: &str| message(b'C', &[tag.as_bytes(), b"\0"].concat());
     let mut scanner = PgScanner::new();
@@ -318,7 +357,7 @@ fn a_sync_is_ignored_while_the_server_wants_data() {
 }
 
 #[test]
-fn which_sync_a_failed_copy_answers_is_known_only_if_there_is_but_one() {
+fn which_sync_a_failed_copy_answers_is_known_when_there_is_but_one_or_the_next_answer_begins() {
     let failed = [Client(BIND), Client(SYNC), Server(WANTED), Client(DATA), Server(ERROR)];
     assert_eq!(after(&failed), Known { owed: 1, ..CLEAN });
     let answered = [&failed[..], &[Server(IDLE)]].concat();
@@ -328,7 +367,16 @@ fn which_sync_a_failed_copy_answers_is_known_only_if_there_is_but_one() {
         CLEAN
     );
     let two = [&failed[..], &[Client(DONE), Client(SYNC), Server(IDLE)]].concat();
-    assert_eq!(after(&two), Known { is_lost: true, ..CLEAN });
+    let unsure = Known { is_unsure: true, ..CLEAN };
+    assert_eq!(after(&two), unsure);
+    let select = query("");
+    let asked = [&two[..], &[Client(&select)]].concat();
+    assert_eq!(after(&asked), Known { owed: 1, ..unsure });
+    let begins = Server(b"I\0\0\0\x04");
+    assert_eq!(after(&[&asked[..], &[begins, Server(IDLE)]].concat()), CLEAN);
+    // Both are answered: the client took the second one for that of its query.
+    assert!(after(&[&asked[..], &[Server(IDLE)]].concat()).is_lost);
+    assert!(after(&[&two[..], &[Server(IDLE), Client(&select), begins]].concat()).is_lost);
     // Where no Sync came too early, nothing is in doubt.
     let open = [Client(BIND), Client(EXECUTE), Server(WANTED), Client(DATA)];
     let end = [Client(DONE), Client(SYNC), Server(ERROR), Server(IDLE)];

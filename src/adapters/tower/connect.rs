@@ -104,7 +104,9 @@ impl Service<Uri> for Connect {
             self.connector.to(&upstream).map_err(|error| Error::Uri(error.to_string()))
         });
         Connecting(Box::pin(async move {
-            let stream = connector?.connect().await.map_err(Error::Connect)?;
+            let connector = connector?;
+            let mut stream = connector.connect().await.map_err(Error::Connect)?;
+            stream.watch_peer(connector.settings().max_silence);
             Ok(Connection::new(stream, is_for_tls))
         }))
     }

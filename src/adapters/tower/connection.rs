@@ -32,6 +32,7 @@ struct Timed {
 impl Connection {
     pub(super) fn new(mut stream: Stream, is_for_tls: bool) -> Self {
         let ledger = stream.count_debt();
+        stream.count_debt_for_good();
         let asked = Asked::default();
         Self(TokioIo::new(Timed { stream, ledger, owed: None, asked, is_for_tls }))
     }

@@ -17,16 +17,17 @@
 //! Every connection has the keepalive, user timeout and other socket options of the configuration,
 //! its connect deadline and its timeouts, and is counted by reason when it ends. Which connection is
 //! used, and how many there are, is the other pool's business. It cannot be told of what our pool
-//! would have noticed; but a peer that vanishes ends its connection within the keepalive's time, and
-//! in the clear the read timeout ends a wait for an answer that never begins.
+//! would have noticed; but a peer that vanishes ends its connection within the keepalive's time, or
+//! sooner where an answer is waited for: it has to give signs of life meanwhile.
 //!
 //! # The read timeout
 //!
-//! Such a pool reads its connections all the time, also while nothing is asked. So the connection reads
-//! along with what is written. The read timeout runs where that is HTTP/1 in the clear: from the last
-//! byte of a request until the first bytes that follow. While an upload's source pauses the server waits
-//! for us, and nothing times out; where it takes no bytes `timeouts.write` is the bound. An answer that
-//! stops half-way is not seen: give the request a timeout of its own for that.
+//! There is none unless [`timeouts.read`](crate::config::Timeouts::read) is set. Such a pool reads its
+//! connections all the time, also while nothing is asked. So the connection reads along with what is
+//! written. The read timeout runs where that is HTTP/1 in the clear: from the last byte of a request
+//! until the first bytes that follow. While an upload's source pauses the server waits for us, and
+//! nothing times out; where it takes no bytes `timeouts.write` is the bound. An answer that stops
+//! half-way is not seen: give the request a timeout of its own for that.
 //!
 //! Everything else has no read timeout, since nobody could tell what is owed: HTTP/2; a WebSocket or
 //! another protocol behind an upgrade; a tunnel; and what runs under TLS, except that a server has to
