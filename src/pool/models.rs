@@ -46,6 +46,7 @@ pub(crate) fn all() -> Vec<Model> {
     vec![
         Model { name: "core", run: a_connection_has_one_owner_and_one_end },
         Model { name: "core-client", run: a_clients_connection_has_one_owner_and_one_end },
+        Model { name: "looking", run: what_is_looked_at_while_its_pool_is_closed_ends_with_it },
         Model { name: "homecoming", run: what_a_sentinel_sees_on_the_way_home_is_looked_at },
         Model { name: "quarantine-client", run: what_a_sentinel_saw_in_quarantine_is_looked_at },
         Model { name: "quarantine", run: a_silent_connection_is_neither_lost_nor_kept },
@@ -375,6 +376,21 @@ fn of_one_owner_and_one_end(mut world: World) {
     for thread in threads {
         thread.join().expect("it held");
     }
+    world.check();
+}
+
+/// A connection is looked at while its pool is closed: whoever closes it passes by, or meets it.
+fn what_is_looked_at_while_its_pool_is_closed_ends_with_it() {
+    let world = World::new(1, Kind::Raw);
+    let inner = Arc::clone(&world.inner);
+    let closer = thread::spawn(move || inner.close());
+    if thread_rng().gen_bool(0.5) {
+        world.look_for_silence(1);
+    } else {
+        world.stir();
+        world.look();
+    }
+    closer.join().expect("it closed the pool");
     world.check();
 }
 
