@@ -261,7 +261,7 @@ fn an_address_that_never_answers_is_an_error_that_names_the_connect_limit() {
         let error = connect_fails(config, CheckoutFailure::Connect).await;
         assert!(error.is_timeout(), "{error}");
         let text = error.to_string();
-        assert!(text.contains(&format!("{} within 50ms", blackhole.addr())), "{text}");
+        assert!(text.contains(&format!("{} within 50.0ms", blackhole.addr())), "{text}");
         assert!(text.contains("check route and firewall, or raise timeouts.connect"), "{text}");
         #[cfg(target_os = "linux")]
         assert_eq!(blackhole.asking(), 0);

@@ -439,7 +439,7 @@ mod tests {
         let error = ConnectError::timed_out("db:5432".into(), attempts, limit, limit);
         assert_eq!(
             error.to_string(),
-            "could not connect to db:5432 within 5s: 10.0.0.1:5432: connection refused; \
+            "could not connect to db:5432 within 5.0s: 10.0.0.1:5432: connection refused; \
              [::1]:5432: still connecting (check route and firewall, or raise timeouts.connect if it \
              is just far away)"
         );

@@ -68,7 +68,7 @@ impl Protocol for Redis {
     }
 
     fn is_gibberish(&self, error: &RedisError) -> bool {
-        error.kind() == ErrorKind::Parse
+        matches!(error.kind(), ErrorKind::Parse | ErrorKind::Io)
     }
 
     fn unread(&self, bytes: &[u8]) -> Unread {

@@ -143,7 +143,7 @@ async fn a_dial_that_hangs_ends_at_the_deadline_and_lists_what_it_tried() {
     let targets: Vec<_> = error.attempts().iter().map(ConnectAttempt::target).collect();
     assert_eq!(targets, [refusing.to_string(), hanging.addr.to_string()]);
     let text = error.to_string();
-    assert!(text.contains("within 300ms"), "{text}");
+    assert!(text.contains("within 300.0ms"), "{text}");
     assert!(text.contains(&format!("{}: still connecting", hanging.addr)), "{text}");
 }
 
