@@ -94,6 +94,42 @@ async fn a_ledger_that_comes_too_late_leaves_the_read_timeout_alone() {
     assert_eq!(events.timed_out(), [Operation::Read]);
 }
 
+/// With a protocol and without one, each user from his own checkout on.
+#[tokio::test]
+async fn a_use_has_the_time_that_is_configured_for_all() {
+    let limit = Duration::from_millis(300);
+    let timeouts = Timeouts::default().with_operation(limit);
+    let (upstream, events) = (Upstream::start(), Events::default());
+    let config = upstream.config().with_max_size(1).with_timeouts(timeouts);
+    let pool = Pool::builder(config.clone()).observer(events.observer()).build().unwrap();
+    for _ in 0..3 {
+        tokio::time::sleep(limit * 2 / 3).await;
+        let mut conn = pool.get().await.unwrap();
+        conn.write_all(b"ECHO x\n").await.unwrap();
+        conn.read_exact(&mut [0; 2]).await.unwrap();
+        assert_eq!(conn.release(), Release::Reused);
+    }
+    let mut conn = pool.get().await.unwrap();
+    conn.write_all(b"HOLD\n").await.unwrap();
+    let text = conn.read_u8().await.unwrap_err().to_string();
+    assert_eq!(text, "read cut by timeouts.operation after 300.0ms: the peer sent nothing in time");
+    drop(conn);
+    // One that takes another time has that, and the next one not.
+    let mut conn = pool.get().await.unwrap();
+    conn.deadline(Duration::from_millis(50));
+    conn.write_all(b"HOLD\n").await.unwrap();
+    let text = conn.read_u8().await.unwrap_err().to_string();
+    assert!(text.contains("the deadline of its exchange after 50.0ms"), "{text}");
+    drop(conn);
+    assert_eq!(events.closed(), [CloseReason::OpTimeout; 2]);
+
+    let pool = Pool::builder(config).protocol(Sealed).build().unwrap();
+    let mut conn = pool.get().await.unwrap();
+    conn.write_all(b"HOLD\n").await.unwrap();
+    let text = conn.read_u8().await.unwrap_err().to_string();
+    assert!(text.contains("cut by timeouts.operation"), "{text}");
+}
+
 #[tokio::test]
 async fn a_wire_that_was_taken_out_of_its_pool_is_its_owners() {
     let upstream = Upstream::start();

@@ -250,6 +250,22 @@ async fn callers_of_a_server_that_stands_still_fail_at_their_deadline_and_it_com
 }
 
 #[tokio::test]
+async fn a_use_has_the_time_that_is_configured_for_all_however_long_its_command_may_wait() {
+    let redis = Redis::start();
+    let adapter = adapter(&redis);
+    let timeouts = Timeouts::default().with_operation(Duration::from_millis(500));
+    let (pool, events) = pool_of(adapter.config().with_timeouts(timeouts), adapter);
+    let mut conn = pool.get().await.unwrap();
+    let began = Instant::now();
+    assert!(conn.blpop::<_, ()>("none", 0.0).await.unwrap_err().is_timeout());
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(400) && took < WHOLE_AGAIN, "{took:?}");
+    drop(conn);
+    assert_eq!(events.closed(), [CloseReason::OpTimeout]);
+    assert_eq!(ask(&pool, "x").await, "x");
+}
+
+#[tokio::test]
 async fn a_command_that_waits_outlasts_the_read_timeout_and_is_bounded_by_the_exchange() {
     let redis = Redis::start();
     let adapter = adapter(&redis);
