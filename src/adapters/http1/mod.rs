@@ -50,11 +50,12 @@
 //!
 //! # Time
 //!
-//! An answer is owed from the first byte of a request to the last of its response; the read timeout
-//! runs only then, and starts anew with every byte that moves. It does not run while the source of an
-//! upload has nothing to send: the server cannot answer what it does not have. While there are bytes
-//! that it does not take, `timeouts.write` is the bound. [`Limits`] gives a request a deadline of its
-//! own, or a longer read timeout: a long poll, say.
+//! An answer is owed from the first byte of a request to the last of its response. By default it may
+//! take its time, as long as its server's host lives. `timeouts.operation` bounds every request, its
+//! response included, and [`Limits`] gives one a deadline of its own. A read timeout, where one is set,
+//! runs only while an answer is owed, and starts anew with every byte that moves. It does not run while
+//! the source of an upload has nothing to send: the server cannot answer what it does not have. While
+//! there are bytes that it does not take, `timeouts.write` is the bound.
 //!
 //! # What is understood
 //!

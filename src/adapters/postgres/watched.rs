@@ -84,7 +84,7 @@ impl<S> Watched<S> {
     }
 
     /// An operation of the writing side.
-    fn write<T>(
+    fn writes<T>(
         &mut self,
         cx: &mut Context<'_>,
         write: impl FnOnce(&mut S, &mut Context<'_>) -> Poll<io::Result<T>>,
@@ -144,11 +144,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.write(cx, |io, cx| Pin::new(io).poll_write(cx, buf))
+        self.writes(cx, |io, cx| Pin::new(io).poll_write(cx, buf))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.write(cx, |io, cx| Pin::new(io).poll_flush(cx))
+        self.writes(cx, |io, cx| Pin::new(io).poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -195,6 +195,101 @@ impl From<Why> for io::Error {
             Why::Silent(why) => why.into(),
             Why::Interrupted(why) => why.into(),
             Why::TooLarge(why) => why.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::event::{CloseReason, Operation};
+
+    /// Whose every operation has this end.
+    #[derive(Debug, Clone, Copy)]
+    struct Over(Why);
+
+    impl AsyncRead for Over {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(self.0.into()))
+        }
+    }
+
+    impl AsyncWrite for Over {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(self.0.into()))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    const SILENT: Why = Why::Silent(PeerSilent {
+        silent_for: Duration::from_nanos(3_499_999_999),
+        reason: CloseReason::ProbeTimeout,
+    });
+
+    /// A line on which so many answers are owed.
+    fn line(owed: usize, is_between: bool) -> Arc<Line> {
+        let line = Line::new();
+        line.scanned(owed, false, false);
+        line.set_between(true, is_between);
+        line
+    }
+
+    #[test]
+    fn the_last_words_are_as_many_as_wait_and_the_end_comes_behind_them() {
+        let mut stream = Watched::new(Over(SILENT), &line(2, true));
+        let mut read = Vec::new();
+        let error = stream.read_to_end(&mut read).now_or_never().unwrap().unwrap_err();
+        assert!(PeerSilent::of(&error).is_some(), "{error}");
+        assert_eq!(read, SILENT.words().repeat(2));
+        let text = String::from_utf8_lossy(&read);
+        assert!(text.contains("C08006\0Mlivepool has ended the connection: peer silent for 3.5s"));
+    }
+
+    #[test]
+    fn nothing_is_said_in_the_middle_of_a_message_or_to_nobody() {
+        for line in [line(1, false), line(0, true)] {
+            let mut stream = Watched::new(Over(SILENT), &line);
+            let error = stream.read(&mut [0; 64]).now_or_never().unwrap().unwrap_err();
+            assert!(PeerSilent::of(&error).is_some() && line.is_ended_here(), "{error}");
+        }
+        // What is too large comes with a piece that is not handed out.
+        let too_large = TooLarge { length: 9, limit: 8, in_handshake: false };
+        let mut stream = Watched::new(Over(Why::TooLarge(too_large)), &line(1, false));
+        assert!(stream.read(&mut [0; 64]).now_or_never().unwrap().unwrap() > 0);
+    }
+
+    #[test]
+    fn whoever_cannot_write_is_told_to_read_and_then_that_it_is_over() {
+        let (operation, after) = (Operation::Write, Duration::from_secs(1));
+        let timeout = OpTimeout { operation, after, of_exchange: false, setting: "timeouts.write" };
+        let mut stream = Watched::new(Over(Why::Timeout(timeout)), &line(0, true));
+        assert!(stream.write(b"x").now_or_never().is_none());
+        let mut words = [0; 512];
+        let count = stream.read(&mut words).now_or_never().unwrap().unwrap();
+        assert_eq!(words[..count], Why::Timeout(timeout).words());
+        for error in [
+            stream.read(&mut words).now_or_never().unwrap().unwrap_err(),
+            stream.write(b"x").now_or_never().unwrap().unwrap_err(),
+        ] {
+            assert_eq!(OpTimeout::of(&error), Some(&timeout));
         }
     }
 }
