@@ -217,7 +217,7 @@ impl fmt::Display for ConnectError {
             (false, _) => write!(f, "could not connect to {}", self.upstream)?,
         }
         if let Some(limit) = self.limit {
-            write!(f, " within {limit:?}")?;
+            write!(f, " within {limit:.1?}")?;
         }
         for (index, attempt) in self.attempts.iter().enumerate() {
             f.write_str(if index == 0 { ": " } else { "; " })?;
