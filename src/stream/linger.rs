@@ -66,6 +66,8 @@ pub(super) fn keeps_its_place(reason: CloseReason) -> bool {
             | CloseReason::NotReusable
             | CloseReason::Panicked
             | CloseReason::Discarded
+            // A bouncer forgets who has closed, and with it what could be stopped.
+            | CloseReason::PoolClosed
     )
 }
 

@@ -129,6 +129,25 @@ async fn ten_thousand_queries_behind_a_haproxy_cross_no_answers() {
     postgres_storm(&postgres_url(haproxy.port()), &server, Statements::Named).await;
 }
 
+/// A bouncer forgets whoever closes, and with it what could be cancelled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_that_ends_in_the_middle_of_queries_leaves_none_running_behind_a_pgbouncer() {
+    let server = trusting_server();
+    for mode in ["session", "transaction"] {
+        let pgbouncer = PgBouncer::start(&server, &[("pool_mode", mode)]);
+        let (pool, _events) = postgres_at(&pgbouncer.url(), sixteen);
+        let asked = (0..8).map(|_| async {
+            let conn = pool.get().await.unwrap();
+            let slow = conn.simple_query("SELECT pg_sleep(60)");
+            let _ = tokio::time::timeout(Duration::from_millis(200), slow).await;
+        });
+        futures_util::future::join_all(asked).await;
+        drop(pool);
+        until_seen(|| server.psql(SLEEPING), |seen| seen == "0").await;
+        assert!(pgbouncer.is_alive(), "{mode}: {}", pgbouncer.log());
+    }
+}
+
 async fn ask_redis(pool: &Pool<Redis>, tag: usize) -> Result<String, String> {
     let mut conn = pool.get().await.map_err(|error| format!("{error:?}"))?;
     let asked = async {
