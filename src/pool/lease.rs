@@ -210,19 +210,28 @@ impl Lease {
         let pool = &held.pool.0;
         held.core.note_use(&held.conn);
         let tainted = held.conn.stream().tainted();
-        let reuse = match &pool.speech {
+        let mut reuse = match &pool.speech {
             // Its task may be about to send what its user has left behind.
             Some(_) if !held.conn.is_at_rest() => Reuse::AfterReset,
             Some(speech) if held.is_claimed() && tainted.is_none() => speech.reuse(&held.conn),
             _ => Reuse::AsItIs,
         };
-        let unfit = match reuse {
+        let judge = |reuse| match reuse {
             Reuse::AsItIs => held.conn.stream().unfit(ending),
             Reuse::AfterReset => tainted,
             Reuse::Never if tainted.is_some() => tainted,
             Reuse::Never if held.conn.stream().is_owed() => Some(CloseReason::Unfinished),
             Reuse::Never => Some(CloseReason::NotReusable),
         };
+        let mut unfit = judge(reuse);
+        // What outlives an earlier user may have asked for something since the protocol was: what is to
+        // become of a connection on which that is owed is for the protocol to say.
+        if let (Reuse::AsItIs, Some(CloseReason::Unfinished), Some(speech)) =
+            (reuse, unfit, &pool.speech)
+        {
+            reuse = speech.reuse(&held.conn);
+            unfit = judge(reuse);
+        }
         if ending == Ending::Silent && unfit == Some(CloseReason::Unfinished) {
             held.warn_of_forgotten_release();
         }
