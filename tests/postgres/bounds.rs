@@ -5,6 +5,7 @@ use livepool::config::Limits;
 use livepool::{CloseReason, TooLarge};
 
 use super::*;
+use crate::support::alone::alone;
 
 const MIB: usize = 1 << 20;
 
@@ -34,6 +35,48 @@ async fn a_connection_that_carried_a_large_row_or_parameter_is_not_kept_idle() {
     assert_eq!(row.get::<_, &str>(0).len(), 5_000_000);
     drop((row, conn));
     assert_eq!(events.until_closed(2).await, [CloseReason::Outgrown; 2]);
+}
+
+/// What this process keeps in memory, in MiB, when the allocator has given back what it does not need.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+fn resident_mib() -> u64 {
+    // SAFETY: it takes no pointer, and may be called at any time.
+    unsafe { libc::malloc_trim(0) };
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+}
+
+// Unbounded, each connection keeps the buffers of its largest row and its largest parameter: 8 times
+// 64 MiB and more.
+#[cfg(target_env = "gnu")]
+#[test]
+fn eight_large_rows_and_parameters_leave_no_memory_behind() {
+    if !alone("bounds::eight_large_rows_and_parameters_leave_no_memory_behind") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let server = trusting_server(&[]);
+        let (pool, _events) = pool(&server, |config| config.with_max_size(8));
+        let large = "x".repeat(32 * MIB);
+        let exchanges = (0..8).map(async |_| {
+            let conn = pool.get().await.unwrap();
+            let sent = conn.query_one("SELECT length($1::text)", &[&large]).await.unwrap();
+            assert_eq!(sent.get::<_, i32>(0) as usize, large.len());
+            let row = conn.query_one("SELECT repeat('x', 32 << 20)", &[]).await.unwrap();
+            assert_eq!(row.get::<_, &str>(0).len(), large.len());
+        });
+        futures_util::future::join_all(exchanges).await;
+        drop(large);
+        for number in 0..200 {
+            assert_eq!(echo(&pool.get().await.unwrap(), number).await.unwrap(), number);
+        }
+        let resident = resident_mib();
+        println!("at rest: {resident} MiB");
+        assert!(resident <= 30, "{resident} MiB");
+    });
 }
 
 #[tokio::test]
