@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use livepool::config::Limits;
+use livepool::postgres::tokio_postgres::error::SqlState;
 use livepool::{
     CloseReason, Config, Guard, Pool, Protocol, TooLarge, Wire, http1, postgres, redis,
 };
@@ -141,8 +142,7 @@ async fn a_redis_that_never_ends_a_length_is_cut_off() {
 
 /// Why nobody got a connection.
 async fn refusal<P: Protocol>(pool: &Pool<P>) -> String {
-    let error = pool.get().await.unwrap_err();
-    std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default()
+    pool.get().await.unwrap_err().to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -250,7 +250,10 @@ async fn a_postgresql_that_announces_a_row_of_two_gigabytes_is_not_believed() {
     let addr = serve(says_to_a_query(first, b"x")).await;
     let (pool, events) = postgres_pool(addr);
     let conn = pool.get().await.unwrap();
-    conn.batch_execute("SELECT 1").await.unwrap_err();
+    let error = conn.batch_execute("SELECT 1").await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::PROGRAM_LIMIT_EXCEEDED), "{error}");
+    // Whoever waits is told before the end.
+    support::until(|| conn.ended_with().is_some()).await;
     let end = conn.ended_with().expect("it has ended");
     let cause = std::error::Error::source(end).and_then(|cause| cause.downcast_ref());
     let exceeded = TooLarge::of(cause.expect("an I/O error")).expect("a length");

@@ -79,6 +79,7 @@ async fn a_query_that_times_out_is_stopped_at_the_server() {
     let conn = pool.get().await.unwrap();
     let error = conn.batch_execute("SELECT pg_sleep(64)").await.unwrap_err();
     assert_eq!(error.code().unwrap().code(), "57014");
+    support::until(|| conn.ended_with().is_some()).await;
     let why = std::error::Error::source(conn.ended_with().unwrap()).unwrap().to_string();
     assert!(why.contains("read"), "{why}");
     drop(conn);

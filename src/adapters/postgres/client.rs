@@ -128,9 +128,9 @@ impl Client {
         self.board.subscribe()
     }
 
-    /// What the connection ended with, once it has. Of its calls, those that waited for an answer then
-    /// say it themselves, where the pool ended it: see the [module's page](super). All later ones fail
-    /// with "connection closed", whatever the reason was.
+    /// What the connection ended with, once it has: a moment after whoever waited was told. Those of
+    /// its calls that waited for an answer say it themselves, where the pool ended it: see the
+    /// [module's page](super). All later ones fail with "connection closed", whatever the reason was.
     pub fn ended_with(&self) -> Option<&Error> {
         self.end.get()
     }
