@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use livepool::postgres::RecyclingMethod;
-use livepool::{CloseReason, Release};
+use livepool::{CloseReason, Release, Timeouts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -77,7 +77,10 @@ async fn statements(pool: &Pool<Postgres>) -> (usize, usize) {
 /// Gives up what 2 000 callers do: when they have waited up to six times for an answer, or after any time up
 /// to `most`. (A timer of the runtime is no earlier than a millisecond.)
 async fn give_up(url: &str, most: Option<Duration>) {
-    let (pool, events) = pool_of(Postgres::from_url(url).unwrap(), one);
+    // What is left is counted here, and not how long a busy machine takes to clear it.
+    let timeouts = Timeouts::default().with_reset(20 * SECOND);
+    let (pool, events) =
+        pool_of(Postgres::from_url(url).unwrap(), |config| one(config).with_timeouts(timeouts));
     let mut random = fastrand::Rng::with_seed(7);
     let mut given_up = 0;
     for number in 0..2000 {
