@@ -55,17 +55,28 @@ pub(super) async fn reset(lease: Lease) {
     };
     let limit = pool.settings().timeouts.reset;
     let reset = async {
-        conn.rested().await;
-        match speech.reuse(conn) {
-            Reuse::AsItIs => Ok(()),
-            Reuse::AfterReset => speech.reset(conn).await,
-            Reuse::Never => Err(io::Error::other("its protocol says that it cannot be reset")),
+        let mut is_again = false;
+        loop {
+            conn.rested().await;
+            match speech.reuse(conn) {
+                Reuse::AsItIs => {}
+                Reuse::AfterReset => speech.reset(conn).await?,
+                Reuse::Never => {
+                    return Err(io::Error::other("its protocol says that it cannot be reset"));
+                }
+            }
+            let unfit = conn.stream().unfit(Ending::Answered);
+            // What outlives an earlier user may have asked for something since the protocol was.
+            if is_again || unfit != Some(CloseReason::Unfinished) {
+                return Ok(unfit);
+            }
+            is_again = true;
         }
     };
     let result = Deadline::after(limit).run(reset).await;
     let Some(mut lease) = lease.take() else { return };
     let failed = match result {
-        Ok(Ok(())) => lease.stream().unfit(Ending::Answered),
+        Ok(Ok(unfit)) => unfit,
         Ok(Err(error)) => {
             telemetry::trouble(Some(lease.id()), &error, "reset failed");
             // That it had ended says more.
