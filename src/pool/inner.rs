@@ -32,7 +32,8 @@ use crate::telemetry::{Emitter, Gauges};
 
 /// Whether this is called inside a tokio runtime.
 pub(super) fn has_runtime() -> bool {
-    tokio::runtime::Handle::try_current().is_ok()
+    // A handle is a reference that is counted; a task knows for less that it is one.
+    tokio::task::try_id().is_some() || tokio::runtime::Handle::try_current().is_ok()
 }
 
 /// The inside of a pool.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Inner;
 use super::age::Age;
 use super::core::Core;
+use super::speech::Speech;
 use super::store::Taken;
 use crate::event::{CloseReason, ConnId};
 use crate::net::PeerAddr;
@@ -216,21 +217,11 @@ impl Lease {
             Some(speech) if held.is_claimed() && tainted.is_none() => speech.reuse(&held.conn),
             _ => Reuse::AsItIs,
         };
-        let judge = |reuse| match reuse {
-            Reuse::AsItIs => held.conn.stream().unfit(ending),
-            Reuse::AfterReset => tainted,
-            Reuse::Never if tainted.is_some() => tainted,
-            Reuse::Never if held.conn.stream().is_owed() => Some(CloseReason::Unfinished),
-            Reuse::Never => Some(CloseReason::NotReusable),
-        };
-        let mut unfit = judge(reuse);
-        // What outlives an earlier user may have asked for something since the protocol was: what is to
-        // become of a connection on which that is owed is for the protocol to say.
+        let mut unfit = held.unfit(reuse, ending);
         if let (Reuse::AsItIs, Some(CloseReason::Unfinished), Some(speech)) =
             (reuse, unfit, &pool.speech)
         {
-            reuse = speech.reuse(&held.conn);
-            unfit = judge(reuse);
+            (reuse, unfit) = held.judge_again(&**speech, ending);
         }
         if ending == Ending::Silent && unfit == Some(CloseReason::Unfinished) {
             held.warn_of_forgotten_release();
@@ -247,6 +238,28 @@ impl Lease {
 impl Held {
     fn is_claimed(&self) -> bool {
         self.taken_at.is_some()
+    }
+
+    /// What speaks against it, where its protocol says that about it.
+    #[inline(always)]
+    fn unfit(&self, reuse: Reuse, ending: Ending) -> Option<CloseReason> {
+        let stream = self.conn.stream();
+        match reuse {
+            Reuse::AsItIs => stream.unfit(ending),
+            Reuse::AfterReset => stream.tainted(),
+            Reuse::Never => stream.tainted().or(Some(match stream.is_owed() {
+                true => CloseReason::Unfinished,
+                false => CloseReason::NotReusable,
+            })),
+        }
+    }
+
+    /// What outlives an earlier user may have asked for something since the protocol was: what is to
+    /// become of a connection on which that is owed is for the protocol to say.
+    #[cold]
+    fn judge_again(&self, speech: &dyn Speech, ending: Ending) -> (Reuse, Option<CloseReason>) {
+        let reuse = speech.reuse(&self.conn);
+        (reuse, self.unfit(reuse, ending))
     }
 
     /// Says once for each pool that a connection whose exchange looks complete was dropped without a

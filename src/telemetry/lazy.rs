@@ -31,12 +31,19 @@ impl<H> Lazy<H> {
             return Some(handles);
         }
         let handles = metrics::with_recorder(|recorder| {
-            is_installed(recorder).then(|| Box::new(resolve(recorder)))
+            is_installed(recorder).then(|| resolved(recorder, resolve))
         })?;
         // Resolved before the cell is locked: a recorder is foreign code. Two threads may both get
         // here; registering is idempotent, so the second one's handles are the same series.
         Some(self.0.get_or_init(|| handles))
     }
+}
+
+/// Once in a pool's life: it is no part of what asks for the handles at every checkout.
+#[cold]
+#[inline(never)]
+fn resolved<H>(recorder: &dyn Recorder, resolve: impl FnOnce(&dyn Recorder) -> H) -> Box<H> {
+    Box::new(resolve(recorder))
 }
 
 /// Whether this is a recorder somebody installed, and not the one that stands for "none".
