@@ -37,6 +37,7 @@ mod tls;
 #[path = "postgres/token.rs"]
 mod token;
 
+use std::task::Poll;
 use std::time::Duration;
 
 use livepool::postgres::{Client, Postgres};
@@ -102,4 +103,18 @@ async fn fill(pool: &Pool<Postgres>, count: usize) {
     }
     drop(conns);
     support::until_status(pool, |now| now.idle == count).await;
+}
+
+/// What the work comes to, or `None`: it was given up when it had to wait once more than so often.
+async fn given_up_after<T>(waits: usize, work: impl Future<Output = T>) -> Option<T> {
+    let (mut work, mut left) = (std::pin::pin!(work), waits);
+    std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending if left == 0 => Poll::Ready(None),
+        Poll::Pending => {
+            left -= 1;
+            Poll::Pending
+        }
+    })
+    .await
 }

@@ -1,7 +1,6 @@
 //! What a session keeps of its last user.
 
 use std::collections::VecDeque;
-use std::task::Poll;
 use std::time::Duration;
 
 use livepool::postgres::RecyclingMethod;
@@ -85,7 +84,7 @@ async fn give_up(url: &str, most: Option<Duration>) {
     let mut given_up = 0;
     for number in 0..2000 {
         let conn = pool.get().await.unwrap();
-        let (limit, mut waits) = (most.map(|most| most.mul_f64(random.f64())), random.u8(1..=6));
+        let (limit, waits) = (most.map(|most| most.mul_f64(random.f64())), random.usize(0..6));
         let text = format!("SELECT $1::int8 + {}", number % 5);
         let work = async {
             match number % 3 {
@@ -97,21 +96,10 @@ async fn give_up(url: &str, most: Option<Duration>) {
                 }
             }
         };
-        let mut work = Box::pin(work);
         let done = match limit {
-            Some(limit) => tokio::time::timeout(limit, &mut work).await.ok(),
-            None => {
-                std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
-                    Poll::Ready(done) => Poll::Ready(Some(done)),
-                    Poll::Pending => {
-                        waits -= 1;
-                        if waits == 0 { Poll::Ready(None) } else { Poll::Pending }
-                    }
-                })
-                .await
-            }
+            Some(limit) => tokio::time::timeout(limit, work).await.ok(),
+            None => given_up_after(waits, work).await,
         };
-        drop(work);
         match done {
             Some(done) => done.unwrap(),
             None => given_up += 1,

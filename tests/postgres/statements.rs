@@ -2,7 +2,7 @@
 //! session does not have.
 
 use livepool::CloseReason;
-use livepool::postgres::RecyclingMethod;
+use livepool::postgres::{RecyclingMethod, Statements};
 
 use super::support::until_status;
 use super::*;
@@ -247,4 +247,55 @@ async fn the_caches_of_all_connections_can_be_cleared_at_once() {
         assert_eq!(echo(conn, 2).await.unwrap(), 2);
     }
     assert_eq!(events.closed(), []);
+}
+
+#[tokio::test]
+async fn a_description_that_is_given_up_leaves_no_transaction_to_its_own_user() {
+    let server = trusting_server(&[]);
+    server.psql("CREATE TABLE kept (n int8)");
+    let adapter = postgres(&server).with_statements(Statements::Unnamed);
+    let (pool, events) = pool_of(adapter, one);
+    let mut given_up = 0;
+    for waits in 0..12 {
+        let conn = pool.get().await.unwrap();
+        let text = format!("SELECT {waits}::int8");
+        match given_up_after(waits, conn.prepare_cached(&text)).await {
+            Some(done) => drop(done.unwrap()),
+            None => given_up += 1,
+        }
+        // Whatever it had begun has answered by now.
+        conn.batch_execute("").await.unwrap();
+        conn.execute("INSERT INTO kept VALUES ($1)", &[&(waits as i64)]).await.unwrap();
+        drop(conn);
+        let kept = server.psql(&format!("SELECT count(*) FROM kept WHERE n = {waits}"));
+        assert_eq!(kept, "1", "given up after {waits} waits");
+    }
+    assert!(given_up >= 3, "{given_up}");
+    assert_eq!(events.closed(), []);
+}
+
+#[tokio::test]
+async fn what_is_run_beside_a_description_is_no_part_of_its_transaction() {
+    let server = trusting_server(&[]);
+    server.psql("CREATE TABLE kept (n int8)");
+    let adapter = postgres(&server).with_statements(Statements::Unnamed);
+    let (pool, _) = pool_of(adapter, one);
+    let conn = pool.get().await.unwrap();
+    for number in 0..20_i64 {
+        let text = format!("SELECT nothing_{number}");
+        let insert = format!("INSERT INTO kept VALUES ({number})");
+        // In either order.
+        let (described, run) = match number % 2 {
+            0 => tokio::join!(conn.prepare_cached(&text), conn.execute(&insert, &[])),
+            _ => {
+                let (run, described) =
+                    tokio::join!(conn.execute(&insert, &[]), conn.prepare_cached(&text));
+                (described, run)
+            }
+        };
+        assert_eq!(described.unwrap_err().code().unwrap().code(), "42703");
+        assert_eq!(run.unwrap(), 1);
+    }
+    drop(conn);
+    assert_eq!(server.psql("SELECT count(*) FROM kept"), "20");
 }

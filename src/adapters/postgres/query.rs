@@ -132,11 +132,15 @@ macro_rules! queries {
         {
             use super::query::{Way, typed};
             let (client, cache) = self.parts();
-            match cache.way(client, statement.given(), params.len()).await? {
+            let way = cache.way(client, statement.given(), params.len()).await?;
+            let running = cache.running().await;
+            match way {
                 Way::Typed(text, types) => client.$typed(&text, &typed(params, types)).await,
                 Way::Given => match client.$name(statement, params).await {
                     Ok(out) => Ok(out),
                     Err(error) => {
+                        // To renew it may take a transaction.
+                        drop(running);
                         match cache.renewed_of(client, statement.given(), &error).await {
                             Some(renewed) => client.$name(&renewed, params).await,
                             None => Err(error),

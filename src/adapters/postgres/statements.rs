@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use futures_util::FutureExt;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};
@@ -27,12 +29,13 @@ pub enum Statements {
     Named,
     /// They do not: for a PgBouncer in transaction mode that is older, and for others like it. What
     /// [`prepare_cached`](super::Client::prepare_cached) gives is a description, which is asked for in
-    /// a short transaction, once per text and connection. [`query`](super::Client::query),
+    /// a short transaction, once per text and connection; what the calls below run on the same
+    /// connection at the same time waits for its end. [`query`](super::Client::query),
     /// [`query_one`](super::Client::query_one), [`query_opt`](super::Client::query_opt) and
     /// [`execute`](super::Client::execute) send the text with each use, in one round trip, as
     /// `query_typed` does. Everything else (`query_raw`, `copy_in`, `prepare`) is the client library's,
-    /// which names statements: use it in transactions only. Parameters and columns need types that
-    /// PostgreSQL itself brings; cast others (`$1::text::mood`, `mood::text`).
+    /// which names statements and waits for no description: use it in transactions only. Parameters and
+    /// columns need types that PostgreSQL itself brings; cast others (`$1::text::mood`, `mood::text`).
     Unnamed,
 }
 
@@ -52,6 +55,8 @@ pub struct StatementCache {
     line: Arc<Line>,
     /// Of all connections.
     generation: Arc<AtomicU64>,
+    /// Held by who has begun a transaction for a description: what others run would be a part of it.
+    described: RwLock<()>,
 }
 
 #[derive(Default)]
@@ -85,7 +90,8 @@ impl StatementCache {
         generation: &Arc<AtomicU64>,
     ) -> Self {
         let (line, generation) = (Arc::clone(line), Arc::clone(generation));
-        let cache = Self { cache: Mutex::default(), mode, capacity, line, generation };
+        let (cache, described) = (Mutex::default(), RwLock::default());
+        let cache = Self { cache, mode, capacity, line, generation, described };
         cache.cache().as_of = cache.now();
         cache
     }
@@ -152,7 +158,10 @@ impl StatementCache {
         hash: u64,
     ) -> Result<Statement, Error> {
         let is_alone = !self.line.is_in_transaction();
+        let mut begun = None;
         if is_alone {
+            let others = self.described.write().await;
+            begun = Some(Begun { client, is_over: false, _others: others });
             client.batch_execute("BEGIN").await?;
         }
         let prepared = client.prepare_typed(query, types).await;
@@ -162,7 +171,20 @@ impl StatementCache {
             _ if is_alone => client.batch_execute("ROLLBACK").await?,
             _ => {}
         }
+        if let Some(begun) = &mut begun {
+            begun.is_over = true;
+        }
         prepared
+    }
+
+    /// While this is held, no transaction is begun for a description.
+    pub(super) async fn running(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        match self.mode {
+            Statements::Unnamed if !self.line.is_in_transaction() => {
+                Some(self.described.read().await)
+            }
+            _ => None,
+        }
     }
 
     /// In a transaction, which ends with it if it was begun for it. A proxy that gives statements names of
@@ -286,6 +308,24 @@ impl Cache {
         let (query, entry) = all.min_by_key(|(_, entry)| entry.used)?;
         let (query, used) = (query.clone(), entry.used);
         self.remove(&query, |entry| entry.used == used)
+    }
+}
+
+/// A transaction that was begun for a description. Whoever goes away in the middle of it, or has an error,
+/// has begun none.
+struct Begun<'a> {
+    client: &'a Client,
+    is_over: bool,
+    /// Others may run something when the transaction's end is on its way.
+    _others: RwLockWriteGuard<'a, ()>,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // The first poll sends it, and nobody waits for the answer.
+            let _ = self.client.batch_execute("ROLLBACK").now_or_never();
+        }
     }
 }
 
