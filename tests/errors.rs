@@ -325,10 +325,9 @@ async fn a_pool_that_is_full_paused_or_closed_says_so_in_one_line() {
     let held = pool.get().await.unwrap();
     let (full, refused) = tokio::join!(pool.get(), pool.get());
     let full = full.map(drop).unwrap_err();
-    logged(
-        &full,
-        &["1 of 1 in use", "1 waiting", "became free within ", "raise max_size", "longest held"],
-    );
+    let waited = format!("became free within {:.1?} (", full.waited());
+    logged(&full, &["1 of 1 in use", "1 waiting", &waited, "raise max_size", "longest held"]);
+    assert!(full.waited() >= Duration::from_millis(500), "{full}");
     assert_eq!(full.failure(), CheckoutFailure::Timeout(Phase::Queue));
     logged(&refused.map(drop).unwrap_err(), &["the queue is full", "1 waiting", "max_waiting"]);
     drop(held);

@@ -4,7 +4,7 @@
 mod support;
 
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use livepool::config::Validation;
 use livepool::error::CheckoutFailure;
 use livepool::event::{DialOutcome, Operation};
 use livepool::{
-    CloseReason, Config, Consequence, Event, Guard, Interrupted, Pool, Protocol, Release, Reuse,
-    Timeouts, Wire,
+    CloseReason, Config, Consequence, Event, Guard, Interrupted, Ledger, Owed, Pool, Protocol,
+    Release, Reuse, Timeouts, Wire,
 };
 use support::lines::{Client, Lines};
-use support::{Events, Order, Upstream, until, until_seen};
+use support::{Events, Order, Upstream, until, until_seen, until_status};
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -203,6 +203,75 @@ async fn a_connection_that_came_back_is_reset_before_the_next_caller_has_it() {
     assert_eq!(client.ledger.debt(), 0);
     assert_eq!(client.ask("ECHO yours").await.unwrap(), "yours");
     assert_eq!((events.opened(), events.closed()), (1, vec![]));
+}
+
+/// Something is asked on its connection just as it comes back, or is reset, as what outlives an earlier
+/// user may do.
+struct Overtaken {
+    at_reset: bool,
+    resets: Arc<AtomicUsize>,
+}
+
+struct Asking {
+    ledger: Ledger,
+    owed: Mutex<Option<Owed>>,
+    asked: AtomicUsize,
+    _wire: Wire,
+}
+
+impl Asking {
+    /// The first time.
+    fn asks(&self) {
+        if self.asked.fetch_add(1, Ordering::SeqCst) == 0 {
+            *self.owed.lock().unwrap() = Some(self.ledger.owe());
+        }
+    }
+}
+
+impl Protocol for Overtaken {
+    type Client = Asking;
+    type Error = std::io::Error;
+
+    async fn connect(&self, wire: Wire) -> std::io::Result<Asking> {
+        let ledger = wire.count_debt();
+        Ok(Asking { ledger, owed: Mutex::default(), asked: AtomicUsize::new(0), _wire: wire })
+    }
+
+    async fn ping(&self, _: &mut Asking) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn reuse(&self, client: &Asking) -> Reuse {
+        if self.at_reset || client.ledger.debt() > 0 {
+            return Reuse::AfterReset;
+        }
+        client.asks();
+        Reuse::AsItIs
+    }
+
+    async fn reset(&self, client: &mut Asking) -> std::io::Result<()> {
+        self.resets.fetch_add(1, Ordering::SeqCst);
+        *client.owed.lock().unwrap() = None;
+        if self.at_reset {
+            client.asks();
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_while_a_connection_comes_back_or_is_reset_is_for_its_protocol_to_say() {
+    for (at_reset, expected) in [(false, 1), (true, 2)] {
+        let upstream = Upstream::start();
+        let (events, resets) = (Events::default(), Arc::new(AtomicUsize::new(0)));
+        let protocol = Overtaken { at_reset, resets: Arc::clone(&resets) };
+        let builder = Pool::builder(upstream.config()).observer(events.observer());
+        let pool = builder.protocol(protocol).build().unwrap();
+        drop(pool.get().await.unwrap());
+        until_status(&pool, |now| now.in_use == 0).await;
+        assert_eq!(events.closed(), [], "at its reset: {at_reset}");
+        assert_eq!((pool.status().idle, resets.load(Ordering::SeqCst)), (1, expected));
+    }
 }
 
 #[tokio::test]

@@ -78,7 +78,10 @@ pub(super) fn is_unknown(error: &io::Error) -> bool {
     match error.raw_os_error() {
         Some(code) => cfg!(windows) && matches!(code, 11_001 | 11_004),
         None if error.kind() == io::ErrorKind::NotFound => true,
-        None => WORDS.iter().any(|words| Said(error).to_string().ends_with(words)),
+        None => {
+            let text = Said(error).to_string();
+            WORDS.iter().any(|words| text.ends_with(words))
+        }
     }
 }
 

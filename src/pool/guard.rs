@@ -9,10 +9,10 @@ use tokio::io::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
 use super::lease::{Lease, Release};
-use super::speech::MADE;
+use super::speech::{MADE, spoken};
 use crate::config::Timeouts;
 use crate::event::{CloseReason, ConnId};
-use crate::foreign::{self, Held, Panicked};
+use crate::foreign::{self, Panicked};
 use crate::net::PeerAddr;
 use crate::protocol::{Consequence, Protocol, Raw};
 use crate::stream::{Conn, Ending, Ledger, Stream, delegate_io};
@@ -69,9 +69,7 @@ impl<P: Protocol> Guard<P> {
     /// A protocol that reads along ([`Scanner`](crate::Scanner)) knows by itself.
     pub fn report(&mut self, error: &P::Error) -> Consequence {
         let speech = self.lease.inner().speech.clone();
-        let protocol =
-            speech.as_ref().and_then(|speech| speech.protocol().downcast_ref::<Arc<Held<P>>>());
-        let classified = protocol.map(|protocol| {
+        let classified = spoken::<P>(&speech).map(|protocol| {
             foreign::call(|| {
                 let consequence = protocol.classify(error);
                 let code = consequence.reason().and_then(|_| protocol.code(error));

@@ -345,11 +345,9 @@ impl<P: Protocol> Pool<P> {
     }
 
     /// What its connections speak; `None` for bare streams.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "postgres", feature = "http1"))]
     pub(crate) fn protocol(&self) -> Option<&P> {
-        let held: &Arc<crate::foreign::Held<P>> =
-            self.handle.0.speech.as_ref()?.protocol().downcast_ref()?;
-        Some(held)
+        speech::spoken::<P>(&self.handle.0.speech).map(|held| &**held)
     }
 
     /// The pool's name, as in metrics and logs.

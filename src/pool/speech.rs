@@ -150,6 +150,11 @@ fn told<E: Error + 'static>(
 pub(super) type Spoke = Option<Arc<dyn Speech>>;
 
 /// `None` for [`Raw`], whose streams need no client.
+/// The protocol with its types; `None` for bare streams.
+pub(super) fn spoken<P: Protocol>(speech: &Spoke) -> Option<&Held<P>> {
+    speech.as_ref()?.protocol().downcast_ref::<Arc<Held<P>>>().map(|held| &**held)
+}
+
 pub(super) fn speech<P: Protocol>(protocol: P) -> Spoke {
     if (&protocol as &dyn Any).is::<Raw>() {
         None

@@ -35,15 +35,6 @@ impl<'a, P: Protocol> Tries<'a, P> {
         Self { pool, began: Instant::now(), deadline, taken_at, fitness: OnceLock::new() }
     }
 
-    /// What its pool speaks.
-    #[cfg(feature = "http1")]
-    pub(crate) fn protocol(&self) -> Option<&P> {
-        use crate::{foreign::Held, sync::Arc};
-
-        let speech = self.pool.handle.0.speech.as_ref()?;
-        speech.protocol().downcast_ref::<Arc<Held<P>>>().map(|held| &***held)
-    }
-
     pub(crate) async fn get(&self) -> Result<Guard<P>, CheckoutError> {
         let (inner, until) = (&self.pool.handle.0, Until::By(self.deadline));
         let lease = match self.fitness.get() {

@@ -96,15 +96,14 @@ fn reasons(events: &Events) -> BTreeSet<&'static str> {
     events.closed().into_iter().map(CloseReason::as_str).collect()
 }
 
-/// What ends while it is worked with: before or in the middle of an answer. Or before the request, if
-/// the connection was made for it: the kernel takes one that a server which ends does not accept.
+/// What ends while it is worked with: before or in the middle of an answer.
 fn assert_clear(errors: &[Error]) {
     for error in errors {
         let clear = match error.failure() {
             Failure::Checkout => {
                 error.checkout_error().is_some_and(|e| e.connect_error().is_some())
             }
-            Failure::Unsent | Failure::Unanswered | Failure::Answer | Failure::Body => {
+            Failure::Unanswered | Failure::Answer | Failure::Body => {
                 matches!(error.reason(), Some(CloseReason::PeerClosed | CloseReason::Reset))
             }
             _ => false,

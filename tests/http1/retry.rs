@@ -142,6 +142,31 @@ async fn a_new_connection_that_is_closed_at_once_is_not_tried_again() {
     assert!(error.is_retryable());
 }
 
+/// As the kernel does for a server that ends: connections that it will never accept are made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_of_which_nothing_was_sent_is_made_on_another_new_connection() {
+    let server = Scripted::start(|mut talk, number| async move {
+        while number % 2 == 1 && talk.request().await.is_some() {
+            talk.say(OK).await;
+        }
+    })
+    .await;
+    let (mut answered, mut unanswered) = (0, 0);
+    for _ in 0..100 {
+        let (pool, _) = pool_of(server.config());
+        match pool.send(post("body")).await {
+            Ok(response) => assert_eq!(text(response).await.unwrap(), "ok", "{answered}"),
+            Err(error) => {
+                assert_eq!(error.failure(), Failure::Unanswered, "after {answered}: {error}");
+                unanswered += 1;
+                continue;
+            }
+        }
+        answered += 1;
+    }
+    println!("{answered} answered, {unanswered} not");
+}
+
 #[tokio::test]
 async fn a_connection_that_ended_before_the_first_byte_gives_the_request_back_unsent() {
     let goodbye = "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\r\n";

@@ -44,7 +44,8 @@
 //! # When a request is made again
 //!
 //! A server may close an idle connection in the moment in which a request is on its way. A request of
-//! which nothing was sent is made on another connection. One that was sent, and had no byte of an
+//! which nothing was sent is made on another connection, and once more if it was a new one that the
+//! server let go of at once, as one that ends does. One that was sent, and had no byte of an
 //! answer, is made once more if its method is idempotent (RFC 9110 section 9.2.2) and its body can be
 //! repeated. Any other gets one error, [`Failure::Unanswered`]: the server may have seen it, or not.
 //!

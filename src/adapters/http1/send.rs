@@ -60,24 +60,26 @@ impl Pool<Http1> {
     ) -> impl Future<Output = Result<Response<Body>, Error>> + Send + use<'_, B> {
         let deadline = limits.deadline.and_then(|limit| Instant::now().checked_add(limit));
         let (request, taken_at) = (request.map(Into::into), Location::caller());
-        async move { send(Tries::new(self, deadline, taken_at), request, limits, deadline).await }
+        async move { send(self, request, limits, deadline, taken_at).await }
     }
 }
 
 async fn send(
-    tries: Tries<'_, Http1>,
+    pool: &Pool<Http1>,
     mut request: Request<RequestBody>,
     limits: Limits,
     mut deadline: Option<Instant>,
+    taken_at: &'static Location<'static>,
 ) -> Result<Response<Body>, Error> {
-    let is_secure = tries.protocol().is_some_and(Http1::is_secure);
+    let is_secure = pool.protocol().is_some_and(Http1::is_secure);
     // Where it has no connection to name.
     let target = |request: &Request<RequestBody>| {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         Target { method, uri, peer: None }
     };
     check(&request, is_secure).map_err(|error| error.at(&target(&request)))?;
-    let mut was_sent = false;
+    let tries = Tries::new(pool, deadline, taken_at);
+    let (mut was_sent, mut was_new) = (false, false);
     loop {
         let mut guard = match tries.get().await {
             Ok(guard) => guard,
@@ -99,8 +101,12 @@ async fn send(
         };
         let Failed { guard, error, then } = failed;
         request = match (then, once_more) {
-            // As often as it takes: each time one connection less is old.
-            (Then::Unsent(unsent), _) if is_old => *unsent,
+            // As often as it takes: each time one connection less is old. And once where the server
+            // has let go of a new one: it ends, and another one may be there.
+            (Then::Unsent(unsent), _) if is_old || !was_new => {
+                was_new |= !is_old;
+                *unsent
+            }
             (Then::TooLate, Some(copy)) => {
                 was_sent = true;
                 copy

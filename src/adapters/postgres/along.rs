@@ -136,7 +136,8 @@ impl Scanner for Along {
     }
 
     fn code(&self) -> Option<String> {
-        Some(String::from_utf8_lossy(&self.code).into_owned())
+        // Some errors have none.
+        (self.code != [0; 5]).then(|| String::from_utf8_lossy(&self.code).into_owned())
     }
 
     fn longest(&mut self) -> u64 {

@@ -15,8 +15,9 @@ use futures_util::future::{Either, select};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
+use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
-use super::bound::Already;
+use super::already::Already;
 use super::encryption::Encryption;
 use crate::deadline::Deadline;
 use crate::event::CancelOutcome;
@@ -180,7 +181,7 @@ impl Inner {
         self.is_loose.store(true, SeqCst);
         // The library ends its side then, and so do we not: a bouncer (PgBouncer 1.18) that has not passed
         // the request on takes that for the end of it. libpq waits as well.
-        let asked = self.token.cancel_query_raw(Open(&mut stream), told()).await;
+        let asked = self.token.cancel_query_raw(Open(&mut stream), Already).await;
         asked.map_err(io::Error::other)?;
         // It answers nothing, and closes in whichever way.
         let _ = stream.read(&mut [0; 1]).await;
@@ -190,13 +191,8 @@ impl Inner {
 
     /// The library makes its errors itself: this is its one about a stream that fails so.
     async fn error(&self, error: io::Error) -> Result<(), tokio_postgres::Error> {
-        self.token.cancel_query_raw(Broken(Some(error)), told()).await
+        self.token.cancel_query_raw(Broken(Some(error)), Already).await
     }
-}
-
-/// Nothing is encrypted by the library.
-fn told() -> Already {
-    Already::agreed(true, None)
 }
 
 /// The right to cancel what a connection does for its present user, from anywhere: see
@@ -305,6 +301,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Open<'_, S> {
     }
 }
 
+/// Nobody logs in over it.
+impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for Open<'_, S> {
+    fn channel_binding(&self) -> ChannelBinding {
+        ChannelBinding::none()
+    }
+}
+
 /// A stream that fails.
 struct Broken(Option<io::Error>);
 
@@ -339,5 +342,11 @@ impl AsyncWrite for Broken {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.fail()
+    }
+}
+
+impl TlsStream for Broken {
+    fn channel_binding(&self) -> ChannelBinding {
+        ChannelBinding::none()
     }
 }

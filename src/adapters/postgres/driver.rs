@@ -4,7 +4,6 @@ use std::task::Poll;
 
 use tokio_postgres::{Connection, Error};
 
-use super::bound::Bound;
 use super::cancel::Canceller;
 use super::line::Line;
 use super::notify::Board;
@@ -14,7 +13,7 @@ use crate::sync::{Arc, OnceLock};
 
 /// Of one connection.
 pub(super) struct Driver {
-    pub(super) connection: Connection<Watched<Wire>, Bound<Watched<Wire>>>,
+    pub(super) connection: Connection<Watched<Wire>, Watched<Wire>>,
     pub(super) line: Arc<Line>,
     pub(super) board: Arc<Board>,
     pub(super) end: Arc<OnceLock<Error>>,

@@ -49,20 +49,20 @@ impl Wanted {
     pub(super) async fn begin(&self, mut wire: Wire) -> Result<Agreed, Error> {
         let is_local = matches!(wire.peer_addr(), PeerAddr::Unix(_));
         let tls = match (self.mode, &self.tls) {
-            (SslMode::Require, None) => return Err(Error::NoTls),
-            (SslMode::Require, Some(tls)) => tls,
+            (SslMode::Disable, _) => return Ok(Agreed::plain(wire)),
             // A server has none there, and nobody is in between.
             (SslMode::Prefer, _) if is_local => return Ok(Agreed::plain(wire)),
-            (SslMode::Prefer, Some(tls)) => tls,
             (SslMode::Prefer, None) => {
                 wire.is_unencrypted(false);
                 return Ok(Agreed::plain(wire));
             }
-            _ => return Ok(Agreed::plain(wire)),
+            // Whatever the library adds demands as much as the strictest that is known.
+            (_, None) => return Err(Error::NoTls),
+            (_, Some(tls)) => tls,
         };
         let is_direct = self.negotiation == SslNegotiation::Direct;
         if !is_direct && !agree(&mut wire).await.map_err(Error::Tls)? {
-            if self.mode == SslMode::Require {
+            if self.mode != SslMode::Prefer {
                 return Err(Error::NoTls);
             }
             wire.is_unencrypted(true);

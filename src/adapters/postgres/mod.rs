@@ -116,9 +116,9 @@
 //!   connection to the next user while it goes on.)
 
 mod along;
+mod already;
 #[cfg(feature = "tls")]
 mod binding;
-mod bound;
 mod cancel;
 mod client;
 mod debt;

@@ -162,8 +162,7 @@ impl Opening {
 
     /// It is the one that makes a session forget everything but its prepared statements.
     pub(super) fn is_clean(&self) -> bool {
-        let text = &self.text[..self.len];
-        text.strip_prefix(CLEAN.as_bytes().split_at(CLEAN.len().min(ROOM)).0).is_some()
+        self.text[..self.len].starts_with(&CLEAN.as_bytes()[..CLEAN.len().min(ROOM)])
     }
 
     pub(super) fn says(&self) -> Says {

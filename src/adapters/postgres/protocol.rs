@@ -5,7 +5,7 @@ use std::fmt;
 use tokio::time::Instant;
 
 use super::along::Along;
-use super::bound::Already;
+use super::already::Already;
 use super::cancel::Canceller;
 use super::client::Client;
 use super::driver::Driver;
@@ -154,11 +154,10 @@ impl Protocol for Postgres {
         // Its ledger only repeats what the line knows.
         drop(wire.scan(Along::new(&line, self.target, &self.generation)));
         let mut config = (*self.config).clone();
-        let already = Already::agreed(encryption.is_some(), end_point);
-        already.tell(&mut config);
+        Already::tell(encryption.is_some(), &mut config);
         let (aside, linger) = (wire.aside(), wire.linger());
-        let watched = Watched::new(wire, &line);
-        let (client, connection) = config.connect_raw(watched, already).await?;
+        let watched = Watched::new(wire, &line, end_point);
+        let (client, connection) = config.connect_raw(watched, Already).await?;
         let handshake = began.elapsed();
 
         let canceller = Canceller::new(client.cancel_token(), aside, encryption);

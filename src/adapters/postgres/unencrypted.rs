@@ -28,11 +28,11 @@ pub(super) enum Encryption {}
 impl Wanted {
     pub(super) async fn begin(&self, wire: Wire) -> Result<Agreed, Error> {
         match self.mode {
-            SslMode::Require => return Err(Error::NoTls),
-            SslMode::Prefer if !matches!(wire.peer_addr(), PeerAddr::Unix(_)) => {
-                wire.is_unencrypted(false);
-            }
-            _ => {}
+            SslMode::Disable => {}
+            SslMode::Prefer if matches!(wire.peer_addr(), PeerAddr::Unix(_)) => {}
+            SslMode::Prefer => wire.is_unencrypted(false),
+            // Whatever the library adds demands as much.
+            _ => return Err(Error::NoTls),
         }
         Ok(Agreed { wire, encryption: None, end_point: None })
     }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::error::DbError;
+use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
 use super::line::Line;
 use crate::stream::{Interrupted, OpTimeout, PeerSilent, TooLarge};
@@ -41,6 +42,8 @@ pub(super) fn is_ours(error: &DbError) -> bool {
 pub(super) struct Watched<S> {
     io: S,
     line: Arc<Line>,
+    /// What the authentication is bound to, if that can be said.
+    end_point: Option<Vec<u8>>,
     /// Boxed: most connections do not end like this.
     ended: Option<Box<Ended>>,
 }
@@ -62,8 +65,8 @@ struct Ended {
 }
 
 impl<S> Watched<S> {
-    pub(super) fn new(io: S, line: &Arc<Line>) -> Self {
-        Self { io, line: Arc::clone(line), ended: None }
+    pub(super) fn new(io: S, line: &Arc<Line>, end_point: Option<Vec<u8>>) -> Self {
+        Self { io, line: Arc::clone(line), end_point, ended: None }
     }
 
     /// It ends with this error. Whether there is something to say, to so many who wait for an answer:
@@ -153,6 +156,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// It is below, where the pool can reach it: see [`Already`](super::already::Already).
+impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for Watched<S> {
+    fn channel_binding(&self) -> ChannelBinding {
+        match &self.end_point {
+            Some(end_point) => ChannelBinding::tls_server_end_point(end_point.clone()),
+            None => ChannelBinding::none(),
+        }
     }
 }
 
@@ -254,7 +267,7 @@ mod tests {
 
     #[test]
     fn the_last_words_are_as_many_as_wait_and_the_end_comes_behind_them() {
-        let mut stream = Watched::new(Over(SILENT), &line(2, true));
+        let mut stream = Watched::new(Over(SILENT), &line(2, true), None);
         let mut read = Vec::new();
         let error = stream.read_to_end(&mut read).now_or_never().unwrap().unwrap_err();
         assert!(PeerSilent::of(&error).is_some(), "{error}");
@@ -266,13 +279,13 @@ mod tests {
     #[test]
     fn nothing_is_said_in_the_middle_of_a_message_or_to_nobody() {
         for line in [line(1, false), line(0, true)] {
-            let mut stream = Watched::new(Over(SILENT), &line);
+            let mut stream = Watched::new(Over(SILENT), &line, None);
             let error = stream.read(&mut [0; 64]).now_or_never().unwrap().unwrap_err();
             assert!(PeerSilent::of(&error).is_some() && line.is_ended_here(), "{error}");
         }
         // What is too large comes with a piece that is not handed out.
         let too_large = TooLarge { length: 9, limit: 8, in_handshake: false };
-        let mut stream = Watched::new(Over(Why::TooLarge(too_large)), &line(1, false));
+        let mut stream = Watched::new(Over(Why::TooLarge(too_large)), &line(1, false), None);
         assert!(stream.read(&mut [0; 64]).now_or_never().unwrap().unwrap() > 0);
     }
 
@@ -280,7 +293,7 @@ mod tests {
     fn whoever_cannot_write_is_told_to_read_and_then_that_it_is_over() {
         let (operation, after) = (Operation::Write, Duration::from_secs(1));
         let timeout = OpTimeout { operation, after, of_exchange: false, setting: "timeouts.write" };
-        let mut stream = Watched::new(Over(Why::Timeout(timeout)), &line(0, true));
+        let mut stream = Watched::new(Over(Why::Timeout(timeout)), &line(0, true), None);
         assert!(stream.write(b"x").now_or_never().is_none());
         let mut words = [0; 512];
         let count = stream.read(&mut words).now_or_never().unwrap().unwrap();
