@@ -36,8 +36,9 @@ pub struct Config {
     /// first checkout or [`warm_up`](crate::Pool::warm_up).
     pub min_idle: usize,
     /// Most connections that are being made at a time. Default 2: an upstream that comes back, or
-    /// a burst of callers, is met by two dials at a time and not by all of them at once. As many connections more are made
-    /// at a time to ask peers to stop a request, by protocols that can. 1 to 65535.
+    /// a burst of callers, is met by two dials at a time and not by all of them at once. As many
+    /// connections more are made at a time to ask peers to stop a request, by protocols that can.
+    /// 1 to 65535.
     pub max_connecting: usize,
     /// How long an address that could not be connected to is left alone. Default: a random time up
     /// to 50 ms, doubling with every failure up to 5 s.

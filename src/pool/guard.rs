@@ -16,6 +16,7 @@ use crate::foreign::{self, Panicked};
 use crate::net::PeerAddr;
 use crate::protocol::{Consequence, Protocol, Raw};
 use crate::stream::{Conn, Ending, Ledger, Stream, delegate_io};
+#[cfg(feature = "http1")]
 use crate::sync::Arc;
 
 /// A connection checked out of a pool.

@@ -22,8 +22,8 @@ pub(super) struct Hints {
 }
 
 impl Hints {
-    /// RFC 9112 section 9.3 on whether the connection persists, section 6.1 on two lengths; the `Keep-Alive` header as RFC 2068
-    /// section 19.7.1.1 has it and servers still send it.
+    /// RFC 9112 section 9.3 on whether the connection persists, section 6.1 on two lengths; the
+    /// `Keep-Alive` header as RFC 2068 section 19.7.1.1 has it and servers still send it.
     pub(super) fn of(version: Version, headers: &HeaderMap) -> Self {
         let stays = !has_token(headers, "close")
             && (version >= Version::HTTP_11 || has_token(headers, "keep-alive"));

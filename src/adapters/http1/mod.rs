@@ -30,8 +30,8 @@
 //!
 //! A server may answer `200` at once and read an upload then. Such a request is sent to its end: while
 //! the [`Body`] of the response is polled, and by a task of the pool when that was read to its end,
-//! has none to be read, or was dropped. Until then the connection is in use, and it is used again afterwards. This is bounded by the
-//! deadline of the request, by `timeouts.write` where the server takes no bytes, and by
+//! has none to be read, or was dropped. Until then the connection is in use, and it is used again
+//! afterwards. This is bounded by the deadline of the request, by `timeouts.write` where the server takes no bytes, and by
 //! [`Http1::with_longest_pause`] where the source gives none. What could not be sent is told in the log
 //! at debug, and the connection closes as `unfinished`, `cancelled` or `op_timeout`. Closing the pool, or
 //! dropping the last of its handles, cuts what is still being sent.

@@ -62,8 +62,8 @@
 //! The password is bound to the server's certificate (`channel_binding=prefer`, SCRAM-SHA-256-PLUS) where
 //! the server offers that and the certificate is signed with one hash, as RSA and ECDSA do; with
 //! `channel_binding=require` nobody is logged in otherwise. A proxy that decrypts and encrypts anew is what
-//! this finds: behind one of your own write `channel_binding=disable`. Any other option that libpq knows is done, or
-//! says what is so anyhow, or is refused with what to write instead.
+//! this finds: behind one of your own write `channel_binding=disable`. Any other option that libpq knows
+//! is done, or says what is so anyhow, or is refused with what to write instead.
 //!
 //! ## Cancelling
 //!

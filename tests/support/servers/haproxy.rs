@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::dir::Dir;
 use super::port::{free_port, local};
-use super::process::{Process, wait_for};
+use super::process::{Process, controls, wait_for};
 use super::programs::program;
 
 /// In front of servers that it calls `s1`, `s2` and so on.
@@ -109,27 +109,10 @@ impl Haproxy {
         self.start_again();
     }
 
-    pub fn kill_9(&mut self) {
-        self.process.kill_9();
-    }
+    controls!();
 
-    /// On the same port.
-    pub fn start_again(&mut self) {
-        assert!(self.process.has_ended(), "it runs");
-        self.process = launch(&self.dir);
-        self.wait();
-    }
-
-    pub fn freeze(&self) {
-        self.process.freeze();
-    }
-
-    pub fn thaw(&self) {
-        self.process.thaw();
-    }
-
-    pub fn process(&self) -> &Process {
-        &self.process
+    fn launch(&self) -> Process {
+        launch(&self.dir)
     }
 
     fn wait(&mut self) {

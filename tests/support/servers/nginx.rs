@@ -5,7 +5,7 @@ use std::process::Command;
 use super::Certs;
 use super::dir::Dir;
 use super::port::{ask, free_port};
-use super::process::{Process, wait_for};
+use super::process::{Process, controls, wait_for};
 use super::programs::{is_root, program};
 
 pub struct Nginx {
@@ -75,31 +75,15 @@ impl Nginx {
         self.start_again();
     }
 
-    pub fn kill_9(&mut self) {
-        self.process.kill_9();
-    }
-
     /// The worker alone; the master starts another.
     pub fn kill_worker(&self) {
         self.process.kill_children();
     }
 
-    pub fn start_again(&mut self) {
-        assert!(self.process.has_ended(), "it runs");
-        self.process = launch(&self.dir);
-        self.wait();
-    }
+    controls!();
 
-    pub fn freeze(&self) {
-        self.process.freeze();
-    }
-
-    pub fn thaw(&self) {
-        self.process.thaw();
-    }
-
-    pub fn process(&self) -> &Process {
-        &self.process
+    fn launch(&self) -> Process {
+        launch(&self.dir)
     }
 
     /// New workers serve new connections when this returns; the old ones have closed those that

@@ -7,7 +7,7 @@ use super::dir::{Dir, root};
 use super::port::{ask, free_port};
 use super::postgres::PASSWORD;
 use super::postgres_files::{as_owner, own, owned_dir};
-use super::process::Process;
+use super::process::{Process, controls};
 use super::programs::program;
 
 /// In front of a [`Postgres`], whose roles `postgres` and `app` and whose database `app` it knows. It
@@ -92,27 +92,10 @@ impl PgBouncer {
         self.start_again();
     }
 
-    pub fn kill_9(&mut self) {
-        self.process.kill_9();
-    }
+    controls!();
 
-    /// On the same port.
-    pub fn start_again(&mut self) {
-        assert!(self.process.has_ended(), "it runs");
-        self.process = launch(&self.dir);
-        self.wait();
-    }
-
-    pub fn freeze(&self) {
-        self.process.freeze();
-    }
-
-    pub fn thaw(&self) {
-        self.process.thaw();
-    }
-
-    pub fn process(&self) -> &Process {
-        &self.process
+    fn launch(&self) -> Process {
+        launch(&self.dir)
     }
 
     fn wait(&mut self) {

@@ -199,3 +199,33 @@ fn stat(id: u32) -> Option<Stat> {
     let mut words = stat.rsplit(')').next()?.split_whitespace();
     Some(Stat { state: words.next()?.chars().next()?, parent: words.next()?.parse().ok()? })
 }
+
+/// What every server lets a test do to its `process`. The server says how it is launched again on the
+/// same port, and waits until it answers.
+macro_rules! controls {
+    () => {
+        pub fn kill_9(&mut self) {
+            self.process.kill_9();
+        }
+
+        /// On the same port.
+        pub fn start_again(&mut self) {
+            assert!(self.process.has_ended(), "it runs");
+            self.process = self.launch();
+            self.wait();
+        }
+
+        pub fn freeze(&self) {
+            self.process.freeze();
+        }
+
+        pub fn thaw(&self) {
+            self.process.thaw();
+        }
+
+        pub fn process(&self) -> &Process {
+            &self.process
+        }
+    };
+}
+pub(super) use controls;

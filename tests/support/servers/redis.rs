@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use super::Certs;
 use super::dir::{Dir, root};
 use super::port::{ask, free_port};
-use super::process::{Process, wait_for};
+use super::process::{Process, controls, wait_for};
 use super::programs::program;
 
 pub struct Redis {
@@ -93,26 +93,10 @@ impl Redis {
         self.start_again();
     }
 
-    pub fn kill_9(&mut self) {
-        self.process.kill_9();
-    }
+    controls!();
 
-    pub fn start_again(&mut self) {
-        assert!(self.process.has_ended(), "it runs");
-        self.process = launch(&self.dir, self.port, &self.options);
-        self.wait();
-    }
-
-    pub fn freeze(&self) {
-        self.process.freeze();
-    }
-
-    pub fn thaw(&self) {
-        self.process.thaw();
-    }
-
-    pub fn process(&self) -> &Process {
-        &self.process
+    fn launch(&self) -> Process {
+        launch(&self.dir, self.port, &self.options)
     }
 
     fn wait(&mut self) {
