@@ -14,6 +14,7 @@ mod foreign;
 pub mod fuzzed;
 mod listener;
 mod liveness;
+mod manager;
 #[cfg(shuttle)]
 #[doc(hidden)]
 pub mod models;
@@ -48,10 +49,11 @@ pub use event::{CloseReason, ConnId, Event, Observer, PeerState};
 /// What [`Ping`] and [`Resolve`] return: a boxed future, as `async-trait` would make it.
 pub use futures_util::future::BoxFuture;
 pub use listener::Listener;
+pub use manager::{Connection, Manager};
 pub use net::{PeerAddr, Resolve, SocketReport};
 #[cfg(feature = "codec")]
 pub use pool::Framed;
-pub use pool::{Buffered, Builder, Connection, Guard, Manager, Ping, Pool, Release};
+pub use pool::{Buffered, Builder, Guard, Ping, Pool, Release};
 pub use protocol::{Consequence, Protocol, Raw, Reuse, Unread};
 pub use status::{PeerStatus, Status};
 pub use stream::{

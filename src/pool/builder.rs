@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use super::inner::Inner;
-use super::ping::{Ping, Pinger};
-use super::speech::speech;
-use super::{Owner, Pool};
 use crate::config::{Config, ConfigError, check_ping};
 use crate::event::Observer;
 use crate::foreign::Held;
 use crate::net::{Resolve, Resolver};
+use crate::pool::acquire::ping::{Ping, Pinger};
+use crate::pool::conn::erased::speech;
+use crate::pool::shared::Inner;
+use crate::pool::{Owner, Pool};
 use crate::protocol::{Protocol, Raw};
 use crate::stream::Connector;
 use crate::sync::Arc;
@@ -25,7 +25,7 @@ pub struct Builder<P: Protocol = Raw> {
 }
 
 impl Builder {
-    pub(super) fn new(config: Config) -> Self {
+    pub(in crate::pool) fn new(config: Config) -> Self {
         let (resolver, pinger) = (Resolver::default(), Pinger::default());
         Self { config, observer: None, resolver, pinger, protocol: Raw::default() }
     }

@@ -1,5 +1,9 @@
 //! [`Guard`]: a connection in its user's hands, and the four ways it can leave them.
 
+mod buffered;
+#[cfg(feature = "codec")]
+mod framed;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -8,16 +12,20 @@ use std::time::Duration;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
-use super::lease::{Lease, Release};
-use super::speech::{MADE, spoken};
 use crate::config::Timeouts;
 use crate::event::{CloseReason, ConnId};
 use crate::foreign::{self, Panicked};
 use crate::net::PeerAddr;
+use crate::pool::conn::erased::{MADE, spoken};
+use crate::pool::conn::lease::{Lease, Release};
 use crate::protocol::{Consequence, Protocol, Raw};
 use crate::stream::{Conn, Ending, Ledger, Stream, delegate_io};
 #[cfg(feature = "http1")]
 use crate::sync::Arc;
+
+pub use buffered::Buffered;
+#[cfg(feature = "codec")]
+pub use framed::Framed;
 
 /// A connection checked out of a pool.
 ///
@@ -41,7 +49,7 @@ pub struct Guard<P: Protocol = Raw> {
 }
 
 impl<P: Protocol> Guard<P> {
-    pub(super) fn new(lease: Lease) -> Self {
+    pub(in crate::pool) fn new(lease: Lease) -> Self {
         Self { lease, protocol: PhantomData }
     }
 
@@ -182,7 +190,7 @@ impl<P: Protocol> Guard<P> {
         pool.leave_to_a_task(work(self));
     }
 
-    pub(super) fn lease(&self) -> &Lease {
+    pub(in crate::pool) fn lease(&self) -> &Lease {
         &self.lease
     }
 

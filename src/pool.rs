@@ -1,0 +1,386 @@
+//! The pool: who may have a connection, which one, and what becomes of it.
+//!
+//! [`shared`] has the parts together. The rooms stand in the order in which a connection lives: it is
+//! dialed, waits idle, is acquired, used, given back, looked after, and closed.
+
+mod builder;
+mod common;
+mod guard;
+mod shared;
+
+/// From a caller's question to a connection in its hands.
+mod acquire {
+    pub(in crate::pool) mod checkout;
+    pub(in crate::pool) mod dispatch;
+    pub(in crate::pool) mod idle_set;
+    pub(in crate::pool) mod ping;
+    pub(in crate::pool) mod retry;
+    pub(in crate::pool) mod wait_queue;
+}
+
+/// One connection: what is known of it, who may touch it, and its way back.
+mod conn {
+    pub(in crate::pool) mod age;
+    pub(in crate::pool) mod entry;
+    pub(in crate::pool) mod erased;
+    pub(in crate::pool) mod expiry;
+    pub(in crate::pool) mod generation;
+    pub(in crate::pool) mod lease;
+    pub(in crate::pool) mod registry;
+    pub(in crate::pool) mod reset;
+}
+
+/// New connections: when one is made, and where it goes.
+mod dial {
+    pub(in crate::pool) mod dialer;
+    pub(in crate::pool) mod peers;
+    pub(in crate::pool) mod slots;
+}
+
+/// What is looked at in the background.
+mod health {
+    pub(in crate::pool) mod closing;
+    pub(in crate::pool) mod fired;
+    pub(in crate::pool) mod maintenance;
+    pub(in crate::pool) mod quarantine;
+    pub(in crate::pool) mod schedule;
+}
+
+/// What is done to a pool as a whole.
+mod control {
+    pub(in crate::pool) mod lifecycle;
+    pub(in crate::pool) mod warm_up;
+}
+
+#[cfg(shuttle)]
+pub(crate) mod models;
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::panic::Location;
+
+use tokio::time::Instant;
+
+use crate::config::{Config, ConfigError, check_max_size};
+use crate::deadline::Deadline;
+use crate::error::CheckoutError;
+use crate::protocol::{Protocol, Raw};
+use crate::status::{PeerStatus, Status};
+use crate::sync::Arc;
+
+use acquire::checkout::{self, Until};
+use conn::erased;
+use control::warm_up::GiveUp;
+use shared::Inner;
+
+pub use acquire::ping::Ping;
+pub(crate) use acquire::retry::Tries;
+pub use builder::Builder;
+pub(crate) use conn::entry::jittered;
+pub use conn::lease::Release;
+#[cfg(feature = "codec")]
+pub use guard::Framed;
+pub use guard::{Buffered, Guard};
+
+/// A pool of connections to one upstream. Cloning gives another handle to the same pool.
+///
+/// A pool may be made outside a runtime; it connects and starts its background tasks at the
+/// first checkout. When the last handle is dropped it is closed: its idle connections at once,
+/// those in use when they come back.
+///
+/// `P` is what runs over its connections; without one they are bare [`Stream`](crate::Stream)s.
+pub struct Pool<P: Protocol = Raw> {
+    handle: Arc<Owner>,
+    protocol: PhantomData<fn() -> P>,
+}
+
+impl<P: Protocol> Clone for Pool<P> {
+    fn clone(&self) -> Self {
+        Self::of(Arc::clone(&self.handle))
+    }
+}
+
+/// Closes the pool when the last [`Pool`] is gone. Guards and the maintenance task hold the inside
+/// and do not count.
+struct Owner(Arc<Inner>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Pool {
+    /// A pool with this configuration. Nothing is connected yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with every problem of the configuration.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        Self::builder(config).build()
+    }
+
+    /// A pool with this configuration and more.
+    pub fn builder(config: Config) -> Builder {
+        Builder::new(config)
+    }
+}
+
+impl<P: Protocol> Pool<P> {
+    fn of(handle: Arc<Owner>) -> Self {
+        Self { handle, protocol: PhantomData }
+    }
+
+    /// Takes a connection: an idle one that was just proved usable, or a new one. Callers are
+    /// served in order of arrival.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckoutError`] when the one deadline over all of it (`timeouts.checkout`) passes, when no
+    /// connection can be made, when the queue is full or the pool closed. It says how long the
+    /// caller waited and how full the pool was.
+    ///
+    /// Outside a tokio runtime, if no connection is idle.
+    ///
+    /// # Panics
+    ///
+    /// In a tokio runtime without its I/O and time drivers enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing but the caller's place in the line. A connection that was
+    /// being made for it serves the next caller, or waits for one.
+    #[track_caller]
+    pub fn get(&self) -> impl Future<Output = Result<Guard<P>, CheckoutError>> + Send {
+        self.get_until(Until::For(self.handle.0.settings().timeouts.checkout))
+    }
+
+    /// As [`get`](Self::get), with this deadline instead of `timeouts.checkout`: what is left of the
+    /// time the caller itself was given, say. It holds however late the future is polled.
+    ///
+    /// # Errors
+    ///
+    /// # Panics
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`get`](Self::get).
+    #[track_caller]
+    pub fn get_by(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Guard<P>, CheckoutError>> + Send {
+        self.get_until(Until::By(Deadline::at(deadline)))
+    }
+
+    #[track_caller]
+    fn get_until(
+        &self,
+        until: Until,
+    ) -> impl Future<Output = Result<Guard<P>, CheckoutError>> + Send {
+        let taken_at = Location::caller();
+        async move { checkout::checkout(&self.handle.0, until, taken_at).await.map(Guard::new) }
+    }
+
+    /// Takes an idle connection that was just proved usable, if there is one and no caller waits
+    /// for it. Never waits: makes no connection, and no ping.
+    #[track_caller]
+    pub fn try_get(&self) -> Option<Guard<P>> {
+        checkout::try_checkout(&self.handle.0, Location::caller()).map(Guard::new)
+    }
+
+    /// Takes a connection, runs `exchange` with it, and releases it if that succeeds. If it fails,
+    /// panics or is dropped, a connection that carried any byte is not reused.
+    ///
+    /// ```
+    /// # async fn f(pool: livepool::Pool) -> std::io::Result<()> {
+    /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    /// let answer = pool
+    ///     .run(async |conn| {
+    ///         conn.write_all(b"PING\r\n").await?;
+    ///         let mut answer = [0; 7];
+    ///         conn.read_exact(&mut answer).await?;
+    ///         std::io::Result::Ok(answer)
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of the exchange, and a [`CheckoutError`] turned into the same type.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the exchange where it stands; the connection is discarded unless
+    /// it carried no byte.
+    #[track_caller]
+    pub fn run<T, E, F>(&self, exchange: F) -> impl Future<Output = Result<T, E>>
+    where
+        F: AsyncFnOnce(&mut Guard<P>) -> Result<T, E>,
+        E: From<CheckoutError>,
+    {
+        let guard = self.get();
+        async move {
+            let mut guard = guard.await?;
+            let value = exchange(&mut guard).await?;
+            guard.release();
+            Ok(value)
+        }
+    }
+
+    /// As [`run`](Self::run), for an exchange that does no harm when it is made twice. If the
+    /// connection turns out to have ended before any byte of the answer came, and it was not made
+    /// for this exchange, it is tried once more on another one.
+    ///
+    /// That closes the gap no check can see: a peer that closes an idle connection in the moment
+    /// after it was checked. The second connection is not as stale: its peer was heard since the first
+    /// one had ended, or, where that was reset as after a failover, it is made now. Both checkouts
+    /// together take at most `timeouts.checkout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run); of the second try, if there was one.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    #[track_caller]
+    pub fn run_retry<T, E, F>(&self, mut exchange: F) -> impl Future<Output = Result<T, E>>
+    where
+        F: AsyncFnMut(&mut Guard<P>) -> Result<T, E>,
+        E: From<CheckoutError>,
+    {
+        let taken_at = Location::caller();
+        async move {
+            let tries = Tries::new(self, None, taken_at);
+            let mut guard = tries.get().await?;
+            let mut result = exchange(&mut guard).await;
+            if result.is_err() && tries.met_stale(&guard) {
+                // The second one has what the first one has left.
+                let due = guard.due();
+                drop(guard);
+                guard = tries.get().await?;
+                if due.is_some() {
+                    guard.set_deadline(due);
+                }
+                result = exchange(&mut guard).await;
+            }
+            let value = result?;
+            guard.release();
+            Ok(value)
+        }
+    }
+
+    /// Makes connections ahead of the first caller and waits until there are `count` of them, at
+    /// most `timeouts.checkout`. A dial that fails is tried again until then; before the first
+    /// connection of the pool as [`Config::first_connect`] says.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckoutError`] with the last connect error, when they cannot be made, and outside a tokio
+    /// runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// Those that were made stay.
+    pub async fn warm_up(&self, count: usize) -> Result<(), CheckoutError> {
+        self.handle.0.warm_up(count, GiveUp::WhenHopeless).await
+    }
+
+    /// As [`warm_up`](Self::warm_up), but fails with the first dial that does: for a program that
+    /// had better not start without its upstream.
+    ///
+    /// # Errors
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`warm_up`](Self::warm_up).
+    pub async fn try_warm_up(&self, count: usize) -> Result<(), CheckoutError> {
+        self.handle.0.warm_up(count, GiveUp::AtOnce).await
+    }
+
+    /// Says that no connection of today is of use any more: after a failover, say. Idle ones are
+    /// closed, those in use when they come back, and dials under way are given up for new ones. Of very many idle ones most are closed in the
+    /// background, so that nobody waits for that.
+    pub fn invalidate(&self) {
+        self.handle.0.invalidate(false);
+    }
+
+    /// As [`invalidate`](Self::invalidate), and whatever the users of the connections in use do next
+    /// fails with [`Interrupted`](crate::Interrupted).
+    pub fn invalidate_and_interrupt(&self) {
+        self.handle.0.invalidate(true);
+    }
+
+    /// Changes `max_size`. When it is lowered, idle connections that are too many are closed, as in
+    /// [`invalidate`](Self::invalidate), those in use when they come back; until then no new one is
+    /// made.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] unless it is from 1 to 65535.
+    pub fn resize(&self, max_size: usize) -> Result<(), ConfigError> {
+        check_max_size(max_size)?;
+        self.handle.0.resize(max_size);
+        Ok(())
+    }
+
+    /// Leaves the upstream alone until [`resume`](Self::resume), while it is being maintained, say.
+    /// Callers wait, within their deadlines; idle connections are closed, those in use when they
+    /// come back; dials under way are given up, and no new ones are made.
+    pub fn pause(&self) {
+        self.handle.0.pause();
+    }
+
+    /// Ends a [`pause`](Self::pause).
+    pub fn resume(&self) {
+        self.handle.0.resume();
+    }
+
+    /// How full the pool is.
+    pub fn status(&self) -> Status {
+        self.handle.0.status()
+    }
+
+    /// Every address of the upstream that the pool knows, and what it thinks of it.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.handle.0.common.peers.status()
+    }
+
+    /// What its connections speak; `None` for bare streams.
+    #[cfg(any(feature = "postgres", feature = "http1"))]
+    pub(crate) fn protocol(&self) -> Option<&P> {
+        erased::spoken::<P>(&self.handle.0.speech).map(|held| &**held)
+    }
+
+    /// The pool's name, as in metrics and logs.
+    pub fn name(&self) -> &str {
+        self.handle.0.emitter().name()
+    }
+
+    /// Closes the pool: callers in the queue and newcomers are refused, idle connections are
+    /// closed, those in use are closed when they come back.
+    pub fn close(&self) {
+        self.handle.0.close();
+    }
+
+    /// Closes the pool and waits for the connections in use to come back, until `deadline`. Those
+    /// that are left then are interrupted: whatever their users do next fails with
+    /// [`Interrupted`](crate::Interrupted). Returns how many those were.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once it was polled the pool is closed; dropping the future only ends the waiting, and nobody
+    /// is interrupted.
+    pub async fn close_by(&self, deadline: Instant) -> usize {
+        self.handle.0.close_by(Deadline::at(deadline)).await
+    }
+}
+
+impl<P: Protocol> fmt::Debug for Pool<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("name", &self.name()).field("status", &self.status()).finish()
+    }
+}

@@ -1,0 +1,294 @@
+//! Checkout: an idle connection at once, or a place in the line; all before one deadline.
+
+use std::panic::Location;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::deadline::Deadline;
+use crate::error::{CheckoutDetails, CheckoutError, CheckoutFailure, Phase};
+use crate::event::{CheckoutOutcome, Event, Operation};
+use crate::net::ConnectError;
+use crate::pool::Inner;
+use crate::pool::acquire::ping::Proof;
+use crate::pool::acquire::wait_queue::{Failed, Spot};
+use crate::pool::conn::lease::Lease;
+use crate::pool::dial::peers::Demand;
+use crate::pool::shared::has_runtime;
+use crate::sync::Arc;
+use crate::telemetry::Span;
+
+/// Until when a checkout may wait.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::pool) enum Until {
+    /// For this long from its first poll; `None`: for ever.
+    For(Option<Duration>),
+    /// Until this moment, however late it is polled.
+    By(Deadline),
+}
+
+/// Takes a connection from the pool, before its time is over.
+pub(in crate::pool) async fn checkout(
+    inner: &Arc<Inner>,
+    until: Until,
+    taken_at: &'static Location<'static>,
+) -> Result<Lease, CheckoutError> {
+    // The usual case: no timer, no allocation, no clock but the one the check needs.
+    match inner.at_once() {
+        Some(mut lease) if !inner.pings() => {
+            hand_out(inner, &mut lease, Duration::ZERO, taken_at);
+            Ok(lease)
+        }
+        taken => wait(inner, taken, until, Fitness::Any, taken_at).await,
+    }
+}
+
+/// What a connection has to show beside what all have to.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::pool) enum Fitness {
+    Any,
+    /// It was made, or its peer heard, after this moment.
+    ProvedSince(Instant),
+    /// It was made after this moment.
+    MadeSince(Instant),
+}
+
+/// As [`checkout`], for a connection of this fitness.
+pub(in crate::pool) async fn checkout_fit(
+    inner: &Arc<Inner>,
+    until: Until,
+    fitness: Fitness,
+    taken_at: &'static Location<'static>,
+) -> Result<Lease, CheckoutError> {
+    wait(inner, inner.at_once(), until, fitness, taken_at).await
+}
+
+/// Takes an idle connection, if there is one and nobody waits for it.
+pub(in crate::pool) fn try_checkout(
+    inner: &Arc<Inner>,
+    taken_at: &'static Location<'static>,
+) -> Option<Lease> {
+    // Whether it needs a ping cannot be found out without waiting.
+    let mut lease = inner.at_once()?;
+    hand_out(inner, &mut lease, Duration::ZERO, taken_at);
+    Some(lease)
+}
+
+/// The caller has it.
+fn hand_out(
+    inner: &Arc<Inner>,
+    lease: &mut Lease,
+    waited: Duration,
+    taken_at: &'static Location<'static>,
+) {
+    lease.claim(taken_at);
+    inner.maintain();
+    inner.emitter().checked_out(lease.id(), waited);
+}
+
+async fn wait(
+    inner: &Arc<Inner>,
+    taken: Option<Lease>,
+    until: Until,
+    fitness: Fitness,
+    taken_at: &'static Location<'static>,
+) -> Result<Lease, CheckoutError> {
+    let span = Span::of_checkout(inner.emitter().name());
+    let mut attempt = Attempt::begin(inner, until);
+    let result = if span.is_disabled() {
+        obtain(inner, taken, &attempt, fitness).await
+    } else {
+        span.around(obtain(inner, taken, &attempt, fitness)).await
+    };
+    attempt.over = true;
+    let waited = attempt.began.elapsed();
+    match result {
+        Ok(mut lease) => {
+            span.leads_to(lease.id(), lease.peer_addr());
+            hand_out(inner, &mut lease, waited, taken_at);
+            Ok(lease)
+        }
+        Err(failed) => Err(attempt.report(failed, waited)),
+    }
+}
+
+async fn obtain(
+    inner: &Arc<Inner>,
+    taken: Option<Lease>,
+    attempt: &Attempt<'_>,
+    fitness: Fitness,
+) -> Result<Lease, Failed> {
+    let mut lease = match taken {
+        Some(lease) => lease,
+        None => {
+            // Neither timers nor dials would go.
+            if !has_runtime() {
+                return Err(CheckoutFailure::NoRuntime.into());
+            }
+            served(inner, join(inner, attempt)?, attempt.deadline).await?
+        }
+    };
+    loop {
+        if let Some(lease) = fit(lease, fitness) {
+            match inner.proved(lease, attempt.deadline).await {
+                Proof::Given(lease) => return Ok(lease),
+                Proof::Refused => {}
+                Proof::Late => return Err(inner.late()),
+            }
+        }
+        // Its place is the one it had.
+        let spot = inner.line.rejoin(attempt.began, attempt.deadline.instant());
+        lease = served(inner, spot, attempt.deadline).await?;
+    }
+}
+
+/// The connection, if it is still what the caller needs. Else it goes where it belongs.
+fn fit(mut lease: Lease, fitness: Fitness) -> Option<Lease> {
+    // The pool may have been invalidated while it was on its way.
+    if let Some(reason) = lease.retired() {
+        lease.throw_away(reason);
+        return None;
+    }
+    let is_fit = match fitness {
+        Fitness::Any => true,
+        Fitness::ProvedSince(moment) => lease.is_proved_since(moment),
+        Fitness::MadeSince(moment) => !lease.is_older_than(moment),
+    };
+    if is_fit { Some(lease) } else { lease.ask() }
+}
+
+/// Joins the line.
+fn join<'a>(inner: &'a Arc<Inner>, attempt: &Attempt<'_>) -> Result<Spot<'a>, Failed> {
+    if inner.is_closed() {
+        return Err(CheckoutFailure::Closed.into());
+    }
+    if let Some(error) = inner.hopeless() {
+        return Err(Failed { connect: Some(error), ..CheckoutFailure::Connect.into() });
+    }
+    // Those for whom a connection may be made do not count: they will not wait for others.
+    let most = inner.settings().max_waiting.map(|most| most.saturating_add(inner.unclaimed()));
+    let deadline = attempt.deadline.instant();
+    inner.line.join(attempt.began, deadline, most).ok_or_else(|| CheckoutFailure::QueueFull.into())
+}
+
+async fn served(inner: &Arc<Inner>, spot: Spot<'_>, deadline: Deadline) -> Result<Lease, Failed> {
+    // One may have come back between the look and the line; else one has to be made.
+    if inner.is_closed() || !inner.store.is_empty() {
+        inner.serve();
+    }
+    if inner.slots.are_free() || inner.common.suspects.count() > 0 {
+        inner.slots.announce();
+    }
+    let result = match deadline.run(spot.called(|| inner.maintain())).await {
+        Ok(result) => result,
+        Err(_) => Err(inner.late()),
+    };
+    result.map_err(|failed| Failed { has_waited: true, ..failed })
+}
+
+impl Inner {
+    #[inline(always)]
+    fn at_once(self: &Arc<Self>) -> Option<Lease> {
+        if !self.line.is_empty() {
+            return None;
+        }
+        let lease = self.take_idle()?;
+        // Only now that it is counted: whoever closes the pool either waits for it, or is seen here.
+        // Dropped, it is closed.
+        (!self.is_closed()).then_some(lease)
+    }
+
+    /// Connections that nobody holds, made or not.
+    fn unclaimed(&self) -> usize {
+        self.slots.limit().saturating_sub(self.guards())
+    }
+
+    /// Why nobody can be served before somebody changes something, if so: the last dial failed in a
+    /// way that repeating does not cure, the next one is not due, and nobody has a connection to
+    /// return.
+    fn hopeless(&self) -> Option<Arc<ConnectError>> {
+        let error = self.dials.last_error().filter(|error| !error.is_retryable())?;
+        let soon =
+            self.guards() > 0 || self.common.peers.may_dial(Instant::now(), Demand::Nobody).is_ok();
+        (!soon).then_some(error)
+    }
+
+    /// What a caller is told who gets nothing.
+    pub(in crate::pool) fn error(&self, failed: Failed, waited: Duration) -> CheckoutError {
+        let mut status = self.status();
+        // It has left the line by now, and was one of them.
+        status.waiting += usize::from(failed.has_waited);
+        CheckoutError::new(CheckoutDetails {
+            failure: failed.failure,
+            pool: self.emitter().name().into(),
+            waited,
+            status,
+            connect: failed.connect,
+            holders: self.longest_holders(),
+        })
+    }
+
+    /// What a caller was waiting for whose deadline has passed.
+    fn late(&self) -> Failed {
+        let error = self.dials.last_error();
+        let phase = if self.common.is_paused() {
+            Phase::Paused
+        } else if self.unclaimed() == 0 {
+            Phase::Queue
+        } else if self.dials.under_way() == 0 && error.is_none() && self.common.suspects.count() > 0
+        {
+            Phase::Check
+        } else {
+            Phase::Connect
+        };
+        let connect = error.filter(|_| phase == Phase::Connect);
+        Failed { connect, ..CheckoutFailure::Timeout(phase).into() }
+    }
+}
+
+/// One checkout that has to wait. Reports its end exactly once, also when its caller goes away.
+struct Attempt<'a> {
+    inner: &'a Arc<Inner>,
+    began: Instant,
+    limit: Option<Duration>,
+    deadline: Deadline,
+    over: bool,
+}
+
+impl<'a> Attempt<'a> {
+    fn begin(inner: &'a Arc<Inner>, until: Until) -> Self {
+        let began = Instant::now();
+        let (deadline, limit) = match until {
+            Until::For(limit) => (Deadline::from(began, limit), limit),
+            Until::By(deadline) => {
+                (deadline, deadline.instant().map(|at| at.saturating_duration_since(began)))
+            }
+        };
+        Self { inner, began, limit, deadline, over: false }
+    }
+
+    fn report(&self, failed: Failed, waited: Duration) -> CheckoutError {
+        let emitter = self.inner.emitter();
+        let outcome = match failed.failure {
+            CheckoutFailure::Timeout(_) => CheckoutOutcome::Timeout,
+            CheckoutFailure::QueueFull => CheckoutOutcome::QueueFull,
+            CheckoutFailure::Connect | CheckoutFailure::NoRuntime => CheckoutOutcome::ConnectFailed,
+            CheckoutFailure::Closed => CheckoutOutcome::Closed,
+        };
+        if let (CheckoutOutcome::Timeout, Some(after)) = (outcome, self.limit) {
+            emitter.emit(Event::TimedOut { operation: Operation::Checkout, conn: None, after });
+        }
+        emitter.emit(Event::CheckoutFailed { outcome, waited });
+        self.inner.error(failed, waited)
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            let outcome = CheckoutOutcome::Cancelled;
+            let waited = self.began.elapsed();
+            self.inner.emitter().emit(Event::CheckoutFailed { outcome, waited });
+        }
+    }
+}

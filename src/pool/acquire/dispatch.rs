@@ -1,0 +1,56 @@
+//! Giving out: whatever is free goes to the callers in line, the first one first.
+
+use crate::sync::Arc;
+
+use crate::error::CheckoutFailure;
+use crate::net::ConnectError;
+use crate::pool::Inner;
+use crate::pool::acquire::wait_queue::Failed;
+use crate::pool::conn::lease::Lease;
+use crate::status::Status;
+
+impl Inner {
+    /// Serves the line from the idle connections. To be called whenever there may be one more of
+    /// either. Never waits.
+    pub(in crate::pool) fn serve(self: &Arc<Self>) {
+        while !self.line.is_empty() {
+            if self.is_closed() {
+                while self.line.give(Err(CheckoutFailure::Closed.into())).is_ok() {}
+            }
+            if self.is_stopped() {
+                return;
+            }
+            let Some(lease) = self.take_idle() else { return };
+            self.hand_over(lease);
+        }
+    }
+
+    /// Gives a connection that was just made, taken or returned to the first in line; if nobody
+    /// waits, to the idle ones.
+    pub(in crate::pool) fn hand_over(&self, lease: Lease) {
+        let refused = match self.is_stopped() {
+            true => Some(Ok(lease)),
+            false => self.line.give(Ok(lease)).err(),
+        };
+        // A lease that is dropped goes back, or is closed.
+        drop(refused);
+    }
+
+    /// Tells those who wait for a new connection that there will be none: nobody else's turn would
+    /// come sooner, and no later dial would end otherwise. Where there is no connection at all, that is
+    /// everybody.
+    pub(in crate::pool) fn fail_waiters(self: &Arc<Self>, error: &Arc<ConnectError>) {
+        let failed = Failed { connect: Some(Arc::clone(error)), ..CheckoutFailure::Connect.into() };
+        let waiting = self.line.waiting();
+        let Status { idle, in_use, quarantined, .. } = self.status();
+        let for_new_ones = match idle + in_use + quarantined {
+            0 => waiting,
+            _ => self.slots.limit().saturating_sub(self.guards()).clamp(1, waiting.max(1)),
+        };
+        for _ in 0..for_new_ones.min(waiting) {
+            if self.line.give(Err(failed.clone())).is_err() {
+                return;
+            }
+        }
+    }
+}

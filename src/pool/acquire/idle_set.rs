@@ -1,0 +1,111 @@
+//! The store: idle connections and their order.
+//!
+//! A stack or a queue under one lock, and nothing else: the limit is [`Slots`](crate::pool::dial::slots::Slots)',
+//! the order of callers [`Line`](crate::pool::acquire::wait_queue::Line)'s, the deadline the checkout's, and what a
+//! connection has to show before it is handed out its own [`Core::claim`]'s. So no caller ever waits
+//! in here, or can be cancelled in here.
+
+use std::collections::VecDeque;
+
+use crate::config::Order;
+use crate::pool::conn::age::Age;
+use crate::pool::conn::entry::{Core, State};
+use crate::pool::health::closing::Ending;
+use crate::stream::Conn;
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A connection taken from the store.
+pub(in crate::pool) struct Taken {
+    pub(in crate::pool) core: Arc<Core>,
+    pub(in crate::pool) conn: Conn,
+    /// Its age when it was taken.
+    pub(in crate::pool) since: Age,
+}
+
+/// The most connections that a caller closes in its own time: closing one costs about 10 µs. The
+/// maintenance task closes the others, one by one between other tasks. A model has few connections.
+pub(in crate::pool) const MOST_CLOSED: usize = if cfg!(shuttle) { 1 } else { 64 };
+
+/// The idle connections of a pool. A handle may be of a connection that has ended since it was put
+/// here: whoever takes it finds out.
+#[derive(Debug)]
+pub(in crate::pool) struct Store {
+    /// In order of return. Pushed and popped under this lock, nothing else.
+    idle: Mutex<VecDeque<Arc<Core>>>,
+    order: Order,
+}
+
+impl Store {
+    /// Room for `size` connections, so that returning one needs no memory.
+    pub(in crate::pool) fn new(size: usize, order: Order) -> Self {
+        Self { idle: Mutex::new(VecDeque::with_capacity(size)), order }
+    }
+
+    /// Makes room for `size` connections. There is never less room than there was.
+    pub(in crate::pool) fn grow(&self, size: usize) {
+        let mut idle = self.idle();
+        let more = size.saturating_sub(idle.len());
+        idle.reserve(more);
+    }
+
+    /// A usable connection, if there is one. Those found unusable on the way are closed: `MOST_CLOSED`
+    /// of them here, since whoever takes one waits for that, the others by `rest`.
+    #[inline(always)]
+    pub(in crate::pool) fn take(&self, rest: impl Fn(Ending)) -> Option<Taken> {
+        let mut closed = 0;
+        loop {
+            let core = self.next()?;
+            if core.is(State::Closed) {
+                continue;
+            }
+            let since = core.age();
+            match core.claim(since) {
+                Ok(conn) => return Some(Taken { core, conn, since }),
+                Err(None) => {}
+                Err(Some((conn, reason))) => {
+                    let ending = Ending::new(core, conn, reason);
+                    closed += 1;
+                    if closed > MOST_CLOSED {
+                        rest(ending);
+                    }
+                }
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Arc<Core>> {
+        let mut idle = self.idle();
+        match self.order {
+            Order::Lifo => idle.pop_back(),
+            Order::Fifo => idle.pop_front(),
+        }
+    }
+
+    /// Whether there is nothing to take. See [`Line::is_empty`](crate::pool::acquire::wait_queue::Line::is_empty).
+    pub(in crate::pool) fn is_empty(&self) -> bool {
+        self.idle().is_empty()
+    }
+
+    /// A connection went idle.
+    pub(in crate::pool) fn put(&self, core: Arc<Core>) {
+        self.idle().push_back(core);
+    }
+
+    /// Forgets the handles of connections that have ended.
+    pub(in crate::pool) fn sweep(&self) {
+        let mut ended = Vec::new();
+        self.idle().retain(|core| {
+            let has_ended = core.is(State::Closed);
+            if has_ended {
+                ended.push(Arc::clone(core));
+            }
+            !has_ended
+        });
+        // Dropped with no lock held.
+        drop(ended);
+    }
+
+    fn idle(&self) -> MutexGuard<'_, VecDeque<Arc<Core>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,242 @@
+//! Ping: one round trip of the protocol before a connection is handed out.
+//!
+//! It is made on the lease of the caller, outside the store. A caller whose time is up, or who goes,
+//! leaves the ping to the pool: it has `timeouts.ping`, whoever waits for it, and a connection that
+//! answers is as good as before.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::config::Validation;
+use crate::deadline::Deadline;
+use crate::event::{Check, CheckVerdict, CloseReason, Event, Operation};
+use crate::foreign::{self, Held, Panicked};
+use crate::pool::Inner;
+use crate::pool::conn::lease::Lease;
+use crate::stream::{Conn, Ending, Stream};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Asks the program behind a connection whether it lives: the only way to notice a process that is
+/// stopped or hangs, since its kernel answers for it. Given to
+/// [`Builder::ping`](crate::Builder::ping), and used as [`Validation`] says.
+///
+/// ```
+/// use livepool::{BoxFuture, Ping, Stream};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// struct RedisPing;
+///
+/// impl Ping for RedisPing {
+///     fn ping<'a>(&'a self, stream: &'a mut Stream) -> BoxFuture<'a, std::io::Result<()>> {
+///         Box::pin(async move {
+///             stream.write_all(b"PING\r\n").await?;
+///             let mut answer = [0; 7];
+///             stream.read_exact(&mut answer).await?;
+///             if &answer == b"+PONG\r\n" { Ok(()) } else { Err(std::io::ErrorKind::InvalidData.into()) }
+///         })
+///     }
+/// }
+/// ```
+pub trait Ping: Send + Sync + 'static {
+    /// One request and its whole answer. An error, or a byte of the answer left unread, closes the
+    /// connection with reason `ping_failed`; more than `timeouts.ping`, with `ping_timeout`.
+    ///
+    /// A caller who goes does not end it: it goes on in a task of the pool, within `timeouts.ping`. The
+    /// future may be dropped at any await all the same, when the pool is closed, say; the connection is
+    /// then closed.
+    fn ping<'a>(&'a self, stream: &'a mut Stream) -> BoxFuture<'a, io::Result<()>>;
+}
+
+/// The ping of a pool, if it has one.
+#[derive(Clone, Default)]
+pub(in crate::pool) struct Pinger(pub(in crate::pool) Option<Held<Arc<dyn Ping>>>);
+
+impl fmt::Debug for Pinger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Pinger" } else { "no Pinger" })
+    }
+}
+
+impl Validation {
+    /// Whether a connection that was idle for so long is to be pinged.
+    fn asks_for_ping(self, idle: Duration) -> bool {
+        match self {
+            Self::Peek => false,
+            Self::Ping => true,
+            Self::PingIfIdle(limit) => idle >= limit,
+        }
+    }
+}
+
+impl Inner {
+    /// Whether there is a ping at all.
+    pub(in crate::pool) fn pings(&self) -> bool {
+        self.settings().validation != Validation::Peek
+    }
+
+    async fn ping(&self, conn: &mut Conn) -> io::Result<()> {
+        match (&self.speech, &self.pinger.0, conn) {
+            (Some(speech), _, conn) => speech.ping(conn).await,
+            (None, Some(ping), Conn::Raw(stream)) => {
+                foreign::future(async { ping.ping(stream).await }).await?
+            }
+            // The configuration was refused.
+            _ => Ok(()),
+        }
+    }
+
+    /// Pings a connection, if it is to be pinged.
+    pub(in crate::pool) async fn proved(
+        self: &Arc<Self>,
+        lease: Lease,
+        deadline: Deadline,
+    ) -> Proof {
+        let is_asked = match (self.settings().validation, lease.was_idle_for()) {
+            (Validation::Peek, _) => false,
+            (validation, Some(idle)) => validation.asks_for_ping(idle),
+            // It was just made. Its program has answered if there was a handshake.
+            (validation, None) => validation == Validation::Ping && !lease.was_greeted(),
+        };
+        if !is_asked {
+            return Proof::Given(lease);
+        }
+        if deadline.instant().is_some_and(|at| at <= Instant::now()) {
+            return Proof::Late;
+        }
+        let ping = Box::pin(Arc::clone(self).ping_in_time(lease));
+        let mut under_way = UnderWay { pool: self, ping: Some(ping) };
+        match deadline.run(&mut under_way).await {
+            Ok(Some(lease)) => Proof::Given(lease),
+            Ok(None) => Proof::Refused,
+            Err(_) => Proof::Late,
+        }
+    }
+
+    /// Pings a connection, within `timeouts.ping`. `None`: it failed and is closed.
+    async fn ping_in_time(self: Arc<Self>, mut lease: Lease) -> Option<Lease> {
+        let limit = self.settings().timeouts.ping;
+        let pinged = Deadline::after(limit).run(self.ping(lease.conn_mut())).await;
+        let is_late = pinged.is_err();
+        let (reason, verdict) = match pinged {
+            Ok(Ok(())) => match lease.stream().unfit(Ending::Answered) {
+                None => (None, CheckVerdict::Alive),
+                Some(_) => (Some(CloseReason::PingFailed), CheckVerdict::Dead),
+            },
+            Ok(Err(error)) if crate::error::is_timeout(&error) => {
+                (Some(CloseReason::PingTimeout), CheckVerdict::Dead)
+            }
+            Ok(Err(error)) if Panicked::is_in(&error) => {
+                (Some(CloseReason::Panicked), CheckVerdict::Dead)
+            }
+            Ok(Err(_)) => (Some(CloseReason::PingFailed), CheckVerdict::Dead),
+            Err(_) => (Some(CloseReason::PingTimeout), CheckVerdict::Dead),
+        };
+        let (conn, check) = (lease.id(), Check::Ping);
+        self.emitter().emit(Event::Checked { conn, check, verdict, heard: None });
+        if let (true, Some(after)) = (is_late, limit) {
+            let operation = Operation::Ping;
+            self.emitter().emit(Event::TimedOut { operation, conn: Some(conn), after });
+        }
+        lease.note_use();
+        match reason.map_or_else(|| lease.begin_anew(), Err) {
+            Ok(()) => Some(lease),
+            Err(reason) => {
+                lease.throw_away(reason);
+                None
+            }
+        }
+    }
+}
+
+/// How a ping ended for the caller who waited for it.
+pub(in crate::pool) enum Proof {
+    /// The connection is alive, or need not show it.
+    Given(Lease),
+    /// It was not, and is closed.
+    Refused,
+    /// The caller's time was over first. The ping goes on for the pool.
+    Late,
+}
+
+type PingInTime = BoxFuture<'static, Option<Lease>>;
+
+/// A ping that a caller waits for. Dropped before its end, it goes on for the pool.
+struct UnderWay<'a> {
+    pool: &'a Arc<Inner>,
+    /// Always there until its end.
+    ping: Option<PingInTime>,
+}
+
+impl Future for &mut UnderWay<'_> {
+    type Output = Option<Lease>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Lease>> {
+        let Some(ping) = &mut self.ping else { return Poll::Ready(None) };
+        let lease = std::task::ready!(ping.as_mut().poll(cx));
+        self.ping = None;
+        Poll::Ready(lease)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        // One that has panicked is not polled again.
+        let ping = self.ping.take().filter(|_| !std::thread::panicking());
+        if let Some(ping) = ping {
+            self.pool.pings.add(ping);
+            self.pool.slots.announce();
+            if self.pool.is_closed() {
+                self.pool.pings.discard();
+            }
+        }
+    }
+}
+
+#[cfg(feature = "http1")]
+impl Inner {
+    /// As a ping whose caller has gone: run by a task of the pool, until that is closed.
+    pub(in crate::pool) fn leave_to_a_task(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.pings.add(Box::pin(async move {
+            work.await;
+            None
+        }));
+        self.slots.announce();
+        if self.is_closed() {
+            self.pings.discard();
+        }
+    }
+}
+
+/// Pings whose callers have gone. Each holds the pool, so they are dropped when it is closed.
+#[derive(Default)]
+pub(in crate::pool) struct Pings {
+    /// Pushed and taken under this lock, nothing else.
+    arrived: Mutex<Vec<PingInTime>>,
+}
+
+impl Pings {
+    fn add(&self, ping: PingInTime) {
+        self.lock().push(ping);
+    }
+
+    /// To be run in a task of the pool. What comes of each goes back where it belongs.
+    pub(in crate::pool) fn take(&self) -> Vec<PingInTime> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// The pool is closed: so are their connections.
+    pub(in crate::pool) fn discard(&self) {
+        drop(self.take());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<PingInTime>> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

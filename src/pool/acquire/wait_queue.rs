@@ -1,0 +1,387 @@
+//! The line: callers who wait for a connection, in order of arrival.
+//!
+//! Whatever becomes free is [given](Line::give) to the first of them: a caller leaves the line only
+//! with something in hand, so one who came later is never served first, and nobody is passed over
+//! while a socket is looked at.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
+
+use tokio::time::Instant;
+
+use crate::error::CheckoutFailure;
+use crate::net::ConnectError;
+use crate::pool::conn::lease::Lease;
+use crate::pool::dial::peers::LAST_CALL;
+use crate::sync::atomic::{AtomicUsize, Ordering, fence};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Why a caller gets no connection.
+#[derive(Debug, Clone)]
+pub(in crate::pool) struct Failed {
+    pub(in crate::pool) failure: CheckoutFailure,
+    pub(in crate::pool) connect: Option<Arc<ConnectError>>,
+    /// The caller stood in line for it.
+    pub(in crate::pool) has_waited: bool,
+}
+
+impl From<CheckoutFailure> for Failed {
+    fn from(failure: CheckoutFailure) -> Self {
+        Self { failure, connect: None, has_waited: false }
+    }
+}
+
+/// What a caller is given.
+pub(in crate::pool) type Gift = Result<Lease, Failed>;
+
+/// Callers who wait.
+#[derive(Debug, Default)]
+pub(in crate::pool) struct Line {
+    /// Pushed and popped under this lock, nothing else.
+    queue: Mutex<Queue>,
+    /// Those who still wait.
+    waiting: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    callers: VecDeque<Arc<Caller>>,
+    /// How many of them have gone.
+    gone: usize,
+    /// Not later than the earliest deadline of those who wait.
+    first_deadline: Option<Instant>,
+}
+
+/// One caller.
+#[derive(Debug)]
+struct Caller {
+    since: Instant,
+    deadline: Option<Instant>,
+    turn: Mutex<Turn>,
+}
+
+#[derive(Debug)]
+enum Turn {
+    /// With the task that waits, once that was polled.
+    Waiting(Option<Waker>),
+    Called(Gift),
+    Gone,
+}
+
+impl Line {
+    /// Whether nobody waits.
+    ///
+    /// Whoever has just put something into the store either sees here the caller who joins, or has it
+    /// seen by that caller: the store's lock is taken after the caller was counted, and before this
+    /// is read, so that one of the two sees the other's.
+    pub(in crate::pool) fn is_empty(&self) -> bool {
+        self.waiting() == 0
+    }
+
+    pub(in crate::pool) fn waiting(&self) -> usize {
+        // With `Common`'s flags, which whoever joins reads next, in one order for all threads.
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Joins the end of the line, unless `most` are waiting already.
+    pub(in crate::pool) fn join(
+        &self,
+        since: Instant,
+        deadline: Option<Instant>,
+        most: Option<usize>,
+    ) -> Option<Spot<'_>> {
+        let queue = self.queue();
+        if most.is_some_and(|most| self.waiting() >= most) {
+            return None;
+        }
+        let last = queue.callers.len();
+        Some(self.stand(queue, last, since, deadline))
+    }
+
+    /// Takes the place back that a caller had before it was given a connection that failed it.
+    pub(in crate::pool) fn rejoin(&self, since: Instant, deadline: Option<Instant>) -> Spot<'_> {
+        let queue = self.queue();
+        let at = queue.callers.partition_point(|other| other.since <= since);
+        self.stand(queue, at, since, deadline)
+    }
+
+    fn stand(
+        &self,
+        mut queue: MutexGuard<'_, Queue>,
+        at: usize,
+        since: Instant,
+        deadline: Option<Instant>,
+    ) -> Spot<'_> {
+        let caller = Arc::new(Caller { since, deadline, turn: Mutex::new(Turn::Waiting(None)) });
+        if let Some(deadline) = deadline
+            && queue.first_deadline.is_none_or(|first| deadline < first)
+        {
+            queue.first_deadline = Some(deadline);
+        }
+        queue.callers.insert(at, Arc::clone(&caller));
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        drop(queue);
+        // Before the look at what there is: see `is_empty`, and `Slots` for the dialer.
+        fence(Ordering::SeqCst);
+        Spot { line: self, caller }
+    }
+
+    /// Gives this to the first who waits. Returns it if nobody does.
+    ///
+    /// Who waits and how many do so changes under one lock: were a caller out of the queue and still
+    /// counted, a connection that is returned meanwhile would be offered to nobody, over and over.
+    pub(in crate::pool) fn give(&self, gift: Gift) -> Result<(), Gift> {
+        let mut queue = self.queue();
+        queue.drop_gone();
+        let Some(caller) = queue.callers.pop_front() else { return Err(gift) };
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        let task = caller.take(gift);
+        drop(queue);
+        if let Some(task) = task {
+            task.wake();
+        }
+        Ok(())
+    }
+
+    /// How many wait since this moment or longer, and since when the next one does.
+    pub(in crate::pool) fn since(&self, moment: Instant) -> (usize, Option<Instant>) {
+        let queue = self.queue();
+        let waiting = |caller: &&Arc<Caller>| matches!(*caller.turn(), Turn::Waiting(_));
+        // They stand in order of arrival.
+        let at = queue.callers.partition_point(|caller| caller.since <= moment);
+        let long = queue.callers.iter().take(at).filter(waiting).count();
+        (long, queue.callers.iter().skip(at).find(waiting).map(|caller| caller.since))
+    }
+
+    /// The earliest deadline of those who wait. Before its [last call](LAST_CALL) it may be that of
+    /// one who was served or has gone since.
+    pub(in crate::pool) fn first_deadline(&self, now: Instant) -> Option<Instant> {
+        let mut queue = self.queue();
+        if queue.first_deadline.is_some_and(|first| first <= now + LAST_CALL) {
+            // Looked for only then: each time costs a look at everybody.
+            let waiting = |caller: &&Arc<Caller>| matches!(*caller.turn(), Turn::Waiting(_));
+            let deadlines = queue.callers.iter().filter(waiting).filter_map(|c| c.deadline);
+            queue.first_deadline = deadlines.min();
+        }
+        queue.first_deadline
+    }
+
+    /// Has every caller look around: what served them may have ended.
+    pub(in crate::pool) fn wake_all(&self) {
+        let callers: Vec<_> = self.queue().callers.iter().cloned().collect();
+        for caller in callers {
+            let task = match &mut *caller.turn() {
+                Turn::Waiting(task) => task.take(),
+                Turn::Called(_) | Turn::Gone => None,
+            };
+            if let Some(task) = task {
+                task.wake();
+            }
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn drop_gone(&mut self) {
+        while self.gone > 0 && self.callers.front().is_some_and(|caller| caller.has_gone()) {
+            self.callers.pop_front();
+            self.gone -= 1;
+        }
+        // Those behind one who waits for long: not more than there are others.
+        if self.gone > 32 && self.gone > self.callers.len() / 2 {
+            self.callers.retain(|caller| !caller.has_gone());
+            self.gone = 0;
+        }
+    }
+}
+
+impl Caller {
+    fn has_gone(&self) -> bool {
+        matches!(*self.turn(), Turn::Gone)
+    }
+
+    /// Takes what it is given, and returns its task. Only for one who is in the queue, and so waits.
+    fn take(&self, gift: Gift) -> Option<Waker> {
+        match std::mem::replace(&mut *self.turn(), Turn::Called(gift)) {
+            Turn::Waiting(task) => task,
+            Turn::Called(_) | Turn::Gone => unreachable!("only those who wait are in the queue"),
+        }
+    }
+
+    /// What it was given. Until then `task` waits.
+    fn called(&self, task: &Waker) -> Option<Gift> {
+        let mut new = None;
+        loop {
+            let mut turn = self.turn();
+            match &mut *turn {
+                Turn::Waiting(Some(known)) if known.will_wake(task) => return None,
+                Turn::Waiting(known) if new.is_some() => {
+                    std::mem::swap(known, &mut new);
+                    drop(turn);
+                    // The last one goes with no lock held.
+                    drop(new);
+                    return None;
+                }
+                // Wakers are foreign code: cloned with no lock held.
+                Turn::Waiting(_) => {
+                    drop(turn);
+                    new = Some(task.clone());
+                }
+                called => match std::mem::replace(called, Turn::Gone) {
+                    Turn::Called(gift) => return Some(gift),
+                    Turn::Waiting(_) | Turn::Gone => {
+                        unreachable!("a caller asks until it was called, and then no more")
+                    }
+                },
+            }
+        }
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in the line. Dropping it leaves the line; a connection that had just been given to it
+/// goes back, and so to the next.
+pub(in crate::pool) struct Spot<'a> {
+    line: &'a Line,
+    caller: Arc<Caller>,
+}
+
+impl Spot<'_> {
+    /// Resolves when the caller is called. `look_around` runs at every poll before that.
+    ///
+    /// Cancel safety: nothing is lost; the spot keeps what was given to it.
+    pub(in crate::pool) async fn called(&self, look_around: impl Fn()) -> Gift {
+        poll_fn(|cx| match self.caller.called(cx.waker()) {
+            Some(gift) => Poll::Ready(gift),
+            None => {
+                look_around();
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for Spot<'_> {
+    fn drop(&mut self) {
+        let was_called = !matches!(*self.caller.turn(), Turn::Waiting(_));
+        // Who was called once is in no queue any more.
+        let queue = (!was_called).then(|| self.line.queue());
+        let turn = std::mem::replace(&mut *self.caller.turn(), Turn::Gone);
+        if let (Turn::Waiting(_), Some(mut queue)) = (&turn, queue) {
+            self.line.waiting.fetch_sub(1, Ordering::SeqCst);
+            queue.gone += 1;
+            queue.drop_gone();
+        }
+        // A task is forgotten, or a connection goes back, with no lock held.
+        drop(turn);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn join(line: &Line) -> Spot<'_> {
+        line.join(Instant::now(), None, None).unwrap()
+    }
+
+    fn outcome(spot: &Spot<'_>) -> Option<CheckoutFailure> {
+        spot.called(|| {}).now_or_never().map(|result| result.unwrap_err().failure)
+    }
+
+    /// Calls the first one.
+    fn call(line: &Line) -> bool {
+        line.give(Err(CheckoutFailure::Connect.into())).is_ok()
+    }
+
+    #[test]
+    fn callers_are_called_in_order_of_arrival() {
+        let line = Line::default();
+        let (first, second) = (join(&line), join(&line));
+        assert!(call(&line));
+        assert_eq!(outcome(&second), None);
+        assert_eq!(outcome(&first), Some(CheckoutFailure::Connect));
+        assert_eq!(line.waiting(), 1);
+        assert!(call(&line));
+        assert_eq!(outcome(&second), Some(CheckoutFailure::Connect));
+        assert!(line.is_empty() && !call(&line));
+    }
+
+    #[test]
+    fn a_caller_who_leaves_is_passed_over() {
+        let line = Line::default();
+        let (first, second) = (join(&line), join(&line));
+        drop(first);
+        assert!(call(&line));
+        assert!(outcome(&second).is_some());
+        assert!(!call(&line), "nobody is there to take it");
+    }
+
+    #[test]
+    fn a_caller_who_comes_back_has_the_place_it_had() {
+        let line = Line::default();
+        let start = Instant::now();
+        let later = start + std::time::Duration::from_secs(1);
+        let second = line.join(later, None, None).unwrap();
+        let first = line.rejoin(start, None);
+        assert!(call(&line));
+        assert!(outcome(&first).is_some() && outcome(&second).is_none());
+    }
+
+    #[test]
+    fn a_full_line_lets_nobody_join() {
+        let line = Line::default();
+        let spot = line.join(Instant::now(), None, Some(1)).unwrap();
+        assert!(line.join(Instant::now(), None, Some(1)).is_none());
+        drop(spot);
+        assert!(line.join(Instant::now(), None, Some(1)).is_some());
+    }
+
+    #[test]
+    fn those_who_left_do_not_pile_up_behind_one_who_waits() {
+        let line = Line::default();
+        let _first = join(&line);
+        for _ in 0..10_000 {
+            drop(join(&line));
+        }
+        assert!(line.queue().callers.len() < 100);
+        assert_eq!(line.waiting(), 1);
+    }
+
+    #[test]
+    fn the_first_deadline_is_that_of_somebody_who_waits() {
+        let line = Line::default();
+        let start = Instant::now();
+        let at = |seconds| start + std::time::Duration::from_secs(seconds);
+        let spots = [9, 3, 5].map(|n| line.join(start, Some(at(n)), None).unwrap());
+        let _forever = line.join(start, None, None).unwrap();
+        assert_eq!(line.first_deadline(start), Some(at(3)));
+        let [nine, three, five] = spots;
+        drop((three, nine));
+        assert_eq!(line.first_deadline(at(3)), Some(at(5)), "the other two have gone");
+        drop(five);
+        assert_eq!(line.first_deadline(at(5)), None);
+    }
+
+    #[test]
+    fn callers_are_counted_by_how_long_they_wait() {
+        let line = Line::default();
+        let start = Instant::now();
+        let at = |seconds| start + std::time::Duration::from_secs(seconds);
+        let spots: Vec<_> = (0..4).map(|n| line.join(at(n), None, None).unwrap()).collect();
+        assert_eq!(line.since(at(1)), (2, Some(at(2))));
+        drop(spots);
+        assert_eq!(line.since(at(9)), (0, None));
+    }
+}

@@ -1,0 +1,87 @@
+//! [`Age`]: a moment in the life of a connection.
+//!
+//! A word, where an `Instant` is two and subtracting two of them costs more than reading the clock:
+//! a checkout reads the clock once, and compares ages from then on.
+
+use std::time::Duration;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// Nanoseconds since the connection was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::pool) struct Age(u64);
+
+impl Age {
+    pub(in crate::pool) const ZERO: Self = Self(0);
+    /// No connection gets that old.
+    pub(in crate::pool) const NEVER: Self = Self(u64::MAX);
+
+    pub(in crate::pool) fn of(since_opened: Duration) -> Self {
+        let seconds = since_opened.as_secs().saturating_mul(1_000_000_000);
+        Self(seconds.saturating_add(since_opened.subsec_nanos().into()))
+    }
+
+    pub(in crate::pool) fn duration(self) -> Duration {
+        Duration::from_nanos(self.0)
+    }
+
+    /// Whether less than a second passed since then. Without the divisions that a `Duration` costs.
+    pub(in crate::pool) fn is_within_a_second_of(self, earlier: Self) -> bool {
+        self.0.saturating_sub(earlier.0) < 1_000_000_000
+    }
+
+    /// What passed since then; nothing, if that is later.
+    pub(in crate::pool) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// An age that changes. Written by whoever owns the connection's stream, read by everybody.
+#[derive(Debug)]
+pub(in crate::pool) struct AtomicAge(AtomicU64);
+
+impl AtomicAge {
+    pub(in crate::pool) const fn new(age: Age) -> Self {
+        Self(AtomicU64::new(age.0))
+    }
+
+    pub(in crate::pool) fn get(&self) -> Age {
+        Age(self.0.load(Ordering::Acquire))
+    }
+
+    pub(in crate::pool) fn set(&self, age: Age) {
+        self.0.store(age.0, Ordering::Release);
+    }
+
+    /// Moves it forward, never back.
+    pub(in crate::pool) fn raise(&self, age: Age) {
+        if self.get() < age {
+            self.set(age);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Age {
+        Age::of(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn what_is_raised_only_moves_forward() {
+        let age = AtomicAge::new(Age::ZERO);
+        age.raise(seconds(5));
+        age.raise(seconds(3));
+        assert_eq!(age.get(), seconds(5));
+        assert_eq!(seconds(7).since(age.get()).as_secs(), 2);
+        assert_eq!(seconds(4).since(age.get()).as_secs(), 0);
+    }
+
+    #[test]
+    fn a_time_longer_than_any_life_is_never() {
+        assert_eq!(Age::of(Duration::MAX), Age::NEVER);
+        assert_eq!(Age::of(Duration::new(1, 5)).duration(), Duration::new(1, 5));
+    }
+}

@@ -1,0 +1,170 @@
+//! [`Speech`]: a protocol without its types, for the parts of a pool that need not know them.
+
+use std::any::Any;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::causes::{self, Causes};
+use crate::config::Limits;
+use crate::foreign::{self, Held, Panicked};
+use crate::protocol::{Protocol, Raw, Reuse};
+use crate::stream::{Bare, Conn, Handshake, Refused, Stream};
+use crate::sync::Arc;
+
+/// A protocol without its types.
+pub(in crate::pool) trait Speech: Handshake {
+    fn ping<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>>;
+    fn reuse(&self, conn: &Conn) -> Reuse;
+    fn idle_limit(&self, conn: &Conn) -> Option<Duration>;
+    fn reset<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>>;
+    fn has_ping(&self) -> bool;
+    /// The protocol itself.
+    fn protocol(&self) -> &(dyn Any + Send + Sync);
+}
+
+/// A protocol with its types.
+pub(in crate::pool) struct Spoken<P>(Arc<Held<P>>);
+
+/// The client of a connection, whose protocol made it.
+fn client<P: Protocol>(conn: &Conn) -> &P::Client {
+    conn.as_any().downcast_ref().expect(MADE)
+}
+
+fn client_mut<P: Protocol>(conn: &mut Conn) -> &mut P::Client {
+    conn.as_any_mut().downcast_mut().expect(MADE)
+}
+
+/// All connections of a pool are made by its one protocol.
+pub(in crate::pool) const MADE: &str = "a connection has the client its protocol made";
+
+impl<P: Protocol> Handshake for Spoken<P> {
+    fn shake_hands<'a>(
+        &'a self,
+        stream: Box<Stream>,
+        limits: Limits,
+    ) -> BoxFuture<'a, Result<Conn, Refused>> {
+        Box::pin(async move {
+            let judge = Arc::clone(&self.0);
+            let bare = Bare::new(stream, Arc::new(move |bytes| judge.unread(bytes)), limits);
+            let (protocol, wire) = (&self.0, bare.wire());
+            match foreign::future(async move { protocol.connect(wire).await }).await {
+                Ok(Ok(client)) => Ok(bare.with_client(Box::new(client))),
+                Ok(Err(error)) => Err(match bare.exceeded() {
+                    // What its client makes of that says less.
+                    Some(exceeded) => {
+                        Refused { is_permanent: false, is_doubtful: true, error: exceeded.into() }
+                    }
+                    None => Refused {
+                        is_permanent: foreign::call(|| self.0.is_permanent(&error))
+                            .unwrap_or(false),
+                        is_doubtful: causes::is_of_connection(&error)
+                            || foreign::call(|| self.0.is_gibberish(&error)).unwrap_or(false),
+                        error: io::Error::other(error),
+                    },
+                }),
+                // As a handshake that is refused for now.
+                Err(panicked) => {
+                    Err(Refused { is_permanent: false, is_doubtful: false, error: panicked.into() })
+                }
+            }
+        })
+    }
+
+    fn speaks(&self) -> &'static str {
+        foreign::call(|| self.0.speaks()).unwrap_or_default()
+    }
+}
+
+/// Every call of the protocol is in the cage. One that panics costs the connection it was made for, with
+/// reason `panicked`, and nobody else.
+impl<P: Protocol> Speech for Spoken<P> {
+    fn ping<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            let client = client_mut::<P>(conn);
+            let pinged = foreign::future(async { self.0.ping(client).await }).await;
+            told(conn, pinged)
+        })
+    }
+
+    fn reuse(&self, conn: &Conn) -> Reuse {
+        let client = client::<P>(conn);
+        if !conn.is_over_its_own(client) {
+            return Reuse::Never;
+        }
+        // The taint decides then.
+        foreign::call(|| self.0.reuse(client)).unwrap_or_else(|_| {
+            conn.has_panicked();
+            Reuse::AsItIs
+        })
+    }
+
+    fn idle_limit(&self, conn: &Conn) -> Option<Duration> {
+        foreign::call(|| self.0.idle_limit(client::<P>(conn))).unwrap_or_else(|_| {
+            conn.has_panicked();
+            None
+        })
+    }
+
+    fn reset<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            let client = client_mut::<P>(conn);
+            let reset = foreign::future(async { self.0.reset(client).await }).await;
+            told(conn, reset)
+        })
+    }
+
+    fn has_ping(&self) -> bool {
+        foreign::call(|| self.0.has_ping()).unwrap_or(false)
+    }
+
+    fn protocol(&self) -> &(dyn Any + Send + Sync) {
+        &self.0
+    }
+}
+
+/// What a call of the protocol told of the connection it was made for.
+fn told<E: Error + 'static>(
+    conn: &Conn,
+    result: Result<Result<(), E>, Panicked>,
+) -> io::Result<()> {
+    match result {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            // Its text is all that anybody asks for.
+            let text = Causes(&error).to_string();
+            foreign::dispose(error);
+            Err(io::Error::other(text))
+        }
+        Err(panicked) => {
+            conn.has_panicked();
+            Err(panicked.into())
+        }
+    }
+}
+
+/// The protocol of a pool. `None`: bare streams.
+pub(in crate::pool) type Spoke = Option<Arc<dyn Speech>>;
+
+/// `None` for [`Raw`], whose streams need no client.
+/// The protocol with its types; `None` for bare streams.
+pub(in crate::pool) fn spoken<P: Protocol>(speech: &Spoke) -> Option<&Held<P>> {
+    speech.as_ref()?.protocol().downcast_ref::<Arc<Held<P>>>().map(|held| &**held)
+}
+
+pub(in crate::pool) fn speech<P: Protocol>(protocol: P) -> Spoke {
+    if (&protocol as &dyn Any).is::<Raw>() {
+        None
+    } else {
+        Some(Arc::new(Spoken(Arc::new(Held::new(protocol)))))
+    }
+}
+
+impl fmt::Debug for dyn Speech {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Speech")
+    }
+}

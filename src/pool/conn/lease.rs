@@ -1,0 +1,377 @@
+//! [`Lease`]: a connection out of the store, on its way to its user, with it, or on its way back.
+
+use std::fmt;
+use std::panic::Location;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::event::{CloseReason, ConnId};
+use crate::net::PeerAddr;
+use crate::pool::Inner;
+use crate::pool::acquire::idle_set::Taken;
+use crate::pool::conn::age::Age;
+use crate::pool::conn::entry::Core;
+use crate::pool::conn::erased::Speech;
+use crate::protocol::Reuse;
+use crate::stream::{Access, AccessMut, Conn, Ending};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+
+/// What became of a connection that its user gave back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Release {
+    /// It is back in the pool, for the next caller.
+    Reused,
+    /// Its protocol makes it fit for the next caller first, in the background.
+    Resetting,
+    /// It was not fit for that, for this reason, and was closed.
+    Discarded(CloseReason),
+}
+
+/// A connection that is not in the store. Dropped, it goes back if it may.
+pub(in crate::pool) struct Lease {
+    /// Always there until one of the ways out has taken it.
+    held: Option<Held>,
+}
+
+/// Fields are dropped in this order, whatever happens: the socket is closed, then the next caller
+/// let in.
+struct Held {
+    conn: Conn,
+    /// The age of the connection when it was taken.
+    since: Age,
+    /// Where the caller asked for it who got it. Until then nobody is told where it goes.
+    taken_at: Option<&'static Location<'static>>,
+    core: Arc<Core>,
+    pool: Counted,
+}
+
+/// The pool of a lease, which counts them.
+struct Counted(Arc<Inner>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // In one order with the flag: whoever closed the pool either sees the number, or is told.
+        self.0.guards.fetch_sub(1, Ordering::SeqCst);
+        if self.0.is_closed() {
+            self.0.came_back.notify_waiters();
+        }
+    }
+}
+
+impl Lease {
+    /// A connection on its way to a caller. Dropped before it gets there, it goes back.
+    pub(in crate::pool) fn new(pool: &Arc<Inner>, taken: Taken) -> Self {
+        // Before the look at whether the pool was closed, in every thread's eyes.
+        pool.guards.fetch_add(1, Ordering::SeqCst);
+        let pool = Counted(Arc::clone(pool));
+        let Taken { core, conn, since } = taken;
+        Self { held: Some(Held { conn, since, taken_at: None, core, pool }) }
+    }
+
+    /// A caller has it, and asked for it there.
+    pub(in crate::pool) fn claim(&mut self, taken_at: &'static Location<'static>) {
+        if let Some(held) = &mut self.held {
+            held.taken_at = Some(taken_at);
+            held.core.taken_by(held.since, taken_at);
+            if held.pool.0.settings().timeouts.operation.is_some() {
+                held.conn.stream_mut().begin_operation();
+                held.conn.wake_reader();
+            }
+        }
+    }
+
+    /// See [`Guard::invalidate`](crate::pool::Guard::invalidate).
+    pub(in crate::pool) fn invalidate(&mut self) -> bool {
+        let held = self.take();
+        let (inner, core) = (Arc::clone(&held.pool.0), Arc::clone(&held.core));
+        let first = inner.invalidate_older_than(&core);
+        held.throw_away(CloseReason::Invalidated);
+        first
+    }
+
+    /// The others are of no use either. It stays where it is, and is closed when it comes back.
+    pub(in crate::pool) fn condemn(&self) {
+        let Held { pool, core, .. } = self.held();
+        pool.0.invalidate_older_than(core);
+    }
+
+    /// Takes the connection out of the pool.
+    pub(in crate::pool) fn detach(&mut self) -> Conn {
+        let Held { mut conn, since, core, .. } = self.take();
+        conn.stream_mut().leave();
+        core.detach(core.age().since(since));
+        conn
+    }
+
+    /// How long the connection had been idle when it was taken; `None` if it was just made.
+    pub(in crate::pool) fn was_idle_for(&self) -> Option<Duration> {
+        let held = self.held();
+        let idle_since = held.core.idle_since();
+        let used_before = idle_since > Age::ZERO;
+        used_before.then(|| held.since.since(idle_since))
+    }
+
+    /// Closes it for this reason.
+    pub(in crate::pool) fn throw_away(&mut self, reason: CloseReason) {
+        self.take().throw_away(reason);
+    }
+
+    /// What was exchanged so far was the pool's own business. The reason, if it is of no use now.
+    pub(in crate::pool) fn begin_anew(&mut self) -> Result<(), CloseReason> {
+        match &mut self.held {
+            Some(held) => held.core.begin_anew(&mut held.conn),
+            None => unreachable!("a lease is consumed by whatever takes its connection"),
+        }
+    }
+
+    /// Whether it was made, or its peer heard, after this moment.
+    pub(in crate::pool) fn is_proved_since(&self, moment: Instant) -> bool {
+        let held = self.held();
+        held.core.is_proved_since(&held.conn, moment)
+    }
+
+    /// Has its peer asked before anybody is given it. Returns it where nobody can tell.
+    pub(in crate::pool) fn ask(mut self) -> Option<Self> {
+        let Held { conn, since, taken_at, core, pool } = self.take();
+        let conn = core.ask(conn).err()?;
+        Some(Self { held: Some(Held { conn, since, taken_at, core, pool }) })
+    }
+
+    /// Notes that a byte of an answer came, if so.
+    pub(in crate::pool) fn note_use(&self) {
+        let held = self.held();
+        held.core.note_use(&held.conn);
+    }
+
+    /// Whether its handshake had an answer.
+    pub(in crate::pool) fn was_greeted(&self) -> bool {
+        self.held().core.was_greeted
+    }
+
+    /// Why it must not be handed out any more, if so.
+    pub(in crate::pool) fn retired(&self) -> Option<CloseReason> {
+        self.held().core.retired()
+    }
+
+    pub(in crate::pool) fn is_older_than(&self, moment: Instant) -> bool {
+        self.held().core.opened() < moment
+    }
+
+    pub(in crate::pool) fn id(&self) -> ConnId {
+        self.held().core.id
+    }
+
+    pub(in crate::pool) fn peer_addr(&self) -> &PeerAddr {
+        self.held().core.peer.addr()
+    }
+
+    pub(in crate::pool) fn inner(&self) -> &Arc<Inner> {
+        &self.held().pool.0
+    }
+
+    pub(in crate::pool) fn conn(&self) -> &Conn {
+        &self.held().conn
+    }
+
+    pub(in crate::pool) fn conn_mut(&mut self) -> &mut Conn {
+        match &mut self.held {
+            Some(held) => &mut held.conn,
+            None => unreachable!("a lease is consumed by whatever takes its connection"),
+        }
+    }
+
+    pub(in crate::pool) fn stream(&self) -> Access<'_> {
+        self.conn().stream()
+    }
+
+    pub(in crate::pool) fn stream_mut(&mut self) -> AccessMut<'_> {
+        self.conn_mut().stream_mut()
+    }
+
+    fn held(&self) -> &Held {
+        match &self.held {
+            Some(held) => held,
+            None => unreachable!("a lease is consumed by whatever takes its connection"),
+        }
+    }
+
+    fn take(&mut self) -> Held {
+        match self.held.take() {
+            Some(held) => held,
+            None => unreachable!("a lease is consumed by whatever takes its connection"),
+        }
+    }
+
+    /// Gives it back: to the store, to be reset, or to be closed.
+    pub(in crate::pool) fn end(&mut self, ending: Ending) -> Release {
+        let held = self.take();
+        let pool = &held.pool.0;
+        held.core.note_use(&held.conn);
+        let tainted = held.conn.stream().tainted();
+        let mut reuse = match &pool.speech {
+            // Its task may be about to send what its user has left behind.
+            Some(_) if !held.conn.is_at_rest() => Reuse::AfterReset,
+            Some(speech) if held.is_claimed() && tainted.is_none() => speech.reuse(&held.conn),
+            _ => Reuse::AsItIs,
+        };
+        let mut unfit = held.unfit(reuse, ending);
+        if let (Reuse::AsItIs, Some(CloseReason::Unfinished), Some(speech)) =
+            (reuse, unfit, &pool.speech)
+        {
+            (reuse, unfit) = held.judge_again(&**speech, ending);
+        }
+        if ending == Ending::Silent && unfit == Some(CloseReason::Unfinished) {
+            held.warn_of_forgotten_release();
+        }
+        let closed = pool.is_closed().then_some(CloseReason::PoolClosed);
+        match (unfit.or(closed), reuse) {
+            (Some(reason), _) => held.throw_away(reason),
+            (None, Reuse::AfterReset) => held.wait_for_reset(),
+            (None, _) => held.give_back(),
+        }
+    }
+}
+
+impl Held {
+    fn is_claimed(&self) -> bool {
+        self.taken_at.is_some()
+    }
+
+    /// What speaks against it, where its protocol says that about it.
+    #[inline(always)]
+    fn unfit(&self, reuse: Reuse, ending: Ending) -> Option<CloseReason> {
+        let stream = self.conn.stream();
+        match reuse {
+            Reuse::AsItIs => stream.unfit(ending),
+            Reuse::AfterReset => stream.tainted(),
+            Reuse::Never => stream.tainted().or(Some(match stream.is_owed() {
+                true => CloseReason::Unfinished,
+                false => CloseReason::NotReusable,
+            })),
+        }
+    }
+
+    /// What outlives an earlier user may have asked for something since the protocol was: what is to
+    /// become of a connection on which that is owed is for the protocol to say.
+    #[cold]
+    fn judge_again(&self, speech: &dyn Speech, ending: Ending) -> (Reuse, Option<CloseReason>) {
+        let reuse = speech.reuse(&self.conn);
+        (reuse, self.unfit(reuse, ending))
+    }
+
+    /// Says once for each pool that a connection whose exchange looks complete was dropped without a
+    /// word, and so is closed every time.
+    #[cold]
+    fn warn_of_forgotten_release(&self) {
+        let Some(taken_at) = self.taken_at else { return };
+        let inner = &self.pool.0;
+        let looks_complete = inner.speech.is_none() && self.conn.stream().looks_answered();
+        if looks_complete && !inner.has_warned.swap(true, Ordering::Relaxed) {
+            inner.emitter().warn_of_forgotten_release(self.core.id, taken_at);
+        }
+    }
+
+    /// Closes the connection, which frees its slot.
+    fn throw_away(self, reason: CloseReason) -> Release {
+        let used = self.is_claimed().then(|| self.core.age().since(self.since));
+        // Before its slot is free: whoever comes next is not to meet the same.
+        if let Some(moment) = self.core.evidence(&self.conn, reason) {
+            self.core.doubt_siblings(Some(moment));
+        }
+        let Self { pool, core, conn, .. } = self;
+        core.close(conn, reason, used);
+        // Nobody else keeps them up to date any more. Not each time: it is a look at all that are
+        // left.
+        let left = pool.0.guards();
+        if pool.0.is_closed() && (left <= 1 || left % 64 == 0) {
+            pool.0.refresh_gauges();
+        }
+        Release::Discarded(reason)
+    }
+
+    /// Puts the connection into the store, or rather into the hands of the first caller in line.
+    fn give_back(self) -> Release {
+        let Self { pool, core, since, taken_at, conn } = self;
+        let now = core.age();
+        if let Some(speech) = &pool.0.speech {
+            core.limit_idle(speech.idle_limit(&conn));
+        }
+        core.note_heard(&conn, since);
+        let is_wanted = !pool.0.line.is_empty() && !pool.0.is_stopped();
+        if is_wanted && core.silence(&conn, now).is_none() {
+            return Self { conn, since, taken_at, core, pool }.pass_on(now);
+        }
+        if let Err((conn, reason)) = core.settle(conn, now) {
+            return Self { conn, since, taken_at, core, pool }.throw_away(reason);
+        }
+        if taken_at.is_some() {
+            pool.0.returned(&core, now.since(since));
+        }
+        core.recheck();
+        pool.0.sweep_if_closed(&core);
+        pool.0.store.put(core);
+        if !pool.0.line.is_empty() {
+            pool.0.serve();
+        }
+        Release::Reused
+    }
+
+    /// Straight to the first caller in line. What it has to show for that is what it would have to
+    /// show among the idle ones.
+    fn pass_on(mut self, now: Age) -> Release {
+        if let Err(reason) = self.core.pass_on(&mut self.conn, now) {
+            return self.throw_away(reason);
+        }
+        let inner = Arc::clone(&self.pool.0);
+        if self.taken_at.take().is_some() {
+            inner.returned(&self.core, now.since(self.since));
+        }
+        self.core.report_alive();
+        self.since = now;
+        inner.hand_over(Lease { held: Some(self) });
+        Release::Reused
+    }
+
+    /// Its user is done with it, its protocol is not.
+    fn wait_for_reset(mut self) -> Release {
+        let pool = Arc::clone(&self.pool.0);
+        self.conn.stream_mut().lift_limits();
+        self.conn.wake_reader();
+        if self.taken_at.take().is_some() {
+            pool.returned(&self.core, self.core.age().since(self.since));
+        }
+        pool.resets.add(Lease { held: Some(self) });
+        pool.slots.announce();
+        if pool.is_closed() {
+            pool.resets.discard();
+        }
+        Release::Resetting
+    }
+}
+
+impl Inner {
+    /// A caller is done with a connection.
+    fn returned(&self, core: &Core, used: Duration) {
+        self.emitter().returned(core.id, used);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(held) = &mut self.held else { return };
+        // Of its user; one that is on its way to somebody else has no part in that.
+        if std::thread::panicking() && held.is_claimed() {
+            held.conn.stream_mut().taint(CloseReason::Panicked);
+        }
+        self.end(Ending::Silent);
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("conn", &self.held.as_ref().map(|held| &held.conn)).finish()
+    }
+}

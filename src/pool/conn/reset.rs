@@ -1,0 +1,124 @@
+//! Reset: what a protocol does to a connection that came back, before the next caller gets it.
+//!
+//! The guard's drop cannot wait, so the connection is left here, and a task of the pool does it.
+
+use std::io;
+
+use crate::deadline::Deadline;
+use crate::event::{CloseReason, Event, Operation};
+use crate::pool::conn::lease::Lease;
+use crate::protocol::Reuse;
+use crate::stream::Ending;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, Mutex, PoisonError};
+use crate::telemetry;
+
+/// Connections that are to be reset. Each holds the pool, so they are dropped when it is closed.
+#[derive(Debug, Default)]
+pub(in crate::pool) struct Resets {
+    /// Pushed and taken under this lock, nothing else.
+    arrived: Mutex<Vec<Lease>>,
+    /// Those that are being reset included.
+    count: AtomicUsize,
+}
+
+impl Resets {
+    pub(in crate::pool) fn add(&self, lease: Lease) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).push(lease);
+    }
+
+    pub(in crate::pool) fn take(&self) -> Vec<Lease> {
+        std::mem::take(&mut *self.arrived.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How many are likely to be fit soon.
+    pub(in crate::pool) fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// The pool is closed: they are, too.
+    pub(in crate::pool) fn discard(&self) {
+        for mut lease in self.take() {
+            self.count.fetch_sub(1, Ordering::AcqRel);
+            lease.throw_away(CloseReason::PoolClosed);
+        }
+    }
+}
+
+/// Resets one connection and gives it back, or closes it.
+pub(in crate::pool) async fn reset(lease: Lease) {
+    let pool = Arc::clone(lease.inner());
+    let mut lease = UnderWay(Some(lease));
+    let (Some(speech), Some(conn)) = (&pool.speech, lease.0.as_mut().map(Lease::conn_mut)) else {
+        return;
+    };
+    let limit = pool.settings().timeouts.reset;
+    let reset = async {
+        let mut is_again = false;
+        loop {
+            conn.rested().await;
+            match speech.reuse(conn) {
+                Reuse::AsItIs => {}
+                Reuse::AfterReset => speech.reset(conn).await?,
+                Reuse::Never => {
+                    return Err(io::Error::other("its protocol says that it cannot be reset"));
+                }
+            }
+            let unfit = conn.stream().unfit(Ending::Answered);
+            // What outlives an earlier user may have asked for something since the protocol was.
+            if is_again || unfit != Some(CloseReason::Unfinished) {
+                return Ok(unfit);
+            }
+            is_again = true;
+        }
+    };
+    let result = Deadline::after(limit).run(reset).await;
+    let Some(mut lease) = lease.take() else { return };
+    let failed = match result {
+        Ok(Ok(unfit)) => unfit,
+        Ok(Err(error)) => {
+            telemetry::trouble(Some(lease.id()), &error, "reset failed");
+            // That it had ended says more.
+            Some(lease.stream().tainted().unwrap_or(CloseReason::ResetFailed))
+        }
+        Err(_) => {
+            if let Some(after) = limit {
+                let (operation, conn) = (Operation::Reset, Some(lease.id()));
+                pool.emitter().emit(Event::TimedOut { operation, conn, after });
+            }
+            Some(CloseReason::ResetFailed)
+        }
+    };
+    match failed {
+        Some(reason) => lease.throw_away(reason),
+        None => match lease.begin_anew() {
+            Ok(()) => drop(lease.end(Ending::Answered)),
+            Err(reason) => lease.throw_away(reason),
+        },
+    }
+}
+
+/// A connection that is being reset. Dropped in the middle, it is closed: nobody knows its state.
+struct UnderWay(Option<Lease>);
+
+impl UnderWay {
+    /// Before it goes to the next caller, or its slot to another connection.
+    fn take(&mut self) -> Option<Lease> {
+        let lease = self.0.take()?;
+        lease.inner().resets.count.fetch_sub(1, Ordering::AcqRel);
+        Some(lease)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(mut lease) = self.take() {
+            let closed = lease.inner().is_closed();
+            lease.throw_away(match closed {
+                true => CloseReason::PoolClosed,
+                false => CloseReason::ResetFailed,
+            });
+        }
+    }
+}

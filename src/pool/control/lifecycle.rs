@@ -1,0 +1,117 @@
+//! What is done to a pool as a whole: invalidate, resize, pause, close.
+
+use std::pin::pin;
+
+use tokio::time::Instant;
+
+use crate::deadline::Deadline;
+use crate::error::Holder;
+use crate::event::CloseReason;
+use crate::pool::Inner;
+use crate::pool::acquire::idle_set::MOST_CLOSED;
+use crate::pool::conn::entry::Core;
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+
+impl Inner {
+    /// No connection of today is used again. Idle ones are closed, those in use when they come back,
+    /// or at once if `interrupt` says so.
+    pub(in crate::pool) fn invalidate(self: &Arc<Self>, interrupt: bool) {
+        self.common.generation.end(CloseReason::Invalidated);
+        self.end_unwanted();
+        self.dials.give_up_older(self.common.generation.now());
+        if interrupt {
+            self.interrupt_all(CloseReason::Invalidated, |core| core.retired().is_some());
+        }
+    }
+
+    /// As [`invalidate`](Self::invalidate), unless it has happened since this connection was made.
+    pub(in crate::pool) fn invalidate_older_than(self: &Arc<Self>, core: &Core) -> bool {
+        let first = self.common.generation.end_of(core.generation, CloseReason::Invalidated);
+        if first {
+            self.end_unwanted();
+            self.dials.give_up_older(self.common.generation.now());
+        }
+        first
+    }
+
+    pub(in crate::pool) fn pause(self: &Arc<Self>) {
+        self.common.set_paused(true);
+        self.common.generation.end(CloseReason::Paused);
+        self.end_unwanted();
+        self.dials.give_up_older(self.common.generation.now());
+        self.dials.announce();
+    }
+
+    pub(in crate::pool) fn resume(self: &Arc<Self>) {
+        self.common.set_paused(false);
+        self.slots.announce();
+        self.serve();
+    }
+
+    pub(in crate::pool) fn resize(self: &Arc<Self>, size: usize) {
+        self.store.grow(size);
+        self.slots.set_limit(size);
+        self.end_unwanted();
+        self.serve();
+    }
+
+    /// Closes the idle connections that are not wanted any more, the longest idle ones first. None of
+    /// those that are left to the maintenance task is handed out meanwhile.
+    fn end_unwanted(&self) {
+        let is_maintained = self.maintained.load(Ordering::Acquire);
+        let most = if is_maintained { MOST_CLOSED } else { usize::MAX };
+        for core in self.longest_idle().into_iter().take(most) {
+            core.evict_unwanted();
+        }
+        self.store.sweep();
+        // The others, and those being asked for a sign of life.
+        self.common.inbox.nudge();
+        self.refresh_gauges();
+    }
+
+    /// Whatever the users of these connections do next fails with this reason. Returns how many
+    /// there were.
+    fn interrupt_all(&self, reason: CloseReason, which: impl Fn(&Core) -> bool) -> usize {
+        let in_use = self.common.registry.in_use();
+        in_use.iter().filter(|core| which(core) && core.interrupt(reason)).count()
+    }
+
+    /// Closes the pool, waits for the connections in use until the deadline, and interrupts those
+    /// that are left then. Returns how many those were.
+    pub(in crate::pool) async fn close_by(self: &Arc<Self>, deadline: Deadline) -> usize {
+        self.close();
+        loop {
+            let mut came_back = pin!(self.came_back.notified());
+            came_back.as_mut().enable();
+            if self.guards() == 0 {
+                return 0;
+            }
+            if deadline.run(came_back).await.is_err() {
+                return self.interrupt_all(CloseReason::PoolClosed, |_| true);
+            }
+        }
+    }
+
+    /// Reports connections that were held for too long.
+    pub(in crate::pool) fn report_holders(&self) {
+        let Some(limit) = self.settings().hold_warning else { return };
+        let now = Instant::now();
+        for core in self.common.registry.in_use() {
+            core.report_holder(now, limit);
+        }
+    }
+
+    /// Who has held connections the longest, if that is noted.
+    pub(in crate::pool) fn longest_holders(&self) -> Vec<Holder> {
+        if !self.common.notes_holders {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        let in_use = self.common.registry.in_use();
+        let mut holders: Vec<_> = in_use.iter().filter_map(|core| core.holder(now)).collect();
+        holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
+        holders.truncate(3);
+        holders
+    }
+}

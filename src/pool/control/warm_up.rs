@@ -1,0 +1,118 @@
+//! Connections ahead of the first caller.
+
+use std::pin::pin;
+
+use tokio::time::Instant;
+
+use crate::deadline::Deadline;
+use crate::error::{CheckoutError, CheckoutFailure, Phase};
+use crate::pool::Inner;
+use crate::pool::acquire::wait_queue::Failed;
+use crate::pool::shared::has_runtime;
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What ends the wait besides success and the deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::pool) enum GiveUp {
+    /// An error that had better not be waited for: see [`Dials::is_vain`].
+    ///
+    /// [`Dials::is_vain`]: crate::pool::dial::dialer::Dials::is_vain
+    WhenHopeless,
+    /// Any dial that fails.
+    AtOnce,
+}
+
+/// How many idle connections those who wait for them want, one number each.
+#[derive(Debug, Default)]
+pub(in crate::pool) struct Wishes(Mutex<Vec<usize>>);
+
+impl Wishes {
+    fn most(&self) -> usize {
+        self.lock().iter().copied().max().unwrap_or_default()
+    }
+
+    /// Whether anybody waits for some.
+    pub(in crate::pool) fn are_any(&self) -> bool {
+        !self.lock().is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks the dialer for idle connections as long as it lives.
+struct Wish<'a>(&'a Wishes, usize);
+
+impl<'a> Wish<'a> {
+    fn new(wishes: &'a Wishes, count: usize) -> Self {
+        wishes.lock().push(count);
+        Self(wishes, count)
+    }
+}
+
+impl Drop for Wish<'_> {
+    fn drop(&mut self) {
+        let mut wishes = self.0.lock();
+        if let Some(at) = wishes.iter().position(|count| *count == self.1) {
+            wishes.swap_remove(at);
+        }
+    }
+}
+
+impl Inner {
+    /// How many idle connections there should be.
+    pub(in crate::pool) fn least_idle(&self) -> usize {
+        let least = self.settings().min_idle.max(self.wishes.most());
+        least.min(self.slots.limit())
+    }
+
+    /// Waits until there are this many connections, idle or in use.
+    pub(in crate::pool) async fn warm_up(
+        self: &Arc<Self>,
+        count: usize,
+        give_up: GiveUp,
+    ) -> Result<(), CheckoutError> {
+        let (began, limit) = (Instant::now(), self.settings().timeouts.checkout);
+        if !has_runtime() {
+            return Err(self.error(CheckoutFailure::NoRuntime.into(), began.elapsed()));
+        }
+        let deadline = Deadline::after(limit);
+        let count = count.min(self.slots.limit());
+        let before = self.dials.last_error();
+        let _wish = Wish::new(&self.wishes, count);
+        self.maintain();
+        loop {
+            let mut changed = pin!(self.dials.news());
+            changed.as_mut().enable();
+            let status = self.status();
+            // One that was just made counts as in use until it has found its place.
+            let settled = status.idle >= count || self.dials.under_way() == 0;
+            if status.idle + status.in_use >= count && settled {
+                return Ok(());
+            }
+            let error = self.dials.last_error();
+            let news = match (&error, &before) {
+                (Some(error), Some(before)) => !Arc::ptr_eq(error, before),
+                (error, _) => error.is_some(),
+            };
+            let first = self.settings().first_connect;
+            let hopeless = error.as_ref().is_some_and(|error| self.dials.is_vain(error, first));
+            let failure = if self.is_closed() {
+                Some(CheckoutFailure::Closed)
+            } else if news && (give_up == GiveUp::AtOnce || hopeless) {
+                Some(CheckoutFailure::Connect)
+            } else {
+                self.slots.announce();
+                let is_over = deadline.instant().is_some_and(|at| at <= Instant::now());
+                // After the deadline there is one more look at what is there.
+                let _ = deadline.run(changed).await;
+                is_over.then_some(CheckoutFailure::Timeout(Phase::Connect))
+            };
+            if let Some(failure) = failure {
+                let connect = self.dials.last_error();
+                return Err(self.error(Failed { connect, ..failure.into() }, began.elapsed()));
+            }
+        }
+    }
+}
