@@ -72,7 +72,7 @@ use crate::sync::Arc;
 use acquire::checkout::{self, Until};
 use conn::erased;
 use control::warm_up::GiveUp;
-use shared::Inner;
+use shared::PoolInner;
 
 pub use acquire::ping::Ping;
 pub(crate) use acquire::retry::Tries;
@@ -103,7 +103,7 @@ impl<P: Protocol> Clone for Pool<P> {
 
 /// Closes the pool when the last [`Pool`] is gone. Guards and the maintenance task hold the inside
 /// and do not count.
-struct Owner(Arc<Inner>);
+struct Owner(Arc<PoolInner>);
 
 impl Drop for Owner {
     fn drop(&mut self) {
@@ -149,7 +149,7 @@ impl<P: Protocol> Pool<P> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing but the caller's place in the line. A connection that was
+    /// Dropping the future loses nothing but the caller's place in the queue. A connection that was
     /// being made for it serves the next caller, or waits for one.
     #[track_caller]
     pub fn get(&self) -> impl Future<Output = Result<Guard<P>, CheckoutError>> + Send {
@@ -352,7 +352,7 @@ impl<P: Protocol> Pool<P> {
     /// What its connections speak; `None` for bare streams.
     #[cfg(any(feature = "postgres", feature = "http1"))]
     pub(crate) fn protocol(&self) -> Option<&P> {
-        erased::spoken::<P>(&self.handle.0.speech).map(|held| &**held)
+        erased::typed::<P>(&self.handle.0.protocol).map(|held| &**held)
     }
 
     /// The pool's name, as in metrics and logs.

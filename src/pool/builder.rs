@@ -7,8 +7,8 @@ use crate::event::Observer;
 use crate::foreign::Held;
 use crate::net::{Resolve, Resolver};
 use crate::pool::acquire::ping::{Ping, Pinger};
-use crate::pool::conn::erased::speech;
-use crate::pool::shared::Inner;
+use crate::pool::conn::erased::erase;
+use crate::pool::shared::PoolInner;
 use crate::pool::{Owner, Pool};
 use crate::protocol::{Protocol, Raw};
 use crate::stream::Connector;
@@ -65,13 +65,13 @@ impl<P: Protocol> Builder<P> {
     pub fn build(self) -> Result<Pool<P>, ConfigError> {
         let connector = Connector::of_pool(&self.config, self.observer)?;
         let connector = connector.resolved_by(self.resolver);
-        let speech = speech(self.protocol);
-        let has_ping = match &speech {
-            Some(speech) => speech.has_ping(),
+        let protocol = erase(self.protocol);
+        let has_ping = match &protocol {
+            Some(protocol) => protocol.has_ping(),
             None => self.pinger.0.is_some(),
         };
         check_ping(connector.settings().validation, has_ping)?;
-        Ok(Pool::of(Arc::new(Owner(Arc::new(Inner::new(connector, self.pinger, speech))))))
+        Ok(Pool::of(Arc::new(Owner(Arc::new(PoolInner::new(connector, self.pinger, protocol))))))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::pool::conn::registry::Registry;
 use crate::pool::dial::peers::Peers;
 use crate::pool::dial::slots::Slots;
 use crate::pool::health::closing::Closing;
-use crate::pool::health::fired::Inbox;
+use crate::pool::health::fired::FiredQueue;
 use crate::pool::health::quarantine::Suspects;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering, fence};
@@ -25,7 +25,7 @@ pub(in crate::pool) struct Common {
     pub(in crate::pool) max_silence_after_use: Option<Duration>,
     pub(in crate::pool) max_lifetime: Option<Duration>,
     pub(in crate::pool) registry: Registry,
-    pub(in crate::pool) inbox: Inbox,
+    pub(in crate::pool) fired_queue: FiredQueue,
     pub(in crate::pool) suspects: Suspects,
     pub(in crate::pool) closing: Closing,
     pub(in crate::pool) peers: Peers,
@@ -35,7 +35,7 @@ pub(in crate::pool) struct Common {
     closed: AtomicBool,
     /// Something was said against the connections to a peer, and they have not been asked yet.
     pub(in crate::pool) has_doubts: AtomicBool,
-    /// A connection has ended since the store was last swept.
+    /// A connection has ended since the idle set was last swept.
     pub(in crate::pool) ended: AtomicBool,
     /// Whether holders are noted.
     pub(in crate::pool) notes_holders: bool,
@@ -49,7 +49,7 @@ impl Common {
             max_silence_after_use: settings.max_silence_after_use,
             max_lifetime: settings.max_lifetime,
             registry: Registry::default(),
-            inbox: Inbox::default(),
+            fired_queue: FiredQueue::default(),
             suspects: Suspects::default(),
             closing: Closing::default(),
             peers: Peers::new(Arc::clone(&emitter), settings),

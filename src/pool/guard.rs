@@ -16,7 +16,7 @@ use crate::config::Timeouts;
 use crate::event::{CloseReason, ConnId};
 use crate::foreign::{self, Panicked};
 use crate::net::PeerAddr;
-use crate::pool::conn::erased::{MADE, spoken};
+use crate::pool::conn::erased::{MADE, typed};
 use crate::pool::conn::lease::{Lease, Release};
 use crate::protocol::{Consequence, Protocol, Raw};
 use crate::stream::{Conn, Ending, Ledger, Stream, delegate_io};
@@ -77,8 +77,8 @@ impl<P: Protocol> Guard<P> {
     ///
     /// A protocol that reads along ([`Scanner`](crate::Scanner)) knows by itself.
     pub fn report(&mut self, error: &P::Error) -> Consequence {
-        let speech = self.lease.inner().speech.clone();
-        let classified = spoken::<P>(&speech).map(|protocol| {
+        let protocol = self.lease.inner().protocol.clone();
+        let classified = typed::<P>(&protocol).map(|protocol| {
             foreign::call(|| {
                 let consequence = protocol.classify(error);
                 let code = consequence.reason().and_then(|_| protocol.code(error));

@@ -31,12 +31,12 @@ use crate::net::Directory;
 use crate::pool::acquire::checkout::{Until, checkout, try_checkout};
 use crate::pool::acquire::idle_set::Taken;
 use crate::pool::acquire::ping::{Ping, Pinger};
-use crate::pool::acquire::wait_queue::Line;
-use crate::pool::conn::entry::{Classified, Core};
+use crate::pool::acquire::wait_queue::WaitQueue;
+use crate::pool::conn::entry::{Classified, Entry};
 use crate::pool::conn::lease::Lease;
 use crate::pool::health::maintenance;
 use crate::pool::health::quarantine::Quarantine;
-use crate::pool::shared::{Inner, Running};
+use crate::pool::shared::{PoolInner, Running};
 use crate::protocol::Unread;
 use crate::stream::models::{is_closed, pair, read, tcp_stream};
 use crate::stream::{Bare, Conn, Connector, Stream, Wire};
@@ -44,8 +44,8 @@ use crate::sync::{Arc, Weak};
 
 pub(crate) fn all() -> Vec<Model> {
     vec![
-        Model { name: "core", run: a_connection_has_one_owner_and_one_end },
-        Model { name: "core-client", run: a_clients_connection_has_one_owner_and_one_end },
+        Model { name: "entry", run: a_connection_has_one_owner_and_one_end },
+        Model { name: "entry-client", run: a_clients_connection_has_one_owner_and_one_end },
         Model { name: "looking", run: what_is_looked_at_while_its_pool_is_closed_ends_with_it },
         Model { name: "homecoming", run: what_a_sentinel_sees_on_the_way_home_is_looked_at },
         Model { name: "quarantine-client", run: what_a_sentinel_saw_in_quarantine_is_looked_at },
@@ -62,7 +62,7 @@ pub(crate) fn all() -> Vec<Model> {
 
 /// A pool, what it said, and the other ends of its connections.
 struct World {
-    inner: Arc<Inner>,
+    inner: Arc<PoolInner>,
     ends: Arc<Plain<Vec<(ConnId, CloseReason)>>>,
     peers: Vec<(ConnId, Option<Peer>)>,
     owned: Arc<Plain<HashMap<ConnId, bool>>>,
@@ -116,7 +116,7 @@ impl World {
             }
         };
         let connector = Connector::observed(&config, Some(Arc::new(observer))).expect("valid");
-        let inner = Arc::new(Inner::new(connector, pinger, None));
+        let inner = Arc::new(PoolInner::new(connector, pinger, None));
         // By hand, here.
         inner.maintained.store(true, SeqCst);
         Self { inner, ends, peers: Vec::new(), owned: Arc::default(), wires: Vec::new() }
@@ -143,11 +143,11 @@ impl World {
             }
         };
         let common = &self.inner.common;
-        let core = Core::new(common, &mut conn, slot, common.generation.now());
-        self.peers.push((core.id, peer));
-        self.owned.lock().expect("nobody panics here").insert(core.id, false);
-        let since = core.age();
-        Lease::new(&self.inner, Taken { core, conn, since })
+        let entry = Entry::new(common, &mut conn, slot, common.generation.now());
+        self.peers.push((entry.id, peer));
+        self.owned.lock().expect("nobody panics here").insert(entry.id, false);
+        let since = entry.age();
+        Lease::new(&self.inner, Taken { entry, conn, since })
     }
 
     fn owner(&self) -> Owner {
@@ -156,39 +156,39 @@ impl World {
 
     /// Looks at what the sentinels saw. False if there was nothing.
     fn look(&self) -> bool {
-        let fired = self.inner.common.inbox.take();
+        let fired = self.inner.common.fired_queue.take();
         let some = !fired.is_empty();
-        for core in fired.iter().filter_map(Weak::upgrade) {
-            self.after(core.classify(), &core);
-            self.inner.sweep_if_closed(&core);
+        for entry in fired.iter().filter_map(Weak::upgrade) {
+            self.after(entry.classify(), &entry);
+            self.inner.sweep_if_closed(&entry);
         }
         some
     }
 
     /// As if the sentinels of all idle ones had fired.
     fn stir(&self) {
-        for core in self.inner.common.registry.idle() {
-            self.inner.common.inbox.push(Arc::downgrade(&core));
+        for entry in self.inner.common.registry.idle() {
+            self.inner.common.fired_queue.push(Arc::downgrade(&entry));
         }
     }
 
     /// Looks whether the idle ones are silent, `looks` times later than the last time.
     fn look_for_silence(&self, looks: u32) {
         let later = Instant::now() + looks * Duration::from_secs(3600);
-        for core in self.inner.common.registry.idle() {
-            self.after(core.check_silence(later, Duration::from_nanos(1)), &core);
+        for entry in self.inner.common.registry.idle() {
+            self.after(entry.check_silence(later, Duration::from_nanos(1)), &entry);
         }
     }
 
-    fn after(&self, classified: Classified, core: &Arc<Core>) {
+    fn after(&self, classified: Classified, entry: &Arc<Entry>) {
         if classified == Classified::Homeless {
-            self.offer(Arc::clone(core));
+            self.offer(Arc::clone(entry));
         }
     }
 
-    fn offer(&self, core: Arc<Core>) {
-        self.inner.sweep_if_closed(&core);
-        self.inner.store.put(core);
+    fn offer(&self, entry: Arc<Entry>) {
+        self.inner.sweep_if_closed(&entry);
+        self.inner.idle_set.put(entry);
         self.inner.serve();
     }
 
@@ -201,8 +201,8 @@ impl World {
             rounds += 1;
             assert!(rounds < 20, "a connection that nobody touches keeps being looked at");
         }
-        for core in self.inner.longest_idle() {
-            core.evict_unwanted();
+        for entry in self.inner.longest_idle() {
+            entry.evict_unwanted();
         }
         self.close_left();
     }
@@ -216,7 +216,7 @@ impl World {
 
     /// As a caller does it, who does not get it yet.
     fn take(&self) -> Option<Taken> {
-        self.inner.store.take(|ending| self.inner.close_later(ending))
+        self.inner.idle_set.take(|ending| self.inner.close_later(ending))
     }
 
     fn ends_of(&self, conn: ConnId) -> Vec<CloseReason> {
@@ -228,7 +228,7 @@ impl World {
     /// ended once and its socket is closed, and the slots are theirs.
     fn check(mut self) {
         self.settle();
-        let idle: Vec<_> = self.inner.common.registry.idle().iter().map(|core| core.id).collect();
+        let idle: Vec<_> = self.inner.common.registry.idle().iter().map(|entry| entry.id).collect();
         assert_eq!(self.inner.guards(), 0, "every guard was counted out");
         assert_eq!(self.inner.slots.used(), idle.len(), "a slot for each that is open");
         let counts = self.inner.common.registry.count(&self.inner.slots);
@@ -249,7 +249,7 @@ impl World {
             let is_lost = |(_, reason): &(ConnId, CloseReason)| *reason == CloseReason::PoolClosed;
             assert!(!ends.iter().any(is_lost), "its last handle was lost: {ends:?}");
             let taken: Vec<_> = std::iter::from_fn(|| self.take()).collect();
-            assert_eq!(taken.len(), idle.len(), "each that is idle is in the store");
+            assert_eq!(taken.len(), idle.len(), "each that is idle is in the idle set");
             let taken: Vec<_> = taken.into_iter().map(|it| Lease::new(&self.inner, it)).collect();
             self.inner.close();
             drop(taken);
@@ -433,7 +433,7 @@ fn what_a_sentinel_saw_in_quarantine_is_looked_at() {
             }
             _ => {
                 advance(Duration::from_millis(50));
-                block_on(quarantine.look(|core| world.offer(core)));
+                block_on(quarantine.look(|entry| world.offer(entry)));
             }
         }
         thread::yield_now();
@@ -441,7 +441,7 @@ fn what_a_sentinel_saw_in_quarantine_is_looked_at() {
     let mut looks = 0;
     while common.suspects.count() > 0 {
         advance(Duration::from_millis(50));
-        block_on(quarantine.look(|core| world.offer(core)));
+        block_on(quarantine.look(|entry| world.offer(entry)));
         looks += 1;
         assert!(looks < 100, "a connection stays in quarantine");
     }
@@ -471,7 +471,7 @@ fn a_silent_connection_is_neither_lost_nor_kept() {
         match thread_rng().gen_range(0..3) {
             0 => world.look_for_silence(step),
             1 => advance(Duration::from_millis(50)),
-            _ => drop(block_on(quarantine.look(|core| world.offer(core)))),
+            _ => drop(block_on(quarantine.look(|entry| world.offer(entry)))),
         }
         turn();
         world.look();
@@ -483,7 +483,7 @@ fn a_silent_connection_is_neither_lost_nor_kept() {
     let mut looks = 0;
     while common.suspects.count() > 0 && !common.is_closed() {
         advance(Duration::from_millis(50));
-        block_on(quarantine.look(|core| world.offer(core)));
+        block_on(quarantine.look(|entry| world.offer(entry)));
         looks += 1;
         assert!(looks < 100, "a connection stays in quarantine");
     }
@@ -519,7 +519,7 @@ fn check_over_tcp(mut world: World, far_ends: &mut [TcpStream]) {
     world.settle();
     // The other ends are looked at here.
     let idle = world.inner.common.registry.idle();
-    let idle: Vec<_> = idle.iter().map(|core| core.id).collect();
+    let idle: Vec<_> = idle.iter().map(|entry| entry.id).collect();
     for ((id, _), end) in peers.drain(..).zip(far_ends) {
         let mut space = [0; 8];
         end.set_nonblocking(true).expect("a socket that does not block");
@@ -619,9 +619,9 @@ fn nobody_is_given_whom_something_speaks_against() {
                     };
                     let Some(lease) = lease else { continue };
                     let all = inner.common.registry.all();
-                    let core = all.into_iter().find(|core| core.id == lease.id());
-                    let core = core.expect("it is known while somebody has it");
-                    let heard = core.moment(core.age()) - core.unheard_for(core.age());
+                    let entry = all.into_iter().find(|entry| entry.id == lease.id());
+                    let entry = entry.expect("it is known while somebody has it");
+                    let heard = entry.moment(entry.age()) - entry.unheard_for(entry.age());
                     assert!(
                         before.is_none_or(|before| heard > before),
                         "nobody has heard it since"
@@ -654,7 +654,7 @@ fn nobody_is_given_whom_something_speaks_against() {
             0 => advance(a_while),
             1 | 5 | 6 => world.inner.clear_doubts(),
             2 => block_on(world.inner.ask_siblings()),
-            3 => drop(block_on(quarantine.look(|core| world.offer(core)))),
+            3 => drop(block_on(quarantine.look(|entry| world.offer(entry)))),
             _ => {
                 turn();
                 world.look();
@@ -673,7 +673,7 @@ fn nobody_is_given_whom_something_speaks_against() {
         advance(a_while);
         common.has_doubts.store(true, SeqCst);
         block_on(world.inner.ask_siblings());
-        block_on(quarantine.look(|core| world.offer(core)));
+        block_on(quarantine.look(|entry| world.offer(entry)));
         world.inner.clear_doubts();
         looks += 1;
         assert!(looks < 100, "what was said is never taken back");
@@ -687,26 +687,26 @@ fn nobody_is_given_whom_something_speaks_against() {
 fn what_is_said_meanwhile_is_not_taken_back() {
     let world = World::new(1, Kind::Raw);
     let pool = Arc::clone(&world.inner);
-    let core = pool.common.registry.all().pop().expect("there is one");
-    let hear = |core: &Arc<Core>| {
+    let entry = pool.common.registry.all().pop().expect("there is one");
+    let hear = |entry: &Arc<Entry>| {
         advance(Duration::from_millis(50));
-        core.prove(core.age());
+        entry.prove(entry.age());
     };
     advance(Duration::from_millis(50));
-    core.doubt_siblings(Some(Instant::now()));
-    hear(&core);
+    entry.doubt_siblings(Some(Instant::now()));
+    hear(&entry);
     advance(Duration::from_millis(50));
     let speaker = {
-        let core = Arc::clone(&core);
-        thread::spawn(move || core.doubt_siblings(Some(Instant::now())))
+        let entry = Arc::clone(&entry);
+        thread::spawn(move || entry.doubt_siblings(Some(Instant::now())))
     };
     pool.clear_doubts();
     speaker.join().expect("it was said");
-    assert!(core.is_in_doubt(), "what was said last is taken back");
-    hear(&core);
+    assert!(entry.is_in_doubt(), "what was said last is taken back");
+    hear(&entry);
     pool.clear_doubts();
     assert!(pool.common.peers.doubted().is_empty(), "it was heard, and is doubted for good");
-    drop((core, pool));
+    drop((entry, pool));
     world.check();
 }
 
@@ -828,42 +828,43 @@ const GIFTS: [CheckoutFailure; 5] = [
 /// Callers stand in line, some leave it; gifts are given one after another by one thread.
 fn callers_are_called_in_order_and_none_is_passed_over() {
     const CALLERS: usize = 4;
-    let line = Line::default();
+    let queue = WaitQueue::default();
     let start = Instant::now();
-    let spots: Vec<_> = (0..CALLERS).map(|_| line.join(start, None, None).expect("room")).collect();
+    let waiters: Vec<_> =
+        (0..CALLERS).map(|_| queue.join(start, None, None).expect("room")).collect();
     let served = Plain::new([None; CALLERS]);
     thread::scope(|scope| {
-        for (place, spot) in spots.into_iter().enumerate() {
+        for (place, waiter) in waiters.into_iter().enumerate() {
             let served = &served;
             let leaves = thread_rng().gen_bool(0.3);
             scope.spawn(move || {
                 let got = if leaves {
-                    let mut called = pin!(spot.called(|| {}));
+                    let mut called = pin!(waiter.called(|| {}));
                     match called.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                        Poll::Ready(gift) => Some(gift),
+                        Poll::Ready(served) => Some(served),
                         Poll::Pending => None,
                     }
                 } else {
-                    Some(block_on(spot.called(|| {})))
+                    Some(block_on(waiter.called(|| {})))
                 };
-                let got = got.map(|gift| gift.expect_err("there are no connections").failure);
+                let got = got.map(|served| served.expect_err("there are no connections").failure);
                 served.lock().expect("nobody panics here")[place] = got;
             });
         }
         scope.spawn(|| {
-            for gift in GIFTS {
+            for served in GIFTS {
                 // More than there are callers.
-                let _ = line.give(Err(gift.into()));
+                let _ = queue.give(Err(served.into()));
             }
         });
         // Whoever looks meanwhile sees no more than there are.
-        assert!(line.since(start).0 <= CALLERS);
-        line.wake_all();
+        assert!(queue.since(start).0 <= CALLERS);
+        queue.wake_all();
     });
-    assert_eq!(line.waiting(), 0, "nobody is counted who is not there");
-    assert!(line.give(Err(CheckoutFailure::Closed.into())).is_err(), "nobody is left");
+    assert_eq!(queue.waiting(), 0, "nobody is counted who is not there");
+    assert!(queue.give(Err(CheckoutFailure::Closed.into())).is_err(), "nobody is left");
     let served = served.into_inner().expect("nobody panics here");
-    let order = |gift: &CheckoutFailure| GIFTS.iter().position(|known| known == gift);
+    let order = |served: &CheckoutFailure| GIFTS.iter().position(|known| known == served);
     assert!(served.iter().flatten().map(order).is_sorted(), "in order of arrival: {served:?}");
 }
 
@@ -904,7 +905,7 @@ fn whoever_waits_is_served_while_a_connection_lives() {
     for caller in callers {
         caller.join().expect("it was served");
     }
-    assert_eq!(world.inner.line.waiting(), 0);
+    assert_eq!(world.inner.wait_queue.waiting(), 0);
     world.settle();
     assert_eq!(world.inner.common.registry.idle_count(), 1, "nothing happened to it");
     world.check();

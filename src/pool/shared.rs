@@ -1,4 +1,4 @@
-//! [`Inner`]: the parts of a pool, and the tasks in its background.
+//! [`PoolInner`]: the parts of a pool, and the tasks in its background.
 
 use std::fmt;
 use std::pin::pin;
@@ -10,16 +10,16 @@ use tokio::task::JoinSet;
 use crate::beat::beat;
 use crate::config::Settings;
 use crate::event::CloseReason;
-use crate::pool::acquire::idle_set::{MOST_CLOSED, Store};
+use crate::pool::acquire::idle_set::{IdleSet, MOST_CLOSED};
 use crate::pool::acquire::ping::{Pinger, Pings};
-use crate::pool::acquire::wait_queue::Line;
+use crate::pool::acquire::wait_queue::WaitQueue;
 use crate::pool::common::Common;
-use crate::pool::conn::entry::Core;
-use crate::pool::conn::erased::Spoke;
+use crate::pool::conn::entry::Entry;
+use crate::pool::conn::erased::PoolProtocol;
 use crate::pool::conn::lease::Lease;
 use crate::pool::conn::registry::Counts;
 use crate::pool::conn::reset::Resets;
-use crate::pool::control::warm_up::Wishes;
+use crate::pool::control::warm_up::WarmUpTargets;
 use crate::pool::dial::dialer;
 use crate::pool::dial::dialer::Dials;
 use crate::pool::dial::slots::Slots;
@@ -38,14 +38,14 @@ pub(in crate::pool) fn has_runtime() -> bool {
 }
 
 /// The inside of a pool.
-pub(in crate::pool) struct Inner {
+pub(in crate::pool) struct PoolInner {
     pub(in crate::pool) connector: Connector,
-    pub(in crate::pool) line: Line,
+    pub(in crate::pool) wait_queue: WaitQueue,
     /// Connections with callers, or on their way to one.
     pub(in crate::pool) guards: AtomicUsize,
     pub(in crate::pool) dials: Arc<Dials>,
     /// Idle connections that somebody waits for.
-    pub(in crate::pool) wishes: Wishes,
+    pub(in crate::pool) warm_up_targets: WarmUpTargets,
     /// Pings whose callers have gone.
     pub(in crate::pool) pings: Pings,
     /// Somebody was told of a release that was forgotten.
@@ -54,33 +54,37 @@ pub(in crate::pool) struct Inner {
     pub(in crate::pool) came_back: Notify,
     pub(in crate::pool) pinger: Pinger,
     /// `None`: bare streams.
-    pub(in crate::pool) speech: Spoke,
+    pub(in crate::pool) protocol: PoolProtocol,
     pub(in crate::pool) resets: Resets,
     pub(in crate::pool) slots: Arc<Slots>,
-    pub(in crate::pool) store: Store,
+    pub(in crate::pool) idle_set: IdleSet,
     pub(in crate::pool) common: Arc<Common>,
     /// Whether a maintenance task runs. It ends with its runtime; the next checkout starts another.
     pub(in crate::pool) maintained: Arc<AtomicBool>,
 }
 
-impl Inner {
-    pub(in crate::pool) fn new(connector: Connector, pinger: Pinger, speech: Spoke) -> Self {
+impl PoolInner {
+    pub(in crate::pool) fn new(
+        connector: Connector,
+        pinger: Pinger,
+        protocol: PoolProtocol,
+    ) -> Self {
         let settings = connector.settings();
         let size = settings.max_size;
         let common = Arc::new(Common::new(Arc::clone(connector.emitter()), settings));
         Self {
-            line: Line::default(),
+            wait_queue: WaitQueue::default(),
             guards: AtomicUsize::new(0),
             dials: Arc::default(),
-            wishes: Wishes::default(),
+            warm_up_targets: WarmUpTargets::default(),
             pings: Pings::default(),
             has_warned: AtomicBool::new(false),
             came_back: Notify::new(),
             pinger,
-            speech,
+            protocol,
             resets: Resets::default(),
             slots: Arc::clone(&common.slots),
-            store: Store::new(size, settings.order),
+            idle_set: IdleSet::new(size, settings.order),
             common,
             maintained: Arc::default(),
             connector,
@@ -136,16 +140,16 @@ impl Inner {
     }
 
     /// A connection that went idle just as the pool was closed may have been missed by it.
-    pub(in crate::pool) fn sweep_if_closed(&self, core: &Core) {
+    pub(in crate::pool) fn sweep_if_closed(&self, entry: &Entry) {
         if self.is_closed() {
-            core.evict(CloseReason::PoolClosed);
+            entry.evict(CloseReason::PoolClosed);
         }
     }
 
     /// Has the maintenance task close it; without one it is closed here.
     pub(in crate::pool) fn close_later(&self, ending: Ending) {
         self.common.closing.add(ending);
-        self.common.inbox.nudge();
+        self.common.fired_queue.wake();
         // In one order with the end of that task: one of the two sees the other.
         fence(Ordering::SeqCst);
         if !self.maintained.load(Ordering::SeqCst) {
@@ -156,7 +160,7 @@ impl Inner {
     /// A usable idle connection, if there is one.
     #[inline(always)]
     pub(in crate::pool) fn take_idle(self: &Arc<Self>) -> Option<Lease> {
-        let taken = self.store.take(|ending| self.close_later(ending))?;
+        let taken = self.idle_set.take(|ending| self.close_later(ending))?;
         Some(Lease::new(self, taken))
     }
 
@@ -172,18 +176,18 @@ impl Inner {
         self.serve();
         self.resets.discard();
         self.pings.discard();
-        for (index, core) in self.common.registry.idle().into_iter().enumerate() {
-            let Some(conn) = core.take_idle() else { continue };
-            let ending = Ending::new(core, conn, CloseReason::PoolClosed);
+        for (index, entry) in self.common.registry.idle().into_iter().enumerate() {
+            let Some(conn) = entry.take_idle() else { continue };
+            let ending = Ending::new(entry, conn, CloseReason::PoolClosed);
             if index >= MOST_CLOSED {
                 self.close_later(ending);
             }
         }
         self.common.suspects.close();
-        self.store.sweep();
+        self.idle_set.sweep();
         self.slots.announce();
         self.dials.announce();
-        self.common.inbox.nudge();
+        self.common.fired_queue.wake();
         self.refresh_gauges();
     }
 
@@ -200,7 +204,7 @@ impl Inner {
             connecting,
             quarantined,
             ending: self.slots.ending(),
-            waiting: self.line.waiting(),
+            waiting: self.wait_queue.waiting(),
             paused: self.common.is_paused(),
             closed: self.is_closed(),
         }
@@ -222,21 +226,21 @@ impl Inner {
     }
 }
 
-impl fmt::Debug for Inner {
+impl fmt::Debug for PoolInner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inner").field("status", &self.status()).finish_non_exhaustive()
+        f.debug_struct("PoolInner").field("status", &self.status()).finish_non_exhaustive()
     }
 }
 
 /// Says that the maintenance task has ended, however it ended.
 pub(in crate::pool) struct Running {
-    pool: Weak<Inner>,
+    pool: Weak<PoolInner>,
     common: Arc<Common>,
     flag: Arc<AtomicBool>,
 }
 
 impl Running {
-    pub(in crate::pool) fn of(inner: &Arc<Inner>) -> Self {
+    pub(in crate::pool) fn of(inner: &Arc<PoolInner>) -> Self {
         Self {
             pool: Arc::downgrade(inner),
             common: Arc::clone(&inner.common),
@@ -253,7 +257,7 @@ impl Drop for Running {
         drop(self.common.closing.take());
         // Callers in another runtime start one there.
         if let Some(pool) = self.pool.upgrade() {
-            pool.line.wake_all();
+            pool.wait_queue.wake_all();
         }
     }
 }

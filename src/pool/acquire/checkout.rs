@@ -1,4 +1,4 @@
-//! Checkout: an idle connection at once, or a place in the line; all before one deadline.
+//! Checkout: an idle connection at once, or a place in the queue; all before one deadline.
 
 use std::panic::Location;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use crate::deadline::Deadline;
 use crate::error::{CheckoutDetails, CheckoutError, CheckoutFailure, Phase};
 use crate::event::{CheckoutOutcome, Event, Operation};
 use crate::net::ConnectError;
-use crate::pool::Inner;
+use crate::pool::PoolInner;
 use crate::pool::acquire::ping::Proof;
-use crate::pool::acquire::wait_queue::{Failed, Spot};
+use crate::pool::acquire::wait_queue::{Failed, Waiter};
 use crate::pool::conn::lease::Lease;
 use crate::pool::dial::peers::Demand;
 use crate::pool::shared::has_runtime;
@@ -29,7 +29,7 @@ pub(in crate::pool) enum Until {
 
 /// Takes a connection from the pool, before its time is over.
 pub(in crate::pool) async fn checkout(
-    inner: &Arc<Inner>,
+    inner: &Arc<PoolInner>,
     until: Until,
     taken_at: &'static Location<'static>,
 ) -> Result<Lease, CheckoutError> {
@@ -55,7 +55,7 @@ pub(in crate::pool) enum Fitness {
 
 /// As [`checkout`], for a connection of this fitness.
 pub(in crate::pool) async fn checkout_fit(
-    inner: &Arc<Inner>,
+    inner: &Arc<PoolInner>,
     until: Until,
     fitness: Fitness,
     taken_at: &'static Location<'static>,
@@ -65,7 +65,7 @@ pub(in crate::pool) async fn checkout_fit(
 
 /// Takes an idle connection, if there is one and nobody waits for it.
 pub(in crate::pool) fn try_checkout(
-    inner: &Arc<Inner>,
+    inner: &Arc<PoolInner>,
     taken_at: &'static Location<'static>,
 ) -> Option<Lease> {
     // Whether it needs a ping cannot be found out without waiting.
@@ -76,7 +76,7 @@ pub(in crate::pool) fn try_checkout(
 
 /// The caller has it.
 fn hand_out(
-    inner: &Arc<Inner>,
+    inner: &Arc<PoolInner>,
     lease: &mut Lease,
     waited: Duration,
     taken_at: &'static Location<'static>,
@@ -87,7 +87,7 @@ fn hand_out(
 }
 
 async fn wait(
-    inner: &Arc<Inner>,
+    inner: &Arc<PoolInner>,
     taken: Option<Lease>,
     until: Until,
     fitness: Fitness,
@@ -113,7 +113,7 @@ async fn wait(
 }
 
 async fn obtain(
-    inner: &Arc<Inner>,
+    inner: &Arc<PoolInner>,
     taken: Option<Lease>,
     attempt: &Attempt<'_>,
     fitness: Fitness,
@@ -137,8 +137,8 @@ async fn obtain(
             }
         }
         // Its place is the one it had.
-        let spot = inner.line.rejoin(attempt.began, attempt.deadline.instant());
-        lease = served(inner, spot, attempt.deadline).await?;
+        let waiter = inner.wait_queue.rejoin(attempt.began, attempt.deadline.instant());
+        lease = served(inner, waiter, attempt.deadline).await?;
     }
 }
 
@@ -157,8 +157,8 @@ fn fit(mut lease: Lease, fitness: Fitness) -> Option<Lease> {
     if is_fit { Some(lease) } else { lease.ask() }
 }
 
-/// Joins the line.
-fn join<'a>(inner: &'a Arc<Inner>, attempt: &Attempt<'_>) -> Result<Spot<'a>, Failed> {
+/// Joins the queue.
+fn join<'a>(inner: &'a Arc<PoolInner>, attempt: &Attempt<'_>) -> Result<Waiter<'a>, Failed> {
     if inner.is_closed() {
         return Err(CheckoutFailure::Closed.into());
     }
@@ -168,28 +168,35 @@ fn join<'a>(inner: &'a Arc<Inner>, attempt: &Attempt<'_>) -> Result<Spot<'a>, Fa
     // Those for whom a connection may be made do not count: they will not wait for others.
     let most = inner.settings().max_waiting.map(|most| most.saturating_add(inner.unclaimed()));
     let deadline = attempt.deadline.instant();
-    inner.line.join(attempt.began, deadline, most).ok_or_else(|| CheckoutFailure::QueueFull.into())
+    inner
+        .wait_queue
+        .join(attempt.began, deadline, most)
+        .ok_or_else(|| CheckoutFailure::QueueFull.into())
 }
 
-async fn served(inner: &Arc<Inner>, spot: Spot<'_>, deadline: Deadline) -> Result<Lease, Failed> {
-    // One may have come back between the look and the line; else one has to be made.
-    if inner.is_closed() || !inner.store.is_empty() {
+async fn served(
+    inner: &Arc<PoolInner>,
+    waiter: Waiter<'_>,
+    deadline: Deadline,
+) -> Result<Lease, Failed> {
+    // One may have come back between the look and the queue; else one has to be made.
+    if inner.is_closed() || !inner.idle_set.is_empty() {
         inner.serve();
     }
     if inner.slots.are_free() || inner.common.suspects.count() > 0 {
         inner.slots.announce();
     }
-    let result = match deadline.run(spot.called(|| inner.maintain())).await {
+    let result = match deadline.run(waiter.called(|| inner.maintain())).await {
         Ok(result) => result,
         Err(_) => Err(inner.late()),
     };
     result.map_err(|failed| Failed { has_waited: true, ..failed })
 }
 
-impl Inner {
+impl PoolInner {
     #[inline(always)]
     fn at_once(self: &Arc<Self>) -> Option<Lease> {
-        if !self.line.is_empty() {
+        if !self.wait_queue.is_empty() {
             return None;
         }
         let lease = self.take_idle()?;
@@ -216,7 +223,7 @@ impl Inner {
     /// What a caller is told who gets nothing.
     pub(in crate::pool) fn error(&self, failed: Failed, waited: Duration) -> CheckoutError {
         let mut status = self.status();
-        // It has left the line by now, and was one of them.
+        // It has left the queue by now, and was one of them.
         status.waiting += usize::from(failed.has_waited);
         CheckoutError::new(CheckoutDetails {
             failure: failed.failure,
@@ -248,7 +255,7 @@ impl Inner {
 
 /// One checkout that has to wait. Reports its end exactly once, also when its caller goes away.
 struct Attempt<'a> {
-    inner: &'a Arc<Inner>,
+    inner: &'a Arc<PoolInner>,
     began: Instant,
     limit: Option<Duration>,
     deadline: Deadline,
@@ -256,7 +263,7 @@ struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    fn begin(inner: &'a Arc<Inner>, until: Until) -> Self {
+    fn begin(inner: &'a Arc<PoolInner>, until: Until) -> Self {
         let began = Instant::now();
         let (deadline, limit) = match until {
             Until::For(limit) => (Deadline::from(began, limit), limit),

@@ -4,18 +4,18 @@ use crate::sync::Arc;
 
 use crate::error::CheckoutFailure;
 use crate::net::ConnectError;
-use crate::pool::Inner;
+use crate::pool::PoolInner;
 use crate::pool::acquire::wait_queue::Failed;
 use crate::pool::conn::lease::Lease;
 use crate::status::Status;
 
-impl Inner {
-    /// Serves the line from the idle connections. To be called whenever there may be one more of
+impl PoolInner {
+    /// Serves the queue from the idle connections. To be called whenever there may be one more of
     /// either. Never waits.
     pub(in crate::pool) fn serve(self: &Arc<Self>) {
-        while !self.line.is_empty() {
+        while !self.wait_queue.is_empty() {
             if self.is_closed() {
-                while self.line.give(Err(CheckoutFailure::Closed.into())).is_ok() {}
+                while self.wait_queue.give(Err(CheckoutFailure::Closed.into())).is_ok() {}
             }
             if self.is_stopped() {
                 return;
@@ -30,7 +30,7 @@ impl Inner {
     pub(in crate::pool) fn hand_over(&self, lease: Lease) {
         let refused = match self.is_stopped() {
             true => Some(Ok(lease)),
-            false => self.line.give(Ok(lease)).err(),
+            false => self.wait_queue.give(Ok(lease)).err(),
         };
         // A lease that is dropped goes back, or is closed.
         drop(refused);
@@ -41,14 +41,14 @@ impl Inner {
     /// everybody.
     pub(in crate::pool) fn fail_waiters(self: &Arc<Self>, error: &Arc<ConnectError>) {
         let failed = Failed { connect: Some(Arc::clone(error)), ..CheckoutFailure::Connect.into() };
-        let waiting = self.line.waiting();
+        let waiting = self.wait_queue.waiting();
         let Status { idle, in_use, quarantined, .. } = self.status();
         let for_new_ones = match idle + in_use + quarantined {
             0 => waiting,
             _ => self.slots.limit().saturating_sub(self.guards()).clamp(1, waiting.max(1)),
         };
         for _ in 0..for_new_ones.min(waiting) {
-            if self.line.give(Err(failed.clone())).is_err() {
+            if self.wait_queue.give(Err(failed.clone())).is_err() {
                 return;
             }
         }

@@ -1,22 +1,22 @@
-//! The store: idle connections and their order.
+//! The idle set: idle connections and their order.
 //!
 //! A stack or a queue under one lock, and nothing else: the limit is [`Slots`](crate::pool::dial::slots::Slots)',
-//! the order of callers [`Line`](crate::pool::acquire::wait_queue::Line)'s, the deadline the checkout's, and what a
-//! connection has to show before it is handed out its own [`Core::claim`]'s. So no caller ever waits
+//! the order of callers [`WaitQueue`](crate::pool::acquire::wait_queue::WaitQueue)'s, the deadline the checkout's, and what a
+//! connection has to show before it is handed out its own [`Entry::claim`]'s. So no caller ever waits
 //! in here, or can be cancelled in here.
 
 use std::collections::VecDeque;
 
 use crate::config::Order;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::{Core, State};
+use crate::pool::conn::entry::{Entry, State};
 use crate::pool::health::closing::Ending;
 use crate::stream::Conn;
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A connection taken from the store.
+/// A connection taken from the idle set.
 pub(in crate::pool) struct Taken {
-    pub(in crate::pool) core: Arc<Core>,
+    pub(in crate::pool) entry: Arc<Entry>,
     pub(in crate::pool) conn: Conn,
     /// Its age when it was taken.
     pub(in crate::pool) since: Age,
@@ -29,13 +29,13 @@ pub(in crate::pool) const MOST_CLOSED: usize = if cfg!(shuttle) { 1 } else { 64 
 /// The idle connections of a pool. A handle may be of a connection that has ended since it was put
 /// here: whoever takes it finds out.
 #[derive(Debug)]
-pub(in crate::pool) struct Store {
+pub(in crate::pool) struct IdleSet {
     /// In order of return. Pushed and popped under this lock, nothing else.
-    idle: Mutex<VecDeque<Arc<Core>>>,
+    idle: Mutex<VecDeque<Arc<Entry>>>,
     order: Order,
 }
 
-impl Store {
+impl IdleSet {
     /// Room for `size` connections, so that returning one needs no memory.
     pub(in crate::pool) fn new(size: usize, order: Order) -> Self {
         Self { idle: Mutex::new(VecDeque::with_capacity(size)), order }
@@ -54,16 +54,16 @@ impl Store {
     pub(in crate::pool) fn take(&self, rest: impl Fn(Ending)) -> Option<Taken> {
         let mut closed = 0;
         loop {
-            let core = self.next()?;
-            if core.is(State::Closed) {
+            let entry = self.next()?;
+            if entry.is(State::Closed) {
                 continue;
             }
-            let since = core.age();
-            match core.claim(since) {
-                Ok(conn) => return Some(Taken { core, conn, since }),
+            let since = entry.age();
+            match entry.claim(since) {
+                Ok(conn) => return Some(Taken { entry, conn, since }),
                 Err(None) => {}
                 Err(Some((conn, reason))) => {
-                    let ending = Ending::new(core, conn, reason);
+                    let ending = Ending::new(entry, conn, reason);
                     closed += 1;
                     if closed > MOST_CLOSED {
                         rest(ending);
@@ -73,7 +73,7 @@ impl Store {
         }
     }
 
-    fn next(&self) -> Option<Arc<Core>> {
+    fn next(&self) -> Option<Arc<Entry>> {
         let mut idle = self.idle();
         match self.order {
             Order::Lifo => idle.pop_back(),
@@ -81,23 +81,23 @@ impl Store {
         }
     }
 
-    /// Whether there is nothing to take. See [`Line::is_empty`](crate::pool::acquire::wait_queue::Line::is_empty).
+    /// Whether there is nothing to take. See [`WaitQueue::is_empty`](crate::pool::acquire::wait_queue::WaitQueue::is_empty).
     pub(in crate::pool) fn is_empty(&self) -> bool {
         self.idle().is_empty()
     }
 
     /// A connection went idle.
-    pub(in crate::pool) fn put(&self, core: Arc<Core>) {
-        self.idle().push_back(core);
+    pub(in crate::pool) fn put(&self, entry: Arc<Entry>) {
+        self.idle().push_back(entry);
     }
 
     /// Forgets the handles of connections that have ended.
     pub(in crate::pool) fn sweep(&self) {
         let mut ended = Vec::new();
-        self.idle().retain(|core| {
-            let has_ended = core.is(State::Closed);
+        self.idle().retain(|entry| {
+            let has_ended = entry.is(State::Closed);
             if has_ended {
-                ended.push(Arc::clone(core));
+                ended.push(Arc::clone(entry));
             }
             !has_ended
         });
@@ -105,7 +105,7 @@ impl Store {
         drop(ended);
     }
 
-    fn idle(&self) -> MutexGuard<'_, VecDeque<Arc<Core>>> {
+    fn idle(&self) -> MutexGuard<'_, VecDeque<Arc<Entry>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

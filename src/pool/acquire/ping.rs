@@ -1,6 +1,6 @@
 //! Ping: one round trip of the protocol before a connection is handed out.
 //!
-//! It is made on the lease of the caller, outside the store. A caller whose time is up, or who goes,
+//! It is made on the lease of the caller, outside the idle set. A caller whose time is up, or who goes,
 //! leaves the ping to the pool: it has `timeouts.ping`, whoever waits for it, and a connection that
 //! answers is as good as before.
 
@@ -18,7 +18,7 @@ use crate::config::Validation;
 use crate::deadline::Deadline;
 use crate::event::{Check, CheckVerdict, CloseReason, Event, Operation};
 use crate::foreign::{self, Held, Panicked};
-use crate::pool::Inner;
+use crate::pool::PoolInner;
 use crate::pool::conn::lease::Lease;
 use crate::stream::{Conn, Ending, Stream};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -75,15 +75,15 @@ impl Validation {
     }
 }
 
-impl Inner {
+impl PoolInner {
     /// Whether there is a ping at all.
     pub(in crate::pool) fn pings(&self) -> bool {
         self.settings().validation != Validation::Peek
     }
 
     async fn ping(&self, conn: &mut Conn) -> io::Result<()> {
-        match (&self.speech, &self.pinger.0, conn) {
-            (Some(speech), _, conn) => speech.ping(conn).await,
+        match (&self.protocol, &self.pinger.0, conn) {
+            (Some(protocol), _, conn) => protocol.ping(conn).await,
             (None, Some(ping), Conn::Raw(stream)) => {
                 foreign::future(async { ping.ping(stream).await }).await?
             }
@@ -169,7 +169,7 @@ type PingInTime = BoxFuture<'static, Option<Lease>>;
 
 /// A ping that a caller waits for. Dropped before its end, it goes on for the pool.
 struct UnderWay<'a> {
-    pool: &'a Arc<Inner>,
+    pool: &'a Arc<PoolInner>,
     /// Always there until its end.
     ping: Option<PingInTime>,
 }
@@ -200,7 +200,7 @@ impl Drop for UnderWay<'_> {
 }
 
 #[cfg(feature = "http1")]
-impl Inner {
+impl PoolInner {
     /// As a ping whose caller has gone: run by a task of the pool, until that is closed.
     pub(in crate::pool) fn leave_to_a_task(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.pings.add(Box::pin(async move {

@@ -1,6 +1,6 @@
-//! The line: callers who wait for a connection, in order of arrival.
+//! The wait queue: callers who wait for a connection, in order of arrival.
 //!
-//! Whatever becomes free is [given](Line::give) to the first of them: a caller leaves the line only
+//! Whatever becomes free is [given](WaitQueue::give) to the first of them: a caller leaves the queue only
 //! with something in hand, so one who came later is never served first, and nobody is passed over
 //! while a socket is looked at.
 
@@ -22,7 +22,7 @@ use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(in crate::pool) struct Failed {
     pub(in crate::pool) failure: CheckoutFailure,
     pub(in crate::pool) connect: Option<Arc<ConnectError>>,
-    /// The caller stood in line for it.
+    /// The caller stood in the queue for it.
     pub(in crate::pool) has_waited: bool,
 }
 
@@ -33,11 +33,11 @@ impl From<CheckoutFailure> for Failed {
 }
 
 /// What a caller is given.
-pub(in crate::pool) type Gift = Result<Lease, Failed>;
+pub(in crate::pool) type Served = Result<Lease, Failed>;
 
 /// Callers who wait.
 #[derive(Debug, Default)]
-pub(in crate::pool) struct Line {
+pub(in crate::pool) struct WaitQueue {
     /// Pushed and popped under this lock, nothing else.
     queue: Mutex<Queue>,
     /// Those who still wait.
@@ -65,15 +65,15 @@ struct Caller {
 enum Turn {
     /// With the task that waits, once that was polled.
     Waiting(Option<Waker>),
-    Called(Gift),
+    Called(Served),
     Gone,
 }
 
-impl Line {
+impl WaitQueue {
     /// Whether nobody waits.
     ///
-    /// Whoever has just put something into the store either sees here the caller who joins, or has it
-    /// seen by that caller: the store's lock is taken after the caller was counted, and before this
+    /// Whoever has just put something into the idle set either sees here the caller who joins, or has it
+    /// seen by that caller: the idle set's lock is taken after the caller was counted, and before this
     /// is read, so that one of the two sees the other's.
     pub(in crate::pool) fn is_empty(&self) -> bool {
         self.waiting() == 0
@@ -84,13 +84,13 @@ impl Line {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Joins the end of the line, unless `most` are waiting already.
+    /// Joins the end of the queue, unless `most` are waiting already.
     pub(in crate::pool) fn join(
         &self,
         since: Instant,
         deadline: Option<Instant>,
         most: Option<usize>,
-    ) -> Option<Spot<'_>> {
+    ) -> Option<Waiter<'_>> {
         let queue = self.queue();
         if most.is_some_and(|most| self.waiting() >= most) {
             return None;
@@ -100,7 +100,7 @@ impl Line {
     }
 
     /// Takes the place back that a caller had before it was given a connection that failed it.
-    pub(in crate::pool) fn rejoin(&self, since: Instant, deadline: Option<Instant>) -> Spot<'_> {
+    pub(in crate::pool) fn rejoin(&self, since: Instant, deadline: Option<Instant>) -> Waiter<'_> {
         let queue = self.queue();
         let at = queue.callers.partition_point(|other| other.since <= since);
         self.stand(queue, at, since, deadline)
@@ -112,7 +112,7 @@ impl Line {
         at: usize,
         since: Instant,
         deadline: Option<Instant>,
-    ) -> Spot<'_> {
+    ) -> Waiter<'_> {
         let caller = Arc::new(Caller { since, deadline, turn: Mutex::new(Turn::Waiting(None)) });
         if let Some(deadline) = deadline
             && queue.first_deadline.is_none_or(|first| deadline < first)
@@ -124,19 +124,19 @@ impl Line {
         drop(queue);
         // Before the look at what there is: see `is_empty`, and `Slots` for the dialer.
         fence(Ordering::SeqCst);
-        Spot { line: self, caller }
+        Waiter { wait_queue: self, caller }
     }
 
     /// Gives this to the first who waits. Returns it if nobody does.
     ///
     /// Who waits and how many do so changes under one lock: were a caller out of the queue and still
     /// counted, a connection that is returned meanwhile would be offered to nobody, over and over.
-    pub(in crate::pool) fn give(&self, gift: Gift) -> Result<(), Gift> {
+    pub(in crate::pool) fn give(&self, served: Served) -> Result<(), Served> {
         let mut queue = self.queue();
         queue.drop_gone();
-        let Some(caller) = queue.callers.pop_front() else { return Err(gift) };
+        let Some(caller) = queue.callers.pop_front() else { return Err(served) };
         self.waiting.fetch_sub(1, Ordering::SeqCst);
-        let task = caller.take(gift);
+        let task = caller.take(served);
         drop(queue);
         if let Some(task) = task {
             task.wake();
@@ -206,15 +206,15 @@ impl Caller {
     }
 
     /// Takes what it is given, and returns its task. Only for one who is in the queue, and so waits.
-    fn take(&self, gift: Gift) -> Option<Waker> {
-        match std::mem::replace(&mut *self.turn(), Turn::Called(gift)) {
+    fn take(&self, served: Served) -> Option<Waker> {
+        match std::mem::replace(&mut *self.turn(), Turn::Called(served)) {
             Turn::Waiting(task) => task,
             Turn::Called(_) | Turn::Gone => unreachable!("only those who wait are in the queue"),
         }
     }
 
     /// What it was given. Until then `task` waits.
-    fn called(&self, task: &Waker) -> Option<Gift> {
+    fn called(&self, task: &Waker) -> Option<Served> {
         let mut new = None;
         loop {
             let mut turn = self.turn();
@@ -233,7 +233,7 @@ impl Caller {
                     new = Some(task.clone());
                 }
                 called => match std::mem::replace(called, Turn::Gone) {
-                    Turn::Called(gift) => return Some(gift),
+                    Turn::Called(served) => return Some(served),
                     Turn::Waiting(_) | Turn::Gone => {
                         unreachable!("a caller asks until it was called, and then no more")
                     }
@@ -247,20 +247,20 @@ impl Caller {
     }
 }
 
-/// A place in the line. Dropping it leaves the line; a connection that had just been given to it
+/// A place in the queue. Dropping it leaves the queue; a connection that had just been given to it
 /// goes back, and so to the next.
-pub(in crate::pool) struct Spot<'a> {
-    line: &'a Line,
+pub(in crate::pool) struct Waiter<'a> {
+    wait_queue: &'a WaitQueue,
     caller: Arc<Caller>,
 }
 
-impl Spot<'_> {
+impl Waiter<'_> {
     /// Resolves when the caller is called. `look_around` runs at every poll before that.
     ///
-    /// Cancel safety: nothing is lost; the spot keeps what was given to it.
-    pub(in crate::pool) async fn called(&self, look_around: impl Fn()) -> Gift {
+    /// Cancel safety: nothing is lost; the waiter keeps what was given to it.
+    pub(in crate::pool) async fn called(&self, look_around: impl Fn()) -> Served {
         poll_fn(|cx| match self.caller.called(cx.waker()) {
-            Some(gift) => Poll::Ready(gift),
+            Some(served) => Poll::Ready(served),
             None => {
                 look_around();
                 Poll::Pending
@@ -270,14 +270,14 @@ impl Spot<'_> {
     }
 }
 
-impl Drop for Spot<'_> {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let was_called = !matches!(*self.caller.turn(), Turn::Waiting(_));
         // Who was called once is in no queue any more.
-        let queue = (!was_called).then(|| self.line.queue());
+        let queue = (!was_called).then(|| self.wait_queue.queue());
         let turn = std::mem::replace(&mut *self.caller.turn(), Turn::Gone);
         if let (Turn::Waiting(_), Some(mut queue)) = (&turn, queue) {
-            self.line.waiting.fetch_sub(1, Ordering::SeqCst);
+            self.wait_queue.waiting.fetch_sub(1, Ordering::SeqCst);
             queue.gone += 1;
             queue.drop_gone();
         }
@@ -292,96 +292,96 @@ mod tests {
 
     use super::*;
 
-    fn join(line: &Line) -> Spot<'_> {
-        line.join(Instant::now(), None, None).unwrap()
+    fn join(wait_queue: &WaitQueue) -> Waiter<'_> {
+        wait_queue.join(Instant::now(), None, None).unwrap()
     }
 
-    fn outcome(spot: &Spot<'_>) -> Option<CheckoutFailure> {
-        spot.called(|| {}).now_or_never().map(|result| result.unwrap_err().failure)
+    fn outcome(waiter: &Waiter<'_>) -> Option<CheckoutFailure> {
+        waiter.called(|| {}).now_or_never().map(|result| result.unwrap_err().failure)
     }
 
     /// Calls the first one.
-    fn call(line: &Line) -> bool {
-        line.give(Err(CheckoutFailure::Connect.into())).is_ok()
+    fn call(wait_queue: &WaitQueue) -> bool {
+        wait_queue.give(Err(CheckoutFailure::Connect.into())).is_ok()
     }
 
     #[test]
     fn callers_are_called_in_order_of_arrival() {
-        let line = Line::default();
-        let (first, second) = (join(&line), join(&line));
-        assert!(call(&line));
+        let wait_queue = WaitQueue::default();
+        let (first, second) = (join(&wait_queue), join(&wait_queue));
+        assert!(call(&wait_queue));
         assert_eq!(outcome(&second), None);
         assert_eq!(outcome(&first), Some(CheckoutFailure::Connect));
-        assert_eq!(line.waiting(), 1);
-        assert!(call(&line));
+        assert_eq!(wait_queue.waiting(), 1);
+        assert!(call(&wait_queue));
         assert_eq!(outcome(&second), Some(CheckoutFailure::Connect));
-        assert!(line.is_empty() && !call(&line));
+        assert!(wait_queue.is_empty() && !call(&wait_queue));
     }
 
     #[test]
     fn a_caller_who_leaves_is_passed_over() {
-        let line = Line::default();
-        let (first, second) = (join(&line), join(&line));
+        let wait_queue = WaitQueue::default();
+        let (first, second) = (join(&wait_queue), join(&wait_queue));
         drop(first);
-        assert!(call(&line));
+        assert!(call(&wait_queue));
         assert!(outcome(&second).is_some());
-        assert!(!call(&line), "nobody is there to take it");
+        assert!(!call(&wait_queue), "nobody is there to take it");
     }
 
     #[test]
     fn a_caller_who_comes_back_has_the_place_it_had() {
-        let line = Line::default();
+        let wait_queue = WaitQueue::default();
         let start = Instant::now();
         let later = start + std::time::Duration::from_secs(1);
-        let second = line.join(later, None, None).unwrap();
-        let first = line.rejoin(start, None);
-        assert!(call(&line));
+        let second = wait_queue.join(later, None, None).unwrap();
+        let first = wait_queue.rejoin(start, None);
+        assert!(call(&wait_queue));
         assert!(outcome(&first).is_some() && outcome(&second).is_none());
     }
 
     #[test]
     fn a_full_line_lets_nobody_join() {
-        let line = Line::default();
-        let spot = line.join(Instant::now(), None, Some(1)).unwrap();
-        assert!(line.join(Instant::now(), None, Some(1)).is_none());
-        drop(spot);
-        assert!(line.join(Instant::now(), None, Some(1)).is_some());
+        let wait_queue = WaitQueue::default();
+        let waiter = wait_queue.join(Instant::now(), None, Some(1)).unwrap();
+        assert!(wait_queue.join(Instant::now(), None, Some(1)).is_none());
+        drop(waiter);
+        assert!(wait_queue.join(Instant::now(), None, Some(1)).is_some());
     }
 
     #[test]
     fn those_who_left_do_not_pile_up_behind_one_who_waits() {
-        let line = Line::default();
-        let _first = join(&line);
+        let wait_queue = WaitQueue::default();
+        let _first = join(&wait_queue);
         for _ in 0..10_000 {
-            drop(join(&line));
+            drop(join(&wait_queue));
         }
-        assert!(line.queue().callers.len() < 100);
-        assert_eq!(line.waiting(), 1);
+        assert!(wait_queue.queue().callers.len() < 100);
+        assert_eq!(wait_queue.waiting(), 1);
     }
 
     #[test]
     fn the_first_deadline_is_that_of_somebody_who_waits() {
-        let line = Line::default();
+        let wait_queue = WaitQueue::default();
         let start = Instant::now();
         let at = |seconds| start + std::time::Duration::from_secs(seconds);
-        let spots = [9, 3, 5].map(|n| line.join(start, Some(at(n)), None).unwrap());
-        let _forever = line.join(start, None, None).unwrap();
-        assert_eq!(line.first_deadline(start), Some(at(3)));
-        let [nine, three, five] = spots;
+        let waiters = [9, 3, 5].map(|n| wait_queue.join(start, Some(at(n)), None).unwrap());
+        let _forever = wait_queue.join(start, None, None).unwrap();
+        assert_eq!(wait_queue.first_deadline(start), Some(at(3)));
+        let [nine, three, five] = waiters;
         drop((three, nine));
-        assert_eq!(line.first_deadline(at(3)), Some(at(5)), "the other two have gone");
+        assert_eq!(wait_queue.first_deadline(at(3)), Some(at(5)), "the other two have gone");
         drop(five);
-        assert_eq!(line.first_deadline(at(5)), None);
+        assert_eq!(wait_queue.first_deadline(at(5)), None);
     }
 
     #[test]
     fn callers_are_counted_by_how_long_they_wait() {
-        let line = Line::default();
+        let wait_queue = WaitQueue::default();
         let start = Instant::now();
         let at = |seconds| start + std::time::Duration::from_secs(seconds);
-        let spots: Vec<_> = (0..4).map(|n| line.join(at(n), None, None).unwrap()).collect();
-        assert_eq!(line.since(at(1)), (2, Some(at(2))));
-        drop(spots);
-        assert_eq!(line.since(at(9)), (0, None));
+        let waiters: Vec<_> = (0..4).map(|n| wait_queue.join(at(n), None, None).unwrap()).collect();
+        assert_eq!(wait_queue.since(at(1)), (2, Some(at(2))));
+        drop(waiters);
+        assert_eq!(wait_queue.since(at(9)), (0, None));
     }
 }

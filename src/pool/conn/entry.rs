@@ -1,4 +1,4 @@
-//! [`Core`]: what the pool knows about one connection, and the state that says who may touch it.
+//! [`Entry`]: what the pool knows about one connection, and the state that says who may touch it.
 
 mod holder;
 mod look;
@@ -35,9 +35,9 @@ pub(in crate::pool) enum State {
     Parking,
     /// Waiting for a user; its stream is at home.
     Idle,
-    /// Being looked at by the maintenance task; its handle is in the store.
+    /// Being looked at by the maintenance task; its handle is in the idle set.
     Checking,
-    /// Being looked at, and a checkout has meanwhile dropped its handle from the store.
+    /// Being looked at, and a checkout has meanwhile dropped its handle from the idle set.
     Orphaned,
     /// Ended. Whoever made this change emits the one close event.
     Closed,
@@ -48,7 +48,7 @@ pub(in crate::pool) enum State {
 /// In this order, what a look at all idle connections reads is together: of ten thousand, each piece
 /// comes from memory.
 #[repr(C)]
-pub(in crate::pool) struct Core {
+pub(in crate::pool) struct Entry {
     opened: Instant,
     /// The end of its lifetime, jitter included.
     expires: Age,
@@ -87,7 +87,7 @@ struct Home {
     holder: Option<Box<Held>>,
 }
 
-impl Core {
+impl Entry {
     /// A connection that was just made, in use by the caller.
     pub(in crate::pool) fn new(
         common: &Arc<Common>,
@@ -100,7 +100,7 @@ impl Core {
         let was_greeted = stream.was_read();
         // What the handshake has exchanged is nobody's use.
         stream.begin_use();
-        let core = Arc::new_cyclic(|core: &Weak<Self>| Self {
+        let entry = Arc::new_cyclic(|entry: &Weak<Self>| Self {
             id: stream.id(),
             peer: common.peers.join(stream.peer_addr()),
             opened,
@@ -112,8 +112,8 @@ impl Core {
             idle_since: AtomicAge::new(Age::ZERO),
             idle_limit: AtomicAge::new(Age::NEVER),
             home: Mutex::new(Home { conn: None, slot: Some(slot), holder: None }),
-            sentinel: Waker::from(Arc::new(Sentinel(Weak::clone(core)))),
-            me: Weak::clone(core),
+            sentinel: Waker::from(Arc::new(Sentinel(Weak::clone(entry)))),
+            me: Weak::clone(entry),
             common: Arc::clone(common),
             // The handshake was heard.
             heard: AtomicAge::new(Age::ZERO),
@@ -121,9 +121,9 @@ impl Core {
             link: Mutex::new(Arc::clone(stream.link())),
         });
         drop(stream);
-        common.registry.add(&core);
-        conn.keep(|| Arc::new(Sentinel(Arc::downgrade(&core))));
-        core
+        common.registry.add(&entry);
+        conn.keep(|| Arc::new(Sentinel(Arc::downgrade(&entry))));
+        entry
     }
 
     pub(in crate::pool) fn is(&self, state: State) -> bool {
@@ -308,7 +308,7 @@ impl Core {
             self.peer.doubt(moment);
             self.common.has_doubts.store(true, Ordering::Release);
         }
-        self.common.inbox.nudge();
+        self.common.fired_queue.wake();
     }
 
     pub(in crate::pool) fn report_check(
@@ -325,8 +325,8 @@ impl Core {
     }
 }
 
-impl Drop for Core {
-    /// The last handle is gone without anybody having closed the connection: the store itself was
+impl Drop for Entry {
+    /// The last handle is gone without anybody having closed the connection: the idle set itself was
     /// dropped.
     fn drop(&mut self) {
         if self.mark_closed() {
@@ -339,9 +339,9 @@ impl Drop for Core {
     }
 }
 
-impl fmt::Debug for Core {
+impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Core")
+        f.debug_struct("Entry")
             .field("id", &self.id)
             .field("peer", self.peer.addr())
             .finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! [`Speech`]: a protocol without its types, for the parts of a pool that need not know them.
+//! [`ErasedProtocol`]: a protocol without its types, for the parts of a pool that need not know them.
 
 use std::any::Any;
 use std::error::Error;
@@ -16,7 +16,7 @@ use crate::stream::{Bare, Conn, Handshake, Refused, Stream};
 use crate::sync::Arc;
 
 /// A protocol without its types.
-pub(in crate::pool) trait Speech: Handshake {
+pub(in crate::pool) trait ErasedProtocol: Handshake {
     fn ping<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>>;
     fn reuse(&self, conn: &Conn) -> Reuse;
     fn idle_limit(&self, conn: &Conn) -> Option<Duration>;
@@ -27,7 +27,7 @@ pub(in crate::pool) trait Speech: Handshake {
 }
 
 /// A protocol with its types.
-pub(in crate::pool) struct Spoken<P>(Arc<Held<P>>);
+pub(in crate::pool) struct Erased<P>(Arc<Held<P>>);
 
 /// The client of a connection, whose protocol made it.
 fn client<P: Protocol>(conn: &Conn) -> &P::Client {
@@ -41,7 +41,7 @@ fn client_mut<P: Protocol>(conn: &mut Conn) -> &mut P::Client {
 /// All connections of a pool are made by its one protocol.
 pub(in crate::pool) const MADE: &str = "a connection has the client its protocol made";
 
-impl<P: Protocol> Handshake for Spoken<P> {
+impl<P: Protocol> Handshake for Erased<P> {
     fn shake_hands<'a>(
         &'a self,
         stream: Box<Stream>,
@@ -81,7 +81,7 @@ impl<P: Protocol> Handshake for Spoken<P> {
 
 /// Every call of the protocol is in the cage. One that panics costs the connection it was made for, with
 /// reason `panicked`, and nobody else.
-impl<P: Protocol> Speech for Spoken<P> {
+impl<P: Protocol> ErasedProtocol for Erased<P> {
     fn ping<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
             let client = client_mut::<P>(conn);
@@ -147,24 +147,24 @@ fn told<E: Error + 'static>(
 }
 
 /// The protocol of a pool. `None`: bare streams.
-pub(in crate::pool) type Spoke = Option<Arc<dyn Speech>>;
+pub(in crate::pool) type PoolProtocol = Option<Arc<dyn ErasedProtocol>>;
 
 /// `None` for [`Raw`], whose streams need no client.
 /// The protocol with its types; `None` for bare streams.
-pub(in crate::pool) fn spoken<P: Protocol>(speech: &Spoke) -> Option<&Held<P>> {
-    speech.as_ref()?.protocol().downcast_ref::<Arc<Held<P>>>().map(|held| &**held)
+pub(in crate::pool) fn typed<P: Protocol>(protocol: &PoolProtocol) -> Option<&Held<P>> {
+    protocol.as_ref()?.protocol().downcast_ref::<Arc<Held<P>>>().map(|held| &**held)
 }
 
-pub(in crate::pool) fn speech<P: Protocol>(protocol: P) -> Spoke {
+pub(in crate::pool) fn erase<P: Protocol>(protocol: P) -> PoolProtocol {
     if (&protocol as &dyn Any).is::<Raw>() {
         None
     } else {
-        Some(Arc::new(Spoken(Arc::new(Held::new(protocol)))))
+        Some(Arc::new(Erased(Arc::new(Held::new(protocol)))))
     }
 }
 
-impl fmt::Debug for dyn Speech {
+impl fmt::Debug for dyn ErasedProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Speech")
+        f.write_str("ErasedProtocol")
     }
 }

@@ -1,4 +1,4 @@
-//! [`Lease`]: a connection out of the store, on its way to its user, with it, or on its way back.
+//! [`Lease`]: a connection out of the idle set, on its way to its user, with it, or on its way back.
 
 use std::fmt;
 use std::panic::Location;
@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 use crate::event::{CloseReason, ConnId};
 use crate::net::PeerAddr;
-use crate::pool::Inner;
+use crate::pool::PoolInner;
 use crate::pool::acquire::idle_set::Taken;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::Core;
-use crate::pool::conn::erased::Speech;
+use crate::pool::conn::entry::Entry;
+use crate::pool::conn::erased::ErasedProtocol;
 use crate::protocol::Reuse;
 use crate::stream::{Access, AccessMut, Conn, Ending};
 use crate::sync::Arc;
@@ -30,7 +30,7 @@ pub enum Release {
     Discarded(CloseReason),
 }
 
-/// A connection that is not in the store. Dropped, it goes back if it may.
+/// A connection that is not in the idle set. Dropped, it goes back if it may.
 pub(in crate::pool) struct Lease {
     /// Always there until one of the ways out has taken it.
     held: Option<Held>,
@@ -44,12 +44,12 @@ struct Held {
     since: Age,
     /// Where the caller asked for it who got it. Until then nobody is told where it goes.
     taken_at: Option<&'static Location<'static>>,
-    core: Arc<Core>,
+    entry: Arc<Entry>,
     pool: Counted,
 }
 
 /// The pool of a lease, which counts them.
-struct Counted(Arc<Inner>);
+struct Counted(Arc<PoolInner>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -63,19 +63,19 @@ impl Drop for Counted {
 
 impl Lease {
     /// A connection on its way to a caller. Dropped before it gets there, it goes back.
-    pub(in crate::pool) fn new(pool: &Arc<Inner>, taken: Taken) -> Self {
+    pub(in crate::pool) fn new(pool: &Arc<PoolInner>, taken: Taken) -> Self {
         // Before the look at whether the pool was closed, in every thread's eyes.
         pool.guards.fetch_add(1, Ordering::SeqCst);
         let pool = Counted(Arc::clone(pool));
-        let Taken { core, conn, since } = taken;
-        Self { held: Some(Held { conn, since, taken_at: None, core, pool }) }
+        let Taken { entry, conn, since } = taken;
+        Self { held: Some(Held { conn, since, taken_at: None, entry, pool }) }
     }
 
     /// A caller has it, and asked for it there.
     pub(in crate::pool) fn claim(&mut self, taken_at: &'static Location<'static>) {
         if let Some(held) = &mut self.held {
             held.taken_at = Some(taken_at);
-            held.core.taken_by(held.since, taken_at);
+            held.entry.taken_by(held.since, taken_at);
             if held.pool.0.settings().timeouts.operation.is_some() {
                 held.conn.stream_mut().begin_operation();
                 held.conn.wake_reader();
@@ -86,30 +86,30 @@ impl Lease {
     /// See [`Guard::invalidate`](crate::pool::Guard::invalidate).
     pub(in crate::pool) fn invalidate(&mut self) -> bool {
         let held = self.take();
-        let (inner, core) = (Arc::clone(&held.pool.0), Arc::clone(&held.core));
-        let first = inner.invalidate_older_than(&core);
+        let (inner, entry) = (Arc::clone(&held.pool.0), Arc::clone(&held.entry));
+        let first = inner.invalidate_older_than(&entry);
         held.throw_away(CloseReason::Invalidated);
         first
     }
 
     /// The others are of no use either. It stays where it is, and is closed when it comes back.
     pub(in crate::pool) fn condemn(&self) {
-        let Held { pool, core, .. } = self.held();
-        pool.0.invalidate_older_than(core);
+        let Held { pool, entry, .. } = self.held();
+        pool.0.invalidate_older_than(entry);
     }
 
     /// Takes the connection out of the pool.
     pub(in crate::pool) fn detach(&mut self) -> Conn {
-        let Held { mut conn, since, core, .. } = self.take();
+        let Held { mut conn, since, entry, .. } = self.take();
         conn.stream_mut().leave();
-        core.detach(core.age().since(since));
+        entry.detach(entry.age().since(since));
         conn
     }
 
     /// How long the connection had been idle when it was taken; `None` if it was just made.
     pub(in crate::pool) fn was_idle_for(&self) -> Option<Duration> {
         let held = self.held();
-        let idle_since = held.core.idle_since();
+        let idle_since = held.entry.idle_since();
         let used_before = idle_since > Age::ZERO;
         used_before.then(|| held.since.since(idle_since))
     }
@@ -122,7 +122,7 @@ impl Lease {
     /// What was exchanged so far was the pool's own business. The reason, if it is of no use now.
     pub(in crate::pool) fn begin_anew(&mut self) -> Result<(), CloseReason> {
         match &mut self.held {
-            Some(held) => held.core.begin_anew(&mut held.conn),
+            Some(held) => held.entry.begin_anew(&mut held.conn),
             None => unreachable!("a lease is consumed by whatever takes its connection"),
         }
     }
@@ -130,45 +130,45 @@ impl Lease {
     /// Whether it was made, or its peer heard, after this moment.
     pub(in crate::pool) fn is_proved_since(&self, moment: Instant) -> bool {
         let held = self.held();
-        held.core.is_proved_since(&held.conn, moment)
+        held.entry.is_proved_since(&held.conn, moment)
     }
 
     /// Has its peer asked before anybody is given it. Returns it where nobody can tell.
     pub(in crate::pool) fn ask(mut self) -> Option<Self> {
-        let Held { conn, since, taken_at, core, pool } = self.take();
-        let conn = core.ask(conn).err()?;
-        Some(Self { held: Some(Held { conn, since, taken_at, core, pool }) })
+        let Held { conn, since, taken_at, entry, pool } = self.take();
+        let conn = entry.ask(conn).err()?;
+        Some(Self { held: Some(Held { conn, since, taken_at, entry, pool }) })
     }
 
     /// Notes that a byte of an answer came, if so.
     pub(in crate::pool) fn note_use(&self) {
         let held = self.held();
-        held.core.note_use(&held.conn);
+        held.entry.note_use(&held.conn);
     }
 
     /// Whether its handshake had an answer.
     pub(in crate::pool) fn was_greeted(&self) -> bool {
-        self.held().core.was_greeted
+        self.held().entry.was_greeted
     }
 
     /// Why it must not be handed out any more, if so.
     pub(in crate::pool) fn retired(&self) -> Option<CloseReason> {
-        self.held().core.retired()
+        self.held().entry.retired()
     }
 
     pub(in crate::pool) fn is_older_than(&self, moment: Instant) -> bool {
-        self.held().core.opened() < moment
+        self.held().entry.opened() < moment
     }
 
     pub(in crate::pool) fn id(&self) -> ConnId {
-        self.held().core.id
+        self.held().entry.id
     }
 
     pub(in crate::pool) fn peer_addr(&self) -> &PeerAddr {
-        self.held().core.peer.addr()
+        self.held().entry.peer.addr()
     }
 
-    pub(in crate::pool) fn inner(&self) -> &Arc<Inner> {
+    pub(in crate::pool) fn inner(&self) -> &Arc<PoolInner> {
         &self.held().pool.0
     }
 
@@ -205,23 +205,23 @@ impl Lease {
         }
     }
 
-    /// Gives it back: to the store, to be reset, or to be closed.
+    /// Gives it back: to the idle set, to be reset, or to be closed.
     pub(in crate::pool) fn end(&mut self, ending: Ending) -> Release {
         let held = self.take();
         let pool = &held.pool.0;
-        held.core.note_use(&held.conn);
+        held.entry.note_use(&held.conn);
         let tainted = held.conn.stream().tainted();
-        let mut reuse = match &pool.speech {
+        let mut reuse = match &pool.protocol {
             // Its task may be about to send what its user has left behind.
             Some(_) if !held.conn.is_at_rest() => Reuse::AfterReset,
-            Some(speech) if held.is_claimed() && tainted.is_none() => speech.reuse(&held.conn),
+            Some(protocol) if held.is_claimed() && tainted.is_none() => protocol.reuse(&held.conn),
             _ => Reuse::AsItIs,
         };
         let mut unfit = held.unfit(reuse, ending);
-        if let (Reuse::AsItIs, Some(CloseReason::Unfinished), Some(speech)) =
-            (reuse, unfit, &pool.speech)
+        if let (Reuse::AsItIs, Some(CloseReason::Unfinished), Some(protocol)) =
+            (reuse, unfit, &pool.protocol)
         {
-            (reuse, unfit) = held.judge_again(&**speech, ending);
+            (reuse, unfit) = held.judge_again(&**protocol, ending);
         }
         if ending == Ending::Silent && unfit == Some(CloseReason::Unfinished) {
             held.warn_of_forgotten_release();
@@ -257,8 +257,12 @@ impl Held {
     /// What outlives an earlier user may have asked for something since the protocol was: what is to
     /// become of a connection on which that is owed is for the protocol to say.
     #[cold]
-    fn judge_again(&self, speech: &dyn Speech, ending: Ending) -> (Reuse, Option<CloseReason>) {
-        let reuse = speech.reuse(&self.conn);
+    fn judge_again(
+        &self,
+        protocol: &dyn ErasedProtocol,
+        ending: Ending,
+    ) -> (Reuse, Option<CloseReason>) {
+        let reuse = protocol.reuse(&self.conn);
         (reuse, self.unfit(reuse, ending))
     }
 
@@ -268,21 +272,21 @@ impl Held {
     fn warn_of_forgotten_release(&self) {
         let Some(taken_at) = self.taken_at else { return };
         let inner = &self.pool.0;
-        let looks_complete = inner.speech.is_none() && self.conn.stream().looks_answered();
+        let looks_complete = inner.protocol.is_none() && self.conn.stream().looks_answered();
         if looks_complete && !inner.has_warned.swap(true, Ordering::Relaxed) {
-            inner.emitter().warn_of_forgotten_release(self.core.id, taken_at);
+            inner.emitter().warn_of_forgotten_release(self.entry.id, taken_at);
         }
     }
 
     /// Closes the connection, which frees its slot.
     fn throw_away(self, reason: CloseReason) -> Release {
-        let used = self.is_claimed().then(|| self.core.age().since(self.since));
+        let used = self.is_claimed().then(|| self.entry.age().since(self.since));
         // Before its slot is free: whoever comes next is not to meet the same.
-        if let Some(moment) = self.core.evidence(&self.conn, reason) {
-            self.core.doubt_siblings(Some(moment));
+        if let Some(moment) = self.entry.evidence(&self.conn, reason) {
+            self.entry.doubt_siblings(Some(moment));
         }
-        let Self { pool, core, conn, .. } = self;
-        core.close(conn, reason, used);
+        let Self { pool, entry, conn, .. } = self;
+        entry.close(conn, reason, used);
         // Nobody else keeps them up to date any more. Not each time: it is a look at all that are
         // left.
         let left = pool.0.guards();
@@ -292,28 +296,28 @@ impl Held {
         Release::Discarded(reason)
     }
 
-    /// Puts the connection into the store, or rather into the hands of the first caller in line.
+    /// Puts the connection into the idle set, or rather into the hands of the first caller in line.
     fn give_back(self) -> Release {
-        let Self { pool, core, since, taken_at, conn } = self;
-        let now = core.age();
-        if let Some(speech) = &pool.0.speech {
-            core.limit_idle(speech.idle_limit(&conn));
+        let Self { pool, entry, since, taken_at, conn } = self;
+        let now = entry.age();
+        if let Some(protocol) = &pool.0.protocol {
+            entry.limit_idle(protocol.idle_limit(&conn));
         }
-        core.note_heard(&conn, since);
-        let is_wanted = !pool.0.line.is_empty() && !pool.0.is_stopped();
-        if is_wanted && core.silence(&conn, now).is_none() {
-            return Self { conn, since, taken_at, core, pool }.pass_on(now);
+        entry.note_heard(&conn, since);
+        let is_wanted = !pool.0.wait_queue.is_empty() && !pool.0.is_stopped();
+        if is_wanted && entry.silence(&conn, now).is_none() {
+            return Self { conn, since, taken_at, entry, pool }.pass_on(now);
         }
-        if let Err((conn, reason)) = core.settle(conn, now) {
-            return Self { conn, since, taken_at, core, pool }.throw_away(reason);
+        if let Err((conn, reason)) = entry.settle(conn, now) {
+            return Self { conn, since, taken_at, entry, pool }.throw_away(reason);
         }
         if taken_at.is_some() {
-            pool.0.returned(&core, now.since(since));
+            pool.0.returned(&entry, now.since(since));
         }
-        core.recheck();
-        pool.0.sweep_if_closed(&core);
-        pool.0.store.put(core);
-        if !pool.0.line.is_empty() {
+        entry.recheck();
+        pool.0.sweep_if_closed(&entry);
+        pool.0.idle_set.put(entry);
+        if !pool.0.wait_queue.is_empty() {
             pool.0.serve();
         }
         Release::Reused
@@ -322,14 +326,14 @@ impl Held {
     /// Straight to the first caller in line. What it has to show for that is what it would have to
     /// show among the idle ones.
     fn pass_on(mut self, now: Age) -> Release {
-        if let Err(reason) = self.core.pass_on(&mut self.conn, now) {
+        if let Err(reason) = self.entry.pass_on(&mut self.conn, now) {
             return self.throw_away(reason);
         }
         let inner = Arc::clone(&self.pool.0);
         if self.taken_at.take().is_some() {
-            inner.returned(&self.core, now.since(self.since));
+            inner.returned(&self.entry, now.since(self.since));
         }
-        self.core.report_alive();
+        self.entry.report_alive();
         self.since = now;
         inner.hand_over(Lease { held: Some(self) });
         Release::Reused
@@ -341,7 +345,7 @@ impl Held {
         self.conn.stream_mut().lift_limits();
         self.conn.wake_reader();
         if self.taken_at.take().is_some() {
-            pool.returned(&self.core, self.core.age().since(self.since));
+            pool.returned(&self.entry, self.entry.age().since(self.since));
         }
         pool.resets.add(Lease { held: Some(self) });
         pool.slots.announce();
@@ -352,10 +356,10 @@ impl Held {
     }
 }
 
-impl Inner {
+impl PoolInner {
     /// A caller is done with a connection.
-    fn returned(&self, core: &Core, used: Duration) {
-        self.emitter().returned(core.id, used);
+    fn returned(&self, entry: &Entry, used: Duration) {
+        self.emitter().returned(entry.id, used);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::event::ConnId;
-use crate::pool::conn::entry::{Core, State};
+use crate::pool::conn::entry::{Entry, State};
 use crate::pool::dial::slots::Slots;
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -17,16 +17,16 @@ pub(in crate::pool) struct Counts {
     pub(in crate::pool) connecting: usize,
 }
 
-/// Reached by background work; it owns nothing. Handles in the store and guards own the cores.
+/// Reached by background work; it owns nothing. Handles in the idle set and guards own the entries.
 #[derive(Debug, Default)]
 pub(in crate::pool) struct Registry {
     /// Looked up, inserted and removed under this lock, nothing else.
-    cores: Mutex<HashMap<ConnId, Weak<Core>>>,
+    entries: Mutex<HashMap<ConnId, Weak<Entry>>>,
 }
 
 impl Registry {
-    pub(in crate::pool) fn add(&self, core: &Arc<Core>) {
-        self.lock().insert(core.id, Arc::downgrade(core));
+    pub(in crate::pool) fn add(&self, entry: &Arc<Entry>) {
+        self.lock().insert(entry.id, Arc::downgrade(entry));
     }
 
     pub(in crate::pool) fn remove(&self, id: ConnId) {
@@ -34,22 +34,22 @@ impl Registry {
     }
 
     /// Every connection.
-    pub(in crate::pool) fn all(&self) -> Vec<Arc<Core>> {
-        // Upgraded cores are never dropped under the lock: dropping the last one locks it again.
+    pub(in crate::pool) fn all(&self) -> Vec<Arc<Entry>> {
+        // Upgraded entries are never dropped under the lock: dropping the last one locks it again.
         self.lock().values().filter_map(Weak::upgrade).collect()
     }
 
     /// Every idle connection.
-    pub(in crate::pool) fn idle(&self) -> Vec<Arc<Core>> {
+    pub(in crate::pool) fn idle(&self) -> Vec<Arc<Entry>> {
         let mut all = self.all();
-        all.retain(|core| core.is(State::Idle));
+        all.retain(|entry| entry.is(State::Idle));
         all
     }
 
     /// Every connection with a user, or on its way from or to one.
-    pub(in crate::pool) fn in_use(&self) -> Vec<Arc<Core>> {
+    pub(in crate::pool) fn in_use(&self) -> Vec<Arc<Entry>> {
         let mut all = self.all();
-        all.retain(|core| core.is(State::InUse));
+        all.retain(|entry| entry.is(State::InUse));
         all
     }
 
@@ -61,17 +61,17 @@ impl Registry {
     /// How many there are of each kind, as of one moment.
     pub(in crate::pool) fn count(&self, slots: &Slots) -> Counts {
         let (all, total, used) = {
-            let cores = self.lock();
-            let all: Vec<Arc<Core>> = cores.values().filter_map(Weak::upgrade).collect();
+            let entries = self.lock();
+            let all: Vec<Arc<Entry>> = entries.values().filter_map(Weak::upgrade).collect();
             // Read under the lock: a connection has its slot before it is added and until after it
             // is removed, so that the two numbers belong together and their sum is never too high.
-            (all, cores.len(), slots.used())
+            (all, entries.len(), slots.used())
         };
-        let idle = all.iter().filter(|core| core.is(State::Idle)).count();
+        let idle = all.iter().filter(|entry| entry.is(State::Idle)).count();
         Counts { idle, in_use: total - idle, connecting: used - total }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ConnId, Weak<Core>>> {
-        self.cores.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<ConnId, Weak<Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

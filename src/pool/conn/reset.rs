@@ -50,7 +50,8 @@ impl Resets {
 pub(in crate::pool) async fn reset(lease: Lease) {
     let pool = Arc::clone(lease.inner());
     let mut lease = UnderWay(Some(lease));
-    let (Some(speech), Some(conn)) = (&pool.speech, lease.0.as_mut().map(Lease::conn_mut)) else {
+    let (Some(protocol), Some(conn)) = (&pool.protocol, lease.0.as_mut().map(Lease::conn_mut))
+    else {
         return;
     };
     let limit = pool.settings().timeouts.reset;
@@ -58,9 +59,9 @@ pub(in crate::pool) async fn reset(lease: Lease) {
         let mut is_again = false;
         loop {
             conn.rested().await;
-            match speech.reuse(conn) {
+            match protocol.reuse(conn) {
                 Reuse::AsItIs => {}
-                Reuse::AfterReset => speech.reset(conn).await?,
+                Reuse::AfterReset => protocol.reset(conn).await?,
                 Reuse::Never => {
                     return Err(io::Error::other("its protocol says that it cannot be reset"));
                 }

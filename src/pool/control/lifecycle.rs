@@ -7,13 +7,13 @@ use tokio::time::Instant;
 use crate::deadline::Deadline;
 use crate::error::Holder;
 use crate::event::CloseReason;
-use crate::pool::Inner;
+use crate::pool::PoolInner;
 use crate::pool::acquire::idle_set::MOST_CLOSED;
-use crate::pool::conn::entry::Core;
+use crate::pool::conn::entry::Entry;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
-impl Inner {
+impl PoolInner {
     /// No connection of today is used again. Idle ones are closed, those in use when they come back,
     /// or at once if `interrupt` says so.
     pub(in crate::pool) fn invalidate(self: &Arc<Self>, interrupt: bool) {
@@ -21,13 +21,13 @@ impl Inner {
         self.end_unwanted();
         self.dials.give_up_older(self.common.generation.now());
         if interrupt {
-            self.interrupt_all(CloseReason::Invalidated, |core| core.retired().is_some());
+            self.interrupt_all(CloseReason::Invalidated, |entry| entry.retired().is_some());
         }
     }
 
     /// As [`invalidate`](Self::invalidate), unless it has happened since this connection was made.
-    pub(in crate::pool) fn invalidate_older_than(self: &Arc<Self>, core: &Core) -> bool {
-        let first = self.common.generation.end_of(core.generation, CloseReason::Invalidated);
+    pub(in crate::pool) fn invalidate_older_than(self: &Arc<Self>, entry: &Entry) -> bool {
+        let first = self.common.generation.end_of(entry.generation, CloseReason::Invalidated);
         if first {
             self.end_unwanted();
             self.dials.give_up_older(self.common.generation.now());
@@ -50,7 +50,7 @@ impl Inner {
     }
 
     pub(in crate::pool) fn resize(self: &Arc<Self>, size: usize) {
-        self.store.grow(size);
+        self.idle_set.grow(size);
         self.slots.set_limit(size);
         self.end_unwanted();
         self.serve();
@@ -61,20 +61,20 @@ impl Inner {
     fn end_unwanted(&self) {
         let is_maintained = self.maintained.load(Ordering::Acquire);
         let most = if is_maintained { MOST_CLOSED } else { usize::MAX };
-        for core in self.longest_idle().into_iter().take(most) {
-            core.evict_unwanted();
+        for entry in self.longest_idle().into_iter().take(most) {
+            entry.evict_unwanted();
         }
-        self.store.sweep();
+        self.idle_set.sweep();
         // The others, and those being asked for a sign of life.
-        self.common.inbox.nudge();
+        self.common.fired_queue.wake();
         self.refresh_gauges();
     }
 
     /// Whatever the users of these connections do next fails with this reason. Returns how many
     /// there were.
-    fn interrupt_all(&self, reason: CloseReason, which: impl Fn(&Core) -> bool) -> usize {
+    fn interrupt_all(&self, reason: CloseReason, which: impl Fn(&Entry) -> bool) -> usize {
         let in_use = self.common.registry.in_use();
-        in_use.iter().filter(|core| which(core) && core.interrupt(reason)).count()
+        in_use.iter().filter(|entry| which(entry) && entry.interrupt(reason)).count()
     }
 
     /// Closes the pool, waits for the connections in use until the deadline, and interrupts those
@@ -97,8 +97,8 @@ impl Inner {
     pub(in crate::pool) fn report_holders(&self) {
         let Some(limit) = self.settings().hold_warning else { return };
         let now = Instant::now();
-        for core in self.common.registry.in_use() {
-            core.report_holder(now, limit);
+        for entry in self.common.registry.in_use() {
+            entry.report_holder(now, limit);
         }
     }
 
@@ -109,7 +109,7 @@ impl Inner {
         }
         let now = Instant::now();
         let in_use = self.common.registry.in_use();
-        let mut holders: Vec<_> = in_use.iter().filter_map(|core| core.holder(now)).collect();
+        let mut holders: Vec<_> = in_use.iter().filter_map(|entry| entry.holder(now)).collect();
         holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
         holders.truncate(3);
         holders

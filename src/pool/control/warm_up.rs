@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::deadline::Deadline;
 use crate::error::{CheckoutError, CheckoutFailure, Phase};
-use crate::pool::Inner;
+use crate::pool::PoolInner;
 use crate::pool::acquire::wait_queue::Failed;
 use crate::pool::shared::has_runtime;
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,9 +24,9 @@ pub(in crate::pool) enum GiveUp {
 
 /// How many idle connections those who wait for them want, one number each.
 #[derive(Debug, Default)]
-pub(in crate::pool) struct Wishes(Mutex<Vec<usize>>);
+pub(in crate::pool) struct WarmUpTargets(Mutex<Vec<usize>>);
 
-impl Wishes {
+impl WarmUpTargets {
     fn most(&self) -> usize {
         self.lock().iter().copied().max().unwrap_or_default()
     }
@@ -42,28 +42,28 @@ impl Wishes {
 }
 
 /// Asks the dialer for idle connections as long as it lives.
-struct Wish<'a>(&'a Wishes, usize);
+struct WarmUpTarget<'a>(&'a WarmUpTargets, usize);
 
-impl<'a> Wish<'a> {
-    fn new(wishes: &'a Wishes, count: usize) -> Self {
-        wishes.lock().push(count);
-        Self(wishes, count)
+impl<'a> WarmUpTarget<'a> {
+    fn new(warm_up_targets: &'a WarmUpTargets, count: usize) -> Self {
+        warm_up_targets.lock().push(count);
+        Self(warm_up_targets, count)
     }
 }
 
-impl Drop for Wish<'_> {
+impl Drop for WarmUpTarget<'_> {
     fn drop(&mut self) {
-        let mut wishes = self.0.lock();
-        if let Some(at) = wishes.iter().position(|count| *count == self.1) {
-            wishes.swap_remove(at);
+        let mut warm_up_targets = self.0.lock();
+        if let Some(at) = warm_up_targets.iter().position(|count| *count == self.1) {
+            warm_up_targets.swap_remove(at);
         }
     }
 }
 
-impl Inner {
+impl PoolInner {
     /// How many idle connections there should be.
     pub(in crate::pool) fn least_idle(&self) -> usize {
-        let least = self.settings().min_idle.max(self.wishes.most());
+        let least = self.settings().min_idle.max(self.warm_up_targets.most());
         least.min(self.slots.limit())
     }
 
@@ -80,7 +80,7 @@ impl Inner {
         let deadline = Deadline::after(limit);
         let count = count.min(self.slots.limit());
         let before = self.dials.last_error();
-        let _wish = Wish::new(&self.wishes, count);
+        let _wish = WarmUpTarget::new(&self.warm_up_targets, count);
         self.maintain();
         loop {
             let mut changed = pin!(self.dials.news());

@@ -19,11 +19,11 @@ use crate::config::FirstConnect;
 use crate::deadline::Deadline;
 use crate::event::CloseReason;
 use crate::net::{self, ConnectError, Directory, PeerAddr};
-use crate::pool::Inner;
+use crate::pool::PoolInner;
 use crate::pool::acquire::idle_set::Taken;
 use crate::pool::common::Common;
-use crate::pool::conn::entry::Core;
-use crate::pool::conn::erased::Spoke;
+use crate::pool::conn::entry::Entry;
+use crate::pool::conn::erased::PoolProtocol;
 use crate::pool::conn::lease::Lease;
 use crate::pool::conn::reset;
 use crate::pool::dial::peers::{BRIEF_TRY_LIMIT, Demand, TRY_LIMIT};
@@ -158,7 +158,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Runs until the pool is closed or gone. Its dials end with it.
-pub(in crate::pool) async fn run(pool: Weak<Inner>, slots: Arc<Slots>) {
+pub(in crate::pool) async fn run(pool: Weak<PoolInner>, slots: Arc<Slots>) {
     let mut dials = JoinSet::new();
     let mut lookup = None;
     loop {
@@ -182,7 +182,7 @@ pub(in crate::pool) async fn run(pool: Weak<Inner>, slots: Arc<Slots>) {
     }
 }
 
-impl Inner {
+impl PoolInner {
     /// The rule. Returns when it has to be looked at again, should nothing change before.
     fn start_dials(self: &Arc<Self>, dials: &mut JoinSet<()>) -> Option<Instant> {
         let now = Instant::now();
@@ -221,7 +221,7 @@ impl Inner {
                 let wanted = callers.min(most).saturating_sub(under_way);
                 if self.common.suspects.count() > 0 && wanted > 0 {
                     self.common.suspects.want_slots(wanted);
-                    self.common.inbox.nudge();
+                    self.common.fired_queue.wake();
                 }
                 return next;
             };
@@ -234,8 +234,8 @@ impl Inner {
     fn demand(&self, for_callers: bool, now: Instant) -> Demand {
         let is_denied = || self.dials.last_error().is_some_and(|error| !error.is_retryable());
         // Who warms the pool up waits, too.
-        match (for_callers || self.wishes.are_any()) && !is_denied() {
-            true => Demand::Callers(self.line.first_deadline(now)),
+        match (for_callers || self.warm_up_targets.are_any()) && !is_denied() {
+            true => Demand::Callers(self.wait_queue.first_deadline(now)),
             false => Demand::Nobody,
         }
     }
@@ -245,13 +245,13 @@ impl Inner {
         if self.common.is_paused() {
             return Missing::default();
         }
-        let (waiting, silent) = (self.line.waiting(), self.common.suspects.count());
+        let (waiting, silent) = (self.wait_queue.waiting(), self.common.suspects.count());
         let soon = silent + self.resets.count();
         let (callers, later) = match now.checked_sub(self.patience()).filter(|_| soon > 0) {
             // They are being asked, or reset; those that become fit are as good as new ones, and
             // sooner there.
             Some(long_ago) => {
-                let (long, next) = self.line.since(long_ago);
+                let (long, next) = self.wait_queue.since(long_ago);
                 (long.max(waiting.saturating_sub(soon)), next.map(|since| since + self.patience()))
             }
             None => (waiting, None),
@@ -284,7 +284,7 @@ impl Inner {
         if self.dials.trying() > 0 || self.common.is_paused() {
             return None;
         }
-        let busy = self.dials.under_way() > 0 || !self.line.is_empty();
+        let busy = self.dials.under_way() > 0 || !self.wait_queue.is_empty();
         let overdue = due + self.settings().backoff.most;
         if busy && now < overdue {
             return Some(overdue);
@@ -312,7 +312,7 @@ impl Inner {
             pool: Arc::downgrade(self),
             connector: self.connector.clone(),
             common: Arc::clone(&self.common),
-            speech: self.speech.clone(),
+            protocol: self.protocol.clone(),
             slot: Some(slot),
             under_way: UnderWay::begin(dials, slots, is_try),
             only,
@@ -352,7 +352,7 @@ impl Inner {
                     let resolved = limit.run(connector.resolver().resolve(endpoint)).await;
                     if let Ok(Ok(addrs)) = resolved {
                         common.peers.resolved(index, &addrs);
-                        common.inbox.nudge();
+                        common.fired_queue.wake();
                     }
                 }
             });
@@ -386,10 +386,10 @@ struct Try {
 
 /// One dial. It holds no pool while it runs.
 struct Dial {
-    pool: Weak<Inner>,
+    pool: Weak<PoolInner>,
     connector: Connector,
     common: Arc<Common>,
-    speech: Spoke,
+    protocol: PoolProtocol,
     only: Option<Try>,
     /// The generation of the pool when the dial began: what it makes is stale once the pool has moved
     /// on.
@@ -407,7 +407,7 @@ impl Dial {
             limit = Some(limit.map_or(only.limit, |limit| limit.min(only.limit)));
         }
         let only = self.only.as_ref().map(|only| &only.peer);
-        let handshake = self.speech.as_deref().map(|speech| speech as &dyn Handshake);
+        let handshake = self.protocol.as_deref().map(|protocol| protocol as &dyn Handshake);
         let route = Route { directory: &self.common.peers, only, handshake, limit };
         let dialed = self.connector.connect_by(route).await;
         self.over = true;
@@ -420,16 +420,16 @@ impl Dial {
 
     fn connected(&self, mut conn: Conn, slot: Slot) {
         self.under_way.dials.ended(None);
-        let core = Core::new(&self.common, &mut conn, slot, self.generation);
+        let entry = Entry::new(&self.common, &mut conn, slot, self.generation);
         let Some(pool) = self.pool.upgrade().filter(|pool| !pool.is_closed()) else {
-            return core.close(conn, CloseReason::PoolClosed, None);
+            return entry.close(conn, CloseReason::PoolClosed, None);
         };
         // The pool was invalidated meanwhile: it may lead to where nobody wants to go.
-        if let Some(reason) = core.retired() {
-            return core.close(conn, reason, None);
+        if let Some(reason) = entry.retired() {
+            return entry.close(conn, reason, None);
         }
-        let since = core.age();
-        let taken = Taken { core, conn, since };
+        let since = entry.age();
+        let taken = Taken { entry, conn, since };
         // No longer counted only when its caller is not, or one too many would be made.
         // Not looked at before: some protocols begin with the server's word.
         pool.hand_over(Lease::new(&pool, taken));

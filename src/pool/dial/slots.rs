@@ -6,7 +6,7 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Counts what exists. This, and not the store's size, is the pool's limit.
+/// Counts what exists. This, and not the idle set's size, is the pool's limit.
 #[derive(Debug)]
 pub(in crate::pool) struct Slots {
     limit: AtomicUsize,

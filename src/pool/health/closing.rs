@@ -7,7 +7,7 @@
 use crate::sync::{Arc, Mutex, PoisonError};
 
 use crate::event::CloseReason;
-use crate::pool::conn::entry::Core;
+use crate::pool::conn::entry::Entry;
 use crate::stream::Conn;
 
 /// Connections that nobody uses any more and that are not closed yet.
@@ -31,7 +31,7 @@ impl Closing {
 /// One connection. It is closed when this is dropped.
 #[derive(Debug)]
 pub(in crate::pool) struct Ending {
-    core: Arc<Core>,
+    entry: Arc<Entry>,
     /// Always there until then.
     conn: Option<Conn>,
     reason: CloseReason,
@@ -39,15 +39,15 @@ pub(in crate::pool) struct Ending {
 
 impl Ending {
     /// Only for whoever owns the connection's stream.
-    pub(in crate::pool) fn new(core: Arc<Core>, conn: Conn, reason: CloseReason) -> Self {
-        Self { core, conn: Some(conn), reason }
+    pub(in crate::pool) fn new(entry: Arc<Entry>, conn: Conn, reason: CloseReason) -> Self {
+        Self { entry, conn: Some(conn), reason }
     }
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
         if let Some(conn) = self.conn.take() {
-            self.core.close(conn, self.reason, None);
+            self.entry.close(conn, self.reason, None);
         }
     }
 }

@@ -1,32 +1,32 @@
-//! The inbox of the maintenance task: connections whose sentinel fired.
+//! The fired_queue of the maintenance task: connections whose sentinel fired.
 
 use crate::sync::{Mutex, PoisonError, Weak};
 
 use tokio::sync::Notify;
 
-use crate::pool::conn::entry::Core;
+use crate::pool::conn::entry::Entry;
 
 /// Filled by wakers on whatever thread the reactor runs, emptied by the one maintenance task. It
 /// keeps no connection alive.
 #[derive(Debug, Default)]
-pub(in crate::pool) struct Inbox {
+pub(in crate::pool) struct FiredQueue {
     /// Pushed and taken under this lock, nothing else.
-    fired: Mutex<Vec<Weak<Core>>>,
+    fired: Mutex<Vec<Weak<Entry>>>,
     notify: Notify,
 }
 
-impl Inbox {
-    pub(in crate::pool) fn push(&self, core: Weak<Core>) {
-        self.fired.lock().unwrap_or_else(PoisonError::into_inner).push(core);
+impl FiredQueue {
+    pub(in crate::pool) fn push(&self, entry: Weak<Entry>) {
+        self.fired.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
         self.notify.notify_one();
     }
 
-    pub(in crate::pool) fn take(&self) -> Vec<Weak<Core>> {
+    pub(in crate::pool) fn take(&self) -> Vec<Weak<Entry>> {
         std::mem::take(&mut *self.fired.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Wakes the maintenance task to look at everything else: the pool was closed, say.
-    pub(in crate::pool) fn nudge(&self) {
+    pub(in crate::pool) fn wake(&self) {
         self.notify.notify_one();
     }
 

@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use crate::beat::phase;
 use crate::deadline::Deadline;
 use crate::liveness::UNASKED;
-use crate::pool::Inner;
+use crate::pool::PoolInner;
 use crate::pool::common::Common;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::{Classified, Core};
-use crate::pool::health::fired::Inbox;
+use crate::pool::conn::entry::{Classified, Entry};
+use crate::pool::health::fired::FiredQueue;
 use crate::pool::health::quarantine::Quarantine;
-use crate::pool::health::schedule::Rounds;
+use crate::pool::health::schedule::ProbeSchedule;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Weak};
 
@@ -29,19 +29,19 @@ use crate::sync::{Arc, Weak};
 const LOOKS: usize = 16;
 
 /// Runs until the pool is closed or gone.
-pub(in crate::pool) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: Duration) {
+pub(in crate::pool) async fn run(pool: Weak<PoolInner>, common: Arc<Common>, beat: Duration) {
     let mut next = Instant::now() + phase(beat);
     let mut quarantine = Quarantine::new(&common.suspects);
-    let mut rounds = Rounds::new();
+    let mut schedule = ProbeSchedule::new();
     // Idle connections of which many may have to be closed, those to close first at the end.
-    let mut ending: Vec<Arc<Core>> = Vec::new();
+    let mut ending: Vec<Arc<Entry>> = Vec::new();
     let mut demands = common.demands();
     loop {
         if ending.is_empty() {
             let judgement = common.peers.next_judgement(Instant::now());
-            let sooner = [quarantine.due(), judgement, rounds.due()];
+            let sooner = [quarantine.due(), judgement, schedule.due()];
             let wake = sooner.into_iter().flatten().fold(next, Instant::min);
-            let _ = Deadline::at(wake).run(common.inbox.filled()).await;
+            let _ = Deadline::at(wake).run(common.fired_queue.filled()).await;
         } else {
             tokio::task::yield_now().await;
         }
@@ -54,11 +54,11 @@ pub(in crate::pool) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: D
             close_left(&common).await;
             return;
         }
-        if quarantine.look(|core| inner.offer(core)).await {
+        if quarantine.look(|entry| inner.offer(entry)).await {
             inner.dials.announce();
         }
         inner.ask_siblings().await;
-        inner.check_silence(&mut rounds).await;
+        inner.check_silence(&mut schedule).await;
         let last = std::mem::replace(&mut demands, common.demands());
         let has_ejected = common.peers.judge();
         if has_ejected {
@@ -69,25 +69,25 @@ pub(in crate::pool) async fn run(pool: Weak<Inner>, common: Arc<Common>, beat: D
             ending = inner.longest_idle();
             ending.reverse();
         }
-        for core in ending.split_off(ending.len().saturating_sub(LOOKS)).into_iter().rev() {
-            if core.evict_unwanted() {
+        for entry in ending.split_off(ending.len().saturating_sub(LOOKS)).into_iter().rev() {
+            if entry.evict_unwanted() {
                 tokio::task::yield_now().await;
             }
         }
         let now = Instant::now();
-        // Judged by the clock: a busy inbox must not keep the beat from coming.
+        // Judged by the clock: a busy fired_queue must not keep the beat from coming.
         if now >= next {
             next = now + beat;
             let idle = inner.common.registry.idle();
             let survey = inner.survey(now, next, &idle);
-            rounds.plan(beat, survey.silent);
+            schedule.plan(beat, survey.silent);
             if survey.has_due {
                 inner.evict_due(now, idle).await;
             }
             inner.report_holders();
             inner.clear_doubts();
             if inner.common.ended.swap(false, Ordering::AcqRel) {
-                inner.store.sweep();
+                inner.idle_set.sweep();
             }
             inner.refresh_gauges();
             if inner.settings().min_idle > 0 {
@@ -116,41 +116,42 @@ struct Survey {
     /// One has been idle too long, is too old or is not wanted.
     has_due: bool,
     /// Those whose peers will have been silent for too long, and when.
-    silent: Vec<(Instant, Weak<Core>)>,
+    silent: Vec<(Instant, Weak<Entry>)>,
 }
 
 /// Fired connections that were not looked at yet. If the runtime ends meanwhile, the next task looks.
 struct Fired<'a> {
-    inbox: &'a Inbox,
-    left: Vec<Weak<Core>>,
+    fired_queue: &'a FiredQueue,
+    left: Vec<Weak<Entry>>,
 }
 
 impl Drop for Fired<'_> {
     fn drop(&mut self) {
-        for core in self.left.drain(..) {
-            self.inbox.push(core);
+        for entry in self.left.drain(..) {
+            self.fired_queue.push(entry);
         }
     }
 }
 
-impl Inner {
+impl PoolInner {
     /// Looks at every connection whose sentinel fired.
     async fn classify_fired(self: &Arc<Self>) {
-        let mut fired = Fired { inbox: &self.common.inbox, left: self.common.inbox.take() };
+        let mut fired =
+            Fired { fired_queue: &self.common.fired_queue, left: self.common.fired_queue.take() };
         while !fired.left.is_empty() {
-            let Some(core) = fired.left.pop().and_then(|core| core.upgrade()) else { continue };
-            if core.classify() == Classified::Homeless {
-                self.offer(Arc::clone(&core));
+            let Some(entry) = fired.left.pop().and_then(|entry| entry.upgrade()) else { continue };
+            if entry.classify() == Classified::Homeless {
+                self.offer(Arc::clone(&entry));
             }
-            self.sweep_if_closed(&core);
+            self.sweep_if_closed(&entry);
             tokio::task::yield_now().await;
         }
     }
 
     /// Puts an idle connection that lost its place where the next caller finds it.
-    fn offer(self: &Arc<Self>, core: Arc<Core>) {
-        self.sweep_if_closed(&core);
-        self.store.put(core);
+    fn offer(self: &Arc<Self>, entry: Arc<Entry>) {
+        self.sweep_if_closed(&entry);
+        self.idle_set.put(entry);
         self.serve();
         self.dials.announce();
     }
@@ -162,12 +163,12 @@ impl Inner {
         }
         if self.common.has_doubts.swap(false, Ordering::AcqRel) {
             let mut idle = self.common.registry.idle();
-            idle.retain(|core| core.is_in_doubt());
-            self.check_silent(idle, Core::max_silence).await;
+            idle.retain(|entry| entry.is_in_doubt());
+            self.check_silent(idle, Entry::max_silence).await;
         }
         for peer in self.common.peers.suspects() {
             let mut idle = self.common.registry.idle();
-            idle.retain(|core| core.peer.is_of(&peer));
+            idle.retain(|entry| entry.peer.is_of(&peer));
             self.check_silent(idle, |_, _| Some(UNASKED)).await;
         }
     }
@@ -180,52 +181,53 @@ impl Inner {
         }
         let all = self.common.registry.all();
         for (peer, doubt) in doubted {
-            if !all.iter().any(|core| core.peer.is_of(&peer) && core.is_in_doubt()) {
+            if !all.iter().any(|entry| entry.peer.is_of(&peer) && entry.is_in_doubt()) {
                 peer.clear_doubt(doubt);
             }
         }
     }
 
     /// Looks at all idle connections, at each once: ten thousand are as many reads from memory.
-    fn survey(&self, now: Instant, beat: Instant, idle: &[Arc<Core>]) -> Survey {
+    fn survey(&self, now: Instant, beat: Instant, idle: &[Arc<Entry>]) -> Survey {
         let idle_timeout = self.settings().idle_timeout;
         let beat = Age::of(beat - now);
         let mut survey = Survey { has_due: false, silent: Vec::new() };
-        for core in idle {
-            let age = core.age_at(now);
-            survey.has_due |= core.outlived_idle(age, idle_timeout).is_some();
-            let Some(longest) = core.max_silence(age) else { continue };
-            let left = before(longest).saturating_sub(core.unheard_for(age));
+        for entry in idle {
+            let age = entry.age_at(now);
+            survey.has_due |= entry.outlived_idle(age, idle_timeout).is_some();
+            let Some(longest) = entry.max_silence(age) else { continue };
+            let left = before(longest).saturating_sub(entry.unheard_for(age));
             if Age::of(left) < beat {
-                survey.silent.push((now + left, Arc::downgrade(core)));
+                survey.silent.push((now + left, Arc::downgrade(entry)));
             }
         }
         survey
     }
 
     /// Looks at those whose turn it is.
-    async fn check_silence(self: &Arc<Self>, rounds: &mut Rounds<Weak<Core>>) {
-        let due = rounds.take(Instant::now());
-        let due = due.into_iter().filter_map(|core| core.upgrade()).collect();
-        self.check_silent(due, |core, age| core.max_silence(age).map(before)).await;
+    async fn check_silence(self: &Arc<Self>, schedule: &mut ProbeSchedule<Weak<Entry>>) {
+        let due = schedule.take(Instant::now());
+        let due = due.into_iter().filter_map(|entry| entry.upgrade()).collect();
+        self.check_silent(due, |entry, age| entry.max_silence(age).map(before)).await;
     }
 
     /// Reads of these connections how long their peers have been silent, and has those asked that
     /// were not heard for their limit.
     async fn check_silent(
         self: &Arc<Self>,
-        idle: Vec<Arc<Core>>,
-        limit: impl Fn(&Core, Age) -> Option<Duration>,
+        idle: Vec<Arc<Entry>>,
+        limit: impl Fn(&Entry, Age) -> Option<Duration>,
     ) {
         let now = Instant::now();
         let mut looks = 0;
-        for core in idle {
-            let age = core.age_at(now);
-            let Some(limit) = limit(&core, age).filter(|max| core.unheard_for(age) >= *max) else {
+        for entry in idle {
+            let age = entry.age_at(now);
+            let Some(limit) = limit(&entry, age).filter(|max| entry.unheard_for(age) >= *max)
+            else {
                 continue;
             };
-            if core.check_silence(now, limit) == Classified::Homeless {
-                self.offer(core);
+            if entry.check_silence(now, limit) == Classified::Homeless {
+                self.offer(entry);
             }
             looks += 1;
             if looks % LOOKS == 0 {
@@ -238,24 +240,24 @@ impl Inner {
 
     /// Evicts what has been idle too long, is too old or is not wanted. The youngest `min_idle` are not
     /// evicted for being idle: the pool would only make new ones.
-    async fn evict_due(&self, now: Instant, idle: Vec<Arc<Core>>) {
+    async fn evict_due(&self, now: Instant, idle: Vec<Arc<Entry>>) {
         let idle = longest_idle_first(idle);
         let spare = idle.len().saturating_sub(self.settings().min_idle);
-        for (index, core) in idle.into_iter().enumerate() {
+        for (index, entry) in idle.into_iter().enumerate() {
             let own = self.settings().idle_timeout.filter(|_| index < spare);
-            let due = core.outlived_idle(core.age_at(now), own);
-            if due.is_some_and(|reason| core.evict(reason)) {
+            let due = entry.outlived_idle(entry.age_at(now), own);
+            if due.is_some_and(|reason| entry.evict(reason)) {
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    pub(in crate::pool) fn longest_idle(&self) -> Vec<Arc<Core>> {
+    pub(in crate::pool) fn longest_idle(&self) -> Vec<Arc<Entry>> {
         longest_idle_first(self.common.registry.idle())
     }
 }
 
-fn longest_idle_first(mut idle: Vec<Arc<Core>>) -> Vec<Arc<Core>> {
-    idle.sort_by_cached_key(|core| core.moment(core.idle_since()));
+fn longest_idle_first(mut idle: Vec<Arc<Entry>>) -> Vec<Arc<Entry>> {
+    idle.sort_by_cached_key(|entry| entry.moment(entry.idle_since()));
     idle
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::event::{Check, CheckVerdict, CloseReason};
 use crate::liveness::{Probing, Step, UNASKED, Verdict};
-use crate::pool::conn::entry::{Classified, Core};
+use crate::pool::conn::entry::{Classified, Entry};
 use crate::stream::Conn;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -37,10 +37,10 @@ pub(in crate::pool) struct Suspects {
 
 impl Suspects {
     /// Its peer is asked at once.
-    pub(in crate::pool) fn add(&self, core: Arc<Core>, conn: Conn, known: Known) {
+    pub(in crate::pool) fn add(&self, entry: Arc<Entry>, conn: Conn, known: Known) {
         self.count.fetch_add(1, Ordering::AcqRel);
         let mut new = Quarantined {
-            core,
+            entry,
             is_counted: true,
             conn: Some(conn),
             asked: None,
@@ -123,7 +123,7 @@ pub(in crate::pool) enum Known {
 /// One silent connection.
 #[derive(Debug)]
 struct Quarantined {
-    core: Arc<Core>,
+    entry: Arc<Entry>,
     is_counted: bool,
     /// Always there until it leaves.
     conn: Option<Conn>,
@@ -173,7 +173,7 @@ impl Quarantined {
                 Found::Fit(CheckVerdict::Alive, heard)
             }
             Step::Dead(reason) => {
-                self.core.report_check(Check::Probe, CheckVerdict::Dead, self.heard);
+                self.entry.report_check(Check::Probe, CheckVerdict::Dead, self.heard);
                 Found::Dead(reason)
             }
         }
@@ -216,27 +216,27 @@ impl Quarantined {
     /// Back to the idle ones, the user's settings restored.
     fn leave(mut self, verdict: CheckVerdict, proof: Instant) -> Option<Classified> {
         let heard = self.heard;
-        self.core.report_check(Check::Probe, verdict, heard);
+        self.entry.report_check(Check::Probe, verdict, heard);
         match verdict {
-            CheckVerdict::Alive => self.core.prove(self.core.age_at(proof)),
-            _ => self.core.postpone(self.core.age_at(proof)),
+            CheckVerdict::Alive => self.entry.prove(self.entry.age_at(proof)),
+            _ => self.entry.postpone(self.entry.age_at(proof)),
         }
         self.restore();
         self.uncount();
-        self.conn.take().map(|conn| self.core.rehome(conn))
+        self.conn.take().map(|conn| self.entry.rehome(conn))
     }
 
     fn end(mut self, reason: CloseReason) {
         // Before its slot is free: whoever takes that must not count it as likely to come back.
         self.uncount();
         if let Some(conn) = self.conn.take() {
-            self.core.close(conn, reason, None);
+            self.entry.close(conn, reason, None);
         }
     }
 
     fn uncount(&mut self) {
         if std::mem::take(&mut self.is_counted) {
-            self.core.leaves_quarantine();
+            self.entry.leaves_quarantine();
         }
     }
 
@@ -252,11 +252,11 @@ impl Drop for Quarantined {
     fn drop(&mut self) {
         self.uncount();
         if let Some(conn) = self.conn.take() {
-            let reason = match self.core.is_of_closed_pool() {
+            let reason = match self.entry.is_of_closed_pool() {
                 true => CloseReason::PoolClosed,
                 false => CloseReason::RuntimeGone,
             };
-            self.core.close(conn, reason, None);
+            self.entry.close(conn, reason, None);
         }
     }
 }
@@ -284,7 +284,7 @@ impl<'a> Quarantine<'a> {
 
     /// Looks at everything that is due, and closes what is dead, one by one between other tasks.
     /// `homeless` is told of those that need a new place. Returns whether any has left.
-    pub(in crate::pool) async fn look(&mut self, mut homeless: impl FnMut(Arc<Core>)) -> bool {
+    pub(in crate::pool) async fn look(&mut self, mut homeless: impl FnMut(Arc<Entry>)) -> bool {
         self.held.extend(self.suspects.take());
         let longest = self.held.iter().map(|held| held.round_trip).max().unwrap_or_default();
         let longest = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
@@ -304,9 +304,9 @@ impl<'a> Quarantine<'a> {
                 Found::Again => self.held.push_back(held),
                 Found::Fit(verdict, proof) => {
                     has_left = true;
-                    let core = Arc::clone(&held.core);
+                    let entry = Arc::clone(&held.entry);
                     if held.leave(verdict, proof) == Some(Classified::Homeless) {
-                        homeless(core);
+                        homeless(entry);
                     }
                 }
                 Found::Dead(reason) => {

@@ -1,7 +1,7 @@
-//! The rounds: which idle connection is looked at next, and when.
+//! The schedule: which idle connection is looked at next, and when.
 //!
 //! Connections that were made together fall silent together. Asked all at once, their probes would
-//! overrun a queue on the way (Linux's loopback drops what exceeds `net.core.netdev_max_backlog`,
+//! overrun a queue on the way (Linux's loopback drops what exceeds `net.entry.netdev_max_backlog`,
 //! 1 000 packets) and be sent again; so each is looked at when it is due, and never many together.
 
 use std::collections::VecDeque;
@@ -16,14 +16,14 @@ const APART: Duration = Duration::from_millis(10);
 
 /// Who is looked at before the next beat, in order of when.
 #[derive(Debug)]
-pub(in crate::pool) struct Rounds<T> {
+pub(in crate::pool) struct ProbeSchedule<T> {
     due: VecDeque<(Instant, T)>,
     together: usize,
     /// When the last ones were looked at.
     last: Option<Instant>,
 }
 
-impl<T> Rounds<T> {
+impl<T> ProbeSchedule<T> {
     pub(in crate::pool) fn new() -> Self {
         Self { due: VecDeque::new(), together: TOGETHER, last: None }
     }
@@ -64,27 +64,27 @@ mod tests {
     #[test]
     fn each_is_looked_at_when_it_is_due_and_those_due_soon_with_it() {
         let start = Instant::now();
-        let mut rounds = Rounds::new();
+        let mut schedule = ProbeSchedule::new();
         let at = |ms: u32| start + ms * MS;
-        rounds.plan(BEAT, vec![(at(40), 'c'), (at(10), 'a'), (at(14), 'b')]);
-        assert_eq!(rounds.due(), Some(at(20)));
-        assert!(rounds.take(at(19)).is_empty());
-        assert_eq!(rounds.take(at(20)), ['a', 'b']);
-        assert_eq!(rounds.due(), Some(at(50)));
-        assert_eq!(rounds.take(at(51)), ['c']);
-        assert_eq!(rounds.due(), None);
+        schedule.plan(BEAT, vec![(at(40), 'c'), (at(10), 'a'), (at(14), 'b')]);
+        assert_eq!(schedule.due(), Some(at(20)));
+        assert!(schedule.take(at(19)).is_empty());
+        assert_eq!(schedule.take(at(20)), ['a', 'b']);
+        assert_eq!(schedule.due(), Some(at(50)));
+        assert_eq!(schedule.take(at(51)), ['c']);
+        assert_eq!(schedule.due(), None);
     }
 
     /// Takes all of so many that are due at once. Returns how long that takes, and how many there are
     /// together at most.
     fn spread(count: usize) -> (Duration, usize) {
         let start = Instant::now();
-        let mut rounds = Rounds::new();
-        rounds.plan(BEAT, (0..count).map(|who| (start, who)).collect());
+        let mut schedule = ProbeSchedule::new();
+        schedule.plan(BEAT, (0..count).map(|who| (start, who)).collect());
         let (mut now, mut most, mut seen) = (start, 0, Vec::new());
-        while let Some(due) = rounds.due() {
+        while let Some(due) = schedule.due() {
             now = now.max(due);
-            let these = rounds.take(now);
+            let these = schedule.take(now);
             most = most.max(these.len());
             seen.extend(these);
         }

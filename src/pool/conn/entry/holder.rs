@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Core;
+use super::Entry;
 use crate::error::Holder;
 use crate::event::Event;
 use crate::pool::conn::age::Age;
@@ -22,7 +22,7 @@ pub(in crate::pool) struct Held {
     reported: bool,
 }
 
-impl Core {
+impl Entry {
     /// Notes who has it from now on.
     pub(in crate::pool) fn taken_by(&self, since: Age, taken_at: &'static Location<'static>) {
         if self.common.notes_holders {

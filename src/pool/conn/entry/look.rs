@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Core, State};
+use super::{Entry, State};
 use crate::event::{Check, CheckVerdict, CloseReason};
 use crate::liveness::{Life, Parked, TICK};
 use crate::net::PeerAddr;
@@ -24,11 +24,11 @@ const LATELY: Duration = Duration::from_secs(60);
 pub(in crate::pool) enum Classified {
     /// Nothing is left to do.
     Done,
-    /// It is alive and idle, and the store no longer has its handle.
+    /// It is alive and idle, and the idle set no longer has its handle.
     Homeless,
 }
 
-impl Core {
+impl Entry {
     /// What the kernel says of a peer that has to be heard before the connection is used: it was
     /// silent for too long, or something speaks against it. `None`: it need not, or was heard. Costs
     /// a system call only when the last proof is not good enough.
@@ -140,9 +140,9 @@ impl Core {
 
     /// Puts it into quarantine. Only for whoever owns the stream.
     pub(in crate::pool) fn suspect(&self, conn: Conn, known: Known) {
-        if let Some(core) = self.me.upgrade() {
-            self.common.suspects.add(core, conn, known);
-            self.common.inbox.nudge();
+        if let Some(entry) = self.me.upgrade() {
+            self.common.suspects.add(entry, conn, known);
+            self.common.fired_queue.wake();
         }
     }
 
@@ -173,7 +173,7 @@ impl Core {
             Parked::Waiting => {}
             Parked::Restless => {
                 self.fired.store(true, Ordering::Release);
-                self.common.inbox.push(Weak::clone(&self.me));
+                self.common.fired_queue.push(Weak::clone(&self.me));
             }
         }
         self.come_home(conn)
@@ -198,11 +198,11 @@ impl Core {
         classified
     }
 
-    /// To be called when the connection's handle is in the store: what the sentinel saw before that
+    /// To be called when the connection's handle is in the idle set: what the sentinel saw before that
     /// may have found nobody home.
     pub(in crate::pool) fn recheck(&self) {
         if self.fired.load(Ordering::Acquire) {
-            self.common.inbox.push(Weak::clone(&self.me));
+            self.common.fired_queue.push(Weak::clone(&self.me));
         }
     }
 
@@ -228,7 +228,7 @@ impl Core {
 
 /// The waker parked in an idle stream. It holds the connection weakly: the stream holds the waker,
 /// and the connection holds the stream.
-pub(in crate::pool) struct Sentinel(pub(in crate::pool) Weak<Core>);
+pub(in crate::pool) struct Sentinel(pub(in crate::pool) Weak<Entry>);
 
 impl Wake for Sentinel {
     fn wake(self: Arc<Self>) {
@@ -242,19 +242,19 @@ impl Wake for Sentinel {
 
 impl Keeper for Sentinel {
     fn stirred(&self) {
-        let Some(core) = self.0.upgrade() else { return };
+        let Some(entry) = self.0.upgrade() else { return };
         // In use: a waker left in the slot fires on the user's own answers.
-        if core.is(State::InUse) || core.is(State::Closed) {
+        if entry.is(State::InUse) || entry.is(State::Closed) {
             return;
         }
-        if !core.fired.swap(true, Ordering::AcqRel) {
-            core.common.inbox.push(Weak::clone(&self.0));
+        if !entry.fired.swap(true, Ordering::AcqRel) {
+            entry.common.fired_queue.push(Weak::clone(&self.0));
         }
     }
     fn condemned(&self) {
-        if let Some(core) = self.0.upgrade() {
-            core.common.generation.end_of(core.generation, CloseReason::Invalidated);
-            core.common.inbox.nudge();
+        if let Some(entry) = self.0.upgrade() {
+            entry.common.generation.end_of(entry.generation, CloseReason::Invalidated);
+            entry.common.fired_queue.wake();
         }
     }
 }

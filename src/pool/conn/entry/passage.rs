@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Core, State};
+use super::{Entry, State};
 use crate::event::{Check, CheckVerdict, CloseReason};
 use crate::liveness::{Parked, UNASKED, Verdict};
 use crate::pool::conn::age::Age;
@@ -14,7 +14,7 @@ use crate::stream::Conn;
 use crate::sync::atomic::Ordering;
 use crate::sys::tcp_info::tcp_info;
 
-impl Core {
+impl Entry {
     /// Takes an idle connection for a user, if it may still be used. It never waits: flag, peek,
     /// lifetime; yes or no, at once. Of one that may not be used, the stream and the reason are for
     /// whoever asked.
