@@ -1,12 +1,12 @@
 //! The pool: who may have a connection, which one, and what becomes of it.
 //!
-//! [`shared`] has the parts together. The rooms stand in the order in which a connection lives: it is
+//! [`inner`] has the parts together. The rooms stand in the order in which a connection lives: it is
 //! dialed, waits idle, is acquired, used, given back, looked after, and closed.
 
 mod builder;
-mod common;
 mod guard;
-mod shared;
+mod inbox;
+mod inner;
 
 /// From a caller's question to a connection in its hands.
 mod acquire {
@@ -23,7 +23,6 @@ mod conn {
     pub(in crate::pool) mod age;
     pub(in crate::pool) mod entry;
     pub(in crate::pool) mod erased;
-    pub(in crate::pool) mod expiry;
     pub(in crate::pool) mod generation;
     pub(in crate::pool) mod lease;
     pub(in crate::pool) mod registry;
@@ -34,16 +33,20 @@ mod conn {
 mod dial {
     pub(in crate::pool) mod dialer;
     pub(in crate::pool) mod peers;
+    mod refresh;
     pub(in crate::pool) mod slots;
+    mod task;
 }
 
 /// What is looked at in the background.
 mod health {
+    mod checks;
     pub(in crate::pool) mod closing;
     pub(in crate::pool) mod fired;
     pub(in crate::pool) mod maintenance;
     pub(in crate::pool) mod quarantine;
-    pub(in crate::pool) mod schedule;
+    mod schedule;
+    pub(in crate::pool) mod silence;
 }
 
 /// What is done to a pool as a whole.
@@ -72,7 +75,7 @@ use crate::sync::Arc;
 use acquire::checkout::{self, Until};
 use conn::erased;
 use control::warm_up::GiveUp;
-use shared::PoolInner;
+use inner::PoolInner;
 
 pub use acquire::ping::Ping;
 pub(crate) use acquire::retry::Tries;
@@ -346,7 +349,7 @@ impl<P: Protocol> Pool<P> {
 
     /// Every address of the upstream that the pool knows, and what it thinks of it.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        self.handle.0.common.peers.status()
+        self.handle.0.peers.status()
     }
 
     /// What its connections speak; `None` for bare streams.

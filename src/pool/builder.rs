@@ -8,7 +8,7 @@ use crate::foreign::Held;
 use crate::net::{Resolve, Resolver};
 use crate::pool::acquire::ping::{Ping, Pinger};
 use crate::pool::conn::erased::erase;
-use crate::pool::shared::PoolInner;
+use crate::pool::inner::PoolInner;
 use crate::pool::{Owner, Pool};
 use crate::protocol::{Protocol, Raw};
 use crate::stream::Connector;

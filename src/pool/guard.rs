@@ -187,7 +187,7 @@ impl<P: Protocol> Guard<P> {
         F: Future<Output = ()> + Send + 'static,
     {
         let pool = Arc::clone(self.lease.inner());
-        pool.leave_to_a_task(work(self));
+        pool.leave_work(work(self));
     }
 
     pub(in crate::pool) fn lease(&self) -> &Lease {

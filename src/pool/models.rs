@@ -29,14 +29,14 @@ use crate::foreign::Held;
 use crate::models::{Model, advance, block_on, turn};
 use crate::net::Directory;
 use crate::pool::acquire::checkout::{Until, checkout, try_checkout};
-use crate::pool::acquire::idle_set::Taken;
 use crate::pool::acquire::ping::{Ping, Pinger};
 use crate::pool::acquire::wait_queue::WaitQueue;
-use crate::pool::conn::entry::{Classified, Entry};
+use crate::pool::conn::entry::Entry;
 use crate::pool::conn::lease::Lease;
 use crate::pool::health::maintenance;
 use crate::pool::health::quarantine::Quarantine;
-use crate::pool::shared::{PoolInner, Running};
+use crate::pool::health::silence::is_in_doubt;
+use crate::pool::inner::{PoolInner, Running};
 use crate::protocol::Unread;
 use crate::stream::models::{is_closed, pair, read, tcp_stream};
 use crate::stream::{Bare, Conn, Connector, Stream, Wire};
@@ -99,7 +99,7 @@ impl World {
 
     /// All of its connections are idle.
     fn begin(self) -> Self {
-        assert_eq!(self.inner.common.registry.idle_count(), self.peers.len(), "{:?}", self.ends);
+        assert_eq!(self.inner.registry.idle_count(), self.peers.len(), "{:?}", self.ends);
         self
     }
 
@@ -125,7 +125,7 @@ impl World {
     /// As a dial does it.
     fn connect(&mut self, stream: Stream, kind: Kind, peer: Option<Peer>) -> Lease {
         let slot = self.inner.slots.try_take().expect("a slot is free");
-        self.inner.common.peers.resolved(0, &[stream.peer_addr().clone()]);
+        self.inner.peers.resolved(0, &[stream.peer_addr().clone()]);
         let mut conn = match kind {
             Kind::Raw => Conn::Raw(Box::new(stream)),
             Kind::Client => {
@@ -142,12 +142,11 @@ impl World {
                 bare.with_client(Box::new(()))
             }
         };
-        let common = &self.inner.common;
-        let entry = Entry::new(common, &mut conn, slot, common.generation.now());
+        let entry = self.inner.adopt(&mut conn, slot, self.inner.generation.now());
         self.peers.push((entry.id, peer));
         self.owned.lock().expect("nobody panics here").insert(entry.id, false);
         let since = entry.age();
-        Lease::new(&self.inner, Taken { entry, conn, since })
+        Lease::new(&self.inner, entry, conn, since)
     }
 
     fn owner(&self) -> Owner {
@@ -156,40 +155,27 @@ impl World {
 
     /// Looks at what the sentinels saw. False if there was nothing.
     fn look(&self) -> bool {
-        let fired = self.inner.common.fired_queue.take();
+        let fired = self.inner.fired_queue.take();
         let some = !fired.is_empty();
         for entry in fired.iter().filter_map(Weak::upgrade) {
-            self.after(entry.classify(), &entry);
-            self.inner.sweep_if_closed(&entry);
+            self.inner.check_socket(&entry);
         }
         some
     }
 
     /// As if the sentinels of all idle ones had fired.
     fn stir(&self) {
-        for entry in self.inner.common.registry.idle() {
-            self.inner.common.fired_queue.push(Arc::downgrade(&entry));
+        for entry in self.inner.registry.idle() {
+            self.inner.fired_queue.push(Arc::downgrade(&entry));
         }
     }
 
     /// Looks whether the idle ones are silent, `looks` times later than the last time.
     fn look_for_silence(&self, looks: u32) {
         let later = Instant::now() + looks * Duration::from_secs(3600);
-        for entry in self.inner.common.registry.idle() {
-            self.after(entry.check_silence(later, Duration::from_nanos(1)), &entry);
+        for entry in self.inner.registry.idle() {
+            self.inner.check_silence(&entry, later, Duration::from_nanos(1));
         }
-    }
-
-    fn after(&self, classified: Classified, entry: &Arc<Entry>) {
-        if classified == Classified::Homeless {
-            self.offer(Arc::clone(entry));
-        }
-    }
-
-    fn offer(&self, entry: Arc<Entry>) {
-        self.inner.sweep_if_closed(&entry);
-        self.inner.idle_set.put(entry);
-        self.inner.serve();
     }
 
     /// Until nothing is left to look at.
@@ -202,7 +188,7 @@ impl World {
             assert!(rounds < 20, "a connection that nobody touches keeps being looked at");
         }
         for entry in self.inner.longest_idle() {
-            entry.evict_unwanted();
+            self.inner.evict_unwanted(&entry);
         }
         self.close_left();
     }
@@ -210,13 +196,13 @@ impl World {
     /// Closes what was left to maintenance. Without one, nothing may be left.
     fn close_left(&self) {
         if self.inner.maintained.load(SeqCst) {
-            drop(self.inner.common.closing.take());
+            drop(self.inner.closing.take());
         }
     }
 
     /// As a caller does it, who does not get it yet.
-    fn take(&self) -> Option<Taken> {
-        self.inner.idle_set.take(|ending| self.inner.close_later(ending))
+    fn take(&self) -> Option<Lease> {
+        self.inner.take_idle()
     }
 
     fn ends_of(&self, conn: ConnId) -> Vec<CloseReason> {
@@ -228,10 +214,10 @@ impl World {
     /// ended once and its socket is closed, and the slots are theirs.
     fn check(mut self) {
         self.settle();
-        let idle: Vec<_> = self.inner.common.registry.idle().iter().map(|entry| entry.id).collect();
+        let idle: Vec<_> = self.inner.registry.idle().iter().map(|entry| entry.id).collect();
         assert_eq!(self.inner.guards(), 0, "every guard was counted out");
         assert_eq!(self.inner.slots.used(), idle.len(), "a slot for each that is open");
-        let counts = self.inner.common.registry.count(&self.inner.slots);
+        let counts = self.inner.registry.count(&self.inner.slots);
         assert_eq!((counts.in_use, counts.connecting), (0, 0), "each that is open is idle");
         for (id, peer) in &mut self.peers {
             let is_open = idle.contains(id);
@@ -250,7 +236,6 @@ impl World {
             assert!(!ends.iter().any(is_lost), "its last handle was lost: {ends:?}");
             let taken: Vec<_> = std::iter::from_fn(|| self.take()).collect();
             assert_eq!(taken.len(), idle.len(), "each that is idle is in the idle set");
-            let taken: Vec<_> = taken.into_iter().map(|it| Lease::new(&self.inner, it)).collect();
             self.inner.close();
             drop(taken);
             self.close_left();
@@ -421,8 +406,8 @@ fn what_a_sentinel_saw_in_quarantine_is_looked_at() {
         block_on(async { while read(&mut wire).await.is_ok_and(|count| count > 0) {} });
         wire
     });
-    let common = Arc::clone(&world.inner.common);
-    let mut quarantine = Quarantine::new(&common.suspects);
+    let pool = Arc::clone(&world.inner);
+    let mut quarantine = Quarantine::new(&pool);
     for step in 1..=6 {
         match thread_rng().gen_range(0..5) {
             0 | 1 => world.look_for_silence(step),
@@ -433,19 +418,19 @@ fn what_a_sentinel_saw_in_quarantine_is_looked_at() {
             }
             _ => {
                 advance(Duration::from_millis(50));
-                block_on(quarantine.look(|entry| world.offer(entry)));
+                block_on(quarantine.look());
             }
         }
         thread::yield_now();
     }
     let mut looks = 0;
-    while common.suspects.count() > 0 {
+    while pool.suspects.count() > 0 {
         advance(Duration::from_millis(50));
-        block_on(quarantine.look(|entry| world.offer(entry)));
+        block_on(quarantine.look());
         looks += 1;
         assert!(looks < 100, "a connection stays in quarantine");
     }
-    assert_eq!(common.registry.idle_count(), 1, "it is alive: {:?}", world.ends);
+    assert_eq!(pool.registry.idle_count(), 1, "it is alive: {:?}", world.ends);
     // What came before has been looked at.
     world.settle();
     drop(far_end);
@@ -461,17 +446,17 @@ fn what_a_sentinel_saw_in_quarantine_is_looked_at() {
 fn a_silent_connection_is_neither_lost_nor_kept() {
     let (world, mut far_ends) = over_tcp(World::empty(2), Kind::Raw, 2);
     let threads = [user(&world, 2), owner_of_pool(&world)];
-    let common = Arc::clone(&world.inner.common);
-    let mut quarantine = Quarantine::new(&common.suspects);
+    let pool = Arc::clone(&world.inner);
+    let mut quarantine = Quarantine::new(&pool);
     for step in 1..=3 {
         // Maintenance ends with the pool.
-        if common.is_closed() {
+        if pool.is_closed() {
             break;
         }
         match thread_rng().gen_range(0..3) {
             0 => world.look_for_silence(step),
             1 => advance(Duration::from_millis(50)),
-            _ => drop(block_on(quarantine.look(|entry| world.offer(entry)))),
+            _ => drop(block_on(quarantine.look())),
         }
         turn();
         world.look();
@@ -481,18 +466,18 @@ fn a_silent_connection_is_neither_lost_nor_kept() {
     }
     // Loopback has answered long ago.
     let mut looks = 0;
-    while common.suspects.count() > 0 && !common.is_closed() {
+    while pool.suspects.count() > 0 && !pool.is_closed() {
         advance(Duration::from_millis(50));
-        block_on(quarantine.look(|entry| world.offer(entry)));
+        block_on(quarantine.look());
         looks += 1;
         assert!(looks < 100, "a connection stays in quarantine");
     }
-    match common.is_closed() {
+    match pool.is_closed() {
         true => block_on(quarantine.close()),
         // Its runtime has ended.
         false => drop(quarantine),
     }
-    assert_eq!(common.suspects.count(), 0);
+    assert_eq!(pool.suspects.count(), 0);
     check_over_tcp(world, &mut far_ends);
 }
 
@@ -518,7 +503,7 @@ fn check_over_tcp(mut world: World, far_ends: &mut [TcpStream]) {
     let mut peers = std::mem::take(&mut world.peers);
     world.settle();
     // The other ends are looked at here.
-    let idle = world.inner.common.registry.idle();
+    let idle = world.inner.registry.idle();
     let idle: Vec<_> = idle.iter().map(|entry| entry.id).collect();
     for ((id, _), end) in peers.drain(..).zip(far_ends) {
         let mut space = [0; 8];
@@ -535,7 +520,7 @@ fn check_over_tcp(mut world: World, far_ends: &mut [TcpStream]) {
 /// others, and ends with the pool or with its runtime at any moment. None stays.
 fn what_is_left_to_maintenance_is_closed_though_that_ends() {
     let mut world = World::new(3, Kind::Raw);
-    let running = Running::of(&world.inner);
+    let running = Running(Arc::clone(&world.inner));
     let ends_with_pool = thread_rng().gen_bool(0.5);
     let user = {
         let (inner, owner) = (Arc::clone(&world.inner), world.owner());
@@ -561,8 +546,7 @@ fn what_is_left_to_maintenance_is_closed_though_that_ends() {
     };
     // On the thread whose turns are the reactor's.
     let beat = Duration::from_secs(1);
-    let (weak, common) = (Arc::downgrade(&world.inner), Arc::clone(&world.inner.common));
-    let mut task = Box::pin(maintenance::run(weak, common, beat));
+    let mut task = Box::pin(maintenance::run(Arc::clone(&world.inner), beat));
     let mut has_ended = false;
     for _ in 0..thread_rng().gen_range(0..12) {
         match thread_rng().gen_range(0..6) {
@@ -618,7 +602,7 @@ fn nobody_is_given_whom_something_speaks_against() {
                         _ => block_on(checkout(&inner, Until::For(None), Location::caller())).ok(),
                     };
                     let Some(lease) = lease else { continue };
-                    let all = inner.common.registry.all();
+                    let all = inner.registry.all();
                     let entry = all.into_iter().find(|entry| entry.id == lease.id());
                     let entry = entry.expect("it is known while somebody has it");
                     let heard = entry.moment(entry.age()) - entry.unheard_for(entry.age());
@@ -638,23 +622,23 @@ fn nobody_is_given_whom_something_speaks_against() {
         thread::spawn(move || {
             for _ in 0..2 {
                 some_time();
-                let all = inner.common.registry.all();
+                let all = inner.registry.all();
                 let moment = Instant::now();
-                all[0].doubt_siblings(Some(moment));
+                inner.doubt_siblings(&all[0], Some(moment));
                 *said.lock().expect("nobody panics here") = Some(moment);
             }
             ended.fetch_add(1, SeqCst);
         })
     });
-    let common = Arc::clone(&world.inner.common);
-    let mut quarantine = Quarantine::new(&common.suspects);
+    let pool = Arc::clone(&world.inner);
+    let mut quarantine = Quarantine::new(&pool);
     let mut steps = 0;
-    while ended.load(SeqCst) < threads.len() || common.suspects.count() > 0 {
+    while ended.load(SeqCst) < threads.len() || pool.suspects.count() > 0 {
         match thread_rng().gen_range(0..7) {
             0 => advance(a_while),
             1 | 5 | 6 => world.inner.clear_doubts(),
             2 => block_on(world.inner.ask_siblings()),
-            3 => drop(block_on(quarantine.look(|entry| world.offer(entry)))),
+            3 => drop(block_on(quarantine.look())),
             _ => {
                 turn();
                 world.look();
@@ -669,11 +653,11 @@ fn nobody_is_given_whom_something_speaks_against() {
     }
     // All of them were heard, or can be: the word is taken back.
     let mut looks = 0;
-    while !common.peers.doubted().is_empty() {
+    while !pool.peers.doubted().is_empty() {
         advance(a_while);
-        common.has_doubts.store(true, SeqCst);
+        pool.has_doubts.store(true, SeqCst);
         block_on(world.inner.ask_siblings());
-        block_on(quarantine.look(|entry| world.offer(entry)));
+        block_on(quarantine.look());
         world.inner.clear_doubts();
         looks += 1;
         assert!(looks < 100, "what was said is never taken back");
@@ -687,25 +671,25 @@ fn nobody_is_given_whom_something_speaks_against() {
 fn what_is_said_meanwhile_is_not_taken_back() {
     let world = World::new(1, Kind::Raw);
     let pool = Arc::clone(&world.inner);
-    let entry = pool.common.registry.all().pop().expect("there is one");
+    let entry = pool.registry.all().pop().expect("there is one");
     let hear = |entry: &Arc<Entry>| {
         advance(Duration::from_millis(50));
-        entry.prove(entry.age());
+        pool.prove(entry, entry.age());
     };
     advance(Duration::from_millis(50));
-    entry.doubt_siblings(Some(Instant::now()));
+    pool.doubt_siblings(&entry, Some(Instant::now()));
     hear(&entry);
     advance(Duration::from_millis(50));
     let speaker = {
-        let entry = Arc::clone(&entry);
-        thread::spawn(move || entry.doubt_siblings(Some(Instant::now())))
+        let (entry, pool) = (Arc::clone(&entry), Arc::clone(&pool));
+        thread::spawn(move || pool.doubt_siblings(&entry, Some(Instant::now())))
     };
     pool.clear_doubts();
     speaker.join().expect("it was said");
-    assert!(entry.is_in_doubt(), "what was said last is taken back");
+    assert!(is_in_doubt(&entry), "what was said last is taken back");
     hear(&entry);
     pool.clear_doubts();
-    assert!(pool.common.peers.doubted().is_empty(), "it was heard, and is doubted for good");
+    assert!(pool.peers.doubted().is_empty(), "it was heard, and is doubted for good");
     drop((entry, pool));
     world.check();
 }
@@ -799,7 +783,7 @@ fn a_ping_goes_on_for_the_pool_and_ends_with_it() {
     }
     world.settle();
     if !is_closed {
-        let left = world.inner.common.registry.idle_count();
+        let left = world.inner.registry.idle_count();
         assert_eq!(left, 2, "all have answered: {:?}", world.ends);
     }
     world.check();
@@ -907,7 +891,7 @@ fn whoever_waits_is_served_while_a_connection_lives() {
     }
     assert_eq!(world.inner.wait_queue.waiting(), 0);
     world.settle();
-    assert_eq!(world.inner.common.registry.idle_count(), 1, "nothing happened to it");
+    assert_eq!(world.inner.registry.idle_count(), 1, "nothing happened to it");
     world.check();
 }
 

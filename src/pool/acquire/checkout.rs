@@ -7,14 +7,20 @@ use tokio::time::Instant;
 
 use crate::deadline::Deadline;
 use crate::error::{CheckoutDetails, CheckoutError, CheckoutFailure, Phase};
-use crate::event::{CheckoutOutcome, Event, Operation};
+use crate::event::{Check, CheckVerdict, CheckoutOutcome, CloseReason, Event, Operation};
+use crate::liveness::Verdict;
 use crate::net::ConnectError;
-use crate::pool::PoolInner;
 use crate::pool::acquire::ping::Proof;
 use crate::pool::acquire::wait_queue::{Failed, Waiter};
+use crate::pool::conn::age::Age;
+use crate::pool::conn::entry::{Entry, State};
 use crate::pool::conn::lease::Lease;
 use crate::pool::dial::peers::Demand;
-use crate::pool::shared::has_runtime;
+use crate::pool::health::closing::{DeferredClose, MOST_CLOSED};
+use crate::pool::health::quarantine::Known;
+use crate::pool::inner::PoolInner;
+use crate::pool::inner::has_runtime;
+use crate::stream::Conn;
 use crate::sync::Arc;
 use crate::telemetry::Span;
 
@@ -183,7 +189,7 @@ async fn served(
     if inner.is_closed() || !inner.idle_set.is_empty() {
         inner.serve();
     }
-    if inner.slots.are_free() || inner.common.suspects.count() > 0 {
+    if inner.slots.are_free() || inner.suspects.count() > 0 {
         inner.slots.announce();
     }
     let result = match deadline.run(waiter.called(|| inner.maintain())).await {
@@ -194,6 +200,60 @@ async fn served(
 }
 
 impl PoolInner {
+    /// Takes a usable idle connection, if there is one. Never waits. Those found unusable on the way are
+    /// closed: [`MOST_CLOSED`] of them here, since a caller waits for that, the others later.
+    #[inline(always)]
+    pub(in crate::pool) fn take_idle(self: &Arc<Self>) -> Option<Lease> {
+        let mut closed = 0;
+        loop {
+            let entry = self.idle_set.take()?;
+            if entry.is(State::Closed) {
+                continue;
+            }
+            let now = entry.age();
+            let Some((conn, has_fired)) = entry.claim() else { continue };
+            let Some(reason) = self.unusable(&entry, &conn, has_fired, now) else {
+                let Some(info) = self.silence(&entry, &conn, now) else {
+                    conn.set_idle(false);
+                    return Some(Lease::new(self, entry, conn, now));
+                };
+                // Its handle was dropped just now; it is listed again when it is heard.
+                entry.unlist();
+                self.suspect(entry, conn, Known::Reading(info));
+                continue;
+            };
+            let ending = DeferredClose::new(self, entry, conn, reason);
+            closed += 1;
+            if closed > MOST_CLOSED {
+                self.close_later(ending);
+            }
+        }
+    }
+
+    /// Why an idle connection must not be handed out, if so.
+    #[inline(always)]
+    fn unusable(
+        &self,
+        entry: &Entry,
+        conn: &Conn,
+        has_fired: bool,
+        now: Age,
+    ) -> Option<CloseReason> {
+        if let Some(reason) = self.unwanted(entry, now).or_else(|| entry.idle_too_long(now)) {
+            return Some(reason);
+        }
+        match conn.check(has_fired) {
+            Verdict::Alive => {
+                self.report_alive(entry);
+                None
+            }
+            Verdict::Dead(reason) => {
+                self.report_check(entry, Check::Peek, CheckVerdict::Dead, None);
+                Some(reason)
+            }
+        }
+    }
+
     #[inline(always)]
     fn at_once(self: &Arc<Self>) -> Option<Lease> {
         if !self.wait_queue.is_empty() {
@@ -215,8 +275,7 @@ impl PoolInner {
     /// return.
     fn hopeless(&self) -> Option<Arc<ConnectError>> {
         let error = self.dials.last_error().filter(|error| !error.is_retryable())?;
-        let soon =
-            self.guards() > 0 || self.common.peers.may_dial(Instant::now(), Demand::Nobody).is_ok();
+        let soon = self.guards() > 0 || self.peers.may_dial(Instant::now(), Demand::Nobody).is_ok();
         (!soon).then_some(error)
     }
 
@@ -238,12 +297,11 @@ impl PoolInner {
     /// What a caller was waiting for whose deadline has passed.
     fn late(&self) -> Failed {
         let error = self.dials.last_error();
-        let phase = if self.common.is_paused() {
+        let phase = if self.generation.is_paused() {
             Phase::Paused
         } else if self.unclaimed() == 0 {
             Phase::Queue
-        } else if self.dials.under_way() == 0 && error.is_none() && self.common.suspects.count() > 0
-        {
+        } else if self.dials.under_way() == 0 && error.is_none() && self.suspects.count() > 0 {
             Phase::Check
         } else {
             Phase::Connect

@@ -4,9 +4,9 @@ use crate::sync::Arc;
 
 use crate::error::CheckoutFailure;
 use crate::net::ConnectError;
-use crate::pool::PoolInner;
 use crate::pool::acquire::wait_queue::Failed;
 use crate::pool::conn::lease::Lease;
+use crate::pool::inner::PoolInner;
 use crate::status::Status;
 
 impl PoolInner {

@@ -1,30 +1,16 @@
 //! The idle set: idle connections and their order.
 //!
 //! A stack or a queue under one lock, and nothing else: the limit is [`Slots`](crate::pool::dial::slots::Slots)',
-//! the order of callers [`WaitQueue`](crate::pool::acquire::wait_queue::WaitQueue)'s, the deadline the checkout's, and what a
-//! connection has to show before it is handed out its own [`Entry::claim`]'s. So no caller ever waits
-//! in here, or can be cancelled in here.
+//! the order of callers [`WaitQueue`](crate::pool::acquire::wait_queue::WaitQueue)'s, the deadline the
+//! checkout's, and what a connection has to show before it is handed out the pool's
+//! [`take_idle`](crate::pool::inner::PoolInner::take_idle)'s. So no caller ever waits in here, or can be
+//! cancelled in here.
 
 use std::collections::VecDeque;
 
 use crate::config::Order;
-use crate::pool::conn::age::Age;
 use crate::pool::conn::entry::{Entry, State};
-use crate::pool::health::closing::Ending;
-use crate::stream::Conn;
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// A connection taken from the idle set.
-pub(in crate::pool) struct Taken {
-    pub(in crate::pool) entry: Arc<Entry>,
-    pub(in crate::pool) conn: Conn,
-    /// Its age when it was taken.
-    pub(in crate::pool) since: Age,
-}
-
-/// The most connections that a caller closes in its own time: closing one costs about 10 µs. The
-/// maintenance task closes the others, one by one between other tasks. A model has few connections.
-pub(in crate::pool) const MOST_CLOSED: usize = if cfg!(shuttle) { 1 } else { 64 };
 
 /// The idle connections of a pool. A handle may be of a connection that has ended since it was put
 /// here: whoever takes it finds out.
@@ -48,32 +34,9 @@ impl IdleSet {
         idle.reserve(more);
     }
 
-    /// A usable connection, if there is one. Those found unusable on the way are closed: `MOST_CLOSED`
-    /// of them here, since whoever takes one waits for that, the others by `rest`.
-    #[inline(always)]
-    pub(in crate::pool) fn take(&self, rest: impl Fn(Ending)) -> Option<Taken> {
-        let mut closed = 0;
-        loop {
-            let entry = self.next()?;
-            if entry.is(State::Closed) {
-                continue;
-            }
-            let since = entry.age();
-            match entry.claim(since) {
-                Ok(conn) => return Some(Taken { entry, conn, since }),
-                Err(None) => {}
-                Err(Some((conn, reason))) => {
-                    let ending = Ending::new(entry, conn, reason);
-                    closed += 1;
-                    if closed > MOST_CLOSED {
-                        rest(ending);
-                    }
-                }
-            }
-        }
-    }
-
-    fn next(&self) -> Option<Arc<Entry>> {
+    /// The handle of the connection whose turn it is.
+    #[inline]
+    pub(in crate::pool) fn take(&self) -> Option<Arc<Entry>> {
         let mut idle = self.idle();
         match self.order {
             Order::Lifo => idle.pop_back(),
@@ -81,12 +44,13 @@ impl IdleSet {
         }
     }
 
-    /// Whether there is nothing to take. See [`WaitQueue::is_empty`](crate::pool::acquire::wait_queue::WaitQueue::is_empty).
+    /// Whether there is nothing to take. See
+    /// [`WaitQueue::is_empty`](crate::pool::acquire::wait_queue::WaitQueue::is_empty).
     pub(in crate::pool) fn is_empty(&self) -> bool {
         self.idle().is_empty()
     }
 
-    /// A connection went idle.
+    /// Adds a connection that became idle.
     pub(in crate::pool) fn put(&self, entry: Arc<Entry>) {
         self.idle().push_back(entry);
     }

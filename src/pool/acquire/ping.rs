@@ -18,10 +18,10 @@ use crate::config::Validation;
 use crate::deadline::Deadline;
 use crate::event::{Check, CheckVerdict, CloseReason, Event, Operation};
 use crate::foreign::{self, Held, Panicked};
-use crate::pool::PoolInner;
 use crate::pool::conn::lease::Lease;
+use crate::pool::inner::PoolInner;
 use crate::stream::{Conn, Ending, Stream};
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::sync::Arc;
 
 /// Asks the program behind a connection whether it lives: the only way to notice a process that is
 /// stopped or hangs, since its kernel answers for it. Given to
@@ -111,7 +111,7 @@ impl PoolInner {
             return Proof::Late;
         }
         let ping = Box::pin(Arc::clone(self).ping_in_time(lease));
-        let mut under_way = UnderWay { pool: self, ping: Some(ping) };
+        let mut under_way = PingInFlight { pool: self, ping: Some(ping) };
         match deadline.run(&mut under_way).await {
             Ok(Some(lease)) => Proof::Given(lease),
             Ok(None) => Proof::Refused,
@@ -165,16 +165,16 @@ pub(in crate::pool) enum Proof {
     Late,
 }
 
-type PingInTime = BoxFuture<'static, Option<Lease>>;
+pub(in crate::pool) type PingInTime = BoxFuture<'static, Option<Lease>>;
 
 /// A ping that a caller waits for. Dropped before its end, it goes on for the pool.
-struct UnderWay<'a> {
+struct PingInFlight<'a> {
     pool: &'a Arc<PoolInner>,
     /// Always there until its end.
     ping: Option<PingInTime>,
 }
 
-impl Future for &mut UnderWay<'_> {
+impl Future for &mut PingInFlight<'_> {
     type Output = Option<Lease>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Lease>> {
@@ -185,58 +185,31 @@ impl Future for &mut UnderWay<'_> {
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for PingInFlight<'_> {
     fn drop(&mut self) {
         // One that has panicked is not polled again.
         let ping = self.ping.take().filter(|_| !std::thread::panicking());
         if let Some(ping) = ping {
-            self.pool.pings.add(ping);
-            self.pool.slots.announce();
-            if self.pool.is_closed() {
-                self.pool.pings.discard();
-            }
+            self.pool.leave_to_a_task(ping);
         }
     }
 }
 
-#[cfg(feature = "http1")]
 impl PoolInner {
+    /// Has this run by a task of the pool, unless that is closed. What comes of it goes back where it
+    /// belongs.
+    fn leave_to_a_task(&self, ping: PingInTime) {
+        // With the pool its connection is closed.
+        drop(self.pings.push(ping));
+        self.slots.announce();
+    }
+
     /// As a ping whose caller has gone: run by a task of the pool, until that is closed.
-    pub(in crate::pool) fn leave_to_a_task(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.pings.add(Box::pin(async move {
+    #[cfg(feature = "http1")]
+    pub(in crate::pool) fn leave_work(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.leave_to_a_task(Box::pin(async move {
             work.await;
             None
         }));
-        self.slots.announce();
-        if self.is_closed() {
-            self.pings.discard();
-        }
-    }
-}
-
-/// Pings whose callers have gone. Each holds the pool, so they are dropped when it is closed.
-#[derive(Default)]
-pub(in crate::pool) struct Pings {
-    /// Pushed and taken under this lock, nothing else.
-    arrived: Mutex<Vec<PingInTime>>,
-}
-
-impl Pings {
-    fn add(&self, ping: PingInTime) {
-        self.lock().push(ping);
-    }
-
-    /// To be run in a task of the pool. What comes of each goes back where it belongs.
-    pub(in crate::pool) fn take(&self) -> Vec<PingInTime> {
-        std::mem::take(&mut *self.lock())
-    }
-
-    /// The pool is closed: so are their connections.
-    pub(in crate::pool) fn discard(&self) {
-        drop(self.take());
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<PingInTime>> {
-        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,47 +1,70 @@
 //! [`Entry`]: what the pool knows about one connection, and the state that says who may touch it.
-
-mod holder;
-mod look;
-mod passage;
+//!
+//! An entry acts on nothing but itself: its methods say what was found, and the pool does what follows
+//! from it.
 
 use std::fmt;
-use std::task::Waker;
+use std::panic::Location;
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub(in crate::pool) use look::Classified;
-
-use self::holder::Held;
-use self::look::Sentinel;
-use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event};
-use crate::liveness::UNASKED;
-use crate::pool::common::Common;
-use crate::pool::conn::age::{Age, AtomicAge};
+use crate::error::Holder;
+use crate::event::{CloseReason, ConnId, Event};
+use crate::liveness::Parked;
+use crate::pool::conn::age::{self, Age, AtomicAge};
+use crate::pool::conn::generation::PoolGeneration;
 use crate::pool::dial::peers::Membership;
 use crate::pool::dial::slots::Slot;
-use crate::stream::{Conn, Lingering, Link};
+use crate::pool::health::fired::FiredQueue;
+use crate::stream::{Conn, Keeper, Link};
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use crate::telemetry::Span;
 
-/// Who may touch the connection. Every change is a compare-and-swap; whoever made it owns the
-/// stream until the next change.
+/// Who may touch the connection. Whoever made a [transition](TRANSITIONS) into a state owns the stream
+/// until the next one; in `Idle` nobody does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(in crate::pool) enum State {
     /// Held by a guard, or on its way to one.
     InUse,
-    /// Coming back: its waker is being parked.
+    /// On its way back: its waker is being parked.
     Parking,
-    /// Waiting for a user; its stream is at home.
+    /// Waiting for a user, its stream at home.
     Idle,
-    /// Being looked at by the maintenance task; its handle is in the idle set.
+    /// Being looked at by the maintenance task, or silent and being asked. Its handle is in the idle set.
     Checking,
-    /// Being looked at, and a checkout has meanwhile dropped its handle from the idle set.
-    Orphaned,
-    /// Ended. Whoever made this change emits the one close event.
+    /// As `Checking`, and its handle is not in the idle set any more: it is put back when the check
+    /// is over.
+    Unlisted,
+    /// Ended. Whoever made this transition emits the one close event.
     Closed,
 }
+
+use State::{Checking, Closed, Idle, InUse, Parking, Unlisted};
+
+/// Every transition there is, but the one to `Closed`, which leads from everywhere, once.
+#[rustfmt::skip]
+pub(in crate::pool) const TRANSITIONS: [(State, State); 9] = [
+    // A caller takes it.                                       (claim)
+    (Idle, InUse),
+    // Its user gives it back, and nothing speaks against it.   (park)
+    (InUse, Parking),
+    (Parking, Idle),
+    // It was not fit to wait: whoever gave it back closes it.
+    (Parking, InUse),
+    // Maintenance looks at it, or somebody closes it.          (start_check)
+    (Idle, Checking),
+    // The check is over.                                       (end_check)
+    (Checking, Idle),
+    (Unlisted, Idle),
+    // A caller has met it during a check and dropped its handle.
+    (Checking, Unlisted),
+    // A caller has taken it, and its peer has to be asked first. (unlist)
+    (InUse, Unlisted),
+];
 
 /// One connection.
 ///
@@ -52,28 +75,28 @@ pub(in crate::pool) struct Entry {
     opened: Instant,
     /// The end of its lifetime, jitter included.
     expires: Age,
-    /// When it was last returned.
+    /// The moment of its last return.
     idle_since: AtomicAge,
-    /// When its peer was last known to be heard.
+    /// The last moment at which its peer is known to have been heard.
     heard: AtomicAge,
     state: AtomicU8,
     /// A byte was read from it since it was opened.
     was_heard: AtomicBool,
-    /// The sentinel fired: look before the next use.
+    /// Its sentinel fired: look before the next use.
     fired: AtomicBool,
     /// How long its peer lets it be idle; [`Age::NEVER`] where it did not say.
     idle_limit: AtomicAge,
-    /// Of the pool, when its dial began.
-    pub(in crate::pool) generation: u64,
+    /// The pool's generation when its dial began.
+    generation: u64,
+    /// The pool's generation now.
+    pool_generation: Arc<PoolGeneration>,
     pub(in crate::pool) peer: Membership,
-    common: Arc<Common>,
     pub(in crate::pool) id: ConnId,
     /// Its handshake had an answer.
     pub(in crate::pool) was_greeted: bool,
     /// Things are only moved in and out under this lock; nothing is dropped, read or called.
     home: Mutex<Home>,
     sentinel: Waker,
-    me: Weak<Self>,
     /// The way to whoever uses the stream. Set and read under this lock, nothing else.
     link: Mutex<Arc<Link>>,
 }
@@ -84,45 +107,78 @@ struct Home {
     conn: Option<Conn>,
     slot: Option<Slot>,
     /// Boxed: noted by hardly any pool.
-    holder: Option<Box<Held>>,
+    holder: Option<Box<HolderNote>>,
+}
+
+/// Who has a connection.
+#[derive(Debug)]
+struct HolderNote {
+    since: Instant,
+    taken_at: &'static Location<'static>,
+    /// What its caller was doing.
+    span: Arc<Span>,
+    reported: bool,
+}
+
+/// What a new entry is made of, besides its connection.
+pub(in crate::pool) struct Parts<'a> {
+    pub(in crate::pool) slot: Slot,
+    pub(in crate::pool) peer: Membership,
+    /// The pool's generation when the dial began.
+    pub(in crate::pool) generation: u64,
+    pub(in crate::pool) pool_generation: &'a Arc<PoolGeneration>,
+    pub(in crate::pool) fired_queue: &'a Arc<FiredQueue>,
+    pub(in crate::pool) max_lifetime: Option<Duration>,
+    pub(in crate::pool) max_silence: Option<Duration>,
+}
+
+/// Whether a connection that is idle again needs a place in the idle set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::pool) enum Place {
+    /// Its handle is still there.
+    Kept,
+    /// Its handle was taken from there.
+    Lost,
 }
 
 impl Entry {
-    /// A connection that was just made, in use by the caller.
-    pub(in crate::pool) fn new(
-        common: &Arc<Common>,
-        conn: &mut Conn,
-        slot: Slot,
-        generation: u64,
-    ) -> Arc<Self> {
+    /// The entry of a connection that was just made, in use by the caller.
+    pub(in crate::pool) fn new(conn: &mut Conn, parts: Parts<'_>) -> Arc<Self> {
         let mut stream = conn.stream_mut();
-        let opened = stream.adopt(common.max_silence);
+        let opened = stream.adopt(parts.max_silence);
         let was_greeted = stream.was_read();
         // What the handshake has exchanged is nobody's use.
         stream.begin_use();
-        let entry = Arc::new_cyclic(|entry: &Weak<Self>| Self {
-            id: stream.id(),
-            peer: common.peers.join(stream.peer_addr()),
-            opened,
-            expires: common.max_lifetime.map_or(Age::NEVER, |life| Age::of(jittered(life))),
-            state: AtomicU8::new(State::InUse as u8),
-            was_greeted,
-            was_heard: AtomicBool::new(false),
-            fired: AtomicBool::new(false),
-            idle_since: AtomicAge::new(Age::ZERO),
-            idle_limit: AtomicAge::new(Age::NEVER),
-            home: Mutex::new(Home { conn: None, slot: Some(slot), holder: None }),
-            sentinel: Waker::from(Arc::new(Sentinel(Weak::clone(entry)))),
-            me: Weak::clone(entry),
-            common: Arc::clone(common),
-            // The handshake was heard.
-            heard: AtomicAge::new(Age::ZERO),
-            generation,
-            link: Mutex::new(Arc::clone(stream.link())),
+        let entry = Arc::new_cyclic(|entry: &Weak<Self>| {
+            let fired_queue = Arc::clone(parts.fired_queue);
+            Self {
+                id: stream.id(),
+                peer: parts.peer,
+                opened,
+                expires: parts.max_lifetime.map_or(Age::NEVER, |life| Age::of(jittered(life))),
+                state: AtomicU8::new(InUse as u8),
+                was_greeted,
+                was_heard: AtomicBool::new(false),
+                fired: AtomicBool::new(false),
+                idle_since: AtomicAge::new(Age::ZERO),
+                idle_limit: AtomicAge::new(Age::NEVER),
+                home: Mutex::new(Home { conn: None, slot: Some(parts.slot), holder: None }),
+                sentinel: Waker::from(Arc::new(Sentinel {
+                    entry: Weak::clone(entry),
+                    fired_queue,
+                })),
+                // The handshake was heard.
+                heard: AtomicAge::new(Age::ZERO),
+                generation: parts.generation,
+                pool_generation: Arc::clone(parts.pool_generation),
+                link: Mutex::new(Arc::clone(stream.link())),
+            }
         });
         drop(stream);
-        common.registry.add(&entry);
-        conn.keep(|| Arc::new(Sentinel(Arc::downgrade(&entry))));
+        conn.keep(|| {
+            let fired_queue = Arc::clone(parts.fired_queue);
+            Arc::new(Sentinel { entry: Arc::downgrade(&entry), fired_queue })
+        });
         entry
     }
 
@@ -130,47 +186,132 @@ impl Entry {
         self.state.load(Ordering::Acquire) == state as u8
     }
 
-    fn change(&self, from: State, to: State) -> bool {
+    /// Makes this transition, if the state is still that one. Returns whether it was.
+    #[inline(always)]
+    fn transition(&self, from: State, to: State) -> bool {
+        debug_assert!(TRANSITIONS.contains(&(from, to)), "{from:?} does not lead to {to:?}");
         let (from, to) = (from as u8, to as u8);
-        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::Acquire).is_ok()
     }
 
-    /// Why it must not be used again though it lives, if so.
-    fn outlived(&self, now: Age) -> Option<CloseReason> {
-        if now >= self.expires {
-            return Some(CloseReason::MaxLifetime);
-        }
-        self.retired()
+    /// Makes this transition out of a state that only its owner leaves. To be called by its owner.
+    #[inline(always)]
+    fn advance(&self, from: State, to: State) {
+        debug_assert!(TRANSITIONS.contains(&(from, to)), "{from:?} does not lead to {to:?}");
+        debug_assert!(self.is(from), "it is not {from:?}");
+        let order = match to {
+            // Before the look at whether the pool was closed, in every thread's eyes.
+            Idle => Ordering::SeqCst,
+            _ => Ordering::Release,
+        };
+        self.state.store(to as u8, order);
     }
 
-    /// Why it must not be used again though it lives, whoever has it.
-    pub(in crate::pool) fn retired(&self) -> Option<CloseReason> {
-        self.peer.retired().or_else(|| self.common.retired(self.generation))
+    /// Ends the connection. True for the one who does.
+    pub(in crate::pool) fn mark_closed(&self) -> bool {
+        self.state.swap(Closed as u8, Ordering::AcqRel) != Closed as u8
     }
 
-    /// Notes whether its user has read a byte: if it ends now, that is no sign of an upstream that
-    /// wants none.
-    pub(in crate::pool) fn note_use(&self, conn: &Conn) {
-        if self.was_heard.load(Ordering::Relaxed) && !self.peer.is_on_trial() {
-            return;
-        }
-        if conn.stream().was_read() {
-            self.was_heard.store(true, Ordering::Release);
-            if self.peer.is_on_trial() {
-                self.common.peers.used_well(&self.peer);
+    /// Takes an idle connection for a caller: its stream, and whether its sentinel has fired since it
+    /// was parked. `None`: it is closed or in use, or being checked; then it is listed again when the
+    /// check is over.
+    #[inline(always)]
+    pub(in crate::pool) fn claim(&self) -> Option<(Conn, bool)> {
+        while !self.transition(Idle, InUse) {
+            if self.transition(Checking, Unlisted) {
+                return None;
+            }
+            // Only a check that ended just now leaves one that can be claimed. Read once: checks may
+            // begin and end between two readings, and its handle would be lost.
+            let state = self.state.load(Ordering::Acquire);
+            if state != Idle as u8 && state != Checking as u8 {
+                return None;
             }
         }
+        let has_fired = self.fired.load(Ordering::Acquire);
+        if has_fired {
+            self.fired.store(false, Ordering::Release);
+        }
+        Some((self.home().conn.take()?, has_fired))
     }
 
-    /// An exchange of the pool's own is over, and the peer was heard.
-    pub(in crate::pool) fn begin_anew(&self, conn: &mut Conn) -> Result<(), CloseReason> {
-        self.prove(self.age());
-        self.rest(conn)
+    /// Takes the stream of an idle connection, to look at it or to close it. Nobody else is given it.
+    pub(in crate::pool) fn start_check(&self) -> Option<Conn> {
+        if !self.transition(Idle, Checking) {
+            return None;
+        }
+        self.home().conn.take()
+    }
+
+    /// As [`start_check`](Self::start_check), because of what its sentinel saw.
+    pub(in crate::pool) fn start_check_of_fired(&self) -> Option<Conn> {
+        let conn = self.start_check()?;
+        self.fired.store(false, Ordering::Release);
+        Some(conn)
+    }
+
+    /// Makes a connection idle again whose check is over.
+    pub(in crate::pool) fn end_check(&self, conn: Conn) -> Place {
+        self.home().conn = Some(conn);
+        if self.transition(Checking, Idle) {
+            return Place::Kept;
+        }
+        self.advance(Unlisted, Idle);
+        Place::Lost
+    }
+
+    /// From now on it is checked, though a caller has just taken it and dropped its handle. Only for
+    /// whoever has its stream.
+    pub(in crate::pool) fn unlist(&self) {
+        self.advance(InUse, Unlisted);
+    }
+
+    /// Parks a connection that its user has given back: leaves the sentinel in its stream and makes it
+    /// idle. Returns its stream, and why, if it is not fit to wait.
+    pub(in crate::pool) fn park(
+        &self,
+        mut conn: Conn,
+        now: Age,
+    ) -> Result<(), (Conn, CloseReason)> {
+        // From here on the sentinel counts.
+        self.advance(InUse, Parking);
+        conn.set_idle(true);
+        if let Err(reason) = self.leave_sentinel(&conn).and_then(|()| self.end_exchange(&mut conn))
+        {
+            self.advance(Parking, InUse);
+            return Err((conn, reason));
+        }
+        self.idle_since.set(now);
+        self.home().conn = Some(conn);
+        self.advance(Parking, Idle);
+        Ok(())
+    }
+
+    /// Parks the waker in the stream.
+    pub(in crate::pool) fn leave_sentinel(&self, conn: &Conn) -> Result<(), CloseReason> {
+        match conn.park(&self.sentinel) {
+            Parked::Unfit(reason) => return Err(reason),
+            Parked::Waiting => {}
+            // Whoever publishes it has it looked at.
+            Parked::Restless => self.fired.store(true, Ordering::Release),
+        }
+        Ok(())
+    }
+
+    /// Whether its sentinel has fired and nobody has looked since.
+    pub(in crate::pool) fn has_fired(&self) -> bool {
+        self.fired.load(Ordering::Acquire)
+    }
+
+    /// Notes that it goes to its next user without having been idle.
+    #[inline]
+    pub(in crate::pool) fn skip_idle(&self, now: Age) {
+        self.idle_since.set(now);
     }
 
     /// Ends an exchange, unless something has been found wrong with the stream meanwhile: it may be
     /// in the hands of a task, too.
-    fn rest(&self, conn: &mut Conn) -> Result<(), CloseReason> {
+    pub(in crate::pool) fn end_exchange(&self, conn: &mut Conn) -> Result<(), CloseReason> {
         let mut stream = conn.stream_mut();
         if let Some(reason) = stream.tainted() {
             return Err(reason);
@@ -185,11 +326,83 @@ impl Entry {
     /// is in use.
     pub(in crate::pool) fn interrupt(&self, reason: CloseReason) -> bool {
         let link = Arc::clone(&self.link());
-        self.is(State::InUse) && link.interrupt(reason)
+        self.is(InUse) && link.interrupt(reason)
     }
 
-    fn link(&self) -> MutexGuard<'_, Arc<Link>> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What the peer or the server said, as a code, when it ended for this reason.
+    pub(in crate::pool) fn close_code(&self, reason: CloseReason) -> Option<Arc<str>> {
+        self.link().code_for(reason)
+    }
+
+    /// The right to exist, for whoever has ended it.
+    pub(in crate::pool) fn take_slot(&self) -> Option<Slot> {
+        self.home().slot.take()
+    }
+
+    // What is known of it.
+
+    /// Why it must not be used again though it lives, whoever has it.
+    #[inline]
+    pub(in crate::pool) fn retired(&self) -> Option<CloseReason> {
+        self.peer.retired().or_else(|| self.pool_generation.retired(self.generation))
+    }
+
+    /// Why it must not be used any longer though it lives: it is too old, or was retired.
+    #[inline]
+    pub(in crate::pool) fn outlived(&self, now: Age) -> Option<CloseReason> {
+        if now >= self.expires {
+            return Some(CloseReason::MaxLifetime);
+        }
+        self.retired()
+    }
+
+    /// Why it must not be handed out after it was idle for so long, if so: its peer does not let it.
+    #[inline]
+    pub(in crate::pool) fn idle_too_long(&self, now: Age) -> Option<CloseReason> {
+        age::due(now, self.idle_since(), Age::NEVER, self.idle_limit.get())
+    }
+
+    /// Why it must not stay idle, if so: it is too old, or was idle for too long. `own` is how long the
+    /// pool lets it be idle.
+    pub(in crate::pool) fn due(&self, now: Age, own: Option<Duration>) -> Option<CloseReason> {
+        let limit = own.map_or(Age::NEVER, Age::of).min(self.idle_limit.get());
+        age::due(now, self.idle_since(), self.expires, limit)
+    }
+
+    /// Ends the generation it was made in. True for the first one who does.
+    pub(in crate::pool) fn end_generation(&self, why: CloseReason) -> bool {
+        self.pool_generation.end_of(self.generation, why)
+    }
+
+    /// Notes that its user has read a byte, if so. Returns whether that is the first one.
+    pub(in crate::pool) fn note_use(&self, conn: &Conn) -> bool {
+        let was_heard = self.was_heard.load(Ordering::Relaxed);
+        if (was_heard && !self.peer.is_on_trial()) || !conn.stream().was_read() {
+            return false;
+        }
+        self.was_heard.store(true, Ordering::Release);
+        true
+    }
+
+    /// Whether a byte was read from it since it was opened.
+    pub(in crate::pool) fn was_heard(&self) -> bool {
+        self.was_heard.load(Ordering::Acquire)
+    }
+
+    /// The last moment at which its peer is known to have been heard.
+    #[inline]
+    pub(in crate::pool) fn heard(&self) -> Age {
+        self.heard.get()
+    }
+
+    /// Notes that its peer was heard then, or, where nobody can tell, is taken to be.
+    pub(in crate::pool) fn note_heard(&self, moment: Age) {
+        self.heard.raise(moment);
+    }
+
+    /// How long ago its peer was last proved alive.
+    pub(in crate::pool) fn unheard_for(&self, now: Age) -> Duration {
+        now.since(self.heard())
     }
 
     /// Its age now.
@@ -211,131 +424,62 @@ impl Entry {
         self.idle_since.get()
     }
 
-    /// For the time after its return.
+    /// Notes how long its peer lets it be idle after its return.
     pub(in crate::pool) fn limit_idle(&self, limit: Option<Duration>) {
         self.idle_limit.set(limit.map_or(Age::NEVER, Age::of));
-    }
-
-    /// How long its peer lets it be idle.
-    pub(in crate::pool) fn idle_limit(&self) -> Age {
-        self.idle_limit.get()
     }
 
     pub(in crate::pool) fn opened(&self) -> Instant {
         self.opened
     }
 
-    /// It was in quarantine, and is not any more.
-    pub(in crate::pool) fn leaves_quarantine(&self) {
-        self.common.suspects.uncount();
+    // Who has it: noted only if `hold_warning` is set.
+
+    /// Notes who has it from now on.
+    pub(in crate::pool) fn note_holder(&self, since: Age, taken_at: &'static Location<'static>) {
+        let (since, span) = (self.moment(since), Arc::new(Span::current()));
+        let note = HolderNote { since, taken_at, span, reported: false };
+        let last = self.home().holder.replace(Box::new(note));
+        drop(last);
     }
 
-    /// Whether its pool was closed.
-    pub(in crate::pool) fn is_of_closed_pool(&self) -> bool {
-        self.common.is_closed()
+    /// Notes that nobody has it any more.
+    pub(in crate::pool) fn forget_holder(&self) {
+        let last = self.home().holder.take();
+        drop(last);
     }
 
-    /// Closes an idle connection. False if it is not idle.
-    pub(in crate::pool) fn evict(&self, reason: CloseReason) -> bool {
-        let Some(conn) = self.take_idle() else { return false };
-        self.close(conn, reason, None);
-        true
+    /// Who has it, if that is noted.
+    pub(in crate::pool) fn holder(&self, now: Instant) -> Option<Holder> {
+        let home = self.home();
+        let HolderNote { since, taken_at, .. } = home.holder.as_deref()?;
+        Some(Holder { conn: self.id, held: now.saturating_duration_since(*since), taken_at })
     }
 
-    /// The stream of an idle connection, for whoever closes it. Nobody else is given it.
-    pub(in crate::pool) fn take_idle(&self) -> Option<Conn> {
-        if !self.change(State::Idle, State::Checking) {
+    /// What is to be reported if it was held for longer than `limit`, and what its caller was doing.
+    /// Once per checkout.
+    pub(in crate::pool) fn held_too_long(
+        &self,
+        now: Instant,
+        limit: Duration,
+    ) -> Option<(Event, Arc<Span>)> {
+        let mut home = self.home();
+        let note = home.holder.as_mut()?;
+        let held = now.saturating_duration_since(note.since);
+        if note.reported || held < limit {
             return None;
         }
-        self.home().conn.take()
-    }
-
-    /// Ends the connection. Only for whoever owns it. `used` is how long it was in use, if
-    /// it comes straight from its user.
-    pub(in crate::pool) fn close(&self, conn: Conn, reason: CloseReason, used: Option<Duration>) {
-        if self.mark_closed() {
-            let kept = conn.close(reason);
-            self.finish(reason, used, kept);
-        }
-    }
-
-    /// Lets the stream go on its own way, out of the pool.
-    pub(in crate::pool) fn detach(&self, used: Duration) {
-        if self.mark_closed() {
-            self.finish(CloseReason::Detached, Some(used), None);
-        }
-    }
-
-    fn mark_closed(&self) -> bool {
-        self.state.swap(State::Closed as u8, Ordering::AcqRel) != State::Closed as u8
-    }
-
-    /// The registry forgets it, everybody learns why, and its slot is free: in this order, so that no
-    /// observer hears of a successor first.
-    ///
-    /// Where the peer still works for it, its slot is kept by whoever asks it to stop.
-    fn finish(&self, reason: CloseReason, used: Option<Duration>, kept: Option<Arc<Lingering>>) {
-        let slot = self.home().slot.take();
-        self.common.registry.remove(self.id);
-        self.common.ended.store(true, Ordering::Release);
-        self.common.emitter.emit(Event::Closed {
-            conn: self.id,
-            peer: self.peer.addr().clone(),
-            reason,
-            age: self.opened.elapsed(),
-            used,
-            code: self.link().code_for(reason),
-        });
-        if reason.is_silent_death() {
-            self.common.peers.died(self.peer.addr());
-            // Who was heard within a second was not asked by the kernel, and cannot have died before
-            // this one.
-            self.doubt_siblings(Instant::now().checked_sub(UNASKED));
-        } else if reason.is_end_by_peer() && !self.was_heard.load(Ordering::Acquire) {
-            self.common.peers.ended_unused(&self.peer, self.opened);
-        }
-        self.peer.end();
-        match (kept, slot) {
-            (Some(kept), Some(slot)) => kept.take_place(slot.ending()),
-            (_, slot) => drop(slot),
-        }
-    }
-
-    /// Something speaks against all connections to its peer that were not heard after this moment.
-    /// They are asked at once, and nobody is handed one before.
-    pub(in crate::pool) fn doubt_siblings(&self, moment: Option<Instant>) {
-        if let Some(moment) = moment {
-            self.peer.doubt(moment);
-            self.common.has_doubts.store(true, Ordering::Release);
-        }
-        self.common.fired_queue.wake();
-    }
-
-    pub(in crate::pool) fn report_check(
-        &self,
-        check: Check,
-        verdict: CheckVerdict,
-        heard: Option<Duration>,
-    ) {
-        self.common.emitter.emit(Event::Checked { conn: self.id, check, verdict, heard });
+        note.reported = true;
+        let (conn, peer, taken_at) = (self.id, self.peer.addr().clone(), note.taken_at);
+        Some((Event::HeldTooLong { conn, peer, held, taken_at }, Arc::clone(&note.span)))
     }
 
     fn home(&self) -> MutexGuard<'_, Home> {
         self.home.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Drop for Entry {
-    /// The last handle is gone without anybody having closed the connection: the idle set itself was
-    /// dropped.
-    fn drop(&mut self) {
-        if self.mark_closed() {
-            let conn = self.home().conn.take();
-            if let Some(conn) = conn {
-                conn.close(CloseReason::PoolClosed);
-            }
-            self.finish(CloseReason::PoolClosed, None, None);
-        }
+    fn link(&self) -> MutexGuard<'_, Arc<Link>> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -345,6 +489,43 @@ impl fmt::Debug for Entry {
             .field("id", &self.id)
             .field("peer", self.peer.addr())
             .finish_non_exhaustive()
+    }
+}
+
+/// The waker parked in an idle stream. It holds the connection weakly: the stream holds the waker,
+/// and the connection holds the stream.
+struct Sentinel {
+    entry: Weak<Entry>,
+    fired_queue: Arc<FiredQueue>,
+}
+
+impl Wake for Sentinel {
+    fn wake(self: Arc<Self>) {
+        self.stirred();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.stirred();
+    }
+}
+
+impl Keeper for Sentinel {
+    fn stirred(&self) {
+        let Some(entry) = self.entry.upgrade() else { return };
+        // In use: a waker left in the slot fires on the user's own answers.
+        if entry.is(InUse) || entry.is(Closed) {
+            return;
+        }
+        if !entry.fired.swap(true, Ordering::AcqRel) {
+            self.fired_queue.push(Weak::clone(&self.entry));
+        }
+    }
+
+    fn condemned(&self) {
+        if let Some(entry) = self.entry.upgrade() {
+            entry.end_generation(CloseReason::Invalidated);
+            self.fired_queue.wake();
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! [`Generation`]: connections older than the current one are not used again.
 
-use crate::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Deref;
+
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::event::CloseReason;
 
@@ -38,6 +40,37 @@ impl Generation {
             return None;
         }
         CloseReason::from_index((current % ONE) as u8)
+    }
+}
+
+/// The generation of a pool, which may be paused: then whatever comes back is closed.
+#[derive(Debug, Default)]
+pub(in crate::pool) struct PoolGeneration {
+    current: Generation,
+    paused: AtomicBool,
+}
+
+impl PoolGeneration {
+    pub(in crate::pool) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::SeqCst);
+    }
+
+    pub(in crate::pool) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
+    }
+
+    /// Why a connection of this generation must not be used again, if so.
+    #[inline]
+    pub(in crate::pool) fn retired(&self, generation: u64) -> Option<CloseReason> {
+        if self.is_paused() { Some(CloseReason::Paused) } else { self.current.ended(generation) }
+    }
+}
+
+impl Deref for PoolGeneration {
+    type Target = Generation;
+
+    fn deref(&self) -> &Generation {
+        &self.current
     }
 }
 

@@ -1,18 +1,20 @@
 //! [`Lease`]: a connection out of the idle set, on its way to its user, with it, or on its way back.
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::panic::Location;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::event::{CloseReason, ConnId};
+use crate::liveness::Verdict;
 use crate::net::PeerAddr;
-use crate::pool::PoolInner;
-use crate::pool::acquire::idle_set::Taken;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::Entry;
+use crate::pool::conn::entry::{Entry, Place};
 use crate::pool::conn::erased::ErasedProtocol;
+use crate::pool::health::silence::{evidence, is_proved_since};
+use crate::pool::inner::PoolInner;
 use crate::protocol::Reuse;
 use crate::stream::{Access, AccessMut, Conn, Ending};
 use crate::sync::Arc;
@@ -33,16 +35,18 @@ pub enum Release {
 /// A connection that is not in the idle set. Dropped, it goes back if it may.
 pub(in crate::pool) struct Lease {
     /// Always there until one of the ways out has taken it.
-    held: Option<Held>,
+    leased: Option<Leased>,
 }
 
+/// What a lease is of.
+///
 /// Fields are dropped in this order, whatever happens: the socket is closed, then the next caller
 /// let in.
-struct Held {
+pub(in crate::pool) struct Leased {
     conn: Conn,
     /// The age of the connection when it was taken.
     since: Age,
-    /// Where the caller asked for it who got it. Until then nobody is told where it goes.
+    /// The place where the caller asked for it who got it. Until then nobody is told where it goes.
     taken_at: Option<&'static Location<'static>>,
     entry: Arc<Entry>,
     pool: Counted,
@@ -61,57 +65,62 @@ impl Drop for Counted {
     }
 }
 
+/// Whatever takes the connection out of a lease consumes it.
+const HELD: &str = "a lease has its connection until it ends";
+
+impl Deref for Lease {
+    type Target = Leased;
+
+    fn deref(&self) -> &Leased {
+        self.leased.as_ref().expect(HELD)
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Leased {
+        self.leased.as_mut().expect(HELD)
+    }
+}
+
 impl Lease {
-    /// A connection on its way to a caller. Dropped before it gets there, it goes back.
-    pub(in crate::pool) fn new(pool: &Arc<PoolInner>, taken: Taken) -> Self {
+    /// A connection on its way to a caller, taken at this age. Dropped before it gets there, it goes
+    /// back.
+    #[inline]
+    pub(in crate::pool) fn new(
+        pool: &Arc<PoolInner>,
+        entry: Arc<Entry>,
+        conn: Conn,
+        since: Age,
+    ) -> Self {
         // Before the look at whether the pool was closed, in every thread's eyes.
         pool.guards.fetch_add(1, Ordering::SeqCst);
         let pool = Counted(Arc::clone(pool));
-        let Taken { entry, conn, since } = taken;
-        Self { held: Some(Held { conn, since, taken_at: None, entry, pool }) }
+        Self::of(Leased { conn, since, taken_at: None, entry, pool })
     }
 
-    /// A caller has it, and asked for it there.
-    pub(in crate::pool) fn claim(&mut self, taken_at: &'static Location<'static>) {
-        if let Some(held) = &mut self.held {
-            held.taken_at = Some(taken_at);
-            held.entry.taken_by(held.since, taken_at);
-            if held.pool.0.settings().timeouts.operation.is_some() {
-                held.conn.stream_mut().begin_operation();
-                held.conn.wake_reader();
-            }
-        }
+    fn of(leased: Leased) -> Self {
+        Self { leased: Some(leased) }
+    }
+
+    fn take(&mut self) -> Leased {
+        self.leased.take().expect(HELD)
     }
 
     /// See [`Guard::invalidate`](crate::pool::Guard::invalidate).
     pub(in crate::pool) fn invalidate(&mut self) -> bool {
-        let held = self.take();
-        let (inner, entry) = (Arc::clone(&held.pool.0), Arc::clone(&held.entry));
-        let first = inner.invalidate_older_than(&entry);
-        held.throw_away(CloseReason::Invalidated);
+        let leased = self.take();
+        let (pool, entry) = (Arc::clone(&leased.pool.0), Arc::clone(&leased.entry));
+        let first = pool.invalidate_older_than(&entry);
+        leased.throw_away(CloseReason::Invalidated);
         first
-    }
-
-    /// The others are of no use either. It stays where it is, and is closed when it comes back.
-    pub(in crate::pool) fn condemn(&self) {
-        let Held { pool, entry, .. } = self.held();
-        pool.0.invalidate_older_than(entry);
     }
 
     /// Takes the connection out of the pool.
     pub(in crate::pool) fn detach(&mut self) -> Conn {
-        let Held { mut conn, since, entry, .. } = self.take();
+        let Leased { mut conn, since, entry, pool, .. } = self.take();
         conn.stream_mut().leave();
-        entry.detach(entry.age().since(since));
+        pool.0.detach(&entry, entry.age().since(since));
         conn
-    }
-
-    /// How long the connection had been idle when it was taken; `None` if it was just made.
-    pub(in crate::pool) fn was_idle_for(&self) -> Option<Duration> {
-        let held = self.held();
-        let idle_since = held.entry.idle_since();
-        let used_before = idle_since > Age::ZERO;
-        used_before.then(|| held.since.since(idle_since))
     }
 
     /// Closes it for this reason.
@@ -119,125 +128,133 @@ impl Lease {
         self.take().throw_away(reason);
     }
 
-    /// What was exchanged so far was the pool's own business. The reason, if it is of no use now.
-    pub(in crate::pool) fn begin_anew(&mut self) -> Result<(), CloseReason> {
-        match &mut self.held {
-            Some(held) => held.entry.begin_anew(&mut held.conn),
-            None => unreachable!("a lease is consumed by whatever takes its connection"),
-        }
-    }
-
-    /// Whether it was made, or its peer heard, after this moment.
-    pub(in crate::pool) fn is_proved_since(&self, moment: Instant) -> bool {
-        let held = self.held();
-        held.entry.is_proved_since(&held.conn, moment)
-    }
-
     /// Has its peer asked before anybody is given it. Returns it where nobody can tell.
     pub(in crate::pool) fn ask(mut self) -> Option<Self> {
-        let Held { conn, since, taken_at, entry, pool } = self.take();
-        let conn = entry.ask(conn).err()?;
-        Some(Self { held: Some(Held { conn, since, taken_at, entry, pool }) })
+        let Leased { conn, since, taken_at, entry, pool } = self.take();
+        let conn = pool.0.ask(&entry, conn).err()?;
+        Some(Self::of(Leased { conn, since, taken_at, entry, pool }))
     }
 
-    /// Notes that a byte of an answer came, if so.
-    pub(in crate::pool) fn note_use(&self) {
-        let held = self.held();
-        held.entry.note_use(&held.conn);
-    }
-
-    /// Whether its handshake had an answer.
-    pub(in crate::pool) fn was_greeted(&self) -> bool {
-        self.held().entry.was_greeted
-    }
-
-    /// Why it must not be handed out any more, if so.
-    pub(in crate::pool) fn retired(&self) -> Option<CloseReason> {
-        self.held().entry.retired()
-    }
-
-    pub(in crate::pool) fn is_older_than(&self, moment: Instant) -> bool {
-        self.held().entry.opened() < moment
-    }
-
-    pub(in crate::pool) fn id(&self) -> ConnId {
-        self.held().entry.id
-    }
-
-    pub(in crate::pool) fn peer_addr(&self) -> &PeerAddr {
-        self.held().entry.peer.addr()
-    }
-
-    pub(in crate::pool) fn inner(&self) -> &Arc<PoolInner> {
-        &self.held().pool.0
-    }
-
-    pub(in crate::pool) fn conn(&self) -> &Conn {
-        &self.held().conn
-    }
-
-    pub(in crate::pool) fn conn_mut(&mut self) -> &mut Conn {
-        match &mut self.held {
-            Some(held) => &mut held.conn,
-            None => unreachable!("a lease is consumed by whatever takes its connection"),
-        }
-    }
-
-    pub(in crate::pool) fn stream(&self) -> Access<'_> {
-        self.conn().stream()
-    }
-
-    pub(in crate::pool) fn stream_mut(&mut self) -> AccessMut<'_> {
-        self.conn_mut().stream_mut()
-    }
-
-    fn held(&self) -> &Held {
-        match &self.held {
-            Some(held) => held,
-            None => unreachable!("a lease is consumed by whatever takes its connection"),
-        }
-    }
-
-    fn take(&mut self) -> Held {
-        match self.held.take() {
-            Some(held) => held,
-            None => unreachable!("a lease is consumed by whatever takes its connection"),
-        }
-    }
-
-    /// Gives it back: to the idle set, to be reset, or to be closed.
+    /// Gives it back: to the idle ones, to be reset, or to be closed.
     pub(in crate::pool) fn end(&mut self, ending: Ending) -> Release {
-        let held = self.take();
-        let pool = &held.pool.0;
-        held.entry.note_use(&held.conn);
-        let tainted = held.conn.stream().tainted();
+        let leased = self.take();
+        let pool = &leased.pool.0;
+        pool.note_use(&leased.entry, &leased.conn);
+        let tainted = leased.conn.stream().tainted();
         let mut reuse = match &pool.protocol {
             // Its task may be about to send what its user has left behind.
-            Some(_) if !held.conn.is_at_rest() => Reuse::AfterReset,
-            Some(protocol) if held.is_claimed() && tainted.is_none() => protocol.reuse(&held.conn),
+            Some(_) if !leased.conn.is_at_rest() => Reuse::AfterReset,
+            Some(protocol) if leased.is_claimed() && tainted.is_none() => {
+                protocol.reuse(&leased.conn)
+            }
             _ => Reuse::AsItIs,
         };
-        let mut unfit = held.unfit(reuse, ending);
+        let mut unfit = leased.unfit(reuse, ending);
         if let (Reuse::AsItIs, Some(CloseReason::Unfinished), Some(protocol)) =
             (reuse, unfit, &pool.protocol)
         {
-            (reuse, unfit) = held.judge_again(&**protocol, ending);
+            (reuse, unfit) = leased.judge_again(&**protocol, ending);
         }
         if ending == Ending::Silent && unfit == Some(CloseReason::Unfinished) {
-            held.warn_of_forgotten_release();
+            leased.warn_of_forgotten_release();
         }
         let closed = pool.is_closed().then_some(CloseReason::PoolClosed);
         match (unfit.or(closed), reuse) {
-            (Some(reason), _) => held.throw_away(reason),
-            (None, Reuse::AfterReset) => held.wait_for_reset(),
-            (None, _) => held.give_back(),
+            (Some(reason), _) => leased.throw_away(reason),
+            (None, Reuse::AfterReset) => leased.wait_for_reset(),
+            (None, _) => leased.give_back(),
         }
     }
 }
 
-impl Held {
+impl Leased {
+    /// Notes the caller who has it, and the place where that one asked for it.
+    #[inline]
+    pub(in crate::pool) fn claim(&mut self, taken_at: &'static Location<'static>) {
+        self.taken_at = Some(taken_at);
+        let settings = self.pool.0.settings();
+        if settings.hold_warning.is_some() {
+            self.entry.note_holder(self.since, taken_at);
+        }
+        if settings.timeouts.operation.is_some() {
+            self.conn.stream_mut().begin_operation();
+            self.conn.wake_reader();
+        }
+    }
+
     fn is_claimed(&self) -> bool {
         self.taken_at.is_some()
+    }
+
+    /// The others are of no use either. It stays where it is, and is closed when it comes back.
+    pub(in crate::pool) fn condemn(&self) {
+        self.pool.0.invalidate_older_than(&self.entry);
+    }
+
+    /// How long the connection had been idle when it was taken; `None` if it was just made.
+    pub(in crate::pool) fn was_idle_for(&self) -> Option<Duration> {
+        let idle_since = self.entry.idle_since();
+        let used_before = idle_since > Age::ZERO;
+        used_before.then(|| self.since.since(idle_since))
+    }
+
+    /// What was exchanged so far was the pool's own business, and its peer was heard. The reason, if it
+    /// is of no use now.
+    pub(in crate::pool) fn begin_anew(&mut self) -> Result<(), CloseReason> {
+        self.pool.0.prove(&self.entry, self.entry.age());
+        self.entry.end_exchange(&mut self.conn)
+    }
+
+    /// Whether it was made, or its peer heard, after this moment.
+    pub(in crate::pool) fn is_proved_since(&self, moment: Instant) -> bool {
+        is_proved_since(&self.entry, &self.conn, moment)
+    }
+
+    /// Notes that a byte of an answer came, if so.
+    pub(in crate::pool) fn note_use(&self) {
+        self.pool.0.note_use(&self.entry, &self.conn);
+    }
+
+    /// Whether its handshake had an answer.
+    pub(in crate::pool) fn was_greeted(&self) -> bool {
+        self.entry.was_greeted
+    }
+
+    /// Why it must not be handed out any more, if so.
+    pub(in crate::pool) fn retired(&self) -> Option<CloseReason> {
+        self.entry.retired()
+    }
+
+    pub(in crate::pool) fn is_older_than(&self, moment: Instant) -> bool {
+        self.entry.opened() < moment
+    }
+
+    pub(in crate::pool) fn id(&self) -> ConnId {
+        self.entry.id
+    }
+
+    pub(in crate::pool) fn peer_addr(&self) -> &PeerAddr {
+        self.entry.peer.addr()
+    }
+
+    pub(in crate::pool) fn inner(&self) -> &Arc<PoolInner> {
+        &self.pool.0
+    }
+
+    pub(in crate::pool) fn conn(&self) -> &Conn {
+        &self.conn
+    }
+
+    pub(in crate::pool) fn conn_mut(&mut self) -> &mut Conn {
+        &mut self.conn
+    }
+
+    pub(in crate::pool) fn stream(&self) -> Access<'_> {
+        self.conn.stream()
+    }
+
+    pub(in crate::pool) fn stream_mut(&mut self) -> AccessMut<'_> {
+        self.conn.stream_mut()
     }
 
     /// What speaks against it, where its protocol says that about it.
@@ -281,62 +298,90 @@ impl Held {
     /// Closes the connection, which frees its slot.
     fn throw_away(self, reason: CloseReason) -> Release {
         let used = self.is_claimed().then(|| self.entry.age().since(self.since));
+        let Self { pool: counted, entry, conn, .. } = self;
+        let pool = &counted.0;
         // Before its slot is free: whoever comes next is not to meet the same.
-        if let Some(moment) = self.entry.evidence(&self.conn, reason) {
-            self.entry.doubt_siblings(Some(moment));
+        if let Some(moment) = evidence(&entry, &conn, reason) {
+            pool.doubt_siblings(&entry, Some(moment));
         }
-        let Self { pool, entry, conn, .. } = self;
-        entry.close(conn, reason, used);
+        pool.finish(&entry, conn, reason, used);
         // Nobody else keeps them up to date any more. Not each time: it is a look at all that are
         // left.
-        let left = pool.0.guards();
-        if pool.0.is_closed() && (left <= 1 || left % 64 == 0) {
-            pool.0.refresh_gauges();
+        let left = pool.guards();
+        if pool.is_closed() && (left <= 1 || left % 64 == 0) {
+            pool.refresh_gauges();
         }
         Release::Discarded(reason)
     }
 
-    /// Puts the connection into the idle set, or rather into the hands of the first caller in line.
+    /// Puts the connection into the idle set, or rather into the hands of the first caller in the queue.
     fn give_back(self) -> Release {
+        let now = self.entry.age();
+        let pool = &self.pool.0;
+        if let Some(protocol) = &pool.protocol {
+            self.entry.limit_idle(protocol.idle_limit(&self.conn));
+        }
+        // A user who read has heard it, at the earliest at the beginning; when exactly would cost a
+        // clock per read.
+        if self.conn.stream().was_read() {
+            pool.prove(&self.entry, self.since);
+        }
+        let is_wanted = !pool.wait_queue.is_empty() && !pool.is_stopped();
+        if is_wanted && pool.silence(&self.entry, &self.conn, now).is_none() {
+            return self.pass_on(now);
+        }
+        if let Some(reason) = pool.unwanted(&self.entry, now) {
+            return self.throw_away(reason);
+        }
         let Self { pool, entry, since, taken_at, conn } = self;
-        let now = entry.age();
-        if let Some(protocol) = &pool.0.protocol {
-            entry.limit_idle(protocol.idle_limit(&conn));
+        if pool.0.settings().hold_warning.is_some() {
+            entry.forget_holder();
         }
-        entry.note_heard(&conn, since);
-        let is_wanted = !pool.0.wait_queue.is_empty() && !pool.0.is_stopped();
-        if is_wanted && entry.silence(&conn, now).is_none() {
-            return Self { conn, since, taken_at, entry, pool }.pass_on(now);
-        }
-        if let Err((conn, reason)) = entry.settle(conn, now) {
+        if let Err((conn, reason)) = entry.park(conn, now) {
             return Self { conn, since, taken_at, entry, pool }.throw_away(reason);
         }
         if taken_at.is_some() {
-            pool.0.returned(&entry, now.since(since));
+            pool.0.emitter().returned(entry.id, now.since(since));
         }
-        entry.recheck();
-        pool.0.sweep_if_closed(&entry);
-        pool.0.idle_set.put(entry);
-        if !pool.0.wait_queue.is_empty() {
-            pool.0.serve();
-        }
+        pool.0.publish(&entry, Place::Lost);
         Release::Reused
     }
 
-    /// Straight to the first caller in line. What it has to show for that is what it would have to
+    /// Straight to the first caller in the queue. What it has to show for that is what it would have to
     /// show among the idle ones.
     fn pass_on(mut self, now: Age) -> Release {
-        if let Err(reason) = self.entry.pass_on(&mut self.conn, now) {
+        if let Err(reason) = self.refit(now) {
             return self.throw_away(reason);
         }
-        let inner = Arc::clone(&self.pool.0);
-        if self.taken_at.take().is_some() {
-            inner.returned(&self.entry, now.since(self.since));
+        let pool = Arc::clone(&self.pool.0);
+        if pool.settings().hold_warning.is_some() {
+            self.entry.forget_holder();
         }
-        self.entry.report_alive();
+        if self.taken_at.take().is_some() {
+            pool.emitter().returned(self.entry.id, now.since(self.since));
+        }
+        pool.report_alive(&self.entry);
         self.since = now;
-        inner.hand_over(Lease { held: Some(self) });
+        pool.hand_over(Lease::of(self));
         Release::Reused
+    }
+
+    /// Makes it ready for its next user at once, or says why it is not fit. It passes the checks that an
+    /// idle one passes. No sentinel is left in it: nobody else would look at it meanwhile.
+    #[inline(always)]
+    fn refit(&mut self, now: Age) -> Result<(), CloseReason> {
+        let Self { conn, entry, pool, .. } = self;
+        conn.set_idle(true);
+        entry.end_exchange(conn)?;
+        entry.skip_idle(now);
+        if let Some(reason) = pool.0.unwanted(entry, now).or_else(|| entry.idle_too_long(now)) {
+            return Err(reason);
+        }
+        if let Verdict::Dead(reason) = conn.check(true) {
+            return Err(reason);
+        }
+        conn.set_idle(false);
+        Ok(())
     }
 
     /// Its user is done with it, its protocol is not.
@@ -345,30 +390,20 @@ impl Held {
         self.conn.stream_mut().lift_limits();
         self.conn.wake_reader();
         if self.taken_at.take().is_some() {
-            pool.returned(&self.entry, self.entry.age().since(self.since));
+            pool.emitter().returned(self.entry.id, self.entry.age().since(self.since));
         }
-        pool.resets.add(Lease { held: Some(self) });
+        pool.resets.add(Lease::of(self));
         pool.slots.announce();
-        if pool.is_closed() {
-            pool.resets.discard();
-        }
         Release::Resetting
-    }
-}
-
-impl PoolInner {
-    /// A caller is done with a connection.
-    fn returned(&self, entry: &Entry, used: Duration) {
-        self.emitter().returned(entry.id, used);
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Some(held) = &mut self.held else { return };
+        let Some(leased) = &mut self.leased else { return };
         // Of its user; one that is on its way to somebody else has no part in that.
-        if std::thread::panicking() && held.is_claimed() {
-            held.conn.stream_mut().taint(CloseReason::Panicked);
+        if std::thread::panicking() && leased.is_claimed() {
+            leased.conn.stream_mut().taint(CloseReason::Panicked);
         }
         self.end(Ending::Silent);
     }
@@ -376,6 +411,7 @@ impl Drop for Lease {
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("conn", &self.held.as_ref().map(|held| &held.conn)).finish()
+        let conn = self.leased.as_ref().map(|leased| &leased.conn);
+        f.debug_struct("Lease").field("conn", &conn).finish()
     }
 }

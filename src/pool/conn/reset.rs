@@ -7,17 +7,17 @@ use std::io;
 use crate::deadline::Deadline;
 use crate::event::{CloseReason, Event, Operation};
 use crate::pool::conn::lease::Lease;
+use crate::pool::inbox::Inbox;
 use crate::protocol::Reuse;
 use crate::stream::Ending;
+use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, PoisonError};
 use crate::telemetry;
 
-/// Connections that are to be reset. Each holds the pool, so they are dropped when it is closed.
+/// Connections that are to be reset. Each holds the pool, so they are closed when it is.
 #[derive(Debug, Default)]
 pub(in crate::pool) struct Resets {
-    /// Pushed and taken under this lock, nothing else.
-    arrived: Mutex<Vec<Lease>>,
+    arrived: Inbox<Lease>,
     /// Those that are being reset included.
     count: AtomicUsize,
 }
@@ -25,11 +25,13 @@ pub(in crate::pool) struct Resets {
 impl Resets {
     pub(in crate::pool) fn add(&self, lease: Lease) {
         self.count.fetch_add(1, Ordering::AcqRel);
-        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).push(lease);
+        if let Err(lease) = self.arrived.push(lease) {
+            self.discard(lease);
+        }
     }
 
     pub(in crate::pool) fn take(&self) -> Vec<Lease> {
-        std::mem::take(&mut *self.arrived.lock().unwrap_or_else(PoisonError::into_inner))
+        self.arrived.take()
     }
 
     /// How many are likely to be fit soon.
@@ -37,20 +39,23 @@ impl Resets {
         self.count.load(Ordering::Acquire)
     }
 
-    /// The pool is closed: they are, too.
-    pub(in crate::pool) fn discard(&self) {
-        for mut lease in self.take() {
-            self.count.fetch_sub(1, Ordering::AcqRel);
-            lease.throw_away(CloseReason::PoolClosed);
-        }
+    /// The pool is closed: so are they, and whatever comes.
+    pub(in crate::pool) fn close(&self) {
+        self.arrived.close().into_iter().for_each(|lease| self.discard(lease));
+    }
+
+    fn discard(&self, mut lease: Lease) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        lease.throw_away(CloseReason::PoolClosed);
     }
 }
 
 /// Resets one connection and gives it back, or closes it.
 pub(in crate::pool) async fn reset(lease: Lease) {
     let pool = Arc::clone(lease.inner());
-    let mut lease = UnderWay(Some(lease));
-    let (Some(protocol), Some(conn)) = (&pool.protocol, lease.0.as_mut().map(Lease::conn_mut))
+    let mut lease = ResetInFlight(Some(lease));
+    let (Some(protocol), Some(conn)) =
+        (&pool.protocol, lease.0.as_mut().map(|lease| lease.conn_mut()))
     else {
         return;
     };
@@ -101,9 +106,9 @@ pub(in crate::pool) async fn reset(lease: Lease) {
 }
 
 /// A connection that is being reset. Dropped in the middle, it is closed: nobody knows its state.
-struct UnderWay(Option<Lease>);
+struct ResetInFlight(Option<Lease>);
 
-impl UnderWay {
+impl ResetInFlight {
     /// Before it goes to the next caller, or its slot to another connection.
     fn take(&mut self) -> Option<Lease> {
         let lease = self.0.take()?;
@@ -112,7 +117,7 @@ impl UnderWay {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for ResetInFlight {
     fn drop(&mut self) {
         if let Some(mut lease) = self.take() {
             let closed = lease.inner().is_closed();

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use crate::deadline::Deadline;
 use crate::error::Holder;
 use crate::event::CloseReason;
-use crate::pool::PoolInner;
-use crate::pool::acquire::idle_set::MOST_CLOSED;
 use crate::pool::conn::entry::Entry;
+use crate::pool::health::closing::MOST_CLOSED;
+use crate::pool::inner::PoolInner;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
@@ -17,9 +17,9 @@ impl PoolInner {
     /// No connection of today is used again. Idle ones are closed, those in use when they come back,
     /// or at once if `interrupt` says so.
     pub(in crate::pool) fn invalidate(self: &Arc<Self>, interrupt: bool) {
-        self.common.generation.end(CloseReason::Invalidated);
+        self.generation.end(CloseReason::Invalidated);
         self.end_unwanted();
-        self.dials.give_up_older(self.common.generation.now());
+        self.dials.give_up_older(self.generation.now());
         if interrupt {
             self.interrupt_all(CloseReason::Invalidated, |entry| entry.retired().is_some());
         }
@@ -27,24 +27,24 @@ impl PoolInner {
 
     /// As [`invalidate`](Self::invalidate), unless it has happened since this connection was made.
     pub(in crate::pool) fn invalidate_older_than(self: &Arc<Self>, entry: &Entry) -> bool {
-        let first = self.common.generation.end_of(entry.generation, CloseReason::Invalidated);
+        let first = entry.end_generation(CloseReason::Invalidated);
         if first {
             self.end_unwanted();
-            self.dials.give_up_older(self.common.generation.now());
+            self.dials.give_up_older(self.generation.now());
         }
         first
     }
 
     pub(in crate::pool) fn pause(self: &Arc<Self>) {
-        self.common.set_paused(true);
-        self.common.generation.end(CloseReason::Paused);
+        self.generation.set_paused(true);
+        self.generation.end(CloseReason::Paused);
         self.end_unwanted();
-        self.dials.give_up_older(self.common.generation.now());
+        self.dials.give_up_older(self.generation.now());
         self.dials.announce();
     }
 
     pub(in crate::pool) fn resume(self: &Arc<Self>) {
-        self.common.set_paused(false);
+        self.generation.set_paused(false);
         self.slots.announce();
         self.serve();
     }
@@ -62,18 +62,18 @@ impl PoolInner {
         let is_maintained = self.maintained.load(Ordering::Acquire);
         let most = if is_maintained { MOST_CLOSED } else { usize::MAX };
         for entry in self.longest_idle().into_iter().take(most) {
-            entry.evict_unwanted();
+            self.evict_unwanted(&entry);
         }
         self.idle_set.sweep();
         // The others, and those being asked for a sign of life.
-        self.common.fired_queue.wake();
+        self.fired_queue.wake();
         self.refresh_gauges();
     }
 
     /// Whatever the users of these connections do next fails with this reason. Returns how many
     /// there were.
     fn interrupt_all(&self, reason: CloseReason, which: impl Fn(&Entry) -> bool) -> usize {
-        let in_use = self.common.registry.in_use();
+        let in_use = self.registry.in_use();
         in_use.iter().filter(|entry| which(entry) && entry.interrupt(reason)).count()
     }
 
@@ -97,18 +97,20 @@ impl PoolInner {
     pub(in crate::pool) fn report_holders(&self) {
         let Some(limit) = self.settings().hold_warning else { return };
         let now = Instant::now();
-        for entry in self.common.registry.in_use() {
-            entry.report_holder(now, limit);
+        for entry in self.registry.in_use() {
+            let Some((event, span)) = entry.held_too_long(now, limit) else { continue };
+            // The log line says what the caller was doing.
+            span.in_scope(|| self.emitter().emit(event));
         }
     }
 
     /// Who has held connections the longest, if that is noted.
     pub(in crate::pool) fn longest_holders(&self) -> Vec<Holder> {
-        if !self.common.notes_holders {
+        if self.settings().hold_warning.is_none() {
             return Vec::new();
         }
         let now = Instant::now();
-        let in_use = self.common.registry.in_use();
+        let in_use = self.registry.in_use();
         let mut holders: Vec<_> = in_use.iter().filter_map(|entry| entry.holder(now)).collect();
         holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
         holders.truncate(3);

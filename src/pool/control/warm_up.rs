@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use crate::deadline::Deadline;
 use crate::error::{CheckoutError, CheckoutFailure, Phase};
-use crate::pool::PoolInner;
 use crate::pool::acquire::wait_queue::Failed;
-use crate::pool::shared::has_runtime;
+use crate::pool::inner::PoolInner;
+use crate::pool::inner::has_runtime;
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What ends the wait besides success and the deadline.

@@ -1,6 +1,6 @@
 //! The dialer: new connections, made by tasks of their own.
 //!
-//! A caller does not dial: it waits in line for whatever comes first, a connection that is returned
+//! A caller does not dial: it waits in the queue for whatever comes first, a connection that is returned
 //! or one that was made. A dial belongs to nobody, so that none is thrown away when its caller goes.
 //! One rule decides, whenever anything has changed: while more callers wait than dials are under
 //! way, a slot is free, fewer than `max_connecting` are under way, and some peer may be dialed,
@@ -9,7 +9,6 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::task::{AbortHandle, JoinSet};
@@ -17,20 +16,14 @@ use tokio::time::Instant;
 
 use crate::config::FirstConnect;
 use crate::deadline::Deadline;
-use crate::event::CloseReason;
-use crate::net::{self, ConnectError, Directory, PeerAddr};
-use crate::pool::PoolInner;
-use crate::pool::acquire::idle_set::Taken;
-use crate::pool::common::Common;
-use crate::pool::conn::entry::Entry;
-use crate::pool::conn::erased::PoolProtocol;
-use crate::pool::conn::lease::Lease;
+use crate::net::ConnectError;
 use crate::pool::conn::reset;
 use crate::pool::dial::peers::{BRIEF_TRY_LIMIT, Demand, TRY_LIMIT};
-use crate::pool::dial::slots::{Slot, Slots};
-use crate::stream::{Conn, Connector, Handshake, Route};
+use crate::pool::dial::slots::Slot;
+use crate::pool::dial::task::{Dial, Try};
+use crate::pool::inner::PoolInner;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A dial that has not ended after this long may be one that never does: it no longer counts for a
 /// caller, so that another one may be made beside it. By now the kernel has repeated its SYN.
@@ -40,9 +33,9 @@ const DOUBTFUL: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(in crate::pool) struct Dials {
     /// For callers, or to have enough idle ones.
-    under_way: AtomicUsize,
+    pub(super) under_way: AtomicUsize,
     /// To peers that were ejected.
-    trying: AtomicUsize,
+    pub(super) trying: AtomicUsize,
     /// All of them. Pushed and taken under this lock, nothing else.
     tasks: Mutex<Vec<DialTask>>,
     /// Of the last one that failed, unless one has succeeded since.
@@ -143,7 +136,7 @@ impl Dials {
         !error.is_retryable() || (is_first && error.is_conclusive())
     }
 
-    fn ended(&self, error: Option<Arc<ConnectError>>) {
+    pub(super) fn ended(&self, error: Option<Arc<ConnectError>>) {
         if error.is_none() {
             self.succeeded.store(true, Ordering::Release);
         }
@@ -157,28 +150,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs until the pool is closed or gone. Its dials end with it.
-pub(in crate::pool) async fn run(pool: Weak<PoolInner>, slots: Arc<Slots>) {
-    let mut dials = JoinSet::new();
+/// Runs until the pool is closed. Its dials end with it.
+pub(in crate::pool) async fn run(pool: Arc<PoolInner>) {
+    let mut tasks = JoinSet::new();
     let mut lookup = None;
-    loop {
-        let next = {
-            let Some(inner) = pool.upgrade() else { return };
-            if inner.is_closed() {
-                return;
-            }
-            while dials.try_join_next().is_some() {}
-            for lease in inner.resets.take() {
-                dials.spawn(reset::reset(lease));
-            }
-            for ping in inner.pings.take() {
-                dials.spawn(async move { drop(ping.await) });
-            }
-            let again = inner.look_names_up(&mut dials, &mut lookup);
-            [inner.start_dials(&mut dials), again].into_iter().flatten().min()
-        };
+    while !pool.is_closed() {
+        while tasks.try_join_next().is_some() {}
+        for lease in pool.resets.take() {
+            tasks.spawn(reset::reset(lease));
+        }
+        for ping in pool.pings.take() {
+            tasks.spawn(async move { drop(ping.await) });
+        }
+        let again = pool.look_names_up(&mut tasks, &mut lookup);
+        let next = [pool.start_dials(&mut tasks), again].into_iter().flatten().min();
         let next = next.map_or(Deadline::NEVER, Deadline::at);
-        let _ = next.run(slots.changed()).await;
+        let _ = next.run(pool.slots.changed()).await;
     }
 }
 
@@ -204,7 +191,7 @@ impl PoolInner {
                 self.dials.give_up_trying(under_way < most);
                 return next;
             }
-            let at_a_time = match self.common.peers.may_dial(now, self.demand(for_callers, now)) {
+            let at_a_time = match self.peers.may_dial(now, self.demand(for_callers, now)) {
                 Ok(at_a_time) => at_a_time,
                 Err(at) => {
                     sooner(Some(at));
@@ -219,9 +206,9 @@ impl PoolInner {
                 self.dials.give_up_trying(true);
                 // Those that are being asked for a sign of life may have to make room.
                 let wanted = callers.min(most).saturating_sub(under_way);
-                if self.common.suspects.count() > 0 && wanted > 0 {
-                    self.common.suspects.want_slots(wanted);
-                    self.common.fired_queue.wake();
+                if self.suspects.count() > 0 && wanted > 0 {
+                    self.suspects.want_slots(wanted);
+                    self.fired_queue.wake();
                 }
                 return next;
             };
@@ -242,10 +229,10 @@ impl PoolInner {
 
     /// How many connections are missing.
     fn missing(&self, now: Instant) -> Missing {
-        if self.common.is_paused() {
+        if self.generation.is_paused() {
             return Missing::default();
         }
-        let (waiting, silent) = (self.wait_queue.waiting(), self.common.suspects.count());
+        let (waiting, silent) = (self.wait_queue.waiting(), self.suspects.count());
         let soon = silent + self.resets.count();
         let (callers, later) = match now.checked_sub(self.patience()).filter(|_| soon > 0) {
             // They are being asked, or reset; those that become fit are as good as new ones, and
@@ -261,13 +248,13 @@ impl PoolInner {
             return Missing { callers, spare: 0, later };
         }
         // These are likely to come back: they are not made twice.
-        let spare = least.saturating_sub(self.common.registry.idle_count() + soon);
+        let spare = least.saturating_sub(self.registry.idle_count() + soon);
         Missing { callers, spare, later }
     }
 
     /// How long a caller waits for silent connections: not less than their answers need.
     fn patience(&self) -> Duration {
-        self.settings().patience.max(self.common.suspects.round_trip())
+        self.settings().patience.max(self.suspects.round_trip())
     }
 
     /// One dial to a peer that was ejected, when its pause is over. Callers come first; but where
@@ -277,11 +264,11 @@ impl PoolInner {
         now: Instant,
         dials: &mut JoinSet<()>,
     ) -> Option<Instant> {
-        let due = self.common.peers.next_try()?;
+        let due = self.peers.next_try()?;
         if due > now {
             return Some(due);
         }
-        if self.dials.trying() > 0 || self.common.is_paused() {
+        if self.dials.trying() > 0 || self.generation.is_paused() {
             return None;
         }
         let busy = self.dials.under_way() > 0 || !self.wait_queue.is_empty();
@@ -291,11 +278,11 @@ impl PoolInner {
         }
         // Whoever frees one wakes the dialer.
         let slot = self.slots.try_take()?;
-        let peer = self.common.peers.try_again(now)?;
+        let peer = self.peers.try_again(now)?;
         let limit = if busy { BRIEF_TRY_LIMIT } else { TRY_LIMIT };
         // Those who wait already are not to end it, or it would never be made.
         self.start_dial(slot, Some(Try { peer, limit }), !busy, dials);
-        self.common.peers.next_try()
+        self.peers.next_try()
     }
 
     fn start_dial(
@@ -305,68 +292,14 @@ impl PoolInner {
         is_patient: bool,
         tasks: &mut JoinSet<()>,
     ) {
-        let (dials, slots) = (Arc::clone(&self.dials), Arc::clone(&self.slots));
         let (began, is_try) = (Instant::now(), only.is_some());
-        let generation = self.common.generation.now();
-        let dial = Dial {
-            pool: Arc::downgrade(self),
-            connector: self.connector.clone(),
-            common: Arc::clone(&self.common),
-            protocol: self.protocol.clone(),
-            slot: Some(slot),
-            under_way: UnderWay::begin(dials, slots, is_try),
-            only,
-            generation,
-            began,
-            over: false,
-        };
+        let generation = self.generation.now();
+        let dial = Dial::new(self, slot, only, generation, began);
         let handle = tasks.spawn(dial.run());
         self.dials.add(DialTask { handle, began, generation, is_patient, is_try });
         // The pool may have been invalidated between the look and the list.
-        self.dials.give_up_older(self.common.generation.now());
+        self.dials.give_up_older(self.generation.now());
     }
-
-    /// Looks names up while nothing is dialed, so that an address that left its name is noticed.
-    fn look_names_up(&self, dials: &mut JoinSet<()>, last: &mut Option<Lookup>) -> Option<Instant> {
-        let every = self.settings().dns_refresh?;
-        let now = Instant::now();
-        let last = last.get_or_insert(Lookup { began: now, task: None });
-        let due = last.began + every;
-        if now < due {
-            return Some(due);
-        }
-        last.began = now;
-        if last.task.as_ref().is_some_and(|task| !task.is_finished()) {
-            return Some(now + every);
-        }
-        let (connector, common) = (self.connector.clone(), Arc::clone(&self.common));
-        let task = dials.spawn(async move {
-            let endpoints = connector.settings().endpoints.iter().enumerate();
-            let names = endpoints.filter(|(_, endpoint)| net::known(endpoint).is_none());
-            // All at once: one whose server does not answer keeps no other from being looked up.
-            let lookups = names.map(|(index, endpoint)| {
-                let (connector, common) = (&connector, &common);
-                let limit = Deadline::after(connector.settings().timeouts.connect);
-                async move {
-                    // A name server that does not answer changes nothing.
-                    let resolved = limit.run(connector.resolver().resolve(endpoint)).await;
-                    if let Ok(Ok(addrs)) = resolved {
-                        common.peers.resolved(index, &addrs);
-                        common.fired_queue.wake();
-                    }
-                }
-            });
-            join_all(lookups).await;
-        });
-        last.task = Some(task);
-        Some(now + every)
-    }
-}
-
-/// The last time names were looked up for nobody's dial.
-struct Lookup {
-    began: Instant,
-    task: Option<AbortHandle>,
 }
 
 /// How many connections are missing: for callers whom no silent connection may still serve, and to
@@ -376,122 +309,4 @@ struct Missing {
     callers: usize,
     spare: usize,
     later: Option<Instant>,
-}
-
-/// A dial to a peer that was ejected.
-struct Try {
-    peer: PeerAddr,
-    limit: Duration,
-}
-
-/// One dial. It holds no pool while it runs.
-struct Dial {
-    pool: Weak<PoolInner>,
-    connector: Connector,
-    common: Arc<Common>,
-    protocol: PoolProtocol,
-    only: Option<Try>,
-    /// The generation of the pool when the dial began: what it makes is stale once the pool has moved
-    /// on.
-    generation: u64,
-    began: Instant,
-    over: bool,
-    slot: Option<Slot>,
-    under_way: UnderWay,
-}
-
-impl Dial {
-    async fn run(mut self) {
-        let mut limit = self.connector.settings().timeouts.connect;
-        if let Some(only) = &self.only {
-            limit = Some(limit.map_or(only.limit, |limit| limit.min(only.limit)));
-        }
-        let only = self.only.as_ref().map(|only| &only.peer);
-        let handshake = self.protocol.as_deref().map(|protocol| protocol as &dyn Handshake);
-        let route = Route { directory: &self.common.peers, only, handshake, limit };
-        let dialed = self.connector.connect_by(route).await;
-        self.over = true;
-        let Some(slot) = self.slot.take() else { return };
-        match dialed {
-            Ok(conn) => self.connected(conn, slot),
-            Err(error) => self.failed(error, slot),
-        }
-    }
-
-    fn connected(&self, mut conn: Conn, slot: Slot) {
-        self.under_way.dials.ended(None);
-        let entry = Entry::new(&self.common, &mut conn, slot, self.generation);
-        let Some(pool) = self.pool.upgrade().filter(|pool| !pool.is_closed()) else {
-            return entry.close(conn, CloseReason::PoolClosed, None);
-        };
-        // The pool was invalidated meanwhile: it may lead to where nobody wants to go.
-        if let Some(reason) = entry.retired() {
-            return entry.close(conn, reason, None);
-        }
-        let since = entry.age();
-        let taken = Taken { entry, conn, since };
-        // No longer counted only when its caller is not, or one too many would be made.
-        // Not looked at before: some protocols begin with the server's word.
-        pool.hand_over(Lease::new(&pool, taken));
-    }
-
-    fn failed(&self, error: ConnectError, slot: Slot) {
-        drop(slot);
-        // A peer that is not back yet is no news to anybody.
-        if self.only.is_some() {
-            return;
-        }
-        if error.attempts().iter().all(|attempt| attempt.is_lookup()) {
-            self.common.peers.lost_its_way(self.began);
-        }
-        let error = Arc::new(error);
-        self.under_way.dials.ended(Some(Arc::clone(&error)));
-        let first = self.connector.settings().first_connect;
-        let is_vain = self.under_way.dials.is_vain(&error, first);
-        if let Some(pool) = self.pool.upgrade().filter(|_| is_vain) {
-            pool.fail_waiters(&error);
-        }
-    }
-}
-
-impl Drop for Dial {
-    /// It was given up: with its runtime, for callers, or by a panic in foreign code.
-    fn drop(&mut self) {
-        if self.over {
-            return;
-        }
-        if let Some(only) = &self.only {
-            self.common.peers.given_up(&only.peer);
-        }
-        if std::thread::panicking() {
-            self.common.peers.lost_its_way(self.began);
-        }
-    }
-}
-
-/// Counts a dial that is under way, and has the dialer look again when it no longer is.
-struct UnderWay {
-    dials: Arc<Dials>,
-    slots: Arc<Slots>,
-    trying: bool,
-}
-
-impl UnderWay {
-    fn begin(dials: Arc<Dials>, slots: Arc<Slots>, trying: bool) -> Self {
-        let under_way = Self { dials, slots, trying };
-        under_way.counter().fetch_add(1, Ordering::AcqRel);
-        under_way
-    }
-
-    fn counter(&self) -> &AtomicUsize {
-        if self.trying { &self.dials.trying } else { &self.dials.under_way }
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.counter().fetch_sub(1, Ordering::AcqRel);
-        self.dials.announce();
-        self.slots.announce();
-    }
 }

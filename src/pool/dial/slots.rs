@@ -90,14 +90,14 @@ impl Slot {
     /// Its connection has ended, and its peer still works for it.
     pub(in crate::pool) fn ending(self) -> Place {
         self.0.ending.fetch_add(1, Ordering::AcqRel);
-        Box::new(Ending(self))
+        Box::new(KeptSlot(self))
     }
 }
 
 /// See [`Slot::ending`].
-struct Ending(Slot);
+struct KeptSlot(Slot);
 
-impl Drop for Ending {
+impl Drop for KeptSlot {
     fn drop(&mut self) {
         self.0.0.ending.fetch_sub(1, Ordering::AcqRel);
     }

@@ -1,28 +1,28 @@
-//! The fired_queue of the maintenance task: connections whose sentinel fired.
-
-use crate::sync::{Mutex, PoisonError, Weak};
+//! The fired queue: connections whose sentinel fired, for the maintenance task.
 
 use tokio::sync::Notify;
 
 use crate::pool::conn::entry::Entry;
+use crate::pool::inbox::Inbox;
+use crate::sync::Weak;
 
 /// Filled by wakers on whatever thread the reactor runs, emptied by the one maintenance task. It
 /// keeps no connection alive.
 #[derive(Debug, Default)]
 pub(in crate::pool) struct FiredQueue {
-    /// Pushed and taken under this lock, nothing else.
-    fired: Mutex<Vec<Weak<Entry>>>,
+    fired: Inbox<Weak<Entry>>,
     notify: Notify,
 }
 
 impl FiredQueue {
     pub(in crate::pool) fn push(&self, entry: Weak<Entry>) {
-        self.fired.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+        // It is never closed.
+        let _ = self.fired.push(entry);
         self.notify.notify_one();
     }
 
     pub(in crate::pool) fn take(&self) -> Vec<Weak<Entry>> {
-        std::mem::take(&mut *self.fired.lock().unwrap_or_else(PoisonError::into_inner))
+        self.fired.take()
     }
 
     /// Wakes the maintenance task to look at everything else: the pool was closed, say.

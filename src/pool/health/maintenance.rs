@@ -1,8 +1,7 @@
 //! The maintenance task: one per pool, none per connection.
 //!
 //! It wakes when a sentinel fires, when a peer is to be asked for a sign of life or may have
-//! answered, and on a beat for idle and lifetime limits and the gauges. It holds the pool weakly while
-//! it sleeps, so that it never keeps one alive.
+//! answered, and on a beat for idle and lifetime limits and the gauges. It ends when the pool is closed.
 
 use std::time::Duration;
 
@@ -10,14 +9,13 @@ use tokio::time::Instant;
 
 use crate::beat::phase;
 use crate::deadline::Deadline;
+use crate::event::CloseReason;
 use crate::liveness::UNASKED;
-use crate::pool::PoolInner;
-use crate::pool::common::Common;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::{Classified, Entry};
-use crate::pool::health::fired::FiredQueue;
+use crate::pool::conn::entry::Entry;
 use crate::pool::health::quarantine::Quarantine;
 use crate::pool::health::schedule::ProbeSchedule;
+use crate::pool::inner::PoolInner;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Weak};
 
@@ -26,82 +24,70 @@ use crate::sync::{Arc, Weak};
 // a time would keep an answer waiting for many milliseconds.
 
 /// Looking at a connection costs less than a microsecond: this many, then let other tasks run.
-const LOOKS: usize = 16;
+pub(in crate::pool) const LOOKS: usize = 16;
 
-/// Runs until the pool is closed or gone.
-pub(in crate::pool) async fn run(pool: Weak<PoolInner>, common: Arc<Common>, beat: Duration) {
+/// Runs until the pool is closed.
+pub(in crate::pool) async fn run(pool: Arc<PoolInner>, beat: Duration) {
     let mut next = Instant::now() + phase(beat);
-    let mut quarantine = Quarantine::new(&common.suspects);
+    let mut quarantine = Quarantine::new(&pool);
     let mut schedule = ProbeSchedule::new();
     // Idle connections of which many may have to be closed, those to close first at the end.
-    let mut ending: Vec<Arc<Entry>> = Vec::new();
-    let mut demands = common.demands();
+    let mut unwanted: Vec<Arc<Entry>> = Vec::new();
+    let mut demands = pool.demands();
     loop {
-        if ending.is_empty() {
-            let judgement = common.peers.next_judgement(Instant::now());
+        if unwanted.is_empty() {
+            let judgement = pool.peers.next_judgement(Instant::now());
             let sooner = [quarantine.due(), judgement, schedule.due()];
             let wake = sooner.into_iter().flatten().fold(next, Instant::min);
-            let _ = Deadline::at(wake).run(common.fired_queue.filled()).await;
+            let _ = Deadline::at(wake).run(pool.fired_queue.filled()).await;
         } else {
             tokio::task::yield_now().await;
         }
-        close_left(&common).await;
-        let Some(inner) = pool.upgrade() else { return };
-        inner.classify_fired().await;
-        if inner.is_closed() {
-            drop(inner);
+        pool.close_left().await;
+        pool.check_fired().await;
+        if pool.is_closed() {
             quarantine.close().await;
-            close_left(&common).await;
+            pool.close_left().await;
             return;
         }
-        if quarantine.look(|entry| inner.offer(entry)).await {
-            inner.dials.announce();
-        }
-        inner.ask_siblings().await;
-        inner.check_silence(&mut schedule).await;
-        let last = std::mem::replace(&mut demands, common.demands());
-        let has_ejected = common.peers.judge();
+        quarantine.look().await;
+        pool.ask_siblings().await;
+        pool.check_due(&mut schedule).await;
+        let last = std::mem::replace(&mut demands, pool.demands());
+        let has_ejected = pool.peers.judge();
         if has_ejected {
             // From now on the dialer has to see when that peer is back.
-            inner.slots.announce();
+            pool.slots.announce();
         }
         if has_ejected || last != demands {
-            ending = inner.longest_idle();
-            ending.reverse();
+            unwanted = pool.longest_idle();
+            unwanted.reverse();
         }
-        for entry in ending.split_off(ending.len().saturating_sub(LOOKS)).into_iter().rev() {
-            if entry.evict_unwanted() {
+        for entry in unwanted.split_off(unwanted.len().saturating_sub(LOOKS)).into_iter().rev() {
+            if pool.evict_unwanted(&entry) {
                 tokio::task::yield_now().await;
             }
         }
         let now = Instant::now();
-        // Judged by the clock: a busy fired_queue must not keep the beat from coming.
+        // Judged by the clock: a busy queue must not keep the beat from coming.
         if now >= next {
             next = now + beat;
-            let idle = inner.common.registry.idle();
-            let survey = inner.survey(now, next, &idle);
+            let idle = pool.registry.idle();
+            let survey = pool.survey(now, next, &idle);
             schedule.plan(beat, survey.silent);
             if survey.has_due {
-                inner.evict_due(now, idle).await;
+                pool.evict_due(now, idle).await;
             }
-            inner.report_holders();
-            inner.clear_doubts();
-            if inner.common.ended.swap(false, Ordering::AcqRel) {
-                inner.idle_set.sweep();
+            pool.report_holders();
+            pool.clear_doubts();
+            if pool.has_ended.swap(false, Ordering::AcqRel) {
+                pool.idle_set.sweep();
             }
-            inner.refresh_gauges();
-            if inner.settings().min_idle > 0 {
-                inner.slots.announce();
+            pool.refresh_gauges();
+            if pool.settings().min_idle > 0 {
+                pool.slots.announce();
             }
         }
-    }
-}
-
-/// Closes what was left to this task, one by one between other tasks.
-async fn close_left(common: &Common) {
-    for ending in common.closing.take() {
-        drop(ending);
-        tokio::task::yield_now().await;
     }
 }
 
@@ -119,71 +105,17 @@ struct Survey {
     silent: Vec<(Instant, Weak<Entry>)>,
 }
 
-/// Fired connections that were not looked at yet. If the runtime ends meanwhile, the next task looks.
-struct Fired<'a> {
-    fired_queue: &'a FiredQueue,
-    left: Vec<Weak<Entry>>,
-}
-
-impl Drop for Fired<'_> {
-    fn drop(&mut self) {
-        for entry in self.left.drain(..) {
-            self.fired_queue.push(entry);
-        }
-    }
-}
-
 impl PoolInner {
-    /// Looks at every connection whose sentinel fired.
-    async fn classify_fired(self: &Arc<Self>) {
-        let mut fired =
-            Fired { fired_queue: &self.common.fired_queue, left: self.common.fired_queue.take() };
-        while !fired.left.is_empty() {
-            let Some(entry) = fired.left.pop().and_then(|entry| entry.upgrade()) else { continue };
-            if entry.classify() == Classified::Homeless {
-                self.offer(Arc::clone(&entry));
-            }
-            self.sweep_if_closed(&entry);
+    /// What, when it changes, may make many connections unwanted.
+    fn demands(&self) -> (u64, usize) {
+        (self.generation.now(), self.slots.limit())
+    }
+
+    /// Closes what was left to this task, one by one between other tasks.
+    async fn close_left(&self) {
+        for ending in self.closing.take() {
+            drop(ending);
             tokio::task::yield_now().await;
-        }
-    }
-
-    /// Puts an idle connection that lost its place where the next caller finds it.
-    fn offer(self: &Arc<Self>, entry: Arc<Entry>) {
-        self.sweep_if_closed(&entry);
-        self.idle_set.put(entry);
-        self.serve();
-        self.dials.announce();
-    }
-
-    /// When something speaks against the connections to a peer, they are asked at once, together.
-    pub(in crate::pool) async fn ask_siblings(self: &Arc<Self>) {
-        if self.settings().max_silence.is_none() {
-            return;
-        }
-        if self.common.has_doubts.swap(false, Ordering::AcqRel) {
-            let mut idle = self.common.registry.idle();
-            idle.retain(|entry| entry.is_in_doubt());
-            self.check_silent(idle, Entry::max_silence).await;
-        }
-        for peer in self.common.peers.suspects() {
-            let mut idle = self.common.registry.idle();
-            idle.retain(|entry| entry.peer.is_of(&peer));
-            self.check_silent(idle, |_, _| Some(UNASKED)).await;
-        }
-    }
-
-    /// A doubt is over when every connection that it was about has been heard or has ended.
-    pub(in crate::pool) fn clear_doubts(&self) {
-        let doubted = self.common.peers.doubted();
-        if doubted.is_empty() {
-            return;
-        }
-        let all = self.common.registry.all();
-        for (peer, doubt) in doubted {
-            if !all.iter().any(|entry| entry.peer.is_of(&peer) && entry.is_in_doubt()) {
-                peer.clear_doubt(doubt);
-            }
         }
     }
 
@@ -194,8 +126,8 @@ impl PoolInner {
         let mut survey = Survey { has_due: false, silent: Vec::new() };
         for entry in idle {
             let age = entry.age_at(now);
-            survey.has_due |= entry.outlived_idle(age, idle_timeout).is_some();
-            let Some(longest) = entry.max_silence(age) else { continue };
+            survey.has_due |= self.outlived_idle(entry, age, idle_timeout).is_some();
+            let Some(longest) = self.max_silence(entry, age) else { continue };
             let left = before(longest).saturating_sub(entry.unheard_for(age));
             if Age::of(left) < beat {
                 survey.silent.push((now + left, Arc::downgrade(entry)));
@@ -205,37 +137,11 @@ impl PoolInner {
     }
 
     /// Looks at those whose turn it is.
-    async fn check_silence(self: &Arc<Self>, schedule: &mut ProbeSchedule<Weak<Entry>>) {
+    async fn check_due(self: &Arc<Self>, schedule: &mut ProbeSchedule<Weak<Entry>>) {
         let due = schedule.take(Instant::now());
         let due = due.into_iter().filter_map(|entry| entry.upgrade()).collect();
-        self.check_silent(due, |entry, age| entry.max_silence(age).map(before)).await;
-    }
-
-    /// Reads of these connections how long their peers have been silent, and has those asked that
-    /// were not heard for their limit.
-    async fn check_silent(
-        self: &Arc<Self>,
-        idle: Vec<Arc<Entry>>,
-        limit: impl Fn(&Entry, Age) -> Option<Duration>,
-    ) {
-        let now = Instant::now();
-        let mut looks = 0;
-        for entry in idle {
-            let age = entry.age_at(now);
-            let Some(limit) = limit(&entry, age).filter(|max| entry.unheard_for(age) >= *max)
-            else {
-                continue;
-            };
-            if entry.check_silence(now, limit) == Classified::Homeless {
-                self.offer(entry);
-            }
-            looks += 1;
-            if looks % LOOKS == 0 {
-                tokio::task::yield_now().await;
-                // On a busy runtime it is long until the next turn; deaths do not wait for it.
-                self.classify_fired().await;
-            }
-        }
+        let limit = |pool: &Self, entry: &Entry, age| pool.max_silence(entry, age).map(before);
+        self.check_silent(due, limit).await;
     }
 
     /// Evicts what has been idle too long, is too old or is not wanted. The youngest `min_idle` are not
@@ -245,15 +151,20 @@ impl PoolInner {
         let spare = idle.len().saturating_sub(self.settings().min_idle);
         for (index, entry) in idle.into_iter().enumerate() {
             let own = self.settings().idle_timeout.filter(|_| index < spare);
-            let due = entry.outlived_idle(entry.age_at(now), own);
-            if due.is_some_and(|reason| entry.evict(reason)) {
+            let due = self.outlived_idle(&entry, entry.age_at(now), own);
+            if due.is_some_and(|reason| self.evict(&entry, reason)) {
                 tokio::task::yield_now().await;
             }
         }
     }
 
+    /// Why a connection must not stay idle, if so: `own` is how long the pool lets it be.
+    fn outlived_idle(&self, entry: &Entry, now: Age, own: Option<Duration>) -> Option<CloseReason> {
+        entry.due(now, own).or_else(|| self.unwanted(entry, now))
+    }
+
     pub(in crate::pool) fn longest_idle(&self) -> Vec<Arc<Entry>> {
-        longest_idle_first(self.common.registry.idle())
+        longest_idle_first(self.registry.idle())
     }
 }
 

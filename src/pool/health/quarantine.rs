@@ -11,35 +11,37 @@ use tokio::time::Instant;
 
 use crate::event::{Check, CheckVerdict, CloseReason};
 use crate::liveness::{Probing, Step, UNASKED, Verdict};
-use crate::pool::conn::entry::{Classified, Entry};
+use crate::pool::conn::entry::Entry;
+use crate::pool::health::maintenance::LOOKS;
+use crate::pool::inbox::Inbox;
+use crate::pool::inner::PoolInner;
 use crate::stream::Conn;
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Arc, OnceLock};
 use crate::sys::tcp_info::{self, Keepalive, TcpInfo};
 
 /// The way from whoever meets a silent connection to the maintenance task.
 #[derive(Debug, Default)]
 pub(in crate::pool) struct Suspects {
-    /// Pushed and taken under this lock, nothing else.
-    arrived: Mutex<Vec<Quarantined>>,
+    arrived: Inbox<Quarantined>,
     /// All of them, the ones under probe included.
     count: AtomicUsize,
     /// Slots that callers whose patience is over need now.
     wanted: AtomicUsize,
     /// The longest plausible round trip among them, in nanoseconds.
     round_trip: AtomicU64,
-    /// The pool was closed: nobody will look at what arrives.
-    closed: AtomicBool,
     /// The settings of the pool's sockets, as the first one that was asked had them. All have the
     /// same, and nobody else can change them.
     keepalive: OnceLock<Keepalive>,
 }
 
-impl Suspects {
-    /// Its peer is asked at once.
-    pub(in crate::pool) fn add(&self, entry: Arc<Entry>, conn: Conn, known: Known) {
-        self.count.fetch_add(1, Ordering::AcqRel);
+impl PoolInner {
+    /// Has the peer of a connection asked at once, and the connection go to quarantine. Only for whoever
+    /// has its stream.
+    pub(in crate::pool) fn suspect(self: &Arc<Self>, entry: Arc<Entry>, conn: Conn, known: Known) {
+        self.suspects.count.fetch_add(1, Ordering::AcqRel);
         let mut new = Quarantined {
+            pool: Arc::clone(self),
             entry,
             is_counted: true,
             conn: Some(conn),
@@ -47,25 +49,33 @@ impl Suspects {
             round_trip: Duration::ZERO,
             heard: None,
         };
-        new.begin(Instant::now(), known, self);
-        self.lock().push(new);
-        if self.is_closed() {
-            self.discard();
-        }
+        new.begin(Instant::now(), known);
+        // One that comes after the end of the pool is closed.
+        drop(self.suspects.arrived.push(new));
+        self.fired_queue.wake();
     }
 
-    /// Closes what is here and what will come. A connection left here would keep itself alive.
-    pub(in crate::pool) fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
-        self.discard();
+    /// Has the peer of a connection asked that was just taken for somebody, and nobody given it before
+    /// it is heard. Returns it where nobody can tell. Only for whoever has its stream.
+    pub(in crate::pool) fn ask(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        conn: Conn,
+    ) -> Result<(), Conn> {
+        let Some(info) = tcp_info::tcp_info(&conn.stream().io().sock_ref()) else {
+            return Err(conn);
+        };
+        conn.set_idle(true);
+        entry.unlist();
+        self.suspect(Arc::clone(entry), conn, Known::Reading(info));
+        Ok(())
     }
+}
 
-    fn discard(&self) {
-        drop(self.take());
-    }
-
-    fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+impl Suspects {
+    /// Lets nobody in from now on. Returns those who are here: each is closed when it is dropped.
+    pub(in crate::pool) fn close(&self) -> impl Drop + use<> {
+        self.arrived.close()
     }
 
     pub(in crate::pool) fn count(&self) -> usize {
@@ -82,15 +92,6 @@ impl Suspects {
         Duration::from_nanos(self.round_trip.load(Ordering::Acquire))
     }
 
-    /// One is no longer here.
-    pub(in crate::pool) fn uncount(&self) {
-        self.count.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    fn take(&self) -> Vec<Quarantined> {
-        std::mem::take(&mut *self.lock())
-    }
-
     /// What is known of a TCP connection that was idle since its last proof of life, this long ago, and
     /// need not be read first: the kernel itself has asked nobody so soon.
     pub(in crate::pool) fn settings(&self, unheard: Duration) -> Option<Known> {
@@ -104,10 +105,6 @@ impl Suspects {
             let own = tcp_info::keepalive(&conn.stream().io().sock_ref())?;
             Some(*self.keepalive.get_or_init(|| own))
         })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Quarantined>> {
-        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -123,6 +120,7 @@ pub(in crate::pool) enum Known {
 /// One silent connection.
 #[derive(Debug)]
 struct Quarantined {
+    pool: Arc<PoolInner>,
     entry: Arc<Entry>,
     is_counted: bool,
     /// Always there until it leaves.
@@ -156,7 +154,7 @@ impl Quarantined {
     }
 
     /// Looks once. Nothing here waits.
-    fn look(&mut self, now: Instant, suspects: &Suspects) -> Found {
+    fn look(&mut self, now: Instant) -> Found {
         let Some(conn) = &self.conn else { return Found::Again };
         let info = tcp_info::tcp_info(&conn.stream().io().sock_ref());
         // The peek is the authority on an end; where there is none, it need not be asked.
@@ -165,7 +163,7 @@ impl Quarantined {
         {
             return Found::Dead(reason);
         }
-        match info.map_or(Step::Unknown, |info| self.judge(now, &info, suspects)) {
+        match info.map_or(Step::Unknown, |info| self.judge(now, &info)) {
             Step::Wait { .. } => Found::Again,
             Step::Unknown => Found::Fit(CheckVerdict::Unproved, now),
             Step::Alive => {
@@ -173,18 +171,18 @@ impl Quarantined {
                 Found::Fit(CheckVerdict::Alive, heard)
             }
             Step::Dead(reason) => {
-                self.entry.report_check(Check::Probe, CheckVerdict::Dead, self.heard);
+                self.pool.report_check(&self.entry, Check::Probe, CheckVerdict::Dead, self.heard);
                 Found::Dead(reason)
             }
         }
     }
 
     /// Sends the first probe. Whatever else there is to say, the maintenance task finds out.
-    fn begin(&mut self, now: Instant, known: Known, suspects: &Suspects) {
+    fn begin(&mut self, now: Instant, known: Known) {
         let Some(conn) = &self.conn else { return };
         match known {
             Known::Reading(info) => {
-                self.judge(now, &info, suspects);
+                self.judge(now, &info);
             }
             Known::Settings(own) => {
                 let stream = conn.stream();
@@ -195,14 +193,14 @@ impl Quarantined {
     }
 
     /// One step of its probe, by this reading.
-    fn judge(&mut self, now: Instant, info: &TcpInfo, suspects: &Suspects) -> Step {
+    fn judge(&mut self, now: Instant, info: &TcpInfo) -> Step {
         let Some(conn) = &self.conn else { return Step::Unknown };
         self.round_trip = info.rtt + 4 * info.rttvar;
         self.heard = Some(info.heard);
         let asked = match &mut self.asked {
             Some(asked) => asked,
             none => {
-                let Some(own) = suspects.keepalive(conn) else { return Step::Unknown };
+                let Some(own) = self.pool.suspects.keepalive(conn) else { return Step::Unknown };
                 none.insert(Asked { probing: Probing::begin(now, own), due: now })
             }
         };
@@ -214,29 +212,38 @@ impl Quarantined {
     }
 
     /// Back to the idle ones, the user's settings restored.
-    fn leave(mut self, verdict: CheckVerdict, proof: Instant) -> Option<Classified> {
-        let heard = self.heard;
-        self.entry.report_check(Check::Probe, verdict, heard);
+    fn leave(mut self, verdict: CheckVerdict, proof: Instant) {
+        let (pool, entry) = (Arc::clone(&self.pool), Arc::clone(&self.entry));
+        pool.report_check(&entry, Check::Probe, verdict, self.heard);
+        let proof = entry.age_at(proof);
         match verdict {
-            CheckVerdict::Alive => self.entry.prove(self.entry.age_at(proof)),
-            _ => self.entry.postpone(self.entry.age_at(proof)),
+            CheckVerdict::Alive => pool.prove(&entry, proof),
+            _ => entry.note_heard(proof),
         }
         self.restore();
         self.uncount();
-        self.conn.take().map(|conn| self.entry.rehome(conn))
+        let Some(conn) = self.conn.take() else { return };
+        match entry.leave_sentinel(&conn) {
+            Ok(()) => pool.take_back(&entry, conn),
+            Err(reason) => pool.finish(&entry, conn, reason, None),
+        }
     }
 
     fn end(mut self, reason: CloseReason) {
+        self.close(reason);
+    }
+
+    fn close(&mut self, reason: CloseReason) {
         // Before its slot is free: whoever takes that must not count it as likely to come back.
         self.uncount();
         if let Some(conn) = self.conn.take() {
-            self.entry.close(conn, reason, None);
+            self.pool.finish(&self.entry, conn, reason, None);
         }
     }
 
     fn uncount(&mut self) {
         if std::mem::take(&mut self.is_counted) {
-            self.entry.leaves_quarantine();
+            self.pool.suspects.count.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
@@ -250,31 +257,24 @@ impl Quarantined {
 /// The pool was closed, or the runtime of the maintenance task has ended: nobody is left to ask.
 impl Drop for Quarantined {
     fn drop(&mut self) {
-        self.uncount();
-        if let Some(conn) = self.conn.take() {
-            let reason = match self.entry.is_of_closed_pool() {
-                true => CloseReason::PoolClosed,
-                false => CloseReason::RuntimeGone,
-            };
-            self.entry.close(conn, reason, None);
-        }
+        self.close(match self.pool.is_closed() {
+            true => CloseReason::PoolClosed,
+            false => CloseReason::RuntimeGone,
+        });
     }
 }
 
-/// So many are looked at, a microsecond each, before other tasks run.
-const LOOKS: usize = 16;
-
 /// All silent connections of a pool. Owned by the maintenance task.
 #[derive(Debug)]
-pub(in crate::pool) struct Quarantine<'a> {
-    suspects: &'a Suspects,
+pub(in crate::pool) struct Quarantine {
+    pool: Arc<PoolInner>,
     /// The longest silent ones first.
     held: VecDeque<Quarantined>,
 }
 
-impl<'a> Quarantine<'a> {
-    pub(in crate::pool) fn new(suspects: &'a Suspects) -> Self {
-        Self { suspects, held: VecDeque::new() }
+impl Quarantine {
+    pub(in crate::pool) fn new(pool: &Arc<PoolInner>) -> Self {
+        Self { pool: Arc::clone(pool), held: VecDeque::new() }
     }
 
     /// When the next look is due.
@@ -283,12 +283,12 @@ impl<'a> Quarantine<'a> {
     }
 
     /// Looks at everything that is due, and closes what is dead, one by one between other tasks.
-    /// `homeless` is told of those that need a new place. Returns whether any has left.
-    pub(in crate::pool) async fn look(&mut self, mut homeless: impl FnMut(Arc<Entry>)) -> bool {
-        self.held.extend(self.suspects.take());
+    pub(in crate::pool) async fn look(&mut self) {
+        let suspects = &self.pool.suspects;
+        self.held.extend(suspects.arrived.take());
         let longest = self.held.iter().map(|held| held.round_trip).max().unwrap_or_default();
         let longest = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
-        self.suspects.round_trip.store(longest, Ordering::Release);
+        suspects.round_trip.store(longest, Ordering::Release);
         let now = Instant::now();
         let (before, mut looks) = (self.held.len(), 0);
         let mut has_left = false;
@@ -300,14 +300,11 @@ impl<'a> Quarantine<'a> {
                 continue;
             }
             looks += 1;
-            match held.look(now, self.suspects) {
+            match held.look(now) {
                 Found::Again => self.held.push_back(held),
                 Found::Fit(verdict, proof) => {
                     has_left = true;
-                    let entry = Arc::clone(&held.entry);
-                    if held.leave(verdict, proof) == Some(Classified::Homeless) {
-                        homeless(entry);
-                    }
+                    held.leave(verdict, proof);
                 }
                 Found::Dead(reason) => {
                     has_left = true;
@@ -319,12 +316,14 @@ impl<'a> Quarantine<'a> {
                 tokio::task::yield_now().await;
             }
         }
-        has_left | self.make_room()
+        if has_left | self.make_room() {
+            self.pool.dials.announce();
+        }
     }
 
     /// Gives the slots of the first ones to callers whose patience is over.
     fn make_room(&mut self) -> bool {
-        let wanted = self.suspects.wanted.swap(0, Ordering::AcqRel).min(self.held.len());
+        let wanted = self.pool.suspects.wanted.swap(0, Ordering::AcqRel).min(self.held.len());
         for held in self.held.drain(..wanted) {
             held.end(CloseReason::Superseded);
         }

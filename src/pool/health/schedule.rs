@@ -1,7 +1,7 @@
 //! The schedule: which idle connection is looked at next, and when.
 //!
 //! Connections that were made together fall silent together. Asked all at once, their probes would
-//! overrun a queue on the way (Linux's loopback drops what exceeds `net.entry.netdev_max_backlog`,
+//! overrun a queue on the way (Linux's loopback drops what exceeds `net.core.netdev_max_backlog`,
 //! 1 000 packets) and be sent again; so each is looked at when it is due, and never many together.
 
 use std::collections::VecDeque;
