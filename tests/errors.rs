@@ -9,8 +9,6 @@
     feature = "tower"
 ))]
 
-mod support;
-
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
@@ -29,9 +27,9 @@ use livepool::{
     BoxFuture, CheckoutError, Config, ConnectError, Listener, ListenerConfig, OpTimeout, Pool,
     Protocol, Resolve, Timeouts, http1,
 };
-use support::blackhole::Blackhole;
-use support::servers::{Certs, Nginx, Postgres as PostgresServer, Redis as RedisServer};
-use support::{Upstream, ask, exchange, until_status, watched};
+use livepool_testkit::blackhole::Blackhole;
+use livepool_testkit::servers::{Certs, Nginx, Postgres as PostgresServer, Redis as RedisServer};
+use livepool_testkit::{Upstream, ask, exchange, until_status, watched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tower_service::Service;
@@ -403,7 +401,7 @@ async fn a_request_without_a_response_says_why_in_one_line() {
     assert!(error.find::<CheckoutError>().is_some() && error.find::<ConnectError>().is_some());
     assert_eq!(error.find::<io::Error>().unwrap().kind(), io::ErrorKind::ConnectionRefused);
 
-    let server = support::scripted::Scripted::start(|mut talk, _| async move {
+    let server = livepool_testkit::scripted::Scripted::start(|mut talk, _| async move {
         talk.request().await;
         talk.say("HTTP/1.1 200 OK\r\nContent-").await;
     })

@@ -2,8 +2,6 @@
 //! both when a real server is restarted, killed or stopped.
 #![cfg(all(target_os = "linux", feature = "http1"))]
 
-mod support;
-
 #[path = "http1/crossed.rs"]
 mod crossed;
 #[path = "http1/framing.rs"]
@@ -21,7 +19,7 @@ mod upload;
 
 use livepool::http1::{Body, Error, Http1, Request, RequestBody, Response};
 use livepool::{Config, Pool};
-use support::Events;
+use livepool_testkit::Events;
 
 fn pool_of(config: Config) -> (Pool<Http1>, Events) {
     pool_with(config, Http1::new())

@@ -4,8 +4,6 @@
 //! them together stay below one bound: a peak never falls.
 #![cfg(all(target_os = "linux", feature = "postgres", feature = "redis", feature = "http1"))]
 
-mod support;
-
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,7 +13,7 @@ use livepool::postgres::tokio_postgres::error::SqlState;
 use livepool::{
     CloseReason, Config, Guard, Pool, Protocol, TooLarge, Wire, http1, postgres, redis,
 };
-use support::Events;
+use livepool_testkit::Events;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -253,7 +251,7 @@ async fn a_postgresql_that_announces_a_row_of_two_gigabytes_is_not_believed() {
     let error = conn.batch_execute("SELECT 1").await.unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::PROGRAM_LIMIT_EXCEEDED), "{error}");
     // Whoever waits is told before the end.
-    support::until(|| conn.ended_with().is_some()).await;
+    livepool_testkit::until(|| conn.ended_with().is_some()).await;
     let end = conn.ended_with().expect("it has ended");
     let cause = std::error::Error::source(end).and_then(|cause| cause.downcast_ref());
     let exceeded = TooLarge::of(cause.expect("an I/O error")).expect("a length");
@@ -395,7 +393,7 @@ async fn a_connection_that_grew_goes_to_a_caller_who_waits_for_it() {
         let pool = pool.clone();
         async move { pool.get().await.unwrap().id() }
     });
-    support::until(|| pool.status().waiting == 1).await;
+    livepool_testkit::until(|| pool.status().waiting == 1).await;
     drop(conn);
     assert_eq!(waiting.await.unwrap(), id);
     assert_eq!(events.until_closed(1).await, [CloseReason::Outgrown], "nobody waits any more");

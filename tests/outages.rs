@@ -3,8 +3,6 @@
 //! `docs/outages.md`, with the command.
 #![cfg(all(target_os = "linux", feature = "postgres"))]
 
-mod support;
-
 #[path = "outages/load.rs"]
 mod load;
 #[path = "outages/table.rs"]
@@ -12,8 +10,8 @@ mod table;
 
 use std::time::{Duration, Instant};
 
+use livepool_testkit::servers::{Haproxy, PgBouncer, Postgres, are_here};
 use load::{CALLERS, CONNECTIONS, Contender, Load};
-use support::servers::{Haproxy, PgBouncer, Postgres, are_here};
 use table::{Row, table};
 use tokio_postgres::NoTls;
 
@@ -162,7 +160,7 @@ async fn full_server() -> [Row; 2] {
             held.into_iter().for_each(|(_, connection)| connection.abort());
             // A session takes its place with it when its process has ended.
             let of_app = "SELECT count(*) < 20 FROM pg_stat_activity WHERE usename = 'app'";
-            support::until_blocking(|| server.psql(of_app) == "t");
+            livepool_testkit::until_blocking(|| server.psql(of_app) == "t");
         };
         for_a_while(AWAY, || {}, end)
     };

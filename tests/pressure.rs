@@ -3,8 +3,6 @@
 //! deadpool and bb8.
 #![cfg(target_os = "linux")]
 
-mod support;
-
 use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -20,8 +18,8 @@ use livepool::error::{CheckoutFailure, Phase};
 use livepool::{
     CheckoutError, CloseReason, Config, Event, Guard, Pool, Release, Resolve, Timeouts,
 };
-use support::lab::{Host, Kind, Packet, Verdict, Way, lab};
-use support::{Events, Order, Upstream, until, until_seen, until_status, watched};
+use livepool_testkit::lab::{Host, Kind, Packet, Verdict, Way, lab};
+use livepool_testkit::{Events, Order, Upstream, until, until_seen, until_status, watched};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -388,7 +386,7 @@ async fn until_at_rest(pool: &Pool, idle: usize) {
 #[tokio::test]
 async fn of_ten_thousand_in_line_those_who_stay_are_served_in_order_of_arrival() {
     const ALL: usize = 10_000;
-    let mut rng = fastrand::Rng::with_seed(support::seed::seed());
+    let mut rng = fastrand::Rng::with_seed(livepool_testkit::seed::seed());
     let upstream = Upstream::start();
     let timeouts = Timeouts::default().with_checkout(None);
     let config = upstream.config().with_max_size(3).with_max_waiting(None).with_timeouts(timeouts);

@@ -1,8 +1,6 @@
 //! What stands between a program and its servers: a real PgBouncer, a real HAProxy.
 #![cfg(all(target_os = "linux", feature = "postgres", feature = "redis", feature = "http1"))]
 
-mod support;
-
 #[path = "proxies/crossed.rs"]
 mod crossed;
 #[path = "proxies/idle.rs"]
@@ -12,8 +10,8 @@ use livepool::http1::Http1;
 use livepool::postgres::Postgres;
 use livepool::redis::Redis;
 use livepool::{Config, Pool};
-use support::Events;
-use support::servers::{Haproxy, PgBouncer, Postgres as Server};
+use livepool_testkit::Events;
+use livepool_testkit::servers::{Haproxy, PgBouncer, Postgres as Server};
 
 fn postgres_at(url: &str, change: impl FnOnce(Config) -> Config) -> (Pool<Postgres>, Events) {
     postgres_of(Postgres::from_url(url).unwrap(), change)

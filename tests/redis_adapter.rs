@@ -2,8 +2,6 @@
 //! caller leaves behind reaches nobody, and the pool is whole again by itself.
 #![cfg(all(target_os = "linux", feature = "redis"))]
 
-mod support;
-
 use std::time::Duration;
 
 use livepool::config::Validation;
@@ -12,8 +10,8 @@ use livepool::event::Operation;
 use livepool::redis::redis::{AsyncCommands, RedisError, RedisResult, cmd, pipe};
 use livepool::redis::{Redis as Adapter, Role};
 use livepool::{CloseReason, Config, Guard, Pool, Timeouts};
-use support::servers::Redis;
-use support::{Events, until, until_status};
+use livepool_testkit::servers::Redis;
+use livepool_testkit::{Events, until, until_status};
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -609,7 +607,7 @@ mod tls {
     use livepool::tls::Tls;
 
     use super::*;
-    use support::servers::Certs;
+    use livepool_testkit::servers::Certs;
 
     fn trusting(certs: &Certs) -> Tls {
         Tls::builder().with_root_pem(certs.ca_pem()).build().unwrap()

@@ -2,8 +2,6 @@
 //! nobody waits long for a connection. The same on raw streams crosses answers, so the test can fail.
 #![cfg(all(target_os = "linux", feature = "redis"))]
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,9 +10,9 @@ use deadpool::managed::{Manager, Metrics, RecycleResult};
 use livepool::Pool;
 use livepool::redis::Redis as Adapter;
 use livepool::redis::redis::{RedisResult, Value, cmd, pipe};
-use support::seed::seed;
-use support::servers::Redis;
-use support::{Events, until_status};
+use livepool_testkit::seed::seed;
+use livepool_testkit::servers::Redis;
+use livepool_testkit::{Events, until_status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;

@@ -3,13 +3,11 @@
 //! `LIVEPOOL_ROUNDS=7 cargo test --release --features redis --test redis_throughput -- --nocapture`
 #![cfg(all(target_os = "linux", feature = "redis"))]
 
-mod support;
-
 use livepool::config::Validation;
 use livepool::redis::Redis as Adapter;
 use livepool::redis::redis::AsyncCommands;
-use support::rates::{Rates, beside};
-use support::servers::Redis;
+use livepool_testkit::rates::{Rates, beside};
+use livepool_testkit::servers::Redis;
 
 const CONNECTIONS: usize = 16;
 const CALLERS: usize = 64;

@@ -2,8 +2,6 @@
 //! tell of their server, and of servers that speak otherwise or not at all.
 #![cfg(all(target_os = "linux", feature = "redis"))]
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,8 +10,8 @@ use livepool::config::Validation;
 use livepool::redis::Redis as Adapter;
 use livepool::redis::redis::{AsyncCommands, RedisResult, Value, cmd, pipe};
 use livepool::{CloseReason, Config, Guard, Pool};
-use support::servers::{Nginx, Postgres, Redis};
-use support::{Events, until, until_status};
+use livepool_testkit::servers::{Nginx, Postgres, Redis};
+use livepool_testkit::{Events, until, until_status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;

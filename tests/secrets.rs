@@ -2,8 +2,6 @@
 //! steer what reads them.
 #![cfg(all(feature = "http1", feature = "postgres", feature = "redis", feature = "tower"))]
 
-mod support;
-
 use std::error::Error;
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -15,7 +13,7 @@ use livepool::redis::Redis;
 use livepool::{
     Config, Connector, Event, Listener, ListenerConfig, Manager, Pool, Timeouts, http1, postgres,
 };
-use support::Events;
+use livepool_testkit::Events;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower_service::Service;
 
@@ -313,7 +311,7 @@ async fn a_notice_of_a_server_is_a_line_of_the_pool_escaped_and_cut() {
     let addr = says(greeting).await;
     let pool = postgres::pool(&format!("postgres://me:pw@{addr}/x")).unwrap();
     let client = pool.get().await.unwrap();
-    support::until(|| log.0.lock().unwrap().contains("root logged in")).await;
+    livepool_testkit::until(|| log.0.lock().unwrap().contains("root logged in")).await;
     drop(client);
     let log = log.0.lock().unwrap();
     assert!(is_tame(&log), "{log}");

@@ -1,19 +1,17 @@
 //! The servers that other tests start: each one really runs, dies, comes back and leaves nothing.
 #![cfg(target_os = "linux")]
 
-mod support;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use support::servers::dir::root;
-use support::servers::port::{ask, local};
-use support::servers::process::{Process, is_alive, processes, wait_for, works_in};
-use support::servers::programs::program;
-use support::servers::{Certs, Haproxy, Nginx, PgBouncer, Postgres, Redis, are_here};
+use livepool_testkit::servers::dir::root;
+use livepool_testkit::servers::port::{ask, local};
+use livepool_testkit::servers::process::{Process, is_alive, processes, wait_for, works_in};
+use livepool_testkit::servers::programs::program;
+use livepool_testkit::servers::{Certs, Haproxy, Nginx, PgBouncer, Postgres, Redis, are_here};
 
 /// A connection to a frozen server is accepted by the kernel, and nobody answers.
 fn nobody_answers(port: u16, question: &[u8]) -> bool {

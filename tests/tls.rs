@@ -2,15 +2,13 @@
 //! to trust is said at once.
 #![cfg(all(target_os = "linux", feature = "tls"))]
 
-mod support;
-
 use std::time::Duration;
 
 use livepool::error::CheckoutFailure;
 use livepool::tls::{Tls, is_distrusted};
 use livepool::{CloseReason, Config, Guard, Pool, Release};
-use support::servers::{Certs, Nginx, Redis};
-use support::{Events, until, until_seen, until_status};
+use livepool_testkit::servers::{Certs, Nginx, Redis};
+use livepool_testkit::{Events, until, until_seen, until_status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -176,7 +174,7 @@ fn a_slip_in_the_certificates_says_what_it_is() {
 async fn closing_the_pool_leaves_no_session_behind() {
     let certs = Certs::new();
     let redis = Redis::start_with_tls(&[], &certs);
-    let fds = support::open_fds();
+    let fds = livepool_testkit::open_fds();
     for _ in 0..5 {
         let (pool, _) = pool(redis_at(&redis), trusting(&certs));
         let (mut a, b) = (pool.get().await.unwrap(), pool.get().await.unwrap());
@@ -184,7 +182,7 @@ async fn closing_the_pool_leaves_no_session_behind() {
         a.release();
         drop(b);
     }
-    until_seen(support::open_fds, |seen| *seen <= fds).await;
+    until_seen(livepool_testkit::open_fds, |seen| *seen <= fds).await;
     until(|| redis.cli(&["INFO", "clients"]).contains("connected_clients:1\r")).await;
 }
 

@@ -11,9 +11,9 @@ use livepool::{Config, Pool};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::seed::seed;
-use crate::support::servers::Nginx;
 use crate::{pool_of, request_for, text};
+use livepool_testkit::seed::seed;
+use livepool_testkit::servers::Nginx;
 
 const REQUESTS: usize = 10_000;
 const CALLERS: usize = 48;

@@ -6,10 +6,10 @@ use livepool::http1::{Failure, Http1, Limits, Request, RequestBody};
 use livepool::{CloseReason, Config, Timeouts};
 use tokio::time::Instant;
 
-use crate::support::blackhole::Blackhole;
-use crate::support::scripted::Scripted;
-use crate::support::until_seen;
 use crate::{get, get_text, pool_of, pool_with, request_for};
+use livepool_testkit::blackhole::Blackhole;
+use livepool_testkit::scripted::Scripted;
+use livepool_testkit::until_seen;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 

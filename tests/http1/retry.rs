@@ -3,9 +3,9 @@
 use livepool::http1::{Failure, Http1, Request, RequestBody};
 use livepool::{CloseReason, Guard};
 
-use crate::support::scripted::{Scripted, Talk};
-use crate::support::until_seen;
 use crate::{get_text, pool_of, request_for, text};
+use livepool_testkit::scripted::{Scripted, Talk};
+use livepool_testkit::until_seen;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -176,7 +176,7 @@ async fn a_connection_that_ended_before_the_first_byte_gives_the_request_back_un
         let (pool, events) = pool_of(server.config());
         let guard: Guard<Http1> = pool.get().await.unwrap();
         until_seen(|| server.finished(), |seen| *seen == 1).await;
-        crate::support::loopback_delivered();
+        livepool_testkit::loopback_delivered();
         let error = guard.send(post("body")).await.unwrap_err();
         assert_eq!(error.failure(), Failure::Unsent, "{error}");
         assert!(error.is_retryable());

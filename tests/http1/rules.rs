@@ -9,9 +9,9 @@ use livepool::{CloseReason, Timeouts};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::support::scripted::Scripted;
-use crate::support::until;
 use crate::{get, get_text, pool_of, pool_with, request_for, text};
+use livepool_testkit::scripted::Scripted;
+use livepool_testkit::until;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const SECOND: Duration = Duration::from_secs(1);

@@ -10,8 +10,8 @@ use livepool::http1::Http1;
 use livepool::{Config, Pool};
 
 use crate::get;
-use crate::support::rates::{Rates, beside};
-use crate::support::servers::Nginx;
+use livepool_testkit::rates::{Rates, beside};
+use livepool_testkit::servers::Nginx;
 
 type Theirs = Client<HttpConnector, Empty<bytes::Bytes>>;
 

@@ -14,10 +14,10 @@ use livepool::{CloseReason, Config, Timeouts};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::support::scripted::{Scripted, Talk};
-use crate::support::servers::Nginx;
-use crate::support::{until, until_seen};
 use crate::{get_text, pool_of, text};
+use livepool_testkit::scripted::{Scripted, Talk};
+use livepool_testkit::servers::Nginx;
+use livepool_testkit::{until, until_seen};
 
 const SECOND: Duration = Duration::from_secs(1);
 const UPLOAD: usize = 20_000_000;
@@ -382,9 +382,9 @@ async fn early_answers_and_callers_who_go_leave_every_answer_with_its_request() 
 mod tls {
     use super::*;
     use crate::pool_with;
-    use crate::support::servers::Certs;
     use livepool::http1::Http1;
     use livepool::tls::Tls;
+    use livepool_testkit::servers::Certs;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn under_tls_an_early_answer_does_not_cut_an_upload_either() {

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-use super::support::until_status;
 use super::*;
+use livepool_testkit::until_status;
 
 const LISTENING: &str = "SELECT count(*) FROM pg_listening_channels()";
 

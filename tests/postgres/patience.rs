@@ -8,8 +8,8 @@ use livepool::{CloseReason, Consequence, Timeouts};
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
-use super::support::until_seen;
 use super::*;
+use livepool_testkit::until_seen;
 
 const BARE: ReadTimeout = ReadTimeout::After(Duration::from_secs(30));
 

@@ -3,8 +3,8 @@
 use livepool::postgres::Target;
 use livepool::{CloseReason, Timeouts};
 
-use super::support::{until_seen, until_status};
 use super::*;
+use livepool_testkit::{until_seen, until_status};
 
 fn both(a: &Server, b: &Server, target: Target) -> (Pool<Postgres>, Events) {
     let (a, b) = (a.port(), b.port());

@@ -21,5 +21,5 @@ async fn a_url_is_enough() {
     tokio::time::timeout(Duration::from_millis(50), asked).await.unwrap_err();
     drop(conn);
     assert_eq!(echo(&pool.get().await.unwrap(), 1).await.unwrap(), 1);
-    support::until_seen(|| running(&server, "pg_sleep(81)"), |seen| *seen == 0).await;
+    livepool_testkit::until_seen(|| running(&server, "pg_sleep(81)"), |seen| *seen == 0).await;
 }

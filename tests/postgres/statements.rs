@@ -4,8 +4,8 @@
 use livepool::CloseReason;
 use livepool::postgres::{RecyclingMethod, Statements};
 
-use super::support::until_status;
 use super::*;
+use livepool_testkit::until_status;
 
 /// A statement that the session does not have is no fault of the network.
 #[tokio::test]

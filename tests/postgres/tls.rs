@@ -14,8 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use support::servers::Certs;
-use support::servers::certs::Identity;
+use livepool_testkit::servers::Certs;
+use livepool_testkit::servers::certs::Identity;
 
 fn trusting(certs: &Certs) -> Tls {
     Tls::builder().with_root_pem(certs.ca_pem()).build().unwrap()
@@ -73,7 +73,7 @@ async fn sslmode_decides_about_encryption() {
         }
         assert_eq!(echo(&pool.get().await.unwrap(), 1).await.unwrap(), 1);
         assert_eq!((events.opened(), events.closed()), (1, vec![]), "{mode}");
-        support::until_seen(|| running(server, "pg_sleep(82)"), |seen| *seen == 0).await;
+        livepool_testkit::until_seen(|| running(server, "pg_sleep(82)"), |seen| *seen == 0).await;
         let is_second_best = mode == "prefer" && !expected;
         assert_eq!(unencrypted(&events), vec![true; usize::from(is_second_best)], "{mode}");
     }

@@ -11,10 +11,10 @@ use livepool::postgres::Statements;
 use livepool::postgres::tokio_postgres::types::Type;
 use livepool::redis::redis::{Value, cmd, pipe};
 
-use super::support::crossing::{Tally, requests};
-use super::support::servers::{Nginx, Redis as RedisServer};
-use super::support::{until_seen, until_status};
 use super::*;
+use livepool_testkit::crossing::{Tally, requests};
+use livepool_testkit::servers::{Nginx, Redis as RedisServer};
+use livepool_testkit::{until_seen, until_status};
 
 const REQUESTS: usize = 10_000;
 const CONNECTIONS: usize = 16;

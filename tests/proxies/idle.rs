@@ -5,9 +5,9 @@ use livepool::CloseReason;
 use livepool::http1::Request;
 use livepool::redis::redis::cmd;
 
-use super::support::servers::{Nginx, Redis as RedisServer};
-use super::support::until_seen;
 use super::*;
+use livepool_testkit::servers::{Nginx, Redis as RedisServer};
+use livepool_testkit::until_seen;
 
 /// Often enough to be right by luck hardly ever.
 const ROUNDS: usize = 8;

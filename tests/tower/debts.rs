@@ -18,9 +18,9 @@ use livepool::{CloseReason, Config, Timeouts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::support::Events;
-use crate::support::scripted::Scripted;
-use crate::support::servers::Nginx;
+use livepool_testkit::Events;
+use livepool_testkit::scripted::Scripted;
+use livepool_testkit::servers::Nginx;
 
 /// Shorter than the pauses below.
 const READ: Duration = Duration::from_millis(500);
@@ -242,7 +242,7 @@ async fn a_response_says_which_addresses_it_came_over() {
 #[cfg(feature = "tls")]
 mod tls {
     use super::*;
-    use crate::support::servers::Certs;
+    use livepool_testkit::servers::Certs;
     use std::sync::Arc;
     use tokio_rustls::TlsConnector;
     use tokio_rustls::rustls::pki_types::ServerName;

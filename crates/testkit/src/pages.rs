@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The names of all tests of the crate.
+use super::ROOT;
+
+/// The names of all tests of the workspace.
 pub fn all_tests() -> BTreeSet<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(ROOT);
     let mut names = BTreeSet::new();
-    tests_below(&root.join("tests"), &mut names);
-    tests_below(&root.join("src"), &mut names);
+    for folder in ["src", "tests", "crates"] {
+        tests_below(&root.join(folder), &mut names);
+    }
     names
 }
 

@@ -1,5 +1,7 @@
-//! Shared by the integration tests: an upstream with a remote control, and an event recorder.
-#![allow(dead_code, unreachable_pub, missing_debug_implementations)]
+//! What the tests of livepool and of its adapters share.
+//!
+//! At the root: an upstream with a remote control, a recorder of events, and what tests do with both.
+//! The modules have other peers, a network lab and, with the feature `servers`, real servers.
 
 #[cfg(target_os = "linux")]
 pub mod alone;
@@ -28,7 +30,7 @@ pub mod rude;
 pub mod scene;
 pub mod scripted;
 pub mod seed;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "servers"))]
 pub mod servers;
 #[cfg(target_os = "linux")]
 pub mod tcp_info;
@@ -47,8 +49,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use scene::Witness;
-#[allow(unused_imports)]
 pub use wait::{ends, until, until_blocking, until_seen, until_status};
+
+/// The folder of the workspace.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// What the upstream can be told to do with its connections.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,11 +2,12 @@
 
 use std::fmt::{Debug, Write};
 use std::panic::Location;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use livepool::{Pool, Protocol};
 
-use super::scene;
+use super::{ROOT, scene};
 
 /// A wait that is over at all is over in milliseconds. This is for machines that are busy.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -105,8 +106,9 @@ impl Waiting {
 /// The wait as it is written, and everything that the test has made.
 fn what_was_seen(at: &Location<'_>) -> String {
     let mut text = format!("{at}\n");
-    // Where the program does not run beside its source, the place has to do.
-    let source = std::fs::read_to_string(at.file()).unwrap_or_default();
+    // Cargo compiles in the workspace's folder and runs a test in its package's. Where the source is
+    // gone, the place has to do.
+    let source = std::fs::read_to_string(Path::new(ROOT).join(at.file())).unwrap_or_default();
     for line in source.lines().skip(at.line() as usize - 1).take(12) {
         let _ = writeln!(text, "| {line}");
         if line.ends_with(';') {

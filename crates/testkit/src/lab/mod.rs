@@ -69,11 +69,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 pub use host::Host;
-#[allow(unused_imports)]
 pub use link::Link;
-#[allow(unused_imports)]
 pub use packet::{Kind, Packet, Way};
-#[allow(unused_imports)]
 pub use rules::{Counts, Verdict};
 
 use super::alone::{alone_in_a_network, is_alone, loopback_up};
@@ -81,18 +78,17 @@ use super::not_run::not_run;
 use relay::Relay;
 
 /// The lab of this test. In a process where the test cannot or need not run, returns from it.
-#[allow(unused_macros)]
+#[macro_export]
 macro_rules! lab {
     () => {{
         fn here() {}
-        match $crate::support::lab::Lab::enter(std::any::type_name_of_val(&here)) {
+        match $crate::lab::Lab::enter(std::any::type_name_of_val(&here)) {
             Some(lab) => lab,
             None => return,
         }
     }};
 }
-#[allow(unused_imports)]
-pub(crate) use lab;
+pub use lab;
 
 /// A network that consists of the client, which is this process, and hosts.
 pub struct Lab {

@@ -57,7 +57,7 @@ impl Link {
         self.rules().directions[way as usize].loss = probability;
     }
 
-    /// Begins the random numbers anew, as with [`seed`](crate::support::seed::seed).
+    /// Begins the random numbers anew, as with [`seed`](crate::seed::seed).
     pub fn seed(&self, seed: u64) {
         let mut rules = self.rules();
         let mut seeds = fastrand::Rng::with_seed(seed);

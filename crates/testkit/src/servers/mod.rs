@@ -1,6 +1,5 @@
 //! Real servers, each started by a test on a private port, with its data in a private directory.
 //! Starting one blocks: before the runtime's work, that harms nothing.
-#![allow(unused_imports)]
 
 pub mod certs;
 pub mod dir;

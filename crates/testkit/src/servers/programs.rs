@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::support::not_run::not_run;
+use crate::not_run::not_run;
 
 /// Whether the test that asks can run: all these programs are here. Says so if not, and fails where
 /// no test may be left out.
