@@ -1,13 +1,6 @@
 //! Errors as a service logs them: each mistake is made on purpose, with a real server where it takes one.
 //! One line, the cause once, nothing again from a walk over the sources.
-#![cfg(all(
-    target_os = "linux",
-    feature = "http1",
-    feature = "postgres",
-    feature = "redis",
-    feature = "tls",
-    feature = "tower"
-))]
+#![cfg(target_os = "linux")]
 
 use std::error::Error;
 use std::io;

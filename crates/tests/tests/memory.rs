@@ -2,7 +2,7 @@
 //!
 //! The peak of this process' memory is looked at, so these tests are a program of their own. All of
 //! them together stay below one bound: a peak never falls.
-#![cfg(all(target_os = "linux", feature = "postgres", feature = "redis", feature = "http1"))]
+#![cfg(target_os = "linux")]
 
 use std::net::SocketAddr;
 use std::time::Duration;
