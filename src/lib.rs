@@ -52,9 +52,5 @@ pub use net::{PeerAddr, Resolve, SocketReport};
 #[cfg(feature = "codec")]
 pub use pool::Framed;
 pub use pool::{Buffered, Builder, Connection, Guard, Manager, Ping, Pool, Release};
-pub use protocol::{Consequence, Protocol, Raw, Reuse, Unread};
 pub use status::{PeerStatus, Status};
-pub use stream::{
-    Connector, Driven, Driver, Interrupted, Ledger, OpTimeout, Owed, PeerSilent, Scanner, Stream,
-    TooLarge, Wire, WireStream,
-};
+pub use stream::{Connector, Interrupted, OpTimeout, PeerSilent, Stream, TooLarge};

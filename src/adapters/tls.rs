@@ -32,15 +32,14 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore};
 
-use crate::causes;
 use crate::error::CheckoutError;
 use crate::net::{ConnectError, PeerAddr};
 use crate::protocol::Protocol;
-use crate::stream::Wire;
+use crate::protocol::Wire;
 use crate::sync::Arc;
 
 /// What callers of a pool of [`Tls`] get: the bytes, decrypted.
-pub use crate::stream::WireStream as TlsStream;
+pub use crate::protocol::WireStream as TlsStream;
 
 /// The library underneath, for those who bring a configuration of their own.
 pub use tokio_rustls;
@@ -174,21 +173,21 @@ fn server_name(name: String) -> Result<ServerName<'static>, String> {
 /// is wrapped in.
 pub fn is_distrusted(error: &(dyn Error + 'static)) -> bool {
     // Ours have no source.
-    if let Some(error) = causes::find::<CheckoutError>(error) {
+    if let Some(error) = crate::error::find::<CheckoutError>(error) {
         return error.connect_error().is_some_and(|error| is_distrusted(error));
     }
-    if let Some(error) = causes::find::<ConnectError>(error) {
+    if let Some(error) = crate::error::find::<ConnectError>(error) {
         return error.attempts().iter().any(|attempt| is_distrusted(attempt.error()));
     }
     #[cfg(feature = "http1")]
-    if let Some(cause) = causes::find::<super::http1::Error>(error).and_then(|e| e.cause()) {
+    if let Some(cause) = crate::error::find::<super::http1::Error>(error).and_then(|e| e.cause()) {
         return is_distrusted(cause);
     }
     #[cfg(feature = "postgres")]
-    if let Some(super::postgres::Error::Tls(error)) = causes::find(error) {
+    if let Some(super::postgres::Error::Tls(error)) = crate::error::find(error) {
         return is_distrusted(error);
     }
-    let found = causes::find::<rustls::Error>(error);
+    let found = crate::error::find::<rustls::Error>(error);
     found.is_some_and(|error| matches!(error, rustls::Error::InvalidCertificate(_)))
 }
 
@@ -200,7 +199,7 @@ impl Protocol for Tls {
         let name = self.name_of(wire.host(), wire.peer_addr())?;
         let alpn = |session: &ClientConnection| session.alpn_protocol().map(Into::into);
         let (wire, alpn) = self.agree(name, wire, alpn).await?;
-        Ok(TlsStream::from(wire).with_alpn(alpn.flatten()))
+        Ok(TlsStream::from(wire).with_alpn_protocol(alpn.flatten()))
     }
 
     async fn ping(&self, _: &mut TlsStream) -> io::Result<()> {

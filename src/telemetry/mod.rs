@@ -16,7 +16,7 @@ use crate::foreign;
 mod emitter;
 mod handles;
 mod lazy;
-mod log;
+pub(crate) mod log;
 mod metric;
 mod name;
 mod names;
@@ -27,8 +27,6 @@ mod span;
 mod tests;
 
 pub(crate) use self::emitter::Emitter;
-#[cfg(feature = "postgres")]
-pub(crate) use self::log::notice;
 pub(crate) use self::log::{misuse, trouble};
 pub use self::metric::{Kind, Label, Metric, Unit};
 pub use self::names::METRICS;

@@ -19,7 +19,7 @@ use super::request_body::RequestBody;
 use super::rest::Rest;
 use super::upload::Upload;
 use crate::event::CloseReason;
-use crate::stream::{Ledger, Owed};
+use crate::protocol::{Ledger, Owed};
 use crate::sync::Arc;
 
 /// A connection that speaks HTTP/1.1. [`Guard::send`](crate::Guard::send) makes a request on it.

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::request_body::RequestBody;
 use super::upload::Upload;
-use crate::stream::Wire;
+use crate::protocol::Wire;
 use crate::sync::Arc;
 
 type Running = Connection<TokioIo<Open>, RequestBody>;

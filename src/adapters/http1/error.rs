@@ -7,11 +7,11 @@ use std::io::{self, ErrorKind};
 use http::{Method, Uri};
 
 use super::request_body::BoxError;
-use crate::causes::{self, Causes};
 use crate::error::{CheckoutError, ConfigError};
 use crate::event::CloseReason;
 use crate::net::PeerAddr;
-use crate::text::Said;
+use crate::protocol::Escaped;
+use crate::protocol::OneLine;
 
 /// How far a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,7 +100,7 @@ impl Error {
         if !source.is_parse() {
             return None;
         }
-        let mut why = Said(source).to_string();
+        let mut why = Escaped(source).to_string();
         // hyper tells clients by its text alone.
         if why.contains("too large") {
             why += "; Http1::with_max_headers, with_max_head_size and with_max_buf_size say how much is \
@@ -114,7 +114,7 @@ impl Error {
         let io = source.source().and_then(|source| source.downcast_ref::<io::Error>());
         match io {
             Some(io) if matches!(io.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData) => {
-                Self::malformed(Said(io).to_string())
+                Self::malformed(Escaped(io).to_string())
             }
             _ => Self::new(Failure::Body).because_of(source),
         }
@@ -180,7 +180,7 @@ impl Error {
     /// The cause of this type, if it is among them: an [`OpTimeout`](crate::OpTimeout), an
     /// [`io::Error`](std::io::Error), the error of the body that was to be sent.
     pub fn find<E: StdError + 'static>(&self) -> Option<&E> {
-        causes::find(self.cause()?).or_else(|| self.checkout_error()?.find())
+        crate::error::find(self.cause()?).or_else(|| self.checkout_error()?.find())
     }
 
     pub(crate) fn cause(&self) -> Option<&(dyn StdError + 'static)> {
@@ -226,7 +226,7 @@ impl fmt::Display for Error {
             Some(cause) if cause.is::<CheckoutError>() || cause.is::<ConfigError>() => {
                 write!(f, ": {cause}")
             }
-            Some(cause) => write!(f, ": {}", Causes(cause)),
+            Some(cause) => write!(f, ": {}", OneLine(cause)),
             None => Ok(()),
         }
     }

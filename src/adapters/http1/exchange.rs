@@ -7,6 +7,7 @@ use super::prepare::{check, prepare};
 use super::{Body, Error, Failure, Http1, RequestBody};
 use crate::event::CloseReason;
 use crate::pool::Guard;
+use crate::protocol::GuardExt;
 
 /// A request without a response.
 pub(super) struct Failed {

@@ -12,10 +12,9 @@ use super::driver::{Driver, Open};
 use super::prepare::prepare;
 use super::upload::{PAUSE, Upload};
 use super::{Client, Error, Failure};
-use crate::causes;
 use crate::net::PeerAddr;
+use crate::protocol::Wire;
 use crate::protocol::{Protocol, Reuse, Unread};
-use crate::stream::Wire;
 use crate::sync::Arc;
 
 /// HTTP/1.1, as the [`Protocol`] of a pool. [`http1::pool`](super::pool) makes a pool of it from a
@@ -197,7 +196,7 @@ impl Protocol for Http1 {
     }
 
     fn is_gibberish(&self, error: &Error) -> bool {
-        error.cause().is_some_and(causes::is_of_connection)
+        error.cause().is_some_and(crate::protocol::is_connection_error)
     }
 
     #[cfg(feature = "tls")]

@@ -3,20 +3,21 @@
 //! A little of the one is read, so that the connection can be used again; all of the other is sent,
 //! since the caller was told that the server had accepted it.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::panic::AssertUnwindSafe;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http_body::Body;
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use super::client::{Client, Progress};
 use super::{Error, Failure, Http1};
-use crate::deadline::Deadline;
 use crate::event::CloseReason;
-use crate::foreign;
 use crate::pool::Guard;
-use crate::telemetry;
+use crate::protocol::{GuardExt, log_trouble};
 
 /// The most that is read for nobody. More than this is slower to read than a new connection is to make.
 const MOST: u64 = 64 * 1024;
@@ -47,14 +48,14 @@ impl Client {
     /// Reads that rest, if that is worth it. If not, the answer is still owed when this returns.
     pub(super) async fn drain(&mut self) -> Result<(), Error> {
         let is_endless = self.rest.as_ref().is_some_and(|rest| !rest.is_announced);
-        let limit = Deadline::after(is_endless.then_some(UNANNOUNCED));
-        let drained = limit.run(poll_fn(|cx| self.poll_rest(cx))).await;
+        let limit = is_endless.then_some(UNANNOUNCED);
+        let drained = within(limit, poll_fn(|cx| self.poll_rest(cx))).await;
         self.rest = None;
         match drained {
-            Err(_) | Ok(Ok(Drained::TooLong)) => Ok(()),
-            Ok(Ok(Drained::All)) if self.is_free() => Ok(()),
-            Ok(Ok(Drained::All)) => Err(Error::new(Failure::Body)),
-            Ok(Err(error)) => Err(Error::new(Failure::Body).because_of(error)),
+            None | Some(Ok(Drained::TooLong)) => Ok(()),
+            Some(Ok(Drained::All)) if self.is_free() => Ok(()),
+            Some(Ok(Drained::All)) => Err(Error::new(Failure::Body)),
+            Some(Err(error)) => Err(Error::new(Failure::Body).because_of(error)),
         }
     }
 
@@ -63,9 +64,8 @@ impl Client {
     async fn send_rest(&mut self) {
         loop {
             let taken = self.upload.taken();
-            let limit = Deadline::after(self.longest_pause);
-            let sent = limit.run(poll_fn(|cx| self.poll_upload(cx))).await;
-            if sent.is_ok() || self.upload.taken() == taken {
+            let sent = within(self.longest_pause, poll_fn(|cx| self.poll_upload(cx))).await;
+            if sent.is_some() || self.upload.taken() == taken {
                 break;
             }
         }
@@ -108,6 +108,14 @@ impl Client {
     }
 }
 
+/// What it comes to, or `None` where it takes longer.
+async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
+    match limit {
+        Some(limit) => timeout(limit, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
 /// What became of a rest.
 enum Drained {
     All,
@@ -118,12 +126,12 @@ enum Drained {
 pub(super) fn send_on(guard: Guard<Http1>) {
     guard.work_on(async |mut guard| {
         // Its source is its caller's code.
-        if foreign::future(guard.send_rest()).await.is_err() {
+        if AssertUnwindSafe(guard.send_rest()).catch_unwind().await.is_err() {
             guard.taint_as(CloseReason::Panicked);
         }
         if !guard.upload.is_sent() {
             let why = guard.tainted().map_or("its source paused for too long", CloseReason::as_str);
-            telemetry::trouble(Some(guard.id()), &why, "the rest of a request was not sent");
+            log_trouble(Some(guard.id()), &why, "the rest of a request was not sent");
         } else if guard.progress() != Progress::UnderWay {
             end(&mut guard);
         }

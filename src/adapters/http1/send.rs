@@ -10,7 +10,8 @@ use super::error::Target;
 use super::exchange::{Failed, Then, exchange};
 use super::prepare::check;
 use super::{Body, Error, Http1, Limits, RequestBody};
-use crate::pool::{Guard, Pool, Tries};
+use crate::pool::{Guard, Pool};
+use crate::protocol::{GuardExt, Retry, log_trouble};
 
 impl Pool<Http1> {
     /// Makes a request on one of the pool's connections, and waits for the head of its response. The
@@ -78,10 +79,10 @@ async fn send(
         Target { method, uri, peer: None }
     };
     check(&request, is_secure).map_err(|error| error.at(&target(&request)))?;
-    let tries = Tries::new(pool, deadline, taken_at);
+    let retry = Retry::new(pool, deadline, taken_at);
     let (mut was_sent, mut was_new) = (false, false);
     loop {
-        let mut guard = match tries.get().await {
+        let mut guard = match retry.get().await {
             Ok(guard) => guard,
             Err(error) => return Err(Error::from(error).at(&target(&request))),
         };
@@ -90,10 +91,10 @@ async fn send(
         }
         match deadline {
             Some(_) => guard.set_deadline(deadline),
-            // All tries together have `timeouts.operation`.
+            // All connections together have `timeouts.operation`.
             None => deadline = guard.due(),
         }
-        let is_old = tries.met_old(&guard);
+        let is_old = retry.predates(&guard);
         let once_more = if is_old && !was_sent { copy(&request) } else { None };
         let failed = match exchange(guard, request, once_more.is_some()).await {
             Ok(response) => return Ok(response),
@@ -111,13 +112,13 @@ async fn send(
                 was_sent = true;
                 copy
             }
-            (Then::Unknown, Some(copy)) if tries.met_stale(&guard) => {
+            (Then::Unknown, Some(copy)) if retry.retry_after(&guard) => {
                 was_sent = true;
                 copy
             }
             _ => return Err(error),
         };
-        crate::telemetry::trouble(Some(guard.id()), &error, "made again on another connection");
+        log_trouble(Some(guard.id()), &error, "made again on another connection");
     }
 }
 

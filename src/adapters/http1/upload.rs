@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::stream::Ledger;
+use crate::protocol::Ledger;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
@@ -72,7 +72,7 @@ impl Source {
     /// It has nothing now, or something. While it has nothing the server waits for us, though an answer
     /// is owed. While it has something and hyper does not ask, the server takes no bytes.
     pub(super) fn pauses(&self, pauses: bool) {
-        self.0.ledger.waits_for_us(pauses);
+        self.0.ledger.set_patient(pauses);
     }
 }
 

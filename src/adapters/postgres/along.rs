@@ -8,7 +8,7 @@ use super::line::Line;
 use super::role::Target;
 use super::scanner::{PgScanner, Status};
 use crate::protocol::Consequence;
-use crate::stream::Scanner;
+use crate::protocol::Scanner;
 
 /// Reads along, and tells the line.
 pub(super) struct Along {

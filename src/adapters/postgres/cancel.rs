@@ -14,14 +14,13 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
 use super::already::Already;
 use super::encryption::Encryption;
-use crate::deadline::Deadline;
 use crate::event::CancelOutcome;
-use crate::stream::{Aside, Linger, Turn};
+use crate::protocol::{Linger, SideChannel, SidePermit, log_trouble};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
@@ -37,7 +36,7 @@ pub(super) struct Canceller(Arc<Inner>);
 
 struct Inner {
     token: tokio_postgres::CancelToken,
-    aside: Option<Aside>,
+    side: Option<SideChannel>,
     /// As the connection itself has it.
     encryption: Option<Encryption>,
     /// The number of the last request that the server took, in the hands of whoever makes the next.
@@ -55,12 +54,12 @@ struct Inner {
 impl Canceller {
     pub(super) fn new(
         token: tokio_postgres::CancelToken,
-        aside: Option<Aside>,
+        side: Option<SideChannel>,
         encryption: Option<Encryption>,
     ) -> Self {
         Self(Arc::new(Inner {
             token,
-            aside,
+            side,
             encryption,
             turn: Arc::default(),
             sent: AtomicU64::new(0),
@@ -77,16 +76,16 @@ impl Canceller {
     /// connection has.
     pub(super) async fn cancel(&self, unless: impl Future<Output = ()>) -> io::Result<bool> {
         let inner = &self.0;
-        let Some(aside) = &inner.aside else { return Err(io::ErrorKind::Unsupported.into()) };
-        let (began, deadline) = (Instant::now(), aside.deadline());
+        let Some(side) = &inner.side else { return Err(io::ErrorKind::Unsupported.into()) };
+        let (began, deadline) = (Instant::now(), side.deadline());
         let sent_before = inner.sent.load(SeqCst);
-        let turn = async { (Arc::clone(&inner.turn).lock_owned().await, aside.turn().await) };
+        let turn = async { (Arc::clone(&inner.turn).lock_owned().await, side.permit().await) };
         let (unless, turn) = (pin!(unless), pin!(turn));
-        let (last, turn) = match deadline.run(select(unless, turn)).await {
+        let (last, permit) = match timeout_at(deadline, select(unless, turn)).await {
             Ok(Either::Left(_)) => return Ok(false),
             Ok(Either::Right((turn, _))) => turn,
             Err(_) => {
-                aside.report(CancelOutcome::Timeout, began);
+                side.report_cancel(CancelOutcome::Timeout, began);
                 return Err(io::ErrorKind::TimedOut.into());
             }
         };
@@ -94,7 +93,7 @@ impl Canceller {
             // One that was sent after this was wanted has done it.
             return Ok(true);
         }
-        let request = Arc::clone(inner).request(last, turn, began, deadline);
+        let request = Arc::clone(inner).request(last, permit, began, deadline);
         tokio::spawn(request).await.map_err(io::Error::other)??;
         Ok(true)
     }
@@ -124,18 +123,18 @@ impl Canceller {
     /// long, the place of the connection is not free.
     pub(super) async fn end(&self, linger: Linger) {
         let mut left = None;
-        let mut deadline = Deadline::NEVER;
+        let mut deadline = None;
         loop {
             if let Err(error) = self.cancel(pending()).await {
-                crate::telemetry::trouble(None, &error, "a query may still run at the server");
+                log_trouble(None, &error, "a query may still run at the server");
                 return;
             }
             if left.is_none() {
-                left = linger.left().await;
-                deadline = Deadline::after(Some(ENDING));
+                left = linger.closed().await;
+                deadline = Some(Instant::now() + ENDING);
             }
             let Some(left) = &mut left else { return };
-            let is_late = || deadline.instant().is_some_and(|at| at <= Instant::now());
+            let is_late = || deadline.is_some_and(|at| at <= Instant::now());
             if left.end_within(NEXT).await || is_late() {
                 return;
             }
@@ -147,12 +146,12 @@ impl Inner {
     async fn request(
         self: Arc<Self>,
         mut last: OwnedMutexGuard<u64>,
-        turn: Turn,
+        permit: SidePermit,
         began: Instant,
-        deadline: Deadline,
+        deadline: Instant,
     ) -> io::Result<()> {
-        let Some(aside) = &self.aside else { return Ok(()) };
-        let made = deadline.run(self.make(aside, &turn, deadline)).await;
+        let Some(side) = &self.side else { return Ok(()) };
+        let made = timeout_at(deadline, self.make(side, &permit, deadline)).await;
         let (outcome, result) = match made {
             Ok(Ok(number)) => {
                 *last = number;
@@ -162,17 +161,22 @@ impl Inner {
             Err(_) => (CancelOutcome::Timeout, Err(io::ErrorKind::TimedOut.into())),
         };
         // The next one may begin before anybody is told.
-        drop((last, turn));
-        aside.report(outcome, began);
+        drop((last, permit));
+        side.report_cancel(outcome, began);
         result
     }
 
     /// Returns the number it has.
-    async fn make(&self, aside: &Aside, turn: &Turn, deadline: Deadline) -> io::Result<u64> {
-        let stream = aside.dial(turn, deadline).await?;
+    async fn make(
+        &self,
+        side: &SideChannel,
+        permit: &SidePermit,
+        deadline: Instant,
+    ) -> io::Result<u64> {
+        let stream = side.connect(permit, deadline).await?;
         match &self.encryption {
             None => self.ask(stream).await,
-            Some(encryption) => self.ask(encryption.encrypt(aside.peer(), stream).await?).await,
+            Some(encryption) => self.ask(encryption.encrypt(side.peer_addr(), stream).await?).await,
         }
     }
 

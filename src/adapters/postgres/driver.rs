@@ -8,7 +8,7 @@ use super::cancel::Canceller;
 use super::line::Line;
 use super::notify::Board;
 use super::watched::Watched;
-use crate::stream::{Linger, Wire};
+use crate::protocol::{Linger, Wire, log_trouble};
 use crate::sync::{Arc, OnceLock};
 
 /// Of one connection.
@@ -40,7 +40,7 @@ impl Driver {
         let server_ended_it = !line.is_ended_here()
             && error.as_ref().is_some_and(|error| error.is_closed() || error.code().is_some());
         if let Some(error) = error {
-            crate::telemetry::trouble(None, &error, "a connection to PostgreSQL ended");
+            log_trouble(None, &error, "a connection to PostgreSQL ended");
             let _ = end.set(error);
         }
         line.lose();

@@ -4,14 +4,14 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 use tokio_postgres::config::{SslMode, SslNegotiation};
 
 use super::binding;
 use super::error::Error;
-use crate::deadline::Deadline;
 use crate::net::PeerAddr;
-use crate::stream::Wire;
-use crate::text::Said;
+use crate::protocol::Escaped;
+use crate::protocol::Wire;
 use crate::tls::Tls;
 
 /// Asks for TLS: a length and a number that is no version.
@@ -53,7 +53,7 @@ impl Wanted {
             // A server has none there, and nobody is in between.
             (SslMode::Prefer, _) if is_local => return Ok(Agreed::plain(wire)),
             (SslMode::Prefer, None) => {
-                wire.is_unencrypted(false);
+                wire.report_unencrypted(false);
                 return Ok(Agreed::plain(wire));
             }
             // Whatever the library adds demands as much as the strictest that is known.
@@ -65,7 +65,7 @@ impl Wanted {
             if self.mode != SslMode::Prefer {
                 return Err(Error::NoTls);
             }
-            wire.is_unencrypted(true);
+            wire.report_unencrypted(true);
             return Ok(Agreed::plain(wire));
         }
         // Who comes without asking has to say what for (PostgreSQL 17, "direct SSL").
@@ -120,7 +120,7 @@ const TEXT: Duration = Duration::from_millis(100);
 
 async fn refused<S: AsyncRead + Unpin>(stream: &mut S) -> io::Error {
     let mut space = [0; 512];
-    let read = Deadline::after(Some(TEXT)).run(stream.read(&mut space)).await;
+    let read = timeout(TEXT, stream.read(&mut space)).await;
     let count = read.unwrap_or(Ok(0)).unwrap_or(0);
     let text = space[..count].split(|byte| *byte == 0).next().unwrap_or_default();
     let text = String::from_utf8_lossy(text);
@@ -129,6 +129,6 @@ async fn refused<S: AsyncRead + Unpin>(stream: &mut S) -> io::Error {
         text => text,
     };
     let error =
-        format!("the server answered with an error when it was asked for TLS: {}", Said(&text));
+        format!("the server answered with an error when it was asked for TLS: {}", Escaped(&text));
     io::Error::new(io::ErrorKind::InvalidData, error)
 }

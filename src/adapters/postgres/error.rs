@@ -9,9 +9,9 @@ use super::fields::PgError;
 use super::role::{Role, Target};
 use super::setup::SetupError;
 use super::watched;
-use crate::causes::{self, Causes};
 use crate::protocol::Consequence;
-use crate::text::Said;
+use crate::protocol::Escaped;
+use crate::protocol::OneLine;
 
 /// Why a connection could not be made, checked or made fit for its next user.
 ///
@@ -95,7 +95,7 @@ impl Error {
                     && (is_of_connection(error)
                         || error.to_string().starts_with("error parsing response"))
             }
-            Self::Tls(error) => causes::is_of_connection(error),
+            Self::Tls(error) => crate::protocol::is_connection_error(error),
             _ => false,
         }
     }
@@ -166,12 +166,12 @@ impl fmt::Display for Error {
             // The library's own text is "db error" for all of them.
             Self::Postgres(error) => match error.as_db_error() {
                 Some(db) => {
-                    write!(f, "{} ({})", Said(&db.message()), Said(&db.code().code()))
+                    write!(f, "{} ({})", Escaped(&db.message()), Escaped(&db.code().code()))
                 }
-                None => Causes(error).fmt(f),
+                None => OneLine(error).fmt(f),
             },
             // A certificate has words of its own.
-            Self::Tls(error) => write!(f, "TLS failed: {}", Causes(error)),
+            Self::Tls(error) => write!(f, "TLS failed: {}", OneLine(error)),
             Self::NoTls => f.write_str(
                 "the server has no TLS, as none has over a Unix socket; switch it on there, or give \
                  sslmode=prefer or disable",

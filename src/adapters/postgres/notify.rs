@@ -1,6 +1,9 @@
 //! [`Notifications`]: what other sessions say with `NOTIFY`.
 
-use crate::sync::{Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::protocol::Escaped;
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 use tokio_postgres::{AsyncMessage, Notification};
@@ -85,13 +88,24 @@ impl Board {
                 }
             }
             AsyncMessage::Notice(notice) => {
-                crate::telemetry::notice(notice.severity(), notice.code().code(), notice.message());
+                log(&notice);
             }
             _ => {}
         }
     }
 
-    fn sender(&self) -> crate::sync::MutexGuard<'_, Option<broadcast::Sender<Notification>>> {
+    fn sender(&self) -> MutexGuard<'_, Option<broadcast::Sender<Notification>>> {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Writes what the server wants to be read to the log. A subscriber is foreign code: where it panics, the
+/// line is lost.
+fn log(notice: &tokio_postgres::error::DbError) {
+    let (severity, code) = (notice.severity(), notice.code().code());
+    let (severity, code, message) =
+        (Escaped(&severity), Escaped(&code), Escaped(&notice.message()));
+    let _ = catch_unwind(AssertUnwindSafe(
+        || tracing::debug!(target: "livepool", %severity, %code, "{message}"),
+    ));
 }

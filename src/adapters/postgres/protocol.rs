@@ -21,8 +21,8 @@ use super::url::Keepalives;
 use super::watched::Watched;
 use crate::net::PeerAddr;
 use crate::pool::Pool;
+use crate::protocol::Wire;
 use crate::protocol::{Consequence, Protocol, Reuse, Unread};
-use crate::stream::Wire;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, OnceLock};
 #[cfg(feature = "tls")]
@@ -155,12 +155,12 @@ impl Protocol for Postgres {
         drop(wire.scan(Along::new(&line, self.target, &self.generation)));
         let mut config = (*self.config).clone();
         Already::tell(encryption.is_some(), &mut config);
-        let (aside, linger) = (wire.aside(), wire.linger());
+        let (side, linger) = (wire.side_channel(), wire.linger());
         let watched = Watched::new(wire, &line, end_point);
         let (client, connection) = config.connect_raw(watched, Already).await?;
         let handshake = began.elapsed();
 
-        let canceller = Canceller::new(client.cancel_token(), aside, encryption);
+        let canceller = Canceller::new(client.cancel_token(), side, encryption);
         let (board, end) = (Arc::<Board>::default(), Arc::<OnceLock<_>>::default());
         let client = Client {
             client,

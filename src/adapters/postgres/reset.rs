@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
 
 use super::cancel;
@@ -12,7 +12,7 @@ use super::error::Error;
 use super::role;
 use super::statements::is_unknown_statement;
 use super::unbound::Unbound;
-use crate::deadline::Deadline;
+use crate::protocol::log_trouble;
 
 /// What a connection is made to forget when it comes back.
 ///
@@ -155,7 +155,7 @@ async fn run(client: &Client, sql: &str) -> Result<(), Error> {
 
 /// Waits until nothing is under way, for so long.
 async fn is_quiet_within(client: &Client, limit: Duration) -> Result<bool, Error> {
-    let is_quiet = Deadline::after(Some(limit)).run(client.line.quiet()).await.is_ok();
+    let is_quiet = timeout(limit, client.line.quiet()).await.is_ok();
     if client.line.is_lost() { Err(Error::NotClean) } else { Ok(is_quiet) }
 }
 
@@ -164,7 +164,7 @@ async fn cancel(client: &Client) -> Result<(), Error> {
     loop {
         let began = Instant::now();
         if let Err(error) = client.canceller.cancel(client.line.quiet()).await {
-            crate::telemetry::trouble(None, &error, "a query could not be cancelled");
+            log_trouble(None, &error, "a query could not be cancelled");
             return Err(Error::NotClean);
         }
         let left = cancel::NEXT.saturating_sub(began.elapsed()).max(LEAST_GRACE);

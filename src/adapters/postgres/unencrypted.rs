@@ -6,7 +6,7 @@ use tokio_postgres::config::SslMode;
 
 use super::error::Error;
 use crate::net::PeerAddr;
-use crate::stream::Wire;
+use crate::protocol::Wire;
 
 /// What is done about TLS: nothing.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ impl Wanted {
         match self.mode {
             SslMode::Disable => {}
             SslMode::Prefer if matches!(wire.peer_addr(), PeerAddr::Unix(_)) => {}
-            SslMode::Prefer => wire.is_unencrypted(false),
+            SslMode::Prefer => wire.report_unencrypted(false),
             // Whatever the library adds demands as much.
             _ => return Err(Error::NoTls),
         }

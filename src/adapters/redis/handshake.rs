@@ -16,7 +16,7 @@ use super::loan::Slot;
 use super::secrecy::Secrecy;
 use super::settings::{Role, Settings};
 use super::state::State;
-use crate::text::Said;
+use crate::protocol::Escaped;
 
 /// What a command of the handshake is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,7 @@ fn explained(error: RedisError, state: &State, settings: &Settings) -> RedisErro
         (Some(first), _) if !b"+-:$*_,#!=(~%|>".contains(first) => {
             let said = secretless(String::from_utf8_lossy(&heard).into_owned(), settings);
             let what = "what answers there is no Redis server";
-            let said = format!("it said {}", Said(&said.lines().next().unwrap_or_default()));
+            let said = format!("it said {}", Escaped(&said.lines().next().unwrap_or_default()));
             RedisError::from((ErrorKind::InvalidClientConfig, what, said))
         }
         _ => error,
@@ -153,7 +153,10 @@ fn judge(step: Step, answer: &Value, settings: &Settings) -> RedisResult<()> {
         other => Err(RedisError::from((
             ErrorKind::Client,
             "the server does not answer as usual",
-            format!("{step:?} was answered {}", Said(&secretless(format!("{other:?}"), settings))),
+            format!(
+                "{step:?} was answered {}",
+                Escaped(&secretless(format!("{other:?}"), settings))
+            ),
         ))),
     }
 }
@@ -203,7 +206,7 @@ fn refused(step: Step, error: &ServerError, settings: &Settings) -> RedisResult<
         (Step::Database, _) => (ErrorKind::InvalidClientConfig, "the server has no such database"),
         (Step::Alive | Step::Role, _) => (ErrorKind::Client, "the server does not answer as usual"),
     };
-    Err(RedisError::from((kind, what, Said(&said).to_string())))
+    Err(RedisError::from((kind, what, Escaped(&said).to_string())))
 }
 
 fn judge_role(wanted: Role, found: Option<&Value>) -> RedisResult<()> {
@@ -219,7 +222,7 @@ fn judge_role(wanted: Role, found: Option<&Value>) -> RedisResult<()> {
         (Role::Master, _) => "the server is not a master, and one is wanted",
         (Role::Replica, _) => "the server is not a replica, and one is wanted",
     };
-    Err(RedisError::from((ErrorKind::Client, what, format!("its role is {}", Said(&found)))))
+    Err(RedisError::from((ErrorKind::Client, what, format!("its role is {}", Escaped(&found)))))
 }
 
 #[cfg(test)]

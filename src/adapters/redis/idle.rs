@@ -1,6 +1,6 @@
 //! [`unread`]: what bytes mean that wait on a connection nobody uses. Pure.
 
-use super::replies::{Replies, Said};
+use super::replies::{Escaped, Replies};
 use crate::protocol::Unread;
 
 /// Judges bytes that begin with something whole and may end within something.
@@ -8,8 +8,8 @@ pub(crate) fn unread(mut bytes: &[u8]) -> Unread {
     let mut replies = Replies::new();
     loop {
         match replies.next(&mut bytes) {
-            Some(Said::Push) => {}
-            Some(Said::Reply(..)) => return Unread::Dirty,
+            Some(Escaped::Push) => {}
+            Some(Escaped::Reply(..)) => return Unread::Dirty,
             None if replies.is_broken() || replies.is_within_reply() => return Unread::Dirty,
             None => return Unread::Keep,
         }

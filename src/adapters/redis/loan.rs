@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::stream::{Teller, Wire};
+use crate::protocol::{DeferredEvents, Wire};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Where the wire is. Locked for one poll.
@@ -23,8 +23,8 @@ impl Slot {
 
     /// What the driver gets.
     pub(super) fn lend(&self) -> Loan {
-        let teller = self.wire().as_ref().map(Wire::teller);
-        Loan { slot: self.clone(), teller }
+        let events = self.wire().as_ref().map(Wire::defer_events);
+        Loan { slot: self.clone(), events }
     }
 
     /// Takes the wire from the driver, which never hears of it again.
@@ -42,7 +42,7 @@ impl Slot {
 pub(super) struct Loan {
     slot: Slot,
     /// Nobody hears of an event while the slot is locked.
-    teller: Option<Teller>,
+    events: Option<DeferredEvents>,
 }
 
 impl Loan {
@@ -55,8 +55,8 @@ impl Loan {
             // Whoever took it ends the driver.
             None => Poll::Pending,
         };
-        match &self.teller {
-            Some(teller) => teller.after(poll),
+        match &self.events {
+            Some(events) => events.during(poll),
             None => poll(),
         }
     }

@@ -12,8 +12,8 @@ use super::meaning;
 use super::secrecy::Secrecy;
 use super::settings::Redis;
 use super::state::State;
+use crate::protocol::Wire;
 use crate::protocol::{Consequence, Protocol, Reuse, Unread};
-use crate::stream::Wire;
 
 impl Protocol for Redis {
     type Client = Client;

@@ -5,7 +5,7 @@ use ::redis::{ErrorKind, RedisConnectionInfo, RedisError, RedisResult};
 
 use super::client::Client;
 use super::replies::Replies;
-use crate::stream::Scanner;
+use crate::protocol::Scanner;
 
 impl Client {
     /// Makes a subscriber of a connection that was taken out of its pool:

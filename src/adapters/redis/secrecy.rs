@@ -3,7 +3,7 @@
 use std::io;
 
 use super::error::SettingsError;
-use crate::stream::Wire;
+use crate::protocol::Wire;
 #[cfg(feature = "tls")]
 use crate::sync::{Arc, OnceLock};
 #[cfg(feature = "tls")]

@@ -10,7 +10,7 @@ use super::RedisScanner;
 use super::meaning::Worst;
 use super::settings::Role;
 use crate::protocol::Consequence;
-use crate::stream::{Scanner, Wire};
+use crate::protocol::{Scanner, Wire};
 
 const OWED: u8 = 1;
 const TRANSACTION: u8 = 1 << 1;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::Uri;
@@ -19,6 +20,8 @@ use crate::stream::Connector;
 #[derive(Debug, Clone)]
 pub struct Connect {
     connector: Connector,
+    /// After so long a silence a peer is asked for a sign of life.
+    max_silence: Option<Duration>,
 }
 
 /// Stands where a configuration has no upstream: every URI names its own.
@@ -32,7 +35,8 @@ impl Connect {
     ///
     /// [`ConfigError`] with every problem of the configuration.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
-        Connector::new(&template(config)).map(|connector| Self { connector })
+        let max_silence = config.max_silence;
+        Connector::new(&template(config)).map(|connector| Self { connector, max_silence })
     }
 
     /// As [`new`](Self::new), and sends every event to `observer`.
@@ -41,13 +45,15 @@ impl Connect {
     ///
     /// As [`new`](Self::new).
     pub fn with_observer(config: &Config, observer: impl Observer) -> Result<Self, ConfigError> {
-        Connector::with_observer(&template(config), observer).map(|connector| Self { connector })
+        let max_silence = config.max_silence;
+        let connector = Connector::with_observer(&template(config), observer)?;
+        Ok(Self { connector, max_silence })
     }
 
     /// The same with names looked up by this resolver.
     #[must_use]
     pub fn with_resolver(self, resolver: impl Resolve) -> Self {
-        Self { connector: self.connector.with_resolver(resolver) }
+        Self { connector: self.connector.with_resolver(resolver), ..self }
     }
 }
 
@@ -99,14 +105,13 @@ impl Service<Uri> for Connect {
     /// Makes a connection, within `timeouts.connect`. Dropping the future closes every socket it had
     /// opened.
     fn call(&mut self, uri: Uri) -> Connecting {
-        let is_for_tls = is_secure(&uri);
+        let (is_for_tls, max_silence) = (is_secure(&uri), self.max_silence);
         let connector = upstream(&uri).and_then(|upstream| {
             self.connector.to(&upstream).map_err(|error| Error::Uri(error.to_string()))
         });
         Connecting(Box::pin(async move {
-            let connector = connector?;
-            let mut stream = connector.connect().await.map_err(Error::Connect)?;
-            stream.watch_peer(connector.settings().max_silence);
+            let mut stream = connector?.connect().await.map_err(Error::Connect)?;
+            stream.watch_peer(max_silence);
             Ok(Connection::new(stream, is_for_tls))
         }))
     }

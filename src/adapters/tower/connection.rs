@@ -11,8 +11,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::asked::{Asked, TLS, Turn};
-use crate::net::Io;
-use crate::stream::{Ledger, Owed, Stream};
+use crate::protocol::{Ledger, Owed};
+use crate::stream::Stream;
 
 /// A connection made by [`Connect`](super::Connect), with its timeouts. It has hyper's `Read` and
 /// `Write`.
@@ -31,8 +31,7 @@ struct Timed {
 
 impl Connection {
     pub(super) fn new(mut stream: Stream, is_for_tls: bool) -> Self {
-        let ledger = stream.count_debt();
-        stream.count_debt_for_good();
+        let ledger = stream.count_debt_for_good();
         let asked = Asked::default();
         Self(TokioIo::new(Timed { stream, ledger, owed: None, asked, is_for_tls }))
     }
@@ -47,11 +46,7 @@ impl connect::Connection for Connection {
     /// As hyper-util says it of its own connector's: with an
     /// [`HttpInfo`](hyper_util::client::legacy::connect::HttpInfo) for TCP.
     fn connected(&self) -> Connected {
-        match self.stream().io() {
-            Io::Tcp(socket) => socket.connected(),
-            #[cfg(unix)]
-            Io::Unix(_) => Connected::new(),
-        }
+        self.stream().tcp().map_or_else(Connected::new, connect::Connection::connected)
     }
 }
 
