@@ -10,8 +10,8 @@ mod web;
 
 use std::time::{Duration, Instant};
 
-use livepool::http1::{self, Http1, Limits, Request};
 use livepool::{Event, Pool};
+use livepool_http::{self, Http1, Limits, Request};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {

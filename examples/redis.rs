@@ -15,9 +15,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use livepool::redis::redis::{AsyncCommands, Value, cmd, pipe};
-use livepool::redis::{Redis, Role};
 use livepool::{Event, Pool};
+use livepool_redis::redis::{AsyncCommands, Value, cmd, pipe};
+use livepool_redis::{Redis, Role};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 

@@ -14,9 +14,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use livepool::config::Validation;
 use livepool::event::{DialOutcome, Operation};
+use livepool::protocol::{Consequence, Protocol, Reuse, Scanner, Unread, Wire, WireStream};
 use livepool::{
-    BoxFuture, CloseReason, Config, Consequence, Event, Guard, Ping, Pool, Protocol, Resolve,
-    Reuse, Scanner, Stream, Timeouts, Unread, Wire, WireStream,
+    BoxFuture, CloseReason, Config, Event, Guard, Ping, Pool, Resolve, Stream, Timeouts,
 };
 use support::lines::{Client, Lines};
 use support::{Events, Order, Upstream, exchange, fill, until};

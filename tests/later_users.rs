@@ -8,9 +8,8 @@ use std::io;
 use std::time::Duration;
 
 use livepool::event::Operation;
-use livepool::{
-    CloseReason, Guard, Ledger, Pool, Protocol, Release, Scanner, Timeouts, Wire, WireStream,
-};
+use livepool::protocol::{Ledger, Protocol, Scanner, Wire, WireStream};
+use livepool::{CloseReason, Guard, Pool, Release, Timeouts};
 use support::lines::Lines;
 use support::{Events, Order, Upstream, until};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};

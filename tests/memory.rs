@@ -2,7 +2,7 @@
 //!
 //! The peak of this process' memory is looked at, so these tests are a program of their own. All of
 //! them together stay below one bound: a peak never falls.
-#![cfg(all(target_os = "linux", feature = "postgres", feature = "redis", feature = "http1"))]
+#![cfg(target_os = "linux")]
 
 mod support;
 
@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use livepool::config::Limits;
-use livepool::postgres::tokio_postgres::error::SqlState;
-use livepool::{
-    CloseReason, Config, Guard, Pool, Protocol, TooLarge, Wire, http1, postgres, redis,
-};
+use livepool::protocol::{Protocol, Wire};
+use livepool::{CloseReason, Config, Guard, Pool, TooLarge};
+use livepool_http as http1;
+use livepool_postgres as postgres;
+use livepool_postgres::tokio_postgres::error::SqlState;
+use livepool_redis as redis;
 use support::Events;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};

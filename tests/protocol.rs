@@ -11,10 +11,8 @@ use std::time::Duration;
 use livepool::config::Validation;
 use livepool::error::CheckoutFailure;
 use livepool::event::{DialOutcome, Operation};
-use livepool::{
-    CloseReason, Config, Consequence, Event, Guard, Interrupted, Ledger, Owed, Pool, Protocol,
-    Release, Reuse, Timeouts, Wire,
-};
+use livepool::protocol::{Consequence, Ledger, Owed, Protocol, Reuse, Wire};
+use livepool::{CloseReason, Config, Event, Guard, Interrupted, Pool, Release, Timeouts};
 use support::lines::{Client, Lines};
 use support::{Events, Order, Upstream, until, until_seen, until_status};
 use tokio::time::Instant;

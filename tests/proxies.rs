@@ -1,5 +1,5 @@
 //! What stands between a program and its servers: a real PgBouncer, a real HAProxy.
-#![cfg(all(target_os = "linux", feature = "postgres", feature = "redis", feature = "http1"))]
+#![cfg(target_os = "linux")]
 
 mod support;
 
@@ -8,10 +8,10 @@ mod crossed;
 #[path = "proxies/idle.rs"]
 mod idle;
 
-use livepool::http1::Http1;
-use livepool::postgres::Postgres;
-use livepool::redis::Redis;
 use livepool::{Config, Pool};
+use livepool_http::Http1;
+use livepool_postgres::Postgres;
+use livepool_redis::Redis;
 use support::Events;
 use support::servers::{Haproxy, PgBouncer, Postgres as Server};
 

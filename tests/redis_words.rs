@@ -1,6 +1,6 @@
 //! What a pool of Redis makes of words: of answers that are not those it asked for, of errors that
 //! tell of their server, and of servers that speak otherwise or not at all.
-#![cfg(all(target_os = "linux", feature = "redis"))]
+#![cfg(target_os = "linux")]
 
 mod support;
 
@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use livepool::config::Validation;
-use livepool::redis::Redis as Adapter;
-use livepool::redis::redis::{AsyncCommands, RedisResult, Value, cmd, pipe};
 use livepool::{CloseReason, Config, Guard, Pool};
+use livepool_redis::Redis as Adapter;
+use livepool_redis::redis::{AsyncCommands, RedisResult, Value, cmd, pipe};
 use support::servers::{Nginx, Postgres, Redis};
 use support::{Events, until, until_status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -353,17 +353,16 @@ async fn a_greeting_that_nobody_asked_for_is_not_taken_for_the_first_answer() {
     }
 }
 
-#[cfg(feature = "tls")]
 #[tokio::test]
 async fn whatever_way_a_pool_is_built_nothing_goes_out_in_clear_that_a_url_has_encrypted() {
-    use livepool::redis::redis::IntoConnectionInfo;
+    use livepool_redis::redis::IntoConnectionInfo;
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let url = format!("rediss://me:hunter2@{addr}");
     let secure = || Adapter::from_url(&url).unwrap();
     let plain = format!("redis://me:hunter2@{addr}").into_connection_info().unwrap();
-    let host_and_port = livepool::redis::redis::ConnectionAddr::TcpTls {
+    let host_and_port = livepool_redis::redis::ConnectionAddr::TcpTls {
         host: addr.ip().to_string(),
         port: addr.port(),
         insecure: false,

@@ -23,7 +23,7 @@ mod names;
 mod register;
 mod span;
 // Its libraries are the library's own only.
-#[cfg(all(test, not(any(shuttle, fuzzing))))]
+#[cfg(all(test, not(shuttle)))]
 mod tests;
 
 pub(crate) use self::emitter::Emitter;

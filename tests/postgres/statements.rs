@@ -2,7 +2,7 @@
 //! session does not have.
 
 use livepool::CloseReason;
-use livepool::postgres::{RecyclingMethod, Statements};
+use livepool_postgres::{RecyclingMethod, Statements};
 
 use super::support::until_status;
 use super::*;

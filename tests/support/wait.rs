@@ -4,7 +4,8 @@ use std::fmt::{Debug, Write};
 use std::panic::Location;
 use std::time::{Duration, Instant};
 
-use livepool::{Pool, Protocol};
+use livepool::Pool;
+use livepool::protocol::Protocol;
 
 use super::scene;
 
