@@ -38,7 +38,7 @@ async fn pool_with(redis: &Redis, size: usize) -> (Pool<Adapter>, Events) {
 }
 
 async fn echo(conn: &mut Guard<Adapter>, text: &str) -> RedisResult<String> {
-    cmd("ECHO").arg(text).query_async(conn).await
+    cmd("ECHO").arg(text).query_async(&mut **conn).await
 }
 
 /// Stands between clients and a server. When it is told to, it says something of its own before the
@@ -298,12 +298,12 @@ async fn an_end_that_the_server_gave_the_reason_for_has_its_word() {
     let adapter = Adapter::from_url(url).unwrap();
     let (pool, events) = pool_of(adapter.config().with_max_size(1), adapter);
     let mut conn = pool.get().await.unwrap();
-    cmd("RESET").query_async::<()>(&mut conn).await.unwrap();
+    cmd("RESET").query_async::<()>(&mut *conn).await.unwrap();
     let error = conn.get::<_, ()>("k").await.unwrap_err();
     assert_eq!(error.code(), Some("NOAUTH"));
     drop(conn);
     let mut conn = pool.get().await.unwrap();
-    cmd("REPLICAOF").arg("127.0.0.1").arg(1).query_async::<()>(&mut conn).await.unwrap();
+    cmd("REPLICAOF").arg("127.0.0.1").arg(1).query_async::<()>(&mut *conn).await.unwrap();
     conn.set::<_, _, ()>("k", "v").await.unwrap_err();
     drop(conn);
     let closed = [CloseReason::ProtocolError, CloseReason::Invalidated];

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use livepool::{Config, Connector, Event, Listener, ListenerConfig, Manager, Pool, Timeouts};
 use livepool_http as http1;
+use livepool_http::HttpPool;
+use livepool_http::tower::tower_service::Service;
 use livepool_postgres as postgres;
 use livepool_postgres::Postgres;
 use livepool_redis::Redis;
 use support::Events;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tower_service::Service;
 
 /// Everything that an error says, in every way it can be asked.
 fn whole(error: &dyn Error) -> String {

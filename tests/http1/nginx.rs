@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use livepool::{CloseReason, Config, Pool, Timeouts};
-use livepool_http::{Error, Failure, Http1, Limits, Request};
+use livepool_http::{Error, Failure, Http1, HttpPool, Limits, Request};
 
 use crate::support::servers::Nginx;
 use crate::support::{Events, until_seen, until_status};

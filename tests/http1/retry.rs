@@ -1,7 +1,7 @@
 //! Which requests are made again, and how often.
 
 use livepool::{CloseReason, Guard};
-use livepool_http::{Failure, Http1, Request, RequestBody};
+use livepool_http::{Failure, Http1, HttpGuard, HttpPool, Request, RequestBody};
 
 use crate::support::scripted::{Scripted, Talk};
 use crate::support::until_seen;

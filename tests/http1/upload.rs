@@ -10,7 +10,7 @@ use bytes::Bytes;
 use livepool::event::Operation;
 use livepool::{CloseReason, Config, Timeouts};
 use livepool_http::http_body::{Body, Frame};
-use livepool_http::{Failure, Limits, Request, RequestBody};
+use livepool_http::{Failure, HttpPool, Limits, Request, RequestBody};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 

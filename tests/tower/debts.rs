@@ -242,10 +242,10 @@ async fn a_response_says_which_addresses_it_came_over() {
 mod tls {
     use super::*;
     use crate::support::servers::Certs;
+    use livepool_tls::tokio_rustls::TlsConnector;
+    use livepool_tls::tokio_rustls::rustls::pki_types::ServerName;
+    use livepool_tls::tokio_rustls::rustls::{ClientConfig, RootCertStore};
     use std::sync::Arc;
-    use tokio_rustls::TlsConnector;
-    use tokio_rustls::rustls::pki_types::ServerName;
-    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
     fn trusting(certs: &Certs) -> TlsConnector {
         let mut roots = RootCertStore::empty();
