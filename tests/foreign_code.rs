@@ -12,9 +12,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use livepool::config::Validation;
 use livepool::event::{DialOutcome, Operation};
+use livepool::protocol::{Consequence, Protocol, Reuse, Scanner, Unread, Wire, WireStream};
 use livepool::{
-    BoxFuture, CloseReason, Config, Consequence, Event, Guard, Ping, Pool, Protocol, Resolve,
-    Reuse, Scanner, Stream, Timeouts, Unread, Wire, WireStream,
+    BoxFuture, CloseReason, Config, Event, Guard, Ping, Pool, Resolve, Stream, Timeouts,
 };
 use livepool_testkit::lines::{Client, Lines};
 use livepool_testkit::{Events, Order, Upstream, exchange, fill, until};

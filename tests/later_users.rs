@@ -6,9 +6,8 @@ use std::io;
 use std::time::Duration;
 
 use livepool::event::Operation;
-use livepool::{
-    CloseReason, Guard, Ledger, Pool, Protocol, Release, Scanner, Timeouts, Wire, WireStream,
-};
+use livepool::protocol::{Ledger, Protocol, Scanner, Wire, WireStream};
+use livepool::{CloseReason, Guard, Pool, Release, Timeouts};
 use livepool_testkit::lines::Lines;
 use livepool_testkit::{Events, Order, Upstream, until};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};

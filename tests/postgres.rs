@@ -1,5 +1,5 @@
 //! PostgreSQL, always a real server that the test has started.
-#![cfg(all(target_os = "linux", feature = "postgres"))]
+#![cfg(target_os = "linux")]
 
 #[path = "postgres/bouncer.rs"]
 mod bouncer;
@@ -29,7 +29,6 @@ mod statements;
 mod storm;
 #[path = "postgres/throughput.rs"]
 mod throughput;
-#[cfg(feature = "tls")]
 #[path = "postgres/tls.rs"]
 mod tls;
 #[path = "postgres/token.rs"]
@@ -38,8 +37,8 @@ mod token;
 use std::task::Poll;
 use std::time::Duration;
 
-use livepool::postgres::{Client, Postgres};
 use livepool::{Config, Pool};
+use livepool_postgres::{Client, Postgres};
 use livepool_testkit::Events;
 use livepool_testkit::servers::Postgres as Server;
 

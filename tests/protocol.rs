@@ -9,10 +9,8 @@ use std::time::Duration;
 use livepool::config::Validation;
 use livepool::error::CheckoutFailure;
 use livepool::event::{DialOutcome, Operation};
-use livepool::{
-    CloseReason, Config, Consequence, Event, Guard, Interrupted, Ledger, Owed, Pool, Protocol,
-    Release, Reuse, Timeouts, Wire,
-};
+use livepool::protocol::{Consequence, Ledger, Owed, Protocol, Reuse, Wire};
+use livepool::{CloseReason, Config, Event, Guard, Interrupted, Pool, Release, Timeouts};
 use livepool_testkit::lines::{Client, Lines};
 use livepool_testkit::{Events, Order, Upstream, until, until_seen, until_status};
 use tokio::time::Instant;

@@ -284,16 +284,19 @@ async fn hangs() -> (TcpListener, SocketAddr) {
 /// A protocol whose server speaks first.
 struct Greeted;
 
-impl livepool::Protocol for Greeted {
-    type Client = livepool::Wire;
+impl livepool::protocol::Protocol for Greeted {
+    type Client = livepool::protocol::Wire;
     type Error = std::io::Error;
 
-    async fn connect(&self, mut wire: livepool::Wire) -> std::io::Result<livepool::Wire> {
+    async fn connect(
+        &self,
+        mut wire: livepool::protocol::Wire,
+    ) -> std::io::Result<livepool::protocol::Wire> {
         wire.read_exact(&mut [0; 6]).await?;
         Ok(wire)
     }
 
-    async fn ping(&self, _: &mut livepool::Wire) -> std::io::Result<()> {
+    async fn ping(&self, _: &mut livepool::protocol::Wire) -> std::io::Result<()> {
         Ok(())
     }
 }

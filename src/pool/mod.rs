@@ -76,7 +76,7 @@ pub use guard::Guard;
 pub use lease::Release;
 pub use manager::{Connection, Manager};
 pub use ping::Ping;
-pub(crate) use tries::Tries;
+pub use tries::Retry;
 
 /// A pool of connections to one upstream. Cloning gives another handle to the same pool.
 ///
@@ -249,14 +249,14 @@ impl<P: Protocol> Pool<P> {
     {
         let taken_at = Location::caller();
         async move {
-            let tries = Tries::new(self, None, taken_at);
-            let mut guard = tries.get().await?;
+            let retry = Retry::new(self, None, taken_at);
+            let mut guard = retry.get().await?;
             let mut result = exchange(&mut guard).await;
-            if result.is_err() && tries.met_stale(&guard) {
+            if result.is_err() && retry.retry_after(&guard) {
                 // The second one has what the first one has left.
                 let due = guard.due();
                 drop(guard);
-                guard = tries.get().await?;
+                guard = retry.get().await?;
                 if due.is_some() {
                     guard.set_deadline(due);
                 }
@@ -344,9 +344,8 @@ impl<P: Protocol> Pool<P> {
         self.handle.0.common.peers.status()
     }
 
-    /// What its connections speak; `None` for bare streams.
-    #[cfg(any(feature = "postgres", feature = "http1"))]
-    pub(crate) fn protocol(&self) -> Option<&P> {
+    /// The protocol that the pool was [built](Builder::protocol) with; `None` for bare streams.
+    pub fn protocol(&self) -> Option<&P> {
         speech::spoken::<P>(&self.handle.0.speech).map(|held| &**held)
     }
 

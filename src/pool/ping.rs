@@ -195,12 +195,12 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-#[cfg(feature = "http1")]
 impl Inner {
     /// As a ping whose caller has gone: run by a task of the pool, until that is closed.
     pub(super) fn leave_to_a_task(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.pings.add(Box::pin(async move {
-            work.await;
+            // It is the protocol's code.
+            let _ = foreign::future(work).await;
             None
         }));
         self.slots.announce();

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use livepool::http1::{Error, Failure, Http1, Limits, Request};
 use livepool::{CloseReason, Config, Pool, Timeouts};
+use livepool_http::{Error, Failure, Http1, HttpPool, Limits, Request};
 
 use crate::{get, get_text, pool_of, request_for, text};
 use livepool_testkit::servers::Nginx;
@@ -289,12 +289,11 @@ async fn a_body_that_is_left_half_way_closes_its_connection_and_a_request_body_i
     assert_eq!(events.opened(), 2);
 }
 
-#[cfg(feature = "tls")]
 mod tls {
     use super::*;
     use crate::pool_with;
-    use livepool::tls::Tls;
     use livepool_testkit::servers::Certs;
+    use livepool_tls::Tls;
 
     fn pool(nginx: &Nginx, certs: &Certs) -> (Pool<Http1>, Events) {
         let tls = Tls::builder().with_root_pem(certs.ca_pem()).build().unwrap();

@@ -1,7 +1,7 @@
 //! Which requests are made again, and how often.
 
-use livepool::http1::{Failure, Http1, Request, RequestBody};
 use livepool::{CloseReason, Guard};
+use livepool_http::{Failure, Http1, HttpGuard, HttpPool, Request, RequestBody};
 
 use crate::{get_text, pool_of, request_for, text};
 use livepool_testkit::scripted::{Scripted, Talk};
@@ -234,13 +234,13 @@ async fn what_may_have_had_an_effect_reaches_the_server_once_at_most_however_the
 #[tokio::test]
 async fn a_body_that_fails_is_the_callers_own_error() {
     struct Broken;
-    impl livepool::http1::http_body::Body for Broken {
+    impl livepool_http::http_body::Body for Broken {
         type Data = bytes::Bytes;
         type Error = std::io::Error;
         fn poll_frame(
             self: std::pin::Pin<&mut Self>,
             _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<std::io::Result<livepool::http1::http_body::Frame<bytes::Bytes>>>>
+        ) -> std::task::Poll<Option<std::io::Result<livepool_http::http_body::Frame<bytes::Bytes>>>>
         {
             std::task::Poll::Ready(Some(Err(std::io::Error::other("no paper left"))))
         }

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use livepool::CloseReason;
-use livepool::postgres::Statements;
+use livepool_postgres::Statements;
 
 use super::*;
 use livepool_testkit::servers::PgBouncer;

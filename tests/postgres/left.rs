@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use livepool::postgres::RecyclingMethod;
 use livepool::{CloseReason, Release, Timeouts};
+use livepool_postgres::RecyclingMethod;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;

@@ -1,7 +1,7 @@
 //! Which server of several: the one that takes writes, wherever it is.
 
-use livepool::postgres::Target;
 use livepool::{CloseReason, Timeouts};
+use livepool_postgres::Target;
 
 use super::*;
 use livepool_testkit::{until_seen, until_status};

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures_util::SinkExt;
-use livepool::postgres::RecyclingMethod;
 use livepool::{CloseReason, Release, Timeouts};
+use livepool_postgres::RecyclingMethod;
 use tokio_postgres::types::Type;
 
 use super::*;

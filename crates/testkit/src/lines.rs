@@ -6,7 +6,7 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use livepool::{Consequence, Ledger, Protocol, Reuse, Scanner, Unread, Wire};
+use livepool::protocol::{Consequence, Ledger, Protocol, Reuse, Scanner, Unread, Wire};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, oneshot};
 

@@ -5,7 +5,8 @@ use std::panic::Location;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use livepool::{Pool, Protocol};
+use livepool::Pool;
+use livepool::protocol::Protocol;
 
 use super::{ROOT, scene};
 

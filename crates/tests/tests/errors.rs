@@ -13,19 +13,22 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use livepool::config::FirstConnect;
 use livepool::error::{CheckoutFailure, Phase};
-use livepool::postgres::Postgres;
-use livepool::redis::Redis;
-use livepool::tls::{Tls, is_distrusted};
+use livepool::protocol::Protocol;
 use livepool::{
     BoxFuture, CheckoutError, Config, ConnectError, Listener, ListenerConfig, OpTimeout, Pool,
-    Protocol, Resolve, Timeouts, http1,
+    Resolve, Timeouts,
 };
+use livepool_http as http1;
+use livepool_http::HttpPool;
+use livepool_http::tower::tower_service::Service;
+use livepool_postgres::Postgres;
+use livepool_redis::Redis;
 use livepool_testkit::blackhole::Blackhole;
 use livepool_testkit::servers::{Certs, Nginx, Postgres as PostgresServer, Redis as RedisServer};
 use livepool_testkit::{Upstream, ask, exchange, until_status, watched};
+use livepool_tls::{Tls, is_distrusted};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
-use tower_service::Service;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Of one dial to a program that never answers.
@@ -95,7 +98,7 @@ async fn a_server_that_lets_nobody_in_is_quoted_once() {
              \"app\" (28P01)"
         )
     );
-    let postgres = error.find::<livepool::postgres::Error>().expect("with its type");
+    let postgres = error.find::<livepool_postgres::Error>().expect("with its type");
     assert_eq!(postgres.code().unwrap().code(), "28P01");
     logged(postgres, &["28P01"]);
     logged(error.find::<ConnectError>().unwrap(), &["28P01"]);
@@ -113,7 +116,7 @@ async fn a_server_that_lets_nobody_in_is_quoted_once() {
     logged(&error, &["NOAUTH", "the server wants a password and none was given"]);
     let error = redis_fails(&format!("redis://:wrong@{}", server.addr())).await;
     logged(&error, &["WRONGPASS", "the server refused the user or password"]);
-    assert!(error.find::<livepool::redis::redis::RedisError>().is_some(), "with its type");
+    assert!(error.find::<livepool_redis::redis::RedisError>().is_some(), "with its type");
 }
 
 #[tokio::test]
@@ -162,13 +165,13 @@ async fn a_certificate_that_nobody_trusts_is_quoted_once() {
     assert!(is_distrusted(&error));
     let error = fails(config(), http1::Http1::new().with_tls(stranger)).await;
     logged(&error, &["invalid peer certificate: "]);
-    assert!(is_distrusted(&error) && is_distrusted(&http1::Error::from(error)));
+    assert!(is_distrusted(&error) && http1::Error::from(error).is_distrusted());
 }
 
 #[tokio::test]
 async fn an_upstream_that_was_never_there_is_told_of_by_the_first_dial() {
     let addr = nobody();
-    let error = fails(Config::new(addr.to_string()), livepool::Raw::default()).await;
+    let error = fails(Config::new(addr.to_string()), livepool::protocol::Raw::default()).await;
     assert_eq!(
         logged(&error, &[]),
         format!(
@@ -182,11 +185,12 @@ async fn an_upstream_that_was_never_there_is_told_of_by_the_first_dial() {
 
     // Longer than the 63 bytes of RFC 1035: refused without asking anybody.
     let name = format!("{}.invalid:5432", "no-such-host-".repeat(5));
-    let error = fails(Config::new(&name), livepool::Raw::default()).await;
+    let error = fails(Config::new(&name), livepool::protocol::Raw::default()).await;
     logged(&error, &["failed to lookup address information", "(check the name)"]);
 
     let hole = Blackhole::start();
-    let error = fails(Config::new(hole.addr().to_string()), livepool::Raw::default()).await;
+    let error =
+        fails(Config::new(hole.addr().to_string()), livepool::protocol::Raw::default()).await;
     logged(&error, &["within 500.0ms: still connecting", "check route and firewall"]);
     assert!(error.is_timeout());
 }
@@ -280,17 +284,20 @@ async fn a_name_server_in_trouble_is_waited_for_and_a_name_that_nobody_knows_is_
 struct Starting;
 
 impl Protocol for Starting {
-    type Client = livepool::Wire;
+    type Client = livepool::protocol::Wire;
     type Error = io::Error;
 
-    async fn connect(&self, mut wire: livepool::Wire) -> io::Result<livepool::Wire> {
+    async fn connect(
+        &self,
+        mut wire: livepool::protocol::Wire,
+    ) -> io::Result<livepool::protocol::Wire> {
         wire.write_all(b"ECHO starting\n").await?;
         let mut answer = [0; 9];
         wire.read_exact(&mut answer).await?;
         Err(io::Error::other(String::from_utf8_lossy(&answer).trim().to_owned()))
     }
 
-    async fn ping(&self, _: &mut livepool::Wire) -> io::Result<()> {
+    async fn ping(&self, _: &mut livepool::protocol::Wire) -> io::Result<()> {
         Ok(())
     }
 }
@@ -333,22 +340,25 @@ async fn a_pool_that_is_full_paused_or_closed_says_so_in_one_line() {
 struct Untidy;
 
 impl Protocol for Untidy {
-    type Client = livepool::Wire;
+    type Client = livepool::protocol::Wire;
     type Error = io::Error;
 
-    async fn connect(&self, wire: livepool::Wire) -> io::Result<livepool::Wire> {
+    async fn connect(
+        &self,
+        wire: livepool::protocol::Wire,
+    ) -> io::Result<livepool::protocol::Wire> {
         Ok(wire)
     }
 
-    async fn ping(&self, _: &mut livepool::Wire) -> io::Result<()> {
+    async fn ping(&self, _: &mut livepool::protocol::Wire) -> io::Result<()> {
         Ok(())
     }
 
-    fn reuse(&self, _: &livepool::Wire) -> livepool::Reuse {
-        livepool::Reuse::AfterReset
+    fn reuse(&self, _: &livepool::protocol::Wire) -> livepool::protocol::Reuse {
+        livepool::protocol::Reuse::AfterReset
     }
 
-    async fn reset(&self, _: &mut livepool::Wire) -> io::Result<()> {
+    async fn reset(&self, _: &mut livepool::protocol::Wire) -> io::Result<()> {
         std::future::pending().await
     }
 }
@@ -382,8 +392,8 @@ async fn an_operation_that_timed_out_says_so_in_round_numbers() {
 async fn a_request_without_a_response_says_why_in_one_line() {
     let addr = nobody();
     let get = |pool: &Pool<http1::Http1>, path: &str| {
-        let request: http::Request<http1::RequestBody> =
-            http::Request::get(path).body(().into()).unwrap();
+        let request: http1::Request<http1::RequestBody> =
+            http1::Request::get(path).body(().into()).unwrap();
         let pool = pool.clone();
         async move { pool.send(request).await.map(drop).unwrap_err() }
     };
@@ -423,7 +433,7 @@ async fn what_cannot_be_set_up_says_why_in_one_line() {
     for url in ["postgres://me@db:port", "mysql://me@db", "user=me"] {
         logged(&Postgres::from_url(url).and_then(|it| it.config()).map(drop).unwrap_err(), &[]);
     }
-    logged(&livepool::postgres::SetupError::from(error), &["invalid configuration, 3 problems"]);
+    logged(&livepool_postgres::SetupError::from(error), &["invalid configuration, 3 problems"]);
     logged(&Redis::from_url("redis://db/zero").map(drop).unwrap_err(), &["redis: "]);
     logged(&Tls::builder().build().map(drop).unwrap_err(), &["nobody is trusted"]);
     logged(
@@ -440,7 +450,7 @@ async fn what_cannot_be_set_up_says_why_in_one_line() {
     logged(&error, &["invalid configuration: backlog"]);
 
     let mut connect =
-        livepool::tower::Connect::new(&Config::default().with_timeouts(brief())).unwrap();
+        livepool_http::tower::Connect::new(&Config::default().with_timeouts(brief())).unwrap();
     let uri = format!("http://{}", nobody()).parse().unwrap();
     let error = connect.call(uri).await.map(drop).unwrap_err();
     logged(&error, &["connection refused", "could not connect"]);

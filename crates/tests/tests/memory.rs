@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use livepool::config::Limits;
-use livepool::postgres::tokio_postgres::error::SqlState;
-use livepool::{
-    CloseReason, Config, Guard, Pool, Protocol, TooLarge, Wire, http1, postgres, redis,
-};
+use livepool::protocol::{Protocol, Wire};
+use livepool::{CloseReason, Config, Guard, Pool, TooLarge};
+use livepool_http as http1;
+use livepool_http::HttpPool;
+use livepool_postgres as postgres;
+use livepool_postgres::tokio_postgres::error::SqlState;
+use livepool_redis as redis;
 use livepool_testkit::Events;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -110,7 +113,8 @@ async fn redis_that_says(first: &'static [u8], then: &'static [u8]) {
     .await;
     let (pool, events) = redis_pool(addr, |config| config);
     let mut conn = pool.get().await.unwrap();
-    let got = ::redis::cmd("GET").arg("x").query_async::<::redis::Value>(&mut *conn).await;
+    let got =
+        redis::redis::cmd("GET").arg("x").query_async::<redis::redis::Value>(&mut *conn).await;
     let error = got.unwrap_err().to_string();
     assert!(error.contains("limits.message is 2097152"), "{error}");
     drop(conn);
@@ -295,7 +299,7 @@ async fn the_head_of_an_http_response_is_bounded_and_its_body_is_not() {
         })
         .await;
         let pool = http1::pool(&format!("http://{addr}")).unwrap();
-        let asked = ::http::Request::get("/").body(http1::RequestBody::from(())).unwrap();
+        let asked = http1::Request::get("/").body(http1::RequestBody::from(())).unwrap();
         let answer = async {
             match pool.send(asked).await {
                 Ok(response) => response.into_body().bytes(MIB).await.map(drop).map_err(drop),
@@ -313,7 +317,7 @@ async fn the_head_of_an_http_response_is_bounded_and_its_body_is_not() {
     })
     .await;
     let pool = http1::pool(&format!("http://{addr}")).unwrap();
-    let asked = ::http::Request::get("/").body(http1::RequestBody::from(())).unwrap();
+    let asked = http1::Request::get("/").body(http1::RequestBody::from(())).unwrap();
     let mut body = pool.send(asked).await.unwrap().into_body();
     let mut len = 0;
     while let Some(frame) = http_body_util::BodyExt::frame(&mut body).await {
@@ -351,7 +355,7 @@ async fn large(len: usize) -> SocketAddr {
 }
 
 async fn get(conn: &mut Guard<redis::Redis>) -> Vec<u8> {
-    ::redis::cmd("GET").arg("x").query_async(&mut **conn).await.unwrap()
+    redis::redis::cmd("GET").arg("x").query_async(&mut **conn).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -376,7 +380,7 @@ async fn a_connection_that_grew_with_a_large_request_is_closed_instead_of_becomi
     let (pool, events) = redis_pool(large(0).await, |config| config);
     let mut conn = pool.get().await.unwrap();
     let value = vec![b'x'; MIB];
-    let set = ::redis::cmd("SET").arg("x").arg(&value).query_async::<()>(&mut *conn).await;
+    let set = redis::redis::cmd("SET").arg("x").arg(&value).query_async::<()>(&mut *conn).await;
     set.unwrap();
     drop(conn);
     assert_eq!(events.until_closed(1).await, [CloseReason::Outgrown]);

@@ -6,10 +6,10 @@ mod crossed;
 #[path = "proxies/idle.rs"]
 mod idle;
 
-use livepool::http1::Http1;
-use livepool::postgres::Postgres;
-use livepool::redis::Redis;
 use livepool::{Config, Pool};
+use livepool_http::Http1;
+use livepool_postgres::Postgres;
+use livepool_redis::Redis;
 use livepool_testkit::Events;
 use livepool_testkit::servers::{Haproxy, PgBouncer, Postgres as Server};
 

@@ -7,14 +7,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use livepool::postgres::Postgres;
-use livepool::redis::Redis;
-use livepool::{
-    Config, Connector, Event, Listener, ListenerConfig, Manager, Pool, Timeouts, http1, postgres,
-};
+use livepool::{Config, Connector, Event, Listener, ListenerConfig, Manager, Pool, Timeouts};
+use livepool_http as http1;
+use livepool_http::HttpPool;
+use livepool_http::tower::tower_service::Service;
+use livepool_postgres as postgres;
+use livepool_postgres::Postgres;
+use livepool_redis::Redis;
 use livepool_testkit::Events;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tower_service::Service;
 
 /// Everything that an error says, in every way it can be asked.
 fn whole(error: &dyn Error) -> String {
@@ -152,7 +153,7 @@ async fn said(text: &str) -> Vec<(&'static str, String)> {
     if let Ok(uri) = text.parse::<http1::http::Uri>() {
         let timeouts = Timeouts::default().with_connect(Duration::from_millis(50));
         let nowhere = Config::default().with_timeouts(timeouts);
-        let mut connect = livepool::tower::Connect::new(&nowhere).unwrap();
+        let mut connect = livepool_http::tower::Connect::new(&nowhere).unwrap();
         let is_refused = uri.authority().is_none_or(|authority| authority.as_str().contains('@'));
         if is_refused {
             add("tower", whole_of(connect.call(uri).await));
@@ -185,7 +186,7 @@ async fn an_error_of_a_request_shows_the_path_of_its_uri_and_nothing_else() {
         let text = whole(&pool.send(request).await.unwrap_err());
         assert!(text.contains("/path") && !text.contains("hunter2"), "{text}");
     }
-    let mut connect = livepool::tower::Connect::new(&Config::default()).unwrap();
+    let mut connect = livepool_http::tower::Connect::new(&Config::default()).unwrap();
     for uri in ["ftp://me:hunter2@h/x?token=hunter2", "/?token=hunter2"] {
         let text = whole(&connect.call(uri.parse().unwrap()).await.unwrap_err());
         assert!(text.contains("the URI leads nowhere") && !text.contains("hunter2"), "{text}");
@@ -366,7 +367,7 @@ async fn an_answer_to_the_question_for_tls_that_is_neither_yes_nor_no_ends_the_c
         (b"E\x1b[2Jno\nroot: hunter\0", "TLS: \\u{1b}[2Jno\\nroot: hunter"),
     ] {
         let (addr, heard) = listens(answer).await;
-        let tls = livepool::tls::Tls::builder().with_webpki_roots().build().unwrap();
+        let tls = livepool_tls::Tls::builder().with_webpki_roots().build().unwrap();
         let url = format!("postgres://me:hunter2@{addr}/x?sslmode=prefer");
         let pool = Postgres::from_url(&url).unwrap().with_tls(tls).pool().unwrap();
         let deadline = tokio::time::Instant::now() + Duration::from_secs(1);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod, Runtime, TimeoutType};
 use livepool::error::CheckoutFailure;
-use livepool::postgres::Postgres;
 use livepool::{Pool, Timeouts};
+use livepool_postgres::Postgres;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, NoTls};
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-use livepool::http1::{Request, RequestBody};
-use livepool::postgres::Statements;
-use livepool::postgres::tokio_postgres::types::Type;
-use livepool::redis::redis::{Value, cmd, pipe};
+use livepool_http::{HttpPool, Request, RequestBody};
+use livepool_postgres::Statements;
+use livepool_postgres::tokio_postgres::types::Type;
+use livepool_redis::redis::{Value, cmd, pipe};
 
 use super::*;
 use livepool_testkit::crossing::{Tally, requests};
@@ -171,7 +171,7 @@ async fn ask_redis(pool: &Pool<Redis>, tag: usize) -> Result<String, String> {
             }
         }
     };
-    asked.await.map_err(|error: livepool::redis::redis::RedisError| format!("{error:?}"))
+    asked.await.map_err(|error: livepool_redis::redis::RedisError| format!("{error:?}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -195,7 +195,7 @@ async fn ask_http(pool: &Pool<Http1>, tag: usize) -> Result<String, String> {
         1 => Request::post(format!("/big/{text}")).body(text.clone().into()),
         _ => Request::get(format!("/big/{text}")).body(().into()),
     };
-    let text_of = |error: livepool::http1::Error| format!("{error:?}");
+    let text_of = |error: livepool_http::Error| format!("{error:?}");
     let response = pool.send(request.unwrap()).await.map_err(text_of)?;
     if !response.status().is_success() {
         return Err(response.status().to_string());

@@ -2,8 +2,8 @@
 //! handed such a connection.
 
 use livepool::CloseReason;
-use livepool::http1::Request;
-use livepool::redis::redis::cmd;
+use livepool_http::{HttpPool, Request};
+use livepool_redis::redis::cmd;
 
 use super::*;
 use livepool_testkit::servers::{Nginx, Redis as RedisServer};
@@ -16,7 +16,7 @@ const ROUNDS: usize = 8;
 const SHORT: [[&str; 1]; 2] = [["timeout client 300ms"], ["timeout server 300ms"]];
 
 /// Each round uses the connections there are, or new ones, and then has HAProxy end them all.
-async fn rounds<P: livepool::Protocol>(
+async fn rounds<P: livepool::protocol::Protocol>(
     pool: &Pool<P>,
     events: &Events,
     ask: impl AsyncFn(usize) -> String,
