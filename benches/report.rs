@@ -20,7 +20,7 @@ fn main() -> Result {
     if !support::measures() {
         return Ok(());
     }
-    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
+    let home = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     fs::create_dir_all(home.join("plots"))?;
     let mut report = Report { text: String::new(), home };
     report.head()?;

@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use livepool::{Config, Consequence, Event, Ledger, Owed, Pool, Protocol, Unread, Wire};
+use livepool::protocol::{Consequence, Ledger, Owed, Protocol, Unread, Wire};
+use livepool::{Config, Event, Pool};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 

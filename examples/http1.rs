@@ -10,15 +10,15 @@ mod web;
 
 use std::time::{Duration, Instant};
 
-use livepool::http1::{self, Http1, Limits, Request};
 use livepool::{Event, Pool};
+use livepool_http::{Http1, HttpPool, Limits, Request};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = web::Server::start().await?;
     println!("against {} at {}", server.name(), server.url());
 
-    let (config, http1) = http1::at(server.url())?;
+    let (config, http1) = livepool_http::at(server.url())?;
     let tell = |_: &str, event: &Event| match event {
         Event::Opened { conn, took, .. } => println!("    opened {conn} in {took:.1?}"),
         Event::Closed { conn, reason, age, .. } => {

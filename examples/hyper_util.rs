@@ -15,9 +15,9 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use livepool::tower::Connect;
-use livepool::tower::tower_service::Service;
 use livepool::{Config, Event, Timeouts};
+use livepool_http::tower::Connect;
+use livepool_http::tower::tower_service::Service;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -12,8 +12,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use livepool::{Config, Pool};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
 #[tokio::main(flavor = "current_thread")]
@@ -27,13 +28,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = SocketAddr::from(([127, 0, 0, 1], 9000));
     // Buckets make histograms that can be added up over processes; without them the exporter
     // renders quantiles, which cannot.
-    PrometheusBuilder::new()
-        .with_http_listener(address)
+    let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(
             Matcher::Suffix("_seconds".to_owned()),
             &[0.0001, 0.001, 0.01, 0.1, 1.0, 10.0],
         )?
-        .install()?;
+        .build_recorder();
+    tokio::spawn(serve(TcpListener::bind(address).await?, recorder.handle()));
+    metrics::set_global_recorder(recorder)?;
     println!("metrics: curl -s http://{address}/metrics | grep '^livepool'");
 
     let upstream = support::start_upstream().await?;
@@ -57,7 +59,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         sleep(Duration::from_millis(10)).await;
     }
     // One look at what a scrape gets, through the real HTTP endpoint.
-    let mut http = tokio::net::TcpStream::connect(address).await?;
+    let mut http = TcpStream::connect(address).await?;
     http.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
     let mut page = String::new();
     http.read_to_string(&mut page).await?;
@@ -70,4 +72,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     Ok(())
+}
+
+/// Answers every request with the metrics as they are now.
+///
+/// In a service, the exporter does this itself: `with_http_listener(address).install()`, with its
+/// feature `http-listener`. That takes hyper, which no other example here needs.
+async fn serve(listener: TcpListener, metrics: PrometheusHandle) -> std::io::Result<()> {
+    loop {
+        let (mut client, _) = listener.accept().await?;
+        // Its head fits into one read, and nothing in it matters.
+        let _ = client.read(&mut [0; 4096]).await;
+        metrics.run_upkeep();
+        let page = metrics.render();
+        let head = format!("HTTP/1.0 200 OK\r\ncontent-length: {}\r\n\r\n", page.len());
+        let _ = client.write_all(format!("{head}{page}").as_bytes()).await;
+    }
 }

@@ -11,8 +11,8 @@
 
 use std::time::{Duration, Instant};
 
-use livepool::postgres::{Client, Postgres};
 use livepool::{Event, Pool};
+use livepool_postgres::{Client, Postgres};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -102,7 +102,7 @@ async fn main() -> Result {
 }
 
 async fn wrong_database(url: &str) {
-    let Ok(mut config) = url.parse::<livepool::postgres::tokio_postgres::Config>() else { return };
+    let Ok(mut config) = url.parse::<livepool_postgres::tokio_postgres::Config>() else { return };
     config.dbname("no such database");
     let pool: std::result::Result<Pool<Postgres>, _> = Postgres::new(config).pool();
     let Ok(pool) = pool else { return };

@@ -15,9 +15,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use livepool::redis::redis::{AsyncCommands, Value, cmd, pipe};
-use livepool::redis::{Redis, Role};
 use livepool::{Event, Pool};
+use livepool_redis::redis::{AsyncCommands, Value, cmd, pipe};
+use livepool_redis::{Redis, Role};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -70,7 +70,7 @@ async fn a_command(pool: &Pool<Redis>) -> Result<()> {
         .get("livepool:greeting")
         .cmd("STRLEN")
         .arg("livepool:greeting")
-        .query_async(&mut conn)
+        .query_async(&mut *conn)
         .await?;
     println!("          {text:?} has {length} letters");
     drop(conn);
@@ -99,9 +99,9 @@ async fn a_caller_who_gives_up(pool: &Pool<Redis>) -> Result<()> {
 async fn a_transaction_left_open(pool: &Pool<Redis>) -> Result<()> {
     println!("\na transaction in database 3 is left open");
     let mut conn = pool.get().await?;
-    let _: () = cmd("SELECT").arg(3).query_async(&mut conn).await?;
-    let _: () = cmd("MULTI").query_async(&mut conn).await?;
-    let _: () = cmd("SET").arg("livepool:never").arg(1).query_async(&mut conn).await?;
+    let _: () = cmd("SELECT").arg(3).query_async(&mut *conn).await?;
+    let _: () = cmd("MULTI").query_async(&mut *conn).await?;
+    let _: () = cmd("SET").arg("livepool:never").arg(1).query_async(&mut *conn).await?;
     let id = conn.id();
     drop(conn);
     // It is put right in the background; whoever takes it now may get another one meanwhile.
@@ -118,12 +118,12 @@ async fn a_transaction_left_open(pool: &Pool<Redis>) -> Result<()> {
 async fn a_killed_connection(pool: &Pool<Redis>) -> Result<()> {
     println!("\nthe server kills an idle connection");
     let (mut victim, mut other) = (pool.get().await?, pool.get().await?);
-    let id: i64 = cmd("CLIENT").arg("ID").query_async(&mut victim).await?;
+    let id: i64 = cmd("CLIENT").arg("ID").query_async(&mut *victim).await?;
     drop(victim);
-    let _: () = cmd("CLIENT").arg("KILL").arg("ID").arg(id).query_async(&mut other).await?;
+    let _: () = cmd("CLIENT").arg("KILL").arg("ID").arg(id).query_async(&mut *other).await?;
     drop(other);
     let mut conn = pool.get().await?;
-    let pong: String = cmd("PING").query_async(&mut conn).await?;
+    let pong: String = cmd("PING").query_async(&mut *conn).await?;
     println!("          the next caller never meets it: {pong}");
     Ok(())
 }
@@ -186,7 +186,7 @@ impl Server {
     /// Tells this server something, over a connection of its own.
     async fn say(&self, words: &[&str]) -> Result<()> {
         let mut conn = Redis::from_url(self.url())?.pool()?.get().await?;
-        Ok(cmd(words[0]).arg(&words[1..]).query_async(&mut conn).await?)
+        Ok(cmd(words[0]).arg(&words[1..]).query_async(&mut *conn).await?)
     }
 }
 

@@ -9,12 +9,12 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use livepool::tls::Tls;
-use livepool::tls::tokio_rustls::rustls::ServerConfig;
-use livepool::tls::tokio_rustls::rustls::crypto::ring;
-use livepool::tls::tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use livepool::tls::tokio_rustls::{TlsAcceptor, server::TlsStream};
 use livepool::{Config, Event, Pool};
+use livepool_tls::Tls;
+use livepool_tls::tokio_rustls::rustls::ServerConfig;
+use livepool_tls::tokio_rustls::rustls::crypto::ring;
+use livepool_tls::tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use livepool_tls::tokio_rustls::{TlsAcceptor, server::TlsStream};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};

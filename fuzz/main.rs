@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
-use livepool_fuzz::fuzzed::{Property, all};
+use livepool::fuzzed::Property;
 
 static PROPERTY: OnceLock<Property> = OnceLock::new();
 
@@ -17,6 +17,15 @@ fuzz_target!(
         }
     }
 );
+
+fn all() -> Vec<Property> {
+    let mut all = livepool::fuzzed::all();
+    all.extend(livepool_postgres::fuzzed::all());
+    all.extend(livepool_redis::fuzzed::all());
+    all.extend(livepool_http::fuzzed::all());
+    all.extend(livepool_http::tower::fuzzed::all());
+    all
+}
 
 /// Takes the property that is wanted; without one, says which there are. Where `LIVEPOOL_SEEDS` names a
 /// directory, leaves there what is known to be interesting.

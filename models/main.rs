@@ -1,7 +1,12 @@
-//! Runs the model checks: see `scripts/models`.
+//! Runs the model checks: see `scripts/models`, which sets `cfg(shuttle)`.
 
-use std::process::ExitCode;
+#[cfg(shuttle)]
+fn main() -> std::process::ExitCode {
+    livepool::models::main(livepool_postgres::models::all())
+}
 
-fn main() -> ExitCode {
-    livepool_models::models::main()
+#[cfg(not(shuttle))]
+fn main() {
+    eprintln!("built without cfg(shuttle): run scripts/models");
+    std::process::exit(1);
 }

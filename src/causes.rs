@@ -16,8 +16,22 @@ use crate::text::Said;
 /// Of one error so many causes are looked at: a foreign chain may have no end.
 const MOST: usize = 16;
 
-/// An error and its causes in one line, each text once. Escaped and cut as [`Said`].
-pub(crate) struct Causes<'a>(pub(crate) &'a (dyn Error + 'static));
+/// An error and its causes in one line, each text once. Escaped and cut as
+/// [`Escaped`](crate::protocol::Escaped).
+///
+/// ```
+/// use livepool::protocol::OneLine;
+///
+/// let error = std::io::Error::other("no\nroom");
+/// assert_eq!(OneLine(&error).to_string(), r"no\nroom");
+/// ```
+pub struct Causes<'a>(pub &'a (dyn Error + 'static));
+
+impl fmt::Debug for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -35,16 +49,23 @@ impl fmt::Display for Causes<'_> {
     }
 }
 
-/// The cause of this type, be it the error itself.
-pub(crate) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+/// The cause of this type: the error itself, or one of its [sources](Error::source), also inside an
+/// [`io::Error`] and an `Arc`. An error of this crate has no sources: see [above](self).
+///
+/// ```
+/// let error = std::io::Error::other(std::fmt::Error);
+/// assert!(livepool::error::find::<std::fmt::Error>(&error).is_some());
+/// ```
+pub fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     std::iter::successors(Some(error), |error| within(*error))
         .take(MOST)
         .find_map(|error| error.downcast_ref())
 }
 
 /// Whether the connection ended, or carried what nobody understands, rather than that the program at
-/// its other end said what is wrong.
-pub(crate) fn is_of_connection(error: &(dyn Error + 'static)) -> bool {
+/// its other end said what is wrong. Looks into whatever the error is wrapped in, as
+/// [`find`](crate::error::find) does.
+pub fn is_of_connection(error: &(dyn Error + 'static)) -> bool {
     use io::ErrorKind::{
         BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, UnexpectedEof,
     };

@@ -11,6 +11,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::causes::find;
 pub use crate::config::{ConfigError, Problem};
 use crate::event::ConnId;
 pub use crate::listener::BindError;

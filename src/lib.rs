@@ -1,7 +1,6 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod adapters;
 mod beat;
 mod causes;
 pub mod config;
@@ -9,7 +8,7 @@ mod deadline;
 pub mod error;
 pub mod event;
 mod foreign;
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "__properties"))]
 #[doc(hidden)]
 pub mod fuzzed;
 mod listener;
@@ -23,6 +22,11 @@ mod pool;
 pub mod protocol;
 mod status;
 mod stream;
+// For the models of our adapters.
+#[cfg(shuttle)]
+#[doc(hidden)]
+pub mod sync;
+#[cfg(not(shuttle))]
 mod sync;
 mod sys;
 pub mod telemetry;
@@ -33,16 +37,6 @@ mod text;
 #[doc = include_str!("../docs/sockets.md")]
 struct SocketsPage;
 
-#[cfg(feature = "http1")]
-pub use adapters::http1;
-#[cfg(feature = "postgres")]
-pub use adapters::postgres;
-#[cfg(feature = "redis")]
-pub use adapters::redis;
-#[cfg(feature = "tls")]
-pub use adapters::tls;
-#[cfg(feature = "tower")]
-pub use adapters::tower;
 pub use config::{Config, Keepalive, ListenerConfig, Timeouts};
 pub use error::{CheckoutError, ConfigError, ConnectError, is_timeout};
 pub use event::{CloseReason, ConnId, Event, Observer, PeerState};
@@ -54,9 +48,5 @@ pub use net::{PeerAddr, Resolve, SocketReport};
 #[cfg(feature = "codec")]
 pub use pool::Framed;
 pub use pool::{Buffered, Builder, Guard, Ping, Pool, Release};
-pub use protocol::{Consequence, Protocol, Raw, Reuse, Unread};
 pub use status::{PeerStatus, Status};
-pub use stream::{
-    Connector, Driven, Driver, Interrupted, Ledger, OpTimeout, Owed, PeerSilent, Scanner, Stream,
-    TooLarge, Wire, WireStream,
-};
+pub use stream::{Connector, Interrupted, OpTimeout, PeerSilent, Stream, TooLarge};

@@ -1,7 +1,7 @@
 //! Model checks: the files that connections pass from thread to thread through, run through many
 //! thousands of schedules. `scripts/models` runs them.
 //!
-//! `models/` builds the very same files as the library, with `cfg(shuttle)`: every lock and every
+//! `scripts/models` builds the library with `cfg(shuttle)`: every lock and every
 //! atomic of [`crate::sync`] is then a place where another thread may go on, and shuttle chooses which
 //! one. What a model says must hold in each of these schedules. All threads of a model are run by one
 //! thread of the system, and so is tokio's reactor, when the model says so: [`turn`].
@@ -23,16 +23,17 @@ use shuttle::{Config, MaxSteps, Runner, thread};
 use tokio::runtime::{Builder, Runtime};
 
 /// A small program, and what holds in it whatever its threads do in which order.
-pub(crate) struct Model {
-    pub(crate) name: &'static str,
-    pub(crate) run: fn(),
+pub struct Model {
+    /// Its name.
+    pub name: &'static str,
+    /// Runs it once, in one schedule.
+    pub run: fn(),
 }
 
-fn all() -> Vec<Model> {
+fn own() -> Vec<Model> {
     let mut all = Vec::new();
     all.extend(crate::stream::models::all());
     all.extend(crate::pool::models::all());
-    all.extend(crate::adapters::postgres::models::all());
     all
 }
 
@@ -63,7 +64,7 @@ pub(crate) fn advance(time: Duration) {
 
 /// Runs a future, and polls it again when it was woken and at no other time. shuttle's own polls once
 /// more after every wake, which makes up for one that was lost.
-pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+pub fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let task = Arc::new(Task { thread: thread::current(), is_woken: AtomicBool::new(false) });
     let waker = Waker::from(Arc::clone(&task));
@@ -174,8 +175,9 @@ impl Wanted {
     }
 }
 
-/// Runs the models that are wanted, each for its time, or one chunk of it if a seed is given.
-pub fn main() -> ExitCode {
+/// Runs the models that are wanted, of ours and of these, each for its time, or one chunk of it if a seed
+/// is given.
+pub fn main(others: Vec<Model>) -> ExitCode {
     let wanted = match Wanted::of_arguments() {
         Ok(wanted) => wanted,
         Err(problem) => {
@@ -187,7 +189,7 @@ pub fn main() -> ExitCode {
     // the first one is left before them.
     std::mem::forget(runtime().enter());
     let is_wanted = |model: &Model| wanted.model.as_deref().is_none_or(|name| name == model.name);
-    let models: Vec<_> = all().into_iter().filter(is_wanted).collect();
+    let models: Vec<_> = own().into_iter().chain(others).filter(is_wanted).collect();
     if models.is_empty() {
         eprintln!("there is no such model");
         return ExitCode::FAILURE;

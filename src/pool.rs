@@ -78,7 +78,7 @@ use control::warm_up::GiveUp;
 use inner::PoolInner;
 
 pub use acquire::ping::Ping;
-pub(crate) use acquire::retry::Tries;
+pub use acquire::retry::Retry;
 pub use builder::Builder;
 pub(crate) use conn::entry::jittered;
 pub use conn::lease::Release;
@@ -257,14 +257,14 @@ impl<P: Protocol> Pool<P> {
     {
         let taken_at = Location::caller();
         async move {
-            let tries = Tries::new(self, None, taken_at);
-            let mut guard = tries.get().await?;
+            let retry = Retry::new(self, None, taken_at);
+            let mut guard = retry.get().await?;
             let mut result = exchange(&mut guard).await;
-            if result.is_err() && tries.met_stale(&guard) {
+            if result.is_err() && retry.retry_after(&guard) {
                 // The second one has what the first one has left.
                 let due = guard.due();
                 drop(guard);
-                guard = tries.get().await?;
+                guard = retry.get().await?;
                 if due.is_some() {
                     guard.set_deadline(due);
                 }
@@ -352,9 +352,8 @@ impl<P: Protocol> Pool<P> {
         self.handle.0.peers.status()
     }
 
-    /// What its connections speak; `None` for bare streams.
-    #[cfg(any(feature = "postgres", feature = "http1"))]
-    pub(crate) fn protocol(&self) -> Option<&P> {
+    /// The protocol that the pool was [built](Builder::protocol) with; `None` for bare streams.
+    pub fn protocol(&self) -> Option<&P> {
         erased::typed::<P>(&self.handle.0.protocol).map(|held| &**held)
     }
 

@@ -8,8 +8,19 @@ use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
-pub use crate::stream::{Consequence, Unread};
-use crate::stream::{Stream, Wire};
+mod guard_ext;
+
+pub use self::guard_ext::GuardExt;
+pub use crate::causes::{Causes as OneLine, is_of_connection as is_connection_error};
+pub use crate::pool::Retry;
+pub use crate::stream::{
+    Consequence, DeferredEvents, Driven, Driver, Ledger, Linger, LingeringSocket, Owed, Scanner,
+    SideChannel, SidePermit, Unread, Wire, WireStream,
+};
+pub use crate::telemetry::log::trouble as log_trouble;
+pub use crate::text::Said as Escaped;
+
+use crate::stream::Stream;
 
 /// What runs over the connections of a pool. Given to
 /// [`Builder::protocol`](crate::Builder::protocol).
@@ -17,7 +28,7 @@ use crate::stream::{Stream, Wire};
 /// The client may hold its [`Wire`] itself, behind a codec say, or give it to a task of its own. When
 /// its guard is dropped, the connection goes back if nothing is owed on it:
 ///
-/// - A client that counts what it is owed ([`Wire::count_debt`]), or has a [`Scanner`](crate::Scanner)
+/// - A client that counts what it is owed ([`Wire::count_debt`]), or has a [`Scanner`]
 ///   count it ([`Wire::scan`]), is reused if that is nothing, however its exchange ended.
 /// - One that does not count is reused only after [`Guard::release`](crate::Guard::release), as a
 ///   bare stream is.

@@ -11,10 +11,10 @@ pub(crate) use std::sync::{
 };
 
 #[cfg(shuttle)]
-pub(crate) use scheduled::AtomicWaker;
+pub use scheduled::AtomicWaker;
 /// shuttle has no `OnceLock`, `Weak` or error types of its own; an `Arc` schedules nothing.
 #[cfg(shuttle)]
-pub(crate) use {
+pub use {
     shuttle::sync::{Mutex, MutexGuard, atomic},
     std::sync::{Arc, OnceLock, PoisonError, TryLockError, Weak},
 };
@@ -28,27 +28,27 @@ mod scheduled {
     /// Another thread may go on before each of its steps: between what makes somebody wake a task and
     /// the wake, and while the waker is in the hands of whoever wakes.
     #[derive(Debug, Default)]
-    pub(crate) struct AtomicWaker {
+    pub struct AtomicWaker {
         turn: AtomicBool,
         waker: futures_util::task::AtomicWaker,
     }
 
     impl AtomicWaker {
-        pub(crate) fn new() -> Self {
+        pub fn new() -> Self {
             Self::default()
         }
 
-        pub(crate) fn register(&self, waker: &Waker) {
+        pub fn register(&self, waker: &Waker) {
             self.turn.load(SeqCst);
             self.waker.register(waker);
         }
 
-        pub(crate) fn take(&self) -> Option<Waker> {
+        pub fn take(&self) -> Option<Waker> {
             self.turn.load(SeqCst);
             self.waker.take()
         }
 
-        pub(crate) fn wake(&self) {
+        pub fn wake(&self) {
             if let Some(waker) = self.take() {
                 self.turn.load(SeqCst);
                 waker.wake();

@@ -103,7 +103,19 @@ pub(crate) fn word(text: &str) -> Arc<str> {
 
 /// What a peer or foreign code says: on one line, without anything that steers a terminal or turns
 /// the direction of the text, and at most 512 characters of it.
-pub(crate) struct Said<'a>(pub(crate) &'a dyn fmt::Display);
+///
+/// ```
+/// use livepool::protocol::Escaped;
+///
+/// assert_eq!(Escaped(&"no\nroom").to_string(), r"no\nroom");
+/// ```
+pub struct Said<'a>(pub &'a dyn fmt::Display);
+
+impl fmt::Debug for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 impl fmt::Display for Said<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,17 +1,15 @@
 //! What is wrong is said clearly: settings before anything starts, upstreams as soon as they show it.
 //! Nothing panics, nothing hangs, nothing is left behind.
 
-mod support;
-
 use std::error::Error;
 use std::time::Duration;
 
 use livepool::config::{Backoff, FirstConnect, Limits, SocketConfig, UserTimeout};
 use livepool::error::{CheckoutFailure, Phase};
 use livepool::{CheckoutError, CloseReason, Config, Keepalive, Pool, Status, Timeouts};
-use support::blackhole::Blackhole;
-use support::rude::{GARBAGE, Rude, Rudeness};
-use support::{Upstream, ask, exchange, until_seen, until_status, watched};
+use livepool_testkit::blackhole::Blackhole;
+use livepool_testkit::rude::{GARBAGE, Rude, Rudeness};
+use livepool_testkit::{Upstream, ask, exchange, until_seen, until_status, watched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn secs(secs: u64) -> Duration {
@@ -185,7 +183,7 @@ fn leaves_nothing(scene: impl AsyncFnOnce()) {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     #[cfg(target_os = "linux")]
-    let before = support::open_fds();
+    let before = livepool_testkit::open_fds();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let limited = async {
         tokio::time::timeout(secs(60), scene()).await.expect("a scene takes some seconds at most")
@@ -193,7 +191,7 @@ fn leaves_nothing(scene: impl AsyncFnOnce()) {
     runtime.block_on(limited);
     drop(runtime);
     #[cfg(target_os = "linux")]
-    assert_eq!(support::open_fds(), before, "open files");
+    assert_eq!(livepool_testkit::open_fds(), before, "open files");
 }
 
 fn assert_empty(status: Status) {

@@ -1,7 +1,5 @@
 //! Nothing that is configured, announced or looked up is without a bound.
 
-mod support;
-
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
@@ -108,14 +106,14 @@ async fn one_dial_tries_thirty_two_addresses_at_most() {
 
 #[tokio::test]
 async fn a_limit_that_a_caller_sets_may_be_any() {
-    let upstream = support::Upstream::start();
+    let upstream = livepool_testkit::Upstream::start();
     let pool = Pool::new(upstream.config()).unwrap();
     for limit in [Duration::MAX, Duration::from_secs(365 * 86_400)] {
         let mut conn = pool.get().await.unwrap();
         conn.set_read_timeout(Some(limit));
         conn.set_write_timeout(Some(limit));
         conn.deadline(limit);
-        assert_eq!(support::ask(&mut conn, "SLOW 20 hello").await.unwrap(), "hello");
+        assert_eq!(livepool_testkit::ask(&mut conn, "SLOW 20 hello").await.unwrap(), "hello");
         conn.release();
     }
 }
@@ -288,16 +286,16 @@ mod configured {
     /// Connections that are used, closed by the peer, and refused.
     async fn runs_through(config: Config) {
         panics();
-        let mut upstream = support::Upstream::start();
+        let mut upstream = livepool_testkit::Upstream::start();
         let port = upstream.addr().port();
         let config = config.with_upstream([format!("localhost:{port}")]);
         let pool = Pool::new(config).unwrap();
         let by = || tokio::time::Instant::now() + Duration::from_secs(10);
         let mut conn = pool.get_by(by()).await.unwrap();
-        support::ask(&mut conn, "ECHO hello").await.unwrap();
+        livepool_testkit::ask(&mut conn, "ECHO hello").await.unwrap();
         conn.release();
-        upstream.order_all(&support::Order::Reset);
-        support::until(|| pool.status().idle == 0).await;
+        upstream.order_all(&livepool_testkit::Order::Reset);
+        livepool_testkit::until(|| pool.status().idle == 0).await;
         upstream.stop();
         let soon = tokio::time::Instant::now() + Duration::from_millis(200);
         pool.get_by(soon).await.unwrap_err();

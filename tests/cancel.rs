@@ -1,14 +1,14 @@
 //! Whoever gives up, at whatever moment, takes nothing along and leaves nothing behind.
 
-mod support;
-
 use std::time::Duration;
 
 use livepool::error::{CheckoutFailure, Phase};
 use livepool::{Config, Guard, Pool, Timeouts};
-use support::blackhole::Blackhole;
-use support::cut::{DROPS, Drop as When, cut};
-use support::{Events, Order, Upstream, ask, exchange, fill, until, until_status, watched};
+use livepool_testkit::blackhole::Blackhole;
+use livepool_testkit::cut::{DROPS, Drop as When, cut};
+use livepool_testkit::{
+    Events, Order, Upstream, ask, exchange, fill, until, until_status, watched,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SIZE: usize = 2;
@@ -438,7 +438,7 @@ async fn a_read_that_was_dropped_and_tried_again_may_end_in_a_release() {
     let mut conn = stage.pool.get().await.unwrap();
     conn.write_all(b"SLOW 500 mine\n").await.unwrap();
     assert!(cut(conn.read_u8(), 1, When::AtOnce, |_| {}).await.is_none());
-    assert_eq!(support::answer(&mut conn).await.unwrap(), "mine", "nothing was lost");
+    assert_eq!(livepool_testkit::answer(&mut conn).await.unwrap(), "mine", "nothing was lost");
     assert_eq!(conn.release(), livepool::Release::Reused);
     let mut conn = stage.pool.get().await.unwrap();
     assert_eq!(ask(&mut conn, "ECHO x").await.unwrap(), "x");

@@ -1,8 +1,6 @@
 //! What users meet when an upstream misbehaves, beside what they meet in a plain deadpool pool that
 //! is used as its examples show. Run with `--nocapture` to see the figures.
 
-mod support;
-
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,9 +9,9 @@ use std::time::{Duration, Instant};
 use deadpool::managed::{self, Metrics, RecycleResult};
 use livepool::net::PeerAddr;
 use livepool::{CloseReason, Config, Pool, Release};
-use support::cut::{Drop as When, cut};
-use support::fickle::Fickle;
-use support::{Events, Upstream, watched};
+use livepool_testkit::cut::{Drop as When, cut};
+use livepool_testkit::fickle::Fickle;
+use livepool_testkit::{Events, Upstream, watched};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -172,7 +170,7 @@ impl AsyncOne for NaivePool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_ten_thousand_checkouts_nobody_is_handed_a_connection_that_was_dead_before() {
-    let seed = support::seed::seed();
+    let seed = livepool_testkit::seed::seed();
 
     let upstream = Arc::new(Fickle::start(seed, CHANCE));
     let config = Config::new(upstream.addr().to_string()).with_max_size(SIZE);

@@ -1,16 +1,14 @@
 //! Checkout: order of arrival, the bounded queue, the one deadline, and errors that say why.
 
-mod support;
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use livepool::config::Order;
 use livepool::error::{CheckoutFailure, Phase};
 use livepool::{Config, Pool, Timeouts};
-use support::{Upstream, ask, exchange, fill, watched};
+use livepool_testkit::{Upstream, ask, exchange, fill, watched};
 #[cfg(target_os = "linux")]
-use support::{alone::alone, descriptors::allow_only, pair::Scratch};
+use livepool_testkit::{alone::alone, descriptors::allow_only, pair::Scratch};
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -59,10 +57,10 @@ async fn callers_are_served_in_order_of_arrival() {
             ask(&mut conn, "ECHO x").await.unwrap();
             conn.release();
         }));
-        support::until_status(&pool, |now| now.waiting >= caller).await;
+        livepool_testkit::until_status(&pool, |now| now.waiting >= caller).await;
         tokio::task::yield_now().await;
     }
-    support::until_status(&pool, |now| now.waiting == 20).await;
+    livepool_testkit::until_status(&pool, |now| now.waiting == 20).await;
     drop(held);
     for task in tasks {
         task.await.unwrap();
@@ -125,7 +123,7 @@ async fn a_full_queue_refuses_at_once() {
         let pool = pool.clone();
         async move { pool.get().await.map(drop) }
     });
-    support::until_status(&pool, |now| now.waiting == 1).await;
+    livepool_testkit::until_status(&pool, |now| now.waiting == 1).await;
     let error = pool.get().await.unwrap_err();
     assert_eq!(error.failure(), CheckoutFailure::QueueFull);
     assert!(error.to_string().contains("max_waiting"), "{error}");
@@ -186,9 +184,9 @@ async fn a_connection_that_died_while_the_runtime_was_busy_is_found_by_the_peek(
     let upstream = Upstream::start();
     let (pool, events) = watched(upstream.config());
     fill(&pool, 3).await;
-    upstream.order_all(&support::Order::Close);
+    upstream.order_all(&livepool_testkit::Order::Close);
     // Without a yield the reactor cannot tell anybody, and tokio's cached readiness is wrong.
-    support::until_blocking(|| upstream.open() == 0);
+    livepool_testkit::until_blocking(|| upstream.open() == 0);
     assert!(events.closed().is_empty());
     assert_eq!(exchange(&pool, "ECHO x").await, "x");
     assert_eq!(events.closed(), [livepool::CloseReason::PeerClosed; 3]);

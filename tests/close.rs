@@ -1,13 +1,11 @@
 //! The end of a pool: nothing is left behind, on either side.
 
-mod support;
-
 use std::time::Duration;
 
 use livepool::CloseReason::PoolClosed;
 use livepool::error::CheckoutFailure;
 use livepool::{Event, Pool, Release};
-use support::{Upstream, ask, fill, until, until_seen, until_status, watched};
+use livepool_testkit::{Upstream, ask, fill, until, until_seen, until_status, watched};
 
 #[tokio::test]
 async fn dropping_the_last_handle_closes_every_idle_socket() {
@@ -133,7 +131,7 @@ fn a_pool_may_be_made_used_and_dropped_around_runtimes() {
 
 #[tokio::test]
 async fn closing_ends_a_dial_that_hangs() {
-    let hole = support::blackhole::Blackhole::start();
+    let hole = livepool_testkit::blackhole::Blackhole::start();
     let (pool, events) = watched(livepool::Config::new(hole.addr().to_string()));
     let dialing = tokio::spawn({
         let pool = pool.clone();
@@ -166,7 +164,7 @@ async fn a_connection_that_is_looked_at_while_the_pool_is_closed_is_closed_too()
     // soon, and finds it alive.
     let mut conn = made.get().await.unwrap();
     tokio::time::sleep(3 * second + second / 2).await;
-    support::ask(&mut conn, "ECHO x").await.unwrap();
+    livepool_testkit::ask(&mut conn, "ECHO x").await.unwrap();
     conn.release();
     assert!(pool.set(made.clone()).is_ok());
     until(|| made.status().closed).await;
@@ -179,7 +177,7 @@ async fn no_task_survives_the_last_handle() {
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();
     // One address hangs, so that a dial is under way; callers wait for it.
-    let hangs = support::blackhole::Blackhole::start();
+    let hangs = livepool_testkit::blackhole::Blackhole::start();
     let pool = Pool::new(livepool::Config::new(hangs.addr().to_string())).unwrap();
     let mut caller = Box::pin(pool.get());
     assert!(futures_util::poll!(&mut caller).is_pending());

@@ -1,14 +1,12 @@
 //! Connections that are made for nobody in particular, and dials that go wrong in odd ways.
 
-mod support;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use livepool::{BoxFuture, Config, Pool, Resolve};
-use support::{Upstream, exchange, until_status, watched};
+use livepool_testkit::{Upstream, exchange, until_status, watched};
 use tokio::time::{Instant, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,8 +1,6 @@
 //! What a pool tells about itself: the right events, in the right order, once; and metrics that say
 //! the same.
 
-mod support;
-
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -10,10 +8,10 @@ use futures_util::FutureExt;
 use livepool::event::{CheckoutOutcome, DialOutcome};
 use livepool::net::PeerAddr;
 use livepool::{CloseReason, Config, ConnId, Event, Guard, Pool, Timeouts};
+use livepool_testkit::blackhole::Blackhole;
+use livepool_testkit::cut::{Drop as When, cut};
+use livepool_testkit::{Events, Order, Upstream, ask, fill, until, watched};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use support::blackhole::Blackhole;
-use support::cut::{Drop as When, cut};
-use support::{Events, Order, Upstream, ask, fill, until, watched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// One thing that is done to a pool.
@@ -451,7 +449,7 @@ async fn random_life(seed: u64) -> Vec<Event> {
 
 #[tokio::test]
 async fn every_connection_that_was_opened_ends_once_and_with_the_right_reason() {
-    let seed = support::seed::seed();
+    let seed = livepool_testkit::seed::seed();
     for life in 0..6 {
         let mut ends = BTreeMap::new();
         for event in random_life(seed.wrapping_add(life)).await {
@@ -542,7 +540,7 @@ fn counted(events: &[Event]) -> BTreeMap<String, u64> {
 
 #[test]
 fn metrics_count_what_the_events_tell_and_gauges_end_at_zero() {
-    let seed = support::seed::seed();
+    let seed = livepool_testkit::seed::seed();
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     // The runtime has one thread, this one, so that everything happens under this recorder.

@@ -1,12 +1,10 @@
 //! Idle connections that die or outstay their time leave the pool before anybody asks for them.
 
-mod support;
-
 use std::time::Duration;
 
 use livepool::CloseReason::{Dirty, IdleTimeout, MaxLifetime, PeerClosed, Reset, RuntimeGone};
 use livepool::{Pool, Release};
-use support::{Order, Upstream, ask, exchange, fill, until, until_status, watched};
+use livepool_testkit::{Order, Upstream, ask, exchange, fill, until, until_status, watched};
 
 async fn evicts_without_a_checkout(order: Order, reason: livepool::CloseReason) {
     let upstream = Upstream::start();
@@ -117,7 +115,7 @@ async fn what_happens_to_a_connection_in_use_does_not_touch_it() {
         let mut conn = pool.get().await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut conn, b"ECHO x\n").await.unwrap();
         tokio::time::sleep(Duration::from_micros(200)).await;
-        assert_eq!(support::answer(&mut conn).await.unwrap(), "x", "round {round}");
+        assert_eq!(livepool_testkit::answer(&mut conn).await.unwrap(), "x", "round {round}");
         assert_eq!(conn.release(), Release::Reused);
     }
     assert!(events.closed().is_empty());
@@ -234,7 +232,9 @@ async fn a_connection_that_was_closed_in_use_is_not_passed_on_to_whoever_waits()
 #[cfg(target_os = "linux")]
 fn arrived(upstream: &Upstream, order: &Order) -> bool {
     match order {
-        Order::Close => support::sockets_to(upstream.addr(), support::CLOSE_WAIT) == 1,
-        _ => support::unread_from(upstream.addr()) > 0,
+        Order::Close => {
+            livepool_testkit::sockets_to(upstream.addr(), livepool_testkit::CLOSE_WAIT) == 1
+        }
+        _ => livepool_testkit::unread_from(upstream.addr()) > 0,
     }
 }

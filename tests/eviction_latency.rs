@@ -5,8 +5,6 @@
 //! that ten times as many idle connections do not make it ten times as slow.
 #![cfg(target_os = "linux")]
 
-mod support;
-
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -15,8 +13,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime};
 
 use livepool::{CloseReason, Config, ConnId, Event, PeerAddr, Pool};
-use support::descriptors::may_have;
-use support::listen;
+use livepool_testkit::descriptors::may_have;
+use livepool_testkit::listen;
 
 /// For both tests at the same time: ten thousand connections, one thousand, and what else is open.
 const DESCRIPTORS: u64 = 11_200;

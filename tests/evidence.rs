@@ -1,8 +1,6 @@
 //! What one connection shows of its peer is told to its siblings at once: they are asked, nobody is
 //! handed out unasked, and nobody is evicted without proof.
 
-mod support;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +9,7 @@ use std::time::Duration;
 use livepool::config::Validation;
 use livepool::event::{Check, CheckVerdict};
 use livepool::{BoxFuture, CloseReason, Config, Event, Ping, Pool, Release, Stream, Timeouts};
-use support::{Events, Order, Upstream, ask, exchange, fill, until, watched};
+use livepool_testkit::{Events, Order, Upstream, ask, exchange, fill, until, watched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
@@ -98,7 +96,7 @@ async fn after_a_failover_run_retry_does_not_take_the_next_stale_connection() {
 #[cfg(target_os = "linux")]
 mod on_a_network {
     use super::*;
-    use support::lab::{Host, Verdict, lab};
+    use livepool_testkit::lab::{Host, Verdict, lab};
 
     /// Callers of a pool of 16, one after the other, some time after this has happened to its idle
     /// connections. Returns how many failed, and how long the longest took.
@@ -511,7 +509,7 @@ async fn a_live_connection_is_found_behind_a_hundred_dead_ones() {
         upstream.order(addr.parse().unwrap(), Order::Close);
     }
     // Without a turn of the runtime the pool cannot have noticed.
-    support::until_blocking(|| upstream.open() == 1);
+    livepool_testkit::until_blocking(|| upstream.open() == 1);
     let found = pool.try_get().expect("there is a live one");
     assert_eq!(found.id(), survivor);
     drop(found);

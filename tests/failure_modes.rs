@@ -1,11 +1,9 @@
 //! `docs/failure-modes.md` names tests, close reasons and metrics, and each of them exists.
 
-mod support;
-
 use livepool::CloseReason;
 use livepool::event::{CheckoutOutcome, DialOutcome, Operation};
 use livepool::telemetry::METRICS;
-use support::pages::{all_tests, quoted, table};
+use livepool_testkit::pages::{all_tests, quoted, table};
 
 const PAGE: &str = include_str!("../docs/failure-modes.md");
 

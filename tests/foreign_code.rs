@@ -1,8 +1,6 @@
 //! Observers, recorders, subscribers, resolvers, pings, protocols, scanners and layers are called in the
 //! middle of everything; whatever they do, nothing breaks.
 
-mod support;
-
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
@@ -14,12 +12,12 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use livepool::config::Validation;
 use livepool::event::{DialOutcome, Operation};
+use livepool::protocol::{Consequence, Protocol, Reuse, Scanner, Unread, Wire, WireStream};
 use livepool::{
-    BoxFuture, CloseReason, Config, Consequence, Event, Guard, Ping, Pool, Protocol, Resolve,
-    Reuse, Scanner, Stream, Timeouts, Unread, Wire, WireStream,
+    BoxFuture, CloseReason, Config, Event, Guard, Ping, Pool, Resolve, Stream, Timeouts,
 };
-use support::lines::{Client, Lines};
-use support::{Events, Order, Upstream, exchange, fill, until};
+use livepool_testkit::lines::{Client, Lines};
+use livepool_testkit::{Events, Order, Upstream, exchange, fill, until};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 #[tokio::test]
@@ -545,8 +543,8 @@ mod of_the_process {
 
     use livepool::{Listener, ListenerConfig};
 
-    use super::support::alone::alone;
     use super::*;
+    use livepool_testkit::alone::alone;
 
     static PANICS: AtomicUsize = AtomicUsize::new(0);
     static SPOT: Mutex<&str> = Mutex::new("");

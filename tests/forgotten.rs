@@ -1,13 +1,11 @@
 //! A connection that is dropped after an answer without `release()` is closed every time; that is
 //! said once.
 
-mod support;
-
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use livepool::{CloseReason, Pool};
-use support::{Upstream, ask, exchange, watched};
+use livepool_testkit::{Upstream, ask, exchange, watched};
 use tokio::io::AsyncWriteExt;
 
 #[derive(Clone, Default)]

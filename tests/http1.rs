@@ -1,8 +1,6 @@
 //! HTTP/1.1: which connections are used again, which requests are made again, and what becomes of
 //! both when a real server is restarted, killed or stopped.
-#![cfg(all(target_os = "linux", feature = "http1"))]
-
-mod support;
+#![cfg(target_os = "linux")]
 
 #[path = "http1/crossed.rs"]
 mod crossed;
@@ -19,9 +17,9 @@ mod speed;
 #[path = "http1/upload.rs"]
 mod upload;
 
-use livepool::http1::{Body, Error, Http1, Request, RequestBody, Response};
 use livepool::{Config, Pool};
-use support::Events;
+use livepool_http::{Body, Error, Http1, HttpPool, Request, RequestBody, Response};
+use livepool_testkit::Events;
 
 fn pool_of(config: Config) -> (Pool<Http1>, Events) {
     pool_with(config, Http1::new())

@@ -1,14 +1,12 @@
 //! Whatever callers and upstream do: never more connections than allowed, and nothing is lost.
 
-mod support;
-
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use livepool::net::PeerAddr;
 use livepool::{Event, Guard, Pool, Timeouts};
-use support::{Order, Upstream, answer, ask, fill, until, until_seen, until_status};
+use livepool_testkit::{Order, Upstream, answer, ask, fill, until, until_seen, until_status};
 use tokio::io::AsyncWriteExt;
 
 const SIZE: usize = 4;
@@ -92,7 +90,7 @@ fn local(conn: &Guard) -> std::net::SocketAddr {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn there_are_never_more_connections_than_allowed_and_none_is_lost() {
-    let seed = support::seed::seed();
+    let seed = livepool_testkit::seed::seed();
     let upstream = Arc::new(Upstream::start());
     let watch = Arc::new(Watch::default());
     let (opened, closed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

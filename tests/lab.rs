@@ -2,8 +2,6 @@
 //! and nothing of it is left behind.
 #![cfg(target_os = "linux")]
 
-mod support;
-
 use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -16,12 +14,12 @@ use std::time::{Duration, Instant};
 
 use livepool::config::SocketConfig;
 use livepool::{CloseReason, Keepalive};
+use livepool_testkit::alone::alone;
+use livepool_testkit::lab::{Host, Kind, Link, Verdict, Way, lab};
+use livepool_testkit::not_run::not_run;
+use livepool_testkit::tcp_info::tcp_info;
+use livepool_testkit::{Upstream, exchange, fill, open_fds, until_blocking, watched};
 use socket2::{SockRef, TcpKeepalive};
-use support::alone::alone;
-use support::lab::{Host, Kind, Link, Verdict, Way, lab};
-use support::not_run::not_run;
-use support::tcp_info::tcp_info;
-use support::{Upstream, exchange, fill, open_fds, until_blocking, watched};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,18 +1,15 @@
 //! What one caller does with a connection does not change how it is judged for those who have it later,
 //! and what a connection reads while nobody has it is judged as a whole.
 
-mod support;
-
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
 use livepool::event::Operation;
-use livepool::{
-    CloseReason, Guard, Ledger, Pool, Protocol, Release, Scanner, Timeouts, Wire, WireStream,
-};
-use support::lines::Lines;
-use support::{Events, Order, Upstream, until};
+use livepool::protocol::{Ledger, Protocol, Scanner, Wire, WireStream};
+use livepool::{CloseReason, Guard, Pool, Release, Timeouts};
+use livepool_testkit::lines::Lines;
+use livepool_testkit::{Events, Order, Upstream, until};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, oneshot};
 

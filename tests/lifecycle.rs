@@ -1,8 +1,6 @@
 //! What is done to a pool as a whole while it runs: invalidated, resized, paused, closed, warmed up;
 //! and what it tells of callers who hold connections for too long.
 
-mod support;
-
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,7 +9,7 @@ use livepool::CloseReason::{Invalidated, Paused, PoolClosed, Resized};
 use livepool::config::FirstConnect;
 use livepool::error::{CheckoutFailure, Phase};
 use livepool::{Config, Event, Guard, Interrupted, Pool, Release, Timeouts};
-use support::{Order, Upstream, ask, exchange, fill, until, until_status, watched};
+use livepool_testkit::{Order, Upstream, ask, exchange, fill, until, until_status, watched};
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -277,7 +275,7 @@ async fn warming_up_waits_for_an_upstream_that_comes_or_fails_with_the_first_dia
 
 /// An upstream that hangs up as soon as it is asked for the first time on a connection that was
 /// idle before.
-async fn about_to_hang_up() -> (Upstream, Pool, support::Events) {
+async fn about_to_hang_up() -> (Upstream, Pool, livepool_testkit::Events) {
     let upstream = Upstream::start();
     let (pool, events) = watched(upstream.config().with_max_size(1));
     fill(&pool, 1).await;

@@ -5,8 +5,6 @@
 //! that binds a port a second time takes one that no other test can be given.
 #![cfg(target_os = "linux")]
 
-mod support;
-
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Barrier};
@@ -18,12 +16,12 @@ use livepool::error::BindError;
 use livepool::event::{Event, Operation};
 use livepool::net::PeerAddr;
 use livepool::{Interrupted, Keepalive, Listener, ListenerConfig, OpTimeout, Timeouts, is_timeout};
+use livepool_testkit::alone::alone;
+use livepool_testkit::descriptors::allow_only;
+use livepool_testkit::fault::silence;
+use livepool_testkit::pair::Scratch;
+use livepool_testkit::{Events, ends, loopback_delivered, open_fds, until, until_seen};
 use socket2::SockRef;
-use support::alone::alone;
-use support::descriptors::allow_only;
-use support::fault::silence;
-use support::pair::Scratch;
-use support::{Events, ends, loopback_delivered, open_fds, until, until_seen};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;

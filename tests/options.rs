@@ -5,8 +5,6 @@
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code)]
 
-mod support;
-
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
@@ -14,11 +12,11 @@ use std::time::Duration;
 use livepool::config::{SocketConfig, UserTimeout};
 use livepool::net::PeerAddr;
 use livepool::{Guard, Keepalive, Pool};
+use livepool_testkit::alone::{alone_in_a_network, loopback_up};
+use livepool_testkit::fault::option;
+use livepool_testkit::not_run::not_run;
+use livepool_testkit::{Upstream, ask};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-use support::alone::{alone_in_a_network, loopback_up};
-use support::fault::option;
-use support::not_run::not_run;
-use support::{Upstream, ask};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -2,8 +2,6 @@
 //! connections die silently is left alone until it is back, and one that left its name is drained.
 #![cfg(target_os = "linux")]
 
-mod support;
-
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -13,8 +11,8 @@ use futures_util::future::{BoxFuture, join_all, try_join_all};
 use livepool::CloseReason::{Drained, PeerEjected, PeerSilent, ProbeTimeout};
 use livepool::config::Backoff;
 use livepool::{Config, Event, Guard, PeerAddr, PeerState, Pool, Release, Resolve};
-use support::lab::{Host, lab};
-use support::{Events, Order, Upstream, ask, exchange, until_seen, until_status, watched};
+use livepool_testkit::lab::{Host, lab};
+use livepool_testkit::{Events, Order, Upstream, ask, exchange, until_seen, until_status, watched};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -96,7 +94,7 @@ struct Pair {
     events: Events,
 }
 
-async fn pair(lab: &support::lab::Lab) -> (Pair, Vec<Guard>) {
+async fn pair(lab: &livepool_testkit::lab::Lab) -> (Pair, Vec<Guard>) {
     let hosts = [lab.host(), lab.host()].map(|host| {
         let upstream = host.upstream();
         (host, upstream)

@@ -1,8 +1,6 @@
 //! A round trip of the protocol before an idle connection is handed out: the only check that sees a
 //! program that hangs.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,7 +9,7 @@ use livepool::CloseReason::{PingFailed, PingTimeout};
 use livepool::config::Validation;
 use livepool::event::{Check, CheckVerdict, Operation};
 use livepool::{BoxFuture, Config, Event, Ping, Pool, Release, Stream, Timeouts};
-use support::{Events, Upstream, exchange, fill};
+use livepool_testkit::{Events, Upstream, exchange, fill};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const MS: Duration = Duration::from_millis(1);
@@ -105,7 +103,8 @@ async fn connections_whose_ping_fails_are_closed_and_the_caller_gets_another() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_stopped_process_is_found_by_a_ping() {
-    let Some(peer) = support::peer::Peer::start("a_stopped_process_is_found_by_a_ping") else {
+    let Some(peer) = livepool_testkit::peer::Peer::start("a_stopped_process_is_found_by_a_ping")
+    else {
         return;
     };
     let ping = Line::asking("ECHO pong\n");

@@ -1,8 +1,6 @@
 //! `livepool::Manager` in a plain deadpool pool: proved connections for programs that have a pool
 //! already.
 
-mod support;
-
 use std::error::Error;
 use std::time::Duration;
 
@@ -10,9 +8,9 @@ use deadpool::managed;
 use futures_util::FutureExt;
 use livepool::event::Operation;
 use livepool::{CloseReason, Config, Connection, Event, Manager, Timeouts};
-use support::blackhole::Blackhole;
-use support::cut::{DROPS, Drop as When, cut};
-use support::{Events, Order, Upstream, until, until_seen};
+use livepool_testkit::blackhole::Blackhole;
+use livepool_testkit::cut::{DROPS, Drop as When, cut};
+use livepool_testkit::{Events, Order, Upstream, until, until_seen};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 type Plain = managed::Pool<Manager>;
@@ -141,8 +139,11 @@ async fn a_whole_pool_of_dead_connections_costs_one_checkout() {
     upstream.order_all(&Order::Close);
     until(|| upstream.open() == 0).await;
     #[cfg(target_os = "linux")]
-    until_seen(|| support::sockets_to(upstream.addr(), support::CLOSE_WAIT), |seen| *seen == 8)
-        .await;
+    until_seen(
+        || livepool_testkit::sockets_to(upstream.addr(), livepool_testkit::CLOSE_WAIT),
+        |seen| *seen == 8,
+    )
+    .await;
     exchange(&pool, "next").await;
     assert_eq!(events.closed(), [CloseReason::PeerClosed; 8]);
     assert_eq!(pool.status().size, 1);
@@ -294,7 +295,7 @@ async fn requests_that_were_given_up_are_not_answered_to_the_next_caller() {
 async fn every_connection_ends_with_one_event_when_its_pool_is_dropped() {
     let upstream = Upstream::start();
     let (pool, events) = plain(&upstream.config(), 4);
-    let seed = support::seed::seed();
+    let seed = livepool_testkit::seed::seed();
     let mut rng = fastrand::Rng::with_seed(seed);
     for round in 0..200 {
         let mut conn = pool.get().await.unwrap();

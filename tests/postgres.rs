@@ -1,7 +1,5 @@
 //! PostgreSQL, always a real server that the test has started.
-#![cfg(all(target_os = "linux", feature = "postgres"))]
-
-mod support;
+#![cfg(target_os = "linux")]
 
 #[path = "postgres/bouncer.rs"]
 mod bouncer;
@@ -31,7 +29,6 @@ mod statements;
 mod storm;
 #[path = "postgres/throughput.rs"]
 mod throughput;
-#[cfg(feature = "tls")]
 #[path = "postgres/tls.rs"]
 mod tls;
 #[path = "postgres/token.rs"]
@@ -40,10 +37,10 @@ mod token;
 use std::task::Poll;
 use std::time::Duration;
 
-use livepool::postgres::{Client, Postgres};
 use livepool::{Config, Pool};
-use support::Events;
-use support::servers::Postgres as Server;
+use livepool_postgres::{Client, Postgres};
+use livepool_testkit::Events;
+use livepool_testkit::servers::Postgres as Server;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -102,7 +99,7 @@ async fn fill(pool: &Pool<Postgres>, count: usize) {
         conns.push(conn);
     }
     drop(conns);
-    support::until_status(pool, |now| now.idle == count).await;
+    livepool_testkit::until_status(pool, |now| now.idle == count).await;
 }
 
 /// What the work comes to, or `None`: it was given up when it had to wait once more than so often.

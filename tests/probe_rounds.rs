@@ -10,21 +10,19 @@
 //! ```
 #![cfg(target_os = "linux")]
 
-mod support;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use livepool::config::{SocketConfig, UserTimeout};
 use livepool::{Config, Guard, Keepalive, Release};
+use livepool_testkit::alone::alone;
+use livepool_testkit::lab::{Lab, Way, lab};
+use livepool_testkit::losses::{Kernel, lose};
+use livepool_testkit::peer::Peer;
+use livepool_testkit::rounds::{CONNECTIONS, Tally, Watched, wanted};
+use livepool_testkit::{Upstream, listen};
 use socket2::SockRef;
-use support::alone::alone;
-use support::lab::{Lab, Way, lab};
-use support::losses::{Kernel, lose};
-use support::peer::Peer;
-use support::rounds::{CONNECTIONS, Tally, Watched, wanted};
-use support::{Upstream, listen};
 use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 

@@ -1,8 +1,6 @@
 //! A hundred thousand random operations: whatever callers, operators and upstreams do, no limit is
 //! passed, nobody reads another's answer, and nothing is left behind.
 
-mod support;
-
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,8 +8,8 @@ use std::time::Duration;
 
 use livepool::config::Backoff;
 use livepool::{CheckoutError, Config, Event, Guard, Pool, Timeouts};
-use support::cut::{DROPS, cut};
-use support::{Order, Upstream, ask, until, until_seen, until_status};
+use livepool_testkit::cut::{DROPS, cut};
+use livepool_testkit::{Order, Upstream, ask, until, until_seen, until_status};
 use tokio::time::Instant;
 
 const OPERATIONS: usize = 50_000;
@@ -178,7 +176,7 @@ impl Stage {
 
 #[tokio::test]
 async fn after_each_of_many_random_operations_there_are_no_more_connections_than_allowed() {
-    let seed = support::seed::seed();
+    let seed = livepool_testkit::seed::seed();
     let mut rng = fastrand::Rng::with_seed(seed);
     let stage = Stage::new();
     let mut held = Vec::new();
@@ -211,7 +209,7 @@ async fn after_each_of_many_random_operations_there_are_no_more_connections_than
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_actors_at_once_pass_no_limit_lose_nothing_and_read_no_answer_of_others() {
     const ACTORS: usize = 8;
-    let seed = support::seed::seed();
+    let seed = livepool_testkit::seed::seed();
     let stage = Stage::new();
     let actors = (0..ACTORS).map(|actor| {
         let stage = Arc::clone(&stage);

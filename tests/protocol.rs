@@ -1,8 +1,6 @@
 //! A pool of clients: what a protocol says is done, and the pool keeps its hold on a connection whose
 //! stream is in the hands of a client's own task.
 
-mod support;
-
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,12 +9,10 @@ use std::time::Duration;
 use livepool::config::Validation;
 use livepool::error::CheckoutFailure;
 use livepool::event::{DialOutcome, Operation};
-use livepool::{
-    CloseReason, Config, Consequence, Event, Guard, Interrupted, Ledger, Owed, Pool, Protocol,
-    Release, Reuse, Timeouts, Wire,
-};
-use support::lines::{Client, Lines};
-use support::{Events, Order, Upstream, until, until_seen, until_status};
+use livepool::protocol::{Consequence, Ledger, Owed, Protocol, Reuse, Wire};
+use livepool::{CloseReason, Config, Event, Guard, Interrupted, Pool, Release, Timeouts};
+use livepool_testkit::lines::{Client, Lines};
+use livepool_testkit::{Events, Order, Upstream, until, until_seen, until_status};
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -413,7 +409,7 @@ async fn an_answer_that_is_owed_is_no_dirt_though_nobody_uses_the_connection() {
         } else {
             // Whoever comes next is asked about the bytes that wait before the task has read them.
             tokio::task::yield_now().await;
-            support::loopback_delivered();
+            livepool_testkit::loopback_delivered();
             assert_eq!(ask(&pool, "ECHO mine").await.unwrap(), "mine");
         }
     }
@@ -467,8 +463,8 @@ async fn a_client_is_never_handed_out_dead_even_if_nobody_had_the_time_to_notice
         drop(client);
         upstream.order_all(&Order::Close);
         // Without an await, the client's task has no chance to read.
-        support::until_blocking(|| upstream.open() == 0);
-        support::loopback_delivered();
+        livepool_testkit::until_blocking(|| upstream.open() == 0);
+        livepool_testkit::loopback_delivered();
     }
     assert_eq!(events.opened(), 100);
     assert!(events.closed().iter().all(|reason| *reason == CloseReason::PeerClosed));

@@ -1,7 +1,5 @@
 //! An upstream was away and is back: how soon its callers are served, and what it costs meanwhile.
 
-mod support;
-
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use livepool::config::FirstConnect;
 use livepool::{CloseReason, Config, Event, Pool, Timeouts};
-use support::{Events, Upstream, ask, exchange, until, watched};
+use livepool_testkit::{Events, Upstream, ask, exchange, until, watched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::{Instant, sleep, timeout};
@@ -117,7 +115,7 @@ impl Stalls {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn an_upstream_that_answered_no_dial_is_used_again_before_the_kernel_repeats_itself() {
-    let hole = support::blackhole::Blackhole::start();
+    let hole = livepool_testkit::blackhole::Blackhole::start();
     let timeouts = Timeouts::default().with_checkout(30 * SECOND).with_connect(20 * SECOND);
     let healed = Arc::new(Mutex::new(None::<Instant>));
     let caller = |number: u32| {
@@ -286,16 +284,19 @@ async fn hangs() -> (TcpListener, SocketAddr) {
 /// A protocol whose server speaks first.
 struct Greeted;
 
-impl livepool::Protocol for Greeted {
-    type Client = livepool::Wire;
+impl livepool::protocol::Protocol for Greeted {
+    type Client = livepool::protocol::Wire;
     type Error = std::io::Error;
 
-    async fn connect(&self, mut wire: livepool::Wire) -> std::io::Result<livepool::Wire> {
+    async fn connect(
+        &self,
+        mut wire: livepool::protocol::Wire,
+    ) -> std::io::Result<livepool::protocol::Wire> {
         wire.read_exact(&mut [0; 6]).await?;
         Ok(wire)
     }
 
-    async fn ping(&self, _: &mut livepool::Wire) -> std::io::Result<()> {
+    async fn ping(&self, _: &mut livepool::protocol::Wire) -> std::io::Result<()> {
         Ok(())
     }
 }
@@ -377,15 +378,15 @@ async fn a_warm_up_ends_when_a_silent_connection_is_heard_again() {
     let upstream = Upstream::start();
     let config = upstream.config().with_max_size(1).with_max_silence(Some(SECOND));
     let (pool, events) = watched(config);
-    support::fill(&pool, 1).await;
-    upstream.order_all(&support::Order::Silence);
+    livepool_testkit::fill(&pool, 1).await;
+    upstream.order_all(&livepool_testkit::Order::Silence);
     until(|| pool.status().quarantined == 1).await;
     let warming = tokio::spawn({
         let pool = pool.clone();
         async move { pool.warm_up(1).await }
     });
     sleep(100 * MS).await;
-    upstream.order_all(&support::Order::Heal);
+    upstream.order_all(&livepool_testkit::Order::Heal);
     let start = Instant::now();
     warming.await.unwrap().unwrap();
     // Not at its deadline, 10 s.

@@ -1,19 +1,17 @@
 //! The Redis adapter with real servers: what goes wrong costs its caller one clear error, what a
 //! caller leaves behind reaches nobody, and the pool is whole again by itself.
-#![cfg(all(target_os = "linux", feature = "redis"))]
-
-mod support;
+#![cfg(target_os = "linux")]
 
 use std::time::Duration;
 
 use livepool::config::Validation;
 use livepool::error::CheckoutFailure;
 use livepool::event::Operation;
-use livepool::redis::redis::{AsyncCommands, RedisError, RedisResult, cmd, pipe};
-use livepool::redis::{Redis as Adapter, Role};
 use livepool::{CloseReason, Config, Guard, Pool, Timeouts};
-use support::servers::Redis;
-use support::{Events, until, until_status};
+use livepool_redis::redis::{AsyncCommands, RedisError, RedisResult, cmd, pipe};
+use livepool_redis::{Redis as Adapter, Role};
+use livepool_testkit::servers::Redis;
+use livepool_testkit::{Events, until, until_status};
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -384,7 +382,7 @@ async fn a_transaction_watched_keys_and_another_database_are_not_inherited() {
     ] {
         let mut conn = pool.get().await.unwrap();
         for words in left {
-            let _: livepool::redis::redis::Value =
+            let _: livepool_redis::redis::Value =
                 cmd(words[0]).arg(&words[1..]).query_async(&mut *conn).await.unwrap();
         }
         drop(conn);
@@ -417,7 +415,7 @@ async fn a_connection_that_is_somebody_elses_or_for_something_else_is_not_inheri
             let mut conn = pool.get().await.unwrap();
             let mut command = cmd(words[0]);
             command.arg(&words[1..]).set_no_response(words[0] == "CLIENT");
-            let _ = command.query_async::<livepool::redis::redis::Value>(&mut *conn).await;
+            let _ = command.query_async::<livepool_redis::redis::Value>(&mut *conn).await;
             drop(conn);
             let mut conn = pool.get().await.unwrap();
             assert_eq!(echo(&mut conn, "mine").await.unwrap(), "mine", "{words:?}");
@@ -604,12 +602,11 @@ async fn a_unix_socket_is_as_good() {
     assert_eq!(events.until_closed(1).await, [CloseReason::PeerClosed]);
 }
 
-#[cfg(feature = "tls")]
 mod tls {
-    use livepool::tls::Tls;
+    use livepool_tls::Tls;
 
     use super::*;
-    use support::servers::Certs;
+    use livepool_testkit::servers::Certs;
 
     fn trusting(certs: &Certs) -> Tls {
         Tls::builder().with_root_pem(certs.ca_pem()).build().unwrap()

@@ -1,8 +1,6 @@
 //! Ten thousand commands whose callers go away at any moment: nobody reads another one's answer, and
 //! nobody waits long for a connection. The same on raw streams crosses answers, so the test can fail.
-#![cfg(all(target_os = "linux", feature = "redis"))]
-
-mod support;
+#![cfg(target_os = "linux")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,11 +8,11 @@ use std::time::Duration;
 
 use deadpool::managed::{Manager, Metrics, RecycleResult};
 use livepool::Pool;
-use livepool::redis::Redis as Adapter;
-use livepool::redis::redis::{RedisResult, Value, cmd, pipe};
-use support::seed::seed;
-use support::servers::Redis;
-use support::{Events, until_status};
+use livepool_redis::Redis as Adapter;
+use livepool_redis::redis::{RedisResult, Value, cmd, pipe};
+use livepool_testkit::seed::seed;
+use livepool_testkit::servers::Redis;
+use livepool_testkit::{Events, until_status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;

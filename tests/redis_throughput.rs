@@ -1,15 +1,13 @@
 //! How many GETs a second go through a pool of ours, and through deadpool-redis, in one run.
 //!
 //! `LIVEPOOL_ROUNDS=7 cargo test --release --features redis --test redis_throughput -- --nocapture`
-#![cfg(all(target_os = "linux", feature = "redis"))]
-
-mod support;
+#![cfg(target_os = "linux")]
 
 use livepool::config::Validation;
-use livepool::redis::Redis as Adapter;
-use livepool::redis::redis::AsyncCommands;
-use support::rates::{Rates, beside};
-use support::servers::Redis;
+use livepool_redis::Redis as Adapter;
+use livepool_redis::redis::AsyncCommands;
+use livepool_testkit::rates::{Rates, beside};
+use livepool_testkit::servers::Redis;
 
 const CONNECTIONS: usize = 16;
 const CALLERS: usize = 64;

@@ -1,19 +1,17 @@
 //! What a pool of Redis makes of words: of answers that are not those it asked for, of errors that
 //! tell of their server, and of servers that speak otherwise or not at all.
-#![cfg(all(target_os = "linux", feature = "redis"))]
-
-mod support;
+#![cfg(target_os = "linux")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use livepool::config::Validation;
-use livepool::redis::Redis as Adapter;
-use livepool::redis::redis::{AsyncCommands, RedisResult, Value, cmd, pipe};
 use livepool::{CloseReason, Config, Guard, Pool};
-use support::servers::{Nginx, Postgres, Redis};
-use support::{Events, until, until_status};
+use livepool_redis::Redis as Adapter;
+use livepool_redis::redis::{AsyncCommands, RedisResult, Value, cmd, pipe};
+use livepool_testkit::servers::{Nginx, Postgres, Redis};
+use livepool_testkit::{Events, until, until_status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -38,7 +36,7 @@ async fn pool_with(redis: &Redis, size: usize) -> (Pool<Adapter>, Events) {
 }
 
 async fn echo(conn: &mut Guard<Adapter>, text: &str) -> RedisResult<String> {
-    cmd("ECHO").arg(text).query_async(conn).await
+    cmd("ECHO").arg(text).query_async(&mut **conn).await
 }
 
 /// Stands between clients and a server. When it is told to, it says something of its own before the
@@ -298,12 +296,12 @@ async fn an_end_that_the_server_gave_the_reason_for_has_its_word() {
     let adapter = Adapter::from_url(url).unwrap();
     let (pool, events) = pool_of(adapter.config().with_max_size(1), adapter);
     let mut conn = pool.get().await.unwrap();
-    cmd("RESET").query_async::<()>(&mut conn).await.unwrap();
+    cmd("RESET").query_async::<()>(&mut *conn).await.unwrap();
     let error = conn.get::<_, ()>("k").await.unwrap_err();
     assert_eq!(error.code(), Some("NOAUTH"));
     drop(conn);
     let mut conn = pool.get().await.unwrap();
-    cmd("REPLICAOF").arg("127.0.0.1").arg(1).query_async::<()>(&mut conn).await.unwrap();
+    cmd("REPLICAOF").arg("127.0.0.1").arg(1).query_async::<()>(&mut *conn).await.unwrap();
     conn.set::<_, _, ()>("k", "v").await.unwrap_err();
     drop(conn);
     let closed = [CloseReason::ProtocolError, CloseReason::Invalidated];
@@ -353,17 +351,16 @@ async fn a_greeting_that_nobody_asked_for_is_not_taken_for_the_first_answer() {
     }
 }
 
-#[cfg(feature = "tls")]
 #[tokio::test]
 async fn whatever_way_a_pool_is_built_nothing_goes_out_in_clear_that_a_url_has_encrypted() {
-    use livepool::redis::redis::IntoConnectionInfo;
+    use livepool_redis::redis::IntoConnectionInfo;
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let url = format!("rediss://me:hunter2@{addr}");
     let secure = || Adapter::from_url(&url).unwrap();
     let plain = format!("redis://me:hunter2@{addr}").into_connection_info().unwrap();
-    let host_and_port = livepool::redis::redis::ConnectionAddr::TcpTls {
+    let host_and_port = livepool_redis::redis::ConnectionAddr::TcpTls {
         host: addr.ip().to_string(),
         port: addr.port(),
         insecure: false,

@@ -1,14 +1,12 @@
 //! Pools, connections and timers that outlive a runtime, or are used in more than one.
 
-mod support;
-
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use livepool::CloseReason::{Invalidated, PeerClosed, RuntimeGone};
 use livepool::{Pool, Release};
-use support::{Order, Upstream, ask, exchange, fill, until_blocking, watched};
+use livepool_testkit::{Order, Upstream, ask, exchange, fill, until_blocking, watched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 

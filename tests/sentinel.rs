@@ -2,11 +2,9 @@
 //! leaks nothing.
 #![cfg(target_os = "linux")]
 
-mod support;
-
 use livepool::CloseReason::PeerClosed;
 use livepool::Release;
-use support::{Order, Upstream, ask, until, until_seen, watched};
+use livepool_testkit::{Order, Upstream, ask, until, until_seen, watched};
 
 const TASKS: usize = 8;
 const CYCLES: usize = 100_000 / TASKS;

@@ -14,15 +14,13 @@
 //! `drop pool`, `pause`, `resume`, `invalidate`, `resize 3`, `warm 2`, `upstream close|reset` (all
 //! connections), `names hang|answer` (no dial gets further than its lookup), `idle 2`, `waiting 1` and `closed 2` (waits until it is so).
 
-mod support;
-
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use livepool::error::CheckoutFailure;
 use livepool::{BoxFuture, CheckoutError, Config, Event, Guard, Pool, Resolve};
-use support::{Events, Order, Upstream, ask, until_status};
+use livepool_testkit::{Events, Order, Upstream, ask, until_status};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 

@@ -2,8 +2,6 @@
 //! checkout, and never mistaken for peers that are only slow.
 #![cfg(target_os = "linux")]
 
-mod support;
-
 use std::time::{Duration, Instant};
 
 use livepool::CloseReason::{
@@ -11,8 +9,8 @@ use livepool::CloseReason::{
 };
 use livepool::event::{Check, CheckVerdict};
 use livepool::{Config, Event, Keepalive, Pool};
-use support::peer::Peer;
-use support::{
+use livepool_testkit::peer::Peer;
+use livepool_testkit::{
     Events, Order, Upstream, ask, exchange, fill, until, until_seen, until_status, watched,
 };
 
@@ -144,7 +142,7 @@ async fn a_checkout_that_meets_only_silent_connections_costs_one_patience_and_a_
     let mut conn = pool.get().await.unwrap();
     let took = start.elapsed();
     println!("16 silent idle ones cost a checkout {took:.0?}");
-    assert_eq!(support::ask(&mut conn, "ECHO x").await.unwrap(), "x");
+    assert_eq!(livepool_testkit::ask(&mut conn, "ECHO x").await.unwrap(), "x");
     assert!(took >= Duration::from_millis(240), "{took:?}: it did not wait for an answer");
     assert!(took < 4 * Duration::from_millis(250), "{took:?}: more than one patience");
     assert_eq!(events.closed(), [Superseded], "one made room");
@@ -212,7 +210,7 @@ async fn closing_the_pool_ends_quarantine_too() {
 
 /// What a read says whose peer is dead.
 async fn found_dead(conn: &mut livepool::Guard) -> livepool::PeerSilent {
-    let error = support::answer(conn).await.unwrap_err();
+    let error = livepool_testkit::answer(conn).await.unwrap_err();
     assert!(!livepool::is_timeout(&error), "{error}");
     *livepool::PeerSilent::of(&error).unwrap_or_else(|| panic!("{error:?}"))
 }
@@ -265,7 +263,7 @@ async fn a_slow_answer_from_a_living_peer_is_waited_for_in_full() {
     let before = keepalive_of(&pool).await;
     let mut conn = pool.get().await.unwrap();
     // Several times max_silence and the verdict.
-    assert_eq!(support::ask(&mut conn, "SLOW 7000 late").await.unwrap(), "late");
+    assert_eq!(livepool_testkit::ask(&mut conn, "SLOW 7000 late").await.unwrap(), "late");
     let report = conn.socket_report().unwrap();
     let after = (report.keepalive_idle, report.keepalive_retries, report.user_timeout);
     assert_eq!(after, before, "the user's settings are back");
@@ -283,7 +281,7 @@ async fn a_read_that_is_dropped_while_its_peer_is_asked_leaves_the_users_setting
     let mut conn = pool.get().await.unwrap();
     conn.write_all(b"HOLD\n").await.unwrap();
     upstream.order_all(&Order::Silence);
-    let asked = tokio::time::timeout(2 * SECOND, support::answer(&mut conn)).await;
+    let asked = tokio::time::timeout(2 * SECOND, livepool_testkit::answer(&mut conn)).await;
     assert!(asked.is_err(), "silent for a second, asked for another, no verdict yet");
     let stream = conn.detach();
     let report = stream.socket_report().unwrap();
@@ -358,7 +356,7 @@ async fn by_default_an_answer_after_twenty_seconds_is_waited_for_in_full() {
     let upstream = Upstream::start();
     let (pool, _) = watched(upstream.config());
     let mut conn = pool.get().await.unwrap();
-    assert_eq!(support::ask(&mut conn, "SLOW 20000 late").await.unwrap(), "late");
+    assert_eq!(livepool_testkit::ask(&mut conn, "SLOW 20000 late").await.unwrap(), "late");
     assert_eq!(conn.release(), livepool::Release::Reused);
 }
 
@@ -373,7 +371,7 @@ async fn without_the_watch_the_operations_own_timeout_ends_the_wait() {
     upstream.order_all(&Order::Silence);
     until(|| upstream.silenced() == 1).await;
     conn.write_all(b"ECHO x\n").await.unwrap();
-    let error = support::answer(&mut conn).await.unwrap_err();
+    let error = livepool_testkit::answer(&mut conn).await.unwrap_err();
     assert!(livepool::is_timeout(&error), "{error}");
 }
 

@@ -1,8 +1,6 @@
 //! `docs/sockets.md` names a test for every topic, and each of them exists.
 
-mod support;
-
-use support::pages::{all_tests, quoted, table};
+use livepool_testkit::pages::{all_tests, quoted, table};
 
 const PAGE: &str = include_str!("../docs/sockets.md");
 

@@ -6,8 +6,6 @@
 //! for.
 #![cfg(unix)]
 
-mod support;
-
 use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::{Pin, pin};
@@ -18,8 +16,8 @@ use livepool::CloseReason::{Cancelled, Discarded, OpTimeout as TimedOut, PeerClo
 use livepool::config::SocketConfig;
 use livepool::event::{CloseReason, Event, Operation};
 use livepool::{OpTimeout, Stream, Timeouts, is_timeout};
-use support::pair::{Pair, Way, connect_tcp, pair, pair_with};
-use support::{Events, Upstream, ask, ends, watched};
+use livepool_testkit::pair::{Pair, Way, connect_tcp, pair, pair_with};
+use livepool_testkit::{Events, Upstream, ask, ends, watched};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -720,7 +718,7 @@ mod vanished {
     use livepool::CloseReason::KeepaliveTimeout;
     use livepool::Keepalive;
     use livepool::config::UserTimeout;
-    use support::fault::{heal, silence};
+    use livepool_testkit::fault::{heal, silence};
 
     use super::*;
 

@@ -1,14 +1,12 @@
 //! No caller ever reads another caller's answer: what makes a connection unfit for reuse.
 
-mod support;
-
 use std::time::Duration;
 
 use livepool::CloseReason::{
     Cancelled, Dirty, Discarded, OpTimeout, Panicked, PeerClosed, Reset, Unfinished,
 };
 use livepool::{CloseReason, Guard, Pool, Release};
-use support::{Events, Order, Upstream, answer, ask, exchange, until, watched};
+use livepool_testkit::{Events, Order, Upstream, answer, ask, exchange, until, watched};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
 /// An upstream, a pool of one, and a connection that has answered once.

@@ -1,16 +1,14 @@
 //! TLS with real servers: what it sends on its own is no dirt, its goodbye is noticed, and whom not
 //! to trust is said at once.
-#![cfg(all(target_os = "linux", feature = "tls"))]
-
-mod support;
+#![cfg(target_os = "linux")]
 
 use std::time::Duration;
 
 use livepool::error::CheckoutFailure;
-use livepool::tls::{Tls, is_distrusted};
 use livepool::{CloseReason, Config, Guard, Pool, Release};
-use support::servers::{Certs, Nginx, Redis};
-use support::{Events, until, until_seen, until_status};
+use livepool_testkit::servers::{Certs, Nginx, Redis};
+use livepool_testkit::{Events, until, until_seen, until_status};
+use livepool_tls::{Tls, is_distrusted};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -158,7 +156,7 @@ async fn a_client_shows_its_certificate_to_a_server_that_wants_one() {
 
 #[test]
 fn a_slip_in_the_certificates_says_what_it_is() {
-    let error = |builder: livepool::tls::Builder| builder.build().unwrap_err().to_string();
+    let error = |builder: livepool_tls::Builder| builder.build().unwrap_err().to_string();
     let nobody = error(Tls::builder());
     assert!(nobody.contains("call with_webpki_roots()"), "{nobody}");
     let empty = error(Tls::builder().with_root_pem("no certificate"));
@@ -176,7 +174,7 @@ fn a_slip_in_the_certificates_says_what_it_is() {
 async fn closing_the_pool_leaves_no_session_behind() {
     let certs = Certs::new();
     let redis = Redis::start_with_tls(&[], &certs);
-    let fds = support::open_fds();
+    let fds = livepool_testkit::open_fds();
     for _ in 0..5 {
         let (pool, _) = pool(redis_at(&redis), trusting(&certs));
         let (mut a, b) = (pool.get().await.unwrap(), pool.get().await.unwrap());
@@ -184,7 +182,7 @@ async fn closing_the_pool_leaves_no_session_behind() {
         a.release();
         drop(b);
     }
-    until_seen(support::open_fds, |seen| *seen <= fds).await;
+    until_seen(livepool_testkit::open_fds, |seen| *seen <= fds).await;
     until(|| redis.cli(&["INFO", "clients"]).contains("connected_clients:1\r")).await;
 }
 
@@ -195,7 +193,7 @@ async fn callers_get_the_bytes_and_what_was_agreed_on_and_nothing_that_is_for_a_
     let tls = Tls::builder().with_root_pem(certs.ca_pem()).with_alpn(["http/1.1"]).build().unwrap();
     let (pool, events) = pool(Config::new(format!("localhost:{}", nginx.tls_port())), tls);
     let (mut a, mut b) = (pool.get().await.unwrap(), pool.get().await.unwrap());
-    let stream: &mut livepool::tls::TlsStream = &mut a;
+    let stream: &mut livepool_tls::TlsStream = &mut a;
     assert_eq!(stream.alpn_protocol(), Some(&b"http/1.1"[..]));
     assert_eq!(stream.host(), Some("localhost"));
     let (id, peer) = (stream.id(), stream.peer_addr().clone());

@@ -1,7 +1,5 @@
 //! Our sockets under hyper-util's client, against a real nginx.
-#![cfg(all(target_os = "linux", feature = "tower"))]
-
-mod support;
+#![cfg(target_os = "linux")]
 
 #[path = "tower/debts.rs"]
 mod debts;
@@ -17,13 +15,13 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use livepool::config::SocketConfig;
 use livepool::event::Operation;
-use livepool::tower::tower_service::Service;
-use livepool::tower::{Connect, Connecting, Connection, Error};
 use livepool::{CloseReason, Config, Event, Keepalive, SocketReport, Timeouts};
-use support::blackhole::Blackhole;
-use support::scripted::Scripted;
-use support::servers::Nginx;
-use support::{Events, until};
+use livepool_http::tower::tower_service::Service;
+use livepool_http::tower::{Connect, Connecting, Connection, Error};
+use livepool_testkit::blackhole::Blackhole;
+use livepool_testkit::scripted::Scripted;
+use livepool_testkit::servers::Nginx;
+use livepool_testkit::{Events, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -18,7 +18,7 @@
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
 #[non_exhaustive]
 pub struct Limits {
-    /// The longest message of a peer, as its protocol's [`Scanner`](crate::Scanner) knows it: a row
+    /// The longest message of a peer, as its protocol's [`Scanner`](crate::protocol::Scanner) knows it: a row
     /// of PostgreSQL, an answer of Redis, whose elements count for 64 bytes each beside their
     /// content. Default 256 MiB: more than any of these protocols is made for (MySQL's servers refuse
     /// 64 MiB, Kafka's clients take 100 MB), and less than what ends a process in a container of

@@ -58,7 +58,7 @@ macro_rules! setters {
 mod backoff;
 mod error;
 mod first;
-#[cfg(all(feature = "serde", any(test, fuzzing)))]
+#[cfg(all(feature = "serde", any(test, feature = "__properties")))]
 pub(crate) mod fuzzed;
 #[cfg(feature = "serde")]
 mod human;

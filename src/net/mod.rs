@@ -5,7 +5,7 @@ mod connect;
 mod directory;
 mod endpoint;
 mod error;
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "__properties"))]
 pub(crate) mod fuzzed;
 mod io;
 mod options;

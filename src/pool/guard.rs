@@ -20,7 +20,6 @@ use crate::pool::conn::erased::{MADE, typed};
 use crate::pool::conn::lease::{Lease, Release};
 use crate::protocol::{Consequence, Protocol, Raw};
 use crate::stream::{Conn, Ending, Ledger, Stream, delegate_io};
-#[cfg(feature = "http1")]
 use crate::sync::Arc;
 
 pub use buffered::Buffered;
@@ -75,7 +74,7 @@ impl<P: Protocol> Guard<P> {
     /// [say](Protocol::classify) what follows from it: nothing, or that this connection, or every one
     /// that was made before, is not reused.
     ///
-    /// A protocol that reads along ([`Scanner`](crate::Scanner)) knows by itself.
+    /// A protocol that reads along ([`Scanner`](crate::protocol::Scanner)) knows by itself.
     pub fn report(&mut self, error: &P::Error) -> Consequence {
         let protocol = self.lease.inner().protocol.clone();
         let classified = typed::<P>(&protocol).map(|protocol| {
@@ -181,7 +180,6 @@ impl<P: Protocol> Guard<P> {
 
     /// Has a task of the pool work with it, whoever has gone. What is not done when the pool is closed
     /// is dropped.
-    #[cfg(feature = "http1")]
     pub(crate) fn work_on<F>(self, work: impl FnOnce(Self) -> F)
     where
         F: Future<Output = ()> + Send + 'static,

@@ -1,4 +1,4 @@
-//! [`Aside`]: a connection beside one of a pool's, to say something about that one.
+//! [`SideChannel`]: a connection beside one of a pool's, to say something about that one.
 //!
 //! To some peers it can only be said over another connection that what they work on is to end. It is
 //! made as the pool makes its own: to the same address, with the same socket options, within the same
@@ -9,13 +9,13 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::config::Settings;
-use crate::deadline::Deadline;
 use crate::event::{CancelOutcome, ConnId, Event};
-use crate::net::{self, Io, Nobody, PeerAddr, Resolver, Target};
+use crate::net::{self, Nobody, PeerAddr, Resolver, Target};
 use crate::sync::Arc;
 use crate::sync::atomic::AtomicUsize;
 use crate::telemetry::Emitter;
@@ -43,38 +43,90 @@ impl Asides {
     }
 }
 
-/// The way to the peer of one connection, beside it.
+/// The way to the peer of one connection, beside it: for peers to which it can only be said over another
+/// connection that what they work on is to end.
+///
+/// A connection beside is made as the pool makes its own, to the same address and with the same socket
+/// options. Of all connections of a pool at most
+/// [`max_connecting`](crate::Config::max_connecting) have one at a time. Cloning is cheap.
+///
+/// ```no_run
+/// use livepool::event::CancelOutcome;
+/// use livepool::protocol::SideChannel;
+/// use tokio::io::AsyncWriteExt;
+/// use tokio::time::{Instant, timeout_at};
+///
+/// /// Asks the server to stop what it does for session number `session`.
+/// async fn cancel(side: &SideChannel, session: u32) -> std::io::Result<()> {
+///     let (began, deadline) = (Instant::now(), side.deadline());
+///     let asked = timeout_at(deadline, async {
+///         let permit = side.permit().await;
+///         let mut stream = side.connect(&permit, deadline).await?;
+///         stream.write_all(&session.to_be_bytes()).await
+///     });
+///     let (outcome, result) = match asked.await {
+///         Ok(Ok(())) => (CancelOutcome::Ok, Ok(())),
+///         Ok(Err(error)) => (CancelOutcome::Failed, Err(error)),
+///         Err(elapsed) => (CancelOutcome::Timeout, Err(elapsed.into())),
+///     };
+///     side.report_cancel(outcome, began);
+///     result
+/// }
+/// ```
 #[derive(Clone)]
-pub(crate) struct Aside {
+pub struct SideChannel {
     pub(super) asides: Arc<Asides>,
     pub(super) conn: ConnId,
     pub(super) peer: PeerAddr,
 }
 
-/// The right to make a connection now.
+/// The right to make a connection beside one of the pool's now. Get one with
+/// [`SideChannel::permit`].
 #[derive(Debug)]
-pub(crate) struct Turn(#[allow(dead_code, reason = "held, not used")] Option<OwnedSemaphorePermit>);
+pub struct SidePermit(#[allow(dead_code, reason = "held, not used")] Option<OwnedSemaphorePermit>);
 
-impl Aside {
-    pub(crate) fn peer(&self) -> &PeerAddr {
+impl SideChannel {
+    /// The peer's address.
+    pub fn peer_addr(&self) -> &PeerAddr {
         &self.peer
     }
 
-    /// By when a request that is made now has to be over, its turn included.
-    pub(crate) fn deadline(&self) -> Deadline {
-        Deadline::after(Some(self.asides.settings.timeouts.connect.unwrap_or(LIMIT)))
+    /// The moment by which a request that is made now has to be over, the wait for its permit included:
+    /// `timeouts.connect` from now, or 5 s where that has no limit.
+    pub fn deadline(&self) -> Instant {
+        let now = Instant::now();
+        let limit = self.asides.settings.timeouts.connect.unwrap_or(LIMIT);
+        // A limit beyond what the clock can count is none.
+        now.checked_add(limit).unwrap_or(now + LIMIT)
     }
 
-    /// In order of arrival.
-    pub(crate) async fn turn(&self) -> Turn {
+    /// Waits until a connection may be made, in order of arrival.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives the place in the queue up.
+    pub async fn permit(&self) -> SidePermit {
         // It is never closed.
-        Turn(Arc::clone(&self.asides.turns).acquire_owned().await.ok())
+        SidePermit(Arc::clone(&self.asides.turns).acquire_owned().await.ok())
     }
 
-    /// Makes the connection.
-    pub(crate) async fn dial(&self, _: &Turn, deadline: Deadline) -> io::Result<Io> {
+    /// Makes a connection, until `deadline` at the latest. Its reads and writes have no timeouts.
+    ///
+    /// # Errors
+    ///
+    /// What a dial of the pool fails with, a [`ConnectError`](crate::ConnectError), inside.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the socket.
+    pub async fn connect(
+        &self,
+        permit: &SidePermit,
+        deadline: Instant,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin + use<>> {
+        let _ = permit;
         let Asides { settings, resolver, .. } = &*self.asides;
-        let left = deadline.instant().map(|at| at.saturating_duration_since(Instant::now()));
+        let left = Some(deadline.saturating_duration_since(Instant::now()));
         let (except, attempts) = (HashSet::new(), AtomicUsize::new(1));
         let target = Target {
             endpoints: &settings.endpoints,
@@ -93,14 +145,24 @@ impl Aside {
         }
     }
 
-    /// A request that was made at that moment is over.
-    pub(crate) fn report(&self, outcome: CancelOutcome, since: Instant) {
+    /// Reports that a request to stop, which was begun at `since`, is over: as
+    /// [`Event::CancelRequested`].
+    pub fn report_cancel(&self, outcome: CancelOutcome, since: Instant) {
         self.asides.emitter.emit(Event::CancelRequested {
             conn: self.conn,
             peer: self.peer.clone(),
             outcome,
             took: since.elapsed(),
         });
+    }
+}
+
+impl fmt::Debug for SideChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SideChannel")
+            .field("conn", &self.conn)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 

@@ -51,7 +51,7 @@ impl Rest {
     }
 }
 
-/// Runs the task of a client. Get one with [`Wire::driver`](crate::Wire::driver).
+/// Runs the task of a client. Get one with [`Wire::driver`](crate::protocol::Wire::driver).
 #[derive(Debug)]
 #[must_use = "it is to run the client's task"]
 pub struct Driver {

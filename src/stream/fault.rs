@@ -29,6 +29,12 @@ pub struct OpTimeout {
 pub(super) const DEADLINE: &str = "deadline";
 
 impl OpTimeout {
+    /// One of an operation that had so much time, by this setting. For tests of what makes something of
+    /// it.
+    pub fn new(operation: Operation, after: Duration, setting: &'static str) -> Self {
+        Self { operation, after, of_exchange: false, setting }
+    }
+
     /// The timeout inside `error`, if that is what it is.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
@@ -79,6 +85,11 @@ pub struct PeerSilent {
 }
 
 impl PeerSilent {
+    /// One of a peer that was last heard so long ago. For tests of what makes something of it.
+    pub fn new(silent_for: Duration, reason: CloseReason) -> Self {
+        Self { silent_for, reason }
+    }
+
     /// The silence inside `error`, if that is what it is.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
@@ -115,6 +126,11 @@ pub struct Interrupted {
 }
 
 impl Interrupted {
+    /// One for this reason. For tests of what makes something of it.
+    pub fn new(reason: CloseReason) -> Self {
+        Self { reason }
+    }
+
     /// The interrupt inside `error`, if that is what it is.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
@@ -152,6 +168,11 @@ pub struct TooLarge {
 }
 
 impl TooLarge {
+    /// One of so many bytes where this was the limit. For tests of what makes something of it.
+    pub fn new(length: u64, limit: usize) -> Self {
+        Self { length, limit, in_handshake: false }
+    }
+
     /// The length inside `error`, if that is what it is.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()

@@ -24,8 +24,31 @@ use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The right of a connection to exist.
 pub(crate) type Place = Box<dyn Any + Send>;
 
-/// A protocol's side. As long as it is held, what its connection leaves behind is kept.
-pub(crate) struct Linger(pub(super) Arc<Lingering>);
+/// Keeps the slot and the socket of a connection that is closed while its peer still works for it, for
+/// as long as this is held. Get one with [`Wire::linger`](super::Wire::linger).
+///
+/// For protocols that can ask a peer to stop (over a [`SideChannel`](super::SideChannel), say): a peer
+/// does not look at its client before it has something to send, and a slot that is free at once has the
+/// peer work for more than the pool may have.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use livepool::protocol::{Linger, SideChannel};
+///
+/// # async fn cancel(_: &SideChannel) {}
+/// /// The end of a client's task.
+/// async fn end(side: SideChannel, linger: Linger) {
+///     let Some(mut socket) = linger.closed().await else { return };
+///     // As long as the peer has not closed, and no more than three times.
+///     for _ in 0..3 {
+///         cancel(&side).await;
+///         if socket.end_within(Duration::from_millis(250)).await {
+///             return;
+///         }
+///     }
+/// }
+/// ```
+pub struct Linger(pub(super) Arc<Lingering>);
 
 /// One per connection whose protocol asks for it.
 #[derive(Default)]
@@ -131,8 +154,13 @@ impl Lingering {
 }
 
 impl Linger {
-    /// What the connection left behind, when it is closed; `None`, if that is nothing.
-    pub(crate) async fn left(&self) -> Option<Remains> {
+    /// Waits until the connection is closed. Returns its socket, whose slot is kept with it; `None` if
+    /// nothing was owed on it, or if its peer is gone or needs another connection at once.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn closed(&self) -> Option<LingeringSocket> {
         loop {
             let mut news = pin!(self.0.news.notified());
             news.as_mut().enable();
@@ -141,7 +169,11 @@ impl Linger {
                 match (left.state, left.stream.take(), left.place.take()) {
                     (State::Over, ..) => return None,
                     (_, Some(stream), Some(place)) => {
-                        return Some(Remains { stream, has_ended_ours: false, _place: place });
+                        return Some(LingeringSocket {
+                            stream,
+                            has_ended_ours: false,
+                            _place: place,
+                        });
                     }
                     (_, stream, place) => (left.stream, left.place) = (stream, place),
                 }
@@ -157,17 +189,24 @@ impl Drop for Linger {
     }
 }
 
-/// A socket that nobody uses, and its place. In this order, the socket is closed first.
-pub(crate) struct Remains {
+/// The socket of a connection that was closed while its peer worked for it, and its slot in the pool.
+/// Dropping it closes the one and frees the other. Get one with [`Linger::closed`], where there is an
+/// example.
+// In this order, the socket is closed first.
+pub struct LingeringSocket {
     stream: Box<Stream>,
     has_ended_ours: bool,
     _place: Place,
 }
 
-impl Remains {
+impl LingeringSocket {
     /// Says that nothing more comes from here, and takes in whatever still comes from there. Returns
     /// whether the peer has closed within this time.
-    pub(crate) async fn end_within(&mut self, limit: Duration) -> bool {
+    ///
+    /// # Cancel safety
+    ///
+    /// It may be called again.
+    pub async fn end_within(&mut self, limit: Duration) -> bool {
         Deadline::after(Some(limit)).run(self.end()).await.is_ok()
     }
 
@@ -189,6 +228,18 @@ impl Remains {
             }
         })
         .await;
+    }
+}
+
+impl fmt::Debug for Linger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Linger").field(&self.0).finish()
+    }
+}
+
+impl fmt::Debug for LingeringSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LingeringSocket").field("stream", &self.stream).finish_non_exhaustive()
     }
 }
 

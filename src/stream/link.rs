@@ -229,12 +229,11 @@ impl Ledger {
         self.0.debt()
     }
 
-    /// Whether the peer still waits for something from us before it can answer. No read times out
-    /// meanwhile; the deadline of the exchange holds. For protocols without a scanner, which says that
-    /// itself.
-    #[cfg(feature = "http1")]
-    pub(crate) fn waits_for_us(&self, waits: bool) {
-        if self.0.patient.swap(waits, Ordering::AcqRel) && !waits {
+    /// Sets whether the next answer may take as long as it likes, since the peer still waits for
+    /// something from us, say. No read times out meanwhile; the deadline of the exchange holds. For
+    /// protocols without a [scanner](crate::protocol::Scanner), which says that itself.
+    pub fn set_patient(&self, is_patient: bool) {
+        if self.0.patient.swap(is_patient, Ordering::AcqRel) && !is_patient {
             // The reader may be pending without a clock: it has to start one.
             self.0.reader.wake();
         }

@@ -5,7 +5,6 @@
 //! shutdown, and each one starts with the full time. A total for a whole exchange can be laid on
 //! top with [`Stream::set_deadline`].
 
-#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "only one protocol needs it"))]
 mod aside;
 mod bell;
 mod bounds;
@@ -18,7 +17,6 @@ mod fault;
 mod handshake;
 mod io;
 mod limits;
-#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "only one protocol needs it"))]
 mod linger;
 mod link;
 #[cfg(shuttle)]
@@ -35,6 +33,7 @@ mod wire;
 use std::task::Waker;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::config::Timeouts;
@@ -49,8 +48,7 @@ use exchange::{Debt, Exchange};
 use limits::Limits;
 use watch::Watch;
 
-#[cfg(feature = "postgres")]
-pub(crate) use aside::{Aside, Turn};
+pub use aside::{SideChannel, SidePermit};
 pub(crate) use bell::Keeper;
 pub(crate) use conn::{Access, AccessMut, Bare, Conn};
 pub use connector::Connector;
@@ -60,17 +58,14 @@ pub(crate) use exchange::Ending;
 pub use fault::{Interrupted, OpTimeout, PeerSilent, TooLarge};
 pub(crate) use handshake::{Handshake, Refused};
 pub(crate) use io::delegate_io;
-#[cfg(feature = "postgres")]
-pub(crate) use linger::Linger;
+pub use linger::{Linger, LingeringSocket};
 pub(crate) use linger::{Lingering, Place};
 pub(crate) use link::Link;
 pub use link::{Ledger, Owed};
 pub(crate) use reported::Reported;
 pub use scan::{Consequence, Scanner, Unread};
 pub use sealed::WireStream;
-#[cfg(feature = "redis")]
-pub(crate) use wire::Teller;
-pub use wire::Wire;
+pub use wire::{DeferredEvents, Wire};
 
 /// A TCP or Unix stream whose every operation is bounded in time.
 ///
@@ -211,8 +206,10 @@ impl Stream {
         self.opened.take().unwrap_or_else(Instant::now)
     }
 
-    /// Has its peer looked after while a read waits, unless silence is left to the kernel.
-    pub(crate) fn watch_peer(&mut self, max_silence: Option<Duration>) {
+    /// Has its peer asked for a sign of life while a read waits, when it was silent for so long: a read
+    /// fails with [`PeerSilent`] then, if there is none. `None` leaves silence to the kernel's keepalive.
+    /// The streams of a pool have [`max_silence`](crate::Config::max_silence).
+    pub fn watch_peer(&mut self, max_silence: Option<Duration>) {
         self.watch = max_silence.map(Watch::new);
     }
 
@@ -289,6 +286,16 @@ impl Stream {
         Ledger(Arc::clone(&self.link))
     }
 
+    /// The socket, if this is TCP: for those who want to know something of it. What is read or written
+    /// through it passes this stream by, and its next user meets what is left of that.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match &self.io {
+            Io::Tcp(socket) => Some(socket),
+            #[cfg(unix)]
+            Io::Unix(_) => None,
+        }
+    }
+
     pub(crate) fn io(&self) -> &Io {
         &self.io
     }
@@ -306,11 +313,13 @@ impl Stream {
         self.bell = bell;
     }
 
-    /// Debt is counted as long as the stream lives.
-    pub(crate) fn count_debt_for_good(&mut self) {
-        self.counts_debt = true;
+    /// As [`count_debt`](Self::count_debt), for as long as the stream lives. Where
+    /// [`timeouts.read`](crate::config::Timeouts::read) was not set, no read times out then, as where a
+    /// protocol counts.
+    #[must_use = "without its ledger nothing is ever owed, and no read times out"]
+    pub fn count_debt_for_good(&mut self) -> Ledger {
         self.knows_debts = true;
-        self.reading.stop();
+        self.count_debt()
     }
 
     /// A read that is pending is that of its client's task from now on, and no caller's. Returns whether

@@ -11,7 +11,7 @@ use crate::sync::{Arc, Mutex, PoisonError};
 /// A client library with a driver task does not say when an answer is complete, and a caller who
 /// went away does not wait for it. Whoever knows the framing of the protocol can tell from the bytes:
 /// how many answers are owed, so that the read timeout runs only while one is, and a connection that
-/// owes one to its last user is never given to the next. Given to [`Wire::scan`](crate::Wire::scan).
+/// owes one to its last user is never given to the next. Given to [`Wire::scan`](crate::protocol::Wire::scan).
 ///
 /// It is called on every read and write: no waiting, no blocking, and as little copying as can be.
 pub trait Scanner: Send + 'static {

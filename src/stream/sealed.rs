@@ -15,7 +15,7 @@ use crate::net::PeerAddr;
 ///
 /// It is a [`Wire`] without anything that is for a protocol to decide: a caller who has it for a while
 /// cannot change how the connection is judged for those who have it later. Made of a wire with `into()`
-/// by protocols whose clients are bytes, as those of `livepool::tls` are.
+/// by protocols whose clients are bytes, as that of `livepool-tls` is.
 pub struct WireStream {
     wire: Wire,
     alpn: Option<Box<[u8]>>,
@@ -43,9 +43,9 @@ impl WireStream {
         self.alpn.as_deref()
     }
 
-    /// The same after this protocol was agreed on.
-    #[cfg(feature = "tls")]
-    pub(crate) fn with_alpn(self, alpn: Option<Box<[u8]>>) -> Self {
+    /// The same, after this protocol was agreed on with the server (ALPN). Default: none was.
+    #[must_use]
+    pub fn with_alpn_protocol(self, alpn: Option<Box<[u8]>>) -> Self {
         Self { alpn, ..self }
     }
 

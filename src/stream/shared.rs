@@ -16,15 +16,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-#[cfg(feature = "postgres")]
-use super::aside::Aside;
-use super::aside::Asides;
+use super::aside::{Asides, SideChannel};
 use super::bell::{Bell, Keeper};
 use super::bounds::Bounds;
 use super::driver::Rest;
-#[cfg(feature = "postgres")]
-use super::linger::Linger;
-use super::linger::{self, Lingering};
+use super::linger::{self, Linger, Lingering};
 use super::link::{Ledger, Link};
 use super::scan::{Consequence, Scanner, Unread};
 use super::{Interrupted, Stream};
@@ -90,7 +86,6 @@ pub(crate) struct Shared {
     judge: Judge,
     bounds: Bounds,
     emitter: Arc<Emitter>,
-    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "its protocols need none"))]
     asides: Option<Arc<Asides>>,
     /// Of a protocol that keeps what is left of a connection until its peer has stopped.
     linger: OnceLock<Arc<Lingering>>,
@@ -245,19 +240,16 @@ impl Shared {
     }
 
     /// The way to its peer beside it.
-    #[cfg(feature = "postgres")]
-    pub(super) fn aside(&self) -> Option<Aside> {
+    pub(super) fn side_channel(&self) -> Option<SideChannel> {
         let asides = Arc::clone(self.asides.as_ref()?);
-        Some(Aside { asides, conn: self.id, peer: self.peer.clone() })
+        Some(SideChannel { asides, conn: self.id, peer: self.peer.clone() })
     }
 
     /// For its protocol, once: what it leaves behind is kept.
-    #[cfg(feature = "postgres")]
     pub(super) fn linger(&self) -> Linger {
         Linger(Arc::clone(self.linger.get_or_init(Arc::default)))
     }
 
-    #[cfg(feature = "postgres")]
     pub(super) fn is_unencrypted(&self, was_asked: bool) {
         self.tell(Event::Unencrypted { conn: self.id, peer: self.peer.clone(), was_asked });
     }
@@ -349,7 +341,6 @@ impl Shared {
 
     /// Makes a poll for which a lock is held that is not this connection's. It is free when this
     /// returns, and events are told then.
-    #[cfg(feature = "redis")]
     pub(super) fn tell_later<T>(&self, poll: impl FnOnce() -> T) -> T {
         /// However the poll ends.
         struct Later<'a>(&'a Shared);
@@ -387,7 +378,7 @@ impl Shared {
 
     pub(super) fn count_debt(&self) -> Ledger {
         self.is_owed_by_use.store(false, Ordering::Release);
-        self.record(Stream::count_debt_for_good);
+        self.record(|stream| drop(stream.count_debt_for_good()));
         Ledger(Arc::clone(&self.link))
     }
 

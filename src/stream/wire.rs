@@ -9,12 +9,12 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Stream;
+use super::aside::SideChannel;
 use super::driver::Driver;
+use super::linger::{Linger, Lingering};
 use super::link::{Ledger, Link};
 use super::scan::Scanner;
 use super::shared::{Duplex, Shared};
-#[cfg(feature = "postgres")]
-use super::{Aside, Linger};
 use crate::event::{CloseReason, ConnId};
 use crate::net::PeerAddr;
 use crate::sync::Arc;
@@ -55,7 +55,7 @@ impl Wire {
     /// From now on the read timeout runs only while an answer is owed, as counted by the returned
     /// ledger, and the connection may be reused when nothing is. For as long as it lives.
     ///
-    /// This is for a protocol to do while it [makes](crate::Protocol::connect) its client. Later, when
+    /// This is for a protocol to do while it [makes](crate::protocol::Protocol::connect) its client. Later, when
     /// callers may have the wire in their hands, it changes nothing, or one of them could change how
     /// the connections of others are judged: the ledger that is returned then is nobody's. A connection
     /// that was [detached](crate::Guard::detach) is judged by nobody, and its owner may do as he likes.
@@ -124,29 +124,37 @@ impl Wire {
         Ok(self)
     }
 
-    /// The way to its peer beside it, if it was dialed.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn aside(&self) -> Option<Aside> {
-        self.shared.aside()
+    /// The way to the same peer over connections of their own, to ask it to stop what it does for this
+    /// one. `None` for a connection that no pool has dialed.
+    pub fn side_channel(&self) -> Option<SideChannel> {
+        self.shared.side_channel()
     }
 
-    /// For a protocol that can ask its peer to stop: what a connection leaves behind that is closed in the
-    /// middle of a request is kept. For as long as this is held.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn linger(&self) -> Linger {
+    /// For a protocol that can ask its peer to stop: the slot and the socket of a connection that is
+    /// closed while something is owed on it are kept for as long as the returned value is held.
+    ///
+    /// As [`count_debt`](Self::count_debt) it is for the protocol, while it makes its client.
+    #[must_use = "dropping it lets go of what it keeps"]
+    pub fn linger(&self) -> Linger {
+        if self.shared.is_settled("linger() comes too late: the protocol has made its client") {
+            let nobodys = Arc::<Lingering>::default();
+            nobodys.pass();
+            return Linger(nobodys);
+        }
         self.shared.linger()
     }
 
-    /// Its protocol would have encrypted it, and could not: the peer would not, or was not even asked.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn is_unencrypted(&self, was_asked: bool) {
+    /// Reports that the protocol would have encrypted this connection, and could not: the peer would not
+    /// (`was_asked`), or the pool has no TLS. It is an
+    /// [`Event::Unencrypted`](crate::Event::Unencrypted).
+    pub fn report_unencrypted(&self, was_asked: bool) {
         self.shared.is_unencrypted(was_asked);
     }
 
-    /// For whoever polls it with a lock held.
-    #[cfg(feature = "redis")]
-    pub(crate) fn teller(&self) -> Teller {
-        Teller(Arc::clone(&self.shared))
+    /// For a client that polls this wire with a lock of its own held. Observers are called in the middle
+    /// of a poll, and must not be called under a lock.
+    pub fn defer_events(&self) -> DeferredEvents {
+        DeferredEvents(Arc::clone(&self.shared))
     }
 
     /// Whether it is that of this connection.
@@ -179,15 +187,44 @@ impl Wire {
     }
 }
 
-/// Keeps the events of a wire until a lock is free that is held for its polls.
-#[cfg(feature = "redis")]
+/// Keeps the events of a [`Wire`] until a lock is free that is held for its polls. Get one with
+/// [`Wire::defer_events`].
+///
+/// ```
+/// use std::io;
+/// use std::pin::Pin;
+/// use std::sync::{Arc, Mutex};
+/// use std::task::{Context, Poll};
+/// use livepool::protocol::{DeferredEvents, Wire};
+/// use tokio::io::{AsyncRead, ReadBuf};
+///
+/// /// A wire that its client can take back from the library that reads it.
+/// struct Lent {
+///     wire: Arc<Mutex<Option<Wire>>>,
+///     events: DeferredEvents,
+/// }
+///
+/// impl AsyncRead for Lent {
+///     fn poll_read(
+///         self: Pin<&mut Self>,
+///         cx: &mut Context<'_>,
+///         buf: &mut ReadBuf<'_>,
+///     ) -> Poll<io::Result<()>> {
+///         // The lock is taken, and free again, before an observer hears of anything.
+///         self.events.during(|| match &mut *self.wire.lock().unwrap() {
+///             Some(wire) => Pin::new(wire).poll_read(cx, buf),
+///             None => Poll::Pending,
+///         })
+///     }
+/// }
+/// ```
 #[derive(Debug)]
-pub(crate) struct Teller(Arc<Shared>);
+pub struct DeferredEvents(Arc<Shared>);
 
-#[cfg(feature = "redis")]
-impl Teller {
-    /// Makes a poll. The lock is taken and left in it.
-    pub(crate) fn after<T>(&self, poll: impl FnOnce() -> T) -> T {
+impl DeferredEvents {
+    /// Makes a poll, and tells afterwards what happened in it. The lock is taken in `poll`, and is free
+    /// when it returns.
+    pub fn during<T>(&self, poll: impl FnOnce() -> T) -> T {
         self.0.tell_later(poll)
     }
 }

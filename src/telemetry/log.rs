@@ -150,19 +150,13 @@ pub(super) fn forgotten_release(pool: &str, conn: ConnId, taken_at: &Location<'s
     );
 }
 
-/// A line that is no event: something went wrong that costs nobody anything, or that an event reports
-/// as well. What it was may be in a peer's words.
-pub(crate) fn trouble(conn: Option<ConnId>, error: &dyn fmt::Display, what: &'static str) {
+/// Writes a line that is no event, at `debug` and with the target `livepool`: something went wrong that
+/// costs nobody anything, or that an event reports as well. What it was may be in a peer's words: they
+/// are escaped and cut. A subscriber that panics loses the line.
+pub fn trouble(conn: Option<ConnId>, error: &dyn fmt::Display, what: &'static str) {
     let conn_id = conn.map(ConnId::get);
     let _ =
         foreign::call(|| tracing::debug!(target: TARGET, conn_id, error = %Said(error), "{what}"));
-}
-
-/// A line that a server wants to be read.
-#[cfg(feature = "postgres")]
-pub(crate) fn notice(severity: &str, code: &str, message: &str) {
-    let (severity, code, message) = (Said(&severity), Said(&code), Said(&message));
-    let _ = foreign::call(|| tracing::debug!(target: TARGET, %severity, %code, "{message}"));
 }
 
 /// A line about what somebody wrote who uses the pool.

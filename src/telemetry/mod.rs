@@ -16,19 +16,17 @@ use crate::foreign;
 mod emitter;
 mod handles;
 mod lazy;
-mod log;
+pub(crate) mod log;
 mod metric;
 mod name;
 mod names;
 mod register;
 mod span;
 // Its libraries are the library's own only.
-#[cfg(all(test, not(any(shuttle, fuzzing))))]
+#[cfg(all(test, not(shuttle)))]
 mod tests;
 
 pub(crate) use self::emitter::Emitter;
-#[cfg(feature = "postgres")]
-pub(crate) use self::log::notice;
 pub(crate) use self::log::{misuse, trouble};
 pub use self::metric::{Kind, Label, Metric, Unit};
 pub use self::names::METRICS;

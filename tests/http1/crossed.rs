@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use livepool::http1::{Http1, Request};
 use livepool::{Config, Pool};
+use livepool_http::{Http1, HttpPool, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::seed::seed;
-use crate::support::servers::Nginx;
 use crate::{pool_of, request_for, text};
+use livepool_testkit::seed::seed;
+use livepool_testkit::servers::Nginx;
 
 const REQUESTS: usize = 10_000;
 const CALLERS: usize = 48;

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use livepool::http1::{Failure, Http1, Limits, Request, RequestBody};
 use livepool::{CloseReason, Config, Timeouts};
+use livepool_http::{Failure, Http1, HttpGuard, HttpPool, Limits, Request, RequestBody};
 use tokio::time::Instant;
 
-use crate::support::blackhole::Blackhole;
-use crate::support::scripted::Scripted;
-use crate::support::until_seen;
 use crate::{get, get_text, pool_of, pool_with, request_for};
+use livepool_testkit::blackhole::Blackhole;
+use livepool_testkit::scripted::Scripted;
+use livepool_testkit::until_seen;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -248,11 +248,11 @@ async fn a_body_that_a_deadline_cuts_says_so() {
 async fn what_is_no_request_for_this_pool_fails_at_once_and_takes_no_connection() {
     let hole = Blackhole::start();
     let (pool, events) = pool_of(Config::new(hole.addr().to_string()));
-    let requests: [(livepool::http1::http::request::Builder, &str); 4] = [
+    let requests: [(livepool_http::http::request::Builder, &str); 4] = [
         (Request::get("/").header("upgrade", "websocket"), "upgrade"),
         (Request::connect("example.org:443"), "CONNECT"),
         (Request::get("https://example.org/"), "for https"),
-        (Request::get("/").version(livepool::http1::http::Version::HTTP_2), "HTTP/2"),
+        (Request::get("/").version(livepool_http::http::Version::HTTP_2), "HTTP/2"),
     ];
     for (request, why) in requests {
         let began = Instant::now();

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use livepool::http1::{Error, Failure, Http1, Limits, Request};
 use livepool::{CloseReason, Config, Pool, Timeouts};
+use livepool_http::{Error, Failure, Http1, HttpPool, Limits, Request};
 
-use crate::support::servers::Nginx;
-use crate::support::{Events, until_seen, until_status};
 use crate::{get, get_text, pool_of, request_for, text};
+use livepool_testkit::servers::Nginx;
+use livepool_testkit::{Events, until_seen, until_status};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -289,12 +289,11 @@ async fn a_body_that_is_left_half_way_closes_its_connection_and_a_request_body_i
     assert_eq!(events.opened(), 2);
 }
 
-#[cfg(feature = "tls")]
 mod tls {
     use super::*;
     use crate::pool_with;
-    use crate::support::servers::Certs;
-    use livepool::tls::Tls;
+    use livepool_testkit::servers::Certs;
+    use livepool_tls::Tls;
 
     fn pool(nginx: &Nginx, certs: &Certs) -> (Pool<Http1>, Events) {
         let tls = Tls::builder().with_root_pem(certs.ca_pem()).build().unwrap();
@@ -322,7 +321,7 @@ mod tls {
     #[tokio::test]
     async fn a_server_that_would_rather_speak_http2_is_not_asked_for_it() {
         let certs = Certs::new();
-        let port = crate::support::servers::port::free_port();
+        let port = livepool_testkit::servers::port::free_port();
         let http2 = format!("listen 127.0.0.1:{port} ssl http2;");
         let _nginx = Nginx::start_with(&http2, Some(&certs));
         for offered in [vec!["h2", "http/1.1"], vec!["h2"], vec!["http/1.1"], vec![]] {

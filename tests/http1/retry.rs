@@ -1,11 +1,11 @@
 //! Which requests are made again, and how often.
 
-use livepool::http1::{Failure, Http1, Request, RequestBody};
 use livepool::{CloseReason, Guard};
+use livepool_http::{Failure, Http1, HttpGuard, HttpPool, Request, RequestBody};
 
-use crate::support::scripted::{Scripted, Talk};
-use crate::support::until_seen;
 use crate::{get_text, pool_of, request_for, text};
+use livepool_testkit::scripted::{Scripted, Talk};
+use livepool_testkit::until_seen;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -176,7 +176,7 @@ async fn a_connection_that_ended_before_the_first_byte_gives_the_request_back_un
         let (pool, events) = pool_of(server.config());
         let guard: Guard<Http1> = pool.get().await.unwrap();
         until_seen(|| server.finished(), |seen| *seen == 1).await;
-        crate::support::loopback_delivered();
+        livepool_testkit::loopback_delivered();
         let error = guard.send(post("body")).await.unwrap_err();
         assert_eq!(error.failure(), Failure::Unsent, "{error}");
         assert!(error.is_retryable());
@@ -234,13 +234,13 @@ async fn what_may_have_had_an_effect_reaches_the_server_once_at_most_however_the
 #[tokio::test]
 async fn a_body_that_fails_is_the_callers_own_error() {
     struct Broken;
-    impl livepool::http1::http_body::Body for Broken {
+    impl livepool_http::http_body::Body for Broken {
         type Data = bytes::Bytes;
         type Error = std::io::Error;
         fn poll_frame(
             self: std::pin::Pin<&mut Self>,
             _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<std::io::Result<livepool::http1::http_body::Frame<bytes::Bytes>>>>
+        ) -> std::task::Poll<Option<std::io::Result<livepool_http::http_body::Frame<bytes::Bytes>>>>
         {
             std::task::Poll::Ready(Some(Err(std::io::Error::other("no paper left"))))
         }

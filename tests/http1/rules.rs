@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use livepool::config::Validation;
 use livepool::event::Operation;
-use livepool::http1::{Failure, Http1, Limits, Request, RequestBody};
 use livepool::{CloseReason, Timeouts};
+use livepool_http::{Failure, Http1, HttpPool, Limits, Request, RequestBody};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::support::scripted::Scripted;
-use crate::support::until;
 use crate::{get, get_text, pool_of, pool_with, request_for, text};
+use livepool_testkit::scripted::Scripted;
+use livepool_testkit::until;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const SECOND: Duration = Duration::from_secs(1);
@@ -141,17 +141,17 @@ async fn a_rest_that_does_not_come_closes_the_connection_in_time() {
 /// A body that never ends, and says nothing after its beginning.
 struct Endless(bool);
 
-impl livepool::http1::http_body::Body for Endless {
+impl livepool_http::http_body::Body for Endless {
     type Data = bytes::Bytes;
     type Error = std::io::Error;
 
     fn poll_frame(
         mut self: std::pin::Pin<&mut Self>,
         _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<std::io::Result<livepool::http1::http_body::Frame<bytes::Bytes>>>>
+    ) -> std::task::Poll<Option<std::io::Result<livepool_http::http_body::Frame<bytes::Bytes>>>>
     {
         match std::mem::replace(&mut self.0, true) {
-            false => std::task::Poll::Ready(Some(Ok(livepool::http1::http_body::Frame::data(
+            false => std::task::Poll::Ready(Some(Ok(livepool_http::http_body::Frame::data(
                 "begin".into(),
             )))),
             true => std::task::Poll::Pending,

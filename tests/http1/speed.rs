@@ -6,12 +6,12 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use livepool::http1::Http1;
 use livepool::{Config, Pool};
+use livepool_http::Http1;
 
 use crate::get;
-use crate::support::rates::{Rates, beside};
-use crate::support::servers::Nginx;
+use livepool_testkit::rates::{Rates, beside};
+use livepool_testkit::servers::Nginx;
 
 type Theirs = Client<HttpConnector, Empty<bytes::Bytes>>;
 

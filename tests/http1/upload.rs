@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use livepool::event::Operation;
-use livepool::http1::http_body::{Body, Frame};
-use livepool::http1::{Failure, Limits, Request, RequestBody};
 use livepool::{CloseReason, Config, Timeouts};
+use livepool_http::http_body::{Body, Frame};
+use livepool_http::{Failure, HttpPool, Limits, Request, RequestBody};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::support::scripted::{Scripted, Talk};
-use crate::support::servers::Nginx;
-use crate::support::{until, until_seen};
 use crate::{get_text, pool_of, text};
+use livepool_testkit::scripted::{Scripted, Talk};
+use livepool_testkit::servers::Nginx;
+use livepool_testkit::{until, until_seen};
 
 const SECOND: Duration = Duration::from_secs(1);
 const UPLOAD: usize = 20_000_000;
@@ -378,13 +378,12 @@ async fn early_answers_and_callers_who_go_leave_every_answer_with_its_request() 
     println!("{} heard, {} connections", served.load(Ordering::SeqCst), server.accepted());
 }
 
-#[cfg(feature = "tls")]
 mod tls {
     use super::*;
     use crate::pool_with;
-    use crate::support::servers::Certs;
-    use livepool::http1::Http1;
-    use livepool::tls::Tls;
+    use livepool_http::Http1;
+    use livepool_testkit::servers::Certs;
+    use livepool_tls::Tls;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn under_tls_an_early_answer_does_not_cut_an_upload_either() {
@@ -416,12 +415,12 @@ mod tls {
         let url = format!("https://{}", server.addr());
         let quick =
             |config: Config| config.with_timeouts(Timeouts::default().with_checkout(SECOND / 2));
-        let (config, http1) = livepool::http1::at(&url).unwrap();
+        let (config, http1) = livepool_http::at(&url).unwrap();
         let (pool, _) = pool_with(quick(config), http1);
         get_text(&pool, "/secret").await.unwrap_err();
         let error = get_text(&pool, "http://example.org/secret").await.unwrap_err();
         assert_eq!(error.failure(), Failure::Refused, "{error}");
-        let pool = livepool::http1::pool(&url).unwrap();
+        let pool = livepool_http::pool(&url).unwrap();
         let limits = Limits::new().with_deadline(SECOND / 2);
         pool.send_within(Request::get("/secret").body(()).unwrap(), limits).await.unwrap_err();
         // A ClientHello of TLS (RFC 8446 section 5.1).

@@ -4,10 +4,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use livepool::CloseReason;
-use livepool::postgres::Statements;
+use livepool_postgres::Statements;
 
-use super::support::servers::PgBouncer;
 use super::*;
+use livepool_testkit::servers::PgBouncer;
 
 /// Three sessions for six connections.
 fn bouncer(server: &Server) -> PgBouncer {

@@ -5,7 +5,7 @@ use livepool::config::Limits;
 use livepool::{CloseReason, TooLarge};
 
 use super::*;
-use crate::support::alone::alone;
+use livepool_testkit::alone::alone;
 
 const MIB: usize = 1 << 20;
 
@@ -86,7 +86,7 @@ async fn a_row_beyond_the_limit_ends_its_connection_and_says_which_limit_it_was(
     let conn = pool.get().await.unwrap();
     conn.query_one("SELECT repeat('x', 1000000)", &[]).await.unwrap();
     conn.query_one("SELECT repeat('x', 3000000)", &[]).await.unwrap_err();
-    support::until(|| conn.ended_with().is_some()).await;
+    livepool_testkit::until(|| conn.ended_with().is_some()).await;
     let end = conn.ended_with().expect("it has ended");
     let cause = std::error::Error::source(end).and_then(|cause| cause.downcast_ref());
     let exceeded = TooLarge::of(cause.expect("an I/O error")).expect("a length");

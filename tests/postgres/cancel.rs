@@ -5,8 +5,8 @@ use std::time::Duration;
 use livepool::event::Operation;
 use livepool::{CloseReason, Timeouts};
 
-use super::support::until_seen;
 use super::*;
+use livepool_testkit::until_seen;
 
 /// Long enough for any machine, short enough to tell it from a sleep of a minute.
 const SOON: Duration = Duration::from_secs(10);
@@ -79,7 +79,7 @@ async fn a_query_that_times_out_is_stopped_at_the_server() {
     let conn = pool.get().await.unwrap();
     let error = conn.batch_execute("SELECT pg_sleep(64)").await.unwrap_err();
     assert_eq!(error.code().unwrap().code(), "57014");
-    support::until(|| conn.ended_with().is_some()).await;
+    livepool_testkit::until(|| conn.ended_with().is_some()).await;
     let why = std::error::Error::source(conn.ended_with().unwrap()).unwrap().to_string();
     assert!(why.contains("read"), "{why}");
     drop(conn);

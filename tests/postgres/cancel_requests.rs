@@ -9,9 +9,9 @@ use livepool::{CloseReason, Event, Timeouts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::support::servers::PgBouncer;
-use super::support::until_seen;
 use super::*;
+use livepool_testkit::servers::PgBouncer;
+use livepool_testkit::until_seen;
 
 /// How the requests to cancel ended.
 pub(super) fn outcomes(events: &Events) -> Vec<&'static str> {
@@ -122,7 +122,7 @@ async fn many_deadlines_that_pass_together_open_few_connections() {
     let all = futures_util::future::join_all(asked);
     tokio::time::timeout(Duration::from_millis(300), all).await.unwrap_err();
     drop(conns);
-    support::until_status(&pool, |now| now.idle == MANY).await;
+    livepool_testkit::until_status(&pool, |now| now.idle == MANY).await;
     assert_eq!(running(&server, "pg_sleep(74)"), 0);
     let most = relay.seen.most.load(SeqCst);
     assert!((1..=3).contains(&most), "{most} at a time");

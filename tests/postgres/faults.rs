@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use livepool::error::CheckoutFailure;
 use livepool::{CloseReason, Timeouts};
 
-use super::support::{until_seen, until_status};
 use super::*;
+use livepool_testkit::{until_seen, until_status};
 
 /// Within this, a pool is whole again after its server is.
 const WHOLE_AGAIN: Duration = Duration::from_secs(10);

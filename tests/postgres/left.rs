@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use livepool::postgres::RecyclingMethod;
 use livepool::{CloseReason, Release, Timeouts};
+use livepool_postgres::RecyclingMethod;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-use super::support::until_status;
 use super::*;
+use livepool_testkit::until_status;
 
 const LISTENING: &str = "SELECT count(*) FROM pg_listening_channels()";
 

@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use livepool::config::ReadTimeout;
 use livepool::event::Operation;
-use livepool::{CloseReason, Consequence, Timeouts};
+use livepool::protocol::Consequence;
+use livepool::{CloseReason, Timeouts};
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
-use super::support::until_seen;
 use super::*;
+use livepool_testkit::until_seen;
 
 const BARE: ReadTimeout = ReadTimeout::After(Duration::from_secs(30));
 
@@ -28,7 +29,7 @@ async fn whichever_way_a_pool_is_built_a_statement_may_take_its_time() {
     let by_protocol =
         |config: &Config| Pool::builder(config.clone()).protocol(postgres.clone()).build().unwrap();
     let mut pools = vec![
-        livepool::postgres::pool(&url).unwrap(),
+        livepool_postgres::pool(&url).unwrap(),
         postgres.clone().builder(|config| config).unwrap().build().unwrap(),
         by_protocol(&config),
         by_protocol(&config.clone().with_timeouts(Timeouts::never())),
@@ -77,7 +78,7 @@ async fn a_time_that_is_up_is_told_to_whoever_waits_with_its_setting() {
     let (code, text) = said(&error);
     assert_eq!(code, SqlState::QUERY_CANCELED.code());
     assert!(text.contains("read timed out after 300.0ms (timeouts.read)"), "{text}");
-    let error = livepool::postgres::Error::from(error);
+    let error = livepool_postgres::Error::from(error);
     assert!(error.is_timeout(), "{error}");
     // It is no word of the server's, of which others would have to be told.
     assert_eq!(conn.report(&error), Consequence::Evict);

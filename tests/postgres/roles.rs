@@ -1,10 +1,10 @@
 //! Which server of several: the one that takes writes, wherever it is.
 
-use livepool::postgres::Target;
 use livepool::{CloseReason, Timeouts};
+use livepool_postgres::Target;
 
-use super::support::{until_seen, until_status};
 use super::*;
+use livepool_testkit::{until_seen, until_status};
 
 fn both(a: &Server, b: &Server, target: Target) -> (Pool<Postgres>, Events) {
     let (a, b) = (a.port(), b.port());

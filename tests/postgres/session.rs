@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use futures_util::SinkExt;
-use livepool::postgres::RecyclingMethod;
 use livepool::{CloseReason, Release, Timeouts};
+use livepool_postgres::RecyclingMethod;
 use tokio_postgres::types::Type;
 
-use super::support::{until_seen, until_status};
 use super::*;
+use livepool_testkit::{until_seen, until_status};
 
 #[tokio::test]
 async fn a_connection_on_which_nothing_is_owed_goes_back_at_once() {
@@ -327,7 +327,7 @@ async fn a_query_that_may_take_longer_says_so() {
     conn.deadline(Duration::from_millis(300));
     let error = conn.batch_execute("SELECT pg_sleep(60)").await.unwrap_err();
     assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::QUERY_CANCELED));
-    support::until(|| conn.ended_with().is_some()).await;
+    livepool_testkit::until(|| conn.ended_with().is_some()).await;
     drop(conn);
     assert_eq!(events.closed(), [CloseReason::OpTimeout]);
     until_seen(|| running(&server, "pg_sleep(60)"), |seen| *seen == 0).await;

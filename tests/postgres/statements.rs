@@ -2,10 +2,10 @@
 //! session does not have.
 
 use livepool::CloseReason;
-use livepool::postgres::{RecyclingMethod, Statements};
+use livepool_postgres::{RecyclingMethod, Statements};
 
-use super::support::until_status;
 use super::*;
+use livepool_testkit::until_status;
 
 /// A statement that the session does not have is no fault of the network.
 #[tokio::test]
@@ -237,7 +237,7 @@ async fn the_caches_of_all_connections_can_be_cleared_at_once() {
         assert_eq!(echo(conn.as_ref().unwrap(), 1).await.unwrap(), 1);
         assert_eq!(conn.as_ref().unwrap().statement_cache().size(), 1);
     }
-    pool.clear_statement_caches();
+    pool.protocol().unwrap().clear_statement_caches();
     for conn in &held {
         let conn = conn.as_ref().unwrap();
         assert_eq!(conn.statement_cache().size(), 0);

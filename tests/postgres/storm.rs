@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use deadpool::managed::{Manager, Metrics, RecycleResult};
-use livepool::postgres::RecyclingMethod;
+use livepool_postgres::RecyclingMethod;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::support::seed::seed;
 use super::*;
+use livepool_testkit::seed::seed;
 
 const QUERIES: u64 = 10_000;
 const CALLERS: u64 = 32;
@@ -68,7 +68,7 @@ async fn storm(server: &Server, method: RecyclingMethod, queries: u64) {
     assert_eq!((get(&tally.crossed), get(&tally.inherited), get(&tally.failed)), (0, 0, 0));
     assert!(get(&tally.given_up) as u64 > queries / 10);
     assert!(longest < NEXT, "somebody waited for what another left running: {longest:?}");
-    support::until_seen(|| running(server, "pg_sleep"), |seen| *seen == 0).await;
+    livepool_testkit::until_seen(|| running(server, "pg_sleep"), |seen| *seen == 0).await;
 }
 
 async fn ask(pool: &Pool<Postgres>, tag: i64, random: &mut fastrand::Rng, tally: &Tally) {

@@ -2,7 +2,7 @@
 //!
 //! `LIVEPOOL_ROUNDS=7 cargo test --release --features postgres --test postgres -- --nocapture beside`
 
-use crate::support::rates::{Rates, beside};
+use livepool_testkit::rates::{Rates, beside};
 
 use super::*;
 

@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex};
 
 use livepool::Event;
 use livepool::error::CheckoutFailure;
-use livepool::tls::Tls;
-use livepool::tls::tokio_rustls::rustls::crypto::ring;
-use livepool::tls::tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use livepool::tls::tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
-use livepool::tls::tokio_rustls::{TlsAcceptor, TlsConnector};
+use livepool_tls::Tls;
+use livepool_tls::tokio_rustls::rustls::crypto::ring;
+use livepool_tls::tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use livepool_tls::tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use livepool_tls::tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use support::servers::Certs;
-use support::servers::certs::Identity;
+use livepool_testkit::servers::Certs;
+use livepool_testkit::servers::certs::Identity;
 
 fn trusting(certs: &Certs) -> Tls {
     Tls::builder().with_root_pem(certs.ca_pem()).build().unwrap()
@@ -73,7 +73,7 @@ async fn sslmode_decides_about_encryption() {
         }
         assert_eq!(echo(&pool.get().await.unwrap(), 1).await.unwrap(), 1);
         assert_eq!((events.opened(), events.closed()), (1, vec![]), "{mode}");
-        support::until_seen(|| running(server, "pg_sleep(82)"), |seen| *seen == 0).await;
+        livepool_testkit::until_seen(|| running(server, "pg_sleep(82)"), |seen| *seen == 0).await;
         let is_second_best = mode == "prefer" && !expected;
         assert_eq!(unencrypted(&events), vec![true; usize::from(is_second_best)], "{mode}");
     }
@@ -131,10 +131,10 @@ async fn a_url_is_enough_for_whom_to_trust_and_who_we_are() {
     // Whatever way the pool is built.
     let addr = Config::new(format!("127.0.0.1:{}", server.port()));
     let built = Pool::builder(addr).protocol(Postgres::from_url(&whole).unwrap()).build();
-    for pool in [livepool::postgres::pool(&whole).unwrap(), built.unwrap()] {
+    for pool in [livepool_postgres::pool(&whole).unwrap(), built.unwrap()] {
         assert!(is_encrypted(&pool.get().await.unwrap()).await);
     }
-    let why = denied(&livepool::postgres::pool(&trusts).unwrap()).await;
+    let why = denied(&livepool_postgres::pool(&trusts).unwrap()).await;
     assert!(why.contains("certificate"), "{why}");
     // In one word only.
     let twice = Postgres::from_url(&whole).unwrap().with_tls(trusting(&certs));
@@ -159,7 +159,7 @@ async fn the_address_is_dialed_and_the_certificate_is_that_of_the_host_beside_it
         )
     };
     for (hosts, which) in [("wrong.example", &[0][..]), ("db.example", &[1])] {
-        let pool = livepool::postgres::pool(&url(hosts, which)).unwrap();
+        let pool = livepool_postgres::pool(&url(hosts, which)).unwrap();
         let conn = pool.get().await.unwrap();
         assert!(is_encrypted(&conn).await, "{hosts}");
         let asked = conn.batch_execute("SELECT pg_sleep(83)");
@@ -177,7 +177,7 @@ async fn the_address_is_dialed_and_the_certificate_is_that_of_the_host_beside_it
     assert!(pool.peers().iter().all(|peer| peer.connections == 1), "{:?}", pool.peers());
     // Not the other's, and not that of the address.
     for hosts in ["db.example", "127.0.0.1"] {
-        let why = denied(&livepool::postgres::pool(&url(hosts, &[0])).unwrap()).await;
+        let why = denied(&livepool_postgres::pool(&url(hosts, &[0])).unwrap()).await;
         assert!(why.contains("certificate"), "{hosts}: {why}");
     }
 }
@@ -239,7 +239,7 @@ async fn a_password_is_bound_to_the_certificate_of_its_server() {
             "postgres://postgres:open%20sesame@localhost:{port}/app?sslmode=verify-full&sslrootcert={}{options}",
             certs.ca_file().display()
         );
-        livepool::postgres::pool(&url).unwrap()
+        livepool_postgres::pool(&url).unwrap()
     };
     // It is bound where the server can do that, and is not let in otherwise where that is required.
     for options in ["", "&channel_binding=prefer", "&channel_binding=require"] {
@@ -296,7 +296,7 @@ async fn who_speaks_tls_from_the_start_says_for_what() {
          sslnegotiation=direct sslrootcert={}",
         certs.ca_file().display()
     );
-    let pool = livepool::postgres::pool(&url).unwrap();
+    let pool = livepool_postgres::pool(&url).unwrap();
     let _ = pool.get_by(tokio::time::Instant::now() + SECOND).await;
     assert_eq!(seen.lock().unwrap().as_deref(), Some(&b"postgresql"[..]));
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
-use super::support::until_seen;
 use super::*;
+use livepool_testkit::until_seen;
 
 /// As it is written for deadpool-postgres; the body is that program's.
 macro_rules! written_for_deadpool {

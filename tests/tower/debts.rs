@@ -12,15 +12,15 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpInfo;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use livepool::event::Operation;
-use livepool::tower::tower_service::Service;
-use livepool::tower::{Connect, Connection};
 use livepool::{CloseReason, Config, Timeouts};
+use livepool_http::tower::tower_service::Service;
+use livepool_http::tower::{Connect, Connection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::support::Events;
-use crate::support::scripted::Scripted;
-use crate::support::servers::Nginx;
+use livepool_testkit::Events;
+use livepool_testkit::scripted::Scripted;
+use livepool_testkit::servers::Nginx;
 
 /// Shorter than the pauses below.
 const READ: Duration = Duration::from_millis(500);
@@ -239,14 +239,13 @@ async fn a_response_says_which_addresses_it_came_over() {
     assert!(info.local_addr().ip().is_loopback() && info.local_addr().port() != 0);
 }
 
-#[cfg(feature = "tls")]
 mod tls {
     use super::*;
-    use crate::support::servers::Certs;
+    use livepool_testkit::servers::Certs;
+    use livepool_tls::tokio_rustls::TlsConnector;
+    use livepool_tls::tokio_rustls::rustls::pki_types::ServerName;
+    use livepool_tls::tokio_rustls::rustls::{ClientConfig, RootCertStore};
     use std::sync::Arc;
-    use tokio_rustls::TlsConnector;
-    use tokio_rustls::rustls::pki_types::ServerName;
-    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
     fn trusting(certs: &Certs) -> TlsConnector {
         let mut roots = RootCertStore::empty();

@@ -205,10 +205,10 @@ impl PoolInner {
     }
 
     /// As a ping whose caller has gone: run by a task of the pool, until that is closed.
-    #[cfg(feature = "http1")]
     pub(in crate::pool) fn leave_work(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.leave_to_a_task(Box::pin(async move {
-            work.await;
+            // It is the protocol's code.
+            let _ = foreign::future(work).await;
             None
         }));
     }

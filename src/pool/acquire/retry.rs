@@ -1,6 +1,7 @@
-//! [`Tries`]: the checkouts of one exchange, a second one where the first connection had died before
+//! [`Retry`]: the checkouts of one exchange, a second one where the first connection had died before
 //! anybody was served.
 
+use std::fmt;
 use std::panic::Location;
 
 use tokio::time::Instant;
@@ -13,8 +14,31 @@ use crate::pool::{Guard, Pool};
 use crate::protocol::Protocol;
 use crate::sync::OnceLock;
 
-/// The checkouts of one exchange. All of them together take at most `timeouts.checkout`.
-pub(crate) struct Tries<'a, P: Protocol> {
+/// The checkouts of one exchange, which is made again on another connection where the first one had died
+/// before anybody was served. All of them together take at most `timeouts.checkout`.
+///
+/// [`Pool::run_retry`] is one with the simplest rule. This is for a protocol that knows more: which
+/// request may be repeated, say, or that nothing of it was sent.
+///
+/// ```
+/// use std::panic::Location;
+/// use livepool::protocol::{Protocol, Retry};
+/// use livepool::{CheckoutError, Guard, Pool};
+///
+/// # trait Exchange: Protocol { async fn ask(g: &mut Guard<Self>) -> Result<u8, std::io::Error> where Self: Sized; }
+/// async fn ask<P: Exchange>(pool: &Pool<P>) -> Result<u8, Box<dyn std::error::Error>> {
+///     let retry = Retry::new(pool, None, Location::caller());
+///     loop {
+///         let mut guard = retry.get().await?;
+///         match P::ask(&mut guard).await {
+///             // Its connection was idle, and had ended meanwhile.
+///             Err(_) if retry.retry_after(&guard) => {}
+///             answer => return Ok(answer?),
+///         }
+///     }
+/// }
+/// ```
+pub struct Retry<'a, P: Protocol> {
     pool: &'a Pool<P>,
     began: Instant,
     deadline: Deadline,
@@ -23,9 +47,10 @@ pub(crate) struct Tries<'a, P: Protocol> {
     fitness: OnceLock<Fitness>,
 }
 
-impl<'a, P: Protocol> Tries<'a, P> {
-    /// Until `deadline` at the latest, if there is one.
-    pub(crate) fn new(
+impl<'a, P: Protocol> Retry<'a, P> {
+    /// An exchange that begins now. Its checkouts wait until `deadline` at the latest, if there is one;
+    /// `taken_at` is who is told of in [`Event::HeldTooLong`](crate::Event::HeldTooLong).
+    pub fn new(
         pool: &'a Pool<P>,
         deadline: Option<Instant>,
         taken_at: &'static Location<'static>,
@@ -35,7 +60,14 @@ impl<'a, P: Protocol> Tries<'a, P> {
         Self { pool, began: Instant::now(), deadline, taken_at, fitness: OnceLock::new() }
     }
 
-    pub(crate) async fn get(&self) -> Result<Guard<P>, CheckoutError> {
+    /// Takes a connection.
+    ///
+    /// # Errors
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`Pool::get`].
+    pub async fn get(&self) -> Result<Guard<P>, CheckoutError> {
         let (inner, until) = (&self.pool.handle.0, Until::By(self.deadline));
         let lease = match self.fitness.get() {
             None => checkout::checkout(inner, until, self.taken_at).await?,
@@ -44,15 +76,15 @@ impl<'a, P: Protocol> Tries<'a, P> {
         Ok(Guard::new(lease))
     }
 
-    /// Whether this connection had ended before any byte of an answer came: the exchange may be made
-    /// on another one, if repeating it does no harm. Not if it was made for this exchange: another
+    /// Whether the exchange may be made again on another connection, if repeating it does no harm: this
+    /// one had ended before any byte of an answer came. Not if it was made for this exchange: another
     /// new one would fare no better.
     ///
-    /// The next one is not as stale. Where a peer closed this one, it is one whose peer was heard
+    /// The next one is not as stale then. Where a peer closed this one, it is one whose peer was heard
     /// since. Where it was reset, its peer may know none of those from before, though its kernel
     /// answers: it is one that is made now.
-    pub(crate) fn met_stale(&self, guard: &Guard<P>) -> bool {
-        let is_stale = self.met_old(guard) && guard.lease().stream().died() && !guard.was_heard();
+    pub fn retry_after(&self, guard: &Guard<P>) -> bool {
+        let is_stale = self.predates(guard) && guard.lease().stream().died() && !guard.was_heard();
         if is_stale {
             let now = Instant::now();
             let _ = self.fitness.set(match guard.tainted() {
@@ -63,8 +95,14 @@ impl<'a, P: Protocol> Tries<'a, P> {
         is_stale
     }
 
-    /// Whether this connection was there before.
-    pub(crate) fn met_old(&self, guard: &Guard<P>) -> bool {
+    /// Whether this connection was made before the exchange began: it may have ended unnoticed.
+    pub fn predates(&self, guard: &Guard<P>) -> bool {
         guard.lease().is_older_than(self.began)
+    }
+}
+
+impl<P: Protocol> fmt::Debug for Retry<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retry").field("deadline", &self.deadline).finish_non_exhaustive()
     }
 }

@@ -1,0 +1,198 @@
+//! [`Client`]: one connection, and the request that is on it.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response};
+use http_body::{Body, Frame};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::SendRequest;
+
+use super::Http1;
+use super::driver::Driver;
+use super::hints::Hints;
+use super::request_body::RequestBody;
+use super::rest::Rest;
+use super::upload::Upload;
+use livepool::event::CloseReason;
+use livepool::protocol::{Ledger, Owed};
+use std::sync::Arc;
+
+/// A connection that speaks HTTP/1.1. [`Guard::send`](livepool::Guard::send) makes a request on it.
+pub struct Client {
+    sender: SendRequest<RequestBody>,
+    driver: Driver,
+    ledger: Ledger,
+    pub(super) upload: Arc<Upload>,
+    /// From the first byte of a request to the last of its response, whoever waits for that.
+    owed: Option<Owed>,
+    /// The head of the response is there.
+    is_answering: bool,
+    /// The response has a status of 400 or more: whatever of the request was not sent is not wanted.
+    is_refused: bool,
+    /// The request said that it is the last.
+    said_goodbye: bool,
+    hints: Hints,
+    /// Of a response that nobody reads.
+    pub(super) rest: Option<Rest>,
+    /// How long the source of an upload may pause that nobody waits for.
+    pub(super) longest_pause: Option<Duration>,
+    pub(super) host: HeaderValue,
+    pub(super) is_secure: bool,
+}
+
+/// Where the exchange on a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    UnderWay,
+    /// Both sides are done, and the next request may come.
+    Done,
+    /// Nothing comes here again.
+    Over,
+}
+
+impl Client {
+    pub(super) fn new(
+        http1: &Http1,
+        sender: SendRequest<RequestBody>,
+        driver: Driver,
+        upload: Arc<Upload>,
+        ledger: Ledger,
+        host: HeaderValue,
+    ) -> Self {
+        Self {
+            sender,
+            driver,
+            ledger,
+            upload,
+            owed: None,
+            is_answering: false,
+            is_refused: false,
+            said_goodbye: false,
+            hints: Hints::default(),
+            rest: None,
+            longest_pause: http1.longest_pause,
+            host,
+            is_secure: http1.is_secure(),
+        }
+    }
+
+    /// Sends the request, as far as that goes, and waits for the head of the answer.
+    pub(super) async fn ask(
+        &mut self,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        request.body_mut().is_sent_as(self.upload.begin());
+        self.owed = Some(self.ledger.owe());
+        self.is_answering = false;
+        self.said_goodbye = super::hints::has_token(request.headers(), "close");
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let driver = &mut self.driver;
+        let response = poll_fn(|cx| {
+            driver.poll(cx);
+            // Nothing but the driver answers, and it did so just now or not at all.
+            answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        })
+        .await?;
+        self.is_answering = true;
+        self.is_refused = response.status().as_u16() >= 400;
+        self.hints = Hints::of(response.version(), response.headers());
+        Ok(response)
+    }
+
+    /// Where the exchange stands now.
+    pub(super) fn progress(&mut self) -> Progress {
+        if self.driver.is_over() {
+            return Progress::Over;
+        }
+        // hyper takes the next request although its buffers hold some of this one.
+        if !self.is_answering || !self.sender.is_ready() || !self.upload.is_sent() {
+            return Progress::UnderWay;
+        }
+        self.owed = None;
+        self.driver.rest();
+        Progress::Done
+    }
+
+    /// Whether another request may come now.
+    pub(super) fn is_free(&mut self) -> bool {
+        self.progress() == Progress::Done && self.farewell().is_none()
+    }
+
+    /// The next piece of this response.
+    pub(super) fn poll_body(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut noop = Context::from_waker(Waker::noop());
+        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(&mut noop) {
+            return Poll::Ready(frame);
+        }
+        self.driver.poll(cx);
+        match self.driver.is_over() {
+            true => Pin::new(body).poll_frame(cx),
+            false => Pin::new(body).poll_frame(&mut noop),
+        }
+    }
+
+    /// Why the connection is not for another request, though this exchange went well.
+    pub(super) fn farewell(&self) -> Option<CloseReason> {
+        if self.driver.error().is_some() {
+            // More came than was asked for.
+            return Some(CloseReason::Dirty);
+        }
+        if self.hints.is_faulty {
+            return Some(CloseReason::ProtocolError);
+        }
+        if self.hints.is_last {
+            return Some(CloseReason::PeerClosed);
+        }
+        self.said_goodbye.then_some(CloseReason::Discarded)
+    }
+
+    /// How long the server keeps the connection.
+    pub(super) fn idle_limit(&self) -> Option<std::time::Duration> {
+        self.hints.idle_limit
+    }
+
+    /// Whether the request has a rest that is not sent when nobody waits for the response any more,
+    /// because the server does not want it: it refused the request, or said that it closes the
+    /// connection (RFC 9112 section 9.6).
+    pub(super) fn is_cut(&self) -> bool {
+        let is_unwanted = self.is_refused || self.hints.is_last || self.driver.is_over();
+        is_unwanted && !self.upload.is_sent()
+    }
+
+    /// Nobody reads the rest of this response. Returns whether somebody else may: what can be had for
+    /// little is read in the background.
+    pub(super) fn abandon(&mut self, body: Incoming) -> bool {
+        if !self.is_cut() && !self.driver.is_over() && self.farewell().is_none() {
+            self.rest = Rest::of(body, self.hints.is_chunked);
+        }
+        self.rest.is_some()
+    }
+
+    /// Whether there is a rest that is worth reading.
+    pub(super) fn has_rest(&self) -> bool {
+        self.rest.is_some()
+    }
+
+    /// Moves what can be moved.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        self.driver.poll(cx);
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("host", &self.host)
+            .field("is_ready", &self.sender.is_ready())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,133 @@
+//! [`Driver`]: hyper's side of a connection, which moves only while somebody polls it.
+//!
+//! No task reads a connection that nobody uses: that is the pool's own sentinel's business. And a
+//! request whose caller has gone stands still, until its connection is closed.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures_util::task::AtomicWaker;
+use hyper::client::conn::http1::Connection;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::request_body::RequestBody;
+use super::upload::Upload;
+use livepool::protocol::Wire;
+use std::sync::Arc;
+
+type Running = Connection<TokioIo<Open>, RequestBody>;
+
+/// hyper's side of one connection.
+pub(super) struct Driver {
+    state: State,
+    error: Option<hyper::Error>,
+    relay: Arc<Relay>,
+    /// What hyper wakes.
+    waker: Waker,
+}
+
+/// Wakes the task that works with the connection now. hyper keeps the waker it was polled with last
+/// in several places, and wakes it when the next request comes, and when the body of an answer is
+/// dropped: by then that task is a stranger, or is running.
+#[derive(Default)]
+struct Relay(AtomicWaker);
+
+impl Wake for Relay {
+    fn wake(self: Arc<Self>) {
+        self.0.wake();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.wake();
+    }
+}
+
+enum State {
+    Running(Box<Running>),
+    /// hyper is done with it. The wire is kept: dropped, it would name itself as the reason.
+    Over {
+        _io: TokioIo<Open>,
+    },
+    Between,
+}
+
+impl Driver {
+    pub(super) fn new(connection: Running) -> Self {
+        let relay = Arc::<Relay>::default();
+        let waker = Waker::from(Arc::clone(&relay));
+        Self { state: State::Running(Box::new(connection)), error: None, relay, waker }
+    }
+
+    /// Moves what can be moved. Whoever waits for something from hyper looks again afterwards.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
+        let State::Running(connection) = &mut self.state else { return };
+        self.relay.0.register(cx.waker());
+        let mut cx = Context::from_waker(&self.waker);
+        let Poll::Ready(result) = Pin::new(&mut **connection).poll(&mut cx) else { return };
+        self.error = result.err();
+        if let State::Running(connection) = std::mem::replace(&mut self.state, State::Between) {
+            // A request that hyper did not begin is given back by this.
+            self.state = State::Over { _io: connection.into_parts().io };
+        }
+    }
+
+    /// Nobody waits for anything here any more.
+    pub(super) fn rest(&self) {
+        drop(self.relay.0.take());
+    }
+
+    /// Whether hyper is done with the connection: nothing can be asked here again.
+    pub(super) fn is_over(&self) -> bool {
+        !matches!(self.state, State::Running(_))
+    }
+
+    /// What it ended with, if nobody else was told.
+    pub(super) fn error(&self) -> Option<&hyper::Error> {
+        self.error.as_ref()
+    }
+}
+
+/// A wire that is not shut down: hyper does that where a connection is not to be used again, and the
+/// pool closes it then, for a reason of its own. It notes how far a request has been sent.
+pub(super) struct Open {
+    pub(super) wire: Wire,
+    pub(super) upload: Arc<Upload>,
+}
+
+impl AsyncRead for Open {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.wire).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Open {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.wire).poll_write(cx, buf);
+        if let Poll::Ready(Ok(1..)) = result {
+            self.upload.wrote();
+        }
+        result
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.wire).poll_flush(cx);
+        if let Poll::Ready(Ok(())) = result {
+            self.upload.flushed();
+        }
+        result
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

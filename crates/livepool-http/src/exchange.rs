@@ -1,0 +1,90 @@
+//! One request on one connection, and what it means for the connection when there is no response.
+
+use http::{Request, Response, StatusCode};
+
+use super::error::Target;
+use super::prepare::{check, prepare};
+use super::{Body, Error, Failure, Http1, RequestBody};
+use livepool::Guard;
+use livepool::event::CloseReason;
+use livepool::protocol::GuardExt;
+
+/// A request without a response.
+pub(super) struct Failed {
+    pub(super) guard: Guard<Http1>,
+    pub(super) error: Error,
+    pub(super) then: Then,
+}
+
+/// What may follow.
+pub(super) enum Then {
+    /// Nothing of this was sent.
+    Unsent(Box<Request<RequestBody>>),
+    /// The server said that it had given up waiting for a request. It did not mean this one.
+    TooLate,
+    /// It depends on the connection, and on the request.
+    Unknown,
+}
+
+/// Makes this request. `is_old`: the connection was idle before, and the request could be made again.
+pub(super) async fn exchange(
+    mut guard: Guard<Http1>,
+    mut request: Request<RequestBody>,
+    is_old: bool,
+) -> Result<Response<Body>, Box<Failed>> {
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let target = Target { method, uri, peer: Some(guard.peer_addr().clone()) };
+    let fit = check(&request, guard.is_secure);
+    if let Err(error) = fit.and_then(|()| prepare(&mut request, &guard.host)) {
+        return Err(Failed::new(guard, error.at(&target), Then::Unknown));
+    }
+    let response = match guard.ask(request).await {
+        Ok(response) => response,
+        Err(mut error) => {
+            let (unsent, error) = (error.take_message(), error.into_error());
+            return Err(Failed::of(guard, error, unsent, &target));
+        }
+    };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let error = "the server switched to another protocol, which nobody asked for";
+        return Err(Failed::closing(guard, Error::malformed(error).at(&target), Then::Unknown));
+    }
+    // RFC 9110 section 15.5.9: it closes a connection on which it waited in vain.
+    if is_old && response.status() == StatusCode::REQUEST_TIMEOUT && guard.farewell().is_some() {
+        guard.taint_as(CloseReason::PeerClosed);
+        let error = Error::new(Failure::Unanswered).at(&target);
+        return Err(Failed::closing(guard, error, Then::TooLate));
+    }
+    Ok(response.map(|incoming| Body::new(incoming, guard, target)))
+}
+
+impl Failed {
+    fn new(guard: Guard<Http1>, error: Error, then: Then) -> Box<Self> {
+        Box::new(Self { guard, error, then })
+    }
+
+    /// The connection is of no use any more.
+    fn closing(mut guard: Guard<Http1>, error: Error, then: Then) -> Box<Self> {
+        guard.taint_as(error.blames());
+        let error = error.closed_for(guard.tainted());
+        Self::new(guard, error, then)
+    }
+
+    fn of(
+        guard: Guard<Http1>,
+        source: hyper::Error,
+        unsent: Option<Request<RequestBody>>,
+        target: &Target,
+    ) -> Box<Self> {
+        let malformed = Error::of_head(&source);
+        let failure = match &unsent {
+            Some(_) => Failure::Unsent,
+            None if source.is_user() => Failure::RequestBody,
+            None if guard.was_heard() => Failure::Answer,
+            None => Failure::Unanswered,
+        };
+        let error = malformed.unwrap_or_else(|| Error::new(failure).because_of(source)).at(target);
+        let then = unsent.map_or(Then::Unknown, |request| Then::Unsent(Box::new(request)));
+        Self::closing(guard, error, then)
+    }
+}

@@ -1,0 +1,147 @@
+//! [`Rest`]: what is left of a response that nobody reads, and of the request that belongs to it.
+//!
+//! A little of the one is read, so that the connection can be used again; all of the other is sent,
+//! since the caller was told that the server had accepted it.
+
+use std::future::{Future, poll_fn};
+use std::panic::AssertUnwindSafe;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use super::client::{Client, Progress};
+use super::{Error, Failure, Http1};
+use livepool::Guard;
+use livepool::event::CloseReason;
+use livepool::protocol::{GuardExt, log_trouble};
+
+/// The most that is read for nobody. More than this is slower to read than a new connection is to make.
+const MOST: u64 = 64 * 1024;
+
+/// How long an end is waited for that was not announced. That of a small response comes right behind
+/// it; that of a stream of events never does, and its place in the pool is wanted.
+const UNANNOUNCED: Duration = Duration::from_millis(50);
+
+/// What is left of a response that nobody reads.
+pub(super) struct Rest {
+    body: Incoming,
+    /// How much more is read.
+    left: u64,
+    is_announced: bool,
+}
+
+impl Rest {
+    /// `None`, if it is not worth reading.
+    pub(super) fn of(body: Incoming, is_chunked: bool) -> Option<Self> {
+        let announced = body.size_hint().upper();
+        // Without a length or chunks it ends with its connection.
+        let is_worth_it = announced.map_or(is_chunked, |rest| rest <= MOST);
+        is_worth_it.then(|| Self { body, left: MOST, is_announced: announced.is_some() })
+    }
+}
+
+impl Client {
+    /// Reads that rest, if that is worth it. If not, the answer is still owed when this returns.
+    pub(super) async fn drain(&mut self) -> Result<(), Error> {
+        let is_endless = self.rest.as_ref().is_some_and(|rest| !rest.is_announced);
+        let limit = is_endless.then_some(UNANNOUNCED);
+        let drained = within(limit, poll_fn(|cx| self.poll_rest(cx))).await;
+        self.rest = None;
+        match drained {
+            None | Some(Ok(Drained::TooLong)) => Ok(()),
+            Some(Ok(Drained::All)) if self.is_free() => Ok(()),
+            Some(Ok(Drained::All)) => Err(Error::new(Failure::Body)),
+            Some(Err(error)) => Err(Error::new(Failure::Body).because_of(error)),
+        }
+    }
+
+    /// Sends what the request still has, and reads what its response has meanwhile. Ends with both, or
+    /// when only the response goes on, or when nothing has moved for too long.
+    async fn send_rest(&mut self) {
+        loop {
+            let taken = self.upload.taken();
+            let sent = within(self.longest_pause, poll_fn(|cx| self.poll_upload(cx))).await;
+            if sent.is_some() || self.upload.taken() == taken {
+                break;
+            }
+        }
+        if !self.upload.is_sent() {
+            self.rest = None;
+        }
+    }
+
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_over = self.poll_rest(cx).is_ready();
+        if is_over || self.upload.is_sent() && self.rest.is_some() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// Reads the rest, and has the request sent. Ready when the exchange is over on both sides.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<Drained, hyper::Error>> {
+        while let Some(mut rest) = self.rest.take() {
+            match self.poll_body(&mut rest.body, cx) {
+                Poll::Pending => {
+                    self.rest = Some(rest);
+                    return Poll::Pending;
+                }
+                Poll::Ready(None) => {}
+                Poll::Ready(Some(frame)) => {
+                    let length = frame?.data_ref().map_or(0, |data| data.len() as u64);
+                    let Some(left) = rest.left.checked_sub(length) else {
+                        return Poll::Ready(Ok(Drained::TooLong));
+                    };
+                    self.rest = Some(Rest { left, ..rest });
+                }
+            }
+        }
+        self.drive(cx);
+        match self.progress() {
+            Progress::UnderWay => Poll::Pending,
+            Progress::Done | Progress::Over => Poll::Ready(Ok(Drained::All)),
+        }
+    }
+}
+
+/// What it comes to, or `None` where it takes longer.
+async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
+    match limit {
+        Some(limit) => timeout(limit, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+/// What became of a rest.
+enum Drained {
+    All,
+    TooLong,
+}
+
+/// Has a task of the pool send the rest of a request, and gives the connection back then.
+pub(super) fn send_on(guard: Guard<Http1>) {
+    guard.work_on(async |mut guard| {
+        // Its source is its caller's code.
+        if AssertUnwindSafe(guard.send_rest()).catch_unwind().await.is_err() {
+            guard.taint_as(CloseReason::Panicked);
+        }
+        if !guard.upload.is_sent() {
+            let why = guard.tainted().map_or("its source paused for too long", CloseReason::as_str);
+            log_trouble(Some(guard.id()), &why, "the rest of a request was not sent");
+        } else if guard.progress() != Progress::UnderWay {
+            end(&mut guard);
+        }
+    });
+}
+
+/// An exchange is over. Returns what its connection is to be closed for, if it is.
+pub(super) fn end(guard: &mut Guard<Http1>) -> Option<CloseReason> {
+    if let Some(reason) = guard.farewell() {
+        guard.taint_as(reason);
+    }
+    guard.tainted()
+}

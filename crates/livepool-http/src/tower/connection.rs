@@ -1,0 +1,187 @@
+//! [`Connection`]: a stream as hyper wants it.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::{self, Connected};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::asked::{Asked, TLS, Turn};
+use livepool::Stream;
+use livepool::protocol::{Ledger, Owed};
+
+/// A connection made by [`Connect`](super::Connect), with its timeouts. It has hyper's `Read` and
+/// `Write`.
+pub struct Connection(TokioIo<Timed>);
+
+/// A stream whose read timeout runs while a request that was written in full has had no answer.
+#[derive(Debug)]
+struct Timed {
+    stream: Stream,
+    ledger: Ledger,
+    owed: Option<Owed>,
+    asked: Asked,
+    /// Its URI says that nothing is to be written but TLS.
+    is_for_tls: bool,
+}
+
+impl Connection {
+    pub(super) fn new(mut stream: Stream, is_for_tls: bool) -> Self {
+        let ledger = stream.count_debt_for_good();
+        let asked = Asked::default();
+        Self(TokioIo::new(Timed { stream, ledger, owed: None, asked, is_for_tls }))
+    }
+
+    /// The stream below: its number, addresses, socket options.
+    pub fn stream(&self) -> &Stream {
+        &self.0.inner().stream
+    }
+}
+
+impl connect::Connection for Connection {
+    /// As hyper-util says it of its own connector's: with an
+    /// [`HttpInfo`](hyper_util::client::legacy::connect::HttpInfo) for TCP.
+    fn connected(&self) -> Connected {
+        self.stream().tcp().map_or_else(Connected::new, connect::Connection::connected)
+    }
+}
+
+impl Timed {
+    /// Refuses what is not to be written in the clear.
+    fn may_write(&mut self, first: &[u8]) -> io::Result<()> {
+        let Some(first) = first.first() else { return Ok(()) };
+        if self.is_for_tls && *first != TLS {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "a URI of https or wss was to be spoken to without TLS: wrap the connector in one that \
+                 adds TLS, such as that of hyper-rustls",
+            ));
+        }
+        self.is_for_tls = false;
+        Ok(())
+    }
+
+    /// So much of these was written.
+    fn wrote<'a>(
+        &mut self,
+        bufs: impl IntoIterator<Item = &'a [u8]>,
+        result: &Poll<io::Result<usize>>,
+    ) {
+        let Poll::Ready(Ok(mut left)) = *result else { return };
+        for buf in bufs {
+            let written = &buf[..left.min(buf.len())];
+            left -= written.len();
+            self.asked.wrote(written);
+        }
+        match self.asked.turn() {
+            Turn::Peers if self.owed.is_none() => self.owed = Some(self.ledger.owe()),
+            Turn::Peers => {}
+            Turn::Nobodys => self.owed = None,
+        }
+    }
+}
+
+impl AsyncRead for Timed {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let result = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            this.asked.heard();
+            this.owed = None;
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Timed {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.may_write(buf)?;
+        let result = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.wrote([buf], &result);
+        result
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.may_write(bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf))?;
+        let result = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.wrote(bufs.iter().map(|buf| &**buf), &result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+impl Read for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl Write for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Write::poll_write(Pin::new(&mut self.0), cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Write::poll_write_vectored(Pin::new(&mut self.0), cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        Write::is_write_vectored(&self.0)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Write::poll_flush(Pin::new(&mut self.0), cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Write::poll_shutdown(Pin::new(&mut self.0), cx)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connection").field(self.stream()).finish()
+    }
+}

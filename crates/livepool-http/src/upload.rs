@@ -1,0 +1,84 @@
+//! [`Upload`]: how far the request on a connection has been sent, and who is waited for.
+//!
+//! hyper tells nobody. But it drops a body whose end it has taken in, and it flushes its connection
+//! when everything it had to write is written: what is flushed behind that drop is the whole request.
+
+use std::time::Duration;
+
+use livepool::protocol::Ledger;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+/// How far a request has been sent. One per connection.
+#[derive(Debug)]
+pub(super) struct Upload {
+    stage: AtomicU8,
+    /// A number that changes whenever the server takes bytes.
+    taken: AtomicUsize,
+    ledger: Ledger,
+}
+
+/// Its body may have more to come.
+const MADE: u8 = 0;
+/// hyper has all of it, and may have to write some.
+const TAKEN_IN: u8 = 1;
+/// The server's kernel has it, or ours.
+const SENT: u8 = 2;
+
+/// How long the source of a body may pause once nobody waits for the response any more.
+pub(super) const PAUSE: Duration = Duration::from_secs(300);
+
+impl Upload {
+    pub(super) fn new(ledger: Ledger) -> Arc<Self> {
+        let (stage, taken) = (AtomicU8::new(SENT), AtomicUsize::new(0));
+        Arc::new(Self { stage, taken, ledger })
+    }
+
+    /// A request begins. What is returned is for its body to hold.
+    pub(super) fn begin(self: &Arc<Self>) -> Source {
+        self.stage.store(MADE, Ordering::Release);
+        Source(Arc::clone(self))
+    }
+
+    /// The server took bytes.
+    pub(super) fn wrote(&self) {
+        // Whoever writes is alone.
+        let taken = self.taken.load(Ordering::Relaxed).wrapping_add(1);
+        self.taken.store(taken, Ordering::Relaxed);
+    }
+
+    pub(super) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Everything that hyper had to write is written.
+    pub(super) fn flushed(&self) {
+        if self.stage.load(Ordering::Acquire) == TAKEN_IN {
+            self.stage.store(SENT, Ordering::Release);
+        }
+    }
+
+    /// Whether the server has, or will get, all of the request without anybody's doing.
+    pub(super) fn is_sent(&self) -> bool {
+        self.stage.load(Ordering::Acquire) == SENT
+    }
+}
+
+/// The body of the request that is on a connection. hyper drops it when it has taken in its end.
+#[derive(Debug)]
+pub(super) struct Source(Arc<Upload>);
+
+impl Source {
+    /// It has nothing now, or something. While it has nothing the server waits for us, though an answer
+    /// is owed. While it has something and hyper does not ask, the server takes no bytes.
+    pub(super) fn pauses(&self, pauses: bool) {
+        self.0.ledger.set_patient(pauses);
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.pauses(false);
+        self.0.stage.store(TAKEN_IN, Ordering::Release);
+    }
+}

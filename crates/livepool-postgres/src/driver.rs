@@ -1,0 +1,56 @@
+//! The task that reads and writes for a client, and what it does when that is over.
+
+use std::task::Poll;
+
+use tokio_postgres::{Connection, Error};
+
+use super::cancel::Canceller;
+use super::line::Line;
+use super::notify::Board;
+use super::watched::Watched;
+use crate::sync::{Arc, OnceLock};
+use livepool::protocol::{Linger, Wire, log_trouble};
+
+/// Of one connection.
+pub(super) struct Driver {
+    pub(super) connection: Connection<Watched<Wire>, Watched<Wire>>,
+    pub(super) line: Arc<Line>,
+    pub(super) board: Arc<Board>,
+    pub(super) end: Arc<OnceLock<Error>>,
+    pub(super) canceller: Canceller,
+    pub(super) linger: Linger,
+}
+
+impl Driver {
+    /// Reads and writes until the connection has ended.
+    pub(super) async fn run(self) {
+        let Self { mut connection, line, board, end, canceller, linger } = self;
+        let error = line
+            .run(|cx| {
+                loop {
+                    match connection.poll_message(cx) {
+                        Poll::Ready(Some(Ok(message))) => board.post(message),
+                        Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(error)),
+                        Poll::Ready(None) => return Poll::Ready(None),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+            })
+            .await;
+        let server_ended_it = !line.is_ended_here()
+            && error.as_ref().is_some_and(|error| error.is_closed() || error.code().is_some());
+        if let Some(error) = error {
+            log_trouble(None, &error, "a connection to PostgreSQL ended");
+            let _ = end.set(error);
+        }
+        line.lose();
+        board.close();
+        // The socket is closed before anybody is told.
+        drop(connection);
+        if line.owed() > 0 && !server_ended_it {
+            // The server would go on for nobody: it looks at its client only when it has something
+            // to send.
+            canceller.end(linger).await;
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! [`Error`]: what a handshake, ping or reset fails with, and what follows from it.
+
+use std::fmt;
+use std::io;
+
+use tokio_postgres::error::SqlState;
+
+use super::fields::PgError;
+use super::role::{Role, Target};
+use super::setup::SetupError;
+use super::watched;
+use livepool::protocol::Consequence;
+use livepool::protocol::Escaped;
+use livepool::protocol::OneLine;
+
+/// Why a connection could not be made, checked or made fit for its next user.
+///
+/// Queries fail with [`tokio_postgres::Error`], from which this is made. What the server says is escaped
+/// and cut in the text of this one; in that of the other it is as the server wrote it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The client library says so, or the server through it.
+    Postgres(tokio_postgres::Error),
+    /// The connection could not be encrypted.
+    Tls(io::Error),
+    /// `sslmode=require`, or a stronger one, and the server has no TLS.
+    NoTls,
+    /// Its URL demands what the pool was not given: whom to trust, for `sslmode=require`.
+    Setup(SetupError),
+    /// The server is not one to use.
+    NotWanted {
+        /// What is wanted.
+        target: Target,
+        /// What it is.
+        found: String,
+    },
+    /// A transaction or an answer was left behind that could not be got rid of.
+    NotClean,
+}
+
+impl Error {
+    pub(super) fn not_wanted(target: Target, found: Role) -> Self {
+        Self::NotWanted { target, found: found.to_string() }
+    }
+
+    /// The code of the server's error, if it is one: `28P01`.
+    pub fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Postgres(error) => error.code(),
+            _ => None,
+        }
+    }
+
+    /// Whether a time of ours was up: a read timeout, or the deadline of a use. The server's own
+    /// (`statement_timeout`, which has the same code) is not one.
+    pub fn is_timeout(&self) -> bool {
+        let Self::Postgres(error) = self else { return false };
+        let cause = std::error::Error::source(error);
+        match error.as_db_error() {
+            Some(db) => watched::is_ours(db) && db.code().code() == watched::TIME_IS_UP,
+            None => cause.and_then(|cause| cause.downcast_ref()).is_some_and(livepool::is_timeout),
+        }
+    }
+
+    /// Whether the server's certificate is not one to trust: [`livepool_tls::is_distrusted`], which does
+    /// not see into this error.
+    #[cfg(feature = "tls")]
+    pub fn is_distrusted(&self) -> bool {
+        matches!(self, Self::Tls(error) if livepool_tls::is_distrusted(error))
+    }
+
+    /// Whether somebody has to change something.
+    pub(super) fn is_permanent(&self) -> bool {
+        match self {
+            // The password, the user, the database, the right to connect.
+            Self::Postgres(error) => match error.code() {
+                Some(code) => {
+                    let code = code.code();
+                    code.starts_with("28") || ["3D000", "42501", "42704"].contains(&code)
+                }
+                // No password, or a way to log in that the library does not know: it has no other
+                // word for them.
+                None => ["invalid configuration", "authentication error"]
+                    .iter()
+                    .any(|text| error.to_string().starts_with(text)),
+            },
+            Self::NoTls | Self::Setup(_) => true,
+            #[cfg(feature = "tls")]
+            Self::Tls(error) => livepool_tls::is_distrusted(error),
+            #[cfg(not(feature = "tls"))]
+            Self::Tls(_) => false,
+            Self::NotWanted { .. } | Self::NotClean => false,
+        }
+    }
+
+    /// Whether the server did not answer as a PostgreSQL does.
+    pub(super) fn is_gibberish(&self) -> bool {
+        match self {
+            Self::Postgres(error) => {
+                error.as_db_error().is_none()
+                    && (is_of_connection(error)
+                        || error.to_string().starts_with("error parsing response"))
+            }
+            Self::Tls(error) => livepool::protocol::is_connection_error(error),
+            _ => false,
+        }
+    }
+
+    pub(super) fn consequence(&self) -> Consequence {
+        match self {
+            Self::Postgres(error) => match error.as_db_error() {
+                Some(db) if watched::is_ours(db) => Consequence::Evict,
+                Some(db) => {
+                    let severity = db.parsed_severity();
+                    let fatal = severity.map_or(db.severity() == "FATAL", |severity| {
+                        use tokio_postgres::error::Severity::{Fatal, Panic};
+                        matches!(severity, Fatal | Panic)
+                    });
+                    let code = db.code().code().as_bytes().try_into().unwrap_or_default();
+                    of_error(&PgError { fatal, code, is_early: true })
+                }
+                // Its stream broke, or said what nobody understands.
+                None if is_of_connection(error) => Consequence::Evict,
+                None => Consequence::Keep,
+            },
+            _ => Consequence::Evict,
+        }
+    }
+}
+
+/// A write where only reading is allowed.
+pub(super) const READ_ONLY: &[u8; 5] = b"25006";
+
+/// What follows from an error of the server.
+///
+/// - `25006`: the server has changed its role, and all connections go. Unless it said that it takes
+///   writes, as those since PostgreSQL 14 do: then a transaction was begun to read only.
+/// - `57P02`, `57P03`, `57P04`: it crashed, starts, or the database is gone. All go.
+/// - `57P01`, ended by an administrator: that is said to a single backend that is terminated, and to
+///   every one when the server stops. Each connection is told for itself, so each goes for itself.
+/// - `26000`, an unknown prepared statement, and `42P05`, one that is there already: the statements this
+///   connection remembers are not those of its session, and it goes. Unless it was a statement in SQL
+///   that named them.
+/// - Any other error after which the server closes ends that connection; the rest harm none.
+pub(super) fn of_error(error: &PgError) -> Consequence {
+    match &error.code {
+        READ_ONLY | b"57P02" | b"57P03" | b"57P04" => Consequence::Invalidate,
+        _ if error.fatal => Consequence::Goodbye,
+        b"57P01" => Consequence::Goodbye,
+        b"26000" | b"42P05" if error.is_early => Consequence::Evict,
+        _ => Consequence::Keep,
+    }
+}
+
+/// As far as the library lets anybody know.
+fn is_of_connection(error: &tokio_postgres::Error) -> bool {
+    let cause = std::error::Error::source(error);
+    error.is_closed()
+        || cause.is_some_and(|cause| cause.is::<io::Error>())
+        || error.to_string().starts_with("unexpected message")
+}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Postgres(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // The library's own text is "db error" for all of them.
+            Self::Postgres(error) => match error.as_db_error() {
+                Some(db) => {
+                    write!(f, "{} ({})", Escaped(&db.message()), Escaped(&db.code().code()))
+                }
+                None => OneLine(error).fmt(f),
+            },
+            // A certificate has words of its own.
+            Self::Tls(error) => write!(f, "TLS failed: {}", OneLine(error)),
+            Self::NoTls => f.write_str(
+                "the server has no TLS, as none has over a Unix socket; switch it on there, or give \
+                 sslmode=prefer or disable",
+            ),
+            Self::Setup(error) => write!(f, "nothing was said to the server: {error}"),
+            Self::NotWanted { target, found } => write!(f, "it is {found}, and not {target}"),
+            Self::NotClean => f.write_str("its last user left behind what would not end"),
+        }
+    }
+}
+
+/// Its text carries its causes, and so it has no source.
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_costs_as_many_connections_as_it_concerns() {
+        let error = |fatal, code, is_early| PgError { fatal, code, is_early };
+        for (error, expected) in [
+            (error(false, *b"42601", true), Consequence::Keep),
+            (error(false, *b"57014", false), Consequence::Keep),
+            (error(false, *b"40001", false), Consequence::Keep),
+            (error(false, *b"26000", true), Consequence::Evict),
+            (error(false, *b"26000", false), Consequence::Keep),
+            (error(false, *b"42P05", true), Consequence::Evict),
+            (error(true, *b"57P01", false), Consequence::Goodbye),
+            (error(true, *b"57P05", false), Consequence::Goodbye),
+            (error(true, *b"25P03", false), Consequence::Goodbye),
+            (error(false, *b"57P02", false), Consequence::Invalidate),
+            (error(true, *b"57P03", false), Consequence::Invalidate),
+            (error(false, *b"25006", false), Consequence::Invalidate),
+        ] {
+            assert_eq!(of_error(&error), expected, "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! PostgreSQL, on [`tokio_postgres`].
+//!
+//! That library logs statements and their parameters at `debug`, with the target `tokio_postgres`: leave
+//! it out of your filter where those may hold secrets.
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! let pool = livepool_postgres::pool("postgres://me:secret@db.example/orders")?;
+//! let client = pool.get().await?;
+//! let statement = client.prepare_cached("SELECT $1::text || ' world'").await?;
+//! let row = client.query_one(&statement, &[&"hello"]).await?;
+//! println!("{}", row.get::<_, String>(0));
+//! # Ok(()) }
+//! ```
+//!
+//! What a pool of these does that the client library does not:
+//!
+//! - **A guard may be dropped at any moment.** The bytes are read along, so the pool knows what is
+//!   owed and whether a transaction is open. A query that nobody waits for any more is cancelled at
+//!   the server, a transaction is rolled back, a subscription to notifications ended; only then is
+//!   the connection used again. If that cannot be done within `timeouts.reset`, it is closed.
+//! - **No query goes on for nobody.** That of a connection that timed out, was interrupted or closed
+//!   is cancelled as well, and until it has ended nobody has its place.
+//! - **A living server may take its time.** By default no read times out: a statement may take hours,
+//!   and while it does the server's host has to give a sign of life every second or so. Nobody waits
+//!   longer than [`timeouts.operation`](livepool::config::Timeouts::operation), if that is set, or
+//!   [`Guard::deadline`](livepool::Guard::deadline). With
+//!   [`timeouts.read`](livepool::config::Timeouts::read) set, an idle connection, one that listens, or one
+//!   that waits for *our* data in a `COPY` still has none; a query that may take longer than others says
+//!   so: [`Guard::set_read_timeout`](livepool::Guard::set_read_timeout).
+//! - **Whoever waits is told why it ends**, also one who has only a `&tokio_postgres::Client`: where the
+//!   pool ends a connection, the client reads an error in the server's form, unless the server was in
+//!   the middle of a message. Its severity is `FATAL`, its text begins with "livepool", and its code is
+//!   `57014` (`query_canceled`) when a read timeout or a deadline was over, `08006`
+//!   (`connection_failure`) when the server was found dead, `57P01` (`admin_shutdown`) when the pool was
+//!   closed or interrupted, `54000` (`program_limit_exceeded`) for a message above `limits.message`.
+//! - **A cached statement that became useless fails nobody.** Its table was altered, its type made anew,
+//!   `search_path` set, `DISCARD ALL` said: it is prepared anew. See [`Client::query`], and
+//!   [`Pool::clear_statement_caches`](livepool::Pool::clear_statement_caches).
+//! - **The next user finds the session as it was**: settings, role, locks and temporary tables of the
+//!   last one are gone, and only who left something pays a round trip. See [`RecyclingMethod`].
+//! - **A change of role ends all connections.** A write that is refused because the server has become
+//!   read-only invalidates the pool, and with [`Target::ReadWrite`] the next dial goes to the host
+//!   that takes writes. Nobody has to report it.
+//!
+//! ## Encryption
+//!
+//! What the URL demands is done or refused, whatever way the pool is built, before a password is sent.
+//! Whom to trust stands in the URL, `sslrootcert=/path/ca.pem` or `sslrootcert=system` (and who we are:
+//! `sslcert`, `sslkey`), or is said by [`Postgres::with_tls`].
+//!
+//! | `sslmode` | encrypted | the certificate is checked for |
+//! |---|---|---|
+//! | `disable` | never | |
+//! | `allow`, `prefer` (the default) | if the server has TLS and the pool was told whom to trust; else in clear, with [`Event::Unencrypted`](livepool::Event::Unencrypted) | authority, time and name, when it is encrypted |
+//! | `require`, `verify-ca`, `verify-full` | always, or no connection | authority, time and name |
+//!
+//! There is no encryption without that check, so that `require` and `verify-ca` are stricter than
+//! libpq's. With `hostaddr` the address is dialed and the name is that of the `host` beside it. Over a
+//! Unix socket PostgreSQL has no TLS: `prefer` does not ask there, and what demands it is refused.
+//!
+//! The password is bound to the server's certificate (`channel_binding=prefer`, SCRAM-SHA-256-PLUS) where
+//! the server offers that and the certificate is signed with one hash, as RSA and ECDSA do; with
+//! `channel_binding=require` nobody is logged in otherwise. A proxy that decrypts and encrypts anew is what
+//! this finds: behind one of your own write `channel_binding=disable`. Any other option that libpq knows
+//! is done, or says what is so anyhow, or is refused with what to write instead.
+//!
+//! ## Cancelling
+//!
+//! A query is cancelled when its guard is dropped, when its connection ends in the middle of it, and by
+//! [`Client::cancel_token`]. PostgreSQL takes that over a connection of its own: it is made as those of the
+//! pool are, to the same address, encrypted as the other one is, within `timeouts.connect`; at
+//! most `max_connecting` at a time, and one at a time for each connection; and it stays open
+//! until the server has closed it. Each is an [`Event::CancelRequested`](livepool::Event::CancelRequested).
+//! Behind a balancer it may reach another server than the session has, as that of any client.
+//!
+//! The place of a connection that ends in the middle of a query is free when the server has closed its
+//! side, after the statement has ended there: so no more than `max_size` work for one pool. That takes
+//! 5 s at most after the server has taken the request, and is not waited for if the request cannot be
+//! made, or if something speaks against the server (it was silent, or reset the connection, or the pool was
+//! invalidated). [`Status::ending`](livepool::Status::ending) counts them.
+//!
+//! ## Errors
+//!
+//! | error of the server | what goes |
+//! |---|---|
+//! | `25006`, a write where only reading is allowed | all connections, if the server is a standby or its setting says so; this connection, if its user had set `default_transaction_read_only`; none, if the transaction was begun to read only |
+//! | `57P02`, `57P03`, `57P04`: crashed, starting, database gone | all connections |
+//! | `57P01`, ended by an administrator | this connection: a server that stops says it on each one, and one terminated backend is no reason to leave the others |
+//! | any other after which the server closes | this connection |
+//! | `26000`, an unknown prepared statement; `42P05`, one that is there already | this connection, as `protocol_error` |
+//! | any other | none |
+//!
+//! ## Behind PgBouncer and others
+//!
+//! A proxy that gives each transaction another session of the server (PgBouncer in transaction mode, RDS
+//! Proxy, Supavisor, pgcat) does not know prepared statements, `SET`, `LISTEN` or advisory locks as one
+//! connection has them. [`Postgres::with_statements`] with [`Statements::Unnamed`] is for those;
+//! `docs/poolers.md` says when it is needed, and what cannot be done there.
+//!
+//! ## Coming from deadpool-postgres
+//!
+//! `get`, `prepare_cached` and `transaction` are what they were, and so is `cancel_token`, whose type is
+//! ours and which does nothing once the connection has gone back. What differs:
+//!
+//! - [`RecyclingMethod`] is `Tidy` unless you say otherwise, which undoes what a user did to the session.
+//!   `Fast`, which leaves it to the next one, is deadpool's default.
+//! - The statement cache is bounded ([`Postgres::with_statement_cache`]), and
+//!   `manager.statement_caches.clear()` is
+//!   [`pool.clear_statement_caches()`](livepool::Pool::clear_statement_caches).
+//! - `query`, `query_one`, `query_opt` and `execute` are methods of [`Client`] and [`Transaction`] of their
+//!   own. In generic code their bound is [`ToStatement`] of this module.
+//! - A `RowStream`, `CopyInSink` or `CopyOutStream` that is kept for longer than its guard ends early: what
+//!   it reads or writes is cancelled when the guard is dropped, and the stream ends with an error. Return
+//!   the guard together with the stream, or collect the rows first. (deadpool-postgres gives the
+//!   connection to the next user while it goes on.)
+
+mod along;
+mod already;
+#[cfg(feature = "tls")]
+mod binding;
+mod cancel;
+mod client;
+mod debt;
+mod driver;
+#[cfg_attr(not(feature = "tls"), path = "unencrypted.rs")]
+mod encryption;
+mod error;
+mod fields;
+mod frames;
+#[cfg(any(test, feature = "__properties"))]
+#[doc(hidden)]
+pub mod fuzzed;
+mod idle;
+mod line;
+mod message;
+#[cfg(shuttle)]
+#[doc(hidden)]
+pub mod models;
+mod notify;
+mod opening;
+mod parameter;
+mod path;
+mod protocol;
+mod query;
+mod reset;
+mod role;
+mod scanner;
+mod seen;
+mod setup;
+#[cfg(test)]
+mod simulated;
+mod statements;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod transaction;
+mod unbound;
+mod url;
+mod watched;
+mod words;
+
+/// The pool.
+pub use livepool;
+/// The library underneath.
+pub use tokio_postgres;
+
+pub use cancel::CancelToken;
+pub use client::Client;
+pub use error::Error;
+pub use notify::Notifications;
+pub use protocol::Postgres;
+pub use query::ToStatement;
+pub use reset::RecyclingMethod;
+pub use role::Target;
+pub use setup::{SetupError, pool};
+pub use statements::{StatementCache, Statements};
+pub use transaction::{Transaction, TransactionBuilder};
+
+#[cfg(test)]
+use {
+    fields::PgError,
+    idle::unread,
+    scanner::{PgScanner, Status},
+};

@@ -1,0 +1,328 @@
+//! [`Line`]: what is known of a connection from outside, while a driver task has it.
+//!
+//! Requests reach the driver through a queue of the client library that nobody else can see: a query
+//! whose caller has just gone may still be in it, unsent. So it counts who woke the driver and how
+//! much of that it has dealt with. At rest, it has sent everything it was given and read everything
+//! there was.
+//!
+//! [`Wire::driver`](livepool::protocol::Wire::driver) does not do here. It takes a driver that was polled for one
+//! that has dealt with what woke it, and this one holds back when it has an answer for which nobody
+//! reads; and it goes through the scheduler where this polls again at once.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Context, Poll, Wake, Waker};
+
+use tokio::sync::Notify;
+
+use super::role::Role;
+use super::unbound::Unbound;
+use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use crate::sync::{Arc, AtomicWaker, Mutex, OnceLock, PoisonError};
+use livepool::protocol::Consequence;
+
+/// How often a driver is polled at a time.
+const MOST_POLLS: usize = 4;
+
+/// One per connection: its driver and its scanner write it, its client and the pool read it.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// How often the driver was woken or polled, and which of these it has dealt with. They differ
+    /// from before a request is in the driver's queue until it was sent.
+    woken: AtomicUsize,
+    handled: AtomicUsize,
+    driver: AtomicWaker,
+    /// It is being polled, and will be again if it was woken meanwhile.
+    is_polled: AtomicBool,
+    /// In the driver's present poll there was nothing more to read.
+    has_read_all: AtomicBool,
+    /// Answers that the server owes, to requests that were sent.
+    owed: AtomicUsize,
+    /// The last word of the server was that it is in a transaction.
+    in_transaction: AtomicBool,
+    /// There may be subscriptions to notifications.
+    listens: AtomicBool,
+    /// Something may be left in the session.
+    is_touched: AtomicBool,
+    /// Stands for the path on which the session looks for names.
+    path: AtomicU64,
+    /// How often the session lost what was prepared.
+    forgotten: AtomicU64,
+    /// What failed last was refused before anything was run.
+    was_early: AtomicBool,
+    /// Statements that nobody runs.
+    unbound: OnceLock<Arc<Unbound>>,
+    /// A write was refused, and the server or the session may be read-only.
+    doubts_role: AtomicBool,
+    /// What the answer to that means: for the next one who reads along.
+    verdict: Mutex<Option<Consequence>>,
+    has_verdict: AtomicBool,
+    /// Over, or not understood any more.
+    is_lost: AtomicBool,
+    /// Whether a COPY that failed is answered once more is not known before the next answer begins.
+    is_unsure: AtomicBool,
+    /// What the client has read ends with a message, and did before the last piece that came.
+    is_between: AtomicBool,
+    was_between: AtomicBool,
+    /// It was this side that ended it.
+    is_ended_here: AtomicBool,
+    /// What the server was at the start, if it said so.
+    role: OnceLock<Role>,
+    changed: Notify,
+}
+
+impl Line {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            // Until it has been polled once, the driver is not at rest.
+            woken: AtomicUsize::new(1),
+            handled: AtomicUsize::new(0),
+            driver: AtomicWaker::new(),
+            is_polled: AtomicBool::new(false),
+            has_read_all: AtomicBool::new(false),
+            owed: AtomicUsize::new(0),
+            in_transaction: AtomicBool::new(false),
+            listens: AtomicBool::new(false),
+            is_touched: AtomicBool::new(false),
+            path: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
+            was_early: AtomicBool::new(false),
+            unbound: OnceLock::new(),
+            doubts_role: AtomicBool::new(false),
+            verdict: Mutex::new(None),
+            has_verdict: AtomicBool::new(false),
+            is_lost: AtomicBool::new(false),
+            is_unsure: AtomicBool::new(false),
+            is_between: AtomicBool::new(false),
+            was_between: AtomicBool::new(false),
+            is_ended_here: AtomicBool::new(false),
+            role: OnceLock::new(),
+            changed: Notify::new(),
+        })
+    }
+
+    /// The driver has sent all it was given, and read all there is.
+    pub(super) fn is_at_rest(&self) -> bool {
+        // What was handled first: it only ever catches up.
+        let handled = self.handled.load(SeqCst);
+        self.woken.load(SeqCst) == handled
+    }
+
+    pub(super) fn owed(&self) -> usize {
+        self.owed.load(SeqCst)
+    }
+
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.in_transaction.load(SeqCst)
+    }
+
+    pub(super) fn listens(&self) -> bool {
+        self.listens.load(SeqCst)
+    }
+
+    pub(super) fn stopped_listening(&self) {
+        self.listens.store(false, SeqCst);
+    }
+
+    /// It has ended, or nobody can tell what is owed.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost.load(SeqCst)
+    }
+
+    /// Nothing is under way: neither owed nor about to be sent.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_at_rest() && self.owed() == 0
+    }
+
+    /// Resolves when nothing is under way, or the connection is lost.
+    pub(super) async fn quiet(&self) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.is_quiet() || self.is_lost() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// What the scanner knows after each piece.
+    pub(super) fn scanned(&self, owed: usize, in_transaction: bool, listens: bool) {
+        self.owed.store(owed, SeqCst);
+        self.in_transaction.store(in_transaction, SeqCst);
+        if listens {
+            self.listens.store(true, SeqCst);
+        }
+    }
+
+    /// What the scanner knows of the session after each piece that was received.
+    pub(super) fn remembers(&self, path: u64, forgotten: u64, was_early: bool) {
+        // They rarely change, and to look costs less.
+        if self.path() != path {
+            self.path.store(path, SeqCst);
+        }
+        if self.forgotten() != forgotten {
+            self.forgotten.store(forgotten, SeqCst);
+        }
+        if self.was_early() != was_early {
+            self.was_early.store(was_early, SeqCst);
+        }
+    }
+
+    pub(super) fn touched(&self, is_touched: bool) {
+        if self.is_touched() != is_touched {
+            self.is_touched.store(is_touched, SeqCst);
+        }
+    }
+
+    pub(super) fn is_touched(&self) -> bool {
+        self.is_touched.load(SeqCst)
+    }
+
+    pub(super) fn path(&self) -> u64 {
+        self.path.load(SeqCst)
+    }
+
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten.load(SeqCst)
+    }
+
+    pub(super) fn was_early(&self) -> bool {
+        self.was_early.load(SeqCst)
+    }
+
+    /// The scanner counts them here.
+    pub(super) fn counts(&self, unbound: &Arc<Unbound>) {
+        let _ = self.unbound.set(Arc::clone(unbound));
+    }
+
+    pub(super) fn unbound(&self) -> Option<&Unbound> {
+        self.unbound.get().map(|unbound| &**unbound)
+    }
+
+    pub(super) fn doubt_role(&self) {
+        self.doubts_role.store(true, SeqCst);
+    }
+
+    pub(super) fn doubts_role(&self) -> bool {
+        self.doubts_role.load(SeqCst)
+    }
+
+    /// There is no doubt any more. What follows is found by the scanner with the next answer.
+    pub(super) fn judge(&self, verdict: Option<Consequence>) {
+        self.doubts_role.store(false, SeqCst);
+        *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = verdict;
+        self.has_verdict.store(verdict.is_some(), SeqCst);
+    }
+
+    pub(super) fn take_verdict(&self) -> Option<Consequence> {
+        if !self.has_verdict.load(SeqCst) {
+            return None;
+        }
+        self.has_verdict.store(false, SeqCst);
+        self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// A round trip is needed to know whether something more comes.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.is_unsure.load(SeqCst)
+    }
+
+    pub(super) fn set_unsure(&self, is_unsure: bool) {
+        if self.is_unsure.load(SeqCst) != is_unsure {
+            self.is_unsure.store(is_unsure, SeqCst);
+        }
+    }
+
+    /// Whether what came ends with a message. Only the driver's task asks, which has read it.
+    pub(super) fn is_between(&self) -> bool {
+        self.is_between.load(Relaxed)
+    }
+
+    /// The same before the last piece.
+    pub(super) fn was_between(&self) -> bool {
+        self.was_between.load(Relaxed)
+    }
+
+    pub(super) fn set_between(&self, was: bool, is: bool) {
+        self.was_between.store(was, Relaxed);
+        self.is_between.store(is, Relaxed);
+    }
+
+    /// Whether it was this side that ended it, and not the server.
+    pub(super) fn is_ended_here(&self) -> bool {
+        self.is_ended_here.load(SeqCst)
+    }
+
+    pub(super) fn ends_here(&self) {
+        self.is_ended_here.store(true, SeqCst);
+    }
+
+    pub(super) fn role(&self) -> Option<Role> {
+        self.role.get().copied()
+    }
+
+    pub(super) fn began_as(&self, role: Role) {
+        let _ = self.role.set(role);
+    }
+
+    pub(super) fn read_all(&self) {
+        self.has_read_all.store(true, SeqCst);
+    }
+
+    /// It ended, or something happened on it that is not understood.
+    pub(super) fn lose(&self) {
+        self.is_lost.store(true, SeqCst);
+        self.changed.notify_waiters();
+    }
+
+    /// Runs the driver: `poll` polls it for as far as it comes.
+    pub(super) async fn run<T>(
+        self: &Arc<Self>,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> T {
+        let waker = Waker::from(Arc::clone(self));
+        poll_fn(|cx| {
+            self.driver.register(cx.waker());
+            for _ in 0..MOST_POLLS {
+                self.is_polled.store(true, SeqCst);
+                // Busy from here: whoever looks meanwhile sees it.
+                let now = self.woken.fetch_add(1, SeqCst) + 1;
+                self.has_read_all.store(false, SeqCst);
+                let polled = poll(&mut Context::from_waker(&waker));
+                if polled.is_ready() {
+                    return polled;
+                }
+                // A driver that holds an answer for which nobody reads does not get to reading.
+                if self.has_read_all.load(SeqCst) {
+                    self.handled.store(now, SeqCst);
+                    self.changed.notify_waiters();
+                }
+                self.is_polled.store(false, SeqCst);
+                if self.woken.load(SeqCst) == now {
+                    return Poll::Pending;
+                }
+            }
+            // Others have their turn.
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Wake for Line {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.fetch_add(1, SeqCst);
+        // Whoever polls it looks afterwards. To go through the scheduler costs more than a poll, and
+        // every request wakes its own driver: an answer is owed, and the clock starts.
+        if !self.is_polled.load(SeqCst) {
+            self.driver.wake();
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! [`Postgres`]: what a pool has to know of the protocol.
+
+use std::fmt;
+
+use tokio::time::Instant;
+
+use super::along::Along;
+use super::already::Already;
+use super::cancel::Canceller;
+use super::client::Client;
+use super::driver::Driver;
+use super::encryption::{Agreed, Wanted};
+use super::error::Error;
+use super::line::Line;
+use super::notify::Board;
+use super::reset::{self, RecyclingMethod};
+use super::role::{Role, Target};
+use super::statements::{self, StatementCache, Statements};
+use super::unbound::Unbound;
+use super::url::Keepalives;
+use super::watched::Watched;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, OnceLock};
+use livepool::net::PeerAddr;
+use livepool::protocol::Wire;
+use livepool::protocol::{Consequence, Protocol, Reuse, Unread};
+#[cfg(feature = "tls")]
+use livepool_tls::Tls;
+
+/// Connections to PostgreSQL: as whom, to which database, and what is done to one that comes back.
+///
+/// Cloning is cheap.
+#[derive(Clone)]
+pub struct Postgres {
+    pub(super) config: Arc<tokio_postgres::Config>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<Tls>,
+    /// It is that of the files that the URL names.
+    #[cfg(feature = "tls")]
+    pub(super) has_files: bool,
+    /// Somebody called [`with_tls`](Self::with_tls).
+    pub(super) is_told_tls: bool,
+    /// What the URL says of it.
+    pub(super) keepalive: Keepalives,
+    recycling: RecyclingMethod,
+    target: Target,
+    statements: Statements,
+    capacity: usize,
+    /// What was prepared before the last change of this is of no use, on any connection.
+    pub(super) generation: Arc<AtomicU64>,
+}
+
+impl Postgres {
+    /// With these settings. What concerns sockets and hosts is the pool's business: see
+    /// [`config`](Self::config).
+    pub fn new(config: tokio_postgres::Config) -> Self {
+        Self {
+            target: Target::of(config.get_target_session_attrs()),
+            config: Arc::new(config),
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "tls")]
+            has_files: false,
+            is_told_tls: false,
+            keepalive: Keepalives::default(),
+            recycling: RecyclingMethod::default(),
+            statements: Statements::default(),
+            capacity: statements::CAPACITY,
+            generation: Arc::default(),
+        }
+    }
+
+    /// Encrypts with this, as `sslmode` says: `require`, `verify-ca` and `verify-full` always, `prefer`
+    /// (the default) and `allow` where the server has TLS, `disable` never. Whenever it encrypts, it
+    /// verifies as this says: [`Tls::builder`] the authority, the name and the time, [`Tls::new`]
+    /// what its configuration does.
+    ///
+    /// Under `prefer` whoever is between us and the server decides. That a connection is not encrypted
+    /// is an event ([`Event::Unencrypted`](livepool::Event::Unencrypted)); to rule it out, require it.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(self, tls: Tls) -> Self {
+        Self { tls: Some(tls), is_told_tls: true, ..self }
+    }
+
+    /// What a connection that comes back is made to forget. Default [`RecyclingMethod::Tidy`].
+    #[must_use]
+    pub fn with_recycling(self, recycling: RecyclingMethod) -> Self {
+        Self { recycling, ..self }
+    }
+
+    /// Which of several servers to use. Default: as `target_session_attrs` of the URL says, else
+    /// any.
+    #[must_use]
+    pub fn with_target(self, target: Target) -> Self {
+        Self { target, ..self }
+    }
+
+    /// How many prepared statements each connection keeps. Default 256; with 0 nothing is kept.
+    #[must_use]
+    pub fn with_statement_cache(self, capacity: usize) -> Self {
+        Self { capacity, ..self }
+    }
+
+    /// Whether sessions keep prepared statements. Default [`Statements::Named`]; behind a proxy that may
+    /// give each transaction another session, [`Statements::Unnamed`].
+    #[must_use]
+    pub fn with_statements(self, statements: Statements) -> Self {
+        Self { statements, ..self }
+    }
+
+    pub(super) fn has_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
+    /// Whether its URL names the files of certificates.
+    pub(super) fn has_files(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.has_files;
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
+    fn wanted(&self, peer: &PeerAddr) -> Wanted {
+        #[cfg(not(feature = "tls"))]
+        let _ = peer;
+        Wanted {
+            mode: self.config.get_ssl_mode(),
+            #[cfg(feature = "tls")]
+            negotiation: self.config.get_ssl_negotiation(),
+            #[cfg(feature = "tls")]
+            tls: self.tls.clone(),
+            #[cfg(feature = "tls")]
+            name: self.name_of(peer).map(ToOwned::to_owned),
+        }
+    }
+}
+
+impl Protocol for Postgres {
+    type Client = Client;
+    type Error = Error;
+
+    async fn connect(&self, wire: Wire) -> Result<Client, Error> {
+        // Whatever way the pool was built: what the URL demands is done or refused.
+        self.check().map_err(Error::Setup)?;
+        let began = Instant::now();
+        let peer = wire.peer_addr().clone();
+        let Agreed { wire, encryption, end_point } = self.wanted(&peer).begin(wire).await?;
+        let line = Line::new();
+        // Its ledger only repeats what the line knows.
+        drop(wire.scan(Along::new(&line, self.target, &self.generation)));
+        let mut config = (*self.config).clone();
+        Already::tell(encryption.is_some(), &mut config);
+        let (side, linger) = (wire.side_channel(), wire.linger());
+        let watched = Watched::new(wire, &line, end_point);
+        let (client, connection) = config.connect_raw(watched, Already).await?;
+        let handshake = began.elapsed();
+
+        let canceller = Canceller::new(client.cancel_token(), side, encryption);
+        let (board, end) = (Arc::<Board>::default(), Arc::<OnceLock<_>>::default());
+        let client = Client {
+            client,
+            statements: Arc::new(StatementCache::new(
+                self.statements,
+                self.capacity,
+                &line,
+                &self.generation,
+            )),
+            line: Arc::clone(&line),
+            board: Arc::clone(&board),
+            canceller: canceller.clone(),
+            end: Arc::clone(&end),
+            handshake,
+        };
+        tokio::spawn(Driver { connection, line, board, end, canceller, linger }.run());
+        if self.target != Target::Any {
+            let role = match client.line.role() {
+                Some(role) => role,
+                None => Role::ask(&client).await?,
+            };
+            if !self.target.accepts(role) {
+                return Err(Error::not_wanted(self.target, role));
+            }
+        }
+        client.line.quiet().await;
+        Ok(client)
+    }
+
+    async fn ping(&self, client: &mut Client) -> Result<(), Error> {
+        Ok(client.client.batch_execute("").await?)
+    }
+
+    fn reuse(&self, client: &Client) -> Reuse {
+        // Whatever comes from now on is not for the one who was told so far.
+        client.board.close();
+        let was_cancelled = client.canceller.comes_back();
+        let line = &client.line;
+        if line.is_lost() || line.unbound().is_some_and(Unbound::is_full) {
+            return Reuse::Never;
+        }
+        let left = line.unbound().map_or(0, Unbound::len);
+        let is_known = left == 0 && !line.doubts_role() && !was_cancelled && !line.is_unsure();
+        let is_clean = line.is_quiet() && !line.is_in_transaction() && !line.listens() && is_known;
+        if is_clean && self.recycling.sql(line.is_touched()).is_none() {
+            Reuse::AsItIs
+        } else {
+            Reuse::AfterReset
+        }
+    }
+
+    async fn reset(&self, client: &mut Client) -> Result<(), Error> {
+        reset::reset(client, &self.recycling).await
+    }
+
+    fn classify(&self, error: &Error) -> Consequence {
+        error.consequence()
+    }
+
+    fn speaks(&self) -> &'static str {
+        "PostgreSQL"
+    }
+
+    fn is_gibberish(&self, error: &Error) -> bool {
+        error.is_gibberish()
+    }
+
+    fn code(&self, error: &Error) -> Option<String> {
+        error.code().map(|code| code.code().to_owned())
+    }
+
+    fn is_permanent(&self, error: &Error) -> bool {
+        error.is_permanent()
+    }
+
+    fn unread(&self, bytes: &[u8]) -> Unread {
+        super::idle::unread(bytes)
+    }
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres")
+            .field("config", &self.config)
+            .field("recycling", &self.recycling)
+            .field("target", &self.target)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Postgres {
+    /// Has every connection prepare its statements anew, when they are used next: after a change of the
+    /// schema, say. (A change that makes a cached statement fail is found by the pool itself.)
+    ///
+    /// Clones of one [`Postgres`] share this: it concerns the pools of all of them.
+    ///
+    /// ```no_run
+    /// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+    /// use livepool_postgres::Postgres;
+    ///
+    /// let postgres = Postgres::from_url("postgres://me:secret@db.example/orders")?;
+    /// let pool = postgres.pool()?;
+    /// postgres.clear_statement_caches();
+    /// # Ok(()) }
+    /// ```
+    pub fn clear_statement_caches(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,139 @@
+//! [`Target`]: which of several servers is the one to use.
+
+use std::fmt;
+
+use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use livepool::protocol::Consequence;
+
+/// Which server of several is to be used: libpq calls it `target_session_attrs`. Another one is
+/// passed over, and the dial goes on to the next address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Target {
+    /// Whichever answers.
+    #[default]
+    Any,
+    /// One that takes writes.
+    ReadWrite,
+    /// One that does not.
+    ReadOnly,
+    /// One that is no standby.
+    Primary,
+    /// A standby.
+    Standby,
+}
+
+/// What a server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Role {
+    pub(super) is_standby: bool,
+    /// Its sessions read only, unless they ask for more.
+    pub(super) is_read_only: bool,
+}
+
+impl Role {
+    /// By asking.
+    pub(super) async fn ask(client: &Client) -> Result<Self, tokio_postgres::Error> {
+        let sql = "SELECT pg_catalog.pg_is_in_recovery(), \
+                   pg_catalog.current_setting('transaction_read_only')";
+        let answer = client.simple_query(sql).await?;
+        let row = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some((row.get(0), row.get(1))),
+            _ => None,
+        });
+        let (in_recovery, read_only) = row.unwrap_or_default();
+        let is_standby = in_recovery == Some("t");
+        Ok(Self { is_standby, is_read_only: is_standby || read_only == Some("on") })
+    }
+}
+
+/// What it means that a session refused a write. Asks it: whether the server takes none, or the session
+/// was told to.
+pub(super) async fn why_read_only(
+    client: &Client,
+    began_as: Option<Role>,
+) -> Result<Option<Consequence>, tokio_postgres::Error> {
+    let sql = "SELECT pg_catalog.pg_is_in_recovery(), setting, reset_val \
+               FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only'";
+    let answer = client.simple_query(sql).await?;
+    let row = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some([row.get(0), row.get(1), row.get(2)]),
+        _ => None,
+    });
+    Ok(match row {
+        Some([Some("t"), ..]) => Some(Consequence::Invalidate),
+        // What sessions get that set nothing: the server's word. If it was so from the beginning, nothing
+        // has changed, and a new connection would be no other.
+        Some([_, _, Some("on")]) => {
+            let was_so = began_as.is_some_and(|role| role.is_read_only);
+            (!was_so).then_some(Consequence::Invalidate)
+        }
+        // Its last user's word.
+        Some([_, Some("on"), _]) => Some(Consequence::Evict),
+        // A transaction that was begun to read only.
+        _ => None,
+    })
+}
+
+impl Target {
+    pub(super) fn accepts(self, role: Role) -> bool {
+        match self {
+            Self::Any => true,
+            Self::ReadWrite => !role.is_read_only,
+            Self::ReadOnly => role.is_read_only,
+            Self::Primary => !role.is_standby,
+            Self::Standby => role.is_standby,
+        }
+    }
+
+    pub(super) fn of(attrs: TargetSessionAttrs) -> Self {
+        match attrs {
+            TargetSessionAttrs::ReadWrite => Self::ReadWrite,
+            TargetSessionAttrs::ReadOnly => Self::ReadOnly,
+            _ => Self::Any,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Any => "any server",
+            Self::ReadWrite => "a server that takes writes",
+            Self::ReadOnly => "a server that is read-only",
+            Self::Primary => "a primary",
+            Self::Standby => "a standby",
+        })
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.is_standby, self.is_read_only) {
+            (true, _) => "a standby",
+            (false, true) => "a primary that is read-only",
+            (false, false) => "a primary that takes writes",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Target::{Any, Primary, ReadOnly, ReadWrite, Standby};
+
+    #[test]
+    fn each_target_accepts_the_servers_it_says() {
+        let role = |is_standby, is_read_only| Role { is_standby, is_read_only };
+        for (role, accepted) in [
+            (role(false, false), [true, true, false, true, false]),
+            (role(false, true), [true, false, true, true, false]),
+            (role(true, true), [true, false, true, false, true]),
+        ] {
+            let targets = [Any, ReadWrite, ReadOnly, Primary, Standby];
+            assert_eq!(targets.map(|target| target.accepts(role)), accepted, "{role}");
+        }
+    }
+}

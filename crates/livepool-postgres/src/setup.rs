@@ -1,0 +1,364 @@
+//! From a connection URL to a pool.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
+
+use super::Postgres;
+use super::url::{self, Files};
+use livepool::config::{Config, ConfigError, SocketConfig, Timeouts};
+#[cfg(any(feature = "tls", test))]
+use livepool::net::PeerAddr;
+use livepool::{Builder, Pool};
+
+/// The port servers listen on if nobody says otherwise.
+const PORT: u16 = 5432;
+
+/// A pool for the server at this URL, `postgres://user:password@host:5432/database`, or of these
+/// settings, `host=... user=...`, with the defaults of [`Config`]. [`Postgres::builder`] gives a
+/// choice.
+///
+/// # Errors
+///
+/// [`SetupError`], with what to change.
+pub fn pool(url: &str) -> Result<Pool<Postgres>, SetupError> {
+    Postgres::from_url(url)?.pool()
+}
+
+impl Postgres {
+    /// For the servers of this URL, `postgres://user:password@host1:5432,host2/database?...`, or of
+    /// these settings, `host=... user=...`, as libpq has them. What it demands is done, or refused with
+    /// what to write instead. The [module's page](crate) has a table of what `sslmode` means.
+    ///
+    /// The files of `sslrootcert`, `sslcert` and `sslkey` are read now. `sslrootcert=system` trusts
+    /// the authorities that this system trusts.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`], if it is not understood, or a file cannot be read.
+    pub fn from_url(url: &str) -> Result<Self, SetupError> {
+        let demands = url::read(url)?;
+        let mut postgres = Self::new(demands.config);
+        postgres.keepalive = demands.keepalive;
+        if let Some(target) = demands.target {
+            postgres = postgres.with_target(target);
+        }
+        postgres.read_files(&demands.files)?;
+        Ok(postgres)
+    }
+
+    #[cfg(feature = "tls")]
+    fn read_files(&mut self, files: &Files) -> Result<(), SetupError> {
+        use livepool_tls::Tls;
+
+        let read = |name, path: &str| {
+            std::fs::read(path)
+                .map_err(|error| SetupError::new(&format!("{name} cannot be read: {error}")))
+        };
+        let Some(root) = &files.root else {
+            return match (&files.cert, &files.key) {
+                (None, None) => Ok(()),
+                _ => Err(SetupError::new(
+                    "it names a certificate of ours and not whom to trust: give sslrootcert, a file \
+                     or \"system\"",
+                )),
+            };
+        };
+        let mut tls = match root.as_str() {
+            url::SYSTEM => Tls::builder().with_native_roots(),
+            path => Tls::builder().with_root_pem(read("sslrootcert", path)?),
+        };
+        match (&files.cert, &files.key) {
+            (None, None) => {}
+            (Some(cert), Some(key)) => {
+                tls = tls.with_client_pem(read("sslcert", cert)?, read("sslkey", key)?);
+            }
+            _ => return Err(SetupError::new("sslcert and sslkey go together")),
+        }
+        let tls = tls.build().map_err(|error| SetupError::new(&error.to_string()))?;
+        self.tls = Some(tls);
+        self.has_files = true;
+        Ok(())
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn read_files(&mut self, files: &Files) -> Result<(), SetupError> {
+        match files {
+            Files { root: None, cert: None, key: None } => Ok(()),
+            _ => Err(SetupError::new("sslrootcert needs the feature \"tls\" of livepool")),
+        }
+    }
+
+    /// The pool's configuration: where to connect, from the hosts and ports, how long that may take, and
+    /// what is said of keepalive; everything else has its default. A pool that is built with another
+    /// [`Config`] connects where, and as, that one says.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`], if something is missing or cannot be done.
+    pub fn config(&self) -> Result<Config, SetupError> {
+        self.check()?;
+        let mut config = Config::default().with_upstream(self.upstream()?);
+        if let Some(limit) = self.config.get_connect_timeout().filter(|limit| !limit.is_zero()) {
+            config = config.with_timeouts(Timeouts::default().with_connect(*limit));
+        }
+        config.socket = self.socket(config.socket);
+        Ok(config)
+    }
+
+    /// As the URL says; what it does not say stays.
+    fn socket(&self, socket: SocketConfig) -> SocketConfig {
+        let said = &self.keepalive;
+        let mut keepalive = socket.keepalive.clone().unwrap_or_default();
+        keepalive.idle = said.idle.or(keepalive.idle);
+        keepalive.interval = said.interval.or(keepalive.interval);
+        keepalive.retries = said.retries.or(keepalive.retries);
+        socket.with_keepalive(Some(keepalive).filter(|_| !said.is_off))
+    }
+
+    /// The name that belongs to this address: with `host=db.example hostaddr=192.0.2.1` the address is
+    /// dialed, and the name is in the certificate.
+    #[cfg(any(feature = "tls", test))]
+    pub(super) fn name_of(&self, peer: &PeerAddr) -> Option<&str> {
+        let PeerAddr::Tcp(peer) = peer else { return None };
+        let addrs = self.config.get_hostaddrs().iter().enumerate();
+        let mut hosts = addrs.zip(self.config.get_hosts());
+        hosts.find_map(|((index, addr), host)| match host {
+            Host::Tcp(host) if SocketAddr::new(*addr, self.port(index)) == *peer => {
+                Some(host.as_str()).filter(|host| !host.is_empty())
+            }
+            _ => None,
+        })
+    }
+
+    fn port(&self, index: usize) -> u16 {
+        let ports = self.config.get_ports();
+        ports.get(index).or(ports.first()).copied().unwrap_or(PORT)
+    }
+
+    /// A pool with the [configuration](Self::config) that follows from the URL.
+    ///
+    /// # Errors
+    ///
+    /// As [`config`](Self::config).
+    pub fn pool(self) -> Result<Pool<Self>, SetupError> {
+        Ok(self.builder(|config| config)?.build()?)
+    }
+
+    /// As [`pool`](Self::pool), with the configuration changed, and to be observed:
+    /// `postgres.builder(|config| config.with_max_size(4))?.build()?`.
+    ///
+    /// # Errors
+    ///
+    /// As [`config`](Self::config).
+    pub fn builder(
+        self,
+        change: impl FnOnce(Config) -> Config,
+    ) -> Result<Builder<Self>, SetupError> {
+        Ok(Pool::builder(change(self.config()?)).protocol(self))
+    }
+
+    fn upstream(&self) -> Result<Vec<String>, SetupError> {
+        let (hosts, addrs) = (self.config.get_hosts(), self.config.get_hostaddrs());
+        let ports = self.config.get_ports();
+        let count = if addrs.is_empty() { hosts.len() } else { addrs.len() };
+        if count == 0 {
+            return Err(SetupError::new(
+                "it names no host; write postgres://user@host:5432/database",
+            ));
+        }
+        if !addrs.is_empty() && !hosts.is_empty() && addrs.len() != hosts.len() {
+            return Err(SetupError::new("it has as many of hostaddr as of host, or only one kind"));
+        }
+        if ports.len() > 1 && ports.len() != count {
+            let (ports, hosts) = (ports.len(), count);
+            return Err(SetupError::new(&format!(
+                "it has {ports} ports for {hosts} hosts; give one for all, or one for each"
+            )));
+        }
+        let port = |index: usize| self.port(index);
+        let entry = |index: usize| match (addrs.get(index), hosts.get(index)) {
+            (Some(addr), _) => SocketAddr::new(*addr, port(index)).to_string(),
+            (None, Some(Host::Tcp(host))) if host.parse::<std::net::Ipv6Addr>().is_ok() => {
+                format!("[{host}]:{}", port(index))
+            }
+            (None, Some(Host::Tcp(host))) => format!("{host}:{}", port(index)),
+            #[cfg(unix)]
+            (None, Some(Host::Unix(path))) => {
+                format!("unix:{}/.s.PGSQL.{}", path.display(), port(index))
+            }
+            (None, None) => String::new(),
+        };
+        let entries: Vec<_> = (0..count).map(entry).collect();
+        // Nobody could say whose certificate it has.
+        let is_twice =
+            |at: usize| entries[..at].contains(&entries[at]) && hosts.get(at) != hosts.first();
+        if !addrs.is_empty() && (1..count).any(is_twice) {
+            return Err(SetupError::new("it names one hostaddr and port for two hosts"));
+        }
+        Ok(entries)
+    }
+
+    /// What would only be found out with the first connection, or never. Each connection asks again:
+    /// a pool may be built without this.
+    pub(super) fn check(&self) -> Result<(), SetupError> {
+        let mode = self.config.get_ssl_mode();
+        let binds = self.config.get_channel_binding() == ChannelBinding::Require;
+        if self.has_files() && self.is_told_tls {
+            return Err(SetupError::new(
+                "sslrootcert says whom to trust, and so does with_tls(): leave one of them out",
+            ));
+        }
+        if binds && mode == SslMode::Disable {
+            return Err(SetupError::new("channel_binding=require goes with sslmode=verify-full"));
+        }
+        if (binds || mode == SslMode::Require) && !self.has_tls() {
+            let what = if binds { "channel_binding" } else { "sslmode" };
+            return Err(SetupError::new(&if cfg!(feature = "tls") {
+                format!(
+                    "{what} demands TLS, and nobody says whom to trust: give sslrootcert, a file or \
+                     \"system\", or with_tls(Tls::builder().with_native_roots().build()?)"
+                )
+            } else {
+                format!("{what} demands TLS, which needs the feature \"tls\" of livepool")
+            }));
+        }
+        let direct = self.config.get_ssl_negotiation() == SslNegotiation::Direct;
+        if direct && mode != SslMode::Require {
+            return Err(SetupError::new("sslnegotiation=direct goes with sslmode=require only"));
+        }
+        Ok(())
+    }
+}
+
+/// A URL, settings or a configuration that cannot be used. Its text repeats no value of them.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// The connection URL; the text says what to change.
+    Url(String),
+    /// The pool's configuration.
+    Config(ConfigError),
+}
+
+impl SetupError {
+    pub(super) fn new(text: &str) -> Self {
+        Self::Url(text.to_owned())
+    }
+
+    pub(super) fn url(error: tokio_postgres::Error) -> Self {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        let cause = cause.as_deref().and_then(url::harmless).unwrap_or("it cannot be read");
+        Self::Url(format!("{cause}; write postgres://user:password@host:5432/database"))
+    }
+}
+
+impl fmt::Display for SetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(text) => write!(f, "the connection URL cannot be used: {text}"),
+            Self::Config(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Its text carries its cause, and so it has no source.
+impl std::error::Error for SetupError {}
+
+impl From<ConfigError> for SetupError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::time::Duration;
+
+    fn upstream(url: &str) -> Vec<String> {
+        Postgres::from_url(url).unwrap().config().unwrap().upstream
+    }
+
+    fn refused(url: &str) -> String {
+        match Postgres::from_url(url).and_then(|postgres| postgres.config()) {
+            Ok(config) => panic!("{url}: {config:?}"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn hosts_ports_and_sockets_become_the_upstream() {
+        assert_eq!(upstream("postgres://me@db/app"), ["db:5432"]);
+        assert_eq!(upstream("postgres://me@a:1,b:2/app"), ["a:1", "b:2"]);
+        assert_eq!(upstream("host=a,b port=7"), ["a:7", "b:7"]);
+        assert_eq!(upstream("host=::1"), ["[::1]:5432"]);
+        assert_eq!(upstream("host=db hostaddr=192.0.2.1"), ["192.0.2.1:5432"]);
+        #[cfg(unix)]
+        assert_eq!(upstream("host=/run/pg port=6"), ["unix:/run/pg/.s.PGSQL.6"]);
+    }
+
+    #[test]
+    fn the_time_to_connect_is_taken_from_the_url() {
+        let config = Postgres::from_url("postgres://me@db?connect_timeout=7").unwrap();
+        let timeouts = config.config().unwrap().timeouts;
+        assert_eq!(timeouts.connect, Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn each_address_has_the_name_that_stands_beside_it() {
+        let text = "host=one,two,,four hostaddr=192.0.2.1,192.0.2.2,192.0.2.3,::1 port=1,2,3,4";
+        let postgres = Postgres::from_url(text).unwrap();
+        let name = |addr: &str| postgres.name_of(&PeerAddr::Tcp(addr.parse().unwrap()));
+        assert_eq!(name("192.0.2.1:1"), Some("one"));
+        assert_eq!(name("192.0.2.2:2"), Some("two"));
+        assert_eq!(name("[::1]:4"), Some("four"));
+        for other in ["192.0.2.1:2", "192.0.2.3:3", "192.0.2.9:1"] {
+            assert_eq!(name(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn keepalive_is_what_the_url_says_of_it_and_else_the_pools() {
+        let of = |text: &str| Postgres::from_url(text).unwrap().config().unwrap().socket.keepalive;
+        let keepalive = of("host=db keepalives_idle=60 keepalives_retries=4").unwrap();
+        assert_eq!((keepalive.idle, keepalive.retries), (Some(Duration::from_secs(60)), Some(4)));
+        assert_eq!(keepalive.interval, of("host=db").unwrap().interval);
+        assert_eq!(of("host=db keepalives=0"), None);
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn files_that_cannot_be_used_are_named_by_their_option() {
+        for (text, expected) in [
+            ("sslrootcert=/no/such/secret", "sslrootcert cannot be read"),
+            ("sslcert=/no/such/secret sslkey=/no", "whom to trust"),
+            ("sslrootcert=system sslcert=/no/such/secret", "go together"),
+        ] {
+            let error = Postgres::from_url(&format!("host=db {text}")).unwrap_err().to_string();
+            assert!(error.contains(expected) && !error.contains("secret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_with_what_to_change() {
+        for (url, text) in [
+            ("postgres://me@db:notaport", "postgres://user:password@host:5432/database"),
+            ("mysql://me@db", "postgres://user:password@host:5432/database"),
+            ("user=me", "names no host"),
+            ("host=a,b port=1,2,3", "give one for all, or one for each"),
+            ("host=a channel_binding=require", "tls"),
+            ("host=a sslmode=disable channel_binding=require", "sslmode=verify-full"),
+            ("host=a sslmode=require", "tls"),
+            ("host=a sslmode=verify-full", "tls"),
+            ("host=a sslnegotiation=direct", "sslmode=require only"),
+            ("host=a,b hostaddr=192.0.2.1,192.0.2.1", "for two hosts"),
+            ("host=a,b hostaddr=192.0.2.1", "as many of hostaddr"),
+        ] {
+            let error = refused(url);
+            assert!(error.contains(text), "{url}: {error}");
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! [`StatementCache`]: the prepared statements of one connection.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use futures_util::FutureExt;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error, Statement};
+
+use super::line::Line;
+use super::unbound;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Statements a connection keeps, unless [told otherwise](super::Postgres::with_statement_cache).
+pub(super) const CAPACITY: usize = 256;
+
+/// Whether sessions keep prepared statements. See
+/// [`Postgres::with_statements`](super::Postgres::with_statements).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Statements {
+    /// They do, under names. The session has to be the same from one request to the next: that of a
+    /// server, of a PgBouncer in session mode, or of one in transaction mode that keeps track of them
+    /// (`max_prepared_statements`, from 1.21 on).
+    #[default]
+    Named,
+    /// They do not: for a PgBouncer in transaction mode that is older, and for others like it. What
+    /// [`prepare_cached`](super::Client::prepare_cached) gives is a description, which is asked for in
+    /// a short transaction, once per text and connection; what the calls below run on the same
+    /// connection at the same time waits for its end. [`query`](super::Client::query),
+    /// [`query_one`](super::Client::query_one), [`query_opt`](super::Client::query_opt) and
+    /// [`execute`](super::Client::execute) send the text with each use, in one round trip, as
+    /// `query_typed` does. Everything else (`query_raw`, `copy_in`, `prepare`) is the client library's,
+    /// which names statements and waits for no description: use it in transactions only. Parameters and
+    /// columns need types that PostgreSQL itself brings; cast others (`$1::text::mood`, `mood::text`).
+    Unnamed,
+}
+
+/// The prepared statements of one connection, by their text and parameter types, and by the
+/// `search_path` under which they were prepared.
+///
+/// It is bounded: a program that writes values into its texts would otherwise fill the server's
+/// memory. The statement that was not used for the longest time makes room. It is empty again when one
+/// was found outdated on any connection of the pool, when the session's statements were deallocated,
+/// and after [`Pool::clear_statement_caches`](livepool::Pool::clear_statement_caches).
+pub struct StatementCache {
+    /// Only looked at and changed under this lock. Statements are dropped outside: they tell their
+    /// client.
+    cache: Mutex<Cache>,
+    mode: Statements,
+    capacity: usize,
+    line: Arc<Line>,
+    /// Of all connections.
+    generation: Arc<AtomicU64>,
+    /// Held by who has begun a transaction for a description: what others run would be a part of it.
+    described: RwLock<()>,
+}
+
+#[derive(Default)]
+struct Cache {
+    statements: HashMap<String, Vec<Entry>>,
+    len: usize,
+    uses: u64,
+    as_of: AsOf,
+}
+
+struct Entry {
+    types: Vec<Type>,
+    /// Stands for the path under which it was prepared.
+    path: u64,
+    statement: Statement,
+    used: u64,
+}
+
+/// When a statement was prepared: before or after what makes it useless.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct AsOf {
+    generation: u64,
+    forgotten: u64,
+}
+
+impl StatementCache {
+    pub(super) fn new(
+        mode: Statements,
+        capacity: usize,
+        line: &Arc<Line>,
+        generation: &Arc<AtomicU64>,
+    ) -> Self {
+        let (line, generation) = (Arc::clone(line), Arc::clone(generation));
+        let (cache, described) = (Mutex::default(), RwLock::default());
+        let cache = Self { cache, mode, capacity, line, generation, described };
+        cache.cache().as_of = cache.now();
+        cache
+    }
+
+    /// How many statements it has.
+    pub fn size(&self) -> usize {
+        self.refresh();
+        self.cache().len
+    }
+
+    /// Forgets all of them. Those in use are closed at the server when their users are done.
+    pub fn clear(&self) {
+        let statements = self.cache().take();
+        drop(statements);
+    }
+
+    /// Forgets one.
+    pub fn remove(&self, query: &str, types: &[Type]) -> Option<Statement> {
+        let removed = self.cache().remove(query, |entry| entry.types == types)?;
+        Some(removed.statement)
+    }
+
+    pub(super) fn mode(&self) -> Statements {
+        self.mode
+    }
+
+    pub(super) async fn prepare(
+        &self,
+        client: &Client,
+        query: &str,
+        types: &[Type],
+    ) -> Result<Statement, Error> {
+        self.refresh();
+        let (as_of, path) = (self.now(), self.line.path());
+        if let Some(statement) = self.get(query, types, path) {
+            return Ok(statement);
+        }
+        let hash = unbound::hash(query, types);
+        let (statement, is_current) = match self.mode {
+            Statements::Named => {
+                let statement = client.prepare_typed(query, types).await?;
+                (statement, as_of == self.now())
+            }
+            // It outlives its session.
+            Statements::Unnamed => (self.describe(client, query, types, hash).await?, true),
+        };
+        // What has become useless meanwhile is given away, and not kept.
+        if self.capacity > 0 && is_current {
+            if let Some(unbound) = self.line.unbound() {
+                unbound.claim(hash);
+            }
+            self.insert(query, types, path, &statement);
+        }
+        Ok(statement)
+    }
+
+    /// What a text takes and gives, without leaving anything at the server: whoever is in between gives
+    /// one transaction one session, and no more.
+    async fn describe(
+        &self,
+        client: &Client,
+        query: &str,
+        types: &[Type],
+        hash: u64,
+    ) -> Result<Statement, Error> {
+        let is_alone = !self.line.is_in_transaction();
+        let mut begun = None;
+        if is_alone {
+            let others = self.described.write().await;
+            begun = Some(Begun { client, is_over: false, _others: others });
+            client.batch_execute("BEGIN").await?;
+        }
+        let prepared = client.prepare_typed(query, types).await;
+        let name = self.line.unbound().and_then(|unbound| unbound.claim(hash));
+        match (&prepared, name) {
+            (Ok(_), Some(name)) => self.deallocate(client, name, is_alone).await?,
+            _ if is_alone => client.batch_execute("ROLLBACK").await?,
+            _ => {}
+        }
+        if let Some(begun) = &mut begun {
+            begun.is_over = true;
+        }
+        prepared
+    }
+
+    /// While this is held, no transaction is begun for a description.
+    pub(super) async fn running(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        match self.mode {
+            Statements::Unnamed if !self.line.is_in_transaction() => {
+                Some(self.described.read().await)
+            }
+            _ => None,
+        }
+    }
+
+    /// In a transaction, which ends with it if it was begun for it. A proxy that gives statements names of
+    /// its own does not know this one in SQL: it takes care of them itself.
+    async fn deallocate(&self, client: &Client, name: u64, is_alone: bool) -> Result<(), Error> {
+        let (begin, end, undo) = if is_alone {
+            ("", "COMMIT", "ROLLBACK")
+        } else {
+            let undo = "ROLLBACK TO SAVEPOINT livepool; RELEASE SAVEPOINT livepool";
+            ("SAVEPOINT livepool;", "RELEASE SAVEPOINT livepool", undo)
+        };
+        match client.batch_execute(&format!("{begin} DEALLOCATE s{name}; {end}")).await {
+            Err(error) if is_unknown_statement(&error) => client.batch_execute(undo).await?,
+            done => done?,
+        }
+        self.keep();
+        Ok(())
+    }
+
+    /// The text and types of a statement that it has.
+    pub(super) fn text_of(&self, statement: &Statement) -> Option<(String, Vec<Type>)> {
+        let cache = self.cache();
+        let all = cache.statements.iter();
+        let mut all = all.flat_map(|(query, entries)| entries.iter().map(move |e| (query, e)));
+        let (query, entry) = all.find(|(_, entry)| is_same(&entry.statement, statement))?;
+        Some((query.clone(), entry.types.clone()))
+    }
+
+    /// Another statement in place of this one, if it has become useless and the server has run nothing:
+    /// the caller may try again, and need not know.
+    pub(super) async fn renewed(
+        &self,
+        client: &Client,
+        statement: &Statement,
+        error: &Error,
+    ) -> Option<Statement> {
+        let is_useless = matches!(error.code()?.code(), "0A000" | "26000" | "XX000");
+        // Of a function's own statement, something has run before.
+        let is_its_own = error.as_db_error()?.where_().is_none();
+        if !is_useless || !is_its_own || !self.line.was_early() || self.line.is_in_transaction() {
+            return None;
+        }
+        let (query, types) = self.text_of(statement)?;
+        drop(self.remove(&query, &types));
+        // Types may have been made anew, too.
+        client.clear_type_cache();
+        self.prepare(client, &query, &types).await.ok()
+    }
+
+    /// The session lost statements, and none of these.
+    pub(super) fn keep(&self) {
+        self.cache().as_of.forgotten = self.line.forgotten();
+    }
+
+    fn now(&self) -> AsOf {
+        let generation = self.generation.load(Ordering::SeqCst);
+        AsOf { generation, forgotten: self.line.forgotten() }
+    }
+
+    /// Empties it, if what it has is of no use any more.
+    fn refresh(&self) {
+        let now = self.now();
+        let mut cache = self.cache();
+        if cache.as_of != now {
+            cache.as_of = now;
+            let statements = cache.take();
+            drop(cache);
+            drop(statements);
+        }
+    }
+
+    fn get(&self, query: &str, types: &[Type], path: u64) -> Option<Statement> {
+        let mut cache = self.cache();
+        let cache = &mut *cache;
+        cache.uses += 1;
+        let mut entries = cache.statements.get_mut(query)?.iter_mut();
+        let entry = entries.find(|entry| entry.types == types && entry.path == path)?;
+        entry.used = cache.uses;
+        Some(entry.statement.clone())
+    }
+
+    fn insert(&self, query: &str, types: &[Type], path: u64, statement: &Statement) {
+        let mut cache = self.cache();
+        let is_it = |entry: &Entry| entry.types == types && entry.path == path;
+        let replaced = cache.remove(query, is_it);
+        let oldest = if cache.len < self.capacity { None } else { cache.remove_oldest() };
+        cache.uses += 1;
+        cache.len += 1;
+        let (types, used) = (types.to_vec(), cache.uses);
+        let entry = Entry { types, path, statement: statement.clone(), used };
+        cache.statements.entry(query.to_owned()).or_default().push(entry);
+        // What is replaced or makes room is dropped when the lock is open again.
+        drop(cache);
+        drop((replaced, oldest));
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cache {
+    fn take(&mut self) -> HashMap<String, Vec<Entry>> {
+        self.len = 0;
+        std::mem::take(&mut self.statements)
+    }
+
+    fn remove(&mut self, query: &str, is_it: impl Fn(&Entry) -> bool) -> Option<Entry> {
+        let entries = self.statements.get_mut(query)?;
+        let entry = entries.swap_remove(entries.iter().position(is_it)?);
+        if entries.is_empty() {
+            self.statements.remove(query);
+        }
+        self.len -= 1;
+        Some(entry)
+    }
+
+    fn remove_oldest(&mut self) -> Option<Entry> {
+        let all = self.statements.iter();
+        let all = all.flat_map(|(query, entries)| entries.iter().map(move |e| (query, e)));
+        let (query, entry) = all.min_by_key(|(_, entry)| entry.used)?;
+        let (query, used) = (query.clone(), entry.used);
+        self.remove(&query, |entry| entry.used == used)
+    }
+}
+
+/// A transaction that was begun for a description. Whoever goes away in the middle of it, or has an error,
+/// has begun none.
+struct Begun<'a> {
+    client: &'a Client,
+    is_over: bool,
+    /// Others may run something when the transaction's end is on its way.
+    _others: RwLockWriteGuard<'a, ()>,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // The first poll sends it, and nobody waits for the answer.
+            let _ = self.client.batch_execute("ROLLBACK").now_or_never();
+        }
+    }
+}
+
+pub(super) fn is_unknown_statement(error: &Error) -> bool {
+    error.code() == Some(&SqlState::INVALID_SQL_STATEMENT_NAME)
+}
+
+/// Whether these are one statement. Its name is the client library's own; two that live at the same time
+/// have their parameters and columns at different places, if they have any.
+fn is_same(a: &Statement, b: &Statement) -> bool {
+    let is_one = |a: *const (), b: *const (), len: usize| len > 0 && a == b;
+    let (columns, params) = ((a.columns(), b.columns()), (a.params(), b.params()));
+    is_one(columns.0.as_ptr().cast(), columns.1.as_ptr().cast(), columns.0.len())
+        || is_one(params.0.as_ptr().cast(), params.1.as_ptr().cast(), params.0.len())
+}
+
+impl fmt::Debug for StatementCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StatementCache")
+            .field("size", &self.cache().len)
+            .field("capacity", &self.capacity)
+            .finish()
+    }
+}

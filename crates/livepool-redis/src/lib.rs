@@ -1,0 +1,105 @@
+//! Redis, and what speaks its protocol, with the client library `redis`.
+//!
+//! ```no_run
+//! use livepool_redis::{Redis, redis};
+//! use redis::AsyncCommands;
+//!
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! let pool = Redis::from_url("redis://cache.internal:6379/0")?.pool()?;
+//!
+//! let mut conn = pool.get().await?;
+//! let _: () = conn.set("greeting", "hello").await?;
+//! let text: String = redis::cmd("GET").arg("greeting").query_async(&mut conn).await?;
+//! assert_eq!(text, "hello");
+//! // Dropped, it goes back: every answer has come.
+//! # Ok(()) }
+//! ```
+//!
+//! # Why a pool
+//!
+//! One multiplexed connection serves many callers well, until one of them waits. A connection of a
+//! pool is yours alone while you hold it, so these are safe on it:
+//!
+//! - **Commands that wait**: `BLPOP`, `XREAD BLOCK`, `WAIT` and their like are answered whenever there
+//!   is an answer; `timeouts.read` is not for them. Bound them yourself: with their own timeout, or
+//!   with [`Guard::deadline`](livepool::Guard::deadline), after which the connection is closed. A peer
+//!   that is gone is noticed all the same; a server process that stands still is not, so give a
+//!   deadline to what must not wait for ever.
+//! - **Transactions**: `WATCH`, `MULTI` and `EXEC` see no commands of others in between.
+//! - **Subscriptions**: [`Client::into_pubsub`] makes a subscriber of a connection that was taken out
+//!   of its pool.
+//!
+//! # What the next user gets
+//!
+//! A connection that comes back is looked at, without asking the server:
+//!
+//! | it has | what becomes of it |
+//! |---|---|
+//! | every answer, and is as it was | the next user gets it |
+//! | answers to come, of callers who went away | they are waited for, within `timeouts.reset`, in the background |
+//! | an open transaction, watched keys, another database | `DISCARD`, `UNWATCH`, `SELECT`, likewise |
+//! | a command that waits, given up | it is closed: nobody waits for it |
+//! | a subscription, `MONITOR`, another user, a name, tracking, replies switched off | it is closed |
+//!
+//! A caller who goes away does not take a command back: the server may carry it out or have done so.
+//!
+//! # What the pool learns from answers
+//!
+//! `READONLY` and `MASTERDOWN` say that this server is no longer the one to talk to, and so does
+//! `UNBLOCKED` where it ends a command that waited because the master turned: every connection made
+//! before is used no more. `LOADING` and `NOAUTH` cost the one connection, with reason
+//! `protocol_error`. Any other error is between the command and its caller. The word counts where a
+//! server puts it: first in an error, also in one of an answer's elements, or first in the error that
+//! is wrapped, as a script's was before Redis 7 (`ERR Error running script …: -READONLY …`) and as
+//! `EXECABORT … because of: READONLY …` does. It does not count elsewhere, since errors repeat what
+//! clients send.
+//!
+//! A server that is loading, is full, or does not have the [`Role`] that is wanted is passed over when
+//! a connection is made; one that refuses the password, has no such database or is no Redis at all is
+//! not asked twice.
+//!
+//! # Proxies
+//!
+//! A ping has a payload and takes nothing but that for its answer, and whether a connection can be
+//! made fit for its next user is found out with `ECHO`. Behind a proxy that answers neither, do without
+//! [`Validation::Ping`](livepool::config::Validation::Ping); what would be put right is closed instead.
+
+mod client;
+mod code;
+mod command;
+mod commands;
+mod debt;
+mod error;
+#[cfg(any(test, feature = "__properties"))]
+#[doc(hidden)]
+pub mod fuzzed;
+mod handshake;
+mod idle;
+mod left;
+mod line;
+mod loan;
+mod meaning;
+mod protocol;
+mod pubsub;
+mod replies;
+mod scanner;
+mod secrecy;
+mod seen;
+mod settings;
+mod state;
+#[cfg(test)]
+mod tests;
+mod url;
+
+use idle::unread;
+#[cfg(test)]
+use line::Word;
+use scanner::RedisScanner;
+
+/// The library underneath.
+pub use ::redis;
+pub use client::Client;
+pub use error::SettingsError;
+/// The pool.
+pub use livepool;
+pub use settings::{Redis, Role};

@@ -1,0 +1,98 @@
+//! [`Loan`]: a wire in the hands of the crate's driver task that can be taken back.
+//!
+//! The driver keeps what it is given for good, and a subscription needs the connection for itself. So
+//! the driver gets this; the wire stays in a slot that the [`Client`](super::Client) can reach too.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use livepool::protocol::{DeferredEvents, Wire};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Where the wire is. Locked for one poll.
+#[derive(Debug, Clone)]
+pub(super) struct Slot(Arc<Mutex<Option<Wire>>>);
+
+impl Slot {
+    pub(super) fn new(wire: Wire) -> Self {
+        Self(Arc::new(Mutex::new(Some(wire))))
+    }
+
+    /// What the driver gets.
+    pub(super) fn lend(&self) -> Loan {
+        let events = self.wire().as_ref().map(Wire::defer_events);
+        Loan { slot: self.clone(), events }
+    }
+
+    /// Takes the wire from the driver, which never hears of it again.
+    pub(super) fn take(&self) -> Option<Wire> {
+        self.wire().take()
+    }
+
+    pub(super) fn wire(&self) -> MutexGuard<'_, Option<Wire>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the driver reads and writes.
+#[derive(Debug)]
+pub(super) struct Loan {
+    slot: Slot,
+    /// Nobody hears of an event while the slot is locked.
+    events: Option<DeferredEvents>,
+}
+
+impl Loan {
+    fn poll<T>(
+        &self,
+        poll: impl FnOnce(Pin<&mut Wire>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let poll = || match &mut *self.slot.wire() {
+            Some(wire) => poll(Pin::new(wire)),
+            // Whoever took it ends the driver.
+            None => Poll::Pending,
+        };
+        match &self.events {
+            Some(events) => events.during(poll),
+            None => poll(),
+        }
+    }
+}
+
+impl Drop for Loan {
+    /// The driver has ended, for whatever reason: the wire goes with it, which tells the pool.
+    fn drop(&mut self) {
+        drop(self.slot.take());
+    }
+}
+
+impl AsyncRead for Loan {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll(|wire| wire.poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Loan {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll(|wire| wire.poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(|wire| wire.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(|wire| wire.poll_shutdown(cx))
+    }
+}

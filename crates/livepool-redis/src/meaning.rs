@@ -1,0 +1,156 @@
+//! What an error means: for its connection, for all others, and for the next attempt.
+
+use std::error::Error;
+use std::io;
+
+use ::redis::{ErrorKind, RedisError};
+
+use super::code::{TURNED, code, first_word};
+use super::line::Word;
+use super::secrecy;
+use super::settings::Role;
+use livepool::protocol::Consequence;
+use std::sync::Arc;
+
+/// What follows from an error that a caller was given, and the server's word for it.
+pub(super) fn consequence(error: &RedisError, role: Role) -> (Consequence, Option<String>) {
+    match error.kind() {
+        ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed => {
+            (Consequence::Evict, error.code().map(str::to_owned))
+        }
+        _ => {
+            let mut worst = Worst::new();
+            // One of many commands may be the one that tells.
+            for (_, error) in error.clone().into_server_errors().iter().flat_map(|all| all.iter()) {
+                let text = format!("{} {}", error.code(), error.details().unwrap_or_default());
+                worst.note(Word::of(code(text.as_bytes())), role);
+            }
+            (worst.consequence, worst.code())
+        }
+    }
+}
+
+/// What follows from several errors: from the worst of them, and the first of its kind.
+#[derive(Debug)]
+pub(super) struct Worst {
+    pub(super) consequence: Consequence,
+    code: Word,
+}
+
+impl Worst {
+    pub(super) fn new() -> Self {
+        Self { consequence: Consequence::Keep, code: Word::default() }
+    }
+
+    pub(super) fn note(&mut self, code: Word, role: Role) {
+        let consequence = of_code(code.as_bytes(), role);
+        let is_worse = match consequence {
+            Consequence::Invalidate => self.consequence != Consequence::Invalidate,
+            Consequence::Evict => self.consequence == Consequence::Keep,
+            _ => false,
+        };
+        if is_worse {
+            *self = Self { consequence, code };
+        }
+    }
+
+    /// The server's word for it.
+    pub(super) fn code(&self) -> Option<String> {
+        let word = first_word(self.code.as_bytes());
+        (!word.is_empty()).then(|| String::from_utf8_lossy(word).into_owned())
+    }
+}
+
+/// What follows from an error of this [`code`].
+///
+/// That the server is short of memory, disk, replicas or time (`OOM`, `MISCONF`, `NOREPLICAS`,
+/// `BUSY`), or that its cluster is (`CLUSTERDOWN`), concerns some commands: another connection would
+/// lead to the same server, and the one there is may still read.
+fn of_code(code: &[u8], role: Role) -> Consequence {
+    match code {
+        // Who asked for a replica is told nothing new by one.
+        b"READONLY" | b"MASTERDOWN" | TURNED if role == Role::Replica => Consequence::Evict,
+        b"READONLY" | b"MASTERDOWN" | TURNED => Consequence::Invalidate,
+        b"LOADING" | b"NOAUTH" => Consequence::Evict,
+        _ => Consequence::Keep,
+    }
+}
+
+/// Whether a handshake that failed so fails again until somebody changes something.
+pub(super) fn is_permanent(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::AuthenticationFailed
+        | ErrorKind::InvalidClientConfig
+        | ErrorKind::RESP3NotSupported => true,
+        ErrorKind::Io => io_error(error).is_some_and(secrecy::is_permanent),
+        _ => false,
+    }
+}
+
+/// The I/O error inside, which the crate keeps in an `Arc`.
+fn io_error(error: &RedisError) -> Option<&io::Error> {
+    let shared = error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
+    (**shared).downcast_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(said: &str) -> RedisError {
+        let text = format!("-{said}\r\n");
+        match ::redis::parse_redis_value(text.as_bytes()).unwrap() {
+            ::redis::Value::ServerError(error) => error.into(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_follows_is_said_by_the_code() {
+        use Consequence::{Evict, Invalidate, Keep};
+        for (said, follows) in [
+            ("ERR why", Keep),
+            ("NOSCRIPT why", Keep),
+            ("MISCONF why", Keep),
+            ("CLUSTERDOWN Hash slot not served", Keep),
+            ("UNBLOCKED client unblocked via CLIENT UNBLOCK", Keep),
+            ("EXECABORT Transaction discarded because of previous errors.", Keep),
+            ("LOADING why", Evict),
+            ("NOAUTH", Evict),
+            ("READONLY You can't write against a read only replica.", Invalidate),
+            ("MASTERDOWN why", Invalidate),
+            ("UNBLOCKED force unblock from blocking operation, instance state changed", Invalidate),
+            ("EXECABORT Transaction discarded because of: READONLY You can't", Invalidate),
+            ("EXECABORT Transaction discarded because of: LOADING Redis is", Evict),
+            ("ERR unknown command `READONLY`, with args beginning with: ", Keep),
+        ] {
+            assert_eq!(consequence(&server(said), Role::Any).0, follows, "{said}");
+        }
+        let of_replica = consequence(&server("READONLY why"), Role::Replica);
+        assert_eq!(of_replica, (Evict, Some("READONLY".to_owned())));
+    }
+
+    #[test]
+    fn the_worst_of_many_says_what_follows_and_is_named() {
+        let mut worst = Worst::new();
+        assert_eq!(worst.code(), None);
+        for (said, code) in [
+            (&b"ERR"[..], None),
+            (b"LOADING", Some("LOADING")),
+            (TURNED, Some("UNBLOCKED")),
+            (b"NOAUTH", Some("UNBLOCKED")),
+            (b"READONLY", Some("UNBLOCKED")),
+        ] {
+            worst.note(Word::of(said), Role::Any);
+            assert_eq!(worst.code().as_deref(), code);
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_connection_evicts_and_is_found_in_its_wrapping() {
+        let error = RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
+        assert_eq!(consequence(&error, Role::Any), (Consequence::Evict, None));
+        assert_eq!(io_error(&error).unwrap().kind(), io::ErrorKind::TimedOut);
+        assert!(!is_permanent(&error));
+    }
+}

@@ -1,0 +1,204 @@
+//! [`RedisScanner`]: reads along with a Redis client, RESP2 or RESP3. Pure.
+
+use super::command::Kind;
+use super::commands::Commands;
+use super::debt::Debt;
+use super::line::Word;
+use super::replies::{Escaped, Replies};
+
+/// Follows both directions of one connection, from its first byte.
+///
+/// What a command does to the session is believed when it is sent, and believed undone only when the
+/// server said so.
+#[derive(Debug)]
+pub(crate) struct RedisScanner {
+    commands: Commands,
+    replies: Replies,
+    debt: Debt,
+    is_subscribed: bool,
+    is_streaming: bool,
+    /// Some command that is not counted may be answered as RESET is.
+    is_reset_unclear: bool,
+    in_transaction: bool,
+    is_watching: bool,
+    /// The database; `None` if it cannot be told.
+    database: Option<u32>,
+    /// The one of the handshake, once that is over.
+    first_database: Option<u32>,
+    is_handshake_over: bool,
+    /// The handshake said who the client is, or which protocol it speaks.
+    had_identity: bool,
+    is_identity_changed: bool,
+    is_lost: bool,
+}
+
+impl RedisScanner {
+    pub(crate) fn new() -> Self {
+        Self {
+            commands: Commands::new(),
+            replies: Replies::new(),
+            debt: Debt::default(),
+            is_subscribed: false,
+            is_streaming: false,
+            is_reset_unclear: false,
+            in_transaction: false,
+            is_watching: false,
+            database: Some(0),
+            first_database: Some(0),
+            is_handshake_over: false,
+            had_identity: false,
+            is_identity_changed: false,
+            is_lost: false,
+        }
+    }
+
+    /// The handshake is answered: what it chose is what every user finds.
+    pub(crate) fn handshake_done(&mut self) {
+        self.is_handshake_over = true;
+        self.first_database = self.database;
+        self.had_identity = std::mem::take(&mut self.is_identity_changed);
+    }
+
+    /// How many answers are owed. A command half sent counts as one.
+    pub(crate) fn owed(&self) -> usize {
+        self.debt.owed() + usize::from(self.commands.is_midway())
+    }
+
+    /// The answer that comes next may take as long as the client said in its command. Within a
+    /// transaction, no command waits.
+    pub(crate) fn is_blocking_owed(&self) -> bool {
+        self.debt.first() == Some(Kind::Blocking)
+    }
+
+    /// The client has subscribed to something, or the reverse: answers are not counted until RESET.
+    pub(crate) fn is_subscribed(&self) -> bool {
+        self.is_subscribed
+    }
+
+    /// The client sees what others do: answers are not counted until RESET.
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.is_streaming
+    }
+
+    /// MULTI was sent, and neither EXEC nor DISCARD has ended it.
+    pub(crate) fn in_transaction(&self) -> bool {
+        self.in_transaction
+    }
+
+    pub(crate) fn is_watching(&self) -> bool {
+        self.is_watching
+    }
+
+    /// It is not the one of the handshake, or may not be.
+    pub(crate) fn is_database_changed(&self) -> bool {
+        self.database.is_none() || self.database != self.first_database
+    }
+
+    /// Somebody else is logged in than after the handshake, or another protocol is spoken.
+    pub(crate) fn is_identity_changed(&self) -> bool {
+        self.is_handshake_over && self.is_identity_changed
+    }
+
+    /// The connection ended, or something happened on it that is not understood: it must not be
+    /// reused.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost || self.commands.is_broken() || self.replies.is_broken()
+    }
+
+    /// The code of an error that came since this was asked last, the oldest first, each once.
+    pub(crate) fn take_error(&mut self) -> Option<Word> {
+        self.replies.take_error()
+    }
+
+    /// What the client had to hold of the largest answer since this was asked last. The one under way
+    /// counts as far as it is announced.
+    pub(crate) fn longest(&mut self) -> u64 {
+        self.replies.longest()
+    }
+
+    pub(crate) fn sent(&mut self, mut bytes: &[u8]) {
+        while let Some(kind) = self.commands.next(&mut bytes) {
+            self.has_sent(kind);
+        }
+    }
+
+    fn has_sent(&mut self, kind: Kind) {
+        match kind {
+            Kind::Subscribe | Kind::Monitor => {
+                self.is_subscribed |= kind == Kind::Subscribe;
+                self.is_streaming |= kind == Kind::Monitor;
+                self.is_reset_unclear |= self.debt.owed() > 0;
+                self.debt.clear();
+                return;
+            }
+            Kind::Multi => self.in_transaction = true,
+            Kind::Watch => self.is_watching = true,
+            Kind::Identity => self.is_identity_changed = true,
+            Kind::Unfathomable => self.is_lost = true,
+            _ => {}
+        }
+        let kind = match kind {
+            Kind::Blocking if self.in_transaction => Kind::Plain,
+            kind => kind,
+        };
+        // What is sent behind a RESET is counted again, if no other answer can be like that one.
+        if !self.is_uncounted() || self.debt.owed() > 0 || kind == Kind::Reset {
+            self.is_lost |= self.is_uncounted() && self.is_reset_unclear;
+            self.is_lost |= !self.debt.push(kind);
+        } else {
+            self.is_reset_unclear = true;
+        }
+    }
+
+    fn is_uncounted(&self) -> bool {
+        self.is_subscribed || self.is_streaming
+    }
+
+    pub(crate) fn received(&mut self, mut bytes: &[u8]) {
+        while let Some(said) = self.replies.next(&mut bytes) {
+            if let Escaped::Reply(kind, word) = said {
+                self.is_answered(matches!(kind, b'-' | b'!'), word.as_bytes());
+            }
+        }
+    }
+
+    fn is_answered(&mut self, is_error: bool, word: &[u8]) {
+        if self.is_uncounted() && (self.debt.owed() == 0 || is_error || word != b"RESET") {
+            return;
+        }
+        match (self.debt.pop(), is_error) {
+            (None, _) => self.is_lost = true,
+            // Any other error leaves the transaction as it is, if there is one.
+            (Some(Kind::Exec), true) if word == b"EXECABORT" => self.ends_transaction(),
+            (Some(_), true) => {}
+            (Some(kind), false) => self.has_done(kind, word == b"QUEUED"),
+        }
+    }
+
+    fn has_done(&mut self, kind: Kind, is_queued: bool) {
+        match kind {
+            Kind::Multi => self.in_transaction = true,
+            Kind::Watch => self.is_watching = true,
+            Kind::Identity => self.is_identity_changed = true,
+            Kind::Exec | Kind::Discard => self.ends_transaction(),
+            Kind::Unwatch => self.is_watching &= is_queued,
+            Kind::Select(database) => self.database = database.filter(|_| !is_queued),
+            Kind::Reset => {
+                self.is_subscribed = false;
+                self.is_streaming = false;
+                self.is_reset_unclear = false;
+                self.ends_transaction();
+                self.database = Some(0);
+                // The login and the protocol of the handshake are gone, too.
+                self.is_identity_changed = self.had_identity;
+            }
+            Kind::Plain | Kind::Blocking => {}
+            Kind::Subscribe | Kind::Monitor | Kind::Unfathomable => {}
+        }
+    }
+
+    fn ends_transaction(&mut self) {
+        self.in_transaction = false;
+        self.is_watching = false;
+    }
+}

@@ -1,0 +1,79 @@
+//! [`Secrecy`]: whether a connection is encrypted, and with whose certificates.
+
+use std::io;
+
+use super::error::SettingsError;
+use livepool::protocol::Wire;
+#[cfg(feature = "tls")]
+use livepool_tls::Tls;
+#[cfg(feature = "tls")]
+use std::sync::{Arc, OnceLock};
+
+/// The kind of the error of a system that trusts nobody.
+#[cfg(feature = "tls")]
+const UNTRUSTING: io::ErrorKind = io::ErrorKind::Unsupported;
+
+#[derive(Debug, Clone)]
+pub(super) enum Secrecy {
+    Plain,
+    /// If nobody gave one: of the authorities that this system trusts, looked for at the first
+    /// connection, so that a system without any does no harm to those who bring their own.
+    #[cfg(feature = "tls")]
+    Tls(Arc<OnceLock<Tls>>),
+}
+
+impl Secrecy {
+    /// TLS, as this system has it.
+    #[cfg(feature = "tls")]
+    pub(super) fn of_system() -> Result<Self, SettingsError> {
+        Ok(Self::Tls(Arc::default()))
+    }
+
+    /// TLS, as somebody wants it.
+    #[cfg(feature = "tls")]
+    pub(super) fn of(tls: Tls) -> Self {
+        Self::Tls(Arc::new(OnceLock::from(tls)))
+    }
+
+    /// TLS, which is not there.
+    #[cfg(not(feature = "tls"))]
+    pub(super) fn of_system() -> Result<Self, SettingsError> {
+        Err(SettingsError::new(
+            "TLS is wanted and not built in: enable the feature \"tls\" of livepool, or write \
+             redis:// for a connection that is not encrypted",
+        ))
+    }
+
+    /// Begins to encrypt, if that is wanted.
+    #[cfg(feature = "tls")]
+    pub(super) async fn begin(&self, wire: Wire) -> io::Result<Wire> {
+        let Self::Tls(tls) = self else { return Ok(wire) };
+        let tls = match tls.get() {
+            Some(tls) => tls,
+            None => {
+                let system = Tls::builder().with_native_roots().build();
+                let system = system.map_err(|error| io::Error::new(UNTRUSTING, error))?;
+                tls.get_or_init(|| system)
+            }
+        };
+        tls.connect(wire).await
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[expect(clippy::unused_async, reason = "the same call as where there is TLS")]
+    pub(super) async fn begin(&self, wire: Wire) -> io::Result<Wire> {
+        let Self::Plain = self;
+        Ok(wire)
+    }
+}
+
+/// Whether trying again is no use until somebody changes something.
+#[cfg(feature = "tls")]
+pub(super) fn is_permanent(error: &io::Error) -> bool {
+    error.kind() == UNTRUSTING || livepool_tls::is_distrusted(error)
+}
+
+#[cfg(not(feature = "tls"))]
+pub(super) fn is_permanent(_: &io::Error) -> bool {
+    false
+}

@@ -1,0 +1,151 @@
+//! [`Redis`]: where to connect, as whom, and to what kind of server.
+
+use std::fmt;
+
+use ::redis::{ConnectionAddr, ConnectionInfo, RedisConnectionInfo};
+
+use super::error::SettingsError;
+use super::secrecy::Secrecy;
+use livepool::Pool;
+use livepool::config::{Config, ConfigError};
+use std::sync::Arc;
+
+/// What kind of server a connection must lead to. Asked with `ROLE` when it is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Role {
+    /// Any will do.
+    #[default]
+    Any,
+    /// One that takes writes. Where `upstream` has several addresses, those of replicas are passed
+    /// over, so that a failover is followed.
+    Master,
+    /// One that only copies. Writes fail, and that costs the connection and no other.
+    Replica,
+}
+
+/// The Redis protocol, as a pool needs it. Give it to
+/// [`Builder::protocol`](livepool::Builder::protocol), or call [`pool`](Self::pool).
+///
+/// Servers that speak the same protocol, as Valkey does, are meant as well.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    /// Shared: every client of the pool keeps it.
+    pub(super) settings: Arc<Settings>,
+}
+
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) upstream: String,
+    pub(super) info: RedisConnectionInfo,
+    pub(super) role: Role,
+    pub(super) secrecy: Secrecy,
+}
+
+impl Redis {
+    /// From a URL:
+    ///
+    /// - `redis://[user:password@]host[:port][/db]`; without a port it is 6379
+    /// - `rediss://...` the same over TLS, with the feature `tls`
+    /// - `redis+unix:///path[?db=1&user=name&pass=secret]` for a Unix socket
+    ///
+    /// `?protocol=resp3` asks for the newer protocol. `valkey` may be written for `redis`.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError`], which says what to change. It never repeats the password.
+    pub fn from_url(url: impl AsRef<str>) -> Result<Self, SettingsError> {
+        super::url::parse(url.as_ref())
+    }
+
+    /// From the crate's own description of a connection. Its TCP settings are not used: sockets are
+    /// as [`Config::socket`](livepool::Config::socket) has them.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError`], which says what to change.
+    pub fn from_info(info: ConnectionInfo) -> Result<Self, SettingsError> {
+        let (upstream, secrecy) = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => (host_port(host, *port), Secrecy::Plain),
+            ConnectionAddr::TcpTls { insecure: true, .. } => return Err(SettingsError::insecure()),
+            // Silently without them, a server would be trusted that is not, or be shown nobody.
+            ConnectionAddr::TcpTls { tls_params: Some(_), .. } => {
+                return Err(SettingsError::new(
+                    "certificates in a ConnectionInfo are not used: leave them out there, and give \
+                     them with with_tls()",
+                ));
+            }
+            ConnectionAddr::TcpTls { host, port, .. } => {
+                (host_port(host, *port), Secrecy::of_system()?)
+            }
+            ConnectionAddr::Unix(path) => (format!("unix:{}", path.display()), Secrecy::Plain),
+            other => return Err(SettingsError::new(format!("cannot connect to {other}"))),
+        };
+        let info = info.redis_settings().clone();
+        if info.db() < 0 {
+            return Err(SettingsError::new(format!(
+                "the database must be a number from 0, not {}",
+                info.db()
+            )));
+        }
+        if info.username().is_some() && info.password().is_none() {
+            return Err(SettingsError::new(
+                "there is a user and no password, so nobody would be logged in: write \
+                 user:password, or leave the user out",
+            ));
+        }
+        Ok(Self { settings: Arc::new(Settings { upstream, info, role: Role::Any, secrecy }) })
+    }
+
+    /// The same for servers of this kind only.
+    #[must_use]
+    pub fn with_role(mut self, role: Role) -> Self {
+        Arc::make_mut(&mut self.settings).role = role;
+        self
+    }
+
+    /// The same over TLS, with these certificates. `rediss://` alone trusts the authorities that this
+    /// system trusts.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(mut self, tls: livepool_tls::Tls) -> Self {
+        Arc::make_mut(&mut self.settings).secrecy = Secrecy::of(tls);
+        self
+    }
+
+    /// A configuration whose `upstream` is this address. Change what you like: several addresses of
+    /// the same service go into [`upstream`](livepool::Config::upstream).
+    pub fn config(&self) -> Config {
+        Config::new(self.settings.upstream.clone())
+    }
+
+    /// A pool with the default [`config`](Self::config). With another one:
+    /// `Pool::builder(redis.config().with_max_size(32)).protocol(redis).build()`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], if the address is none.
+    pub fn pool(self) -> Result<Pool<Self>, ConfigError> {
+        Pool::builder(self.config()).protocol(self).build()
+    }
+}
+
+/// An IPv6 address is in brackets where a port follows.
+fn host_port(host: &str, port: u16) -> String {
+    match host.contains(':') && !host.starts_with('[') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("upstream", &self.upstream)
+            .field("user", &self.info.username())
+            .field("db", &self.info.db())
+            .field("role", &self.role)
+            .field("secrecy", &self.secrecy)
+            .finish_non_exhaustive()
+    }
+}

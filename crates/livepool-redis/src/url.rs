@@ -1,0 +1,130 @@
+//! URLs of the field, and what is wrong with one.
+
+use std::sync::Arc;
+
+use ::redis::IntoConnectionInfo;
+
+use super::error::SettingsError;
+use super::secrecy::Secrecy;
+use super::settings::Redis;
+
+const SHAPE: &str = "must look like redis://[user:password@]host:port/db, rediss://... for TLS, or \
+                     redis+unix:///path";
+
+pub(super) fn parse(url: &str) -> Result<Redis, SettingsError> {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Err(SettingsError::new(format!("the URL has no scheme: it {SHAPE}")));
+    };
+    // The crate knows the scheme of TLS only where it does the TLS itself.
+    let scheme = scheme.to_ascii_lowercase();
+    let (scheme, encrypted) = match &*scheme {
+        "rediss" => ("redis", true),
+        "valkeys" => ("valkey", true),
+        other => (other, false),
+    };
+    let (rest, fragment) = match rest.rsplit_once('#') {
+        Some((rest, fragment)) => (rest, Some(fragment)),
+        None => (rest, None),
+    };
+    if let Some(fragment) = fragment {
+        return Err(match fragment {
+            "insecure" => SettingsError::insecure(),
+            _ => SettingsError::new("a \"#\" in a user or password must be written %23"),
+        });
+    }
+    let info = format!("{scheme}://{rest}").into_connection_info().map_err(|error| {
+        let detail = error.to_string();
+        let detail = detail.split(" - ").next().unwrap_or_default();
+        SettingsError::new(format!("{}: the URL {SHAPE}", lower(detail)))
+    })?;
+    let mut redis = Redis::from_info(info)?;
+    if encrypted {
+        Arc::make_mut(&mut redis.settings).secrecy = Secrecy::of_system()?;
+    }
+    Ok(redis)
+}
+
+/// What follows a colon begins small, unless it is a name.
+fn lower(text: &str) -> String {
+    let mut chars = text.chars();
+    match (chars.next(), chars.clone().next()) {
+        (Some(first), Some(second)) if !second.is_uppercase() => {
+            first.to_lowercase().chain(chars).collect()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstream(url: &str) -> String {
+        parse(url).unwrap().settings.upstream.clone()
+    }
+
+    fn refusal(url: &str) -> String {
+        parse(url).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_kind_of_url_names_its_upstream() {
+        assert_eq!(upstream("redis://cache.internal"), "cache.internal:6379");
+        assert_eq!(upstream("redis://10.0.0.1:7000/3"), "10.0.0.1:7000");
+        assert_eq!(upstream("redis://[::1]:7000"), "[::1]:7000");
+        assert_eq!(upstream("valkey://:secret@h"), "h:6379");
+        assert_eq!(upstream("redis+unix:///run/redis.sock?db=2"), "unix:/run/redis.sock");
+        let redis = parse("redis://me:it%23s@h/3?protocol=resp3").unwrap();
+        let info = &redis.settings.info;
+        assert_eq!((info.username(), info.password(), info.db()), (Some("me"), Some("it#s"), 3));
+        assert!(info.protocol().supports_resp3());
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_change_and_repeats_no_secret() {
+        for (url, why) in [
+            ("localhost:6379", "the URL has no scheme"),
+            ("http://localhost", "must look like redis://"),
+            ("redis://:hunter2@h/zero", "database number"),
+            ("redis://h/-1", "a number from 0"),
+            ("redis://me@h", "write user:password"),
+            ("redis://:hunter2#@h", "%23"),
+            ("rediss://h#insecure", "with_tls()"),
+            ("redis://h?protocol=resp4", "protocol version"),
+        ] {
+            let text = refusal(url);
+            assert!(text.contains(why), "{url}: {text}");
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn without_tls_its_url_says_which_feature_is_missing() {
+        let addr = ::redis::ConnectionAddr::TcpTls {
+            host: "h".to_owned(),
+            port: 6379,
+            insecure: false,
+            tls_params: None,
+        };
+        let info = "redis://h".into_connection_info().unwrap().set_addr(addr);
+        for refusal in [refusal("rediss://h"), Redis::from_info(info).unwrap_err().to_string()] {
+            assert!(refusal.contains("enable the feature \"tls\""), "{refusal}");
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn with_tls_its_url_is_encrypted() {
+        for url in ["rediss://h:7/1", "valkeys://h", "REDISS://h", "Valkeys://h"] {
+            let redis = parse(url).unwrap();
+            assert!(matches!(redis.settings.secrecy, Secrecy::Tls(_)), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_password_is_not_in_the_debug_text() {
+        let text = format!("{:?}", parse("redis://me:hunter2@h").unwrap());
+        assert!(text.contains("me") && !text.contains("hunter2"), "{text}");
+    }
+}

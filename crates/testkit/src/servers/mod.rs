@@ -1,0 +1,22 @@
+//! Real servers, each started by a test on a private port, with its data in a private directory.
+//! Starting one blocks: before the runtime's work, that harms nothing.
+
+pub mod certs;
+pub mod dir;
+pub mod haproxy;
+pub mod nginx;
+pub mod pgbouncer;
+pub mod port;
+pub mod postgres;
+mod postgres_files;
+pub mod process;
+pub mod programs;
+pub mod redis;
+
+pub use certs::Certs;
+pub use haproxy::Haproxy;
+pub use nginx::Nginx;
+pub use pgbouncer::PgBouncer;
+pub use postgres::Postgres;
+pub use programs::are_here;
+pub use redis::Redis;

@@ -1,0 +1,83 @@
+//! A proxy that ends what is idle for longer than it likes: the pool notices by itself, and nobody is
+//! handed such a connection.
+
+use livepool::CloseReason;
+use livepool_http::{HttpPool, Request};
+use livepool_redis::redis::cmd;
+
+use super::*;
+use livepool_testkit::servers::{Nginx, Redis as RedisServer};
+use livepool_testkit::until_seen;
+
+/// Often enough to be right by luck hardly ever.
+const ROUNDS: usize = 8;
+
+/// HAProxy counts what passes in either direction for the side it comes from or goes to.
+const SHORT: [[&str; 1]; 2] = [["timeout client 300ms"], ["timeout server 300ms"]];
+
+/// Each round uses the connections there are, or new ones, and then has HAProxy end them all.
+async fn rounds<P: livepool::protocol::Protocol>(
+    pool: &Pool<P>,
+    events: &Events,
+    ask: impl AsyncFn(usize) -> String,
+) {
+    for round in 1..=ROUNDS {
+        let asked = futures_util::future::join_all((0..4).map(|tag| ask(tag))).await;
+        assert_eq!(asked, ["0", "1", "2", "3"]);
+        let ended = |(opened, closed): &(usize, usize)| closed == opened;
+        let (opened, _) = until_seen(|| (events.opened(), events.closed().len()), ended).await;
+        assert!(opened >= round && pool.status().idle == 0, "round {round}: {opened} opened");
+    }
+    let reasons = events.closed();
+    assert!(reasons.iter().all(|reason| *reason == CloseReason::PeerClosed), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn postgres_sessions_that_a_haproxy_ended_while_idle_are_handed_to_nobody() {
+    let server = trusting_server();
+    for lines in SHORT {
+        let haproxy = Haproxy::tcp(&[format!("127.0.0.1:{}", server.port())], &lines);
+        let (pool, events) = postgres_at(&postgres_url(haproxy.port()), |config| config);
+        rounds(&pool, &events, async |tag| {
+            let conn = pool.get().await.unwrap();
+            let row = conn.query_one(&format!("SELECT '{tag}'"), &[]).await.unwrap();
+            row.get(0)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn redis_connections_that_a_haproxy_ended_while_idle_are_handed_to_nobody() {
+    let server = RedisServer::start();
+    for lines in SHORT {
+        let haproxy = Haproxy::tcp(&[server.addr()], &lines);
+        let (pool, events) = redis_at(&haproxy.addr(), |config| config);
+        rounds(&pool, &events, async |tag| {
+            let mut conn = pool.get().await.unwrap();
+            cmd("ECHO").arg(tag).query_async(&mut *conn).await.unwrap()
+        })
+        .await;
+    }
+}
+
+/// HAProxy may say 408 before it ends an idle connection; it is nobody's answer.
+#[tokio::test]
+async fn http_connections_that_a_haproxy_ended_while_idle_are_handed_to_nobody() {
+    let nginx = Nginx::start();
+    for lines in [
+        ["timeout http-keep-alive 300ms"],
+        ["timeout http-request 300ms"],
+        ["timeout client 300ms"],
+    ] {
+        let haproxy = Haproxy::http(&[format!("127.0.0.1:{}", nginx.port())], &lines);
+        let (pool, events) = http_at(haproxy.addr(), |config| config);
+        rounds(&pool, &events, async |tag| {
+            let request = Request::get(format!("/tag/{tag}")).body(()).unwrap();
+            let response = pool.send(request).await.unwrap();
+            let bytes = response.into_body().bytes(1 << 10).await.unwrap();
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+        .await;
+    }
+}
