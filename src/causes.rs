@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::foreign;
-use crate::text::Said;
+use crate::text::Escaped;
 
 /// Of one error so many causes are looked at: a foreign chain may have no end.
 const MOST: usize = 16;
@@ -25,19 +25,19 @@ const MOST: usize = 16;
 /// let error = std::io::Error::other("no\nroom");
 /// assert_eq!(OneLine(&error).to_string(), r"no\nroom");
 /// ```
-pub struct Causes<'a>(pub &'a (dyn Error + 'static));
+pub struct OneLine<'a>(pub &'a (dyn Error + 'static));
 
-impl fmt::Debug for Causes<'_> {
+impl fmt::Debug for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-impl fmt::Display for Causes<'_> {
+impl fmt::Display for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = Said(self.0).to_string();
+        let mut text = Escaped(self.0).to_string();
         for cause in std::iter::successors(source(self.0), |error| source(*error)).take(MOST) {
-            let said = Said(cause).to_string();
+            let said = Escaped(cause).to_string();
             // Many repeat the words of their cause, and some say nothing else.
             if said.starts_with(&text) {
                 text = said;
@@ -45,7 +45,7 @@ impl fmt::Display for Causes<'_> {
                 text = format!("{text}: {said}");
             }
         }
-        Said(&text).fmt(f)
+        Escaped(&text).fmt(f)
     }
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for Causes<'_> {
 /// assert!(livepool::error::find::<std::fmt::Error>(&error).is_some());
 /// ```
 pub fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    std::iter::successors(Some(error), |error| within(*error))
+    std::iter::successors(Some(error), |error| inner_error(*error))
         .take(MOST)
         .find_map(|error| error.downcast_ref())
 }
@@ -79,7 +79,7 @@ pub fn is_of_connection(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// The next one down. Two kinds hide what they hold from `source`.
-fn within<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+fn inner_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         return Some(inner);
     }
@@ -126,7 +126,7 @@ mod tests {
             (over("a", over("a: cannot read", end())), "a: cannot read: broken\\npipe"),
             (over("x", over("x", over("x", end()))), "x: broken\\npipe"),
         ] {
-            assert_eq!(Causes(&error).to_string(), text);
+            assert_eq!(OneLine(&error).to_string(), text);
         }
     }
 
@@ -144,7 +144,7 @@ mod tests {
                 Some(self)
             }
         }
-        assert_eq!(Causes(&Endless).to_string(), "again");
+        assert_eq!(OneLine(&Endless).to_string(), "again");
         assert!(find::<Layer>(&Endless).is_none());
     }
 

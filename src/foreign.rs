@@ -102,12 +102,12 @@ impl<T> Drop for Held<T> {
 
 pin_project! {
     /// A foreign future: see [`future`].
-    pub(crate) struct Caged<F> {
+    pub(crate) struct CatchPanic<F> {
         #[pin]
         future: Option<F>,
     }
 
-    impl<F> PinnedDrop for Caged<F> {
+    impl<F> PinnedDrop for CatchPanic<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut future = this.project().future;
             let _ = call(|| future.set(None));
@@ -116,11 +116,11 @@ pin_project! {
 }
 
 /// Polls and drops a foreign future in the cage. It is over with its first panic.
-pub(crate) fn future<F: Future>(future: F) -> Caged<F> {
-    Caged { future: Some(future) }
+pub(crate) fn future<F: Future>(future: F) -> CatchPanic<F> {
+    CatchPanic { future: Some(future) }
 }
 
-impl<F: Future> Future for Caged<F> {
+impl<F: Future> Future for CatchPanic<F> {
     type Output = Result<F::Output, Panicked>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

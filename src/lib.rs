@@ -1,7 +1,6 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod beat;
 mod causes;
 pub mod config;
 mod deadline;
@@ -22,6 +21,7 @@ mod pool;
 pub mod protocol;
 mod status;
 mod stream;
+mod tick;
 // For the models of our adapters.
 #[cfg(shuttle)]
 #[doc(hidden)]

@@ -11,14 +11,14 @@ use std::time::Duration;
 mod guard_ext;
 
 pub use self::guard_ext::GuardExt;
-pub use crate::causes::{Causes as OneLine, is_of_connection as is_connection_error};
+pub use crate::causes::{OneLine, is_of_connection as is_connection_error};
 pub use crate::pool::Retry;
 pub use crate::stream::{
     Consequence, DeferredEvents, Driven, Driver, Ledger, Linger, LingeringSocket, Owed, Scanner,
     SideChannel, SidePermit, Unread, Wire, WireStream,
 };
-pub use crate::telemetry::log::trouble as log_trouble;
-pub use crate::text::Said as Escaped;
+pub use crate::telemetry::log::log_trouble;
+pub use crate::text::Escaped;
 
 use crate::stream::Stream;
 

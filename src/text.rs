@@ -1,7 +1,7 @@
 //! What may be shown of a text that is not ours.
 //!
-//! Two rules, and the only place for either. [`given`]: of a value that was given where an address
-//! belongs, nothing is repeated that may be a secret, however it was mistyped. [`Said`]: what a peer
+//! Two rules, and the only place for either. [`redacted`]: of a value that was given where an address
+//! belongs, nothing is repeated that may be a secret, however it was mistyped. [`Escaped`]: what a peer
 //! or foreign code says is escaped and cut before it reaches a log line, an event or an error.
 
 use std::fmt::{self, Write};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::foreign;
 
 /// Stands for a value that is not shown.
-const HIDDEN: &str = "(not shown: it may hold a password)";
+const REDACTED: &str = "(not shown: it may hold a password)";
 
 /// URLs that people have at hand. Others are not repeated: a password may hold `://`.
 const SCHEMES: [&str; 22] = [
@@ -49,16 +49,16 @@ pub(crate) fn scheme(text: &str) -> Option<&'static str> {
 ///
 /// A password stands before an `@`, behind a `:`, in a query or in a path. So only hosts, ports that
 /// are numbers, and paths of Unix sockets are shown; the scheme of a URL only in front of these.
-pub(crate) fn given(text: &str) -> String {
-    if is_harmless(text) { format!("{text:?}") } else { HIDDEN.to_owned() }
+pub(crate) fn redacted(text: &str) -> String {
+    if may_be_shown(text) { format!("{text:?}") } else { REDACTED.to_owned() }
 }
 
-/// As [`given`], without the quotes.
-pub(crate) fn given_bare(text: &str) -> String {
-    if is_harmless(text) { Said(&text).to_string() } else { HIDDEN.to_owned() }
+/// As [`redacted`], without the quotes.
+pub(crate) fn redacted_unquoted(text: &str) -> String {
+    if may_be_shown(text) { Escaped(&text).to_string() } else { REDACTED.to_owned() }
 }
 
-fn is_harmless(text: &str) -> bool {
+fn may_be_shown(text: &str) -> bool {
     let address = match scheme(text) {
         Some(scheme) => &text[scheme.len() + "://".len()..],
         None => text,
@@ -94,11 +94,11 @@ fn is_address(text: &str) -> bool {
 /// The most characters of one text that a peer can bring into a log line or an error.
 const MOST: usize = 512;
 /// The same, of one word.
-const LONGEST_WORD: usize = 40;
+const LONGEST_CODE: usize = 40;
 
-/// A word that a peer said, a code, as [`Said`] shows it and no longer than 40 characters.
-pub(crate) fn word(text: &str) -> Arc<str> {
-    Said(&text).to_string().chars().take(LONGEST_WORD).collect::<String>().into()
+/// A word that a peer said, a code, as [`Escaped`] shows it and no longer than 40 characters.
+pub(crate) fn escaped_code(text: &str) -> Arc<str> {
+    Escaped(&text).to_string().chars().take(LONGEST_CODE).collect::<String>().into()
 }
 
 /// What a peer or foreign code says: on one line, without anything that steers a terminal or turns
@@ -109,20 +109,20 @@ pub(crate) fn word(text: &str) -> Arc<str> {
 ///
 /// assert_eq!(Escaped(&"no\nroom").to_string(), r"no\nroom");
 /// ```
-pub struct Said<'a>(pub &'a dyn fmt::Display);
+pub struct Escaped<'a>(pub &'a dyn fmt::Display);
 
-impl fmt::Debug for Said<'_> {
+impl fmt::Debug for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-impl fmt::Display for Said<'_> {
+impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut careful = Careful { text: String::new(), left: MOST };
+        let mut writer = EscapingWriter { text: String::new(), left: MOST };
         // Ends early when enough was said: whoever formats may never end.
-        let said = foreign::call(|| write!(careful, "{}", self.0));
-        f.write_str(&careful.text)?;
+        let said = foreign::call(|| write!(writer, "{}", self.0));
+        f.write_str(&writer.text)?;
         match said {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => f.write_str("…"),
@@ -131,16 +131,16 @@ impl fmt::Display for Said<'_> {
     }
 }
 
-struct Careful {
+struct EscapingWriter {
     text: String,
     left: usize,
 }
 
-impl Write for Careful {
+impl Write for EscapingWriter {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for c in text.chars() {
             self.left = self.left.checked_sub(1).ok_or(fmt::Error)?;
-            if steers(c) {
+            if needs_escape(c) {
                 self.text.extend(c.escape_default());
             } else {
                 self.text.push(c);
@@ -151,7 +151,7 @@ impl Write for Careful {
 }
 
 /// Control characters, ends of lines and paragraphs, what turns the direction, what is not seen.
-fn steers(c: char) -> bool {
+fn needs_escape(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -185,7 +185,7 @@ mod tests {
             "unix:/run/db.sock",
             "10.0.0.1",
         ] {
-            assert_eq!(given(shown), format!("{shown:?}"));
+            assert_eq!(redacted(shown), format!("{shown:?}"));
         }
         for hidden in [
             "me:hunter2",
@@ -210,20 +210,20 @@ mod tests {
             "me:pass:80",
             "%68unter2:80",
         ] {
-            assert_eq!(given(hidden), HIDDEN, "{hidden}");
+            assert_eq!(redacted(hidden), REDACTED, "{hidden}");
         }
     }
 
     #[test]
     fn what_a_peer_says_stays_on_its_line_and_ends() {
         assert_eq!(
-            Said(&"no\nINFO root\x1b[2J\u{9b}\u{202e}x").to_string(),
+            Escaped(&"no\nINFO root\x1b[2J\u{9b}\u{202e}x").to_string(),
             "no\\nINFO root\\u{1b}[2J\\u{9b}\\u{202e}x"
         );
-        assert_eq!(Said(&"für Ärger: 日本").to_string(), "für Ärger: 日本");
-        let long = Said(&"x".repeat(10_000)).to_string();
+        assert_eq!(Escaped(&"für Ärger: 日本").to_string(), "für Ärger: 日本");
+        let long = Escaped(&"x".repeat(10_000)).to_string();
         assert_eq!((long.chars().count(), long.ends_with("x…")), (MOST + 1, true));
-        assert_eq!(Said(&"y".repeat(MOST)).to_string().len(), MOST);
+        assert_eq!(Escaped(&"y".repeat(MOST)).to_string().len(), MOST);
     }
 
     #[test]
@@ -243,7 +243,7 @@ mod tests {
                 panic!("on purpose");
             }
         }
-        assert!(Said(&Endless).to_string().ends_with('…'));
-        assert_eq!(Said(&Panics).to_string(), "so far(its text cannot be had)");
+        assert!(Escaped(&Endless).to_string().ends_with('…'));
+        assert_eq!(Escaped(&Panics).to_string(), "so far(its text cannot be had)");
     }
 }

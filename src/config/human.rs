@@ -16,13 +16,13 @@ use super::{Keepalive, ReadTimeout, UserTimeout};
 const DURATION: &str = "a duration with a unit, such as \"30s\" or \"1m 30s\"";
 
 /// Reads one value from text or, where allowed, from a number.
-struct Spelled<T> {
+struct TextVisitor<T> {
     expecting: String,
     text: fn(&str) -> Result<T, String>,
     number: Option<fn(u64) -> Option<T>>,
 }
 
-impl<'de, T> Visitor<'de> for Spelled<T> {
+impl<'de, T> Visitor<'de> for TextVisitor<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,7 +53,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
-fn spell(duration: Duration) -> String {
+fn format(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 
@@ -65,14 +65,14 @@ pub(super) mod plain {
         value: &Duration,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&spell(*value))
+        serializer.serialize_str(&format(*value))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Duration, D::Error> {
         let expecting = DURATION.to_owned();
-        deserializer.deserialize_any(Spelled { expecting, text: duration, number: None })
+        deserializer.deserialize_any(TextVisitor { expecting, text: duration, number: None })
     }
 }
 
@@ -88,7 +88,7 @@ macro_rules! duration_or {
                 serializer: S,
             ) -> Result<S::Ok, S::Error> {
                 match value {
-                    Some(value) => serializer.serialize_str(&spell(*value)),
+                    Some(value) => serializer.serialize_str(&format(*value)),
                     None => serializer.serialize_str($word),
                 }
             }
@@ -96,7 +96,7 @@ macro_rules! duration_or {
             pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
                 deserializer: D,
             ) -> Result<Option<Duration>, D::Error> {
-                deserializer.deserialize_any(Spelled {
+                deserializer.deserialize_any(TextVisitor {
                     expecting: format!("{DURATION}, or {:?}", $word),
                     text: |text| {
                         if text == $word { Ok(None) } else { duration(text).map(Some) }
@@ -128,7 +128,7 @@ macro_rules! count_or {
             pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
                 deserializer: D,
             ) -> Result<Option<$ty>, D::Error> {
-                deserializer.deserialize_any(Spelled {
+                deserializer.deserialize_any(TextVisitor {
                     expecting: format!("a number, or {:?}", $word),
                     text: |text| match text {
                         $word => Ok(None),
@@ -170,7 +170,7 @@ pub(super) mod bytes_or_unlimited {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<usize>, D::Error> {
-        deserializer.deserialize_any(Spelled {
+        deserializer.deserialize_any(TextVisitor {
             expecting: "a number of bytes, such as 65536 or \"64 KiB\", or \"unlimited\""
                 .to_owned(),
             text: |text| if text == "unlimited" { Ok(None) } else { bytes(text).map(Some) },
@@ -197,14 +197,14 @@ impl Serialize for UserTimeout {
         match self {
             Self::Derived => serializer.serialize_str("derived"),
             Self::Off => serializer.serialize_str("off"),
-            Self::After(limit) => serializer.serialize_str(&spell(*limit)),
+            Self::After(limit) => serializer.serialize_str(&format(*limit)),
         }
     }
 }
 
 impl<'de> Deserialize<'de> for UserTimeout {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Spelled {
+        deserializer.deserialize_any(TextVisitor {
             expecting: format!("{DURATION}, or \"derived\", or \"off\""),
             text: |text| match text {
                 "derived" => Ok(Self::Derived),
@@ -221,14 +221,14 @@ impl Serialize for ReadTimeout {
         match self {
             Self::Default => serializer.serialize_str("default"),
             Self::Never => serializer.serialize_str("never"),
-            Self::After(limit) => serializer.serialize_str(&spell(*limit)),
+            Self::After(limit) => serializer.serialize_str(&format(*limit)),
         }
     }
 }
 
 impl<'de> Deserialize<'de> for ReadTimeout {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Spelled {
+        deserializer.deserialize_any(TextVisitor {
             expecting: format!("{DURATION}, or \"never\", or \"default\""),
             text: |text| match text {
                 "default" => Ok(Self::Default),

@@ -57,7 +57,9 @@ pub(super) fn upstream(problems: &mut Problems, upstream: &[String]) -> Vec<Endp
     for (index, entry) in upstream.iter().enumerate() {
         match entry.parse() {
             Ok(endpoint) => endpoints.push(endpoint),
-            Err(reason) => problems.add(&format!("upstream[{index}]"), text::given(entry), reason),
+            Err(reason) => {
+                problems.add(&format!("upstream[{index}]"), text::redacted(entry), reason)
+            }
         }
     }
     endpoints
@@ -295,7 +297,7 @@ pub(super) fn keepalive(problems: &mut Problems, keepalive: &Keepalive) {
 
 pub(super) fn user_timeout(problems: &mut Problems, socket: &SocketConfig) {
     const FIELD: &str = "socket.user_timeout";
-    let bounds = socket.keepalive.as_ref().and_then(agreeing);
+    let bounds = socket.keepalive.as_ref().and_then(agreeing_user_timeouts);
     match (socket.user_timeout, bounds) {
         (UserTimeout::Derived, Some((_, most))) if most > USER_TIMEOUT_MAX => {
             let value = format!("derived, {most:?}");
@@ -325,7 +327,7 @@ pub(super) fn user_timeout(problems: &mut Problems, socket: &SocketConfig) {
 
 /// The user timeouts that end an idle connection at the same probe as the count of retries: above
 /// the first and up to the second. `None` unless all of keepalive is known.
-fn agreeing(keepalive: &Keepalive) -> Option<(Duration, Duration)> {
+fn agreeing_user_timeouts(keepalive: &Keepalive) -> Option<(Duration, Duration)> {
     let most = keepalive.detection_time()?;
     Some((most.checked_sub(keepalive.interval?)?, most))
 }

@@ -112,7 +112,7 @@ impl Settings {
             max_waiting: config.max_waiting,
             order: config.order,
             validation: config.validation,
-            timeouts: Arc::new(proven(config)),
+            timeouts: Arc::new(effective_timeouts(config)),
             idle_timeout: config.idle_timeout,
             max_lifetime: config.max_lifetime,
             max_silence: config.max_silence,
@@ -129,7 +129,7 @@ impl Settings {
 
 /// Without keepalive nothing proves that a peer lives from which an answer is awaited, and only a
 /// read timeout ends that: it is there for all, unless somebody says otherwise.
-fn proven(config: &Config) -> Timeouts {
+fn effective_timeouts(config: &Config) -> Timeouts {
     match (config.socket.keepalive.is_some(), config.timeouts.read) {
         (false, ReadTimeout::Default) => config.timeouts.with_read(ReadTimeout::BARE),
         _ => config.timeouts,

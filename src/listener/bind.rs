@@ -12,7 +12,7 @@ use crate::config::{ConfigError, ListenerSettings};
 use crate::deadline::{Deadline, Elapsed};
 use crate::net::{self, Endpoint, PeerAddr, Unavailable};
 use crate::sys::reuse_port::set_reuse_port;
-use crate::sys::sockopt::Refusal;
+use crate::sys::sockopt::OptionError;
 
 /// Why a listener could not be made.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ pub(super) async fn bind(
     settings: &ListenerSettings,
 ) -> Result<(Socket, PeerAddr, Unavailable), BindError> {
     let endpoint = Endpoint::to_listen_on(address).map_err(|problem| BindError::Address {
-        address: crate::text::given_bare(address),
+        address: crate::text::redacted_unquoted(address),
         problem,
     })?;
     let addrs = match endpoint {
@@ -115,7 +115,7 @@ pub(super) async fn bind(
     };
     let mut last = None;
     for addr in addrs {
-        match tcp(addr, settings) {
+        match listen_tcp(addr, settings) {
             Ok((listener, unavailable)) => {
                 let local = listener.local_addr().unwrap_or(addr);
                 return Ok((Socket::Tcp(listener), PeerAddr::Tcp(local), unavailable));
@@ -136,14 +136,17 @@ pub(super) async fn bind(
     })
 }
 
-fn tcp(addr: SocketAddr, settings: &ListenerSettings) -> io::Result<(TcpListener, Unavailable)> {
-    let (socket, unavailable) = bound(addr, settings, settings.reuse_address)?;
+fn listen_tcp(
+    addr: SocketAddr,
+    settings: &ListenerSettings,
+) -> io::Result<(TcpListener, Unavailable)> {
+    let (socket, unavailable) = bind_socket(addr, settings, settings.reuse_address)?;
     // Two sockets with SO_REUSEADDR may both bind; it is listen that refuses the second.
     socket.listen(settings.backlog)?;
     Ok((TcpListener::from_std(socket.into())?, unavailable))
 }
 
-fn bound(
+fn bind_socket(
     addr: SocketAddr,
     settings: &ListenerSettings,
     reuse: bool,
@@ -162,8 +165,8 @@ fn bound(
     if settings.reuse_port {
         match set_reuse_port(&socket) {
             Ok(()) => {}
-            Err(Refusal::Failed(error)) => return Err(error),
-            Err(Refusal::Unsupported(missing)) => {
+            Err(OptionError::Failed(error)) => return Err(error),
+            Err(OptionError::Unsupported(missing)) => {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, missing));
             }
         }
@@ -180,7 +183,7 @@ fn advice(addr: SocketAddr, error: &io::Error, settings: &ListenerSettings) -> &
             "a live listener holds it, or connections of one that was bound without reuse_address; \
              stop it or choose another port"
         }
-        io::ErrorKind::AddrInUse => match bound(addr, settings, true).map(drop) {
+        io::ErrorKind::AddrInUse => match bind_socket(addr, settings, true).map(drop) {
             Ok(()) => {
                 "connections of an earlier listener still hold it (TIME_WAIT or open); \
                  set reuse_address = true"
@@ -320,14 +323,14 @@ mod unix {
         use std::os::unix::fs::FileTypeExt;
         let is_socket = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
         let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-        is_socket && knock(path).err().is_some_and(refused)
+        is_socket && probe_socket_file(path).err().is_some_and(refused)
     }
 
     /// Asks for a socket of another kind than a listener's. So a listener is not disturbed, however
     /// full its backlog is, and one that is bound and does not listen yet is there too: both answer
     /// that they are of the wrong kind (`EPROTOTYPE`), where a stream's connect would be refused by
     /// the latter as by a file that nobody has.
-    fn knock(path: &Path) -> io::Result<()> {
+    fn probe_socket_file(path: &Path) -> io::Result<()> {
         let socket = socket2::Socket::new(Domain::UNIX, Type::DGRAM, None)?;
         socket.set_nonblocking(true)?;
         socket.connect(&SockAddr::unix(path)?)

@@ -1,9 +1,9 @@
 //! The accepting side of the same discipline: options on every client, a deadline on every
 //! operation, and nobody who vanished is kept.
 
+mod accept_backoff;
 mod bind;
 mod reaper;
-mod trouble;
 
 use std::fmt;
 use std::io;
@@ -21,8 +21,8 @@ use crate::net::{self, Io, PeerAddr};
 use crate::stream::{OpTimeout, Reported, Stream};
 use crate::telemetry::{Emitter, Telemetry};
 
-use reaper::Clients;
-use trouble::Trouble;
+use accept_backoff::AcceptBackoff;
+use reaper::Reaper;
 
 pub use bind::BindError;
 
@@ -41,7 +41,7 @@ pub struct Listener {
     local: PeerAddr,
     settings: ListenerSettings,
     reported: Reported,
-    clients: Arc<Clients>,
+    reaper: Arc<Reaper>,
 }
 
 enum Socket {
@@ -90,8 +90,8 @@ impl Listener {
         let emitter = Arc::new(Emitter::new(Telemetry::listener(&name), observer));
         let reported = Reported::default();
         reported.report(&emitter, &unavailable);
-        let clients = Clients::watch(emitter, settings.idle_timeout);
-        Ok(Self { socket, local, settings, reported, clients })
+        let reaper = Reaper::start(emitter, settings.idle_timeout);
+        Ok(Self { socket, local, settings, reported, reaper })
     }
 
     /// The address it listens on, with the port the system chose.
@@ -130,7 +130,7 @@ impl Listener {
     }
 
     async fn next_client(&self) -> io::Result<Stream> {
-        let mut trouble = Trouble::default();
+        let mut backoffs = AcceptBackoff::default();
         loop {
             let (error, backoff) = match self.accept_one().await {
                 // No await from here on: a client that was accepted is never dropped half-way.
@@ -143,8 +143,8 @@ impl Listener {
                         Err(error) => (error, Duration::ZERO),
                     }
                 }
-                Err(error) if trouble::is_of_a_client_that_left(&error) => continue,
-                Err(error) => match trouble.next(&error) {
+                Err(error) if accept_backoff::is_client_gone(&error) => continue,
+                Err(error) => match backoffs.next(&error) {
                     Some(backoff) => (error, backoff),
                     None => return Err(error),
                 },
@@ -178,18 +178,18 @@ impl Listener {
         let (id, emitter) = (ConnId::next(), Arc::clone(self.emitter()));
         emitter.emit(Event::Accepted { conn: id, peer: peer.clone() });
         let stream = Stream::new(io, id, peer, local, Arc::clone(&self.settings.timeouts), emitter);
-        self.clients.add(stream.link());
+        self.reaper.add(stream.link());
         Ok(stream)
     }
 
     fn emitter(&self) -> &Arc<Emitter> {
-        self.clients.emitter()
+        self.reaper.emitter()
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.clients.no_more();
+        self.reaper.close();
     }
 }
 

@@ -5,31 +5,31 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::beat::{beat, phase};
 use crate::event::CloseReason;
 use crate::stream::Link;
 use crate::telemetry::Emitter;
+use crate::tick::{first_delay, tick_period};
 
 /// The way from a listener to its reaper.
-pub(super) struct Clients {
+pub(super) struct Reaper {
     emitter: Arc<Emitter>,
     /// Pushed and taken under this lock, nothing else.
-    newcomers: Mutex<Newcomers>,
+    new_clients: Mutex<NewClients>,
 }
 
 #[derive(Default)]
-struct Newcomers {
+struct NewClients {
     links: Vec<Weak<Link>>,
     /// The listener is gone: nobody will follow.
-    last: bool,
+    is_closed: bool,
 }
 
-impl Clients {
+impl Reaper {
     /// Starts the one task that watches them.
-    pub(super) fn watch(emitter: Arc<Emitter>, idle_timeout: Option<Duration>) -> Arc<Self> {
-        let clients = Arc::new(Self { emitter, newcomers: Mutex::default() });
-        tokio::spawn(reap(Arc::clone(&clients), idle_timeout));
-        clients
+    pub(super) fn start(emitter: Arc<Emitter>, idle_timeout: Option<Duration>) -> Arc<Self> {
+        let reaper = Arc::new(Self { emitter, new_clients: Mutex::default() });
+        tokio::spawn(reap(Arc::clone(&reaper), idle_timeout));
+        reaper
     }
 
     pub(super) fn emitter(&self) -> &Arc<Emitter> {
@@ -41,42 +41,45 @@ impl Clients {
     }
 
     /// The listener is gone: the task ends with the last client.
-    pub(super) fn no_more(&self) {
-        self.lock().last = true;
+    pub(super) fn close(&self) {
+        self.lock().is_closed = true;
     }
 
-    fn take(&self) -> Newcomers {
-        let mut newcomers = self.lock();
-        Newcomers { links: std::mem::take(&mut newcomers.links), last: newcomers.last }
+    fn take(&self) -> NewClients {
+        let mut new_clients = self.lock();
+        NewClients {
+            links: std::mem::take(&mut new_clients.links),
+            is_closed: new_clients.is_closed,
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Newcomers> {
-        self.newcomers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, NewClients> {
+        self.new_clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The task. It holds the clients' links weakly: a stream that its user drops is gone at once.
-async fn reap(clients: Arc<Clients>, idle_timeout: Option<Duration>) {
-    let beat = beat([idle_timeout]);
-    let mut watched: Vec<(Weak<Link>, Quiet)> = Vec::new();
-    let mut next = Instant::now() + phase(beat);
+async fn reap(reaper: Arc<Reaper>, idle_timeout: Option<Duration>) {
+    let period = tick_period([idle_timeout]);
+    let mut watched: Vec<(Weak<Link>, IdleClock)> = Vec::new();
+    let mut next = Instant::now() + first_delay(period);
     loop {
         tokio::time::sleep_until(next).await;
         let now = Instant::now();
-        next = now + beat;
-        let newcomers = clients.take();
-        watched.extend(newcomers.links.into_iter().map(|link| (link, Quiet::since(now))));
-        watched.retain_mut(|(link, quiet)| {
+        next = now + period;
+        let new_clients = reaper.take();
+        watched.extend(new_clients.links.into_iter().map(|link| (link, IdleClock::since(now))));
+        watched.retain_mut(|(link, idle)| {
             let Some(link) = link.upgrade() else { return false };
-            let quiet_for = quiet.look(link.activity(), now);
+            let idle_for = idle.update(link.activity(), now);
             // Once interrupted it stays in the list until its user lets go; the first reason stands.
-            if idle_timeout.is_some_and(|limit| quiet_for >= limit) {
+            if idle_timeout.is_some_and(|limit| idle_for >= limit) {
                 link.interrupt(CloseReason::IdleTimeout);
             }
             true
         });
-        clients.emitter.telemetry().connections(watched.len());
-        if newcomers.last && watched.is_empty() {
+        reaper.emitter.telemetry().connections(watched.len());
+        if new_clients.is_closed && watched.is_empty() {
             return;
         }
     }
@@ -85,18 +88,18 @@ async fn reap(clients: Arc<Clients>, idle_timeout: Option<Duration>) {
 /// Since when a client has been quiet, from readings of a counter that changes when bytes move: the
 /// stream itself never looks at a clock for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Quiet {
+struct IdleClock {
     activity: u64,
     since: Instant,
 }
 
-impl Quiet {
+impl IdleClock {
     fn since(now: Instant) -> Self {
         Self { activity: 0, since: now }
     }
 
-    /// How long it has been quiet. Late by up to one beat, never early.
-    fn look(&mut self, activity: u64, now: Instant) -> Duration {
+    /// How long it has been quiet. Late by up to one tick, never early.
+    fn update(&mut self, activity: u64, now: Instant) -> Duration {
         if activity != self.activity {
             *self = Self { activity, since: now };
         }
@@ -112,10 +115,10 @@ mod tests {
     fn a_client_is_quiet_from_the_last_reading_that_differed() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut quiet = Quiet::since(at(0));
-        assert_eq!(quiet.look(0, at(5)).as_secs(), 5);
-        assert_eq!(quiet.look(3, at(6)).as_secs(), 0);
-        assert_eq!(quiet.look(3, at(9)).as_secs(), 3);
-        assert_eq!(quiet.look(4, at(10)).as_secs(), 0);
+        let mut idle = IdleClock::since(at(0));
+        assert_eq!(idle.update(0, at(5)).as_secs(), 5);
+        assert_eq!(idle.update(3, at(6)).as_secs(), 0);
+        assert_eq!(idle.update(3, at(9)).as_secs(), 3);
+        assert_eq!(idle.update(4, at(10)).as_secs(), 0);
     }
 }

@@ -6,7 +6,7 @@ use socket2::SockRef;
 use tokio::time::Instant;
 
 use super::{Probe, Step};
-use crate::sys::tcp_info::{self, Keepalive, TcpInfo};
+use crate::sys::tcp_info::{self, KeepaliveValues, TcpInfo};
 
 /// A probe, and what has to be restored after it: see [`end`](Self::end).
 ///
@@ -16,7 +16,7 @@ use crate::sys::tcp_info::{self, Keepalive, TcpInfo};
 #[derive(Debug)]
 pub(crate) struct Probing {
     probe: Probe,
-    own: Keepalive,
+    own: KeepaliveValues,
     has_sent: bool,
     /// The kernel's own verdict is held off.
     is_held: bool,
@@ -24,7 +24,7 @@ pub(crate) struct Probing {
 
 impl Probing {
     /// `own` is what is in force on this socket.
-    pub(crate) fn begin(now: Instant, own: Keepalive) -> Self {
+    pub(crate) fn begin(now: Instant, own: KeepaliveValues) -> Self {
         Self { probe: Probe::begin(now), own, has_sent: false, is_held: false }
     }
 
@@ -33,7 +33,7 @@ impl Probing {
     pub(crate) fn begin_blindly(
         socket: &SockRef<'_>,
         now: Instant,
-        own: Keepalive,
+        own: KeepaliveValues,
     ) -> (Self, Duration) {
         let (probe, look_in) = Probe::begin_sent(now);
         tcp_info::send_probe(socket);
@@ -114,12 +114,12 @@ mod tests {
 
     /// The idle time in seconds, the tries and the user timeout in force.
     fn in_force(socket: &SockRef<'_>) -> (u64, u32, Duration) {
-        let own = tcp_info::keepalive(socket).unwrap();
+        let own = tcp_info::keepalive_values(socket).unwrap();
         (own.idle.as_secs(), own.retries, own.user_timeout.unwrap_or_default())
     }
 
     fn begin(socket: &SockRef<'_>, now: Instant) -> Probing {
-        Probing::begin(now, tcp_info::keepalive(socket).unwrap())
+        Probing::begin(now, tcp_info::keepalive_values(socket).unwrap())
     }
 
     #[test]
@@ -161,7 +161,7 @@ mod tests {
     fn a_peer_that_was_asked_blindly_is_looked_at_before_it_is_asked_again() {
         let [stream, _peer] = connection(1, 30 * SECOND);
         let (socket, now) = (SockRef::from(&stream), Instant::now());
-        let own = tcp_info::keepalive(&socket).unwrap();
+        let own = tcp_info::keepalive_values(&socket).unwrap();
         let (mut probing, look_in) = Probing::begin_blindly(&socket, now, own);
         assert_eq!(in_force(&socket), (1, 1, 30 * SECOND), "sent");
         let now = now + look_in;

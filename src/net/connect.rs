@@ -15,11 +15,13 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Instant;
 
 use super::endpoint::upstream_text;
-use super::error::Phase;
+use super::error::AttemptStage;
 use super::options::Unavailable;
 use super::race::{Action, Race, STAGGER};
 use super::resolve::known;
-use super::{ConnectAttempt, ConnectError, Directory, Endpoint, Io, PeerAddr, Resolver, Trying};
+use super::{
+    ConnectAttempt, ConnectError, Directory, Endpoint, Io, PeerAddr, PendingAttempt, Resolver,
+};
 use crate::config::SocketSettings;
 use crate::deadline::{Deadline, Elapsed};
 use crate::sync::atomic::AtomicUsize;
@@ -40,7 +42,7 @@ pub(crate) struct Dialed {
 
 /// Where a dial goes, and who knows the way.
 #[derive(Clone, Copy)]
-pub(crate) struct Target<'a> {
+pub(crate) struct DialTarget<'a> {
     pub(crate) endpoints: &'a [Endpoint],
     /// This address of them and no other.
     pub(crate) only: Option<&'a PeerAddr>,
@@ -60,35 +62,35 @@ pub(crate) struct Target<'a> {
 ///
 /// Dropping it closes every socket under way. When it returns, the losers are closed too.
 pub(crate) async fn dial<'a>(
-    target: Target<'a>,
+    target: DialTarget<'a>,
     socket: &'a SocketSettings,
     limit: Option<Duration>,
-) -> Result<(Dialed, Attempt<'a>), ConnectError> {
-    let mut dial = Dial::new(target, socket);
+) -> Result<(Dialed, AttemptGuard<'a>), ConnectError> {
+    let mut dial = DialState::new(target, socket);
     let end = dial.race(Deadline::after(limit)).await;
     end.map_err(|end| dial.error(end))
 }
 
 /// Why there is no connection.
-enum End {
+enum DialFailure {
     AllFailed,
     Deadline(Instant),
 }
 
 /// What came of one step.
-enum Done<'a> {
+enum StepResult<'a> {
     Resolved { endpoint: usize, result: io::Result<Vec<PeerAddr>> },
-    Connected { attempt: Attempt<'a>, result: Result<Dialed, (Phase, io::Error)> },
+    Connected { attempt: AttemptGuard<'a>, result: Result<Dialed, (AttemptStage, io::Error)> },
 }
 
 /// A dial under way: the pure [`Race`], and the steps it asked for.
-struct Dial<'a> {
-    target: Target<'a>,
+struct DialState<'a> {
+    target: DialTarget<'a>,
     socket: &'a SocketSettings,
     race: Race,
-    steps: FuturesUnordered<BoxFuture<'a, (usize, Done<'a>)>>,
+    steps: FuturesUnordered<BoxFuture<'a, (usize, StepResult<'a>)>>,
     /// What each step works on and since when; taken out when it ends.
-    under_way: Vec<Option<(String, Phase, Instant)>>,
+    under_way: Vec<Option<(String, AttemptStage, Instant)>>,
     failed: Vec<ConnectAttempt>,
     /// Which endpoint each address was found under first.
     found: HashMap<PeerAddr, usize>,
@@ -97,8 +99,8 @@ struct Dial<'a> {
     late: Arc<AtomicBool>,
 }
 
-impl<'a> Dial<'a> {
-    fn new(target: Target<'a>, socket: &'a SocketSettings) -> Self {
+impl<'a> DialState<'a> {
+    fn new(target: DialTarget<'a>, socket: &'a SocketSettings) -> Self {
         let unknown = if target.only.is_some() { 1 } else { target.endpoints.len() };
         Self {
             target,
@@ -113,7 +115,10 @@ impl<'a> Dial<'a> {
         }
     }
 
-    async fn race(&mut self, deadline: Deadline) -> Result<(Dialed, Attempt<'a>), End> {
+    async fn race(
+        &mut self,
+        deadline: Deadline,
+    ) -> Result<(Dialed, AttemptGuard<'a>), DialFailure> {
         if let Some(only) = self.target.only {
             self.race.resolved(0, vec![only.clone()], self.started);
         } else {
@@ -128,7 +133,7 @@ impl<'a> Dial<'a> {
             let now = Instant::now();
             if let Some(moment) = deadline.instant().filter(|moment| *moment <= now) {
                 self.late.store(true, Ordering::Relaxed);
-                return Err(End::Deadline(moment));
+                return Err(DialFailure::Deadline(moment));
             }
             let pause = match self.race.next(now, |addrs| self.target.directory.order(addrs)) {
                 Action::Start(addr) => {
@@ -138,7 +143,7 @@ impl<'a> Dial<'a> {
                 }
                 Action::WaitUntil(moment) => Deadline::at(moment),
                 Action::Wait => Deadline::NEVER,
-                Action::Exhausted => return Err(End::AllFailed),
+                Action::Exhausted => return Err(DialFailure::AllFailed),
             };
             match deadline.min(pause).run(self.steps.next()).await {
                 Ok(Some((step, done))) => {
@@ -149,7 +154,7 @@ impl<'a> Dial<'a> {
                     }
                 }
                 // Nothing is under way, so nothing can come any more.
-                Ok(None) => return Err(End::AllFailed),
+                Ok(None) => return Err(DialFailure::AllFailed),
                 // The stagger or the deadline: the head of the loop knows which.
                 Err(Elapsed) => {}
             }
@@ -167,52 +172,52 @@ impl<'a> Dial<'a> {
 
     fn resolve(&mut self, endpoint: usize, target: &'a Endpoint) {
         let resolver = self.target.resolver;
-        let step = self.begin(target.to_string(), Phase::Resolve);
+        let step = self.begin(target.to_string(), AttemptStage::Resolve);
         self.steps.push(Box::pin(async move {
-            (step, Done::Resolved { endpoint, result: resolver.resolve(target).await })
+            (step, StepResult::Resolved { endpoint, result: resolver.resolve(target).await })
         }));
     }
 
     fn connect(&mut self, addr: PeerAddr) {
-        let step = self.begin(addr.to_string(), Phase::Connect);
+        let step = self.begin(addr.to_string(), AttemptStage::Connect);
         let socket = self.socket;
-        let attempt = Attempt::begin(self.target.directory, &addr, &self.late);
+        let attempt = AttemptGuard::begin(self.target.directory, &addr, &self.late);
         self.steps.push(Box::pin(async move {
             let result = attempt::connect(addr, socket).await;
-            (step, Done::Connected { attempt, result })
+            (step, StepResult::Connected { attempt, result })
         }));
     }
 
-    fn begin(&mut self, target: String, phase: Phase) -> usize {
-        self.under_way.push(Some((target, phase, Instant::now())));
+    fn begin(&mut self, target: String, stage: AttemptStage) -> usize {
+        self.under_way.push(Some((target, stage, Instant::now())));
         self.under_way.len() - 1
     }
 
     /// Takes a step's result in; `Some` if it is the connection.
-    fn ended(&mut self, step: usize, done: Done<'a>) -> Option<(Dialed, Attempt<'a>)> {
+    fn ended(&mut self, step: usize, done: StepResult<'a>) -> Option<(Dialed, AttemptGuard<'a>)> {
         let now = Instant::now();
-        let (phase, error) = match done {
-            Done::Connected { attempt, result: Ok(mut dialed) } => {
+        let (stage, error) = match done {
+            StepResult::Connected { attempt, result: Ok(mut dialed) } => {
                 dialed.host = self.host_of(&dialed.peer);
                 return Some((dialed, attempt));
             }
-            Done::Connected { attempt, result: Err(failure) } => {
+            StepResult::Connected { attempt, result: Err(failure) } => {
                 attempt.end(Err(&failure.1));
                 self.race.failed();
                 failure
             }
-            Done::Resolved { endpoint, result: Ok(addrs) } => {
+            StepResult::Resolved { endpoint, result: Ok(addrs) } => {
                 self.found(endpoint, addrs, now);
                 self.under_way[step] = None;
                 return None;
             }
-            Done::Resolved { endpoint, result: Err(error) } => {
+            StepResult::Resolved { endpoint, result: Err(error) } => {
                 self.race.resolved(endpoint, Vec::new(), now);
-                (Phase::Resolve, error)
+                (AttemptStage::Resolve, error)
             }
         };
         if let Some((target, _, since)) = self.under_way[step].take() {
-            self.failed.push(ConnectAttempt::new(target, error, now - since, phase));
+            self.failed.push(ConnectAttempt::new(target, error, now - since, stage));
         }
         None
     }
@@ -223,17 +228,17 @@ impl<'a> Dial<'a> {
         self.target.endpoints.get(*endpoint)?.host().map(Arc::from)
     }
 
-    fn error(self, end: End) -> ConnectError {
+    fn error(self, end: DialFailure) -> ConnectError {
         let now = Instant::now();
         let took = now - self.started;
         let upstream = upstream_text(self.target.endpoints);
         let mut attempts = self.failed;
         match end {
-            End::AllFailed => ConnectError::failed(upstream, attempts, took),
-            End::Deadline(moment) => {
+            DialFailure::AllFailed => ConnectError::failed(upstream, attempts, took),
+            DialFailure::Deadline(moment) => {
                 let unfinished =
-                    self.under_way.into_iter().flatten().map(|(target, phase, since)| {
-                        ConnectAttempt::unfinished(target, now - since, phase)
+                    self.under_way.into_iter().flatten().map(|(target, stage, since)| {
+                        ConnectAttempt::unfinished(target, now - since, stage)
                     });
                 attempts.extend(unfinished);
                 let limit = moment.saturating_duration_since(self.started);
@@ -244,13 +249,13 @@ impl<'a> Dial<'a> {
 }
 
 /// One attempt, as the directory sees it: it ends exactly once, also when it is dropped.
-pub(crate) struct Attempt<'a> {
-    trying: Option<Box<dyn Trying + 'a>>,
+pub(crate) struct AttemptGuard<'a> {
+    trying: Option<Box<dyn PendingAttempt + 'a>>,
     began: Instant,
     late: Arc<AtomicBool>,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> AttemptGuard<'a> {
     fn begin(directory: &'a dyn Directory, addr: &PeerAddr, late: &Arc<AtomicBool>) -> Self {
         let (trying, late) = (Some(directory.began(addr)), Arc::clone(late));
         Self { trying, began: Instant::now(), late }
@@ -263,7 +268,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for AttemptGuard<'_> {
     fn drop(&mut self) {
         let Some(mut trying) = self.trying.take() else { return };
         // Slower than RFC 8305 waits for an address: that is worth remembering, or every dial would

@@ -14,28 +14,28 @@ pub(crate) trait Directory: Send + Sync {
     fn order(&self, addrs: &mut Vec<PeerAddr>);
 
     /// An attempt to connect to this address begins.
-    fn began(&self, addr: &PeerAddr) -> Box<dyn Trying + '_>;
+    fn began(&self, addr: &PeerAddr) -> Box<dyn PendingAttempt + '_>;
 }
 
 /// An attempt to connect to one address.
-pub(crate) trait Trying: Send {
+pub(crate) trait PendingAttempt: Send {
     /// It ended, once. `None`: it was given up, because another address answered first or the caller
     /// went away.
     fn ended(&mut self, result: Option<Result<(), &io::Error>>);
 }
 
 /// For connections that belong to no pool.
-pub(crate) struct Nobody;
+pub(crate) struct NoDirectory;
 
-impl Directory for Nobody {
+impl Directory for NoDirectory {
     fn resolved(&self, _: usize, _: &[PeerAddr]) {}
     fn order(&self, _: &mut Vec<PeerAddr>) {}
 
-    fn began(&self, _: &PeerAddr) -> Box<dyn Trying> {
-        Box::new(Nobody)
+    fn began(&self, _: &PeerAddr) -> Box<dyn PendingAttempt> {
+        Box::new(NoDirectory)
     }
 }
 
-impl Trying for Nobody {
+impl PendingAttempt for NoDirectory {
     fn ended(&mut self, _: Option<Result<(), &io::Error>>) {}
 }

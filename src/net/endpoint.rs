@@ -59,7 +59,7 @@ pub(crate) fn upstream_text(endpoints: &[Endpoint]) -> String {
 
 impl FromStr for Endpoint {
     /// The reason, as a clause that says what to change. It repeats nothing that may be a secret;
-    /// what may be shown of the value itself is for [`text::given`](crate::text::given) to say.
+    /// what may be shown of the value itself is for [`text::redacted`](crate::text::redacted) to say.
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

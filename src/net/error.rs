@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::resolve::is_unknown;
-use crate::causes::{self, Causes};
+use crate::causes::{self, OneLine};
 use crate::event::DialOutcome;
 use crate::foreign::Held;
 
@@ -35,14 +35,14 @@ pub struct ConnectAttempt {
     /// A protocol's own error may be in it.
     error: Arc<Held<io::Error>>,
     took: Duration,
-    phase: Phase,
+    stage: AttemptStage,
     /// What the program there has to speak, if nothing shows that it does.
     doubt: Option<&'static str>,
 }
 
 /// How far an attempt came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum AttemptStage {
     /// Looking the name up.
     Resolve,
     /// Setting the socket's options.
@@ -55,7 +55,7 @@ pub(super) enum Phase {
     Denied,
 }
 
-impl Phase {
+impl AttemptStage {
     fn is_of_handshake(self) -> bool {
         matches!(self, Self::Handshake | Self::Denied)
     }
@@ -94,7 +94,7 @@ impl ConnectError {
 
     /// Whether what came last was a handshake.
     pub(crate) fn is_in_handshake(&self) -> bool {
-        self.attempts.last().is_some_and(|last| last.phase == Phase::Handshake)
+        self.attempts.last().is_some_and(|last| last.stage == AttemptStage::Handshake)
     }
 
     /// The cause of this type at one of the attempts, the last one first: the protocol's own error, say,
@@ -149,7 +149,7 @@ impl ConnectError {
 
     /// Whether the program at the other end refused for a reason that lasts.
     pub fn is_denied(&self) -> bool {
-        self.attempts.iter().any(|attempt| attempt.phase == Phase::Denied)
+        self.attempts.iter().any(|attempt| attempt.stage == AttemptStage::Denied)
     }
 
     /// Whether every address gave an answer that a wrong setting would bring, too, or none at all: the
@@ -169,7 +169,7 @@ impl ConnectError {
         if let Some(advice) = self.shortage() {
             return Some(advice.into());
         }
-        let of_lookup = |attempt: &ConnectAttempt| attempt.phase == Phase::Resolve;
+        let of_lookup = |attempt: &ConnectAttempt| attempt.stage == AttemptStage::Resolve;
         let advice = match self.kind {
             DialOutcome::Refused => "is the upstream running, and listening there?",
             DialOutcome::Resolve if self.is_conclusive() => "check the name",
@@ -187,7 +187,9 @@ impl ConnectError {
                 }
             }
             DialOutcome::Unreachable => "check route and firewall",
-            DialOutcome::Error if self.attempts.iter().any(|one| one.phase == Phase::Setup) => {
+            DialOutcome::Error
+                if self.attempts.iter().any(|one| one.stage == AttemptStage::Setup) =>
+            {
                 "change or remove the option, or list it in socket.best_effort"
             }
             _ => return None,
@@ -208,7 +210,7 @@ impl ConnectError {
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_of_handshake = |one: &ConnectAttempt| one.phase.is_of_handshake();
+        let is_of_handshake = |one: &ConnectAttempt| one.stage.is_of_handshake();
         // Where every address was reached, it is not the connect that failed.
         let all_connected = self.attempts.iter().all(is_of_handshake) && !self.attempts.is_empty();
         match (all_connected, self.limit) {
@@ -252,18 +254,23 @@ impl From<ConnectError> for io::Error {
 }
 
 impl ConnectAttempt {
-    pub(super) fn new(target: String, error: io::Error, took: Duration, phase: Phase) -> Self {
-        Self { target, error: Arc::new(Held::new(error)), took, phase, doubt: None }
+    pub(super) fn new(
+        target: String,
+        error: io::Error,
+        took: Duration,
+        stage: AttemptStage,
+    ) -> Self {
+        Self { target, error: Arc::new(Held::new(error)), took, stage, doubt: None }
     }
 
     /// What was still under way when the deadline passed.
-    pub(super) fn unfinished(target: String, took: Duration, phase: Phase) -> Self {
-        let text = match phase {
-            Phase::Resolve => "still looking the name up",
-            Phase::Setup | Phase::Connect => "still connecting",
-            Phase::Handshake | Phase::Denied => "no answer yet",
+    pub(super) fn unfinished(target: String, took: Duration, stage: AttemptStage) -> Self {
+        let text = match stage {
+            AttemptStage::Resolve => "still looking the name up",
+            AttemptStage::Setup | AttemptStage::Connect => "still connecting",
+            AttemptStage::Handshake | AttemptStage::Denied => "no answer yet",
         };
-        Self::new(target, io::Error::new(io::ErrorKind::TimedOut, text), took, phase)
+        Self::new(target, io::Error::new(io::ErrorKind::TimedOut, text), took, stage)
     }
 
     /// The program at this address wanted no connection. `doubt`: what it has to speak, if nothing
@@ -275,8 +282,8 @@ impl ConnectAttempt {
         is_permanent: bool,
         doubt: Option<&'static str>,
     ) -> Self {
-        let phase = if is_permanent { Phase::Denied } else { Phase::Handshake };
-        Self { doubt, ..Self::new(target, error, took, phase) }
+        let stage = if is_permanent { AttemptStage::Denied } else { AttemptStage::Handshake };
+        Self { doubt, ..Self::new(target, error, took, stage) }
     }
 
     /// It had said nothing at the deadline.
@@ -285,7 +292,7 @@ impl ConnectAttempt {
         took: Duration,
         speaks: &'static str,
     ) -> Self {
-        Self { doubt: Some(speaks), ..Self::unfinished(target, took, Phase::Handshake) }
+        Self { doubt: Some(speaks), ..Self::unfinished(target, took, AttemptStage::Handshake) }
     }
 
     /// The address, or the name as configured when it is the lookup that failed.
@@ -300,7 +307,7 @@ impl ConnectAttempt {
     }
 
     fn text(&self) -> String {
-        Causes(self.error()).to_string()
+        OneLine(self.error()).to_string()
     }
 
     /// Time from its start to its failure.
@@ -310,14 +317,14 @@ impl ConnectAttempt {
 
     /// Whether it was a name that was looked up, and no address.
     pub(crate) fn is_lookup(&self) -> bool {
-        self.phase == Phase::Resolve
+        self.stage == AttemptStage::Resolve
     }
 
     fn outcome(&self) -> DialOutcome {
-        match (self.phase, self.error.kind()) {
-            (Phase::Resolve, _) => DialOutcome::Resolve,
-            (Phase::Setup, _) => DialOutcome::Error,
-            (Phase::Handshake | Phase::Denied, _) => DialOutcome::Handshake,
+        match (self.stage, self.error.kind()) {
+            (AttemptStage::Resolve, _) => DialOutcome::Resolve,
+            (AttemptStage::Setup, _) => DialOutcome::Error,
+            (AttemptStage::Handshake | AttemptStage::Denied, _) => DialOutcome::Handshake,
             // A Unix socket that is not there is what a port nobody listens on is for TCP.
             (_, io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => DialOutcome::Refused,
             (_, io::ErrorKind::TimedOut) => DialOutcome::Timeout,
@@ -333,22 +340,22 @@ impl ConnectAttempt {
         use io::ErrorKind::{
             ConnectionRefused, HostUnreachable, NetworkUnreachable, NotFound, TimedOut,
         };
-        match self.phase {
-            Phase::Resolve => is_unknown(&self.error),
-            Phase::Setup => !self.may_pass(),
-            Phase::Connect => matches!(
+        match self.stage {
+            AttemptStage::Resolve => is_unknown(&self.error),
+            AttemptStage::Setup => !self.may_pass(),
+            AttemptStage::Connect => matches!(
                 self.error.kind(),
                 ConnectionRefused | NotFound | TimedOut | HostUnreachable | NetworkUnreachable
             ),
-            Phase::Handshake => self.doubt.is_some(),
-            Phase::Denied => true,
+            AttemptStage::Handshake => self.doubt.is_some(),
+            AttemptStage::Denied => true,
         }
     }
 
     fn may_pass(&self) -> bool {
         use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
         // A local port that was taken is free again sooner or later.
-        (self.phase != Phase::Setup || self.error.kind() == io::ErrorKind::AddrInUse)
+        (self.stage != AttemptStage::Setup || self.error.kind() == io::ErrorKind::AddrInUse)
             && !matches!(self.error.kind(), InvalidInput | PermissionDenied | Unsupported)
     }
 }
@@ -356,13 +363,13 @@ impl ConnectAttempt {
 /// What a peer or a protocol said is escaped and cut here as well.
 impl fmt::Debug for ConnectAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { target, took, phase, .. } = self;
+        let Self { target, took, stage, .. } = self;
         f.debug_struct("ConnectAttempt")
             .field("target", target)
             .field("kind", &self.error.kind())
             .field("error", &self.text())
             .field("took", took)
-            .field("phase", phase)
+            .field("phase", stage)
             .finish()
     }
 }
@@ -416,8 +423,13 @@ fn lower_first(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn attempt(target: &str, kind: io::ErrorKind, text: &str, phase: Phase) -> ConnectAttempt {
-        ConnectAttempt::new(target.into(), io::Error::new(kind, text), Duration::ZERO, phase)
+    fn attempt(
+        target: &str,
+        kind: io::ErrorKind,
+        text: &str,
+        stage: AttemptStage,
+    ) -> ConnectAttempt {
+        ConnectAttempt::new(target.into(), io::Error::new(kind, text), Duration::ZERO, stage)
     }
 
     fn failed(attempts: Vec<ConnectAttempt>) -> ConnectError {
@@ -431,9 +443,9 @@ mod tests {
                 "10.0.0.1:5432",
                 io::ErrorKind::ConnectionRefused,
                 "Connection refused",
-                Phase::Connect,
+                AttemptStage::Connect,
             ),
-            ConnectAttempt::unfinished("[::1]:5432".into(), Duration::ZERO, Phase::Connect),
+            ConnectAttempt::unfinished("[::1]:5432".into(), Duration::ZERO, AttemptStage::Connect),
         ];
         let limit = Duration::from_secs(5);
         let error = ConnectError::timed_out("db:5432".into(), attempts, limit, limit);
@@ -452,8 +464,8 @@ mod tests {
     #[test]
     fn a_refusal_tells_more_than_a_family_this_machine_does_not_have() {
         let error = failed(vec![
-            attempt("1.1.1.1:1", io::ErrorKind::ConnectionRefused, "x", Phase::Connect),
-            attempt("[::1]:1", io::ErrorKind::Unsupported, "x", Phase::Setup),
+            attempt("1.1.1.1:1", io::ErrorKind::ConnectionRefused, "x", AttemptStage::Connect),
+            attempt("[::1]:1", io::ErrorKind::Unsupported, "x", AttemptStage::Setup),
         ]);
         assert_eq!(error.kind(), DialOutcome::Refused);
     }
@@ -461,15 +473,15 @@ mod tests {
     #[test]
     fn what_only_a_person_can_change_is_not_retryable() {
         let kinds = [
-            (io::ErrorKind::NotFound, Phase::Setup, false),
-            (io::ErrorKind::PermissionDenied, Phase::Connect, false),
-            (io::ErrorKind::AddrNotAvailable, Phase::Connect, true),
-            (io::ErrorKind::Other, Phase::Resolve, true),
-            (io::ErrorKind::ConnectionRefused, Phase::Connect, true),
+            (io::ErrorKind::NotFound, AttemptStage::Setup, false),
+            (io::ErrorKind::PermissionDenied, AttemptStage::Connect, false),
+            (io::ErrorKind::AddrNotAvailable, AttemptStage::Connect, true),
+            (io::ErrorKind::Other, AttemptStage::Resolve, true),
+            (io::ErrorKind::ConnectionRefused, AttemptStage::Connect, true),
         ];
-        for (kind, phase, retryable) in kinds {
-            let error = failed(vec![attempt("1.1.1.1:1", kind, "x", phase)]);
-            assert_eq!(error.is_retryable(), retryable, "{kind:?} {phase:?}");
+        for (kind, stage, retryable) in kinds {
+            let error = failed(vec![attempt("1.1.1.1:1", kind, "x", stage)]);
+            assert_eq!(error.is_retryable(), retryable, "{kind:?} {stage:?}");
         }
     }
 
@@ -478,9 +490,10 @@ mod tests {
     fn a_lack_of_descriptors_is_told_whatever_else_was_tried() {
         let no_more = |code| {
             let error = io::Error::from_raw_os_error(code);
-            ConnectAttempt::new("1.1.1.1:1".into(), error, Duration::ZERO, Phase::Connect)
+            ConnectAttempt::new("1.1.1.1:1".into(), error, Duration::ZERO, AttemptStage::Connect)
         };
-        let refusal = attempt("1.1.1.1:2", io::ErrorKind::ConnectionRefused, "x", Phase::Connect);
+        let refusal =
+            attempt("1.1.1.1:2", io::ErrorKind::ConnectionRefused, "x", AttemptStage::Connect);
         let error = failed(vec![no_more(libc::EMFILE), refusal.clone()]);
         assert!(error.to_string().ends_with(
             " (this process has no file descriptors left: raise its limit (ulimit -n) or lower \

@@ -14,8 +14,8 @@ mod report;
 mod resolve;
 
 pub use addr::PeerAddr;
-pub(crate) use connect::{Attempt, Dialed, Target, dial};
-pub(crate) use directory::{Directory, Nobody, Trying};
+pub(crate) use connect::{AttemptGuard, DialTarget, Dialed, dial};
+pub(crate) use directory::{Directory, NoDirectory, PendingAttempt};
 pub(crate) use endpoint::{Endpoint, upstream_text};
 pub use error::{ConnectAttempt, ConnectError};
 pub(crate) use io::Io;

@@ -7,7 +7,7 @@ use socket2::SockRef;
 
 use crate::config::{SocketOption, SocketSettings};
 use crate::sys::keepalive;
-use crate::sys::sockopt::{self, Outcome, Refusal};
+use crate::sys::sockopt::{self, OptionError, OptionResult};
 
 /// Options that are not set, with the system's word for it: the system does not have them, or they
 /// are best-effort and were refused.
@@ -86,7 +86,7 @@ impl<'a> Options<'a> {
         if let Some(limit) = settings.user_timeout {
             self.note(SocketOption::UserTimeout, sockopt::set_user_timeout(socket, limit))?;
         }
-        let nodelay = socket.set_tcp_nodelay(settings.nodelay).map_err(Refusal::from);
+        let nodelay = socket.set_tcp_nodelay(settings.nodelay).map_err(OptionError::from);
         self.note(SocketOption::Nodelay, nodelay)?;
         if let Some(tos) = settings.tos {
             let set = match is_ipv6(peer) {
@@ -117,27 +117,27 @@ impl<'a> Options<'a> {
     fn buffers(&mut self) -> io::Result<()> {
         let Self { socket, settings, .. } = *self;
         if let Some(bytes) = settings.send_buffer {
-            let set = socket.set_send_buffer_size(bytes).map_err(Refusal::from);
+            let set = socket.set_send_buffer_size(bytes).map_err(OptionError::from);
             self.note(SocketOption::SendBuffer, set)?;
         }
         if let Some(bytes) = settings.recv_buffer {
-            let set = socket.set_recv_buffer_size(bytes).map_err(Refusal::from);
+            let set = socket.set_recv_buffer_size(bytes).map_err(OptionError::from);
             self.note(SocketOption::RecvBuffer, set)?;
         }
         Ok(())
     }
 
     /// Unsupported and best-effort are noted; anything else that failed is the socket's error.
-    fn note(&mut self, option: SocketOption, outcome: Outcome) -> io::Result<()> {
+    fn note(&mut self, option: SocketOption, outcome: OptionResult) -> io::Result<()> {
         match outcome {
             Ok(()) => {}
-            Err(Refusal::Unsupported(missing)) => {
+            Err(OptionError::Unsupported(missing)) => {
                 self.unavailable.push((option.as_str(), missing.to_owned()));
             }
-            Err(Refusal::Failed(error)) if self.settings.best_effort.contains(&option) => {
+            Err(OptionError::Failed(error)) if self.settings.best_effort.contains(&option) => {
                 self.unavailable.push((option.as_str(), error.to_string()));
             }
-            Err(Refusal::Failed(error)) => {
+            Err(OptionError::Failed(error)) => {
                 let text = format!("cannot set socket option {option}: {error}");
                 return Err(io::Error::new(error.kind(), text));
             }
@@ -147,17 +147,17 @@ impl<'a> Options<'a> {
 }
 
 /// Binds to the local address, any port.
-fn bind(socket: &SockRef<'_>, local: IpAddr, target: SocketAddr) -> Outcome {
+fn bind(socket: &SockRef<'_>, local: IpAddr, target: SocketAddr) -> OptionResult {
     if local.is_ipv4() != target.is_ipv4() {
         let text = format!("{local} is not of the same family as {}", target.ip());
-        return Err(Refusal::Failed(io::Error::new(io::ErrorKind::InvalidInput, text)));
+        return Err(OptionError::Failed(io::Error::new(io::ErrorKind::InvalidInput, text)));
     }
     // So that local ports in TIME_WAIT, and those of connections to other places, can be used.
     socket.set_reuse_address(true)?;
     match sockopt::set_bind_address_no_port(socket) {
-        Err(Refusal::Failed(error)) => return Err(Refusal::Failed(error)),
+        Err(OptionError::Failed(error)) => return Err(OptionError::Failed(error)),
         // Without it, fewer connections fit; nothing else changes.
-        Ok(()) | Err(Refusal::Unsupported(_)) => {}
+        Ok(()) | Err(OptionError::Unsupported(_)) => {}
     }
     Ok(socket.bind(&SocketAddr::new(local, 0).into())?)
 }

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 
 use super::{Endpoint, PeerAddr};
 use crate::foreign::{self, Held};
-use crate::text::Said;
+use crate::text::Escaped;
 
 /// Finds the addresses of a name. The system's resolver is used unless another is given to
 /// [`Builder::resolver`](crate::Builder::resolver): one that asks a service registry, say.
@@ -79,7 +79,7 @@ pub(super) fn is_unknown(error: &io::Error) -> bool {
         Some(code) => cfg!(windows) && matches!(code, 11_001 | 11_004),
         None if error.kind() == io::ErrorKind::NotFound => true,
         None => {
-            let text = Said(error).to_string();
+            let text = Escaped(error).to_string();
             WORDS.iter().any(|words| text.ends_with(words))
         }
     }

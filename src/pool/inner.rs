@@ -10,7 +10,6 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::beat::beat;
 use crate::config::Settings;
 use crate::event::{Check, CheckVerdict, CloseReason, Event};
 use crate::liveness::UNASKED;
@@ -37,6 +36,7 @@ use crate::stream::{Conn, Connector, Lingering};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::telemetry::{Emitter, Gauges};
+use crate::tick::tick_period;
 
 /// Whether this is called inside a tokio runtime.
 pub(in crate::pool) fn has_runtime() -> bool {
@@ -345,13 +345,13 @@ impl PoolInner {
         }
         let running = Running(Arc::clone(self));
         let settings = self.settings();
-        let beat = beat([
+        let period = tick_period([
             settings.idle_timeout,
             settings.max_lifetime,
             settings.max_silence,
             settings.hold_warning,
         ]);
-        let maintenance = maintenance::run(Arc::clone(self), beat);
+        let maintenance = maintenance::run(Arc::clone(self), period);
         let dialer = dialer::run(Arc::clone(self));
         tokio::spawn(async move {
             let _running = running;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::config::Settings;
 use crate::event::{CancelOutcome, ConnId, Event};
-use crate::net::{self, Nobody, PeerAddr, Resolver, Target};
+use crate::net::{self, DialTarget, NoDirectory, PeerAddr, Resolver};
 use crate::sync::Arc;
 use crate::sync::atomic::AtomicUsize;
 use crate::telemetry::Emitter;
@@ -128,13 +128,13 @@ impl SideChannel {
         let Asides { settings, resolver, .. } = &*self.asides;
         let left = Some(deadline.saturating_duration_since(Instant::now()));
         let (except, attempts) = (HashSet::new(), AtomicUsize::new(1));
-        let target = Target {
+        let target = DialTarget {
             endpoints: &settings.endpoints,
             only: Some(&self.peer),
             except: &except,
             left: &attempts,
             resolver,
-            directory: &Nobody,
+            directory: &NoDirectory,
         };
         match net::dial(target, &settings.socket, left).await {
             Ok((dialed, attempt)) => {

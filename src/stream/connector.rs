@@ -12,8 +12,8 @@ use crate::config::{Config, ConfigError, Settings};
 use crate::deadline::Deadline;
 use crate::event::{ConnId, DialOutcome, Event, Observer, Operation};
 use crate::net::{
-    self, Attempt, ConnectAttempt, ConnectError, Directory, Nobody, PeerAddr, Resolve, Resolver,
-    Target,
+    self, AttemptGuard, ConnectAttempt, ConnectError, DialTarget, Directory, NoDirectory, PeerAddr,
+    Resolve, Resolver,
 };
 use crate::sync::Arc;
 use crate::sync::atomic::AtomicUsize;
@@ -128,7 +128,7 @@ impl Connector {
     /// Dropping the future closes every socket it had opened.
     pub async fn connect(&self) -> Result<Stream, ConnectError> {
         let limit = self.settings.timeouts.connect;
-        let route = Route { directory: &Nobody, only: None, handshake: None, limit };
+        let route = Route { directory: &NoDirectory, only: None, handshake: None, limit };
         match self.connect_by(route).await? {
             Conn::Raw(stream) => Ok(*stream),
             Conn::Client(_) => unreachable!("without a handshake there is no client"),
@@ -204,7 +204,8 @@ impl Dial<'_> {
             // Few: each of them was an attempt.
             let except = self.tried.clone();
             let (except, attempts) = (&except, Arc::clone(&self.attempts));
-            let target = Target { endpoints, only, except, left: &attempts, resolver, directory };
+            let target =
+                DialTarget { endpoints, only, except, left: &attempts, resolver, directory };
             let (dialed, attempt) = match net::dial(target, &settings.socket, left).await {
                 Ok(dialed) => dialed,
                 Err(error) => {
@@ -259,7 +260,7 @@ impl Dial<'_> {
         &mut self,
         peer: &PeerAddr,
         began: Instant,
-        attempt: Attempt<'_>,
+        attempt: AttemptGuard<'_>,
         route: &Route<'_>,
     ) -> ConnectError {
         attempt.end(Err(&std::io::ErrorKind::TimedOut.into()));

@@ -86,7 +86,7 @@ impl Link {
     /// The peer's own word for the reason that its stream is about to be tainted with.
     pub(crate) fn note_code(&self, reason: CloseReason, code: Option<String>) {
         if let Some(code) = code {
-            let _ = self.code.set((reason, text::word(&code)));
+            let _ = self.code.set((reason, text::escaped_code(&code)));
         }
     }
 

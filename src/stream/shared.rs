@@ -234,7 +234,7 @@ impl Shared {
     pub(super) fn is_settled(&self, what: &'static str) -> bool {
         let is_settled = self.is_settled.load(Ordering::Acquire);
         if is_settled {
-            telemetry::misuse(self.id, what);
+            telemetry::warn_misuse(self.id, what);
         }
         is_settled
     }

@@ -79,7 +79,7 @@ impl Watch {
             if info.heard < self.max_silence {
                 return Ok(self.max_silence - info.heard);
             }
-            let own = tcp_info::keepalive(socket);
+            let own = tcp_info::keepalive_values(socket);
             self.asked = own.map(|own| Box::new(Probing::begin(now, own)));
         }
         let Some(asked) = &mut self.asked else { return Ok(self.max_silence) };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-use super::sockopt::{Outcome, Refusal};
+use super::sockopt::{OptionError, OptionResult};
 
 /// Switches keepalive on with these values; what is `None` stays the system's.
 ///
@@ -15,7 +15,7 @@ pub(crate) fn set(
     idle: Option<Duration>,
     interval: Option<Duration>,
     retries: Option<u32>,
-) -> Outcome {
+) -> OptionResult {
     let (values, missing) = values(idle, interval, retries);
     if let Err(error) = socket.set_tcp_keepalive(&values) {
         let _ = socket.set_keepalive(false);
@@ -23,7 +23,7 @@ pub(crate) fn set(
     }
     match missing {
         None => Ok(()),
-        Some(missing) => Err(Refusal::Unsupported(missing)),
+        Some(missing) => Err(OptionError::Unsupported(missing)),
     }
 }
 

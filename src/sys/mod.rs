@@ -1,6 +1,6 @@
 //! What differs between systems, and every line of `unsafe`.
 //!
-//! "Unsupported" is a value here ([`Refusal::Unsupported`](sockopt::Refusal)), never an `Ok` that
+//! "Unsupported" is a value here ([`OptionError::Unsupported`](sockopt::OptionError)), never an `Ok` that
 //! did nothing.
 
 pub(crate) mod keepalive;

@@ -77,7 +77,7 @@ pub(crate) fn recv(socket: &SockRef<'_>) -> io::Result<usize> {
 #[inline(always)]
 fn recv_into(socket: &SockRef<'_>, space: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     loop {
-        match once(socket, space) {
+        match recv_once(socket, space) {
             Err(error) if !is_empty(&error) && error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
         }
@@ -86,7 +86,7 @@ fn recv_into(socket: &SockRef<'_>, space: &mut [MaybeUninit<u8>]) -> io::Result<
 
 #[cfg(unix)]
 #[inline(always)]
-fn once(socket: &SockRef<'_>, space: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+fn recv_once(socket: &SockRef<'_>, space: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     let (fd, flags) = (socket.as_raw_fd(), libc::MSG_PEEK | libc::MSG_DONTWAIT);
     // SAFETY: the descriptor is open as long as it is borrowed, and there is that much space.
     let count = unsafe { libc::recv(fd, space.as_mut_ptr().cast(), space.len(), flags) };
@@ -95,6 +95,6 @@ fn once(socket: &SockRef<'_>, space: &mut [MaybeUninit<u8>]) -> io::Result<usize
 
 /// Elsewhere there is no `MSG_DONTWAIT`; tokio's sockets are non-blocking anyway.
 #[cfg(not(unix))]
-fn once(socket: &SockRef<'_>, space: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+fn recv_once(socket: &SockRef<'_>, space: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     socket.peek(space)
 }

@@ -2,16 +2,16 @@
 
 use socket2::Socket;
 
-use super::sockopt::Outcome;
 #[cfg(any(not(unix), target_os = "solaris", target_os = "illumos", target_os = "cygwin"))]
-use super::sockopt::Refusal;
+use super::sockopt::OptionError;
+use super::sockopt::OptionResult;
 
 #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))))]
-pub(crate) fn set_reuse_port(socket: &Socket) -> Outcome {
+pub(crate) fn set_reuse_port(socket: &Socket) -> OptionResult {
     Ok(socket.set_reuse_port(true)?)
 }
 
 #[cfg(any(not(unix), target_os = "solaris", target_os = "illumos", target_os = "cygwin"))]
-pub(crate) fn set_reuse_port(_: &Socket) -> Outcome {
-    Err(Refusal::Unsupported("this system has no SO_REUSEPORT"))
+pub(crate) fn set_reuse_port(_: &Socket) -> OptionResult {
+    Err(OptionError::Unsupported("this system has no SO_REUSEPORT"))
 }

@@ -10,14 +10,14 @@ use socket2::SockRef;
 
 /// Why an option is not set.
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub(crate) enum OptionError {
     /// This system does not have it; the text says what is missing.
     Unsupported(&'static str),
     /// The system has it and said no.
     Failed(io::Error),
 }
 
-impl From<io::Error> for Refusal {
+impl From<io::Error> for OptionError {
     /// `ENOPROTOOPT` is how an older or an emulated kernel says that it does not have an option.
     fn from(error: io::Error) -> Self {
         #[cfg(unix)]
@@ -29,7 +29,7 @@ impl From<io::Error> for Refusal {
 }
 
 /// What came of setting an option.
-pub(crate) type Outcome = Result<(), Refusal>;
+pub(crate) type OptionResult = Result<(), OptionError>;
 
 /// Declares an option's setter and getter for some systems, and "unsupported" for the rest.
 macro_rules! option {
@@ -41,12 +41,12 @@ macro_rules! option {
     ) => {
         $(#[$set_meta])*
         #[cfg(any($(target_os = $os),+))]
-        pub(crate) fn $set($set_socket: &SockRef<'_>, $value: $value_ty) -> Outcome $set_body
+        pub(crate) fn $set($set_socket: &SockRef<'_>, $value: $value_ty) -> OptionResult $set_body
 
         $(#[$set_meta])*
         #[cfg(not(any($(target_os = $os),+)))]
-        pub(crate) fn $set(_: &SockRef<'_>, _: $value_ty) -> Outcome {
-            Err(Refusal::Unsupported(concat!("this system has no ", $missing)))
+        pub(crate) fn $set(_: &SockRef<'_>, _: $value_ty) -> OptionResult {
+            Err(OptionError::Unsupported(concat!("this system has no ", $missing)))
         }
 
         $(#[$get_meta])*
@@ -138,7 +138,7 @@ fn text(name: Vec<u8>) -> String {
 /// at bind; without it every connection from a bound address uses up one local port for all
 /// destinations (ip(7), Linux 4.2). It works on IPv6 sockets too.
 #[cfg(any(target_os = "android", target_os = "linux"))]
-pub(crate) fn set_bind_address_no_port(socket: &SockRef<'_>) -> Outcome {
+pub(crate) fn set_bind_address_no_port(socket: &SockRef<'_>) -> OptionResult {
     use std::os::fd::AsRawFd;
 
     let on: libc::c_int = 1;
@@ -158,6 +158,6 @@ pub(crate) fn set_bind_address_no_port(socket: &SockRef<'_>) -> Outcome {
 
 /// Other systems choose the port at connect by themselves or not at all.
 #[cfg(not(any(target_os = "android", target_os = "linux")))]
-pub(crate) fn set_bind_address_no_port(_: &SockRef<'_>) -> Outcome {
-    Err(Refusal::Unsupported("this system has no IP_BIND_ADDRESS_NO_PORT"))
+pub(crate) fn set_bind_address_no_port(_: &SockRef<'_>) -> OptionResult {
+    Err(OptionError::Unsupported("this system has no IP_BIND_ADDRESS_NO_PORT"))
 }

@@ -37,7 +37,7 @@ pub(crate) struct TcpInfo {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[derive(Debug, Default)]
 #[repr(C)]
-struct Raw {
+struct RawTcpInfo {
     state: u8,
     _ca_state: u8,
     retransmits: u8,
@@ -66,8 +66,8 @@ struct Raw {
 pub(crate) fn tcp_info(socket: &SockRef<'_>) -> Option<TcpInfo> {
     use std::os::fd::AsRawFd;
     const TCP_INFO: libc::c_int = 11;
-    let mut raw = Raw::default();
-    let mut length = size_of::<Raw>() as libc::socklen_t;
+    let mut raw = RawTcpInfo::default();
+    let mut length = size_of::<RawTcpInfo>() as libc::socklen_t;
     // SAFETY: the descriptor is open for as long as `socket` is borrowed; the kernel writes at most
     // `length` bytes to `raw`, which is that large and made of integers, and nothing keeps the
     // pointers.
@@ -83,8 +83,8 @@ pub(crate) fn tcp_info(socket: &SockRef<'_>) -> Option<TcpInfo> {
     if answer != 0 {
         return None;
     }
-    let has_min_rtt = length as usize >= offset_of!(Raw, min_rtt) + size_of::<u32>();
-    let has_unsent = length as usize >= offset_of!(Raw, notsent_bytes) + size_of::<u32>();
+    let has_min_rtt = length as usize >= offset_of!(RawTcpInfo, min_rtt) + size_of::<u32>();
+    let has_unsent = length as usize >= offset_of!(RawTcpInfo, notsent_bytes) + size_of::<u32>();
     let ms = |value: u32| Duration::from_millis(value.into());
     let us = |value: u32| Duration::from_micros(value.into());
     const TCP_CLOSE: u8 = 7;
@@ -136,7 +136,7 @@ fn unsent(_: &SockRef<'_>) -> bool {
 
 /// The user's settings that a probe changes for its duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Keepalive {
+pub(crate) struct KeepaliveValues {
     pub(crate) idle: Duration,
     pub(crate) retries: u32,
     pub(crate) user_timeout: Option<Duration>,
@@ -145,11 +145,11 @@ pub(crate) struct Keepalive {
 /// The settings in force. `None` if this socket cannot be probed: keepalive is off, or the system has
 /// no such thing.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn keepalive(socket: &SockRef<'_>) -> Option<Keepalive> {
+pub(crate) fn keepalive_values(socket: &SockRef<'_>) -> Option<KeepaliveValues> {
     if !socket.keepalive().ok()? {
         return None;
     }
-    Some(Keepalive {
+    Some(KeepaliveValues {
         idle: socket.tcp_keepalive_time().ok()?,
         retries: socket.tcp_keepalive_retries().ok()?,
         user_timeout: socket.tcp_user_timeout().ok()?.filter(|limit| !limit.is_zero()),
@@ -173,14 +173,14 @@ pub(crate) fn send_probe(socket: &SockRef<'_>) {
 
 /// Ends the sending of probes: the kernel waits as long as the user had it wait.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn end_probes(socket: &SockRef<'_>, own: &Keepalive) {
+pub(crate) fn end_probes(socket: &SockRef<'_>, own: &KeepaliveValues) {
     let seconds = libc::c_int::try_from(own.idle.as_secs()).unwrap_or(libc::c_int::MAX);
     let _ = set(socket, libc::TCP_KEEPIDLE, seconds);
 }
 
 /// The kernel passes its verdict again as the user had it do.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn release_verdict(socket: &SockRef<'_>, own: &Keepalive) {
+pub(crate) fn release_verdict(socket: &SockRef<'_>, own: &KeepaliveValues) {
     let _ = set(socket, libc::TCP_KEEPCNT, libc::c_int::try_from(own.retries).unwrap_or(127));
     if own.user_timeout.is_some() {
         let _ = socket.set_tcp_user_timeout(own.user_timeout);
@@ -205,7 +205,7 @@ fn set(socket: &SockRef<'_>, option: libc::c_int, value: libc::c_int) -> Option<
 
 /// Without `TCP_INFO` nobody could read the answer to a probe.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn keepalive(_: &SockRef<'_>) -> Option<Keepalive> {
+pub(crate) fn keepalive_values(_: &SockRef<'_>) -> Option<KeepaliveValues> {
     None
 }
 
@@ -218,10 +218,10 @@ pub(crate) fn hold_verdict(_: &SockRef<'_>, _: Option<Duration>) -> bool {
 pub(crate) fn send_probe(_: &SockRef<'_>) {}
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn end_probes(_: &SockRef<'_>, _: &Keepalive) {}
+pub(crate) fn end_probes(_: &SockRef<'_>, _: &KeepaliveValues) {}
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn release_verdict(_: &SockRef<'_>, _: &Keepalive) {}
+pub(crate) fn release_verdict(_: &SockRef<'_>, _: &KeepaliveValues) {}
 
 #[cfg(test)]
 impl TcpInfo {
@@ -250,13 +250,13 @@ mod tests {
     fn the_fields_are_where_the_kernel_writes_them() {
         // As C gives them for linux/tcp.h.
         let fields = [
-            (offset_of!(Raw, unacked), 24),
-            (offset_of!(Raw, last_data_recv), 52),
-            (offset_of!(Raw, last_ack_recv), 56),
-            (offset_of!(Raw, rtt), 68),
-            (offset_of!(Raw, rttvar), 72),
-            (offset_of!(Raw, notsent_bytes), 144),
-            (offset_of!(Raw, min_rtt), 148),
+            (offset_of!(RawTcpInfo, unacked), 24),
+            (offset_of!(RawTcpInfo, last_data_recv), 52),
+            (offset_of!(RawTcpInfo, last_ack_recv), 56),
+            (offset_of!(RawTcpInfo, rtt), 68),
+            (offset_of!(RawTcpInfo, rttvar), 72),
+            (offset_of!(RawTcpInfo, notsent_bytes), 144),
+            (offset_of!(RawTcpInfo, min_rtt), 148),
         ];
         for (index, (offset, expected)) in fields.into_iter().enumerate() {
             assert_eq!(offset, expected, "field {index}");

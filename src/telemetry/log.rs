@@ -12,14 +12,14 @@ use crate::event::{
     Operation, PeerState,
 };
 use crate::foreign;
-use crate::text::Said;
+use crate::text::Escaped;
 
 /// The target of every log line and span, so that one filter directive is enough.
 pub(super) const TARGET: &str = "livepool";
 
 /// Whose event it is. One of the two is there; the other leaves no field behind.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
+pub(super) struct Owner<'a> {
     pub(super) pool: Option<&'a str>,
     pub(super) listener: Option<&'a str>,
 }
@@ -27,11 +27,11 @@ pub(super) struct Source<'a> {
 /// One log line, with its source as the first field. `tracing` wants the level at compile time, so
 /// the level is the name of its macro.
 macro_rules! entry {
-    ($level:ident, $source:ident, $($rest:tt)+) => {
+    ($level:ident, $owner:ident, $($rest:tt)+) => {
         tracing::$level!(
             target: TARGET,
-            pool = $source.pool,
-            listener = $source.listener,
+            pool = $owner.pool,
+            listener = $owner.listener,
             $($rest)+
         )
     };
@@ -44,58 +44,58 @@ pub(super) fn is_traced() -> bool {
 
 /// Writes one event. What happens on every checkout is first, and costs one static check while
 /// `trace` is off.
-pub(super) fn event(source: Source<'_>, event: &Event) {
+pub(super) fn event(owner: Owner<'_>, event: &Event) {
     match event {
         Event::CheckedOut { conn, waited } => {
-            entry!(trace, source, conn_id = conn.get(), ?waited, "checked out");
+            entry!(trace, owner, conn_id = conn.get(), ?waited, "checked out");
         }
         Event::Returned { conn, used } => {
-            entry!(trace, source, conn_id = conn.get(), ?used, "returned");
+            entry!(trace, owner, conn_id = conn.get(), ?used, "returned");
         }
         Event::Checked { conn, check, verdict: verdict @ CheckVerdict::Alive, .. } => {
-            entry!(trace, source, conn_id = conn.get(), %check, %verdict, "checked");
+            entry!(trace, owner, conn_id = conn.get(), %check, %verdict, "checked");
         }
         Event::Checked { conn, check, verdict, heard } => {
             let heard = heard.map(tracing::field::debug);
-            entry!(debug, source, conn_id = conn.get(), %check, %verdict, heard, "checked");
+            entry!(debug, owner, conn_id = conn.get(), %check, %verdict, heard, "checked");
         }
         Event::Opened { conn, peer, took } => {
-            entry!(debug, source, conn_id = conn.get(), %peer, ?took, "connection opened");
+            entry!(debug, owner, conn_id = conn.get(), %peer, ?took, "connection opened");
         }
         // It did not fail: the pool had no use for it any more.
         Event::DialFailed { outcome: outcome @ DialOutcome::Cancelled, took, error } => {
-            entry!(debug, source, %outcome, ?took, error = %error, "dial given up");
+            entry!(debug, owner, %outcome, ?took, error = %error, "dial given up");
         }
         Event::DialFailed { outcome, took, error } => {
-            entry!(warn, source, %outcome, ?took, error = %error, "dial failed");
+            entry!(warn, owner, %outcome, ?took, error = %error, "dial failed");
         }
         Event::CheckoutFailed { outcome, waited } => match outcome {
             CheckoutOutcome::Timeout | CheckoutOutcome::QueueFull => {
-                entry!(warn, source, %outcome, ?waited, "checkout failed");
+                entry!(warn, owner, %outcome, ?waited, "checkout failed");
             }
             CheckoutOutcome::Cancelled => {
-                entry!(debug, source, %outcome, ?waited, "checkout failed");
+                entry!(debug, owner, %outcome, ?waited, "checkout failed");
             }
             CheckoutOutcome::Ok | CheckoutOutcome::ConnectFailed | CheckoutOutcome::Closed => {
-                entry!(info, source, %outcome, ?waited, "checkout failed");
+                entry!(info, owner, %outcome, ?waited, "checkout failed");
             }
         },
         Event::Closed { conn, peer, reason, age, code, .. } => {
             let (conn_id, code) = (conn.get(), code.as_ref().map(tracing::field::display));
             if reason.is_death() {
-                entry!(info, source, conn_id, %peer, %reason, code, ?age, "connection died");
+                entry!(info, owner, conn_id, %peer, %reason, code, ?age, "connection died");
             } else if *reason == CloseReason::ProtocolError {
-                entry!(info, source, conn_id, %peer, %reason, code, ?age, "connection closed");
+                entry!(info, owner, conn_id, %peer, %reason, code, ?age, "connection closed");
             } else {
-                entry!(debug, source, conn_id, %peer, %reason, code, ?age, "connection closed");
+                entry!(debug, owner, conn_id, %peer, %reason, code, ?age, "connection closed");
             }
         }
         Event::PeerChanged { peer, from, to } => match to {
-            PeerState::Ejected => entry!(warn, source, %peer, %from, %to, "peer ejected"),
-            _ => entry!(info, source, %peer, %from, %to, "peer changed"),
+            PeerState::Ejected => entry!(warn, owner, %peer, %from, %to, "peer ejected"),
+            _ => entry!(info, owner, %peer, %from, %to, "peer changed"),
         },
         Event::HeldTooLong { conn, peer, held, taken_at } => {
-            entry!(warn, source, conn_id = conn.get(), %peer, ?held, %taken_at, "held for too long");
+            entry!(warn, owner, conn_id = conn.get(), %peer, ?held, %taken_at, "held for too long");
         }
         // The failed checkout itself is the line that warns, and a listener with no clients is fine.
         Event::TimedOut {
@@ -104,36 +104,36 @@ pub(super) fn event(source: Source<'_>, event: &Event) {
             after,
         } => {
             let conn_id = conn.map(ConnId::get);
-            entry!(debug, source, conn_id, %operation, ?after, "timed out");
+            entry!(debug, owner, conn_id, %operation, ?after, "timed out");
         }
         Event::TimedOut { operation, conn, after } => {
             let conn_id = conn.map(ConnId::get);
-            entry!(info, source, conn_id, %operation, ?after, "timed out");
+            entry!(info, owner, conn_id, %operation, ?after, "timed out");
         }
         Event::Unencrypted { conn, peer, was_asked } => {
             let conn_id = conn.get();
             if *was_asked {
-                entry!(debug, source, conn_id, %peer, "not encrypted: the peer does not offer it");
+                entry!(debug, owner, conn_id, %peer, "not encrypted: the peer does not offer it");
             } else {
-                entry!(debug, source, conn_id, %peer, "not encrypted: the pool has no TLS");
+                entry!(debug, owner, conn_id, %peer, "not encrypted: the pool has no TLS");
             }
         }
         Event::CancelRequested { conn, peer, outcome, took } => match outcome {
             CancelOutcome::Ok => {
-                entry!(debug, source, conn_id = conn.get(), %peer, %outcome, ?took, "cancel requested");
+                entry!(debug, owner, conn_id = conn.get(), %peer, %outcome, ?took, "cancel requested");
             }
             CancelOutcome::Timeout | CancelOutcome::Failed => {
-                entry!(info, source, conn_id = conn.get(), %peer, %outcome, ?took, "cancel requested");
+                entry!(info, owner, conn_id = conn.get(), %peer, %outcome, ?took, "cancel requested");
             }
         },
         Event::OptionUnavailable { option, error } => {
-            entry!(warn, source, option, error = %error, "socket option is not available");
+            entry!(warn, owner, option, error = %error, "socket option is not available");
         }
         Event::Accepted { conn, peer } => {
-            entry!(debug, source, conn_id = conn.get(), %peer, "accepted");
+            entry!(debug, owner, conn_id = conn.get(), %peer, "accepted");
         }
         Event::AcceptFailed { error, backoff } => {
-            entry!(warn, source, error = %error, ?backoff, "accept failed");
+            entry!(warn, owner, error = %error, ?backoff, "accept failed");
         }
     }
 }
@@ -153,14 +153,15 @@ pub(super) fn forgotten_release(pool: &str, conn: ConnId, taken_at: &Location<'s
 /// Writes a line that is no event, at `debug` and with the target `livepool`: something went wrong that
 /// costs nobody anything, or that an event reports as well. What it was may be in a peer's words: they
 /// are escaped and cut. A subscriber that panics loses the line.
-pub fn trouble(conn: Option<ConnId>, error: &dyn fmt::Display, what: &'static str) {
+pub fn log_trouble(conn: Option<ConnId>, error: &dyn fmt::Display, what: &'static str) {
     let conn_id = conn.map(ConnId::get);
-    let _ =
-        foreign::call(|| tracing::debug!(target: TARGET, conn_id, error = %Said(error), "{what}"));
+    let _ = foreign::call(
+        || tracing::debug!(target: TARGET, conn_id, error = %Escaped(error), "{what}"),
+    );
 }
 
 /// A line about what somebody wrote who uses the pool.
-pub(crate) fn misuse(conn: ConnId, what: &'static str) {
+pub(crate) fn warn_misuse(conn: ConnId, what: &'static str) {
     let _ = foreign::call(|| tracing::warn!(target: TARGET, conn_id = conn.get(), "{what}"));
 }
 

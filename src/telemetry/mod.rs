@@ -9,7 +9,7 @@ use std::fmt;
 
 use self::handles::{ListenerHandles, PoolHandles};
 use self::lazy::Lazy;
-use self::name::Name;
+use self::owner_name::OwnerName;
 use crate::event::{Event, PeerState};
 use crate::foreign;
 
@@ -18,8 +18,9 @@ mod handles;
 mod lazy;
 pub(crate) mod log;
 mod metric;
-mod name;
+
 mod names;
+mod owner_name;
 mod register;
 mod span;
 // Its libraries are the library's own only.
@@ -27,14 +28,14 @@ mod span;
 mod tests;
 
 pub(crate) use self::emitter::Emitter;
-pub(crate) use self::log::{misuse, trouble};
+pub(crate) use self::log::{log_trouble, warn_misuse};
 pub use self::metric::{Kind, Label, Metric, Unit};
 pub use self::names::METRICS;
 pub(crate) use self::span::Span;
 
 /// The metrics and the log of one pool, connector or listener.
 pub(crate) struct Telemetry {
-    name: Name,
+    name: OwnerName,
     handles: Handles,
 }
 
@@ -67,26 +68,26 @@ pub(crate) struct Gauges {
 impl Telemetry {
     /// For a connector: the label is `pool`. It has no gauges, which are kept by name.
     pub(crate) fn pool(name: &str) -> Self {
-        Self::of_pool(Name::uncounted(name))
+        Self::of_pool(OwnerName::uncounted(name))
     }
 
     /// For a pool that its user gave this name.
     pub(crate) fn named_pool(name: &str) -> Self {
-        Self::of_pool(Name::given(name))
+        Self::of_pool(OwnerName::given(name))
     }
 
     /// For a pool without a name of its own, which gets this one, or the next free one.
     pub(crate) fn unnamed_pool(name: &str) -> Self {
-        Self::of_pool(Name::default(name))
+        Self::of_pool(OwnerName::default(name))
     }
 
-    fn of_pool(name: Name) -> Self {
+    fn of_pool(name: OwnerName) -> Self {
         Self { name, handles: Handles::Pool(Lazy::new()) }
     }
 
     /// For a listener: the label is `listener`.
     pub(crate) fn listener(name: &str) -> Self {
-        Self { name: Name::uncounted(name), handles: Handles::Listener(Lazy::new()) }
+        Self { name: OwnerName::uncounted(name), handles: Handles::Listener(Lazy::new()) }
     }
 
     /// The pool's or listener's name.
@@ -99,8 +100,8 @@ impl Telemetry {
     pub(crate) fn record(&self, event: &Event) {
         let name = Some(self.name());
         let source = match &self.handles {
-            Handles::Pool(_) => log::Source { pool: name, listener: None },
-            Handles::Listener(_) => log::Source { pool: None, listener: name },
+            Handles::Pool(_) => log::Owner { pool: name, listener: None },
+            Handles::Listener(_) => log::Owner { pool: None, listener: name },
         };
         let _ = foreign::call(|| log::event(source, event));
         self.recorded(|| match &self.handles {

@@ -12,7 +12,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::Dialed;
 use crate::config::SocketSettings;
 use crate::deadline::{Deadline, Elapsed};
-use crate::net::error::Phase;
+use crate::net::error::AttemptStage;
 use crate::net::options::{self, Unavailable};
 use crate::net::race::STAGGER;
 use crate::net::{Io, PeerAddr};
@@ -21,15 +21,15 @@ use crate::net::{Io, PeerAddr};
 pub(super) async fn connect(
     addr: PeerAddr,
     settings: &SocketSettings,
-) -> Result<Dialed, (Phase, io::Error)> {
+) -> Result<Dialed, (AttemptStage, io::Error)> {
     let (io, unavailable) = match &addr {
         PeerAddr::Tcp(addr) => tcp(*addr, settings).await?,
         #[cfg(unix)]
         PeerAddr::Unix(path) => unix(path, settings).await?,
         #[cfg(not(unix))]
-        PeerAddr::Unix(_) => return Err((Phase::Setup, io::ErrorKind::Unsupported.into())),
+        PeerAddr::Unix(_) => return Err((AttemptStage::Setup, io::ErrorKind::Unsupported.into())),
     };
-    let local = io.local_addr().map_err(|error| (Phase::Connect, error))?;
+    let local = io.local_addr().map_err(|error| (AttemptStage::Connect, error))?;
     Ok(Dialed { io, peer: addr, local, host: None, unavailable })
 }
 
@@ -41,7 +41,7 @@ pub(super) async fn connect(
 /// address (section 8).
 const AGAIN: Duration = STAGGER;
 
-type Connected = Result<(Io, Unavailable), (Phase, io::Error)>;
+type Connected = Result<(Io, Unavailable), (AttemptStage, io::Error)>;
 
 async fn tcp(addr: SocketAddr, settings: &SocketSettings) -> Connected {
     let mut first = pin!(tcp_once(addr, settings));
@@ -58,13 +58,13 @@ async fn tcp(addr: SocketAddr, settings: &SocketSettings) -> Connected {
 }
 
 async fn tcp_once(addr: SocketAddr, settings: &SocketSettings) -> Connected {
-    let socket = socket(addr).map_err(|error| (Phase::Connect, error))?;
+    let socket = socket(addr).map_err(|error| (AttemptStage::Connect, error))?;
     let unavailable = options::apply_connecting(&SockRef::from(&socket), addr, settings)
-        .map_err(|error| (Phase::Setup, error))?;
+        .map_err(|error| (AttemptStage::Setup, error))?;
     let stream = TcpSocket::from_std_stream(socket.into()).connect(addr).await;
     let stream = stream
         .and_then(|stream| refuse_oneself(stream, addr))
-        .map_err(|error| (Phase::Connect, error))?;
+        .map_err(|error| (AttemptStage::Connect, error))?;
     Ok((Io::Tcp(stream), unavailable))
 }
 
@@ -97,7 +97,7 @@ pub(super) fn refuse_oneself(stream: TcpStream, target: SocketAddr) -> io::Resul
 async fn unix(
     path: &std::path::Path,
     settings: &SocketSettings,
-) -> Result<(Io, Unavailable), (Phase, io::Error)> {
+) -> Result<(Io, Unavailable), (AttemptStage, io::Error)> {
     /// Between two tries on a full backlog.
     const PAUSE: Duration = Duration::from_millis(10);
     let stream = loop {
@@ -107,10 +107,10 @@ async fn unix(
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let _ = Deadline::after(Some(PAUSE)).run(std::future::pending::<()>()).await;
             }
-            result => break result.map_err(|error| (Phase::Connect, error))?,
+            result => break result.map_err(|error| (AttemptStage::Connect, error))?,
         }
     };
     let set = options::apply_unix(&SockRef::from(&stream), settings);
-    let unavailable = set.map_err(|error| (Phase::Setup, error))?;
+    let unavailable = set.map_err(|error| (AttemptStage::Setup, error))?;
     Ok((Io::Unix(stream), unavailable))
 }

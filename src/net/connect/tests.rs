@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use super::*;
 use crate::config::{Config, Keepalive, SocketConfig, SocketOption, UserTimeout};
 use crate::event::DialOutcome;
-use crate::net::{MOST_ATTEMPTS, Nobody, SocketReport};
+use crate::net::{MOST_ATTEMPTS, NoDirectory, SocketReport};
 
 /// Far above what loopback needs, so that only a real hang meets it.
 const AMPLE: Option<Duration> = Some(Duration::from_secs(20));
@@ -63,13 +63,13 @@ async fn connect_to(
 ) -> Result<Dialed, ConnectError> {
     let resolver = Resolver::default();
     let (except, left) = (HashSet::new(), AtomicUsize::new(MOST_ATTEMPTS));
-    let target = Target {
+    let target = DialTarget {
         endpoints,
         only: None,
         except: &except,
         left: &left,
         resolver: &resolver,
-        directory: &Nobody,
+        directory: &NoDirectory,
     };
     let dialed = dial(target, socket, limit).await;
     dialed.map(|(dialed, attempt)| {
@@ -272,12 +272,12 @@ mod linux {
 
     #[tokio::test]
     async fn a_refused_keepalive_value_leaves_keepalive_off() {
-        use crate::sys::{keepalive, sockopt::Refusal};
+        use crate::sys::{keepalive, sockopt::OptionError};
         let socket = TcpSocket::new_v4().unwrap();
         let socket = socket2::SockRef::from(&socket);
         let half = Some(Duration::from_millis(500));
         let outcome = keepalive::set(&socket, half, None, None);
-        assert!(matches!(outcome, Err(Refusal::Failed(_))), "{outcome:?}");
+        assert!(matches!(outcome, Err(OptionError::Failed(_))), "{outcome:?}");
         assert!(!socket.keepalive().unwrap());
     }
 

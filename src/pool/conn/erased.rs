@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use crate::causes::{self, Causes};
+use crate::causes::{self, OneLine};
 use crate::config::Limits;
 use crate::foreign::{self, Held, Panicked};
 use crate::protocol::{Protocol, Raw, Reuse};
@@ -135,7 +135,7 @@ fn told<E: Error + 'static>(
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => {
             // Its text is all that anybody asks for.
-            let text = Causes(&error).to_string();
+            let text = OneLine(&error).to_string();
             foreign::dispose(error);
             Err(io::Error::other(text))
         }

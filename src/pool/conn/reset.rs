@@ -84,7 +84,7 @@ pub(in crate::pool) async fn reset(lease: Lease) {
     let failed = match result {
         Ok(Ok(unfit)) => unfit,
         Ok(Err(error)) => {
-            telemetry::trouble(Some(lease.id()), &error, "reset failed");
+            telemetry::log_trouble(Some(lease.id()), &error, "reset failed");
             // That it had ended says more.
             Some(lease.stream().tainted().unwrap_or(CloseReason::ResetFailed))
         }

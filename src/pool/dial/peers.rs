@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::config::Settings;
 use crate::event::{CloseReason, Event, PeerState};
-use crate::net::{Directory, PeerAddr, Trying};
+use crate::net::{Directory, PeerAddr, PendingAttempt};
 use crate::pool::conn::generation::Generation;
 use crate::status::PeerStatus;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -292,7 +292,7 @@ impl Directory for Peers {
         self.table().order(addrs, Instant::now());
     }
 
-    fn began(&self, addr: &PeerAddr) -> Box<dyn Trying + '_> {
+    fn began(&self, addr: &PeerAddr) -> Box<dyn PendingAttempt + '_> {
         let peer = self.table().find(addr);
         if let Some(peer) = &peer {
             peer.attempts.fetch_add(1, Ordering::AcqRel);
@@ -310,7 +310,7 @@ struct Tried<'a> {
     began: Instant,
 }
 
-impl Trying for Tried<'_> {
+impl PendingAttempt for Tried<'_> {
     fn ended(&mut self, result: Option<Result<(), &io::Error>>) {
         let change = {
             let mut table = self.peers.table();

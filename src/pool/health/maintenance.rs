@@ -1,13 +1,12 @@
 //! The maintenance task: one per pool, none per connection.
 //!
 //! It wakes when a sentinel fires, when a peer is to be asked for a sign of life or may have
-//! answered, and on a beat for idle and lifetime limits and the gauges. It ends when the pool is closed.
+//! answered, and on a tick for idle and lifetime limits and the gauges. It ends when the pool is closed.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::beat::phase;
 use crate::deadline::Deadline;
 use crate::event::CloseReason;
 use crate::liveness::UNASKED;
@@ -18,6 +17,7 @@ use crate::pool::health::schedule::ProbeSchedule;
 use crate::pool::inner::PoolInner;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Weak};
+use crate::tick::first_delay;
 
 // Closing a socket costs about 8 µs, and a runtime with nothing but ready tasks looks at its sockets
 // every 61 polls (tokio's `event_interval`). So other tasks run after every single one: a handful at
@@ -27,8 +27,8 @@ use crate::sync::{Arc, Weak};
 pub(in crate::pool) const LOOKS: usize = 16;
 
 /// Runs until the pool is closed.
-pub(in crate::pool) async fn run(pool: Arc<PoolInner>, beat: Duration) {
-    let mut next = Instant::now() + phase(beat);
+pub(in crate::pool) async fn run(pool: Arc<PoolInner>, period: Duration) {
+    let mut next = Instant::now() + first_delay(period);
     let mut quarantine = Quarantine::new(&pool);
     let mut schedule = ProbeSchedule::new();
     // Idle connections of which many may have to be closed, those to close first at the end.
@@ -69,12 +69,12 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>, beat: Duration) {
             }
         }
         let now = Instant::now();
-        // Judged by the clock: a busy queue must not keep the beat from coming.
+        // Judged by the clock: a busy queue must not keep the tick from coming.
         if now >= next {
-            next = now + beat;
+            next = now + period;
             let idle = pool.registry.idle();
             let survey = pool.survey(now, next, &idle);
-            schedule.plan(beat, survey.silent);
+            schedule.plan(period, survey.silent);
             if survey.has_due {
                 pool.evict_due(now, idle).await;
             }
@@ -97,7 +97,7 @@ fn before(max: Duration) -> Duration {
     (max - max / 32).max(UNASKED.min(max))
 }
 
-/// What there is to do about the idle connections until the next beat.
+/// What there is to do about the idle connections until the next tick.
 struct Survey {
     /// One has been idle too long, is too old or is not wanted.
     has_due: bool,
@@ -120,16 +120,16 @@ impl PoolInner {
     }
 
     /// Looks at all idle connections, at each once: ten thousand are as many reads from memory.
-    fn survey(&self, now: Instant, beat: Instant, idle: &[Arc<Entry>]) -> Survey {
+    fn survey(&self, now: Instant, next: Instant, idle: &[Arc<Entry>]) -> Survey {
         let idle_timeout = self.settings().idle_timeout;
-        let beat = Age::of(beat - now);
+        let until_next = Age::of(next - now);
         let mut survey = Survey { has_due: false, silent: Vec::new() };
         for entry in idle {
             let age = entry.age_at(now);
             survey.has_due |= self.outlived_idle(entry, age, idle_timeout).is_some();
             let Some(longest) = self.max_silence(entry, age) else { continue };
             let left = before(longest).saturating_sub(entry.unheard_for(age));
-            if Age::of(left) < beat {
+            if Age::of(left) < until_next {
                 survey.silent.push((now + left, Arc::downgrade(entry)));
             }
         }

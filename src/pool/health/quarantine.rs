@@ -18,7 +18,7 @@ use crate::pool::inner::PoolInner;
 use crate::stream::Conn;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, OnceLock};
-use crate::sys::tcp_info::{self, Keepalive, TcpInfo};
+use crate::sys::tcp_info::{self, KeepaliveValues, TcpInfo};
 
 /// The way from whoever meets a silent connection to the maintenance task.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ pub(in crate::pool) struct Suspects {
     round_trip: AtomicU64,
     /// The settings of the pool's sockets, as the first one that was asked had them. All have the
     /// same, and nobody else can change them.
-    keepalive: OnceLock<Keepalive>,
+    keepalive: OnceLock<KeepaliveValues>,
 }
 
 impl PoolInner {
@@ -99,10 +99,10 @@ impl Suspects {
         own.map(|own| Known::Settings(*own))
     }
 
-    fn keepalive(&self, conn: &Conn) -> Option<Keepalive> {
+    fn keepalive(&self, conn: &Conn) -> Option<KeepaliveValues> {
         let known = self.keepalive.get().copied();
         known.or_else(|| {
-            let own = tcp_info::keepalive(&conn.stream().io().sock_ref())?;
+            let own = tcp_info::keepalive_values(&conn.stream().io().sock_ref())?;
             Some(*self.keepalive.get_or_init(|| own))
         })
     }
@@ -114,7 +114,7 @@ pub(in crate::pool) enum Known {
     /// What the kernel says of it.
     Reading(TcpInfo),
     /// The settings of its socket only.
-    Settings(Keepalive),
+    Settings(KeepaliveValues),
 }
 
 /// One silent connection.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// A quarter of the shortest limit, so that nothing outlives it by more than that, and at most once
 /// a second, which is also how often gauges are read.
-pub(crate) fn beat(limits: impl IntoIterator<Item = Option<Duration>>) -> Duration {
+pub(crate) fn tick_period(limits: impl IntoIterator<Item = Option<Duration>>) -> Duration {
     const LONGEST: Duration = Duration::from_secs(1);
     const SHORTEST: Duration = Duration::from_millis(5);
     let shortest = limits.into_iter().flatten().min();
@@ -12,8 +12,8 @@ pub(crate) fn beat(limits: impl IntoIterator<Item = Option<Duration>>) -> Durati
 }
 
 /// A part of `beat`, at random: tasks of one program that start together do not beat together.
-pub(crate) fn phase(beat: Duration) -> Duration {
-    beat.mul_f64(fastrand::f64())
+pub(crate) fn first_delay(period: Duration) -> Duration {
+    period.mul_f64(fastrand::f64())
 }
 
 #[cfg(test)]
@@ -21,12 +21,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_beat_follows_the_shortest_limit_and_never_exceeds_a_second() {
+    fn the_period_follows_the_shortest_limit_and_never_exceeds_a_second() {
         let ms = Duration::from_millis;
         let minute = Duration::from_secs(60);
-        assert_eq!(beat([None, None]), ms(1000));
-        assert_eq!(beat([Some(10 * minute), None]), ms(1000));
-        assert_eq!(beat([Some(minute), Some(ms(400))]), ms(100));
-        assert_eq!(beat([Some(ms(1)), None]), ms(5));
+        assert_eq!(tick_period([None, None]), ms(1000));
+        assert_eq!(tick_period([Some(10 * minute), None]), ms(1000));
+        assert_eq!(tick_period([Some(minute), Some(ms(400))]), ms(100));
+        assert_eq!(tick_period([Some(ms(1)), None]), ms(5));
     }
 }

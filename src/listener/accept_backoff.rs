@@ -8,11 +8,11 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 /// The troubles of one wait for a client.
 #[derive(Debug, Default)]
-pub(super) struct Trouble {
+pub(super) struct AcceptBackoff {
     last: Option<Duration>,
 }
 
-impl Trouble {
+impl AcceptBackoff {
     /// How long to wait before the next try; `None` if the listening socket is beyond help.
     ///
     /// Being out of descriptors, memory or buffers passes when something is closed: a busy loop
@@ -32,7 +32,7 @@ impl Trouble {
 }
 
 /// Nothing is wrong but that the client has gone before it was accepted.
-pub(super) fn is_of_a_client_that_left(error: &io::Error) -> bool {
+pub(super) fn is_client_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, NotConnected};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | NotConnected)
 }
@@ -69,39 +69,39 @@ fn is_fatal(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    fn wait(trouble: &mut Trouble, code: i32) -> Option<Duration> {
-        trouble.next(&io::Error::from_raw_os_error(code))
+    fn wait(backoff: &mut AcceptBackoff, code: i32) -> Option<Duration> {
+        backoff.next(&io::Error::from_raw_os_error(code))
     }
 
     #[test]
     fn a_client_that_went_away_is_no_trouble_at_all() {
         for code in [libc::ECONNABORTED, libc::ECONNRESET, libc::ENOTCONN] {
-            assert!(is_of_a_client_that_left(&io::Error::from_raw_os_error(code)));
+            assert!(is_client_gone(&io::Error::from_raw_os_error(code)));
         }
         for code in [libc::EMFILE, libc::EPERM, libc::EBADF, libc::EINVAL] {
-            assert!(!is_of_a_client_that_left(&io::Error::from_raw_os_error(code)));
+            assert!(!is_client_gone(&io::Error::from_raw_os_error(code)));
         }
     }
 
     #[test]
     fn what_concerns_one_client_needs_no_pause() {
-        let mut trouble = Trouble::default();
+        let mut backoff = AcceptBackoff::default();
         for code in [libc::EPROTO, libc::EPERM, libc::ENETDOWN, libc::EINTR] {
-            assert_eq!(wait(&mut trouble, code), Some(Duration::ZERO));
+            assert_eq!(wait(&mut backoff, code), Some(Duration::ZERO));
         }
     }
 
     #[test]
     fn being_out_of_descriptors_backs_off_and_doubles_to_a_second() {
-        let mut trouble = Trouble::default();
+        let mut backoff = AcceptBackoff::default();
         let waits: Vec<_> =
-            (0..9).map(|_| wait(&mut trouble, libc::EMFILE).unwrap().as_millis()).collect();
+            (0..9).map(|_| wait(&mut backoff, libc::EMFILE).unwrap().as_millis()).collect();
         assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
     }
 
     #[test]
     fn a_broken_listening_socket_ends_the_loop() {
-        assert_eq!(wait(&mut Trouble::default(), libc::EBADF), None);
-        assert_eq!(wait(&mut Trouble::default(), libc::EINVAL), None);
+        assert_eq!(wait(&mut AcceptBackoff::default(), libc::EBADF), None);
+        assert_eq!(wait(&mut AcceptBackoff::default(), libc::EINVAL), None);
     }
 }

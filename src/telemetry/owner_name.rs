@@ -15,12 +15,12 @@ fn in_use() -> MutexGuard<'static, BTreeMap<Arc<str>, usize>> {
 
 /// The name of one pool, which others do not get unless they ask for it by name.
 #[derive(Debug)]
-pub(super) struct Name {
+pub(super) struct OwnerName {
     text: Arc<str>,
     is_counted: bool,
 }
 
-impl Name {
+impl OwnerName {
     /// Of what has no gauges.
     pub(super) fn uncounted(text: &str) -> Self {
         Self { text: text.into(), is_counted: false }
@@ -54,7 +54,7 @@ impl Name {
     }
 }
 
-impl Drop for Name {
+impl Drop for OwnerName {
     fn drop(&mut self) {
         if !self.is_counted {
             return;
@@ -76,14 +76,14 @@ mod tests {
     #[test]
     fn a_default_name_is_numbered_while_it_is_in_use_and_a_given_one_never() {
         let text = "a default name that no other test has";
-        let first = Name::default(text);
-        let second = Name::default(text);
-        let given = Name::given(text);
+        let first = OwnerName::default(text);
+        let second = OwnerName::default(text);
+        let given = OwnerName::given(text);
         assert_eq!((&**first.text(), &**given.text()), (text, text));
         assert_eq!(&**second.text(), format!("{text}#2"));
         drop(first);
-        assert_eq!(&**Name::default(text).text(), format!("{text}#3"), "the given one has it");
+        assert_eq!(&**OwnerName::default(text).text(), format!("{text}#3"), "the given one has it");
         drop((second, given));
-        assert_eq!(&**Name::default(text).text(), text);
+        assert_eq!(&**OwnerName::default(text).text(), text);
     }
 }
