@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::settings::ListenerSettings;
-use super::{ConfigError, SocketConfig, Timeouts};
+use super::{SocketConfig, Timeouts};
 
 /// What a listener is told. The address to listen on is given when it is bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,20 +39,6 @@ pub struct ListenerConfig {
 }
 
 impl ListenerConfig {
-    /// Looks for problems, all of them. Opens no socket.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`] with every field that breaks a rule.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        self.settle().map(drop)
-    }
-
-    /// The valid form that the listener works with.
-    pub(crate) fn settle(&self) -> Result<ListenerSettings, ConfigError> {
-        ListenerSettings::of(self)
-    }
-
     setters! {
         with_name name: into String;
         with_reuse_address reuse_address: plain bool;

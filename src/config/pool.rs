@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use super::settings::Settings;
-use super::{
-    Backoff, ConfigError, FirstConnect, Limits, Order, SocketConfig, Timeouts, Validation,
-};
+use super::{Backoff, FirstConnect, Limits, Order, SocketConfig, Timeouts, Validation};
 
 /// What a pool is told. Start with [`Config::new`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,25 +107,6 @@ impl Config {
     /// The defaults, for this upstream.
     pub fn new(upstream: impl Into<String>) -> Self {
         Self { upstream: vec![upstream.into()], ..Self::default() }
-    }
-
-    /// Looks for problems, all of them. Opens no socket and looks no name up.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`] with every field that breaks a rule.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        self.settle().map(drop)
-    }
-
-    /// The valid form that the pool works with.
-    pub(crate) fn settle(&self) -> Result<Settings, ConfigError> {
-        Settings::of(self)
-    }
-
-    /// Refuses what a plain deadpool cannot honour.
-    pub(crate) fn check_for_deadpool(&self) -> Result<(), ConfigError> {
-        super::rules::for_deadpool(self)
     }
 
     /// The same with [`upstream`](Self::upstream) changed.

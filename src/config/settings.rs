@@ -73,8 +73,45 @@ pub(crate) struct SocketSettings {
     pub(crate) best_effort: Vec<SocketOption>,
 }
 
+impl Config {
+    /// Looks for problems, all of them. Opens no socket and looks no name up.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with every field that breaks a rule.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.settle().map(drop)
+    }
+
+    /// The valid form that the pool works with.
+    pub(crate) fn settle(&self) -> Result<Settings, ConfigError> {
+        Settings::of(self)
+    }
+
+    /// Refuses what a plain deadpool cannot honour.
+    pub(crate) fn check_for_deadpool(&self) -> Result<(), ConfigError> {
+        rules::for_deadpool(self)
+    }
+}
+
+impl ListenerConfig {
+    /// Looks for problems, all of them. Opens no socket.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with every field that breaks a rule.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.settle().map(drop)
+    }
+
+    /// The valid form that the listener works with.
+    pub(crate) fn settle(&self) -> Result<ListenerSettings, ConfigError> {
+        ListenerSettings::of(self)
+    }
+}
+
 impl Settings {
-    pub(super) fn of(config: &Config) -> Result<Self, ConfigError> {
+    fn of(config: &Config) -> Result<Self, ConfigError> {
         let mut problems = Problems::default();
         rules::name(&mut problems, &config.name);
         let endpoints = rules::upstream(&mut problems, &config.upstream);
@@ -146,7 +183,7 @@ impl Settings {
 }
 
 impl ListenerSettings {
-    pub(super) fn of(config: &ListenerConfig) -> Result<Self, ConfigError> {
+    fn of(config: &ListenerConfig) -> Result<Self, ConfigError> {
         let mut problems = Problems::default();
         rules::name(&mut problems, &config.name);
         let backlog = rules::backlog(&mut problems, config.backlog);

@@ -19,7 +19,7 @@ use crate::deadline::Deadline;
 use crate::event::{ConnId, Event, Observer, Operation};
 use crate::net::{self, Io, PeerAddr};
 use crate::stream::{OpTimeout, Reported, Stream};
-use crate::telemetry::{Emitter, Telemetry};
+use crate::telemetry::Emitter;
 
 use accept_backoff::AcceptBackoff;
 use reaper::Reaper;
@@ -87,7 +87,7 @@ impl Listener {
         let settings = config.settle().map_err(BindError::Config)?;
         let (socket, local, unavailable) = bind::bind(address, &settings).await?;
         let name = if settings.name.is_empty() { local.to_string() } else { settings.name.clone() };
-        let emitter = Arc::new(Emitter::new(Telemetry::listener(&name), observer));
+        let emitter = Arc::new(Emitter::of_listener(&name, observer));
         let reported = Reported::default();
         reported.report(&emitter, &unavailable);
         let reaper = Reaper::start(emitter, settings.idle_timeout);

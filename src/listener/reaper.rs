@@ -78,7 +78,7 @@ async fn reap(reaper: Arc<Reaper>, idle_timeout: Option<Duration>) {
             }
             true
         });
-        reaper.emitter.telemetry().connections(watched.len());
+        reaper.emitter.set_connections(watched.len());
         if new_clients.is_closed && watched.is_empty() {
             return;
         }

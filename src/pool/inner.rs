@@ -386,7 +386,7 @@ impl PoolInner {
     pub(in crate::pool) fn refresh_gauges(&self) {
         let Status { max_size, idle, in_use, connecting, quarantined, ending, waiting, .. } =
             self.status();
-        self.emitter().telemetry().gauges(&Gauges {
+        self.emitter().set_gauges(&Gauges {
             idle,
             in_use,
             quarantined,

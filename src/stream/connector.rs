@@ -17,7 +17,7 @@ use crate::net::{
 };
 use crate::sync::Arc;
 use crate::sync::atomic::AtomicUsize;
-use crate::telemetry::{Emitter, Span, Telemetry};
+use crate::telemetry::{Emitter, Span};
 
 /// Makes connections as a pool would, without a pool: every address of the upstream, the socket
 /// options of the configuration, one deadline over all of it.
@@ -55,7 +55,7 @@ impl Connector {
         config: &Config,
         observer: Option<Arc<dyn Observer>>,
     ) -> Result<Self, ConfigError> {
-        Self::told(config, observer, Telemetry::pool)
+        Self::emitting(config, |name| Emitter::of_connector(name, observer))
     }
 
     /// As [`with_observer`](Self::with_observer), for a pool, whose gauges are kept by its name.
@@ -63,19 +63,18 @@ impl Connector {
         config: &Config,
         observer: Option<Arc<dyn Observer>>,
     ) -> Result<Self, ConfigError> {
-        let is_named = !config.name.is_empty();
-        let telemetry = if is_named { Telemetry::named_pool } else { Telemetry::unnamed_pool };
-        Self::told(config, observer, telemetry)
+        Self::emitting(config, |name| match config.name.is_empty() {
+            true => Emitter::of_unnamed_pool(name, observer),
+            false => Emitter::of_named_pool(name, observer),
+        })
     }
 
-    fn told(
+    fn emitting(
         config: &Config,
-        observer: Option<Arc<dyn Observer>>,
-        telemetry: fn(&str) -> Telemetry,
+        emitter: impl FnOnce(&str) -> Emitter,
     ) -> Result<Self, ConfigError> {
-        let settings = config.settle()?;
-        let emitter = Emitter::new(telemetry(&settings.name), observer);
-        let (settings, emitter) = (Arc::new(settings), Arc::new(emitter));
+        let settings = Arc::new(config.settle()?);
+        let emitter = Arc::new(emitter(&settings.name));
         Ok(Self {
             asides: Asides::new(&settings, &emitter),
             settings,

@@ -20,7 +20,7 @@ use super::shared::Shared;
 use super::*;
 use crate::config::Limits;
 use crate::models::{Model, advance, block_on, turn};
-use crate::telemetry::Telemetry;
+use crate::telemetry::Emitter;
 
 pub(crate) fn all() -> Vec<Model> {
     vec![
@@ -53,7 +53,7 @@ pub(crate) fn tcp_stream(socket: std::net::TcpStream) -> Stream {
 
 /// As one that was dialed.
 fn stream(io: Io, peer: PeerAddr) -> Stream {
-    let emitter = Arc::new(Emitter::new(Telemetry::pool("model"), None));
+    let emitter = Arc::new(Emitter::of_connector("model", None));
     let timeouts = Arc::new(Timeouts::never());
     let mut stream = Stream::new(io, ConnId::next(), peer.clone(), peer, timeouts, emitter);
     stream.opened = None;

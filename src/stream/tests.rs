@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use super::*;
 use crate::config;
 use crate::error::is_timeout;
-use crate::telemetry::Telemetry;
+use crate::telemetry::Emitter;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -25,7 +25,7 @@ fn stream(timeouts: Timeouts) -> (Stream, UnixStream, Arc<Mutex<Vec<Operation>>>
             sink.lock().unwrap().push(*operation);
         }
     };
-    let emitter = Emitter::new(Telemetry::pool("test"), Some(Arc::new(observer)));
+    let emitter = Emitter::of_connector("test", Some(Arc::new(observer)));
     let unnamed = || PeerAddr::Unix("".into());
     let (id, io) = (ConnId::next(), Io::Unix(ours));
     let stream = Stream::new(io, id, unnamed(), unnamed(), Arc::new(timeouts), Arc::new(emitter));

@@ -5,35 +5,60 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::handles::PoolHandles;
-use super::{Telemetry, log};
+use super::handles::{Gauges, ListenerHandles, PoolHandles};
+use super::lazy::Lazy;
+use super::log;
+use super::owner_name::OwnerName;
 use crate::event::{Check, CheckVerdict, CheckoutOutcome, ConnId, Event, Observer};
 use crate::foreign::{self, Held};
 
-/// The one way to emit: to the metrics, to the log and to the user's observer. Each of them is foreign
-/// code: one that panics loses the event, the others do not.
+/// The log, the metrics and the observer of one pool, connector or listener.
+///
+/// All three are foreign code: one that panics loses the event, the others do not.
 pub(crate) struct Emitter {
-    telemetry: Telemetry,
+    name: OwnerName,
+    pub(super) handles: Handles,
     observer: Option<Held<Arc<dyn Observer>>>,
 }
 
+pub(super) enum Handles {
+    Pool(Lazy<PoolHandles>),
+    Listener(Lazy<ListenerHandles>),
+}
+
 impl Emitter {
-    pub(crate) fn new(telemetry: Telemetry, observer: Option<Arc<dyn Observer>>) -> Self {
-        Self { telemetry, observer: observer.map(Held::new) }
+    /// The emitter of a connector: its label is `pool`. Gauges, which are kept by name, are not set.
+    pub(crate) fn of_connector(name: &str, observer: Option<Arc<dyn Observer>>) -> Self {
+        Self::new(OwnerName::uncounted(name), Handles::Pool(Lazy::new()), observer)
+    }
+
+    /// The emitter of a pool that its user gave this name.
+    pub(crate) fn of_named_pool(name: &str, observer: Option<Arc<dyn Observer>>) -> Self {
+        Self::new(OwnerName::given(name), Handles::Pool(Lazy::new()), observer)
+    }
+
+    /// The emitter of a pool without a name of its own, which gets this one, or the next free one.
+    pub(crate) fn of_unnamed_pool(name: &str, observer: Option<Arc<dyn Observer>>) -> Self {
+        Self::new(OwnerName::default(name), Handles::Pool(Lazy::new()), observer)
+    }
+
+    /// The emitter of a listener: its label is `listener`.
+    pub(crate) fn of_listener(name: &str, observer: Option<Arc<dyn Observer>>) -> Self {
+        Self::new(OwnerName::uncounted(name), Handles::Listener(Lazy::new()), observer)
+    }
+
+    fn new(name: OwnerName, handles: Handles, observer: Option<Arc<dyn Observer>>) -> Self {
+        Self { name, handles, observer: observer.map(Held::new) }
     }
 
     /// The pool's or listener's name.
     pub(crate) fn name(&self) -> &str {
-        self.telemetry.name()
-    }
-
-    pub(crate) fn telemetry(&self) -> &Telemetry {
-        &self.telemetry
+        self.name.text()
     }
 
     /// Emits one event. Called with no lock held.
     pub(crate) fn emit(&self, event: Event) {
-        self.telemetry.record(&event);
+        self.record(&event);
         if let Some(observer) = &self.observer
             && foreign::call(|| observer.on_event(self.name(), &event)).is_err()
         {
@@ -41,9 +66,9 @@ impl Emitter {
         }
     }
 
-    /// [`Event::CheckedOut`], of which there is one for every use of a connection: nothing is built
-    /// for a log and an observer that are not there.
+    /// Emits [`Event::CheckedOut`].
     pub(crate) fn checked_out(&self, conn: ConnId, waited: Duration) {
+        // Once per use of a connection: nothing is built for a log and an observer that are not there.
         if self.only_counts() {
             self.count(|handles| handles.checkout(CheckoutOutcome::Ok, waited));
         } else {
@@ -51,7 +76,7 @@ impl Emitter {
         }
     }
 
-    /// [`Event::Returned`], in the same way.
+    /// Emits [`Event::Returned`], as cheaply as [`checked_out`](Self::checked_out).
     pub(crate) fn returned(&self, conn: ConnId, used: Duration) {
         if self.only_counts() {
             self.count(|handles| handles.returned(used));
@@ -60,7 +85,8 @@ impl Emitter {
         }
     }
 
-    /// [`Event::Checked`] with nothing found, in the same way.
+    /// Emits [`Event::Checked`] with [`CheckVerdict::Alive`], as cheaply as
+    /// [`checked_out`](Self::checked_out).
     pub(crate) fn found_alive(&self, conn: ConnId, check: Check) {
         let verdict = CheckVerdict::Alive;
         if self.only_counts() {
@@ -70,18 +96,100 @@ impl Emitter {
         }
     }
 
-    /// A connection was dropped after what looks like a complete exchange. A line in the log, and no
-    /// event: its close is one.
+    /// Logs that a connection was dropped after what looks like a complete exchange.
     pub(crate) fn warn_of_forgotten_release(&self, conn: ConnId, taken_at: &Location<'static>) {
+        // No event: the close of the connection is one.
         let _ = foreign::call(|| log::forgotten_release(self.name(), conn, taken_at));
+    }
+
+    /// Sets the gauges of a pool. A listener has other ones, and ignores this.
+    pub(crate) fn set_gauges(&self, now: &Gauges) {
+        self.count(|handles| handles.gauges(now));
+    }
+
+    /// Sets the number of a listener's open connections. A pool ignores this.
+    pub(crate) fn set_connections(&self, open: usize) {
+        self.recorded(|| {
+            if let Handles::Listener(handles) = &self.handles
+                && let Some(handles) = self.resolved_listener(handles)
+            {
+                handles.connections(open);
+            }
+        });
+    }
+
+    /// Logs one event and counts it.
+    pub(super) fn record(&self, event: &Event) {
+        let name = Some(self.name());
+        let owner = match &self.handles {
+            Handles::Pool(_) => log::Owner { pool: name, listener: None },
+            Handles::Listener(_) => log::Owner { pool: None, listener: name },
+        };
+        let _ = foreign::call(|| log::event(owner, event));
+        self.recorded(|| match &self.handles {
+            Handles::Pool(handles) => {
+                if let Some(handles) = self.resolved_pool(handles) {
+                    handles.record(event);
+                }
+            }
+            Handles::Listener(handles) => {
+                if let Some(handles) = self.resolved_listener(handles) {
+                    handles.record(event);
+                }
+            }
+        });
     }
 
     fn only_counts(&self) -> bool {
         self.observer.is_none() && !log::is_traced()
     }
 
+    /// Counts something of a pool.
     fn count(&self, count: impl FnOnce(&PoolHandles)) {
-        self.telemetry.count(count);
+        self.recorded(|| {
+            if let Handles::Pool(handles) = &self.handles
+                && let Some(handles) = self.resolved_pool(handles)
+            {
+                count(handles);
+            }
+        });
+    }
+
+    /// Calls the recorder.
+    #[inline]
+    fn recorded(&self, call: impl FnOnce()) {
+        if foreign::call(call).is_err() {
+            log::panicked(self.name(), "a recorder");
+        }
+    }
+
+    fn resolved_pool<'a>(&self, handles: &'a Lazy<PoolHandles>) -> Option<&'a PoolHandles> {
+        handles.get_or_resolve(|recorder| PoolHandles::resolve(recorder, self.name.text()))
+    }
+
+    fn resolved_listener<'a>(
+        &self,
+        handles: &'a Lazy<ListenerHandles>,
+    ) -> Option<&'a ListenerHandles> {
+        handles.get_or_resolve(|recorder| ListenerHandles::resolve(recorder, self.name.text()))
+    }
+}
+
+impl Drop for Emitter {
+    fn drop(&mut self) {
+        // A recorder keeps the last value of a gauge for ever; what is gone has no connections.
+        self.recorded(|| match &self.handles {
+            Handles::Pool(handles) => {
+                if let Some(handles) = handles.get() {
+                    handles.gauges(&Gauges::default());
+                }
+            }
+            Handles::Listener(handles) => {
+                if let Some(handles) = handles.get() {
+                    handles.connections(0);
+                }
+            }
+        });
     }
 }
 

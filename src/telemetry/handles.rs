@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Recorder};
 
-use super::Gauges;
 use super::metric::Metric;
 use super::names;
 use super::register::Register;
@@ -18,6 +17,27 @@ use crate::event::{
     Operation, PeerState,
 };
 use crate::foreign;
+
+/// The levels of a pool at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Gauges {
+    /// Connections that are open and not in use.
+    pub(crate) idle: usize,
+    /// Connections that are checked out.
+    pub(crate) in_use: usize,
+    /// Dials under way.
+    pub(crate) connecting: usize,
+    /// Connections whose peer is silent and being probed.
+    pub(crate) quarantined: usize,
+    /// Connections that have ended while their peer still works on their request.
+    pub(crate) ending: usize,
+    /// Connections the pool may have.
+    pub(crate) max: usize,
+    /// Callers waiting for a connection.
+    pub(crate) waiters: usize,
+    /// Peers by state, in the order of [`PeerState::ALL`].
+    pub(crate) peers: [usize; PeerState::ALL.len()],
+}
 
 /// The handles of a pool, or of a connector. Arrays are indexed by the enum's value.
 pub(super) struct PoolHandles {

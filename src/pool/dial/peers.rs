@@ -341,12 +341,11 @@ pub(in crate::pool) const BRIEF_TRY_LIMIT: Duration = Duration::from_millis(250)
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::telemetry::Telemetry;
 
     #[test]
     fn an_attempt_that_was_begun_on_an_unknown_address_is_not_counted_at_its_end() {
         let settings = Config::new("db:1").settle().unwrap();
-        let emitter = Emitter::new(Telemetry::pool("test"), None);
+        let emitter = Emitter::of_connector("test", None);
         let peers = Peers::new(Arc::new(emitter), &settings);
         let addr = PeerAddr::Tcp(([10, 0, 0, 1], 1).into());
         let mut early = peers.began(&addr);

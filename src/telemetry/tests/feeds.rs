@@ -3,23 +3,23 @@
 use metrics_util::debugging::DebuggingRecorder;
 
 use super::*;
-use crate::telemetry::Telemetry;
+use crate::telemetry::Emitter;
 
 /// What one event feeds. Every event here carries one second.
-fn feeds(telemetry: &Telemetry, event: &Event) -> Vec<String> {
+fn feeds(emitter: &Emitter, event: &Event) -> Vec<String> {
     let recorder = DebuggingRecorder::new();
-    metrics::with_local_recorder(&recorder, || telemetry.record(event));
+    metrics::with_local_recorder(&recorder, || emitter.record(event));
     let fed = fed(&recorder.snapshotter());
     assert!(fed.values().all(|value| *value == 1.0), "{event:?} counted more than once: {fed:?}");
     fed.into_keys().collect()
 }
 
 fn pool_feeds(event: &Event) -> Vec<String> {
-    feeds(&Telemetry::pool("orders"), event)
+    feeds(&Emitter::of_connector("orders", None), event)
 }
 
 fn listener_feeds(event: &Event) -> Vec<String> {
-    feeds(&Telemetry::listener("orders"), event)
+    feeds(&Emitter::of_listener("orders", None), event)
 }
 
 #[test]
@@ -139,8 +139,8 @@ fn a_listener_counts_what_it_accepts() {
         ["livepool_listener_accept_errors_total{listener=orders}"]
     );
     let recorder = DebuggingRecorder::new();
-    let listener = Telemetry::listener("orders");
-    metrics::with_local_recorder(&recorder, || listener.connections(5));
+    let listener = Emitter::of_listener("orders", None);
+    metrics::with_local_recorder(&recorder, || listener.set_connections(5));
     assert_eq!(
         gauges(&recorder.snapshotter()).into_iter().collect::<Vec<_>>(),
         [("livepool_listener_connections{listener=orders}".to_owned(), 5.0)]

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::telemetry::{Span, Telemetry};
+use crate::telemetry::{Emitter, Span};
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -34,7 +34,7 @@ fn logged(what: impl FnOnce()) -> String {
 }
 
 fn pool_logs(event: &Event) -> String {
-    logged(|| Telemetry::pool("orders").record(event))
+    logged(|| Emitter::of_connector("orders", None).record(event))
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_line_carries_the_fields_of_its_event() {
         r#"INFO livepool: cancel requested pool="orders" conn_id=7 peer=127.0.0.1:5432 outcome=failed took=1s"#
     );
     assert_eq!(
-        logged(|| Telemetry::listener("front").record(&accepted())),
+        logged(|| Emitter::of_listener("front", None).record(&accepted())),
         r#"DEBUG livepool: accepted listener="front" conn_id=7 peer=127.0.0.1:5432"#
     );
 }
@@ -76,7 +76,7 @@ fn a_line_carries_the_fields_of_its_event() {
 fn a_field_that_is_unknown_is_left_out() {
     let event = Event::TimedOut { operation: Operation::Accept, conn: None, after: SECOND };
     assert_eq!(
-        logged(|| Telemetry::listener("front").record(&event)),
+        logged(|| Emitter::of_listener("front", None).record(&event)),
         r#"DEBUG livepool: timed out listener="front" operation=accept after=1s"#
     );
 }

@@ -6,15 +6,15 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use metrics_util::debugging::DebuggingRecorder;
 
 use super::*;
-use crate::telemetry::{Kind, METRICS, Telemetry, Unit};
+use crate::telemetry::{Emitter, Kind, METRICS, Unit};
 
 #[test]
 fn all_series_of_the_table_and_no_others_are_there_from_the_start() {
     let recorder = DebuggingRecorder::new();
-    let (pool, listener) = (Telemetry::pool("a"), Telemetry::listener("a"));
+    let (pool, listener) = (Emitter::of_connector("a", None), Emitter::of_listener("a", None));
     metrics::with_local_recorder(&recorder, || {
-        pool.gauges(&Gauges::default());
-        listener.connections(0);
+        pool.set_gauges(&Gauges::default());
+        listener.set_connections(0);
     });
     let mut expected = BTreeSet::new();
     for metric in METRICS {
@@ -36,10 +36,10 @@ fn all_series_of_the_table_and_no_others_are_there_from_the_start() {
 #[test]
 fn every_series_is_described_with_its_unit() {
     let recorder = DebuggingRecorder::new();
-    let (pool, listener) = (Telemetry::pool("a"), Telemetry::listener("a"));
+    let (pool, listener) = (Emitter::of_connector("a", None), Emitter::of_listener("a", None));
     metrics::with_local_recorder(&recorder, || {
-        pool.gauges(&Gauges::default());
-        listener.connections(0);
+        pool.set_gauges(&Gauges::default());
+        listener.set_connections(0);
     });
     for (key, unit, description, _) in recorder.snapshotter().snapshot().into_vec() {
         let name = key.key().name();
@@ -64,13 +64,14 @@ fn scrape(recommended_naming: bool) -> Vec<String> {
         .unwrap()
         .build_recorder();
     metrics::with_local_recorder(&recorder, || {
-        let (pool, listener) = (Telemetry::pool("orders"), Telemetry::listener("front"));
+        let (pool, listener) =
+            (Emitter::of_connector("orders", None), Emitter::of_listener("front", None));
         for event in events() {
             pool.record(&event);
             listener.record(&event);
         }
-        pool.gauges(&LEVELS);
-        listener.connections(5);
+        pool.set_gauges(&LEVELS);
+        listener.set_connections(5);
         let mut lines: Vec<_> = recorder.handle().render().lines().map(str::to_owned).collect();
         lines.sort();
         lines

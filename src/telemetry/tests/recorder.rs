@@ -3,30 +3,30 @@
 use metrics_util::debugging::DebuggingRecorder;
 
 use super::*;
-use crate::telemetry::{Handles, Telemetry};
+use crate::telemetry::emitter::{Emitter, Handles};
 
 #[test]
 fn a_recorder_installed_after_the_pool_and_its_first_events_is_served() {
-    let telemetry = Telemetry::pool("orders");
-    telemetry.record(&checked_out());
-    telemetry.gauges(&LEVELS);
+    let emitter = Emitter::of_connector("orders", None);
+    emitter.record(&checked_out());
+    emitter.set_gauges(&LEVELS);
 
     let recorder = DebuggingRecorder::new();
-    metrics::with_local_recorder(&recorder, || telemetry.record(&checked_out()));
+    metrics::with_local_recorder(&recorder, || emitter.record(&checked_out()));
     let found = fed(&recorder.snapshotter());
     assert_eq!(found["livepool_checkouts_total{pool=orders,outcome=ok}"], 1.0);
 
     // From here on the handles are kept, wherever the event happens.
-    telemetry.record(&checked_out());
+    emitter.record(&checked_out());
     let found = fed(&recorder.snapshotter());
     assert_eq!(found["livepool_checkouts_total{pool=orders,outcome=ok}"], 1.0);
 }
 
 #[test]
 fn setting_the_gauges_is_enough_to_find_the_recorder() {
-    let telemetry = Telemetry::pool("orders");
+    let emitter = Emitter::of_connector("orders", None);
     let recorder = DebuggingRecorder::new();
-    metrics::with_local_recorder(&recorder, || telemetry.gauges(&LEVELS));
+    metrics::with_local_recorder(&recorder, || emitter.set_gauges(&LEVELS));
     assert_eq!(
         gauges(&recorder.snapshotter()).into_iter().collect::<Vec<_>>(),
         [
@@ -49,14 +49,14 @@ fn setting_the_gauges_is_enough_to_find_the_recorder() {
 #[test]
 fn threads_that_find_the_recorder_together_lose_no_event() {
     let recorder = DebuggingRecorder::new();
-    let telemetry = Telemetry::pool("orders");
+    let emitter = Emitter::of_connector("orders", None);
     let start = std::sync::Barrier::new(8);
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 metrics::with_local_recorder(&recorder, || {
                     start.wait();
-                    telemetry.record(&checked_out());
+                    emitter.record(&checked_out());
                 });
             });
         }
@@ -67,22 +67,22 @@ fn threads_that_find_the_recorder_together_lose_no_event() {
 
 #[test]
 fn without_a_recorder_nothing_is_resolved() {
-    let telemetry = Telemetry::pool("orders");
-    events().iter().for_each(|event| telemetry.record(event));
-    telemetry.gauges(&LEVELS);
-    assert!(matches!(&telemetry.handles, Handles::Pool(handles) if handles.get().is_none()));
+    let emitter = Emitter::of_connector("orders", None);
+    events().iter().for_each(|event| emitter.record(event));
+    emitter.set_gauges(&LEVELS);
+    assert!(matches!(&emitter.handles, Handles::Pool(handles) if handles.get().is_none()));
 }
 
 #[test]
 fn a_pool_that_is_gone_has_no_connections() {
     let recorder = DebuggingRecorder::new();
-    let telemetry = Telemetry::pool("orders");
-    let listener = Telemetry::listener("front");
+    let emitter = Emitter::of_connector("orders", None);
+    let listener = Emitter::of_listener("front", None);
     metrics::with_local_recorder(&recorder, || {
-        telemetry.gauges(&LEVELS);
-        listener.connections(5);
+        emitter.set_gauges(&LEVELS);
+        listener.set_connections(5);
     });
-    drop(telemetry);
+    drop(emitter);
     drop(listener);
     let found = gauges(&recorder.snapshotter());
     assert_eq!(found.len(), 13);
