@@ -1,9 +1,9 @@
-//! The causes of an error: all of them in one line, and one of them by its type.
+//! The causes of an error: all of them in a line, or a single one by its type.
 //!
-//! The rule for every error of this crate: its text carries its causes, each once and in one line, and
-//! its `source` is `None`, so that whoever prints the error and a walk over its sources prints nothing
-//! twice. A cause that is wanted with its type is found by that type. Errors of others do as they like,
-//! so their chains are walked here.
+//! The rule for every error of this crate: its text carries its causes, each once and in one line,
+//! and its `source` is `None`, so that a program that prints the error and a walk over its sources
+//! prints nothing twice. A cause that is wanted with its type is found by that type. Errors of
+//! others do as they like, so their chains are walked here.
 
 use std::error::Error;
 use std::fmt;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::foreign;
 use crate::text::Escaped;
 
-/// Of one error so many causes are looked at: a foreign chain may have no end.
+/// The most causes of an error that are looked at: a foreign chain may have no end.
 const MOST: usize = 16;
 
 /// An error and its causes in one line, each text once. Escaped and cut as
@@ -36,6 +36,8 @@ impl fmt::Debug for OneLine<'_> {
 impl fmt::Display for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = Escaped(self.0).to_string();
+        // By `source`, and not by `inner_error`: an `io::Error` shows what it holds in its own
+        // text.
         for cause in std::iter::successors(source(self.0), |error| source(*error)).take(MOST) {
             let said = Escaped(cause).to_string();
             // Many repeat the words of their cause, and some say nothing else.
@@ -78,8 +80,9 @@ pub fn is_of_connection(error: &(dyn Error + 'static)) -> bool {
     find(error).is_some_and(is_end)
 }
 
-/// The next one down. Two kinds hide what they hold from `source`.
+/// The next error of the chain.
 fn inner_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    // `source` of an `io::Error` and of an `Arc` skips the error inside and gives that one's source.
     if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         return Some(inner);
     }

@@ -1,9 +1,10 @@
-//! Why something failed: which phase, how long it waited, how full the pool was, what to change.
+//! Errors that say what failed: the phase, the wait, how full the pool was, what to change.
 //!
-//! The text of every error of this crate carries its causes, each once and in one line, so that a service
-//! logs it as it is. So [`source`](std::error::Error::source) is `None` for all of them: a walk over the
-//! sources, as of `{:#}` in `anyhow` or `eyre`, would say the same again. Whoever wants a cause with its
-//! type asks for it: [`CheckoutError::find`], [`ConnectError::find`], or a field or method of the error.
+//! The text of every error of this crate carries its causes, each once and in one line, so that a
+//! service logs it as it is. So [`source`](std::error::Error::source) is `None` for all of them: a
+//! walk over the sources, as of `{:#}` in `anyhow` or `eyre`, would say the same again. A cause
+//! with its type is had from [`CheckoutError::find`], [`ConnectError::find`], or a field or method
+//! of the error.
 
 use std::fmt;
 use std::io;
@@ -19,27 +20,27 @@ pub use crate::net::{ConnectAttempt, ConnectError};
 use crate::status::Status;
 pub use crate::stream::{Interrupted, OpTimeout, PeerSilent};
 
-/// What a checkout was doing when it failed.
+/// The phase of a checkout in which it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Waiting in the queue: every connection was in use.
+    /// The wait in the queue: every connection was in use.
     Queue,
-    /// Waiting for a connection to be made.
+    /// The wait for a connection to be made.
     Connect,
-    /// Waiting for a silent peer to answer a probe.
+    /// The wait for a silent peer to answer a probe.
     Check,
-    /// Waiting for a paused pool to be resumed.
+    /// The wait for a paused pool to be resumed.
     Paused,
 }
 
-/// Why a checkout failed.
+/// The reason why a checkout failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CheckoutFailure {
     /// The checkout deadline passed in this phase.
     Timeout(Phase),
-    /// As many callers were waiting as `max_waiting` allows.
+    /// The queue was full: as many callers were waiting as `max_waiting` allows.
     QueueFull,
     /// No connection could be made: [`CheckoutError::connect_error`] says why.
     Connect,
@@ -51,13 +52,15 @@ pub enum CheckoutFailure {
 
 /// A checkout that ended without a connection.
 ///
-/// Its text answers what an operator asks first: what it waited for, how long, how full the pool
-/// was, why the last dial failed, and what to change. It is one line, and has all of it: there is no
-/// [`source`](std::error::Error::source). A cause that is wanted with its type is [found](Self::find).
+/// The text answers what an operator asks first: what the checkout waited for, how long, how full
+/// the pool was, why the last dial failed, and what to change. The text is one line with all of
+/// that, and there is no [`source`](std::error::Error::source). A cause that is wanted with its
+/// type is [found](Self::find).
 #[derive(Debug, Clone)]
+// Boxed: the result of a checkout that succeeds is not made larger by an error it does not have.
 pub struct CheckoutError(Box<CheckoutDetails>);
 
-/// Boxed: a checkout that succeeds carries none of it around.
+/// The parts of a [`CheckoutError`].
 #[derive(Debug, Clone)]
 pub(crate) struct CheckoutDetails {
     pub(crate) failure: CheckoutFailure,
@@ -68,15 +71,15 @@ pub(crate) struct CheckoutDetails {
     pub(crate) holders: Vec<Holder>,
 }
 
-/// Who holds a connection.
+/// A holder of a connection: the place in a program that checked it out.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Holder {
-    /// The connection.
+    /// The connection that is held.
     pub conn: ConnId,
-    /// For how long so far.
+    /// The time since its checkout.
     pub held: Duration,
-    /// Where it was checked out.
+    /// The place where it was checked out.
     pub taken_at: &'static Location<'static>,
 }
 
@@ -91,27 +94,27 @@ impl CheckoutError {
         Self(Box::new(details))
     }
 
-    /// Why it failed.
+    /// The reason why the checkout failed.
     pub fn failure(&self) -> CheckoutFailure {
         self.0.failure
     }
 
-    /// How long the caller had waited.
+    /// The time for which the caller had waited.
     pub fn waited(&self) -> Duration {
         self.0.waited
     }
 
-    /// How full the pool was.
+    /// The status of the pool when the checkout failed.
     pub fn status(&self) -> &Status {
         &self.0.status
     }
 
-    /// The connect error, where there was one.
+    /// The error of the last dial, where one had failed.
     pub fn connect_error(&self) -> Option<&ConnectError> {
         self.0.connect.as_deref()
     }
 
-    /// The cause of this type, wherever it stands: the error of the pool's protocol, say.
+    /// The cause of this type, wherever it is in the error: the error of the pool's protocol, say.
     ///
     /// ```
     /// # fn f(error: livepool::CheckoutError) {
@@ -123,10 +126,12 @@ impl CheckoutError {
     pub fn find<E: std::error::Error + 'static>(&self) -> Option<&E> {
         let connect = self.connect_error()?;
         let itself: &(dyn std::error::Error + 'static) = connect;
+        // The caller may ask for the `ConnectError` itself, and not for a cause inside it.
         itself.downcast_ref().or_else(|| connect.find())
     }
 
-    /// Who has held connections the longest, up to three. Empty unless `hold_warning` is set.
+    /// The up to three holders that have held connections the longest. Empty unless `hold_warning`
+    /// is set.
     pub fn holders(&self) -> &[Holder] {
         &self.0.holders
     }
@@ -156,6 +161,7 @@ impl fmt::Display for CheckoutError {
         write!(f, "pool {pool}: ")?;
         match (self.0.failure, connect.as_deref()) {
             (CheckoutFailure::Timeout(Phase::Queue), _) => {
+                // Connections that are being reset are in use, too, and no caller holds them.
                 let hold = match status.resetting {
                     0 => "hold connections for a shorter time",
                     _ => "leave less behind that has to be undone",
@@ -213,6 +219,7 @@ impl std::error::Error for CheckoutError {}
 impl From<CheckoutError> for io::Error {
     fn from(error: CheckoutError) -> Self {
         let kind = match error.failure() {
+            // First: a connect error that ran out of time is a timeout, and no refusal.
             _ if error.is_timeout() => io::ErrorKind::TimedOut,
             CheckoutFailure::QueueFull => io::ErrorKind::ResourceBusy,
             CheckoutFailure::Closed => io::ErrorKind::NotConnected,

@@ -1,7 +1,7 @@
-//! Everything that happens to a pool, as one closed enum.
+//! The events of a pool, connector or listener, as one closed enum.
 //!
-//! Metrics, logs and the user's [`Observer`] all subscribe to the same [`Event`], so they can never
-//! disagree. A [`CloseReason`] is used word for word as event field, metric label and log field.
+//! Metrics, logs and the user's [`Observer`] get the same [`Event`], so they can never disagree. A
+//! [`CloseReason`] is used word for word as event field, metric label and log field.
 
 use std::fmt;
 use std::panic::Location;
@@ -19,10 +19,11 @@ impl ConnId {
     pub(crate) fn next() -> Self {
         use std::sync::atomic::{AtomicU64, Ordering};
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        // Relaxed: the numbers have to differ, and order nothing else.
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The number itself, as it appears in logs.
+    /// The number as it appears in logs.
     pub fn get(self) -> u64 {
         self.0
     }
@@ -40,12 +41,13 @@ impl fmt::Display for ConnId {
     }
 }
 
-/// Defines a closed enum whose variants carry a fixed snake_case name and a place in a list.
+/// Defines a closed enum whose variants have a fixed snake_case name and an index.
 macro_rules! named {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident => $text:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
+        // As small as the atomics that hold a reason; the value is the index in `ALL`.
         #[repr(u8)]
         pub enum $name { $($(#[$vmeta])* $variant,)+ }
 
@@ -68,7 +70,8 @@ macro_rules! named {
 }
 
 named! {
-    /// Why a connection ended. Every connection that was opened ends with exactly one of these.
+    /// The reason why a connection ended. Every connection that was opened ends with exactly one
+    /// reason.
     ///
     /// The first group are *evictions*: the pool ended the connection on its own judgement
     /// ([`CloseReason::is_eviction`]). The second group are ends that somebody's use caused.
@@ -84,9 +87,10 @@ named! {
         ProbeTimeout => "probe_timeout",
         /// Eviction: our own bytes were retransmitted and never acknowledged.
         RetransmitTimeout => "retransmit_timeout",
-        /// Eviction: the round trip before it was to be handed out failed.
+        /// Eviction: the ping before the connection was to be handed out failed.
         PingFailed => "ping_failed",
-        /// Eviction: the round trip before it was to be handed out took longer than `timeouts.ping`.
+        /// Eviction: the ping before the connection was to be handed out took longer than
+        /// `timeouts.ping`.
         PingTimeout => "ping_timeout",
         /// Eviction: bytes nobody asked for were waiting while the connection was idle.
         Dirty => "dirty",
@@ -104,10 +108,10 @@ named! {
         Resized => "resized",
         /// Eviction: the pool was paused ([`Pool::pause`](crate::Pool::pause)).
         Paused => "paused",
-        /// Eviction: its address left the name it was found under.
+        /// Eviction: the connection's address left the name it was found under.
         Drained => "drained",
-        /// Eviction: it came back after a message longer than `limits.retire_above`, whose memory its
-        /// client's buffers keep, and nobody waited for it.
+        /// Eviction: the connection came back after a message longer than `limits.retire_above`,
+        /// whose memory its client's buffers keep, and no caller waited for it.
         Outgrown => "outgrown",
         /// Eviction: the tokio runtime that drives this connection has ended.
         RuntimeGone => "runtime_gone",
@@ -124,13 +128,13 @@ named! {
         PeerSilent => "peer_silent",
         /// The peer sent, or announced, a message longer than `limits.message`.
         TooLarge => "too_large",
-        /// What its protocol does to a connection that came back failed, or took too long.
+        /// The protocol's reset of a connection that came back failed, or took too long.
         ResetFailed => "reset_failed",
         /// The caller went away while an operation was under way.
         Cancelled => "cancelled",
         /// The connection carried bytes and nobody said that the exchange was complete.
         Unfinished => "unfinished",
-        /// Its protocol says that a connection that was used so is not used again.
+        /// The protocol does not let a connection be used again that was used so.
         NotReusable => "not_reusable",
         /// The caller panicked while holding the connection, or a protocol, ping, scanner or layer
         /// panicked over it.
@@ -148,7 +152,7 @@ named! {
 
 impl CloseReason {
     /// Whether the pool ended the connection on its own judgement, rather than because of what its
-    /// user did. These are the reasons counted in `livepool_evictions_total`.
+    /// user did. Evictions are counted in `livepool_evictions_total`.
     pub const fn is_eviction(self) -> bool {
         matches!(
             self,
@@ -204,10 +208,11 @@ impl CloseReason {
 
     /// Whether the other end ended the connection, or made it unusable.
     pub(crate) const fn is_end_by_peer(self) -> bool {
+        // Dirty: bytes nobody asked for came from the peer.
         matches!(self, Self::PeerClosed | Self::Reset | Self::Dirty | Self::IoError)
     }
 
-    /// The reason an error of the socket stands for.
+    /// The reason that an error of the socket stands for.
     pub(crate) fn of_io_error(error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
         match error.kind() {
@@ -221,26 +226,26 @@ impl CloseReason {
         }
     }
 
-    /// The inverse of `self as u8`.
+    /// The reason whose index (`reason as u8`) this is.
     pub(crate) fn from_index(index: u8) -> Option<Self> {
         Self::ALL.get(usize::from(index)).copied()
     }
 }
 
 named! {
-    /// What the pool thinks of one address of its upstream.
+    /// The pool's judgement of an address of its upstream.
     PeerState {
-        /// Nothing speaks against it.
+        /// No evidence speaks against the peer.
         Healthy => "healthy",
-        /// A connection to it died silently; the others are being asked for a sign of life. New
-        /// ones are made to other peers if there are any.
+        /// A connection to the peer died silently; the others are being asked for a sign of life.
+        /// New connections are made to other peers if there are any.
         Suspect => "suspect",
-        /// Connections to it died silently and none was heard: it is left alone for a while. Never
-        /// the last one.
+        /// Connections to the peer died silently and none was heard: it is left alone for a while.
+        /// The last peer that is left is never ejected.
         Ejected => "ejected",
-        /// Ejected, and a connection is being made to see whether it is back.
+        /// The peer was ejected, and a connection is being made to see whether it is back.
         Probing => "probing",
-        /// Its name no longer leads to it: its connections are used no more.
+        /// The peer's name no longer leads to it: its connections are used no more.
         Draining => "draining",
     }
 }
@@ -248,31 +253,31 @@ named! {
 named! {
     /// An operation that can time out.
     Operation {
-        /// Taking a connection from the pool.
+        /// A checkout: taking a connection from the pool.
         Checkout => "checkout",
-        /// Making a connection: name lookup and TCP or Unix connect.
+        /// A connect: name lookup and TCP or Unix connect.
         Connect => "connect",
-        /// What a protocol does first on a new connection.
+        /// A protocol's handshake on a new connection.
         Handshake => "handshake",
         /// A round trip of the protocol before a connection is handed out.
         Ping => "ping",
-        /// What a protocol does to a connection that came back.
+        /// A protocol's reset of a connection that came back.
         Reset => "reset",
-        /// Reading from a connection.
+        /// A read from a connection.
         Read => "read",
-        /// Writing to a connection.
+        /// A write to a connection.
         Write => "write",
-        /// Flushing a connection.
+        /// A flush of a connection.
         Flush => "flush",
-        /// Shutting down the writing side of a connection.
+        /// The shutdown of a connection's writing side.
         Shutdown => "shutdown",
-        /// Waiting for a client on a listener.
+        /// The wait for a client on a listener.
         Accept => "accept",
     }
 }
 
 named! {
-    /// How a checkout ended.
+    /// The outcome of a checkout.
     CheckoutOutcome {
         /// The caller got a connection.
         Ok => "ok",
@@ -290,7 +295,7 @@ named! {
 }
 
 named! {
-    /// How a dial ended.
+    /// The outcome of a dial.
     DialOutcome {
         /// A connection was made.
         Ok => "ok",
@@ -304,7 +309,7 @@ named! {
         Unreachable => "unreachable",
         /// The connection was made, and its protocol's handshake failed.
         Handshake => "handshake",
-        /// Any other error, a socket option that could not be set among them.
+        /// The dial failed with another error, such as a socket option that could not be set.
         Error => "error",
         /// The pool was closed, or the runtime it ran in has ended; for a `Connector`, its caller
         /// went away.
@@ -313,13 +318,13 @@ named! {
 }
 
 named! {
-    /// How a request to a peer ended, to stop what it does for a connection.
+    /// The outcome of a request to a peer to stop what it does for a connection.
     CancelOutcome {
-        /// The peer took it. Whether there was anything to stop it does not say.
+        /// The peer took the request. Whether there was anything to stop is not known.
         Ok => "ok",
-        /// It was not taken in time, the wait for its turn included.
+        /// The request was not taken in time, the wait for its turn included.
         Timeout => "timeout",
-        /// The connection for it could not be made, or broke.
+        /// The connection for the request could not be made, or broke.
         Failed => "failed",
     }
 }
@@ -329,7 +334,7 @@ named! {
     Check {
         /// `recv(MSG_PEEK | MSG_DONTWAIT)`.
         Peek => "peek",
-        /// How long ago the peer's kernel was heard (`TCP_INFO`).
+        /// The time since the peer's kernel was heard (`TCP_INFO`).
         Life => "life",
         /// Keepalive probes sent on demand, until an answer or a verdict.
         Probe => "probe",
@@ -339,27 +344,27 @@ named! {
 }
 
 named! {
-    /// What a check found.
+    /// The finding of a check.
     CheckVerdict {
-        /// Nothing speaks against using the connection.
+        /// The connection can be used.
         Alive => "alive",
         /// The connection must not be used: dead, or bytes nobody asked for.
         Dead => "dead",
-        /// It could not tell; the connection stays in use.
+        /// The check could not tell; the connection stays in use.
         Unproved => "unproved",
     }
 }
 
-/// Something that happened. See [`Observer`].
+/// An event of a pool, connector or listener. See [`Observer`].
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
     /// A connection was made.
     #[non_exhaustive]
     Opened {
-        /// Its number.
+        /// The connection's number.
         conn: ConnId,
-        /// The address it goes to.
+        /// The address the connection goes to.
         peer: PeerAddr,
         /// Time from the start of the dial, name lookup included.
         took: Duration,
@@ -367,11 +372,11 @@ pub enum Event {
     /// A connection could not be made.
     #[non_exhaustive]
     DialFailed {
-        /// How the dial ended.
+        /// The outcome of the dial.
         outcome: DialOutcome,
         /// Time from the start of the dial.
         took: Duration,
-        /// What went wrong, with every address that was tried.
+        /// The text of the error, with every address that was tried.
         error: Arc<str>,
     },
     /// A caller got a connection.
@@ -385,7 +390,7 @@ pub enum Event {
     /// A checkout ended without a connection.
     #[non_exhaustive]
     CheckoutFailed {
-        /// How it ended.
+        /// The outcome of the checkout.
         outcome: CheckoutOutcome,
         /// Time the caller waited.
         waited: Duration,
@@ -403,95 +408,96 @@ pub enum Event {
     Checked {
         /// The connection.
         conn: ConnId,
-        /// Which check.
+        /// The check that was made.
         check: Check,
-        /// What it found.
+        /// The finding of the check.
         verdict: CheckVerdict,
-        /// How long ago the peer was last heard, as the system knows it. Only [`Check::Life`] and
-        /// [`Check::Probe`] ask for that.
+        /// The time since the peer was last heard, as the system knows it: only after
+        /// [`Check::Life`] and [`Check::Probe`].
         heard: Option<Duration>,
     },
-    /// A connection ended. Exactly one of these for every [`Event::Opened`] and [`Event::Accepted`].
+    /// A connection ended. Emitted exactly once for every [`Event::Opened`] and
+    /// [`Event::Accepted`].
     #[non_exhaustive]
     Closed {
         /// The connection.
         conn: ConnId,
-        /// The address it went to.
+        /// The address the connection went to.
         peer: PeerAddr,
-        /// Why.
+        /// The reason why it ended.
         reason: CloseReason,
         /// Time since it was opened.
         age: Duration,
-        /// Time it had been in use, where its end was also the end of a use.
+        /// Time the connection had been in use, where its end was also the end of a use.
         used: Option<Duration>,
-        /// The peer's own word for it, if it said one that led to this end: an SQLSTATE, say. At most
+        /// The peer's own code for what led to this end, if it gave one: an SQLSTATE, say. At most
         /// 40 characters, escaped.
         code: Option<Arc<str>>,
     },
     /// The pool changed its mind about a peer. Every peer begins as [`PeerState::Healthy`].
     #[non_exhaustive]
     PeerChanged {
-        /// Its address.
+        /// The peer's address.
         peer: PeerAddr,
-        /// What it was.
+        /// The state that the peer was in.
         from: PeerState,
-        /// What it is from now on.
+        /// The state that the peer is in from now on.
         to: PeerState,
     },
-    /// A caller has held a connection for longer than `hold_warning`. Once per checkout.
+    /// A caller has held a connection for longer than `hold_warning`. Emitted once per checkout.
     #[non_exhaustive]
     HeldTooLong {
         /// The connection.
         conn: ConnId,
-        /// The address it goes to.
+        /// The address the connection goes to.
         peer: PeerAddr,
-        /// For how long so far.
+        /// The time since its checkout.
         held: Duration,
-        /// Where it was checked out.
+        /// The place where it was checked out.
         taken_at: &'static Location<'static>,
     },
     /// An operation passed its deadline.
     #[non_exhaustive]
     TimedOut {
-        /// Which operation.
+        /// The operation that timed out.
         operation: Operation,
         /// The connection, where there was one.
         conn: Option<ConnId>,
-        /// How long it was given.
+        /// The time limit of the operation.
         after: Duration,
     },
-    /// A connection is not encrypted, although its protocol would have encrypted it: it was told to
-    /// prefer that, and not to demand it. Told in the handshake, before [`Event::Opened`].
+    /// A connection is not encrypted, although its protocol would have encrypted it: encryption was
+    /// preferred, and not demanded. Emitted in the handshake, before [`Event::Opened`].
     #[non_exhaustive]
     Unencrypted {
         /// The connection.
         conn: ConnId,
-        /// The address it goes to.
+        /// The address the connection goes to.
         peer: PeerAddr,
-        /// The peer was asked, and does not offer it, or somebody in between says so. Else nobody told
-        /// the pool whom to trust.
+        /// Whether the peer was asked, and does not offer encryption, or somebody in between says
+        /// so. If not, the pool was not told whom to trust.
         was_asked: bool,
     },
-    /// A peer was asked, over a connection that was made for it, to stop what it does for another one: the
-    /// caller of a request went away, or it took too long.
+    /// A peer was asked, over a connection made for that, to stop what it does for another
+    /// connection: the caller of a request went away, or the request took too long.
     #[non_exhaustive]
     CancelRequested {
         /// The connection whose request is to end.
         conn: ConnId,
-        /// The address both go to.
+        /// The address that both connections go to.
         peer: PeerAddr,
-        /// How that ended.
+        /// The outcome of the request.
         outcome: CancelOutcome,
-        /// Time since it was wanted, the wait for its turn included.
+        /// Time since the request was wanted, the wait for its turn included.
         took: Duration,
     },
-    /// This system does not have a socket option that was asked for, or an option marked
-    /// best-effort could not be set. Once per option.
+    /// A socket option was not set: this system does not have it, or it is best-effort and was
+    /// refused. Emitted once per option.
     #[non_exhaustive]
     OptionUnavailable {
         /// The option's name in the configuration.
         option: &'static str,
-        /// What the system said.
+        /// The text of the system's error.
         error: Arc<str>,
     },
     /// A listener accepted a client.
@@ -505,15 +511,15 @@ pub enum Event {
     /// `accept` failed in a way that passes; the listener waits `backoff` and goes on.
     #[non_exhaustive]
     AcceptFailed {
-        /// What the system said.
+        /// The text of the system's error.
         error: Arc<str>,
         /// Pause before the next try.
         backoff: Duration,
     },
 }
 
-/// Receives every [`Event`] of a pool, a connector or a listener, at once and on the thread where it
-/// happened, never under a lock. Keep it short: it runs on the hot path.
+/// A receiver of every [`Event`] of a pool, a connector or a listener, at once and on the thread
+/// where it happened, never under a lock. Keep its code short: it runs on the hot path.
 ///
 /// A panic in an observer is caught and logged; it does not reach the pool's user. An observer may use
 /// the pool, drop guards, and take locks of its own.

@@ -1,11 +1,11 @@
-//! Foreign code in a cage.
+//! Calls of foreign code, whose panics are caught.
 //!
-//! Recorders, log subscribers, observers, resolvers, pings, protocols, scanners and layers are written
-//! by others and called in the middle of everything: in drops, in background tasks, between a
-//! connection's owner and the connection. None of their panics, not even one in a drop while another
-//! panic unwinds, leaves the call it happened in. What a panic means is for the caller to say.
+//! Recorders, log subscribers, observers, resolvers, pings, protocols, scanners and layers are
+//! written by others and called in the middle of our own work: in drops, in background tasks,
+//! between a connection's owner and the connection. A panic of theirs, even in a drop while another
+//! panic unwinds, does not leave the call it happened in. The caller decides what it means.
 //!
-//! Whoever calls through here holds no lock, but where the value itself lives under one of its own.
+//! A caller holds no lock, except one that belongs to the foreign value alone.
 
 use std::any::Any;
 use std::error::Error;
@@ -20,12 +20,12 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-/// Foreign code panicked.
+/// The result of a call in which foreign code panicked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Panicked;
 
 impl Panicked {
-    /// Whether that is what this error is.
+    /// Whether this error says that foreign code panicked.
     pub(crate) fn is_in(error: &io::Error) -> bool {
         error.get_ref().is_some_and(|inner| inner.is::<Self>())
     }
@@ -45,35 +45,37 @@ impl From<Panicked> for io::Error {
     }
 }
 
-/// Calls foreign code.
+/// Calls foreign code and catches its panic.
 #[cfg(not(shuttle))]
 #[inline]
 pub(crate) fn call<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(call)).map_err(forget)
 }
 
-/// In a model check a panic is a finding, and nothing is to hide it.
+/// Calls foreign code; in a model check a panic is a finding and is not caught.
 #[cfg(shuttle)]
 pub(crate) fn call<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
     Ok(call())
 }
 
-/// What a panic carries is a foreign value as well.
+/// Drops the payload of a panic.
 #[cfg_attr(shuttle, allow(dead_code, reason = "nothing is caught there"))]
 #[cold]
 fn forget(carried: Box<dyn Any + Send>) -> Panicked {
+    // The payload is a foreign value as well: its drop may panic, with a payload whose drop may
+    // panic. The second one is leaked.
     if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(carried))) {
         mem::forget(second);
     }
     Panicked
 }
 
-/// Drops a foreign value.
+/// Drops a foreign value and catches its panic.
 pub(crate) fn dispose<T>(value: T) {
     let _ = call(|| drop(value));
 }
 
-/// A foreign value, which is disposed of when its owner drops it.
+/// A foreign value, which is [disposed of](dispose) when its owner drops it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Held<T>(Option<T>);
 
@@ -101,7 +103,7 @@ impl<T> Drop for Held<T> {
 }
 
 pin_project! {
-    /// A foreign future: see [`future`].
+    /// A foreign future whose panics are caught: see [`future`].
     pub(crate) struct CatchPanic<F> {
         #[pin]
         future: Option<F>,
@@ -115,7 +117,8 @@ pin_project! {
     }
 }
 
-/// Polls and drops a foreign future in the cage. It is over with its first panic.
+/// Wraps a foreign future so that panics of its polls and its drop are caught. After its first
+/// panic the future is over.
 pub(crate) fn future<F: Future>(future: F) -> CatchPanic<F> {
     CatchPanic { future: Some(future) }
 }
@@ -129,6 +132,8 @@ impl<F: Future> Future for CatchPanic<F> {
         match polled {
             Ok(Some(Poll::Ready(value))) => Poll::Ready(Ok(value)),
             Ok(Some(Poll::Pending)) => Poll::Pending,
+            // Dropped here and not by the owner, who may keep it: what it holds is of no use after
+            // a panic.
             Ok(None) | Err(Panicked) => {
                 let _ = call(|| future.set(None));
                 Poll::Ready(Err(Panicked))

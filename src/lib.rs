@@ -37,10 +37,13 @@ mod text;
 #[doc = include_str!("../docs/sockets.md")]
 struct SocketsPage;
 
-pub use config::{Config, Keepalive, ListenerConfig, Timeouts};
+pub use config::{
+    Backoff, Config, FirstConnect, Keepalive, Limits, ListenerConfig, Order, ReadTimeout,
+    SocketConfig, SocketOption, Timeouts, UserTimeout, Validation,
+};
 pub use error::{CheckoutError, ConfigError, ConnectError, is_timeout};
 pub use event::{CloseReason, ConnId, Event, Observer, PeerState};
-/// What [`Ping`] and [`Resolve`] return: a boxed future, as `async-trait` would make it.
+/// The boxed future that [`Ping`] and [`Resolve`] return, as `async-trait` would make it.
 pub use futures_util::future::BoxFuture;
 pub use listener::Listener;
 pub use manager::{Connection, Manager};

@@ -1,4 +1,4 @@
-//! Our connections in somebody's plain deadpool.
+//! A manager for plain deadpool pools, and its connections.
 
 use std::ops::Deref;
 use std::task::Waker;
@@ -16,11 +16,11 @@ use crate::stream::{Connector, Ending, Ledger, Stream, delegate_io};
 /// A [`deadpool::managed::Manager`] that makes and checks our connections, for programs that
 /// already run a deadpool pool.
 ///
-/// create dials as a [`Pool`](crate::Pool) does, within `timeouts.connect`; recycle answers at once
-/// from taint, peek and lifetime. A read that waits looks after its peer, as in a pool. What deadpool
-/// has no hook for is missing: idle connections are not watched (a dead one is found at its next
-/// checkout) and not pinged, idle time is not counted, and there is no deadline over the whole
-/// checkout. Use [`Pool`](crate::Pool) for those.
+/// `create` dials as a [`Pool`](crate::Pool) does, within `timeouts.connect`; `recycle` answers at
+/// once from taint, peek and lifetime. A read that waits looks after its peer, as in a pool.
+/// Features that deadpool has no hook for are missing: idle connections are not watched (a dead one
+/// is found at its next checkout) and not pinged, idle time is not counted, and there is no
+/// deadline over the whole checkout. Use [`Pool`](crate::Pool) for those.
 ///
 /// deadpool returns whatever is dropped, so a connection has to be told that its exchange is
 /// complete: call [`Connection::finish`], or it is thrown away at its next checkout.
@@ -30,13 +30,16 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Checks the configuration. What deadpool decides (`max_size`, who waits and for how long) or
-    /// has no hook for has to be left at its default: nothing is ignored.
+    /// Makes a manager after checking the configuration. A setting that deadpool decides itself
+    /// (`max_size`, who waits and for how long) or has no hook for has to be left at its default:
+    /// no setting is ignored.
     ///
     /// # Errors
     ///
     /// [`ConfigError`] with every problem of the configuration.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        // Before the other rules: who takes a pool's configuration is told what a plain deadpool
+        // lacks.
         config.check_for_deadpool()?;
         Ok(Self { connector: Connector::new(config)? })
     }
@@ -62,6 +65,7 @@ impl managed::Manager for Manager {
         stream.watch_peer(settings.max_silence);
         stream.begin_operation();
         let lifetime = settings.max_lifetime.map(jittered);
+        // A lifetime beyond what the clock can count is none.
         let expires = lifetime.and_then(|lifetime| Instant::now().checked_add(lifetime));
         Ok(Connection { stream, expires })
     }
@@ -84,8 +88,8 @@ impl managed::Manager for Manager {
 
 /// A connection in a plain deadpool pool, made by [`Manager`].
 ///
-/// Its close event carries the reason it was thrown away for, or `discarded` when its pool was
-/// dropped.
+/// The close event carries the reason the connection was thrown away for, or `discarded` when its
+/// pool was dropped.
 #[derive(Debug)]
 pub struct Connection {
     stream: Stream,
@@ -109,7 +113,7 @@ impl Connection {
         &mut self.stream
     }
 
-    /// See [`Stream::count_debt`]. Ends with [`finish`](Self::finish).
+    /// See [`Stream::count_debt`]. The counting ends with [`finish`](Self::finish).
     #[must_use = "without its ledger nothing is ever owed, and no read times out"]
     pub fn count_debt(&mut self) -> Ledger {
         self.stream.count_debt()
@@ -126,6 +130,7 @@ impl Connection {
         if self.expires.is_some_and(|expires| Instant::now() >= expires) {
             return Some(CloseReason::MaxLifetime);
         }
+        // No waker to leave behind: deadpool does not watch idle connections.
         match liveness::check(self.stream.io(), true, Waker::noop()) {
             Verdict::Alive => None,
             Verdict::Dead(reason) => Some(reason),

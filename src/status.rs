@@ -1,11 +1,11 @@
-//! How full a pool is.
+//! The status of a pool and of its peers.
 
 use std::fmt;
 
 use crate::event::PeerState;
 use crate::net::PeerAddr;
 
-/// How full a pool is, at one moment.
+/// The status of a pool at one moment: how full it is.
 ///
 /// `idle + in_use + connecting + quarantined + ending` never exceeds `max_size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,17 +16,17 @@ pub struct Status {
     pub max_size: usize,
     /// Connections waiting for a user.
     pub idle: usize,
-    /// Connections held by a guard, or on the way to or from one.
+    /// Connections held by a guard, or on the way to or from a guard.
     pub in_use: usize,
-    /// Those of `in_use` whose guard has gone, and which are being made fit for the next one.
+    /// Connections of `in_use` whose guard has gone, and which are being reset for the next one.
     pub resetting: usize,
     /// Connections being made.
     pub connecting: usize,
-    /// Connections whose peer is silent and being asked for a sign of life. They count as neither
+    /// Connections whose peer is silent and being asked for a sign of life, which count as neither
     /// idle nor in use.
     pub quarantined: usize,
-    /// Connections that were closed in the middle of a request, while their peer is asked to stop working
-    /// on it. Until it has, their places are not free.
+    /// Connections that were closed in the middle of a request, while their peer is asked to stop
+    /// working on it. A place is free again when the peer has stopped.
     pub ending: usize,
     /// Callers waiting for a connection, be it returned or made.
     pub waiting: usize,
@@ -40,6 +40,8 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { max_size, idle, in_use, resetting, connecting, quarantined, .. } = self;
         let Self { ending, waiting, paused, closed, .. } = self;
+        // A reader takes "in use" for "held by a caller"; connections that are being reset have a
+        // number of their own below.
         let in_use = in_use.saturating_sub(*resetting);
         write!(
             f,
@@ -61,14 +63,14 @@ impl fmt::Display for Status {
     }
 }
 
-/// One address of the upstream, as the pool sees it. See [`Pool::peers`](crate::Pool::peers).
+/// An address of the upstream, as the pool sees it. See [`Pool::peers`](crate::Pool::peers).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerStatus {
-    /// The address.
+    /// The peer's address.
     pub addr: PeerAddr,
-    /// What the pool thinks of it.
+    /// The pool's judgement of the peer.
     pub state: PeerState,
-    /// Open connections to it.
+    /// The number of open connections to the peer.
     pub connections: usize,
 }

@@ -1,7 +1,7 @@
-//! Locks and atomics, as the rooms use them that a connection passes from thread to thread.
+//! Locks and atomics of the modules in which a connection passes from thread to thread.
 //!
-//! In a build of the library they are std's. In the model checks (`models/`, built with
-//! `cfg(shuttle)`) they are shuttle's, which runs the same files through thousands of schedules.
+//! The library is built with std's. The model checks (`models/`, built with `cfg(shuttle)`) have
+//! shuttle's, which runs the same files through thousands of schedules.
 
 #[cfg(not(shuttle))]
 pub(crate) use futures_util::task::AtomicWaker;
@@ -25,8 +25,9 @@ mod scheduled {
 
     use super::atomic::{AtomicBool, Ordering::SeqCst};
 
-    /// Another thread may go on before each of its steps: between what makes somebody wake a task and
-    /// the wake, and while the waker is in the hands of whoever wakes.
+    /// An [`AtomicWaker`](futures_util::task::AtomicWaker) before each of whose steps another
+    /// thread may go on: between the reason for a wake and the wake, and while the waking thread
+    /// has the waker.
     #[derive(Debug, Default)]
     pub struct AtomicWaker {
         turn: AtomicBool,

@@ -1,18 +1,20 @@
-//! What may be shown of a text that is not ours.
+//! Safe forms of texts that are not ours.
 //!
-//! Two rules, and the only place for either. [`redacted`]: of a value that was given where an address
-//! belongs, nothing is repeated that may be a secret, however it was mistyped. [`Escaped`]: what a peer
-//! or foreign code says is escaped and cut before it reaches a log line, an event or an error.
+//! Both rules stand here and nowhere else. [`redacted`]: a value that was given where an address
+//! belongs is not repeated if it may be a secret, however it was mistyped. [`Escaped`]: the words
+//! of a peer or of foreign code are escaped and cut before they reach a log line, an event or an
+//! error.
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
 use crate::foreign;
 
-/// Stands for a value that is not shown.
+/// The text in place of a value that is not shown.
 const REDACTED: &str = "(not shown: it may hold a password)";
 
-/// URLs that people have at hand. Others are not repeated: a password may hold `://`.
+/// The schemes of URLs that people have at hand. An unknown scheme is not repeated: a password may
+/// hold `://`.
 const SCHEMES: [&str; 22] = [
     "amqp",
     "amqps",
@@ -38,22 +40,22 @@ const SCHEMES: [&str; 22] = [
     "wss",
 ];
 
-/// The scheme of this URL, if it is one of the usual ones.
+/// The scheme of this URL, if it is a usual one.
 pub(crate) fn scheme(text: &str) -> Option<&'static str> {
     let (scheme, _) = text.split_once("://")?;
     SCHEMES.into_iter().find(|known| *known == scheme)
 }
 
-/// What is shown of a value that was given where an address belongs: the value in quotes if it has
-/// the shape of an address and of nothing else, and no word of it if not.
+/// The form in which a value is shown that was given where an address belongs: in quotes if it has
+/// the shape of an address and of nothing else, and not at all if it has another.
 ///
-/// A password stands before an `@`, behind a `:`, in a query or in a path. So only hosts, ports that
-/// are numbers, and paths of Unix sockets are shown; the scheme of a URL only in front of these.
+/// A password stands before an `@`, behind a `:`, in a query or in a path. So only hosts, ports
+/// that are numbers, and paths of Unix sockets are shown, and the scheme of a URL in front of them.
 pub(crate) fn redacted(text: &str) -> String {
     if may_be_shown(text) { format!("{text:?}") } else { REDACTED.to_owned() }
 }
 
-/// As [`redacted`], without the quotes.
+/// The same form as [`redacted`], without the quotes.
 pub(crate) fn redacted_unquoted(text: &str) -> String {
     if may_be_shown(text) { Escaped(&text).to_string() } else { REDACTED.to_owned() }
 }
@@ -74,6 +76,7 @@ fn is_address(text: &str) -> bool {
     if let Some(path) = text.strip_prefix("unix:") {
         return path.is_empty() || (path.starts_with('/') && !path.contains(':'));
     }
+    // The path of a URL, which may hold a token.
     if text.contains('/') {
         return false;
     }
@@ -83,7 +86,8 @@ fn is_address(text: &str) -> bool {
     }
     match text.split_once(':') {
         Some((_, port)) => !port.is_empty() && port.chars().all(|c| c.is_ascii_digit()),
-        // A word alone may be what was meant for another setting. Names of hosts are simple ones.
+        // A word alone may be what was meant for another setting, a password say. Only lower-case
+        // letters, dots and hyphens are taken for a host.
         None => {
             text.parse::<std::net::IpAddr>().is_ok()
                 || text.chars().all(|c| c.is_ascii_lowercase() || ".-".contains(c))
@@ -91,18 +95,18 @@ fn is_address(text: &str) -> bool {
     }
 }
 
-/// The most characters of one text that a peer can bring into a log line or an error.
+/// The most characters of a text that a peer can bring into a log line or an error.
 const MOST: usize = 512;
-/// The same, of one word.
+/// The most characters of a code that a peer can bring into an event.
 const LONGEST_CODE: usize = 40;
 
-/// A word that a peer said, a code, as [`Escaped`] shows it and no longer than 40 characters.
+/// A code that a peer gave, as [`Escaped`] shows it and no longer than 40 characters.
 pub(crate) fn escaped_code(text: &str) -> Arc<str> {
     Escaped(&text).to_string().chars().take(LONGEST_CODE).collect::<String>().into()
 }
 
-/// What a peer or foreign code says: on one line, without anything that steers a terminal or turns
-/// the direction of the text, and at most 512 characters of it.
+/// The words of a peer or of foreign code on one line, without characters that steer a terminal or
+/// turn the direction of the text, and at most 512 characters of them.
 ///
 /// ```
 /// use livepool::protocol::Escaped;
@@ -122,6 +126,7 @@ impl fmt::Display for Escaped<'_> {
         let mut writer = EscapingWriter { text: String::new(), left: MOST };
         // Ends early when enough was said: whoever formats may never end.
         let said = foreign::call(|| write!(writer, "{}", self.0));
+        // What was written before the panic or the end is shown as well.
         f.write_str(&writer.text)?;
         match said {
             Ok(Ok(())) => Ok(()),
@@ -139,6 +144,7 @@ struct EscapingWriter {
 impl Write for EscapingWriter {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for c in text.chars() {
+            // Characters are counted before they are escaped: an escaped text is longer than that.
             self.left = self.left.checked_sub(1).ok_or(fmt::Error)?;
             if needs_escape(c) {
                 self.text.extend(c.escape_default());
@@ -150,7 +156,8 @@ impl Write for EscapingWriter {
     }
 }
 
-/// Control characters, ends of lines and paragraphs, what turns the direction, what is not seen.
+/// Whether this is a control character, an end of a line or paragraph, a change of direction, or
+/// invisible.
 fn needs_escape(c: char) -> bool {
     c.is_control()
         || matches!(c,

@@ -1,17 +1,19 @@
-//! How often a background task looks at what has a time limit.
+//! The tick of background tasks, which look at time limits and gauges.
 
 use std::time::Duration;
 
-/// A quarter of the shortest limit, so that nothing outlives it by more than that, and at most once
-/// a second, which is also how often gauges are read.
+/// The time between two ticks: a quarter of the shortest limit, so that no limit is exceeded by
+/// more than that, and at most a second, which is also how often gauges are set.
 pub(crate) fn tick_period(limits: impl IntoIterator<Item = Option<Duration>>) -> Duration {
     const LONGEST: Duration = Duration::from_secs(1);
+    // Below this a task would do little else than look.
     const SHORTEST: Duration = Duration::from_millis(5);
     let shortest = limits.into_iter().flatten().min();
     shortest.map_or(LONGEST, |limit| (limit / 4).clamp(SHORTEST, LONGEST))
 }
 
-/// A part of `beat`, at random: tasks of one program that start together do not beat together.
+/// The time before the first tick: a random part of the period, so that tasks that start together
+/// do not tick together.
 pub(crate) fn first_delay(period: Duration) -> Duration {
     period.mul_f64(fastrand::f64())
 }

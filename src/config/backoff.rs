@@ -9,8 +9,8 @@ use std::time::Duration;
 /// dial that failed; one dial at a time finds out whether the upstream is back. Before the time of
 /// a waiting caller is over one more is tried, up to 20 a second.
 ///
-/// Drawn anew from the whole range each time ("full jitter"), so that the programs that lost the
-/// same upstream do not come back to it together.
+/// The time is drawn anew from the whole range each time ("full jitter"), so that the programs that
+/// lost the same upstream do not come back to it together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
@@ -45,7 +45,7 @@ impl Backoff {
         with_while_waiting while_waiting: plain Duration;
     }
 
-    /// The bound after this many failures in a row, at least one.
+    /// The bound after this many failures in a row, which are one at least.
     pub(crate) fn bound(&self, failures: u32) -> Duration {
         let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
         self.first.saturating_mul(doubled).min(self.most)

@@ -3,27 +3,27 @@
 use std::error::Error;
 use std::fmt;
 
-/// A configuration was refused. Holds every problem, not only the first.
+/// The refusal of a configuration, with every problem, not only the first.
 ///
-/// Its text names each problem: the field, the value, the rule and what to change. It is one line, for a
-/// log; with `{:#}` each of several problems has a line of its own. It repeats no
-/// secret that was given where an address belongs.
+/// The text names each problem: the field, the value, the rule and what to change. The text is one
+/// line, for a log; with `{:#}` each of several problems has a line of its own. A secret that was
+/// given where an address belongs is not repeated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     problems: Vec<Problem>,
 }
 
-/// One thing that is wrong.
+/// A value that breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {
-    /// Where: the field's path as a configuration file would spell it, such as
-    /// `socket.keepalive.idle` or `upstream[1]`.
+    /// The field's path as a configuration file would spell it, such as `socket.keepalive.idle` or
+    /// `upstream[1]`.
     pub field: String,
-    /// What was given. Of an address that is none only as much as cannot hold a password: a URL that
-    /// was given in its place is not repeated.
+    /// The value that was given. An address that is not valid is shown only if it cannot hold a
+    /// password: a URL that was given in its place is not repeated.
     pub value: String,
-    /// What is allowed instead, why, and what to change.
+    /// The rule: the values that are allowed, the reason, and what to change.
     pub rule: String,
 }
 
@@ -60,7 +60,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Collects problems while the fields are gone through.
+/// The problems found so far, while the fields are gone through.
 #[derive(Debug, Default)]
 pub(super) struct Problems(Vec<Problem>);
 
@@ -73,7 +73,7 @@ impl Problems {
         });
     }
 
-    /// The value, if nothing was found.
+    /// The value, or the error if a problem was found.
     pub(super) fn or<T>(self, value: T) -> Result<T, ConfigError> {
         if self.0.is_empty() { Ok(value) } else { Err(ConfigError { problems: self.0 }) }
     }

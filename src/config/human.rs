@@ -1,8 +1,8 @@
-//! How configuration is spelled in files and environment variables: durations with a unit, and a
+//! The spelling of a configuration in files and environment variables: durations with a unit, and a
 //! word where Rust has `None`.
 //!
 //! Every reader also takes numbers written as text, because environment variables have no others.
-//! There is no `null`: whoever wants no limit has to say so.
+//! No limit has a word for it, and no `null`, so that it has to be asked for.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,7 +15,7 @@ use super::{Keepalive, ReadTimeout, UserTimeout};
 
 const DURATION: &str = "a duration with a unit, such as \"30s\" or \"1m 30s\"";
 
-/// Reads one value from text or, where allowed, from a number.
+/// A reader of one value from text or, where allowed, from a number.
 struct TextVisitor<T> {
     expecting: String,
     text: fn(&str) -> Result<T, String>,
@@ -44,6 +44,7 @@ impl<'de, T> Visitor<'de> for TextVisitor<T> {
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
         match u64::try_from(number) {
             Ok(number) => self.visit_u64(number),
+            // TOML gives every number as i64; only a negative one is wrong.
             Err(_) => Err(E::invalid_type(de::Unexpected::Signed(number), &self)),
         }
     }
@@ -76,7 +77,7 @@ pub(super) mod plain {
     }
 }
 
-/// A module for `serde(with = ..)`: an optional duration with a word for `None`.
+/// Defines a module for `serde(with = ..)`: an optional duration with a word for `None`.
 macro_rules! duration_or {
     ($name:ident, $word:literal) => {
         #[doc = concat!("A duration, or `\"", $word, "\"` for `None`.")]
@@ -108,7 +109,7 @@ macro_rules! duration_or {
     };
 }
 
-/// A module for `serde(with = ..)`: an optional count with a word for `None`.
+/// Defines a module for `serde(with = ..)`: an optional count with a word for `None`.
 macro_rules! count_or {
     ($name:ident, $ty:ty, $word:literal) => {
         #[doc = concat!("A number, or `\"", $word, "\"` for `None`.")]
@@ -134,6 +135,7 @@ macro_rules! count_or {
                         $word => Ok(None),
                         _ => text.parse::<$ty>().map(Some).map_err(|error| error.to_string()),
                     },
+                    // serde formats give every unsigned number as u64; the field may be narrower.
                     number: Some(|number| <$ty>::try_from(number).ok().map(Some)),
                 })
             }
@@ -157,7 +159,9 @@ pub(super) mod bytes_or_unlimited {
         value: &Option<usize>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
+        // TOML has no null, so `None` needs a word.
         let Some(value) = value else { return serializer.serialize_str("unlimited") };
+        // The largest unit that divides the value, so that reading it again gives the same number.
         let unit = UNITS.iter().find(|(_, unit)| *value > 0 && value % unit == 0);
         match unit {
             Some((name, unit)) if *unit > 1 => {
@@ -250,6 +254,7 @@ pub(super) mod keepalive_or_off {
     ) -> Result<S::Ok, S::Error> {
         match value {
             None => serializer.serialize_str("off"),
+            // A table of three `"system"` would say the same in more lines.
             Some(value) if *value == Keepalive::system() => serializer.serialize_str("system"),
             Some(value) => value.serialize(serializer),
         }
@@ -279,12 +284,14 @@ pub(super) mod keepalive_or_off {
         }
 
         fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            // The derived form, so that missing fields take their defaults and unknown ones are
+            // refused.
             Keepalive::deserialize(de::value::MapAccessDeserializer::new(map)).map(Some)
         }
     }
 }
 
-/// A list; a single entry may stand without one.
+/// A list; a single entry may stand without the list around it.
 pub(super) mod one_or_many {
     use super::*;
 

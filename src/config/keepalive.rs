@@ -1,4 +1,4 @@
-//! [`Keepalive`] and [`UserTimeout`]: how the kernel finds out that a silent peer is gone.
+//! [`Keepalive`] and [`UserTimeout`]: the kernel's means to find out that a silent peer is gone.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ pub struct Keepalive {
     /// Time between unanswered probes. Whole seconds, 1 to 32767. Default 5 s.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_system"))]
     pub interval: Option<Duration>,
-    /// Unanswered probes that end the connection, 2 to 127. Default 3. One is refused: RFC 1122
-    /// section 4.2.3.6 forbids to take a single lost probe for a dead peer.
+    /// Unanswered probes that end the connection, 2 to 127. Default 3. A single probe is refused:
+    /// RFC 1122 section 4.2.3.6 forbids to take a single lost probe for a dead peer.
     #[cfg_attr(feature = "serde", serde(with = "super::human::count_or_system"))]
     pub retries: Option<u32>,
 }
@@ -36,9 +36,9 @@ impl Keepalive {
         Self { idle: None, interval: None, retries: None }
     }
 
-    /// How long a peer may be gone before an idle connection to it is ended:
-    /// `idle + interval * retries`. `None` when the system decides one of them; what it decided is
-    /// in [`SocketReport`](crate::SocketReport).
+    /// How long a peer may be gone before an idle connection to it is ended: `idle + interval *
+    /// retries`. The result is `None` when the system decides one of the values;
+    /// [`SocketReport`](crate::SocketReport) has the values in force.
     pub fn detection_time(&self) -> Option<Duration> {
         let probing = self.interval?.checked_mul(self.retries?)?;
         self.idle?.checked_add(probing)
@@ -65,8 +65,8 @@ impl Default for Keepalive {
 /// connection (tcp(7), RFC 5482; Linux, Android and Fuchsia).
 ///
 /// Keepalive needs it: while a write is unacknowledged no probe is sent, and the retransmissions
-/// alone go on for more than 15 minutes. It has two more effects to know about: it is also the
-/// longest time that a living peer may refuse to read (its window closed), and it bounds connect.
+/// alone go on for more than 15 minutes. The option has two more effects: a living peer may refuse
+/// to read (its window closed) for no longer than this, and connect is bounded by it.
 ///
 /// Where both are set, it replaces keepalive's count of retries: the kernel ends an idle connection
 /// at the first probe after `idle + k * interval` (k at least 1) at which it has passed. Unless it
@@ -81,6 +81,6 @@ pub enum UserTimeout {
     Derived,
     /// The kernel's own rule (15 retransmissions on Linux, some 15 minutes). `"off"` in a file.
     Off,
-    /// This long; whole milliseconds, from 1 ms to 2^31 - 1 ms (about 24 days).
+    /// The given time; whole milliseconds, from 1 ms to 2^31 - 1 ms (about 24 days).
     After(Duration),
 }

@@ -1,18 +1,18 @@
-//! [`Limits`]: how much memory a peer can make a client library hold.
+//! [`Limits`]: bounds of the memory that a peer can make a client library hold.
 
-/// How much memory a peer can make a client library hold, per connection.
+/// Bounds of the memory that a peer can make a client library hold, per connection.
 ///
 /// Client libraries collect a whole message before they hand out anything of it, and believe the
-/// length that the peer announces. What goes beyond a limit ends its connection with an error that
+/// length that the peer announces. A message beyond a limit ends its connection with an error that
 /// holds a [`TooLarge`](crate::TooLarge), and the reason `too_large`.
 ///
 /// The limits concern protocols ([`Builder::protocol`](crate::Builder::protocol)). The bytes of a
-/// bare stream go into its user's own buffers. What a client hands out in pieces is not one message:
-/// the body of an HTTP response, the rows of a query, the data of a `COPY`. How many rows a call
-/// collects is for its caller to choose.
+/// bare stream go into its user's own buffers. The body of an HTTP response, the rows of a query
+/// and the data of a `COPY`, which a client hands out in pieces, are not one message. How many rows
+/// a call collects is for its caller to choose.
 ///
 /// In a file: a number of bytes, or text with a unit (`"64 KiB"`, `"1 MiB"`, `"1 GiB"`), or
-/// `"unlimited"` for `None`. Each is from 1024 bytes to 2147483647.
+/// `"unlimited"` for `None`. A limit is from 1024 bytes to 2147483647.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
@@ -27,14 +27,15 @@ pub struct Limits {
     /// 400 KiB for a head).
     #[cfg_attr(feature = "serde", serde(with = "super::human::bytes_or_unlimited"))]
     pub message: Option<usize>,
-    /// What a peer may send, all in all, before a connection's handshake is over, and before anybody
-    /// knows who it is; the same again for what is below the protocol (TLS). Default 64 KiB:
-    /// PostgreSQL's and Redis' handshakes take less than 4 KiB. It holds for every protocol.
+    /// The bytes that a peer may send, all in all, before a connection's handshake is over, and
+    /// before anybody knows who it is; as many again for the layer below the protocol (TLS).
+    /// Default 64 KiB: PostgreSQL's and Redis' handshakes take less than 4 KiB. The limit holds for
+    /// every protocol.
     #[cfg_attr(feature = "serde", serde(with = "super::human::bytes_or_unlimited"))]
     pub handshake: Option<usize>,
-    /// A connection over which a longer message went, in either direction, is not kept: its client's
-    /// buffers have grown with that message, and stay as large. When it comes back it is passed on to
-    /// a caller who waits, and else closed, with reason `outgrown`. Default 4 MiB: ten idle
+    /// The longest message, in either direction, after which a connection is kept. A client's
+    /// buffers grow with a message and stay as large: after a longer one the connection is passed
+    /// on to a caller who waits, and else closed, with reason `outgrown`. Default 4 MiB: ten idle
     /// connections keep tens of megabytes at most, and a connection is not made anew for what takes
     /// no longer to send than a handshake does.
     #[cfg_attr(feature = "serde", serde(with = "super::human::bytes_or_unlimited"))]

@@ -1,10 +1,10 @@
-//! [`ListenerConfig`]: what a listener is told.
+//! [`ListenerConfig`]: the configuration of a listener.
 
 use std::time::Duration;
 
 use super::{SocketConfig, Timeouts};
 
-/// What a listener is told. The address to listen on is given when it is bound.
+/// The configuration of a listener. The address to listen on is given when it is bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
@@ -14,8 +14,8 @@ pub struct ListenerConfig {
     /// to. At most 255 bytes.
     pub name: String,
     /// `SO_REUSEADDR`. Default on, or a restart would fail while old connections are in TIME_WAIT.
-    /// On Linux it helps only if the old listener had it too. It does not allow two live listeners.
-    /// Windows gives it another meaning (it lets others take the port), so it is not set there.
+    /// On Linux it helps only if the old listener had it too, and does not allow two live
+    /// listeners. On Windows, where the option lets others take the port, it is not set.
     pub reuse_address: bool,
     /// `SO_REUSEPORT`: several listeners share the address and the kernel spreads clients among
     /// them. Default off: closing one of them resets the clients in its queue.
@@ -26,11 +26,11 @@ pub struct ListenerConfig {
     /// Whether a listener on `[::]` also takes IPv4 clients. Default on; set either way, because
     /// systems differ in what they do by themselves.
     pub dual_stack: bool,
-    /// A client without a byte in either direction for this long is cut off. Default 10 min.
-    /// `None`: never.
+    /// The longest time without a byte in either direction, after which a client is cut off.
+    /// Default 10 min; `None` is never.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub idle_timeout: Option<Duration>,
-    /// How long each operation may take. `checkout` and `connect` have no meaning here.
+    /// The time limits of each operation. `checkout` and `connect` have no meaning here.
     pub timeouts: Timeouts,
     /// The options of every accepted socket. `device`, `mark`, the buffers and `congestion` are set
     /// on the listening socket, from which the accepted ones inherit them. `local_addr` is refused:

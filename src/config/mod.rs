@@ -1,8 +1,8 @@
-//! What a pool or a listener is told: plain data with defaults, checked once.
+//! The configuration of pools and listeners: plain data with defaults, checked once.
 //!
 //! Every field is public and documented with its unit, its default and the reason for it; every
-//! struct has `Default` and a by-value `with_*` for each field. Nothing panics and nothing is
-//! truncated on the way in: [`Config::check`] reports *all* problems at once, and the pool does the
+//! struct has `Default` and a by-value `with_*` for each field. A value that breaks a rule neither
+//! panics nor is truncated: [`Config::check`] reports *all* problems at once, and the pool does the
 //! same before it starts. "No limit" is always `None` and has to be asked for; zero never means it,
 //! and neither does a very large number: no duration is longer than 365 days.
 //!
@@ -55,6 +55,7 @@ macro_rules! setters {
     };
 }
 
+// `setters!` stands before the modules because they use it: a macro is known from its place on.
 mod backoff;
 mod error;
 mod first;

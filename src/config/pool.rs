@@ -1,10 +1,10 @@
-//! [`Config`]: what a pool is told.
+//! [`Config`]: the configuration of a pool.
 
 use std::time::Duration;
 
 use super::{Backoff, FirstConnect, Limits, Order, SocketConfig, Timeouts, Validation};
 
-/// What a pool is told. Start with [`Config::new`].
+/// The configuration of a pool. Start with [`Config::new`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
@@ -14,97 +14,101 @@ pub struct Config {
     /// means the text of the first upstream; while another pool of the process has that name, with
     /// `#2` appended, or the next free number. At most 255 bytes.
     pub name: String,
-    /// Where to connect: `"host:port"`, `"192.0.2.1:80"`, `"[2001:db8::1]:80"` or
-    /// `"unix:/path/to.sock"`. Names are looked up anew for every dial. Several entries are several
+    /// The addresses to connect to: `"host:port"`, `"192.0.2.1:80"`, `"[2001:db8::1]:80"` or
+    /// `"unix:/path/to.sock"`. Names are looked up anew for every dial. Entries have to be
     /// addresses of the *same* service: connections are spread over them. A dial tries the address
-    /// with the fewest connections first; among equals this order, IPv4 and IPv6 in turn; a new
-    /// one every 250 ms or as soon as one fails (RFC 8305). It keeps the first that answers.
-    /// At least one; a single one may be written without a list. One dial tries no more than 32
-    /// addresses, the first ones in this order: a name may lead to thousands, and none of them is
-    /// worth an attempt each when 32 others have failed. The next dial begins with others.
+    /// with the fewest connections first; among equals this order, IPv4 and IPv6 in turn; a new one
+    /// every 250 ms or as soon as one fails (RFC 8305). The first connection that is made is kept.
+    /// The list has at least one entry; a single one may be written without a list.
+    ///
+    /// A dial tries no more than 32 addresses, the first ones in this order: a name may lead to
+    /// thousands, and after 32 failures one more attempt says little. The next dial begins with
+    /// others.
     #[cfg_attr(feature = "serde", serde(with = "super::human::one_or_many"))]
     pub upstream: Vec<String>,
-    /// Most connections at a time, those being made and those in use included. Default 10; 1 to
-    /// 65535: memory for all of them is reserved at the start, and one address cannot have more
-    /// connections to another than there are ports.
+    /// The highest number of connections at a time, those being made and those in use included.
+    /// Default 10; 1 to 65535: memory for all of them is reserved at the start, and one address
+    /// cannot have more connections to another than there are ports.
     pub max_size: usize,
-    /// Fewest idle connections: the pool makes new ones as soon as there are fewer, within
-    /// `max_size`, and does not close these for being idle. Default 0. Nothing is made before the
-    /// first checkout or [`warm_up`](crate::Pool::warm_up).
+    /// The lowest number of idle connections: the pool makes new ones as soon as there are fewer,
+    /// within `max_size`, and does not close these for being idle. Default 0. No connection is made
+    /// before the first checkout or [`warm_up`](crate::Pool::warm_up).
     pub min_idle: usize,
-    /// Most connections that are being made at a time. Default 2: an upstream that comes back, or
-    /// a burst of callers, is met by two dials at a time and not by all of them at once. As many
-    /// connections more are made at a time to ask peers to stop a request, by protocols that can.
-    /// 1 to 65535.
+    /// The highest number of connections being made at a time. Default 2: an upstream that comes
+    /// back, or a burst of callers, is met by two dials at a time and not by all of them at once.
+    /// As many connections more are made at a time to ask peers to stop a request, by protocols
+    /// that can. 1 to 65535.
     pub max_connecting: usize,
-    /// How long an address that could not be connected to is left alone. Default: a random time up
-    /// to 50 ms, doubling with every failure up to 5 s.
+    /// The time for which an address that could not be connected to is left alone. Default: a
+    /// random time up to 50 ms, doubling with every failure up to 5 s.
     pub backoff: Backoff,
-    /// What becomes of callers when a dial fails before the pool has had its first connection. Default
+    /// The fate of callers when a dial fails before the pool has had its first connection. Default
     /// [`FirstConnect::FailFast`]: they are told at once. After the first connection they wait.
     pub first_connect: FirstConnect,
-    /// How often the names in `upstream` are looked up while nothing is dialed. Default 30 s. An
-    /// address that is missing in three answers in a row, and for this long, is drained: its idle
-    /// connections are closed, those in use when they come back. `None` (in a file `"never"`): names
-    /// are looked up for dials only. At least 1 s.
+    /// The time between lookups of the names in `upstream` while nothing is dialed. Default 30 s.
+    /// An address that is missing in three answers in a row, and for this long, is drained: its
+    /// idle connections are closed, those in use when they come back. At least 1 s. With `None` (in
+    /// a file `"never"`) names are looked up for dials only.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub dns_refresh: Option<Duration>,
-    /// Most callers that may wait for a connection; the next one is told so at once. Default 1024:
-    /// a queue that long will hardly be served within the checkout's 10 s. `Some(0)`: nobody ever
-    /// waits. At most 16777216. `None` (in a file `"unlimited"`): no bound. Then an upstream that
-    /// hangs lets the queue grow as long as callers come: each of them is a task of a kilobyte or
-    /// more that waits for the whole checkout timeout, only to be told what `QueueFull` tells at once.
+    /// The highest number of callers that may wait for a connection; the next one gets an error at
+    /// once. Default 1024: a queue that long will hardly be served within the checkout's 10 s. With
+    /// `Some(0)` no caller ever waits. At most 16777216.
+    ///
+    /// With `None` (in a file `"unlimited"`) there is no bound, and an upstream that hangs lets the
+    /// queue grow as long as callers come: each of them is a task of a kilobyte or more that waits
+    /// for the whole checkout timeout, only to be told what `QueueFull` tells at once.
     #[cfg_attr(feature = "serde", serde(with = "super::human::count_or_unlimited"))]
     pub max_waiting: Option<usize>,
-    /// Which idle connection is taken. Default [`Order::Lifo`].
+    /// The choice among idle connections. Default [`Order::Lifo`].
     pub order: Order,
-    /// How it is checked. Default [`Validation::Peek`].
+    /// The check of a connection before it is handed out. Default [`Validation::Peek`].
     pub validation: Validation,
-    /// An idle connection is closed after this long without use. Default 10 min: below the hour
-    /// after which servers tend to hang up by themselves. `None`: never. When it is not below
-    /// `max_lifetime` it has no effect.
+    /// The longest time without use, after which an idle connection is closed. Default 10 min:
+    /// below the hour after which servers tend to hang up by themselves; `None` is never. A value
+    /// not below `max_lifetime` has no effect.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub idle_timeout: Option<Duration>,
-    /// A connection older than this is not used again: load spreads to new servers, changed names
-    /// are noticed, and memory of long sessions is freed. Default 30 min. Up to 25 % is subtracted
-    /// at random for each connection, so that those made together do not end together. `None`:
-    /// never.
+    /// The longest life of a connection, which is not used again afterwards: load spreads to new
+    /// servers, changed names are noticed, and memory of long sessions is freed. Default 30 min. Up
+    /// to 25 % is subtracted at random for each connection, so that those made together do not end
+    /// together. With `None` a connection is used at any age.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub max_lifetime: Option<Duration>,
-    /// How long a peer may be silent before its idle connection is asked for a sign of life: its
-    /// kernel answers a keepalive probe, without its program or protocol noticing. Default 5 s, at
-    /// least 1 s. A silent peer is out of the pool within this and the time of a verdict, about
-    /// 2 s. `None`: silence is left to the kernel's keepalive. Only where the system can tell
-    /// (Linux, with keepalive on); elsewhere it has no effect.
+    /// The longest silence of a peer, after which its idle connection is asked for a sign of life:
+    /// the peer's kernel answers a keepalive probe, without its program or protocol noticing.
+    /// Default 5 s, at least 1 s. A silent peer is out of the pool within this and the time of a
+    /// verdict, about 2 s. With `None` silence is left to the kernel's keepalive. The setting has
+    /// an effect only where the system can tell (Linux, with keepalive on).
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub max_silence: Option<Duration>,
-    /// The same for a connection that was used within the last minute. Default 1 s, which is as soon
-    /// as the kernel asks: the next caller of a busy pool is not handed a connection whose peer has
-    /// vanished for longer than that. At least 1 s; never more than `max_silence` in effect.
-    /// `None`: as for all others.
+    /// The longest silence on a connection that was used within the last minute. Default 1 s, which
+    /// is as soon as the kernel asks: the next caller of a busy pool is not handed a connection
+    /// whose peer has vanished for longer than that. At least 1 s; never more than `max_silence` in
+    /// effect. With `None` it is as for all others.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub max_silence_after_use: Option<Duration>,
-    /// How long a checkout that met only silent connections waits for one of them to answer before
-    /// it has a new one made. Default 250 ms, and never less than the round trip allows. At least
-    /// 1 ms.
+    /// The time for which a checkout that met only silent connections waits for one of them to
+    /// answer, before it has a new one made. Default 250 ms, and never less than the round trip
+    /// allows. At least 1 ms.
     #[cfg_attr(feature = "serde", serde(with = "super::human::plain"))]
     pub patience: Duration,
-    /// A connection that is held for longer is reported, once, with the place where it was checked
-    /// out; and the error of a checkout that waited in vain names the longest holders. Default
-    /// `None`: off. At least 1 ms.
+    /// The longest time a connection is held without a report. After that it is reported, once,
+    /// with the place where it was checked out; and the error of a checkout that waited in vain
+    /// names the longest holders. Default `None`: off. At least 1 ms.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub hold_warning: Option<Duration>,
-    /// How much memory an upstream can make a client library hold. They concern protocols; a bare
-    /// stream is read into its user's own buffers.
+    /// Bounds of the memory that an upstream can make a client library hold. The limits concern
+    /// protocols; a bare stream is read into its user's own buffers.
     pub limits: Limits,
-    /// How long each operation may take. `accept` has no meaning here.
+    /// The time limits of each operation. `accept` has no meaning here.
     pub timeouts: Timeouts,
     /// The options of every socket.
     pub socket: SocketConfig,
 }
 
 impl Config {
-    /// The defaults, for this upstream.
+    /// The default configuration for this upstream.
     pub fn new(upstream: impl Into<String>) -> Self {
         Self { upstream: vec![upstream.into()], ..Self::default() }
     }
@@ -140,7 +144,7 @@ impl Config {
 }
 
 impl Default for Config {
-    /// The defaults, without an upstream: the one thing that has to be given.
+    /// The default configuration without an upstream, the one value that has to be given.
     fn default() -> Self {
         Self {
             name: String::new(),

@@ -1,5 +1,5 @@
-//! The rules a configuration has to keep, one function each. What the kernel would truncate, ignore
-//! or answer with `EINVAL` is refused here, where it still has a name.
+//! The rules a configuration has to keep, one function each. A value that the kernel would
+//! truncate, ignore or answer with `EINVAL` is refused here, where its field can be named.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -13,25 +13,26 @@ use super::{
 use crate::net::Endpoint;
 use crate::text;
 
-/// Metric labels and log lines carry the name, so it has to stay readable.
+/// The longest name. Metric labels and log lines carry it, so it has to stay readable.
 const NAME_BYTES: usize = 255;
-/// See [`Config::max_size`](super::Config::max_size).
+/// The range of [`Config::max_size`](super::Config::max_size).
 const SIZES: RangeInclusive<usize> = 1..=65_535;
-/// The longest duration of all. Whoever writes more means "never", and has a word for that; and
-/// nothing that is added to a moment goes beyond what a clock can count.
+/// The longest duration of all. A longer one is meant as "never", which has a word of its own; and
+/// no sum of a moment and a duration exceeds what a clock can count.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// The most callers that may wait, if they are counted. Each is a task with its future: a hundred
-/// times as many as a process has memory for.
+/// The most callers that may wait, if they are counted: a hundred times as many tasks as a process
+/// has memory for.
 const MOST_WAITING: usize = 1 << 24;
-/// Linux counted the backlog in 16 bits for a long time, and what was above came out small.
+/// The backlogs that every kernel understands: Linux counted in 16 bits for a long time, and a
+/// larger number came out small.
 const BACKLOGS: RangeInclusive<u32> = 1..=65_535;
-/// See [`Limits`](super::Limits). The shortest that any protocol gets on with.
+/// The smallest limit of [`Limits`](super::Limits) that any protocol gets on with.
 const SHORTEST_LIMIT: usize = 1024;
-/// No message of any protocol we know is longer, and no vector either, on a 32-bit system.
+/// The largest limit: no message of a protocol we know is longer, and no vector on a 32-bit system.
 const LONGEST_LIMIT: usize = i32::MAX as usize;
 /// `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` of Linux, in seconds.
 const KEEPALIVE_SECONDS: RangeInclusive<u64> = 1..=32_767;
-/// At least 2 by RFC 1122 section 4.2.3.6; `MAX_TCP_KEEPCNT` of Linux.
+/// At least 2 by RFC 1122 section 4.2.3.6, at most `MAX_TCP_KEEPCNT` of Linux.
 const KEEPALIVE_RETRIES: RangeInclusive<u32> = 2..=127;
 /// `TCP_USER_TIMEOUT` is an int of milliseconds.
 const USER_TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
@@ -40,6 +41,7 @@ const SHORT_NAME_BYTES: RangeInclusive<usize> = 1..=15;
 
 pub(super) fn name(problems: &mut Problems, name: &str) {
     if name.len() > NAME_BYTES {
+        // Its length, and not the name itself, which is too long to be read.
         let value = format!("{} bytes", name.len());
         problems.add(
             "name",
@@ -56,6 +58,8 @@ pub(super) fn upstream(problems: &mut Problems, upstream: &[String]) -> Vec<Endp
     let mut endpoints = Vec::with_capacity(upstream.len());
     for (index, entry) in upstream.iter().enumerate() {
         match entry.parse() {
+            // A list with an entry that is not valid is refused as a whole; the others are parsed
+            // to find their problems too.
             Ok(endpoint) => endpoints.push(endpoint),
             Err(reason) => {
                 problems.add(&format!("upstream[{index}]"), text::redacted(entry), reason)
@@ -72,7 +76,7 @@ pub(super) fn max_size(problems: &mut Problems, size: usize) {
     }
 }
 
-/// For a size that is changed later.
+/// Checks a size that is changed later.
 pub(crate) fn check_max_size(size: usize) -> Result<(), ConfigError> {
     let mut problems = Problems::default();
     max_size(&mut problems, size);
@@ -122,7 +126,8 @@ pub(super) fn patience(problems: &mut Problems, patience: Duration) {
     time(problems, "patience", patience, NO_NEVER);
 }
 
-/// What a plain deadpool decides itself, or has no hook for, has to be left at its default.
+/// Checks that a setting which a plain deadpool decides itself, or has no hook for, is at its
+/// default.
 pub(super) fn for_deadpool(config: &Config) -> Result<(), ConfigError> {
     let default = Config::default();
     let mut problems = Problems::default();
@@ -157,7 +162,7 @@ pub(super) fn for_deadpool(config: &Config) -> Result<(), ConfigError> {
     problems.or(())
 }
 
-/// A ping that nobody gave cannot be made.
+/// Checks that a ping was given if the validation needs one.
 pub(crate) fn check_ping(validation: Validation, given: bool) -> Result<(), ConfigError> {
     let mut problems = Problems::default();
     if validation != Validation::Peek && !given {
@@ -182,6 +187,7 @@ pub(super) fn backlog(problems: &mut Problems, backlog: u32) -> i32 {
                     for a small number); the default is 1024";
         problems.add("backlog", backlog, rule);
     }
+    // Above i32::MAX it was just refused, and the number is not used.
     i32::try_from(backlog).unwrap_or(i32::MAX)
 }
 
@@ -194,6 +200,7 @@ pub(super) fn no_local_addr(problems: &mut Problems, local_addr: Option<IpAddr>)
 }
 
 pub(super) fn timeouts(problems: &mut Problems, timeouts: &Timeouts) {
+    // All fields by name: one that is added is not forgotten here.
     let Timeouts {
         checkout,
         connect,
@@ -210,6 +217,7 @@ pub(super) fn timeouts(problems: &mut Problems, timeouts: &Timeouts) {
     limit(problems, "timeouts.connect", *connect);
     limit(problems, "timeouts.ping", *ping);
     limit(problems, "timeouts.reset", *reset);
+    // `true`: the default, whichever it is, is in range.
     limit(problems, "timeouts.read", read.limit(true));
     limit(problems, "timeouts.write", *write);
     limit(problems, "timeouts.flush", *flush);
@@ -218,22 +226,25 @@ pub(super) fn timeouts(problems: &mut Problems, timeouts: &Timeouts) {
     limit(problems, "timeouts.operation", *operation);
 }
 
-/// What to write instead of a very long time.
+/// The advice about a time that is too long.
 const NEVER: &str = "for no limit at all, use None (\"never\")";
-/// There is no word for never.
+/// The advice where "never" has no word.
 const NO_NEVER: &str = "there is none that is never over";
 
-/// A time limit of ours, or none.
+/// Checks an optional time limit.
 pub(super) fn limit(problems: &mut Problems, field: &str, limit: Option<Duration>) {
     if let Some(limit) = limit {
         time(problems, field, limit, NEVER);
     }
 }
 
-/// tokio's timer counts milliseconds.
+/// Checks a time limit that tokio's timer keeps.
 fn time(problems: &mut Problems, field: &str, time: Duration, instead: &str) {
+    // tokio's timer counts milliseconds: it would round a shorter time up, and zero is no limit at
+    // all.
     if time.is_zero() {
         problems.add(field, "0s", format!("must be at least 1 ms; {instead}"));
+    // A rule of its own: who writes a fraction did not mean "no limit".
     } else if time < Duration::from_millis(1) {
         let rule = "must be at least 1 ms (the timer counts milliseconds)";
         problems.add(field, format!("{time:?}"), rule);
@@ -241,15 +252,16 @@ fn time(problems: &mut Problems, field: &str, time: Duration, instead: &str) {
     longest(problems, field, time, instead);
 }
 
-/// The upper bound of every duration that the kernel has no bound for.
+/// Checks the upper bound of a duration that the kernel has no bound for.
 fn longest(problems: &mut Problems, field: &str, time: Duration, instead: &str) {
     if time > LONGEST {
         problems.add(field, format!("{time:?}"), format!("must be at most 365 days; {instead}"));
     }
 }
 
-/// How much a peer may have a client library hold.
+/// Checks the limits of what a peer may have a client library hold.
 pub(super) fn limits(problems: &mut Problems, limits: &Limits) {
+    // All fields by name, as in `timeouts`.
     let Limits { message, handshake, retire_above } = limits;
     bytes(problems, "limits.message", *message);
     bytes(problems, "limits.handshake", *handshake);
@@ -280,6 +292,8 @@ pub(super) fn keepalive(problems: &mut Problems, keepalive: &Keepalive) {
     let times = [("idle", keepalive.idle), ("interval", keepalive.interval)];
     for (field, time) in times {
         let Some(time) = time else { continue };
+        // Fractions are refused, too: the kernel would drop them, and probe sooner than was asked
+        // for.
         if time.subsec_nanos() != 0 || !KEEPALIVE_SECONDS.contains(&time.as_secs()) {
             let rule = "must be whole seconds from 1 s to 32767 s (the kernel counts whole seconds); \
                 to switch keepalive off, set socket.keepalive to None (\"off\")";
@@ -326,7 +340,7 @@ pub(super) fn user_timeout(problems: &mut Problems, socket: &SocketConfig) {
 }
 
 /// The user timeouts that end an idle connection at the same probe as the count of retries: above
-/// the first and up to the second. `None` unless all of keepalive is known.
+/// the first and up to the second. Known only if all three values of keepalive are.
 fn agreeing_user_timeouts(keepalive: &Keepalive) -> Option<(Duration, Duration)> {
     let most = keepalive.detection_time()?;
     Some((most.checked_sub(keepalive.interval?)?, most))
@@ -342,7 +356,7 @@ pub(super) fn buffer(problems: &mut Problems, field: &str, bytes: Option<usize>)
     }
 }
 
-/// A name that goes into a 16-byte field of the kernel.
+/// Checks a name that goes into a 16-byte field of the kernel.
 pub(super) fn short_name(problems: &mut Problems, field: &str, name: Option<&str>) {
     if let Some(name) = name
         && (!SHORT_NAME_BYTES.contains(&name.len()) || name.contains('\0'))

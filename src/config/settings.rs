@@ -1,5 +1,5 @@
-//! The valid forms: what a configuration becomes once it has been checked. Rooms that act take
-//! these, so that nothing needs checking twice.
+//! The valid form of a configuration, after its check. Code that acts takes these settings, so that
+//! nothing needs checking twice.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use crate::net::Endpoint;
 /// A checked [`Config`].
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Never empty.
+    /// The name in metrics and logs; never empty.
     pub(crate) name: String,
-    /// Never empty.
+    /// The parsed `upstream`; never empty.
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) max_size: usize,
     pub(crate) min_idle: usize,
@@ -28,12 +28,12 @@ pub(crate) struct Settings {
     pub(crate) max_waiting: Option<usize>,
     pub(crate) order: Order,
     pub(crate) validation: Validation,
-    /// Shared with every stream, which would be a third smaller without them.
+    /// The time limits, shared: a copy of its own would be a third of each stream.
     pub(crate) timeouts: Arc<Timeouts>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) max_silence: Option<Duration>,
-    /// Not above `max_silence`; `None` as that is.
+    /// The value in effect: not above `max_silence`, and `None` if that is.
     pub(crate) max_silence_after_use: Option<Duration>,
     pub(crate) patience: Duration,
     pub(crate) hold_warning: Option<Duration>,
@@ -44,13 +44,13 @@ pub(crate) struct Settings {
 /// A checked [`ListenerConfig`].
 #[derive(Debug, Clone)]
 pub(crate) struct ListenerSettings {
-    /// Empty when the address is to be the name.
+    /// The name that was given; empty when the address is to be the name.
     pub(crate) name: String,
     pub(crate) reuse_address: bool,
     pub(crate) reuse_port: bool,
     pub(crate) backlog: i32,
     pub(crate) dual_stack: bool,
-    /// Shared with every stream, which would be a third smaller without them.
+    /// The time limits, shared: a copy of its own would be a third of each stream.
     pub(crate) timeouts: Arc<Timeouts>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) socket: SocketSettings,
@@ -60,7 +60,7 @@ pub(crate) struct ListenerSettings {
 #[derive(Debug, Clone)]
 pub(crate) struct SocketSettings {
     pub(crate) keepalive: Option<Keepalive>,
-    /// The value itself, derived or given. `None`: off.
+    /// The value in effect, derived or given; `None` when it is off.
     pub(crate) user_timeout: Option<Duration>,
     pub(crate) nodelay: bool,
     pub(crate) send_buffer: Option<usize>,
@@ -74,7 +74,7 @@ pub(crate) struct SocketSettings {
 }
 
 impl Config {
-    /// Looks for problems, all of them. Opens no socket and looks no name up.
+    /// Checks every rule. No socket is opened and no name is looked up.
     ///
     /// # Errors
     ///
@@ -88,14 +88,14 @@ impl Config {
         Settings::of(self)
     }
 
-    /// Refuses what a plain deadpool cannot honour.
+    /// Refuses the settings that a plain deadpool cannot honour.
     pub(crate) fn check_for_deadpool(&self) -> Result<(), ConfigError> {
         rules::for_deadpool(self)
     }
 }
 
 impl ListenerConfig {
-    /// Looks for problems, all of them. Opens no socket.
+    /// Checks every rule. No socket is opened.
     ///
     /// # Errors
     ///
@@ -133,6 +133,7 @@ impl Settings {
         rules::timeouts(&mut problems, &config.timeouts);
         let socket = SocketSettings::of(&mut problems, &config.socket);
         let names = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Host { .. }));
+        // Without an upstream there is a problem, and the settings are never used.
         let name = match (&config.name, config.upstream.first()) {
             (name, Some(first)) if name.is_empty() => first.clone(),
             (name, _) => name.clone(),
@@ -145,6 +146,7 @@ impl Settings {
             max_connecting: config.max_connecting,
             backoff: config.backoff,
             first_connect: config.first_connect,
+            // Without a name among the endpoints there is nothing to look up, and no task for it.
             dns_refresh: config.dns_refresh.filter(|_| names),
             max_waiting: config.max_waiting,
             order: config.order,
@@ -155,6 +157,7 @@ impl Settings {
             max_silence: config.max_silence,
             max_silence_after_use: config
                 .max_silence
+                // Silence of any connection is bounded by `max_silence`, also just after a use.
                 .map(|max| after_use.map_or(max, |after_use| after_use.min(max))),
             patience: config.patience,
             hold_warning: config.hold_warning,
@@ -164,17 +167,18 @@ impl Settings {
     }
 }
 
-/// Without keepalive nothing proves that a peer lives from which an answer is awaited, and only a
-/// read timeout ends that: it is there for all, unless somebody says otherwise.
+/// The time limits in effect.
 fn effective_timeouts(config: &Config) -> Timeouts {
     match (config.socket.keepalive.is_some(), config.timeouts.read) {
+        // Without keepalive nothing proves that a peer lives from which an answer is awaited, and
+        // only a read timeout ends that wait: it is there for all, unless the user says otherwise.
         (false, ReadTimeout::Default) => config.timeouts.with_read(ReadTimeout::BARE),
         _ => config.timeouts,
     }
 }
 
 impl Settings {
-    /// The same, name included, for another upstream.
+    /// The same settings, name included, for another upstream.
     pub(crate) fn with_upstream(&self, upstream: &str) -> Result<Self, ConfigError> {
         let mut problems = Problems::default();
         let endpoints = rules::upstream(&mut problems, &[upstream.to_owned()]);
@@ -186,6 +190,7 @@ impl ListenerSettings {
     fn of(config: &ListenerConfig) -> Result<Self, ConfigError> {
         let mut problems = Problems::default();
         rules::name(&mut problems, &config.name);
+        // Every rule is checked before `problems.or`: all problems are reported at once.
         let backlog = rules::backlog(&mut problems, config.backlog);
         rules::limit(&mut problems, "idle_timeout", config.idle_timeout);
         rules::timeouts(&mut problems, &config.timeouts);
@@ -217,6 +222,8 @@ impl SocketSettings {
         Self {
             keepalive: config.keepalive.clone(),
             user_timeout: match config.user_timeout {
+                // Off where keepalive is, or where the system decides one of its values: then there
+                // is nothing to agree with.
                 UserTimeout::Derived => {
                     config.keepalive.as_ref().and_then(Keepalive::detection_time)
                 }

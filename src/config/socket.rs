@@ -32,8 +32,8 @@ pub struct SocketConfig {
     /// `net.core.rmem_max`.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub recv_buffer: Option<usize>,
-    /// The local address to connect from. Default `None`: the kernel chooses by route. There is no
-    /// port to set: with a fixed one only a single connection to each upstream could exist.
+    /// The local address to connect from. By default (`None`) the kernel chooses by route. No port
+    /// can be set: with a fixed one only a single connection to each upstream could exist.
     /// `IP_BIND_ADDRESS_NO_PORT` is set along (Linux), or every connection would take a local port
     /// for itself whatever it connects to. An upstream address of the other family fails its
     /// attempt.
@@ -52,8 +52,8 @@ pub struct SocketConfig {
     /// FreeBSD).
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub congestion: Option<String>,
-    /// Options that may fail: the connection is made without them and an event says so. Naming one
-    /// that is not set changes nothing. Default none.
+    /// Options that may fail: the connection is made without them and an event says so. An option
+    /// that is listed and not set changes nothing. Default empty.
     #[cfg_attr(feature = "serde", serde(with = "super::human::one_or_many"))]
     pub best_effort: Vec<SocketOption>,
 }
@@ -92,7 +92,7 @@ impl Default for SocketConfig {
     }
 }
 
-/// One option of [`SocketConfig`], by its field's name.
+/// An option of [`SocketConfig`], by its field's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]

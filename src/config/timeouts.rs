@@ -1,8 +1,9 @@
-//! [`Timeouts`]: how long each operation may take, and all of a use together.
+//! [`Timeouts`]: the time limits of each operation, and of a whole use.
 
 use std::time::Duration;
 
-/// How long each operation may take. `None` means it may block for ever, and has to be asked for.
+/// The time limits of each operation. With `None`, which has to be asked for, an operation may
+/// block for ever.
 ///
 /// A timeout is per call: a `read` that returns starts the clock anew at the next one. At least
 /// 1 ms, because the timer counts milliseconds, and at most 365 days. In a file: `"30s"`, or `"never"` for `None`.
@@ -11,56 +12,58 @@ use std::time::Duration;
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// Taking a connection from the pool, everything included: waiting in the queue, checks, a
-    /// dial. Default 10 s: long enough for a burst or one lost SYN, short enough for a caller who
-    /// has a user waiting.
+    /// The limit of a checkout, everything included: waiting in the queue, checks, a dial. Default
+    /// 10 s: long enough for a burst or one lost SYN, short enough for a caller who has a user
+    /// waiting.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub checkout: Option<Duration>,
-    /// Making a connection: name lookup, connect and the protocol's handshake together, over all
-    /// addresses. Default 5 s: on
-    /// Linux the first repeats of a lost SYN go out after 1 s and 3 s, so two losses are survived.
+    /// The limit of a dial: name lookup, connect and the protocol's handshake together, over all
+    /// addresses. Default 5 s: on Linux the first repeats of a lost SYN go out after 1 s and 3 s,
+    /// so two losses are survived.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub connect: Option<Duration>,
-    /// The round trip before a connection is handed out, where [`Validation`](super::Validation) asks
-    /// for one. Default 1 s. A caller waits for it within the checkout's time; one that is over in
-    /// the middle leaves the ping to the pool, which gives it the rest of this.
+    /// The limit of the round trip before a connection is handed out, where
+    /// [`Validation`](super::Validation) asks for one. Default 1 s. A caller waits for it within
+    /// the checkout's time; one that is over in the middle leaves the ping to the pool, which gives
+    /// it the rest of this.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub ping: Option<Duration>,
-    /// What a protocol does to a connection that came back, before the next caller gets it. Default
-    /// 1 s; a connection that takes longer is closed.
+    /// The limit of a protocol's reset of a connection that came back, before the next caller gets
+    /// it. Default 1 s; a connection that takes longer is closed.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub reset: Option<Duration>,
-    /// One read, while the peer owes an answer. Default [`ReadTimeout::Default`]: 30 s for bare
-    /// streams and accepted ones, no limit where the protocol knows what it is owed. A read that is
-    /// dropped and tried again goes on with the same clock; one
-    /// that begins more than a second after that clock ran out, when the task that waited has had its
-    /// turn, is taken for a new one. (A runtime of several threads, all held up by other tasks at that
-    /// very moment, may make the one look like the other: the read has its time once more then.)
+    /// The limit of a read while the peer owes an answer. Default [`ReadTimeout::Default`]: 30 s
+    /// for bare streams and accepted ones, no limit where the protocol knows what it is owed. A
+    /// read that is dropped and tried again goes on with the same clock; one that begins more than
+    /// a second after that clock ran out, when the task that waited has had its turn, is taken for
+    /// a new one. (A runtime of several threads, all held up by other tasks at that very moment,
+    /// may make the one look like the other: the read has its time once more then.)
     pub read: ReadTimeout,
-    /// One write. Default 30 s. A write only waits when the send buffer is full.
+    /// The limit of a write. Default 30 s. A write only waits when the send buffer is full.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub write: Option<Duration>,
-    /// One flush. Default 30 s.
+    /// The limit of a flush. Default 30 s.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub flush: Option<Duration>,
-    /// Shutting down the writing side. Default 1 s: it is local work, except for layers (TLS) that
-    /// still write.
+    /// The limit of shutting down the writing side. Default 1 s: it is local work, except for
+    /// layers (TLS) that still write.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub shutdown: Option<Duration>,
-    /// Waiting for a client on a listener. Default 30 s: the accept loop then comes by regularly
-    /// and can look at its own stop flag.
+    /// The limit of waiting for a client on a listener. Default 30 s: the accept loop then comes by
+    /// regularly and can look at its own stop flag.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub accept: Option<Duration>,
-    /// All of one use of a pooled connection: from the moment in which a caller gets it, the time
-    /// within which its reads and writes must be done. Default `None`: no bound over all of them. It
-    /// is what [`Guard::deadline`](crate::Guard::deadline) sets for one guard, which may set another
-    /// one or none. Waiting for the connection is not part of it: that is `checkout`. Of pools, and of
-    /// [`Manager`](crate::Manager); a [`Connector`](crate::Connector) and a listener have no use of it.
+    /// The limit of a whole use of a pooled connection: from the moment in which a caller gets it,
+    /// the time within which all reads and writes must be done. Default `None`: no such bound. A
+    /// guard may set another limit, or none, with [`Guard::deadline`](crate::Guard::deadline). The
+    /// wait for the connection is not part of it: that is `checkout`. Pools and
+    /// [`Manager`](crate::Manager) keep this limit; a [`Connector`](crate::Connector) and a
+    /// listener have no use of it.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub operation: Option<Duration>,
 }
 
-/// How long one read may take while the peer owes an answer; see [`Timeouts::read`].
+/// The limit of a read while the peer owes an answer; see [`Timeouts::read`].
 ///
 /// Made of a `Duration`, or of `None`, by the setters:
 ///
@@ -77,27 +80,27 @@ pub struct Timeouts {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReadTimeout {
-    /// Nothing was set. A bare stream has 30 s, far above what a healthy answer takes. A protocol
-    /// that knows what it is owed, by a ledger or a scanner as those for PostgreSQL, Redis and HTTP,
-    /// has no limit: a statement may take an hour, and while a read waits its peer has to give a sign
-    /// of life every few seconds, so that a dead one is found far sooner than by any timeout. A peer
+    /// The default. A bare stream has 30 s, far above what a healthy answer takes. A protocol that
+    /// knows what it is owed, by a ledger or a scanner as those for PostgreSQL, Redis and HTTP, has
+    /// no limit: a statement may take an hour. While its read waits the peer has to give a sign of
+    /// life every few seconds, so that a dead one is found far sooner than by any timeout. A peer
     /// whose kernel lives and whose program hangs is bounded by [`Timeouts::operation`] or
     /// [`Guard::deadline`](crate::Guard::deadline). Where nothing proves a peer's life, because
     /// `socket.keepalive` is off, it is 30 s for all. In a file `"default"`, or nothing.
     #[default]
     Default,
-    /// No limit. In a file `"never"`.
+    /// No limit; in a file `"never"`.
     Never,
-    /// This long.
+    /// The given time.
     After(Duration),
 }
 
 impl ReadTimeout {
-    /// Of a bare stream, unless something else was set.
+    /// The limit of a bare stream, unless another was set.
     pub(crate) const BARE: Duration = Duration::from_secs(30);
 
-    /// What it comes to. `knows_debts`: a protocol knows what it is owed, and its peer has to show
-    /// that it lives.
+    /// The limit in effect. `knows_debts`: a protocol knows what it is owed, and its peer has to
+    /// show that it lives.
     pub(crate) fn limit(self, knows_debts: bool) -> Option<Duration> {
         match self {
             Self::Default if knows_debts => None,
@@ -121,12 +124,12 @@ impl From<Option<Duration>> for ReadTimeout {
 }
 
 impl Timeouts {
-    /// No operation ever times out.
+    /// Time limits with which no operation ever times out.
     pub fn never() -> Self {
         Self::uniform(None)
     }
 
-    /// Every operation gets the same limit; all of a use together get none.
+    /// The same limit for every operation, and none for a whole use.
     pub fn all(limit: Duration) -> Self {
         Self::uniform(Some(limit))
     }

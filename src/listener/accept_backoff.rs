@@ -1,43 +1,45 @@
-//! Which errors of accept pass, and how long to wait for them to. Pure.
+//! [`AcceptBackoff`]: the errors of accept that pass, and the wait until they have. Pure.
 
 use std::io;
 use std::time::Duration;
 
+/// The wait after the first lack of descriptors or memory.
 const FIRST: Duration = Duration::from_millis(10);
+/// The longest wait, to which the first one doubles.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// The troubles of one wait for a client.
+/// The backoff of a single wait for a client, over all errors of accept.
 #[derive(Debug, Default)]
 pub(super) struct AcceptBackoff {
     last: Option<Duration>,
 }
 
 impl AcceptBackoff {
-    /// How long to wait before the next try; `None` if the listening socket is beyond help.
-    ///
-    /// Being out of descriptors, memory or buffers passes when something is closed: a busy loop
-    /// would only keep that from happening. Whatever concerns the one client that was next in line
-    /// (accept(2) hands over errors already pending on it) is over once it was reported.
+    /// The wait before the next try; `None` if the listening socket is broken for good.
     pub(super) fn next(&mut self, error: &io::Error) -> Option<Duration> {
         if is_fatal(error) {
             return None;
         }
+        // The error concerns the client that was next in line (accept(2) hands over errors already
+        // pending on it), and is over once it was reported.
         if !is_exhaustion(error) {
             return Some(Duration::ZERO);
         }
+        // A lack of descriptors, memory or buffers passes when something is closed: a busy loop
+        // would only keep that from happening.
         let wait = self.last.map_or(FIRST, |last| (last * 2).min(LONGEST));
         self.last = Some(wait);
         Some(wait)
     }
 }
 
-/// Nothing is wrong but that the client has gone before it was accepted.
+/// Whether the error says only that the client has gone before it was accepted.
 pub(super) fn is_client_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, NotConnected};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | NotConnected)
 }
 
-/// The process or the system has no more to give.
+/// Whether the process or the system is out of descriptors, memory or buffers.
 fn is_exhaustion(error: &io::Error) -> bool {
     if error.kind() == io::ErrorKind::OutOfMemory {
         return true;
@@ -51,7 +53,7 @@ fn is_exhaustion(error: &io::Error) -> bool {
     return error.raw_os_error().is_some_and(|code| [10024, 10055].contains(&code));
 }
 
-/// The descriptor is not a listening socket (any more), or its runtime has ended.
+/// Whether the descriptor is not a listening socket (any more), or its runtime has ended.
 fn is_fatal(error: &io::Error) -> bool {
     #[cfg(unix)]
     let broken = error.raw_os_error().is_some_and(|code| {

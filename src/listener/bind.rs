@@ -1,4 +1,4 @@
-//! Binding, and saying why it failed.
+//! Binding an address, and saying why it failed.
 
 use std::fmt;
 use std::io;
@@ -14,7 +14,7 @@ use crate::net::{self, Endpoint, PeerAddr, Unavailable};
 use crate::sys::reuse_port::set_reuse_port;
 use crate::sys::sockopt::OptionError;
 
-/// Why a listener could not be made.
+/// The reason why a listener could not be made.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BindError {
@@ -23,17 +23,17 @@ pub enum BindError {
     /// The address is not one that can be listened on.
     #[non_exhaustive]
     Address {
-        /// As it was given, unless it may hold a password.
+        /// The address as it was given, unless it may hold a password.
         address: String,
-        /// What is wrong with it.
+        /// The rule that the address breaks.
         problem: String,
     },
     /// The name could not be resolved.
     #[non_exhaustive]
     Resolve {
-        /// As it was given.
+        /// The address as it was given.
         address: String,
-        /// What the resolver said.
+        /// The resolver's error.
         error: io::Error,
     },
     /// The system refused.
@@ -41,9 +41,9 @@ pub enum BindError {
     Bind {
         /// The address that was tried.
         address: PeerAddr,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
-        /// Why, where more can be said, and what to change.
+        /// The reason, where more can be said, and what to change.
         advice: &'static str,
     },
 }
@@ -68,7 +68,7 @@ impl fmt::Display for BindError {
     }
 }
 
-/// Its text carries its cause, and so it has no source.
+/// The text carries the cause, and so there is no source.
 impl std::error::Error for BindError {}
 
 impl From<BindError> for io::Error {
@@ -117,6 +117,7 @@ pub(super) async fn bind(
     for addr in addrs {
         match listen_tcp(addr, settings) {
             Ok((listener, unavailable)) => {
+                // Not `addr`: port 0 stood for a free one.
                 let local = listener.local_addr().unwrap_or(addr);
                 return Ok((Socket::Tcp(listener), PeerAddr::Tcp(local), unavailable));
             }
@@ -155,6 +156,7 @@ fn bind_socket(
         socket2::Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     if addr.is_ipv6() {
+        // Set either way: systems differ in their default.
         socket.set_only_v6(!settings.dual_stack)?;
     }
     // On Windows this option means something else: it lets a second listener take the port over.
@@ -176,13 +178,15 @@ fn bind_socket(
     Ok((socket, unavailable))
 }
 
-/// What to do about an address that cannot be bound.
+/// The advice about an address that cannot be bound.
 fn advice(addr: SocketAddr, error: &io::Error, settings: &ListenerSettings) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse if settings.reuse_address => {
             "a live listener holds it, or connections of one that was bound without reuse_address; \
              stop it or choose another port"
         }
+        // Without reuse_address two causes look the same. A bind with it tells them apart:
+        // TIME_WAIT allows that, a live listener does not.
         io::ErrorKind::AddrInUse => match bind_socket(addr, settings, true).map(drop) {
             Ok(()) => {
                 "connections of an earlier listener still hold it (TIME_WAIT or open); \
@@ -217,9 +221,10 @@ mod unix {
     use crate::net::{PeerAddr, Unavailable};
     use crate::sys::lock::try_lock;
 
-    /// The longest wait for another program that replaces a socket file, which takes microseconds.
+    /// The longest wait for another program that replaces a socket file, which takes it
+    /// microseconds.
     const LONGEST_WAIT: Duration = Duration::from_secs(5);
-    /// Between two tries to get the lock.
+    /// The pause between two tries to get the lock.
     const PAUSE: Duration = Duration::from_millis(2);
 
     const NOT_STALE: &str = "a live listener holds it, or it is not a socket";
@@ -256,11 +261,11 @@ mod unix {
         }
     }
 
-    /// Puts a new socket where a stale one is. Of several programs that do this at the same time
-    /// only one may remove the file, or the next would remove what the first has just made: so it is
-    /// done under a lock on the directory, and the file is looked at again when the lock is held.
+    /// Puts a new socket where a stale one is, under a lock on the directory. Of several programs
+    /// that do this at the same time only one may remove the file: the next would remove what the
+    /// first has just made. So the file is looked at again when the lock is held.
     ///
-    /// Without a file the system itself lets only one bind: that way needs no lock.
+    /// A path without a file needs no lock: the system itself lets only one program bind it.
     async fn replace(
         path: &Path,
         settings: &ListenerSettings,
@@ -318,7 +323,7 @@ mod unix {
         UnixListener::from_std(socket.into())
     }
 
-    /// Whether a socket file is there that no socket is bound to any more.
+    /// Whether the path is a socket file that no socket is bound to any more.
     fn is_stale(path: &Path) -> bool {
         use std::os::unix::fs::FileTypeExt;
         let is_socket = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
@@ -326,11 +331,12 @@ mod unix {
         is_socket && probe_socket_file(path).err().is_some_and(refused)
     }
 
-    /// Asks for a socket of another kind than a listener's. So a listener is not disturbed, however
-    /// full its backlog is, and one that is bound and does not listen yet is there too: both answer
-    /// that they are of the wrong kind (`EPROTOTYPE`), where a stream's connect would be refused by
-    /// the latter as by a file that nobody has.
+    /// Connects a datagram socket, which is of another kind than a listener's, to see whether a
+    /// socket is bound to the path.
     fn probe_socket_file(path: &Path) -> io::Result<()> {
+        // A listener is not disturbed, however full its backlog is, and answers that it is of the
+        // wrong kind (`EPROTOTYPE`). So does a socket that is bound and does not listen yet, which
+        // refuses a stream as a stale file does.
         let socket = socket2::Socket::new(Domain::UNIX, Type::DGRAM, None)?;
         socket.set_nonblocking(true)?;
         socket.connect(&SockAddr::unix(path)?)

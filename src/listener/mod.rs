@@ -1,5 +1,5 @@
-//! The accepting side of the same discipline: options on every client, a deadline on every
-//! operation, and nobody who vanished is kept.
+//! The accepting side: options on every client, a deadline on every operation, and no client is
+//! kept that vanished.
 
 mod accept_backoff;
 mod bind;
@@ -31,9 +31,9 @@ pub use bind::BindError;
 /// Every accepted [`Stream`] has the configured socket options and timeouts. A client that sends
 /// and receives nothing for `idle_timeout` (10 minutes by default) is *reaped*: one task per
 /// listener interrupts its stream, whose next operation fails with
-/// [`Interrupted`](crate::Interrupted) and the reason `idle_timeout`. A client that vanished without
-/// a word is found earlier by keepalive, if somebody reads from or writes to its stream: the
-/// operation fails and the stream ends with reason `keepalive_timeout`. Both are counted.
+/// [`Interrupted`](crate::Interrupted) and the reason `idle_timeout`. A client that vanished
+/// without a word is found earlier by keepalive, if somebody reads from or writes to its stream:
+/// the operation fails and the stream ends with reason `keepalive_timeout`. The metrics count both.
 ///
 /// The reaper's task is started by `bind` and ends when the listener and all its clients are gone.
 pub struct Listener {
@@ -94,15 +94,15 @@ impl Listener {
         Ok(Self { socket, local, settings, reported, reaper })
     }
 
-    /// The address it listens on, with the port the system chose.
+    /// The address that the listener is bound to, with the port the system chose.
     pub fn local_addr(&self) -> &PeerAddr {
         &self.local
     }
 
     /// Waits for the next client, for `timeouts.accept` at most.
     ///
-    /// Errors that pass do not end it. When the process is out of file descriptors or memory it
-    /// waits a moment (10 ms, doubling to 1 s) and tries again, and reports it as
+    /// Errors that pass do not end the wait. When the process is out of file descriptors or memory,
+    /// `accept` pauses (10 ms, doubling to 1 s) and tries again, and reports that as
     /// [`Event::AcceptFailed`](crate::Event::AcceptFailed). A client that went away before it was
     /// accepted is skipped without a report: clients are not to decide how fast your log grows.
     ///
@@ -165,7 +165,7 @@ impl Listener {
         }
     }
 
-    /// Makes a client ours: options, timeouts, number, and a place on the reaper's list.
+    /// Makes a stream of a client: options, timeouts, number, and a place on the reaper's list.
     fn admit(&self, io: Io, peer: PeerAddr) -> io::Result<Stream> {
         let local = io.local_addr()?;
         let unavailable = match &peer {

@@ -10,22 +10,22 @@ use crate::stream::Link;
 use crate::telemetry::Emitter;
 use crate::tick::{first_delay, tick_period};
 
-/// The way from a listener to its reaper.
+/// The listener's handle of its reaper, a task.
 pub(super) struct Reaper {
     emitter: Arc<Emitter>,
-    /// Pushed and taken under this lock, nothing else.
+    // The lock is held to push and to take, and for nothing else.
     new_clients: Mutex<NewClients>,
 }
 
 #[derive(Default)]
 struct NewClients {
     links: Vec<Weak<Link>>,
-    /// The listener is gone: nobody will follow.
+    /// Whether the listener is gone, and no client will follow.
     is_closed: bool,
 }
 
 impl Reaper {
-    /// Starts the one task that watches them.
+    /// Starts the task that watches all clients.
     pub(super) fn start(emitter: Arc<Emitter>, idle_timeout: Option<Duration>) -> Arc<Self> {
         let reaper = Arc::new(Self { emitter, new_clients: Mutex::default() });
         tokio::spawn(reap(Arc::clone(&reaper), idle_timeout));
@@ -40,7 +40,7 @@ impl Reaper {
         self.lock().links.push(Arc::downgrade(link));
     }
 
-    /// The listener is gone: the task ends with the last client.
+    /// Tells the task that the listener is gone: it ends with the last client.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;
     }
@@ -58,9 +58,10 @@ impl Reaper {
     }
 }
 
-/// The task. It holds the clients' links weakly: a stream that its user drops is gone at once.
+/// The task, which ends when the listener and all clients are gone.
 async fn reap(reaper: Arc<Reaper>, idle_timeout: Option<Duration>) {
     let period = tick_period([idle_timeout]);
+    // Weak: a stream that its user drops is gone at once.
     let mut watched: Vec<(Weak<Link>, IdleClock)> = Vec::new();
     let mut next = Instant::now() + first_delay(period);
     loop {
@@ -85,10 +86,11 @@ async fn reap(reaper: Arc<Reaper>, idle_timeout: Option<Duration>) {
     }
 }
 
-/// Since when a client has been quiet, from readings of a counter that changes when bytes move: the
-/// stream itself never looks at a clock for it.
+/// The time since a client was last active, from readings of a counter that changes when bytes
+/// move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct IdleClock {
+    // A counter, so that the stream looks at no clock when it reads and writes.
     activity: u64,
     since: Instant,
 }
@@ -98,7 +100,8 @@ impl IdleClock {
         Self { activity: 0, since: now }
     }
 
-    /// How long it has been quiet. Late by up to one tick, never early.
+    /// Takes in a reading, and returns the time since the last activity: short by up to a tick,
+    /// never long.
     fn update(&mut self, activity: u64, now: Instant) -> Duration {
         if activity != self.activity {
             *self = Self { activity, since: now };

@@ -1,10 +1,10 @@
-//! Where an upstream is, and which address of it a connection goes to.
+//! [`PeerAddr`]: the address that a connection goes to.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// One address of an upstream: what a connection actually goes to.
+/// An address of an upstream, which a connection goes to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PeerAddr {

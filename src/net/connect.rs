@@ -26,41 +26,41 @@ use crate::config::SocketSettings;
 use crate::deadline::{Deadline, Elapsed};
 use crate::sync::atomic::AtomicUsize;
 
-/// A connection, just made.
+/// A connection that was just made.
 #[derive(Debug)]
 pub(crate) struct Dialed {
     pub(crate) io: Io,
-    /// The address it goes to.
+    /// The address that the connection goes to.
     pub(crate) peer: PeerAddr,
-    /// This end's address.
+    /// The address of our own end.
     pub(crate) local: PeerAddr,
-    /// The name that address was found under.
+    /// The name that the peer's address was found under.
     pub(crate) host: Option<Arc<str>>,
-    /// Options it was made without.
+    /// The options that the connection was made without.
     pub(crate) unavailable: Unavailable,
 }
 
-/// Where a dial goes, and who knows the way.
+/// The endpoints of a dial, the addresses of them to try, and what knows of them.
 #[derive(Clone, Copy)]
 pub(crate) struct DialTarget<'a> {
     pub(crate) endpoints: &'a [Endpoint],
-    /// This address of them and no other.
+    /// The only address to try, where not all are.
     pub(crate) only: Option<&'a PeerAddr>,
-    /// None of these: they were tried, and were not what was looked for.
+    /// Addresses not to try: earlier connections to them were not what was looked for.
     pub(crate) except: &'a HashSet<PeerAddr>,
-    /// How many attempts may still begin.
+    /// The number of attempts that may still begin, for all dials of a caller together.
     pub(crate) left: &'a AtomicUsize,
     pub(crate) resolver: &'a Resolver,
     pub(crate) directory: &'a dyn Directory,
 }
 
-/// Connects to whichever address of the endpoints answers first, in the order of RFC 8305, within
-/// `limit`; name lookups count. The attempt is returned with it: whether it went well is for the
-/// caller to say.
+/// Connects to the address of the endpoints that answers first, in the order of RFC 8305, within
+/// `limit`; name lookups count. The connection comes with its attempt, which the caller ends: a
+/// handshake may still fail.
 ///
 /// # Cancel safety
 ///
-/// Dropping it closes every socket under way. When it returns, the losers are closed too.
+/// Dropping the future closes every socket under way. When it returns, the losers are closed too.
 pub(crate) async fn dial<'a>(
     target: DialTarget<'a>,
     socket: &'a SocketSettings,
@@ -71,36 +71,38 @@ pub(crate) async fn dial<'a>(
     end.map_err(|end| dial.error(end))
 }
 
-/// Why there is no connection.
+/// The reason why a dial ended without a connection.
 enum DialFailure {
     AllFailed,
     Deadline(Instant),
 }
 
-/// What came of one step.
+/// The result of a lookup or of an attempt.
 enum StepResult<'a> {
     Resolved { endpoint: usize, result: io::Result<Vec<PeerAddr>> },
     Connected { attempt: AttemptGuard<'a>, result: Result<Dialed, (AttemptStage, io::Error)> },
 }
 
-/// A dial under way: the pure [`Race`], and the steps it asked for.
+/// A dial under way: the pure [`Race`], and the lookups and attempts it asked for, which are the
+/// steps.
 struct DialState<'a> {
     target: DialTarget<'a>,
     socket: &'a SocketSettings,
     race: Race,
     steps: FuturesUnordered<BoxFuture<'a, (usize, StepResult<'a>)>>,
-    /// What each step works on and since when; taken out when it ends.
+    /// The target, stage and start of each step; taken out when the step ends.
     under_way: Vec<Option<(String, AttemptStage, Instant)>>,
     failed: Vec<ConnectAttempt>,
-    /// Which endpoint each address was found under first.
+    /// The endpoint that each address was found under first.
     found: HashMap<PeerAddr, usize>,
     started: Instant,
-    /// The deadline has passed: what is still under way has failed.
+    /// Whether the deadline has passed, and attempts that are still under way have failed.
     late: Arc<AtomicBool>,
 }
 
 impl<'a> DialState<'a> {
     fn new(target: DialTarget<'a>, socket: &'a SocketSettings) -> Self {
+        // One address, known at once, is an endpoint of its own to the race.
         let unknown = if target.only.is_some() { 1 } else { target.endpoints.len() };
         Self {
             target,
@@ -132,11 +134,14 @@ impl<'a> DialState<'a> {
         loop {
             let now = Instant::now();
             if let Some(moment) = deadline.instant().filter(|moment| *moment <= now) {
+                // Before the attempts are dropped, which look at it; the same task drops them, so
+                // Relaxed.
                 self.late.store(true, Ordering::Relaxed);
                 return Err(DialFailure::Deadline(moment));
             }
             let pause = match self.race.next(now, |addrs| self.target.directory.order(addrs)) {
                 Action::Start(addr) => {
+                    // Relaxed: the caller reads it after this dial, in the same task.
                     self.target.left.store(self.race.left(), Ordering::Relaxed);
                     self.connect(addr);
                     continue;
@@ -163,6 +168,8 @@ impl<'a> DialState<'a> {
 
     fn found(&mut self, endpoint: usize, mut addrs: Vec<PeerAddr>, now: Instant) {
         self.target.directory.resolved(endpoint, &addrs);
+        // After the directory was told: an address that is not tried is one of the name's all the
+        // same.
         addrs.retain(|addr| !self.target.except.contains(addr));
         for addr in &addrs {
             self.found.entry(addr.clone()).or_insert(endpoint);
@@ -193,7 +200,7 @@ impl<'a> DialState<'a> {
         self.under_way.len() - 1
     }
 
-    /// Takes a step's result in; `Some` if it is the connection.
+    /// Takes a step's result in, which may be the connection.
     fn ended(&mut self, step: usize, done: StepResult<'a>) -> Option<(Dialed, AttemptGuard<'a>)> {
         let now = Instant::now();
         let (stage, error) = match done {
@@ -208,6 +215,7 @@ impl<'a> DialState<'a> {
             }
             StepResult::Resolved { endpoint, result: Ok(addrs) } => {
                 self.found(endpoint, addrs, now);
+                // A lookup that succeeded is no attempt of the error.
                 self.under_way[step] = None;
                 return None;
             }
@@ -222,7 +230,7 @@ impl<'a> DialState<'a> {
         None
     }
 
-    /// The name an address was found under, if it was a name.
+    /// The name that an address was found under, if the endpoint was a name.
     fn host_of(&self, addr: &PeerAddr) -> Option<Arc<str>> {
         let endpoint = self.found.get(addr)?;
         self.target.endpoints.get(*endpoint)?.host().map(Arc::from)
@@ -248,7 +256,8 @@ impl<'a> DialState<'a> {
     }
 }
 
-/// One attempt, as the directory sees it: it ends exactly once, also when it is dropped.
+/// An attempt to connect that the directory knows of: its end is reported exactly once, also when
+/// it is dropped.
 pub(crate) struct AttemptGuard<'a> {
     trying: Option<Box<dyn PendingAttempt + 'a>>,
     began: Instant,

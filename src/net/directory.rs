@@ -1,30 +1,30 @@
-//! [`Directory`]: what a dial asks about addresses, and tells what became of them.
+//! [`Directory`]: a dial asks it about addresses, and reports what became of them.
 
 use std::io;
 
 use super::PeerAddr;
 
-/// Whoever knows the peers of an upstream. A dial asks in which order to try them, and reports.
+/// The knowledge of an upstream's peers. A dial asks in which order to try them, and reports.
 pub(crate) trait Directory: Send + Sync {
-    /// The addresses of one endpoint were looked up.
+    /// Reports the addresses of an endpoint, which were looked up.
     fn resolved(&self, endpoint: usize, addrs: &[PeerAddr]);
 
     /// Puts the addresses that a dial is about to try, which come in the order of RFC 8305, in the
     /// order it is to try them.
     fn order(&self, addrs: &mut Vec<PeerAddr>);
 
-    /// An attempt to connect to this address begins.
+    /// Reports that an attempt to connect to this address begins.
     fn began(&self, addr: &PeerAddr) -> Box<dyn PendingAttempt + '_>;
 }
 
-/// An attempt to connect to one address.
+/// An attempt to connect to an address, known to the directory.
 pub(crate) trait PendingAttempt: Send {
-    /// It ended, once. `None`: it was given up, because another address answered first or the caller
-    /// went away.
+    /// Reports the end of the attempt; called once. No result means that it was given up, because
+    /// another address answered first or the caller went away.
     fn ended(&mut self, result: Option<Result<(), &io::Error>>);
 }
 
-/// For connections that belong to no pool.
+/// The directory of connections that belong to no pool: it knows of no peer.
 pub(crate) struct NoDirectory;
 
 impl Directory for NoDirectory {

@@ -1,17 +1,17 @@
-//! [`Endpoint`]: one entry of `upstream`, parsed.
+//! [`Endpoint`]: an entry of `upstream`, parsed.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Bytes in `sun_path` without the closing zero: 107 on Linux, 103 on the BSDs and macOS. The
-/// smaller one is not enforced where the kernel takes more: it says so itself at connect.
+/// Bytes in `sun_path` without the closing zero on Linux. Elsewhere (BSDs, macOS) there are 103,
+/// and the kernel refuses a longer path itself at connect.
 const UNIX_PATH_BYTES: usize = 107;
-/// A name of the DNS with its final dot (RFC 1035 section 2.3.4).
+/// Bytes of the longest DNS name with its final dot (RFC 1035 section 2.3.4).
 const HOST_BYTES: usize = 254;
 
-/// One entry of `upstream`: where a connection may go, before names are looked up.
+/// An entry of `upstream`: where a connection may go, before names are looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Endpoint {
     /// A name to look up for every dial.
@@ -23,11 +23,11 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    /// As parsing, for an address to listen on: there, port 0 asks the system for a free one.
+    /// Parses an address to listen on, where port 0 asks the system for a free one.
     ///
     /// # Errors
     ///
-    /// As parsing.
+    /// The reason, as for [`from_str`](Self::from_str).
     pub(crate) fn to_listen_on(text: &str) -> Result<Self, String> {
         let Some(host) = text.strip_suffix(":0").filter(|_| !text.starts_with("unix:")) else {
             return text.parse();
@@ -42,7 +42,7 @@ impl Endpoint {
 }
 
 impl Endpoint {
-    /// The name, if it is one.
+    /// The name, if the endpoint is one.
     pub(crate) fn host(&self) -> Option<&str> {
         match self {
             Self::Host { host, .. } => Some(host),
@@ -51,15 +51,15 @@ impl Endpoint {
     }
 }
 
-/// Several endpoints as one text, for errors and logs.
+/// The endpoints as a text, for errors and logs.
 pub(crate) fn upstream_text(endpoints: &[Endpoint]) -> String {
     let texts: Vec<_> = endpoints.iter().map(Endpoint::to_string).collect();
     texts.join(", ")
 }
 
 impl FromStr for Endpoint {
-    /// The reason, as a clause that says what to change. It repeats nothing that may be a secret;
-    /// what may be shown of the value itself is for [`text::redacted`](crate::text::redacted) to say.
+    /// The reason, as a clause that says what to change. The clause repeats nothing that may be a
+    /// secret; [`text::redacted`](crate::text::redacted) decides what is shown of the value itself.
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -83,6 +83,7 @@ impl FromStr for Endpoint {
                     .to_owned(),
             );
         }
+        // Before the colons: a list of addresses has several of them, too.
         if host.contains(',') {
             return Err("must be one address; give several as a list".to_owned());
         }
@@ -137,7 +138,7 @@ fn unix(path: &str) -> Result<Endpoint, String> {
     if path.is_empty() {
         return Err("must have a path after \"unix:\", such as \"unix:/run/db.sock\"".to_owned());
     }
-    // Where it is shown that nothing is there, it would be a password that is shown.
+    // A URL's user and password in the place of a path: the error of a missing file would show them.
     if path.split_once('@').is_some_and(|(before, _)| before.contains(':')) {
         return Err("must have a path after \"unix:\", without a user and a password".to_owned());
     }

@@ -1,4 +1,4 @@
-//! [`ConnectError`]: why no connection could be made, address by address.
+//! [`ConnectError`]: the reasons why no connection could be made, address by address.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -12,11 +12,11 @@ use crate::causes::{self, OneLine};
 use crate::event::DialOutcome;
 use crate::foreign::Held;
 
-/// No connection could be made.
+/// The error of a dial that made no connection.
 ///
-/// Its text lists every address that was tried and what became of it, and says what to change where
-/// that is obvious, in one line. So it has no [`source`](Error::source), which would say the same again:
-/// a protocol's own error is found by its type with [`find`](Self::find).
+/// The text lists every address that was tried and what became of it, and says what to change where
+/// that is obvious, in one line. The error has no [`source`](Error::source), which would say the
+/// same again: a protocol's own error is found by its type with [`find`](Self::find).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConnectError {
@@ -27,31 +27,31 @@ pub struct ConnectError {
     kind: DialOutcome,
 }
 
-/// One thing that was tried: looking a name up, or connecting to one address.
+/// An attempt of a dial that failed: looking a name up, or connecting to an address.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct ConnectAttempt {
     target: String,
-    /// A protocol's own error may be in it.
+    /// The error of this attempt; a protocol's own error may be in it.
     error: Arc<Held<io::Error>>,
     took: Duration,
     stage: AttemptStage,
-    /// What the program there has to speak, if nothing shows that it does.
+    /// The name of the protocol that the program there has to speak, if nothing shows that it does.
     doubt: Option<&'static str>,
 }
 
-/// How far an attempt came.
+/// The stage of an attempt in which it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AttemptStage {
-    /// Looking the name up.
+    /// The lookup of the name.
     Resolve,
-    /// Setting the socket's options.
+    /// The setting of the socket's options.
     Setup,
-    /// Connecting.
+    /// The connect.
     Connect,
-    /// Beginning to talk to the program there.
+    /// The protocol's handshake with the program there.
     Handshake,
-    /// The same, and it will go on failing until somebody changes something.
+    /// The handshake, refused for a reason that lasts until somebody changes something.
     Denied,
 }
 
@@ -62,13 +62,13 @@ impl AttemptStage {
 }
 
 impl ConnectError {
-    /// Everything that was tried failed.
+    /// The error of a dial all of whose attempts failed.
     pub(crate) fn failed(upstream: String, attempts: Vec<ConnectAttempt>, took: Duration) -> Self {
         let kind = judge(&attempts);
         Self { upstream, attempts, took, limit: None, kind }
     }
 
-    /// The deadline passed, `limit` after the start.
+    /// The error of a dial whose deadline passed, `limit` after the start.
     pub(crate) fn timed_out(
         upstream: String,
         attempts: Vec<ConnectAttempt>,
@@ -78,21 +78,23 @@ impl ConnectError {
         Self { upstream, attempts, took, limit: Some(limit), kind: DialOutcome::Timeout }
     }
 
-    /// The same after these attempts, `limit` for all of them.
+    /// The error with these earlier attempts before its own, and with one limit for all of them.
     pub(crate) fn after(
         mut self,
         mut earlier: Vec<ConnectAttempt>,
         took: Duration,
         limit: Option<Duration>,
     ) -> Self {
+        // In the order of time: `is_in_handshake` and the hints look at the last attempt.
         earlier.append(&mut self.attempts);
+        // The limit is told if it is what ended the dial.
         match limit.filter(|_| self.limit.is_some()) {
             Some(limit) => Self::timed_out(self.upstream, earlier, took, limit),
             None => Self::failed(self.upstream, earlier, took),
         }
     }
 
-    /// Whether what came last was a handshake.
+    /// Whether the last attempt failed in its handshake.
     pub(crate) fn is_in_handshake(&self) -> bool {
         self.attempts.last().is_some_and(|last| last.stage == AttemptStage::Handshake)
     }
@@ -111,13 +113,13 @@ impl ConnectError {
         self.attempts.iter().rev().find_map(|attempt| causes::find(attempt.error()))
     }
 
-    /// Where the connection was to go, as it was configured; several entries with commas between.
+    /// The upstream as it was configured; several entries with commas between.
     pub fn upstream(&self) -> &str {
         &self.upstream
     }
 
-    /// What was tried, in the order in which it failed; what was still under way at the deadline
-    /// comes last. Empty if the deadline had passed before anything could be tried.
+    /// The attempts in the order in which they failed; those still under way at the deadline come
+    /// last. Empty if the deadline had passed before anything could be tried.
     pub fn attempts(&self) -> &[ConnectAttempt] {
         &self.attempts
     }
@@ -127,8 +129,7 @@ impl ConnectError {
         self.took
     }
 
-    /// What kind of failure it was: the deadline if that passed, else the most telling of the
-    /// attempts.
+    /// The kind of failure: the deadline if that passed, else the most telling of the attempts.
     pub fn kind(&self) -> DialOutcome {
         self.kind
     }
@@ -138,7 +139,7 @@ impl ConnectError {
         self.kind == DialOutcome::Timeout
     }
 
-    /// Whether the same dial may succeed later without anybody changing anything. Not so when no
+    /// Whether the same dial may succeed later without anybody changing anything. False when no
     /// address got past a socket option, a permission or an address that is not valid, and when the
     /// program there refused for a reason that lasts: a wrong password, say.
     pub fn is_retryable(&self) -> bool {
@@ -159,13 +160,14 @@ impl ConnectError {
         !self.attempts.is_empty() && self.attempts.iter().all(ConnectAttempt::is_conclusive)
     }
 
-    /// What to change where an attempt failed because there was no file descriptor for it. That
-    /// says nothing about the upstream.
+    /// The advice where an attempt failed because there was no file descriptor for it, which says
+    /// nothing about the upstream.
     pub(crate) fn shortage(&self) -> Option<&'static str> {
         self.attempts.iter().find_map(|attempt| shortage(&attempt.error))
     }
 
     fn hint(&self) -> Option<Cow<'static, str>> {
+        // First: without descriptors the other errors say nothing about the upstream.
         if let Some(advice) = self.shortage() {
             return Some(advice.into());
         }
@@ -197,7 +199,7 @@ impl ConnectError {
         Some(advice.into())
     }
 
-    /// What to ask where nothing shows that the server speaks what it has to.
+    /// The question to ask where nothing shows that the server speaks the protocol.
     fn question(&self, speaks: &str) -> String {
         let speaks = if speaks.is_empty() { "this protocol" } else { speaks };
         let or_else = match self.kind {
@@ -223,6 +225,7 @@ impl fmt::Display for ConnectError {
         }
         for (index, attempt) in self.attempts.iter().enumerate() {
             f.write_str(if index == 0 { ": " } else { "; " })?;
+            // An upstream that is this single address has just been named.
             if attempt.target != self.upstream {
                 write!(f, "{}: ", attempt.target)?;
             }
@@ -263,7 +266,7 @@ impl ConnectAttempt {
         Self { target, error: Arc::new(Held::new(error)), took, stage, doubt: None }
     }
 
-    /// What was still under way when the deadline passed.
+    /// An attempt that was still under way when the deadline passed.
     pub(super) fn unfinished(target: String, took: Duration, stage: AttemptStage) -> Self {
         let text = match stage {
             AttemptStage::Resolve => "still looking the name up",
@@ -273,8 +276,8 @@ impl ConnectAttempt {
         Self::new(target, io::Error::new(io::ErrorKind::TimedOut, text), took, stage)
     }
 
-    /// The program at this address wanted no connection. `doubt`: what it has to speak, if nothing
-    /// shows that it does.
+    /// An attempt whose handshake failed. `doubt`: the protocol that the program there has to
+    /// speak, if nothing shows that it does.
     pub(crate) fn handshake(
         target: String,
         error: io::Error,
@@ -286,7 +289,7 @@ impl ConnectAttempt {
         Self { doubt, ..Self::new(target, error, took, stage) }
     }
 
-    /// It had said nothing at the deadline.
+    /// An attempt whose handshake had no answer at the deadline.
     pub(crate) fn unfinished_handshake(
         target: String,
         took: Duration,
@@ -300,8 +303,8 @@ impl ConnectAttempt {
         &self.target
     }
 
-    /// What went wrong. Its own text is as whoever made it wrote it: the words of a peer, perhaps.
-    /// In the text of a [`ConnectError`] they are escaped and cut.
+    /// The error of this attempt. The text of the error itself is not changed and may have words of
+    /// a peer; in the text of a [`ConnectError`] they are escaped and cut.
     pub fn error(&self) -> &io::Error {
         &self.error
     }
@@ -310,12 +313,12 @@ impl ConnectAttempt {
         OneLine(self.error()).to_string()
     }
 
-    /// Time from its start to its failure.
+    /// Time from the start of the attempt to its failure.
     pub fn took(&self) -> Duration {
         self.took
     }
 
-    /// Whether it was a name that was looked up, and no address.
+    /// Whether the attempt was the lookup of a name.
     pub(crate) fn is_lookup(&self) -> bool {
         self.stage == AttemptStage::Resolve
     }
@@ -360,7 +363,7 @@ impl ConnectAttempt {
     }
 }
 
-/// What a peer or a protocol said is escaped and cut here as well.
+/// The words of a peer or a protocol are escaped and cut here as well.
 impl fmt::Debug for ConnectAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { target, took, stage, .. } = self;
@@ -389,7 +392,7 @@ fn judge(attempts: &[ConnectAttempt]) -> DialOutcome {
     telling.into_iter().find(met).unwrap_or(DialOutcome::Error)
 }
 
-/// What to change if `error` means that no file descriptor was left.
+/// The advice if `error` means that no file descriptor was left.
 fn shortage(error: &io::Error) -> Option<&'static str> {
     // WSAEMFILE.
     #[cfg(not(unix))]
@@ -408,10 +411,12 @@ fn shortage(error: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// The system's messages begin with a capital, which reads oddly inside a clause.
+/// The text with a small first letter: the system's messages begin with a capital, which reads
+/// oddly inside a clause.
 fn lower_first(text: &str) -> String {
     let mut chars = text.chars();
     match (chars.next(), chars.as_str()) {
+        // A second capital: an acronym, which keeps its first.
         (Some(first), rest) if !rest.starts_with(|c: char| c.is_uppercase()) => {
             first.to_lowercase().chain(rest.chars()).collect()
         }

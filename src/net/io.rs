@@ -21,7 +21,7 @@ pub(crate) enum Io {
     Unix(UnixStream),
 }
 
-/// The same call on whichever socket it is.
+/// The same call on a socket of either kind.
 macro_rules! either {
     ($io:expr, $socket:ident => $call:expr) => {
         match $io {
@@ -33,37 +33,37 @@ macro_rules! either {
 }
 
 impl Io {
-    /// Ready when the reactor has seen bytes, an end or an error since readiness was last cleared.
-    /// An error of its own means that the runtime of this socket has ended.
+    /// Polls tokio's readiness: the reactor has seen bytes, an end or an error since readiness was
+    /// last cleared. An error of the poll itself means that the runtime of this socket has ended.
     pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, socket => socket.poll_read_ready(cx))
     }
 
-    /// One peek, straight from the kernel: the verdict. Leaves tokio's readiness as it is.
+    /// Peeks straight at the kernel, whose answer is the verdict. Tokio's readiness stays as it is.
     #[inline(always)]
     pub(crate) fn peek(&self) -> Peeked {
         peek::peek(&self.sock_ref())
     }
 
-    /// As [`peek`](Self::peek), and copies what waits.
+    /// Peeks as [`peek`](Self::peek) does, and copies the bytes that wait.
     pub(crate) fn peek_bytes(&self, bytes: &mut [u8; 256]) -> (Peeked, usize) {
         peek::peek_bytes(&self.sock_ref(), bytes)
     }
 
-    /// One peek that clears tokio's readiness when nothing is there, so that the next
-    /// [`poll_read_ready`](Self::poll_read_ready) waits. Only after that said "ready": without
-    /// readiness the kernel is not asked, and the answer is `Empty`.
+    /// Peeks and clears tokio's readiness when nothing is there, so that the next
+    /// [`poll_read_ready`](Self::poll_read_ready) waits. To be called only after that said "ready":
+    /// without readiness the kernel is not asked, and the answer is `Empty`.
     pub(crate) fn try_io_peek(&self) -> Peeked {
         let once = || peek::recv(&self.sock_ref());
         Peeked::of(either!(self, socket => socket.try_io(Interest::READABLE, once)))
     }
 
-    /// For socket options.
+    /// The socket, to set or read its options.
     pub(crate) fn sock_ref(&self) -> SockRef<'_> {
         either!(self, socket => SockRef::from(socket))
     }
 
-    /// This end's address.
+    /// The address of our own end.
     pub(crate) fn local_addr(&self) -> io::Result<PeerAddr> {
         match self {
             Self::Tcp(socket) => socket.local_addr().map(PeerAddr::Tcp),
@@ -72,7 +72,7 @@ impl Io {
         }
     }
 
-    /// The other end's address.
+    /// The address of the other end.
     pub(crate) fn peer_addr(&self) -> io::Result<PeerAddr> {
         match self {
             Self::Tcp(socket) => socket.peer_addr().map(PeerAddr::Tcp),

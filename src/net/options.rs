@@ -1,4 +1,4 @@
-//! Putting socket options on a socket, and what becomes of those that cannot be set.
+//! Setting the options of a socket, and reporting the options that cannot be set.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,11 +9,11 @@ use crate::config::{SocketOption, SocketSettings};
 use crate::sys::keepalive;
 use crate::sys::sockopt::{self, OptionError, OptionResult};
 
-/// Options that are not set, with the system's word for it: the system does not have them, or they
-/// are best-effort and were refused.
+/// Options that are not set, with the system's reason: the system does not have them, or they are
+/// best-effort and were refused.
 pub(crate) type Unavailable = Vec<(&'static str, String)>;
 
-/// For a TCP socket about to connect to `target`: every option, and the local address.
+/// Sets every option and the local address of a TCP socket that is about to connect to `target`.
 ///
 /// # Errors
 ///
@@ -33,18 +33,20 @@ pub(crate) fn apply_connecting(
     Ok(options.unavailable)
 }
 
-/// For a TCP socket about to listen: what the accepted sockets inherit. The receive buffer has to
-/// be known before the handshake, which happens before accept (tcp(7)).
+/// Sets the options of a TCP socket about to listen that accepted sockets inherit.
 pub(crate) fn apply_listening(
     socket: &SockRef<'_>,
     settings: &SocketSettings,
 ) -> io::Result<Unavailable> {
     let mut options = Options::new(socket, settings);
+    // The receive buffer has to be known before the handshake, which happens before accept
+    // (tcp(7)).
     options.inherited()?;
     Ok(options.unavailable)
 }
 
-/// For a TCP socket that a listener accepted from `peer`: the rest.
+/// Sets the options of a TCP socket that a listener accepted from `peer`, but for those it
+/// inherited.
 pub(crate) fn apply_accepted(
     socket: &SockRef<'_>,
     peer: SocketAddr,
@@ -55,7 +57,7 @@ pub(crate) fn apply_accepted(
     Ok(options.unavailable)
 }
 
-/// For a Unix socket: it has buffers, and none of the other options.
+/// Sets the buffers of a Unix socket, which has none of the other options.
 pub(crate) fn apply_unix(
     socket: &SockRef<'_>,
     settings: &SocketSettings,
@@ -76,7 +78,7 @@ impl<'a> Options<'a> {
         Self { socket, settings, unavailable: Vec::new() }
     }
 
-    /// What belongs to one connection.
+    /// Sets the options that belong to a single connection.
     fn stream(&mut self, peer: SocketAddr) -> io::Result<()> {
         let Self { socket, settings, .. } = *self;
         if let Some(values) = &settings.keepalive {
@@ -98,7 +100,7 @@ impl<'a> Options<'a> {
         Ok(())
     }
 
-    /// What an accepted socket has from its listener.
+    /// Sets the options that an accepted socket has from its listener.
     fn inherited(&mut self) -> io::Result<()> {
         let Self { socket, settings, .. } = *self;
         self.buffers()?;
@@ -127,7 +129,7 @@ impl<'a> Options<'a> {
         Ok(())
     }
 
-    /// Unsupported and best-effort are noted; anything else that failed is the socket's error.
+    /// Notes an option that is unsupported or best-effort; any other failure is the socket's error.
     fn note(&mut self, option: SocketOption, outcome: OptionResult) -> io::Result<()> {
         match outcome {
             Ok(()) => {}
@@ -146,13 +148,13 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Binds to the local address, any port.
+/// Binds the socket to the local address and any port.
 fn bind(socket: &SockRef<'_>, local: IpAddr, target: SocketAddr) -> OptionResult {
     if local.is_ipv4() != target.is_ipv4() {
         let text = format!("{local} is not of the same family as {}", target.ip());
         return Err(OptionError::Failed(io::Error::new(io::ErrorKind::InvalidInput, text)));
     }
-    // So that local ports in TIME_WAIT, and those of connections to other places, can be used.
+    // Local ports in TIME_WAIT, and those of connections to other places, can then be used.
     socket.set_reuse_address(true)?;
     match sockopt::set_bind_address_no_port(socket) {
         Err(OptionError::Failed(error)) => return Err(OptionError::Failed(error)),

@@ -1,5 +1,5 @@
-//! The order in which addresses are tried and when: Happy Eyeballs version 2 (RFC 8305), decided
-//! without sockets and clocks.
+//! The order and the times in which addresses are tried: Happy Eyeballs version 2 (RFC 8305),
+//! decided without sockets and clocks.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -8,19 +8,19 @@ use tokio::time::Instant;
 
 use super::PeerAddr;
 
-/// Pause before the next address is tried beside the ones under way (RFC 8305 section 8,
+/// The pause before the next address is tried beside those under way (RFC 8305 section 8,
 /// "Connection Attempt Delay").
 pub(super) const STAGGER: Duration = Duration::from_millis(250);
-/// How long the first known addresses wait for names that come before them (RFC 8305 section 8,
-/// "Resolution Delay").
+/// The time for which the first known addresses wait for names that come before them (RFC 8305
+/// section 8, "Resolution Delay").
 pub(super) const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
-/// The most attempts of one dial. A name may lead to thousands of addresses, each of them a socket
-/// and an entry in the error; where so many have failed, one more says nothing new. At one every
-/// [`STAGGER`] it is more than fits into the default `timeouts.connect`.
+/// The most attempts of a dial. A name may lead to thousands of addresses, each of them a socket
+/// and an entry in the error; where so many have failed, a further attempt says nothing new. At an
+/// attempt every [`STAGGER`] they take longer than the default `timeouts.connect`.
 pub(crate) const MOST_ATTEMPTS: usize = 32;
 
-/// What to do next.
+/// The next action of a dial.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// Start connecting to this address, and ask again.
@@ -29,28 +29,29 @@ pub(super) enum Action {
     WaitUntil(Instant),
     /// Ask again when something has happened: an attempt or a lookup has ended.
     Wait,
-    /// Nothing is left to try and nothing is under way.
+    /// End the dial: no address is left to try and no attempt is under way.
     Exhausted,
 }
 
-/// One dial over the addresses of all its endpoints.
+/// The race of a dial over the addresses of all its endpoints.
 #[derive(Debug)]
 pub(super) struct Race {
     /// The addresses of each endpoint while names are looked up; emptied when the race begins.
     found: Vec<Vec<PeerAddr>>,
-    /// Endpoints whose addresses are not known yet.
+    /// The number of endpoints whose addresses are not known yet.
     unknown: usize,
-    /// When the race begins even though some are unknown. `None`: nothing is known yet.
+    /// The moment at which the race begins although some endpoints are unknown; `None` while all
+    /// are.
     begin: Option<Instant>,
     begun: bool,
-    /// Every address met, so that none is tried twice.
+    /// The addresses met so far, so that none is tried twice.
     seen: HashSet<PeerAddr>,
     queue: VecDeque<PeerAddr>,
-    /// Something was added to the queue since it was last put in order.
+    /// Whether an address was added to the queue since it was last put in order.
     fresh: bool,
     next_start: Option<Instant>,
     under_way: usize,
-    /// How many attempts may still begin.
+    /// The number of attempts that may still begin.
     left: usize,
 }
 
@@ -71,7 +72,8 @@ impl Race {
         }
     }
 
-    /// The addresses of one endpoint are known; none, if its lookup failed. Once per endpoint.
+    /// Takes in the addresses of an endpoint, which are none if its lookup failed. Called once per
+    /// endpoint.
     pub(super) fn resolved(&mut self, endpoint: usize, addrs: Vec<PeerAddr>, now: Instant) {
         self.unknown -= 1;
         if !addrs.is_empty() {
@@ -84,15 +86,14 @@ impl Race {
         }
     }
 
-    /// An attempt failed: the next one need not wait.
+    /// Takes in that an attempt failed: the next one need not wait.
     pub(super) fn failed(&mut self) {
         self.under_way -= 1;
         self.next_start = None;
     }
 
-    /// What to do now.
-    ///
-    /// `order` has the last word on the order of those that are about to be tried.
+    /// Decides what to do now. `order` may change the order of the addresses that are about to be
+    /// tried.
     pub(super) fn next(&mut self, now: Instant, order: impl FnOnce(&mut Vec<PeerAddr>)) -> Action {
         if !self.begun {
             match self.begin {
@@ -105,6 +106,7 @@ impl Race {
                 }
             }
         }
+        // Only then: what was put in order stays so, and `order` looks at every peer.
         if std::mem::take(&mut self.fresh) {
             let mut addrs = Vec::from(std::mem::take(&mut self.queue));
             order(&mut addrs);
@@ -130,7 +132,7 @@ impl Race {
         }
     }
 
-    /// How many attempts may still begin.
+    /// The number of attempts that may still begin.
     pub(super) fn left(&self) -> usize {
         self.left
     }
@@ -142,8 +144,8 @@ impl Race {
     }
 }
 
-/// Puts the address families in turn, beginning with the first address's, and otherwise keeps the
-/// order (RFC 8305 section 4, with a first family count of 1).
+/// The addresses with their families in turn, beginning with the first address's, and otherwise in
+/// the same order (RFC 8305 section 4, with a first family count of 1).
 fn interleave(addrs: Vec<PeerAddr>) -> Vec<PeerAddr> {
     let Some(first) = addrs.first().map(family) else {
         return addrs;
@@ -158,7 +160,7 @@ fn interleave(addrs: Vec<PeerAddr>) -> Vec<PeerAddr> {
     mixed
 }
 
-/// 4, 6, or 0 for a Unix socket.
+/// The family of an address: 4, 6, or 0 for a Unix socket.
 fn family(addr: &PeerAddr) -> u8 {
     match addr {
         PeerAddr::Tcp(addr) if addr.is_ipv4() => 4,

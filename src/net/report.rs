@@ -1,4 +1,4 @@
-//! [`SocketReport`]: a socket's options as the kernel has them.
+//! [`SocketReport`]: the options of a socket as the kernel has them.
 
 use std::fmt;
 use std::io;
@@ -9,8 +9,8 @@ use socket2::SockRef;
 use super::options::is_ipv6;
 use crate::sys::{keepalive, sockopt};
 
-/// A socket's options, read back from the kernel. `None` where the system does not have an option,
-/// or the kind of socket (Unix sockets have buffers only).
+/// The options of a socket, read back from the kernel. An option is `None` where the system does
+/// not have it, or the kind of socket does not (Unix sockets have buffers only).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SocketReport {
@@ -69,11 +69,11 @@ impl SocketReport {
         })
     }
 
-    /// How long a peer may be gone before the kernel ends an idle connection to it. `None`: never,
-    /// or this system does not say.
+    /// The time for which a peer may be gone before the kernel ends an idle connection to it;
+    /// `None` if that is never, or if this system does not say.
     ///
-    /// The user timeout, where it is on, decides instead of the count of retries: at the first
-    /// probe, after the first one, that finds it passed.
+    /// A user timeout decides instead of the count of retries: at the first probe, after the very
+    /// first one, that finds it passed.
     pub fn detection_time(&self) -> Option<Duration> {
         if !self.keepalive {
             return None;
@@ -81,8 +81,11 @@ impl SocketReport {
         let (idle, interval) = (self.keepalive_idle?, self.keepalive_interval?);
         let probes = match self.user_timeout {
             None => u128::from(self.keepalive_retries?),
+            // Probes without a pause between them: there is no step to round up to.
             Some(limit) if interval.is_zero() => return Some(limit.max(idle)),
             Some(limit) => {
+                // tcp_keepalive_timer looks at the user timeout only when a probe is due, and never
+                // before the first is sent.
                 limit.saturating_sub(idle).as_nanos().div_ceil(interval.as_nanos()).max(1)
             }
         };

@@ -1,5 +1,5 @@
-//! From an endpoint to addresses. Names are looked up for every dial, so that a changed record is
-//! noticed with the next connection.
+//! The lookup of names, made for every dial, so that a changed record is noticed with the next
+//! connection.
 
 use std::fmt;
 use std::io;
@@ -12,12 +12,12 @@ use super::{Endpoint, PeerAddr};
 use crate::foreign::{self, Held};
 use crate::text::Escaped;
 
-/// Finds the addresses of a name. The system's resolver is used unless another is given to
-/// [`Builder::resolver`](crate::Builder::resolver): one that asks a service registry, say.
+/// A resolver, which finds the addresses of a name. The system's resolver is used unless another is
+/// given to [`Builder::resolver`](crate::Builder::resolver): one that asks a service registry, say.
 pub trait Resolve: Send + Sync + 'static {
     /// The addresses of `host`, each with `port`, the most wanted first. An error of kind
     /// [`NotFound`](io::ErrorKind::NotFound) says that there is no such name: see
-    /// [`FirstConnect`](crate::config::FirstConnect). Any other may pass.
+    /// [`FirstConnect`](crate::config::FirstConnect). Other errors may pass.
     ///
     /// The future may be dropped at any await; the deadline of the dial is kept by its caller.
     fn resolve<'a>(
@@ -36,7 +36,7 @@ impl Resolver {
         Self(Some(Held::new(Arc::new(resolver))))
     }
 
-    /// The addresses of one endpoint, in the resolver's order (for the system's: RFC 6724).
+    /// The addresses of an endpoint, in the resolver's order (for the system's: RFC 6724).
     ///
     /// The system's resolver runs on one of the runtime's blocking threads. Dropping this future
     /// stops the waiting, not the lookup, which ends by its own limits.
@@ -45,7 +45,7 @@ impl Resolver {
             return Ok(known(endpoint).into_iter().collect());
         };
         let addrs: Vec<SocketAddr> = match &self.0 {
-            // One that panics has found nothing.
+            // A resolver that panics has found nothing.
             Some(custom) => foreign::future(async { custom.resolve(host, *port).await }).await??,
             None => tokio::net::lookup_host((host.as_str(), *port)).await?.collect(),
         };
@@ -62,11 +62,11 @@ impl fmt::Debug for Resolver {
     }
 }
 
-/// Whether a lookup found that there is no such name, rather than nobody who knows. The standard library
-/// keeps the code of `getaddrinfo` to itself, so these are its words for `EAI_NONAME` and `EAI_NODATA`
-/// (`gai_strerror(3)`, never translated in a program that sets no locale) on glibc, musl, and BSD and
-/// macOS; the numbers are `WSAHOST_NOT_FOUND` and `WSANO_DATA` of Windows.
+/// Whether a lookup found that there is no such name, rather than no server that knows.
 pub(super) fn is_unknown(error: &io::Error) -> bool {
+    // The standard library keeps the code of `getaddrinfo` to itself, so these are the words for
+    // `EAI_NONAME` and `EAI_NODATA` (`gai_strerror(3)`, never translated in a program that sets no
+    // locale) on glibc, musl, and BSD and macOS.
     const WORDS: [&str; 6] = [
         "Name or service not known",
         "No address associated with hostname",
@@ -76,6 +76,7 @@ pub(super) fn is_unknown(error: &io::Error) -> bool {
         "hostname nor servname provided, or not known",
     ];
     match error.raw_os_error() {
+        // WSAHOST_NOT_FOUND, WSANO_DATA.
         Some(code) => cfg!(windows) && matches!(code, 11_001 | 11_004),
         None if error.kind() == io::ErrorKind::NotFound => true,
         None => {

@@ -8,8 +8,7 @@ use super::sockopt::{OptionError, OptionResult};
 
 /// Switches keepalive on with these values; what is `None` stays the system's.
 ///
-/// All or nothing: when a value is refused, `SO_KEEPALIVE` is off again afterwards. socket2 (like
-/// the kernel) leaves it on, with whatever values there were.
+/// When a value is refused, `SO_KEEPALIVE` is off again afterwards.
 pub(crate) fn set(
     socket: &SockRef<'_>,
     idle: Option<Duration>,
@@ -18,6 +17,7 @@ pub(crate) fn set(
 ) -> OptionResult {
     let (values, missing) = values(idle, interval, retries);
     if let Err(error) = socket.set_tcp_keepalive(&values) {
+        // socket2 (like the kernel) leaves it on, with whatever values there were.
         let _ = socket.set_keepalive(false);
         return Err(error.into());
     }
@@ -27,8 +27,8 @@ pub(crate) fn set(
     }
 }
 
-/// One item for systems with keepalive values per socket (and those that `$more` names), another for
-/// those without (OpenBSD, say).
+/// Declares an item for systems with keepalive values per socket (and those that `$more` names),
+/// and another for systems without (OpenBSD, say).
 macro_rules! by_system {
     ($($more:meta)? => $with:item else $without:item) => {
         #[cfg(any(
@@ -80,7 +80,7 @@ by_system! { windows =>
         (values, None)
     }
     else
-    /// The mechanism is there, with the system's values.
+    /// The values for a system that has the mechanism, with values of its own.
     fn values(
         idle: Option<Duration>,
         interval: Option<Duration>,

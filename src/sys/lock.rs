@@ -1,11 +1,11 @@
-//! An advisory lock on an open file or directory, `flock`. It ends with the descriptor.
+//! An advisory lock (`flock`) on an open file or directory, which ends with the descriptor.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
 
-/// Locks it for this descriptor alone, among all programs that ask for the lock. Never waits:
-/// [`WouldBlock`](io::ErrorKind::WouldBlock) says that another one has it.
+/// Locks the file for this descriptor alone, among all programs that ask for the lock. Never waits:
+/// [`WouldBlock`](io::ErrorKind::WouldBlock) says that another program has it.
 #[cfg(not(target_os = "solaris"))]
 pub(crate) fn try_lock(file: &File) -> io::Result<()> {
     use std::os::fd::AsRawFd;

@@ -1,4 +1,4 @@
-//! What differs between systems, and every line of `unsafe`.
+//! Code that differs between systems, and every line of `unsafe`.
 //!
 //! "Unsupported" is a value here ([`OptionError::Unsupported`](sockopt::OptionError)), never an `Ok` that
 //! did nothing.

@@ -1,9 +1,9 @@
-//! Looking at a socket without reading from it: the authoritative check of an idle connection.
+//! A look at a socket without reading from it: the authoritative check of an idle connection.
 //!
-//! What stands between a checkout and this system call is inlined into one frame, here and in those
-//! who call it. Kernels that guard against speculation leave the processor's memory of return
-//! addresses useless: every function that was entered before the call costs a mispredicted return
-//! after it, 7 ns each where that was measured.
+//! The code between a checkout and this system call is inlined into one frame, here and in the
+//! callers. Kernels that guard against speculation leave the processor's memory of return addresses
+//! useless: every function that was entered before the call costs a mispredicted return after it, 7
+//! ns each where that was measured.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -13,21 +13,21 @@ use std::os::fd::AsRawFd;
 
 use socket2::SockRef;
 
-/// What was found.
+/// The finding of a peek.
 #[derive(Debug)]
 pub(crate) enum Peeked {
-    /// Nothing is waiting and nothing is known against the connection (`EAGAIN`).
+    /// No bytes wait, and the kernel knows nothing against the connection (`EAGAIN`).
     Empty,
     /// The peer closed its side (FIN).
     Closed,
-    /// At least this many bytes are waiting, never 0; they stay where they are.
+    /// Bytes are waiting; they stay where they are.
     Bytes,
-    /// The socket's error. The kernel reports it once: whoever sees it has to keep it.
+    /// The socket's error, which the kernel reports once: the caller has to keep it.
     Error(io::Error),
 }
 
 impl Peeked {
-    /// What a peek that returned this means.
+    /// The finding of a peek that returned this.
     #[inline(always)]
     pub(crate) fn of(result: io::Result<usize>) -> Self {
         match result {
@@ -39,10 +39,12 @@ impl Peeked {
     }
 }
 
-/// The number itself first: to name its kind costs more than the rest of a peek outside the kernel.
+/// Whether the error says that no bytes wait.
 #[inline(always)]
 fn is_empty(error: &io::Error) -> bool {
     #[cfg(unix)]
+    // The number first: to find the kind of an error costs more than the rest of a peek outside the
+    // kernel.
     if error.raw_os_error() == Some(libc::EAGAIN) {
         return true;
     }
@@ -55,7 +57,8 @@ pub(crate) fn peek(socket: &SockRef<'_>) -> Peeked {
     Peeked::of(recv(socket))
 }
 
-/// As [`peek`], and copies what waits into `bytes`, as much as there is room for. Returns how much.
+/// Peeks as [`peek`] does, and copies waiting bytes into `bytes`, as many as there is room for.
+/// Returns their number as well.
 pub(crate) fn peek_bytes(socket: &SockRef<'_>, bytes: &mut [u8; 256]) -> (Peeked, usize) {
     let mut space = [MaybeUninit::uninit(); 256];
     let result = recv_into(socket, &mut space);
@@ -67,7 +70,7 @@ pub(crate) fn peek_bytes(socket: &SockRef<'_>, bytes: &mut [u8; 256]) -> (Peeked
     (Peeked::of(result), count)
 }
 
-/// The call behind [`peek`], for those who have to pass its result on as it is.
+/// The call behind [`peek`], for a caller that has to pass its result on as it is.
 #[inline(always)]
 pub(crate) fn recv(socket: &SockRef<'_>) -> io::Result<usize> {
     // Not empty: a peek into no space returns 0 on a living socket, as if it had ended.
@@ -78,6 +81,7 @@ pub(crate) fn recv(socket: &SockRef<'_>) -> io::Result<usize> {
 fn recv_into(socket: &SockRef<'_>, space: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     loop {
         match recv_once(socket, space) {
+            // Empty first, as above: it is the usual answer.
             Err(error) if !is_empty(&error) && error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
         }
@@ -93,7 +97,8 @@ fn recv_once(socket: &SockRef<'_>, space: &mut [MaybeUninit<u8>]) -> io::Result<
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
-/// Elsewhere there is no `MSG_DONTWAIT`; tokio's sockets are non-blocking anyway.
+/// Peeks without `MSG_DONTWAIT`, which this system does not have; tokio's sockets are non-blocking
+/// anyway.
 #[cfg(not(unix))]
 fn recv_once(socket: &SockRef<'_>, space: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     socket.peek(space)

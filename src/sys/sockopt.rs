@@ -8,19 +8,20 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-/// Why an option is not set.
+/// The reason why an option is not set.
 #[derive(Debug)]
 pub(crate) enum OptionError {
-    /// This system does not have it; the text says what is missing.
+    /// The system does not have the option; the text says what is missing.
     Unsupported(&'static str),
-    /// The system has it and said no.
+    /// The system has the option and refused it.
     Failed(io::Error),
 }
 
 impl From<io::Error> for OptionError {
-    /// `ENOPROTOOPT` is how an older or an emulated kernel says that it does not have an option.
+    /// An error of the system; `ENOPROTOOPT` is unsupported.
     fn from(error: io::Error) -> Self {
         #[cfg(unix)]
+        // An older or an emulated kernel says so that it does not have an option.
         if error.raw_os_error() == Some(libc::ENOPROTOOPT) {
             return Self::Unsupported("this system's kernel does not have it");
         }
@@ -28,7 +29,7 @@ impl From<io::Error> for OptionError {
     }
 }
 
-/// What came of setting an option.
+/// The result of setting an option.
 pub(crate) type OptionResult = Result<(), OptionError>;
 
 /// Declares an option's setter and getter for some systems, and "unsupported" for the rest.
@@ -67,7 +68,7 @@ option! {
     set set_user_timeout(socket, limit: Duration) {
         Ok(socket.set_tcp_user_timeout(Some(limit))?)
     }
-    /// `None`: off, or unsupported.
+    /// The timeout; `None` when it is off, or unsupported.
     get user_timeout(socket) -> Duration { socket.tcp_user_timeout().ok().flatten() }
     missing "TCP_USER_TIMEOUT";
 }
@@ -76,7 +77,7 @@ option! {
     systems: ["android", "fuchsia", "linux"];
     /// `SO_MARK`.
     set set_mark(socket, mark: u32) { Ok(socket.set_mark(mark)?) }
-    /// `Some(0)`: no mark.
+    /// The mark; `Some(0)` is no mark.
     get mark(socket) -> u32 { socket.mark().ok() }
     missing "SO_MARK";
 }
@@ -85,7 +86,7 @@ option! {
     systems: ["android", "fuchsia", "linux"];
     /// `SO_BINDTODEVICE`.
     set set_device(socket, name: &str) { Ok(socket.bind_device(Some(name.as_bytes()))?) }
-    /// `None`: not bound to one, or unsupported.
+    /// The interface; `None` when the socket is bound to none, or unsupported.
     get device(socket) -> String { socket.device().ok().flatten().map(text) }
     missing "SO_BINDTODEVICE";
 }
@@ -134,9 +135,9 @@ fn text(name: Vec<u8>) -> String {
     String::from_utf8_lossy(&name[..end]).into_owned()
 }
 
-/// `IP_BIND_ADDRESS_NO_PORT`: the port is chosen at connect, when the destination is known, and not
-/// at bind; without it every connection from a bound address uses up one local port for all
-/// destinations (ip(7), Linux 4.2). It works on IPv6 sockets too.
+/// Sets `IP_BIND_ADDRESS_NO_PORT`, also on IPv6 sockets: the port is chosen at connect, when the
+/// destination is known, and not at bind. Without the option every connection from a bound address
+/// uses up a local port for all destinations (ip(7), Linux 4.2).
 #[cfg(any(target_os = "android", target_os = "linux"))]
 pub(crate) fn set_bind_address_no_port(socket: &SockRef<'_>) -> OptionResult {
     use std::os::fd::AsRawFd;
@@ -156,7 +157,8 @@ pub(crate) fn set_bind_address_no_port(socket: &SockRef<'_>) -> OptionResult {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error().into()) }
 }
 
-/// Other systems choose the port at connect by themselves or not at all.
+/// Says that the option is unsupported: other systems choose the port at connect by themselves or
+/// not at all.
 #[cfg(not(any(target_os = "android", target_os = "linux")))]
 pub(crate) fn set_bind_address_no_port(_: &SockRef<'_>) -> OptionResult {
     Err(OptionError::Unsupported("this system has no IP_BIND_ADDRESS_NO_PORT"))

@@ -1,4 +1,4 @@
-//! What the kernel knows of a TCP connection, and the few knobs a probe turns.
+//! The kernel's knowledge of a TCP connection, and the options that a probe changes.
 #![allow(unsafe_code)]
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-/// A reading of `TCP_INFO` (tcp(7)), reduced to what liveness asks.
+/// A reading of `TCP_INFO` (tcp(7)), reduced to the fields that liveness needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TcpInfo {
     /// Time since anything was heard from the peer's kernel: an acknowledgement or data.
@@ -21,19 +21,19 @@ pub(crate) struct TcpInfo {
     /// Smoothed round-trip time and its variation.
     pub(crate) rtt: Duration,
     pub(crate) rttvar: Duration,
-    /// The smallest round trip of the last minutes: one that no delayed acknowledgement has made
-    /// longer. `None` before Linux 4.6, and before anything was measured.
+    /// The smallest round trip of the last minutes, which no delayed acknowledgement has made
+    /// longer; `None` before Linux 4.6, and before the first measurement.
     pub(crate) min_rtt: Option<Duration>,
-    /// The kernel has already given this connection up or has been told to.
+    /// Whether the kernel has given this connection up or has been told to.
     pub(crate) closed: bool,
-    /// The peer has closed its side (FIN), whether that was read or not.
+    /// Whether the peer has closed its side (FIN), read or not.
     pub(crate) peer_closed: bool,
     /// Whether bytes wait in our own send queue that were never sent; `None` before Linux 4.6.
     pub(crate) unsent: Option<bool>,
 }
 
-/// What Linux writes (`struct tcp_info`, linux/tcp.h), as far as it is read here: fields are only
-/// ever added at its end. The libc crate has it for some systems only.
+/// The part of Linux's `struct tcp_info` (linux/tcp.h) that is read here. New fields are only ever
+/// added at its end. The libc crate has the struct for some systems only.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -55,7 +55,7 @@ struct RawTcpInfo {
     _snd_ssthresh_to_total_retrans: [u32; 7],
     _pacing_and_bytes: [u64; 4],
     _segs: [u32; 2],
-    /// Since Linux 4.6.
+    /// The bytes in the send queue that were never sent; since Linux 4.6.
     notsent_bytes: u32,
     /// Since Linux 4.6.
     min_rtt: u32,
@@ -83,6 +83,7 @@ pub(crate) fn tcp_info(socket: &SockRef<'_>) -> Option<TcpInfo> {
     if answer != 0 {
         return None;
     }
+    // The kernel writes as much as it knows, and says in `length` how much that was.
     let has_min_rtt = length as usize >= offset_of!(RawTcpInfo, min_rtt) + size_of::<u32>();
     let has_unsent = length as usize >= offset_of!(RawTcpInfo, notsent_bytes) + size_of::<u32>();
     let ms = |value: u32| Duration::from_millis(value.into());
@@ -90,6 +91,7 @@ pub(crate) fn tcp_info(socket: &SockRef<'_>) -> Option<TcpInfo> {
     const TCP_CLOSE: u8 = 7;
     const TCP_CLOSE_WAIT: u8 = 8;
     Some(TcpInfo {
+        // The time since either is counted: the smaller one is the last sign of life.
         heard: ms(raw.last_ack_recv.min(raw.last_data_recv)),
         probes: raw.probes.into(),
         unacked: raw.unacked,
@@ -112,7 +114,7 @@ pub(crate) fn tcp_info(_: &SockRef<'_>) -> Option<TcpInfo> {
 }
 
 impl TcpInfo {
-    /// Whether bytes wait in our own send queue. To be asked when none are on their way.
+    /// Whether bytes wait in our own send queue; to be asked when none are on their way.
     pub(crate) fn has_unsent(&self, socket: &SockRef<'_>) -> bool {
         self.unsent.unwrap_or_else(|| unsent(socket))
     }
@@ -142,8 +144,8 @@ pub(crate) struct KeepaliveValues {
     pub(crate) user_timeout: Option<Duration>,
 }
 
-/// The settings in force. `None` if this socket cannot be probed: keepalive is off, or the system has
-/// no such thing.
+/// The settings in force; `None` if this socket cannot be probed, because keepalive is off or the
+/// system has no such thing.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn keepalive_values(socket: &SockRef<'_>) -> Option<KeepaliveValues> {
     if !socket.keepalive().ok()? {
@@ -156,8 +158,8 @@ pub(crate) fn keepalive_values(socket: &SockRef<'_>) -> Option<KeepaliveValues> 
     })
 }
 
-/// Has the kernel pass no verdict of its own while probes of ours go unanswered: `TCP_KEEPCNT` goes
-/// to its highest value, 127, and the user timeout to this one, if any. False if the kernel refuses.
+/// Keeps the kernel from a verdict of its own while our probes go unanswered: sets `TCP_KEEPCNT` to
+/// its highest value, 127, and the user timeout to this one, if any. False if the kernel refuses.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn hold_verdict(socket: &SockRef<'_>, user_timeout: Option<Duration>) -> bool {
     set(socket, libc::TCP_KEEPCNT, 127).is_some()
@@ -171,14 +173,15 @@ pub(crate) fn send_probe(socket: &SockRef<'_>) {
     let _ = set(socket, libc::TCP_KEEPIDLE, 1);
 }
 
-/// Ends the sending of probes: the kernel waits as long as the user had it wait.
+/// Ends the sending of probes: `TCP_KEEPIDLE` is the user's again.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn end_probes(socket: &SockRef<'_>, own: &KeepaliveValues) {
+    // Whole seconds, as the kernel gave them.
     let seconds = libc::c_int::try_from(own.idle.as_secs()).unwrap_or(libc::c_int::MAX);
     let _ = set(socket, libc::TCP_KEEPIDLE, seconds);
 }
 
-/// The kernel passes its verdict again as the user had it do.
+/// Lets the kernel pass its verdict again: `TCP_KEEPCNT` and the user timeout are the user's.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn release_verdict(socket: &SockRef<'_>, own: &KeepaliveValues) {
     let _ = set(socket, libc::TCP_KEEPCNT, libc::c_int::try_from(own.retries).unwrap_or(127));
@@ -203,7 +206,8 @@ fn set(socket: &SockRef<'_>, option: libc::c_int, value: libc::c_int) -> Option<
     (answer == 0).then_some(())
 }
 
-/// Without `TCP_INFO` nobody could read the answer to a probe.
+/// Says that this socket cannot be probed: without `TCP_INFO` the answer to a probe could not be
+/// read.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn keepalive_values(_: &SockRef<'_>) -> Option<KeepaliveValues> {
     None
@@ -225,7 +229,7 @@ pub(crate) fn release_verdict(_: &SockRef<'_>, _: &KeepaliveValues) {}
 
 #[cfg(test)]
 impl TcpInfo {
-    /// A connection on which nothing is under way.
+    /// The reading of a connection on which nothing is under way.
     pub(crate) fn quiet(heard: Duration, probes: u32, rtt: Duration) -> Self {
         Self {
             heard,

@@ -1,4 +1,4 @@
-//! The one place events are emitted from.
+//! [`Emitter`]: every event is emitted here.
 
 use std::fmt;
 use std::panic::Location;
@@ -14,7 +14,8 @@ use crate::foreign::{self, Held};
 
 /// The log, the metrics and the observer of one pool, connector or listener.
 ///
-/// All three are foreign code: one that panics loses the event, the others do not.
+/// A subscriber, recorder or observer is foreign code: one that panics loses the event, the others
+/// do not.
 pub(crate) struct Emitter {
     name: OwnerName,
     pub(super) handles: Handles,

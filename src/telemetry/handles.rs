@@ -1,7 +1,7 @@
-//! Which event feeds which metric.
+//! The handles of metrics, and the events that feed them.
 //!
-//! Everything here is resolved once for each pool. Recording an event afterwards is an index and an
-//! atomic add: no lookup by name, no allocation, no lock of ours.
+//! Handles are resolved once for each pool. Recording an event afterwards is an index and an atomic
+//! add: no lookup by name, no allocation, no lock of ours.
 
 use std::array::from_fn;
 use std::sync::Arc;
@@ -92,8 +92,7 @@ impl PoolHandles {
         }
     }
 
-    /// Timeouts are fed by [`Event::TimedOut`] alone: a dial or a checkout that timed out is an
-    /// outcome of its own, and would otherwise count twice.
+    /// Records an event.
     pub(super) fn record(&self, event: &Event) {
         match event {
             Event::CheckedOut { waited, .. } => self.checkout(CheckoutOutcome::Ok, *waited),
@@ -108,6 +107,8 @@ impl PoolHandles {
                     self.used.record(*used);
                 }
             }
+            // The only event that feeds timeouts: a dial or a checkout that timed out is an outcome
+            // as well, and would count twice.
             Event::TimedOut { operation, .. } => self.timeouts[*operation as usize].increment(1),
             Event::PeerChanged { to: PeerState::Ejected, .. } => self.ejections.increment(1),
             Event::HeldTooLong { .. } => self.hold_warnings.increment(1),
@@ -124,6 +125,7 @@ impl PoolHandles {
     }
 
     pub(super) fn gauges(&self, now: &Gauges) {
+        // In the order of `names::STATES`.
         let states = [now.idle, now.in_use, now.connecting, now.quarantined, now.ending];
         for (gauge, value) in self.states.iter().zip(states) {
             set(gauge, value);
@@ -169,7 +171,7 @@ impl Drop for PoolHandles {
     }
 }
 
-/// Drops handles, each of which is a foreign value.
+/// Drops handles, which are foreign values, each in a call of its own.
 fn dispose<'a, T: 'a>(handles: impl IntoIterator<Item = &'a mut T>, noop: impl Fn() -> T) {
     for handle in handles {
         foreign::dispose(std::mem::replace(handle, noop()));
@@ -235,10 +237,11 @@ impl Drop for ListenerHandles {
     }
 }
 
-/// What the end of a connection feeds, on either side.
+/// The metrics that the end of a connection feeds, on either side.
 struct Ends {
     closed: [Counter; CloseReason::ALL.len()],
-    /// Counters that do nothing stand where a reason is no eviction, so that recording needs no test.
+    /// The counters of evictions. Where a reason is no eviction a counter stands that does nothing,
+    /// so that recording needs no test.
     evictions: [Counter; CloseReason::ALL.len()],
     age: Histogram,
 }
@@ -270,7 +273,8 @@ impl Drop for Ends {
     }
 }
 
-/// Gauges are floating point in every recorder; counts of connections are far below 2^53.
+/// Sets a gauge.
 fn set(gauge: &Gauge, value: usize) {
+    // Gauges are floating point in every recorder; counts of connections are far below 2^53.
     gauge.set(value as f64);
 }

@@ -1,15 +1,15 @@
 //! Handles that wait for a recorder.
 //!
-//! A handle that is resolved before a recorder is installed stays a no-op for ever. Programs build
-//! their pools and install their exporter in any order, so the handles are resolved at the first use
-//! at which a recorder exists.
+//! A handle that is resolved before a recorder is installed stays a no-op for ever. But programs
+//! build their pools and install their exporter in any order, so the handles are resolved at the
+//! first use at which a recorder exists.
 
 use std::sync::OnceLock;
 
 use metrics::Recorder;
 
-/// Handles, once there is a recorder to get them from. Boxed: a program without metrics pays one
-/// pointer for each pool.
+/// Handles, once there is a recorder to get them from.
+// Boxed: a program without metrics pays a pointer for each pool.
 pub(super) struct Lazy<H>(OnceLock<Box<H>>);
 
 impl<H> Lazy<H> {
@@ -24,8 +24,8 @@ impl<H> Lazy<H> {
 
     /// The handles, resolved now when that is possible.
     ///
-    /// Without a recorder this costs one look at a thread-local, one at an atomic and one at a
-    /// vtable, and is tried again at the next call.
+    /// Without a recorder a call costs a look at a thread-local, at an atomic and at a vtable, and
+    /// the next call tries again.
     pub(super) fn get_or_resolve(&self, resolve: impl FnOnce(&dyn Recorder) -> H) -> Option<&H> {
         if let Some(handles) = self.get() {
             return Some(handles);
@@ -39,19 +39,20 @@ impl<H> Lazy<H> {
     }
 }
 
-/// Once in a pool's life: it is no part of what asks for the handles at every checkout.
+/// The handles, resolved and boxed.
+// Once in a pool's life: kept out of the code that asks for the handles at every checkout.
 #[cold]
 #[inline(never)]
 fn resolved<H>(recorder: &dyn Recorder, resolve: impl FnOnce(&dyn Recorder) -> H) -> Box<H> {
     Box::new(resolve(recorder))
 }
 
-/// Whether this is a recorder somebody installed, and not the one that stands for "none".
+/// Whether this is a recorder that somebody installed, and not the one that stands for "none".
 ///
-/// `metrics` hands out its `NoopRecorder` when none is installed. There is no method to ask for it,
-/// but it is a type of size zero, and a recorder that keeps anything, or points to anything, is not.
-/// A recorder of size zero that keeps its state in statics is therefore not seen; one field makes
-/// it visible.
+/// `metrics` hands out its `NoopRecorder` when none is installed, and has no method to ask for
+/// that. But the type is of size zero, and a recorder that keeps anything, or points to anything,
+/// is not. A recorder of size zero that keeps its state in statics is therefore not seen; a field
+/// makes it visible.
 fn is_installed(recorder: &dyn Recorder) -> bool {
     std::mem::size_of_val(recorder) != 0
 }

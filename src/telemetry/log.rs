@@ -1,8 +1,8 @@
 //! Events as log lines, and the few lines that are no events.
 //!
-//! The level says who should care: `trace` for what happens all the time, `debug` for what is
-//! expected (a rule ended a connection), `info` for a death or a failure that somebody handles,
-//! `warn` for what callers feel. Every line has the target `livepool`.
+//! The level of a line says who should care: `trace` for what happens all the time, `debug` for
+//! what is expected (a rule ended a connection), `info` for a death or a failure that somebody
+//! handles, `warn` for what callers feel. Every line has the target `livepool`.
 
 use std::fmt;
 use std::panic::Location;
@@ -17,15 +17,15 @@ use crate::text::Escaped;
 /// The target of every log line and span, so that one filter directive is enough.
 pub(super) const TARGET: &str = "livepool";
 
-/// Whose event it is. One of the two is there; the other leaves no field behind.
+/// The owner of an event: either a pool or a listener. The other one leaves no field behind.
 #[derive(Clone, Copy)]
 pub(super) struct Owner<'a> {
     pub(super) pool: Option<&'a str>,
     pub(super) listener: Option<&'a str>,
 }
 
-/// One log line, with its source as the first field. `tracing` wants the level at compile time, so
-/// the level is the name of its macro.
+/// Writes a log line with its owner as the first field. `tracing` wants the level at compile time,
+/// so the level is the name of its macro.
 macro_rules! entry {
     ($level:ident, $owner:ident, $($rest:tt)+) => {
         tracing::$level!(
@@ -37,15 +37,15 @@ macro_rules! entry {
     };
 }
 
-/// Whether anybody reads what happens on every checkout.
+/// Whether a subscriber may read the lines of every checkout.
 pub(super) fn is_traced() -> bool {
     tracing::level_filters::LevelFilter::current() == tracing::level_filters::LevelFilter::TRACE
 }
 
-/// Writes one event. What happens on every checkout is first, and costs one static check while
-/// `trace` is off.
+/// Writes an event.
 pub(super) fn event(owner: Owner<'_>, event: &Event) {
     match event {
+        // The events of every checkout are first; each costs a static check while `trace` is off.
         Event::CheckedOut { conn, waited } => {
             entry!(trace, owner, conn_id = conn.get(), ?waited, "checked out");
         }
@@ -62,7 +62,7 @@ pub(super) fn event(owner: Owner<'_>, event: &Event) {
         Event::Opened { conn, peer, took } => {
             entry!(debug, owner, conn_id = conn.get(), %peer, ?took, "connection opened");
         }
-        // It did not fail: the pool had no use for it any more.
+        // The dial did not fail: the pool had no use for it any more.
         Event::DialFailed { outcome: outcome @ DialOutcome::Cancelled, took, error } => {
             entry!(debug, owner, %outcome, ?took, error = %error, "dial given up");
         }
@@ -84,6 +84,8 @@ pub(super) fn event(owner: Owner<'_>, event: &Event) {
             let (conn_id, code) = (conn.get(), code.as_ref().map(tracing::field::display));
             if reason.is_death() {
                 entry!(info, owner, conn_id, %peer, %reason, code, ?age, "connection died");
+            // No death, and yet nothing that a rule or a user did: an operator wants to see the
+            // code.
             } else if *reason == CloseReason::ProtocolError {
                 entry!(info, owner, conn_id, %peer, %reason, code, ?age, "connection closed");
             } else {
@@ -138,7 +140,7 @@ pub(super) fn event(owner: Owner<'_>, event: &Event) {
     }
 }
 
-/// A connection was dropped after what looks like a complete exchange.
+/// Warns of a connection that was dropped after what looks like a complete exchange.
 pub(super) fn forgotten_release(pool: &str, conn: ConnId, taken_at: &Location<'static>) {
     tracing::warn!(
         target: TARGET,
@@ -150,9 +152,9 @@ pub(super) fn forgotten_release(pool: &str, conn: ConnId, taken_at: &Location<'s
     );
 }
 
-/// Writes a line that is no event, at `debug` and with the target `livepool`: something went wrong that
-/// costs nobody anything, or that an event reports as well. What it was may be in a peer's words: they
-/// are escaped and cut. A subscriber that panics loses the line.
+/// Writes a line that is no event, at `debug` and with the target `livepool`: a failure that costs
+/// nobody anything, or that an event reports as well. The error may be in a peer's words, which are
+/// escaped and cut. A subscriber that panics loses the line.
 pub fn log_trouble(conn: Option<ConnId>, error: &dyn fmt::Display, what: &'static str) {
     let conn_id = conn.map(ConnId::get);
     let _ = foreign::call(
@@ -160,15 +162,16 @@ pub fn log_trouble(conn: Option<ConnId>, error: &dyn fmt::Display, what: &'stati
     );
 }
 
-/// A line about what somebody wrote who uses the pool.
+/// Warns of a mistake in the code that uses the pool.
 pub(crate) fn warn_misuse(conn: ConnId, what: &'static str) {
     let _ = foreign::call(|| tracing::warn!(target: TARGET, conn_id = conn.get(), "{what}"));
 }
 
-/// Foreign code panicked. The log is foreign code, too: where it panics itself, nobody is told.
+/// Logs that foreign code panicked.
 #[cold]
 pub(super) fn panicked(name: &str, whose: &'static str) {
     let _ = foreign::call(
+        // The log is foreign code, too: where it panics itself, nobody is told.
         || tracing::error!(target: TARGET, name, "{whose} panicked; the event is lost to it"),
     );
 }

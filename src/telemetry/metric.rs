@@ -1,11 +1,11 @@
-//! What is known about a metric before anything is measured.
+//! The description of a metric: name, kind, unit, labels.
 //!
-//! These are our own small types rather than the `metrics` crate's, so that a new major version of
-//! that crate is not a new major version of this one.
+//! The types are our own rather than the `metrics` crate's, so that a new major version of that
+//! crate is not a new major version of this one.
 
 use std::fmt;
 
-/// One metric that this crate records. All of them are listed in [`METRICS`](super::METRICS).
+/// A metric that this crate records. [`METRICS`](super::METRICS) lists them all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Metric {
@@ -13,11 +13,11 @@ pub struct Metric {
     pub name: &'static str,
     /// Counter, gauge or histogram.
     pub kind: Kind,
-    /// What one step of the value means.
+    /// The unit of the value.
     pub unit: Unit,
     /// The labels. The first one names the owner: `pool` or `listener`.
     pub labels: &'static [Label],
-    /// One sentence for a dashboard's tooltip.
+    /// The description, a sentence for a dashboard's tooltip.
     pub description: &'static str,
 }
 
@@ -27,7 +27,8 @@ pub struct Metric {
 pub struct Label {
     /// The label's name.
     pub name: &'static str,
-    /// Every value it can have; empty where it is free text (the name of a pool or listener).
+    /// Every value that the label can have; empty where it is free text (the name of a pool or
+    /// listener).
     pub values: &'static [&'static str],
 }
 
@@ -35,7 +36,7 @@ pub struct Label {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// Counts up, and starts at zero with the process.
+    /// A count that goes up, and starts at zero with the process.
     Counter,
     /// A level that goes up and down.
     Gauge,

@@ -1,4 +1,4 @@
-//! Every metric, in one table.
+//! The table of all metrics.
 //!
 //! The handles are registered from this table and `docs/metrics.md` is tested against it, so a name
 //! is written once. Label values come from the enums of [`crate::event`], word for word.
@@ -15,6 +15,7 @@ macro_rules! names_of {
         $(
             $(#[$meta])*
             pub(super) const $list: [&str; <$named>::ALL.len()] = {
+                // A loop by hand: iterators are not const.
                 let mut names = [""; <$named>::ALL.len()];
                 let mut at = 0;
                 while at < names.len() {
@@ -94,7 +95,7 @@ macro_rules! table {
 
         /// Every metric this crate records, with its labels and their values.
         ///
-        /// What each of them tells an operator is written in `docs/metrics.md`.
+        /// `docs/metrics.md` says what each metric tells an operator.
         pub const METRICS: &[Metric] = &[$($metric,)+];
     };
 }

@@ -1,4 +1,4 @@
-//! Names of pools that nobody named.
+//! The names of pools, and numbers for those that nobody named.
 //!
 //! Gauges are kept by name: of two pools with one name each would overwrite what the other says, and
 //! the first to go would set the other's to 0. A name that its user gave is the user's business.
@@ -6,14 +6,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How many pools have each name now. Held for a look and a change, and nothing foreign is called.
+/// The number of pools that have each name now.
+// Held for a look and a change; no foreign code is called under it.
 static IN_USE: Mutex<BTreeMap<Arc<str>, usize>> = Mutex::new(BTreeMap::new());
 
 fn in_use() -> MutexGuard<'static, BTreeMap<Arc<str>, usize>> {
     IN_USE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The name of one pool, which others do not get unless they ask for it by name.
+/// The name of a pool, connector or listener. A second pool has the name only if its user gave it.
 #[derive(Debug)]
 pub(super) struct OwnerName {
     text: Arc<str>,
@@ -21,7 +22,7 @@ pub(super) struct OwnerName {
 }
 
 impl OwnerName {
-    /// Of what has no gauges.
+    /// The name of a connector or listener, which set no gauge of a pool's.
     pub(super) fn uncounted(text: &str) -> Self {
         Self { text: text.into(), is_counted: false }
     }

@@ -1,4 +1,4 @@
-//! Turning the table of metrics into a recorder's handles.
+//! The registration of the table of metrics with a recorder.
 
 use std::sync::Arc;
 
@@ -11,15 +11,15 @@ use crate::foreign;
 
 const METADATA: Metadata<'static> = Metadata::new(TARGET, Level::INFO, Some(module_path!()));
 
-/// Registers the metrics of one pool or listener with one recorder.
+/// The registration of the metrics of a pool or listener with a recorder.
 pub(super) struct Register<'a> {
     recorder: &'a dyn Recorder,
     owner: &'a Arc<str>,
 }
 
 impl<'a> Register<'a> {
-    /// Describes all metrics whose first label is `label` ("pool" or "listener"). Saying it again
-    /// for the next pool changes nothing.
+    /// Describes all metrics whose first label is `label` ("pool" or "listener"). A second
+    /// description, for the next pool, changes nothing.
     pub(super) fn new(recorder: &'a dyn Recorder, label: &str, owner: &'a Arc<str>) -> Self {
         for metric in METRICS.iter().filter(|metric| metric.labels[0].name == label) {
             let name = KeyName::from_const_str(metric.name);
@@ -42,7 +42,7 @@ impl<'a> Register<'a> {
         counter.unwrap_or_else(|_| self.lost(Counter::noop()))
     }
 
-    /// One counter for each value of the second label. They exist from now on, so that a scrape
+    /// The counters for each value of the second label. All exist from now on, so that a scrape
     /// shows them at 0 and the first increase is seen as one.
     pub(super) fn counters<const N: usize>(
         &self,
@@ -64,7 +64,8 @@ impl<'a> Register<'a> {
         histogram.unwrap_or_else(|_| self.lost(Histogram::noop()))
     }
 
-    /// The recorder panicked. This series is lost to it, and the others are not.
+    /// Logs that the recorder panicked, and gives a handle that does nothing for the series it
+    /// lost.
     fn lost<T>(&self, noop: T) -> T {
         log::panicked(self.owner, "a recorder, asked to register a metric,");
         noop
@@ -74,6 +75,7 @@ impl<'a> Register<'a> {
         let mut labels = Vec::with_capacity(metric.labels.len());
         for (at, label) in metric.labels.iter().enumerate() {
             labels.push(match at {
+                // The first label is the owner's; the text is shared by all series of it.
                 0 => metrics::Label::new(label.name, Arc::clone(self.owner)),
                 _ => metrics::Label::from_static_parts(label.name, values[at - 1]),
             });

@@ -14,7 +14,7 @@ use crate::event::ConnId;
 use crate::foreign;
 use crate::net::PeerAddr;
 
-/// A span whose subscriber is in the cage.
+/// A span that catches the panics of its subscriber.
 #[derive(Debug)]
 pub(crate) struct Span(tracing::Span);
 
@@ -23,21 +23,21 @@ impl Span {
         Self(foreign::call(make).unwrap_or_else(|_| tracing::Span::none()))
     }
 
-    /// Of one checkout.
+    /// The span of a checkout.
     pub(crate) fn of_checkout(pool: &str) -> Self {
         Self::new(
             || tracing::debug_span!(target: TARGET, "checkout", pool, peer = Empty, conn_id = Empty),
         )
     }
 
-    /// Of one dial.
+    /// The span of a dial.
     pub(crate) fn of_dial(pool: &str, upstream: &str) -> Self {
         Self::new(
             || tracing::debug_span!(target: TARGET, "dial", pool, upstream, peer = Empty, conn_id = Empty),
         )
     }
 
-    /// Whatever the caller is in.
+    /// The span that the caller is in.
     pub(crate) fn current() -> Self {
         Self::new(tracing::Span::current)
     }
@@ -46,7 +46,7 @@ impl Span {
         self.0.is_disabled()
     }
 
-    /// Where it led to.
+    /// Records the connection that the work in the span led to.
     pub(crate) fn leads_to(&self, conn: ConnId, peer: &PeerAddr) {
         let _ = foreign::call(|| {
             self.0.record("peer", display(peer));
@@ -78,6 +78,7 @@ impl Clone for Span {
 
 impl Drop for Span {
     fn drop(&mut self) {
+        // A disabled span calls no subscriber: no `catch_unwind` on the path of every checkout.
         if !self.0.is_disabled() {
             foreign::dispose(mem::replace(&mut self.0, tracing::Span::none()));
         }
@@ -93,7 +94,7 @@ impl Drop for Entered<'_> {
 }
 
 pin_project! {
-    /// What [`Span::around`] returns.
+    /// The future that [`Span::around`] returns.
     pub(crate) struct Around<'a, F> {
         span: &'a Span,
         #[pin]
@@ -101,7 +102,7 @@ pin_project! {
     }
 
     impl<F> PinnedDrop for Around<'_, F> {
-        /// What the future says at its end is said in the span as well.
+        /// Drops the future in the span, which has the lines of its end as well.
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             let _entered = this.span.enter();

@@ -1,4 +1,4 @@
-//! One attempt: one socket, one address.
+//! An attempt to connect to an address.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::net::options::{self, Unavailable};
 use crate::net::race::STAGGER;
 use crate::net::{Io, PeerAddr};
 
-/// Connects to one address. The error says how far it came.
+/// Connects to an address. An error has the stage of the attempt with it.
 pub(super) async fn connect(
     addr: PeerAddr,
     settings: &SocketSettings,
@@ -33,18 +33,20 @@ pub(super) async fn connect(
     Ok(Dialed { io, peer: addr, local, host: None, unavailable })
 }
 
-/// A connect that has no answer is tried again beside the first one after this long, over and over.
+/// The time after which a connect without an answer is tried again beside the first one, over and
+/// over.
 ///
 /// The kernel repeats its SYN after 1, 3 and 7 s: an upstream that is back is heard of up to 4 s
 /// late. A second SYN on a socket of its own is answered at once. The first socket stays for peers
-/// that are further away than this. As long as RFC 8305 waits for an answer before it tries another
-/// address (section 8).
+/// that are further away than this. The time is that of RFC 8305, section 8, for an answer before
+/// another address is tried.
 const AGAIN: Duration = STAGGER;
 
 type Connected = Result<(Io, Unavailable), (AttemptStage, io::Error)>;
 
 async fn tcp(addr: SocketAddr, settings: &SocketSettings) -> Connected {
     let mut first = pin!(tcp_once(addr, settings));
+    // Terminated: `select` waits for the first one alone until there is a second.
     let mut again = pin!(Fuse::terminated());
     loop {
         let either = select(first.as_mut(), again.as_mut());
@@ -59,6 +61,8 @@ async fn tcp(addr: SocketAddr, settings: &SocketSettings) -> Connected {
 
 async fn tcp_once(addr: SocketAddr, settings: &SocketSettings) -> Connected {
     let socket = socket(addr).map_err(|error| (AttemptStage::Connect, error))?;
+    // Before connect: the buffers decide the window that the handshake announces, and the local
+    // address cannot be bound afterwards.
     let unavailable = options::apply_connecting(&SockRef::from(&socket), addr, settings)
         .map_err(|error| (AttemptStage::Setup, error))?;
     let stream = TcpSocket::from_std_stream(socket.into()).connect(addr).await;
@@ -68,7 +72,7 @@ async fn tcp_once(addr: SocketAddr, settings: &SocketSettings) -> Connected {
     Ok((Io::Tcp(stream), unavailable))
 }
 
-/// A non-blocking socket.
+/// A new non-blocking socket for this family of addresses.
 fn socket(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -82,6 +86,7 @@ pub(super) fn refuse_oneself(stream: TcpStream, target: SocketAddr) -> io::Resul
     // A peer that has reset the connection by now has no address any more; that is for the first
     // read to find.
     let peer = stream.peer_addr().unwrap_or(target);
+    // Both ends have one address only if the socket is connected to itself.
     if stream.local_addr()? != peer {
         return Ok(stream);
     }
@@ -98,7 +103,7 @@ async fn unix(
     path: &std::path::Path,
     settings: &SocketSettings,
 ) -> Result<(Io, Unavailable), (AttemptStage, io::Error)> {
-    /// Between two tries on a full backlog.
+    /// The pause between two tries on a full backlog.
     const PAUSE: Duration = Duration::from_millis(10);
     let stream = loop {
         match tokio::net::UnixStream::connect(path).await {
