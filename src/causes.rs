@@ -14,7 +14,7 @@ use crate::foreign;
 use crate::text::Escaped;
 
 /// The most causes of an error that are looked at: a foreign chain may have no end.
-const MOST: usize = 16;
+const MAX_CAUSES: usize = 16;
 
 /// An error and its causes in one line, each text once. Escaped and cut as
 /// [`Escaped`](crate::protocol::Escaped).
@@ -38,7 +38,8 @@ impl fmt::Display for OneLine<'_> {
         let mut text = Escaped(self.0).to_string();
         // By `source`, and not by `inner_error`: an `io::Error` shows what it holds in its own
         // text.
-        for cause in std::iter::successors(source(self.0), |error| source(*error)).take(MOST) {
+        let causes = std::iter::successors(source(self.0), |error| source(*error));
+        for cause in causes.take(MAX_CAUSES) {
             let said = Escaped(cause).to_string();
             // Many repeat the words of their cause, and some say nothing else.
             if said.starts_with(&text) {
@@ -52,7 +53,7 @@ impl fmt::Display for OneLine<'_> {
 }
 
 /// The cause of this type: the error itself, or one of its [sources](Error::source), also inside an
-/// [`io::Error`] and an `Arc`. An error of this crate has no sources: see [above](self).
+/// [`io::Error`] and an `Arc`. An error of this crate has no sources: see [`error`](crate::error).
 ///
 /// ```
 /// let error = std::io::Error::other(std::fmt::Error);
@@ -60,14 +61,14 @@ impl fmt::Display for OneLine<'_> {
 /// ```
 pub fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     std::iter::successors(Some(error), |error| inner_error(*error))
-        .take(MOST)
+        .take(MAX_CAUSES)
         .find_map(|error| error.downcast_ref())
 }
 
 /// Whether the connection ended, or carried what nobody understands, rather than that the program at
 /// its other end said what is wrong. Looks into whatever the error is wrapped in, as
 /// [`find`](crate::error::find) does.
-pub fn is_of_connection(error: &(dyn Error + 'static)) -> bool {
+pub fn is_connection_error(error: &(dyn Error + 'static)) -> bool {
     use io::ErrorKind::{
         BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, UnexpectedEof,
     };
@@ -158,7 +159,7 @@ mod tests {
         let error = io::Error::new(io::ErrorKind::BrokenPipe, inner);
         assert_eq!(find::<Layer>(&error).unwrap().0, "outer");
         assert!(find::<fmt::Error>(&error).is_none());
-        assert!(is_of_connection(&error));
-        assert!(!is_of_connection(&Layer("too many clients", None)));
+        assert!(is_connection_error(&error));
+        assert!(!is_connection_error(&Layer("too many clients", None)));
     }
 }

@@ -49,7 +49,7 @@ impl From<Panicked> for io::Error {
 #[cfg(not(shuttle))]
 #[inline]
 pub(crate) fn call<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
-    catch_unwind(AssertUnwindSafe(call)).map_err(forget)
+    catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload)
 }
 
 /// Calls foreign code; in a model check a panic is a finding and is not caught.
@@ -61,10 +61,10 @@ pub(crate) fn call<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
 /// Drops the payload of a panic.
 #[cfg_attr(shuttle, allow(dead_code, reason = "nothing is caught there"))]
 #[cold]
-fn forget(carried: Box<dyn Any + Send>) -> Panicked {
+fn drop_payload(payload: Box<dyn Any + Send>) -> Panicked {
     // The payload is a foreign value as well: its drop may panic, with a payload whose drop may
     // panic. The second one is leaked.
-    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(carried))) {
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         mem::forget(second);
     }
     Panicked

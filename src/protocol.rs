@@ -11,7 +11,7 @@ use std::time::Duration;
 mod guard_ext;
 
 pub use self::guard_ext::GuardExt;
-pub use crate::causes::{OneLine, is_of_connection as is_connection_error};
+pub use crate::causes::{OneLine, is_connection_error};
 pub use crate::pool::Retry;
 pub use crate::stream::{
     Consequence, DeferredEvents, Driven, Driver, Ledger, Linger, LingeringSocket, Owed, Scanner,

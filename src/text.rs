@@ -96,13 +96,13 @@ fn is_address(text: &str) -> bool {
 }
 
 /// The most characters of a text that a peer can bring into a log line or an error.
-const MOST: usize = 512;
+const MAX_CHARS: usize = 512;
 /// The most characters of a code that a peer can bring into an event.
-const LONGEST_CODE: usize = 40;
+const MAX_CODE_CHARS: usize = 40;
 
 /// A code that a peer gave, as [`Escaped`] shows it and no longer than 40 characters.
 pub(crate) fn escaped_code(text: &str) -> Arc<str> {
-    Escaped(&text).to_string().chars().take(LONGEST_CODE).collect::<String>().into()
+    Escaped(&text).to_string().chars().take(MAX_CODE_CHARS).collect::<String>().into()
 }
 
 /// The words of a peer or of foreign code on one line, without characters that steer a terminal or
@@ -123,7 +123,7 @@ impl fmt::Debug for Escaped<'_> {
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut writer = EscapingWriter { text: String::new(), left: MOST };
+        let mut writer = EscapingWriter { text: String::new(), left: MAX_CHARS };
         // Ends early when enough was said: whoever formats may never end.
         let said = foreign::call(|| write!(writer, "{}", self.0));
         // What was written before the panic or the end is shown as well.
@@ -229,8 +229,8 @@ mod tests {
         );
         assert_eq!(Escaped(&"für Ärger: 日本").to_string(), "für Ärger: 日本");
         let long = Escaped(&"x".repeat(10_000)).to_string();
-        assert_eq!((long.chars().count(), long.ends_with("x…")), (MOST + 1, true));
-        assert_eq!(Escaped(&"y".repeat(MOST)).to_string().len(), MOST);
+        assert_eq!((long.chars().count(), long.ends_with("x…")), (MAX_CHARS + 1, true));
+        assert_eq!(Escaped(&"y".repeat(MAX_CHARS)).to_string().len(), MAX_CHARS);
     }
 
     #[test]

@@ -22,7 +22,7 @@ const SIZES: RangeInclusive<usize> = 1..=65_535;
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The most callers that may wait, if they are counted: a hundred times as many tasks as a process
 /// has memory for.
-const MOST_WAITING: usize = 1 << 24;
+const MAX_WAITING: usize = 1 << 24;
 /// The backlogs that every kernel understands: Linux counted in 16 bits for a long time, and a
 /// larger number came out small.
 const BACKLOGS: RangeInclusive<u32> = 1..=65_535;
@@ -99,7 +99,7 @@ pub(super) fn max_connecting(problems: &mut Problems, most: usize) {
 }
 
 pub(super) fn max_waiting(problems: &mut Problems, most: Option<usize>) {
-    if let Some(most) = most.filter(|most| *most > MOST_WAITING) {
+    if let Some(most) = most.filter(|most| *most > MAX_WAITING) {
         let rule = "must be at most 16777216; for no bound at all, use None (\"unlimited\")";
         problems.add("max_waiting", most, rule);
     }
@@ -244,7 +244,7 @@ fn time(problems: &mut Problems, field: &str, time: Duration, instead: &str) {
     // all.
     if time.is_zero() {
         problems.add(field, "0s", format!("must be at least 1 ms; {instead}"));
-    // A rule of its own: who writes a fraction did not mean "no limit".
+    // A rule of its own: a fraction was not meant as "no limit".
     } else if time < Duration::from_millis(1) {
         let rule = "must be at least 1 ms (the timer counts milliseconds)";
         problems.add(field, format!("{time:?}"), rule);

@@ -80,11 +80,11 @@ impl Config {
     ///
     /// [`ConfigError`] with every field that breaks a rule.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.settle().map(drop)
+        self.to_settings().map(drop)
     }
 
     /// The valid form that the pool works with.
-    pub(crate) fn settle(&self) -> Result<Settings, ConfigError> {
+    pub(crate) fn to_settings(&self) -> Result<Settings, ConfigError> {
         Settings::of(self)
     }
 
@@ -101,11 +101,11 @@ impl ListenerConfig {
     ///
     /// [`ConfigError`] with every field that breaks a rule.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.settle().map(drop)
+        self.to_settings().map(drop)
     }
 
     /// The valid form that the listener works with.
-    pub(crate) fn settle(&self) -> Result<ListenerSettings, ConfigError> {
+    pub(crate) fn to_settings(&self) -> Result<ListenerSettings, ConfigError> {
         ListenerSettings::of(self)
     }
 }

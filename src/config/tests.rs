@@ -28,10 +28,10 @@ fn timeouts(change: impl FnOnce(Timeouts) -> Timeouts) -> Config {
 
 #[test]
 fn the_defaults_with_an_upstream_are_valid_and_named_after_it() {
-    let settings = Config::new("db:5432").settle().unwrap();
+    let settings = Config::new("db:5432").to_settings().unwrap();
     assert_eq!(settings.name, "db:5432");
     assert_eq!(settings.socket.user_timeout, Some(secs(30)));
-    assert_eq!(Config::new("db:5432").with_name("main").settle().unwrap().name, "main");
+    assert_eq!(Config::new("db:5432").with_name("main").to_settings().unwrap().name, "main");
     assert!(ListenerConfig::default().check().is_ok());
 }
 
@@ -133,7 +133,7 @@ fn a_contradicting_user_timeout_is_told_the_range_that_agrees() {
 
 #[test]
 fn the_derived_user_timeout_is_off_when_the_system_decides() {
-    let user_timeout = |config: Config| config.settle().unwrap().socket.user_timeout;
+    let user_timeout = |config: Config| config.to_settings().unwrap().socket.user_timeout;
     assert_eq!(user_timeout(keepalive(|k| k.with_retries(None))), None);
     assert_eq!(user_timeout(socket(|s| s.with_keepalive(None))), None);
     assert_eq!(user_timeout(keepalive(|k| k.with_retries(4))), Some(secs(35)));

@@ -84,7 +84,7 @@ impl Listener {
         config: &ListenerConfig,
         observer: Option<Arc<dyn Observer>>,
     ) -> Result<Self, BindError> {
-        let settings = config.settle().map_err(BindError::Config)?;
+        let settings = config.to_settings().map_err(BindError::Config)?;
         let (socket, local, unavailable) = bind::bind(address, &settings).await?;
         let name = if settings.name.is_empty() { local.to_string() } else { settings.name.clone() };
         let emitter = Arc::new(Emitter::of_listener(&name, observer));

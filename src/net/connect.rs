@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use super::endpoint::upstream_text;
 use super::error::AttemptStage;
 use super::options::Unavailable;
-use super::race::{Action, Race, STAGGER};
-use super::resolve::known;
+use super::race::{ATTEMPT_DELAY, Action, Race};
+use super::resolve::literal_addr;
 use super::{
     ConnectAttempt, ConnectError, Directory, Endpoint, Io, PeerAddr, PendingAttempt, Resolver,
 };
@@ -49,7 +49,7 @@ pub(crate) struct DialTarget<'a> {
     /// Addresses not to try: earlier connections to them were not what was looked for.
     pub(crate) except: &'a HashSet<PeerAddr>,
     /// The number of attempts that may still begin, for all dials of a caller together.
-    pub(crate) left: &'a AtomicUsize,
+    pub(crate) attempts_left: &'a AtomicUsize,
     pub(crate) resolver: &'a Resolver,
     pub(crate) directory: &'a dyn Directory,
 }
@@ -94,10 +94,10 @@ struct DialState<'a> {
     under_way: Vec<Option<(String, AttemptStage, Instant)>>,
     failed: Vec<ConnectAttempt>,
     /// The endpoint that each address was found under first.
-    found: HashMap<PeerAddr, usize>,
+    endpoint_of: HashMap<PeerAddr, usize>,
     started: Instant,
     /// Whether the deadline has passed, and attempts that are still under way have failed.
-    late: Arc<AtomicBool>,
+    is_overdue: Arc<AtomicBool>,
 }
 
 impl<'a> DialState<'a> {
@@ -107,13 +107,13 @@ impl<'a> DialState<'a> {
         Self {
             target,
             socket,
-            race: Race::new(unknown, target.left.load(Ordering::Relaxed)),
+            race: Race::new(unknown, target.attempts_left.load(Ordering::Relaxed)),
             steps: FuturesUnordered::new(),
             under_way: Vec::new(),
             failed: Vec::new(),
-            found: HashMap::new(),
+            endpoint_of: HashMap::new(),
             started: Instant::now(),
-            late: Arc::default(),
+            is_overdue: Arc::default(),
         }
     }
 
@@ -125,8 +125,8 @@ impl<'a> DialState<'a> {
             self.race.resolved(0, vec![only.clone()], self.started);
         } else {
             for (endpoint, target) in self.target.endpoints.iter().enumerate() {
-                match known(target) {
-                    Some(addr) => self.found(endpoint, vec![addr], self.started),
+                match literal_addr(target) {
+                    Some(addr) => self.take_addrs(endpoint, vec![addr], self.started),
                     None => self.resolve(endpoint, target),
                 }
             }
@@ -136,13 +136,13 @@ impl<'a> DialState<'a> {
             if let Some(moment) = deadline.instant().filter(|moment| *moment <= now) {
                 // Before the attempts are dropped, which look at it; the same task drops them, so
                 // Relaxed.
-                self.late.store(true, Ordering::Relaxed);
+                self.is_overdue.store(true, Ordering::Relaxed);
                 return Err(DialFailure::Deadline(moment));
             }
             let pause = match self.race.next(now, |addrs| self.target.directory.order(addrs)) {
                 Action::Start(addr) => {
                     // Relaxed: the caller reads it after this dial, in the same task.
-                    self.target.left.store(self.race.left(), Ordering::Relaxed);
+                    self.target.attempts_left.store(self.race.attempts_left(), Ordering::Relaxed);
                     self.connect(addr);
                     continue;
                 }
@@ -152,7 +152,7 @@ impl<'a> DialState<'a> {
             };
             match deadline.min(pause).run(self.steps.next()).await {
                 Ok(Some((step, done))) => {
-                    if let Some(dialed) = self.ended(step, done) {
+                    if let Some(dialed) = self.take_result(step, done) {
                         // The losers, before anybody counts the winner.
                         self.steps.clear();
                         return Ok(dialed);
@@ -166,13 +166,13 @@ impl<'a> DialState<'a> {
         }
     }
 
-    fn found(&mut self, endpoint: usize, mut addrs: Vec<PeerAddr>, now: Instant) {
+    fn take_addrs(&mut self, endpoint: usize, mut addrs: Vec<PeerAddr>, now: Instant) {
         self.target.directory.resolved(endpoint, &addrs);
         // After the directory was told: an address that is not tried is one of the name's all the
         // same.
         addrs.retain(|addr| !self.target.except.contains(addr));
         for addr in &addrs {
-            self.found.entry(addr.clone()).or_insert(endpoint);
+            self.endpoint_of.entry(addr.clone()).or_insert(endpoint);
         }
         self.race.resolved(endpoint, addrs, now);
     }
@@ -188,7 +188,7 @@ impl<'a> DialState<'a> {
     fn connect(&mut self, addr: PeerAddr) {
         let step = self.begin(addr.to_string(), AttemptStage::Connect);
         let socket = self.socket;
-        let attempt = AttemptGuard::begin(self.target.directory, &addr, &self.late);
+        let attempt = AttemptGuard::begin(self.target.directory, &addr, &self.is_overdue);
         self.steps.push(Box::pin(async move {
             let result = attempt::connect(addr, socket).await;
             (step, StepResult::Connected { attempt, result })
@@ -201,7 +201,11 @@ impl<'a> DialState<'a> {
     }
 
     /// Takes a step's result in, which may be the connection.
-    fn ended(&mut self, step: usize, done: StepResult<'a>) -> Option<(Dialed, AttemptGuard<'a>)> {
+    fn take_result(
+        &mut self,
+        step: usize,
+        done: StepResult<'a>,
+    ) -> Option<(Dialed, AttemptGuard<'a>)> {
         let now = Instant::now();
         let (stage, error) = match done {
             StepResult::Connected { attempt, result: Ok(mut dialed) } => {
@@ -214,7 +218,7 @@ impl<'a> DialState<'a> {
                 failure
             }
             StepResult::Resolved { endpoint, result: Ok(addrs) } => {
-                self.found(endpoint, addrs, now);
+                self.take_addrs(endpoint, addrs, now);
                 // A lookup that succeeded is no attempt of the error.
                 self.under_way[step] = None;
                 return None;
@@ -232,7 +236,7 @@ impl<'a> DialState<'a> {
 
     /// The name that an address was found under, if the endpoint was a name.
     fn host_of(&self, addr: &PeerAddr) -> Option<Arc<str>> {
-        let endpoint = self.found.get(addr)?;
+        let endpoint = self.endpoint_of.get(addr)?;
         self.target.endpoints.get(*endpoint)?.host().map(Arc::from)
     }
 
@@ -259,31 +263,31 @@ impl<'a> DialState<'a> {
 /// An attempt to connect that the directory knows of: its end is reported exactly once, also when
 /// it is dropped.
 pub(crate) struct AttemptGuard<'a> {
-    trying: Option<Box<dyn PendingAttempt + 'a>>,
+    pending: Option<Box<dyn PendingAttempt + 'a>>,
     began: Instant,
-    late: Arc<AtomicBool>,
+    is_overdue: Arc<AtomicBool>,
 }
 
 impl<'a> AttemptGuard<'a> {
-    fn begin(directory: &'a dyn Directory, addr: &PeerAddr, late: &Arc<AtomicBool>) -> Self {
-        let (trying, late) = (Some(directory.began(addr)), Arc::clone(late));
-        Self { trying, began: Instant::now(), late }
+    fn begin(directory: &'a dyn Directory, addr: &PeerAddr, is_overdue: &Arc<AtomicBool>) -> Self {
+        let (pending, is_overdue) = (Some(directory.began(addr)), Arc::clone(is_overdue));
+        Self { pending, began: Instant::now(), is_overdue }
     }
 
     pub(crate) fn end(mut self, result: Result<(), &io::Error>) {
-        if let Some(mut trying) = self.trying.take() {
-            trying.ended(Some(result));
+        if let Some(mut pending) = self.pending.take() {
+            pending.ended(Some(result));
         }
     }
 }
 
 impl Drop for AttemptGuard<'_> {
     fn drop(&mut self) {
-        let Some(mut trying) = self.trying.take() else { return };
+        let Some(mut pending) = self.pending.take() else { return };
         // Slower than RFC 8305 waits for an address: that is worth remembering, or every dial would
         // begin with the same silent one.
-        let slow = self.began.elapsed() >= STAGGER || self.late.load(Ordering::Relaxed);
+        let slow = self.began.elapsed() >= ATTEMPT_DELAY || self.is_overdue.load(Ordering::Relaxed);
         let error = io::Error::from(io::ErrorKind::TimedOut);
-        trying.ended(slow.then_some(Err(&error)));
+        pending.ended(slow.then_some(Err(&error)));
     }
 }

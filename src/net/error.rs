@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::resolve::is_unknown;
+use super::resolve::is_no_such_name;
 use crate::causes::{self, OneLine};
 use crate::event::DialOutcome;
 use crate::foreign::Held;
@@ -37,7 +37,7 @@ pub struct ConnectAttempt {
     took: Duration,
     stage: AttemptStage,
     /// The name of the protocol that the program there has to speak, if nothing shows that it does.
-    doubt: Option<&'static str>,
+    unproved_protocol: Option<&'static str>,
 }
 
 /// The stage of an attempt in which it failed.
@@ -64,7 +64,7 @@ impl AttemptStage {
 impl ConnectError {
     /// The error of a dial all of whose attempts failed.
     pub(crate) fn failed(upstream: String, attempts: Vec<ConnectAttempt>, took: Duration) -> Self {
-        let kind = judge(&attempts);
+        let kind = most_telling(&attempts);
         Self { upstream, attempts, took, limit: None, kind }
     }
 
@@ -177,8 +177,10 @@ impl ConnectError {
             DialOutcome::Resolve if self.is_conclusive() => "check the name",
             DialOutcome::Resolve => "check the resolver: it gave no answer",
             DialOutcome::Timeout | DialOutcome::Handshake if !self.is_denied() => {
-                if let Some(speaks) = self.attempts.iter().rev().find_map(|one| one.doubt) {
-                    return Some(self.question(speaks).into());
+                if let Some(speaks) =
+                    self.attempts.iter().rev().find_map(|one| one.unproved_protocol)
+                {
+                    return Some(self.protocol_question(speaks).into());
                 }
                 match self.attempts.last() {
                     _ if self.kind == DialOutcome::Handshake => return None,
@@ -200,7 +202,7 @@ impl ConnectError {
     }
 
     /// The question to ask where nothing shows that the server speaks the protocol.
-    fn question(&self, speaks: &str) -> String {
+    fn protocol_question(&self, speaks: &str) -> String {
         let speaks = if speaks.is_empty() { "this protocol" } else { speaks };
         let or_else = match self.kind {
             DialOutcome::Timeout => "if it is just slow, raise timeouts.connect",
@@ -263,7 +265,7 @@ impl ConnectAttempt {
         took: Duration,
         stage: AttemptStage,
     ) -> Self {
-        Self { target, error: Arc::new(Held::new(error)), took, stage, doubt: None }
+        Self { target, error: Arc::new(Held::new(error)), took, stage, unproved_protocol: None }
     }
 
     /// An attempt that was still under way when the deadline passed.
@@ -276,17 +278,17 @@ impl ConnectAttempt {
         Self::new(target, io::Error::new(io::ErrorKind::TimedOut, text), took, stage)
     }
 
-    /// An attempt whose handshake failed. `doubt`: the protocol that the program there has to
-    /// speak, if nothing shows that it does.
+    /// An attempt whose handshake failed. `unproved_protocol`: the name of what the program there
+    /// has to speak, if nothing shows that it does.
     pub(crate) fn handshake(
         target: String,
         error: io::Error,
         took: Duration,
         is_permanent: bool,
-        doubt: Option<&'static str>,
+        unproved_protocol: Option<&'static str>,
     ) -> Self {
         let stage = if is_permanent { AttemptStage::Denied } else { AttemptStage::Handshake };
-        Self { doubt, ..Self::new(target, error, took, stage) }
+        Self { unproved_protocol, ..Self::new(target, error, took, stage) }
     }
 
     /// An attempt whose handshake had no answer at the deadline.
@@ -295,7 +297,10 @@ impl ConnectAttempt {
         took: Duration,
         speaks: &'static str,
     ) -> Self {
-        Self { doubt: Some(speaks), ..Self::unfinished(target, took, AttemptStage::Handshake) }
+        Self {
+            unproved_protocol: Some(speaks),
+            ..Self::unfinished(target, took, AttemptStage::Handshake)
+        }
     }
 
     /// The address, or the name as configured when it is the lookup that failed.
@@ -344,13 +349,13 @@ impl ConnectAttempt {
             ConnectionRefused, HostUnreachable, NetworkUnreachable, NotFound, TimedOut,
         };
         match self.stage {
-            AttemptStage::Resolve => is_unknown(&self.error),
+            AttemptStage::Resolve => is_no_such_name(&self.error),
             AttemptStage::Setup => !self.may_pass(),
             AttemptStage::Connect => matches!(
                 self.error.kind(),
                 ConnectionRefused | NotFound | TimedOut | HostUnreachable | NetworkUnreachable
             ),
-            AttemptStage::Handshake => self.doubt.is_some(),
+            AttemptStage::Handshake => self.unproved_protocol.is_some(),
             AttemptStage::Denied => true,
         }
     }
@@ -379,7 +384,7 @@ impl fmt::Debug for ConnectAttempt {
 
 /// The most telling outcome: what was heard from a peer says more than what was not, and a machine
 /// without IPv6 must not hide that the IPv4 address refused.
-fn judge(attempts: &[ConnectAttempt]) -> DialOutcome {
+fn most_telling(attempts: &[ConnectAttempt]) -> DialOutcome {
     let telling = [
         DialOutcome::Handshake,
         DialOutcome::Refused,

@@ -186,7 +186,7 @@ mod tests {
     #[tokio::test]
     async fn an_accepted_socket_has_its_own_options_and_those_of_its_listener() {
         let config = SocketConfig::default().with_recv_buffer(32_768).with_tos(0x10);
-        let settings = ListenerConfig::default().with_socket(config).settle().unwrap().socket;
+        let settings = ListenerConfig::default().with_socket(config).to_settings().unwrap().socket;
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         apply_listening(&SockRef::from(&socket), &settings).unwrap();
@@ -216,7 +216,7 @@ mod tests {
         };
         let (accepted, peer) = listener.accept().await.unwrap();
         let config = SocketConfig::default().with_tos(0x10);
-        let settings = ListenerConfig::default().with_socket(config).settle().unwrap().socket;
+        let settings = ListenerConfig::default().with_socket(config).to_settings().unwrap().socket;
         let unavailable = apply_accepted(&SockRef::from(&accepted), peer, &settings).unwrap();
         assert!(unavailable.is_empty(), "{unavailable:?}");
         let report = SocketReport::read(&SockRef::from(&accepted)).unwrap();

@@ -10,15 +10,15 @@ use super::PeerAddr;
 
 /// The pause before the next address is tried beside those under way (RFC 8305 section 8,
 /// "Connection Attempt Delay").
-pub(super) const STAGGER: Duration = Duration::from_millis(250);
+pub(super) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// The time for which the first known addresses wait for names that come before them (RFC 8305
 /// section 8, "Resolution Delay").
 pub(super) const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
 /// The most attempts of a dial. A name may lead to thousands of addresses, each of them a socket
 /// and an entry in the error; where so many have failed, a further attempt says nothing new. At an
-/// attempt every [`STAGGER`] they take longer than the default `timeouts.connect`.
-pub(crate) const MOST_ATTEMPTS: usize = 32;
+/// attempt every [`ATTEMPT_DELAY`] they take longer than the default `timeouts.connect`.
+pub(crate) const MAX_ATTEMPTS: usize = 32;
 
 /// The next action of a dial.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,20 +39,20 @@ pub(super) struct Race {
     /// The addresses of each endpoint while names are looked up; emptied when the race begins.
     found: Vec<Vec<PeerAddr>>,
     /// The number of endpoints whose addresses are not known yet.
-    unknown: usize,
+    unresolved: usize,
     /// The moment at which the race begins although some endpoints are unknown; `None` while all
     /// are.
-    begin: Option<Instant>,
-    begun: bool,
+    begin_at: Option<Instant>,
+    has_begun: bool,
     /// The addresses met so far, so that none is tried twice.
-    seen: HashSet<PeerAddr>,
+    met: HashSet<PeerAddr>,
     queue: VecDeque<PeerAddr>,
     /// Whether an address was added to the queue since it was last put in order.
-    fresh: bool,
+    needs_order: bool,
     next_start: Option<Instant>,
     under_way: usize,
     /// The number of attempts that may still begin.
-    left: usize,
+    attempts_left: usize,
 }
 
 impl Race {
@@ -60,26 +60,26 @@ impl Race {
     pub(super) fn new(endpoints: usize, most: usize) -> Self {
         Self {
             found: vec![Vec::new(); endpoints],
-            unknown: endpoints,
-            begin: None,
-            begun: false,
-            seen: HashSet::new(),
+            unresolved: endpoints,
+            begin_at: None,
+            has_begun: false,
+            met: HashSet::new(),
             queue: VecDeque::new(),
-            fresh: false,
+            needs_order: false,
             next_start: None,
             under_way: 0,
-            left: most,
+            attempts_left: most,
         }
     }
 
     /// Takes in the addresses of an endpoint, which are none if its lookup failed. Called once per
     /// endpoint.
     pub(super) fn resolved(&mut self, endpoint: usize, addrs: Vec<PeerAddr>, now: Instant) {
-        self.unknown -= 1;
+        self.unresolved -= 1;
         if !addrs.is_empty() {
-            self.begin.get_or_insert(now + RESOLUTION_DELAY);
+            self.begin_at.get_or_insert(now + RESOLUTION_DELAY);
         }
-        if self.begun {
+        if self.has_begun {
             self.enqueue(addrs);
         } else {
             self.found[endpoint] = addrs;
@@ -95,24 +95,26 @@ impl Race {
     /// Decides what to do now. `order` may change the order of the addresses that are about to be
     /// tried.
     pub(super) fn next(&mut self, now: Instant, order: impl FnOnce(&mut Vec<PeerAddr>)) -> Action {
-        if !self.begun {
-            match self.begin {
-                Some(begin) if self.unknown > 0 && now < begin => return Action::WaitUntil(begin),
-                None if self.unknown > 0 => return Action::Wait,
+        if !self.has_begun {
+            match self.begin_at {
+                Some(begin) if self.unresolved > 0 && now < begin => {
+                    return Action::WaitUntil(begin);
+                }
+                None if self.unresolved > 0 => return Action::Wait,
                 _ => {
-                    self.begun = true;
+                    self.has_begun = true;
                     let found = std::mem::take(&mut self.found).concat();
                     self.enqueue(found);
                 }
             }
         }
         // Only then: what was put in order stays so, and `order` looks at every peer.
-        if std::mem::take(&mut self.fresh) {
+        if std::mem::take(&mut self.needs_order) {
             let mut addrs = Vec::from(std::mem::take(&mut self.queue));
             order(&mut addrs);
             self.queue = addrs.into();
         }
-        if self.left == 0 {
+        if self.attempts_left == 0 {
             // What a name that is still being looked up leads to would not be tried either.
             return if self.under_way > 0 { Action::Wait } else { Action::Exhausted };
         }
@@ -123,24 +125,24 @@ impl Race {
         match self.queue.pop_front() {
             Some(addr) => {
                 self.under_way += 1;
-                self.left -= 1;
-                self.next_start = Some(now + STAGGER);
+                self.attempts_left -= 1;
+                self.next_start = Some(now + ATTEMPT_DELAY);
                 Action::Start(addr)
             }
-            None if self.under_way > 0 || self.unknown > 0 => Action::Wait,
+            None if self.under_way > 0 || self.unresolved > 0 => Action::Wait,
             None => Action::Exhausted,
         }
     }
 
     /// The number of attempts that may still begin.
-    pub(super) fn left(&self) -> usize {
-        self.left
+    pub(super) fn attempts_left(&self) -> usize {
+        self.attempts_left
     }
 
     fn enqueue(&mut self, mut addrs: Vec<PeerAddr>) {
-        addrs.retain(|addr| self.seen.insert(addr.clone()));
+        addrs.retain(|addr| self.met.insert(addr.clone()));
         self.queue.extend(interleave(addrs));
-        self.fresh = true;
+        self.needs_order = true;
     }
 }
 
@@ -187,7 +189,7 @@ mod tests {
 
     /// A race whose only endpoint is known.
     fn race(texts: &[&str], now: Instant) -> Race {
-        let mut race = Race::new(1, MOST_ATTEMPTS);
+        let mut race = Race::new(1, MAX_ATTEMPTS);
         race.resolved(0, addrs(texts), now);
         race
     }
@@ -217,9 +219,9 @@ mod tests {
         let t = Instant::now();
         let mut race = race(&["1.1.1.1:1", "1.1.1.2:1"], t);
         assert_eq!(race.next(t, |_| {}), start("1.1.1.1:1"));
-        assert_eq!(race.next(t, |_| {}), Action::WaitUntil(t + STAGGER));
-        assert_eq!(race.next(t + STAGGER, |_| {}), start("1.1.1.2:1"));
-        assert_eq!(race.next(t + STAGGER, |_| {}), Action::Wait);
+        assert_eq!(race.next(t, |_| {}), Action::WaitUntil(t + ATTEMPT_DELAY));
+        assert_eq!(race.next(t + ATTEMPT_DELAY, |_| {}), start("1.1.1.2:1"));
+        assert_eq!(race.next(t + ATTEMPT_DELAY, |_| {}), Action::Wait);
     }
 
     #[test]
@@ -232,7 +234,7 @@ mod tests {
         assert_eq!(race.next(t, |_| {}), start("1.1.1.2:1"));
         assert_eq!(
             race.next(t, |_| {}),
-            Action::WaitUntil(t + STAGGER),
+            Action::WaitUntil(t + ATTEMPT_DELAY),
             "the pause counts from there"
         );
     }
@@ -258,7 +260,7 @@ mod tests {
     #[test]
     fn a_known_address_waits_50_ms_for_a_name_before_it() {
         let t = Instant::now();
-        let mut race = Race::new(2, MOST_ATTEMPTS);
+        let mut race = Race::new(2, MAX_ATTEMPTS);
         assert_eq!(race.next(t, |_| {}), Action::Wait);
         race.resolved(1, addrs(&["2.2.2.2:1"]), t);
         assert_eq!(race.next(t, |_| {}), Action::WaitUntil(t + RESOLUTION_DELAY));
@@ -273,13 +275,13 @@ mod tests {
     #[test]
     fn a_name_that_comes_late_joins_at_the_end() {
         let t = Instant::now();
-        let mut race = Race::new(2, MOST_ATTEMPTS);
+        let mut race = Race::new(2, MAX_ATTEMPTS);
         race.resolved(1, addrs(&["2.2.2.2:1"]), t);
         let t = t + RESOLUTION_DELAY;
         assert_eq!(race.next(t, |_| {}), start("2.2.2.2:1"));
         assert_eq!(race.next(t, |_| {}), Action::Wait);
         race.resolved(0, addrs(&["2.2.2.2:1", "1.1.1.1:1"]), t);
-        assert_eq!(race.next(t, |_| {}), Action::WaitUntil(t + STAGGER));
+        assert_eq!(race.next(t, |_| {}), Action::WaitUntil(t + ATTEMPT_DELAY));
         race.failed();
         assert_eq!(race.next(t, |_| {}), start("1.1.1.1:1"));
     }
@@ -287,7 +289,7 @@ mod tests {
     #[test]
     fn names_that_cannot_be_resolved_exhaust_the_race() {
         let t = Instant::now();
-        let mut race = Race::new(2, MOST_ATTEMPTS);
+        let mut race = Race::new(2, MAX_ATTEMPTS);
         race.resolved(0, Vec::new(), t);
         assert_eq!(race.next(t, |_| {}), Action::Wait);
         race.resolved(1, Vec::new(), t);
@@ -305,7 +307,7 @@ mod tests {
             assert_eq!(race.next(t, |addrs| addrs.reverse()), Action::Start(addr(n)));
             race.failed();
         }
-        assert_eq!(race.left(), 0);
+        assert_eq!(race.attempts_left(), 0);
         assert_eq!(race.next(t, |_| {}), Action::Exhausted, "whatever the other name leads to");
     }
 
@@ -315,9 +317,9 @@ mod tests {
         let mut race = Race::new(1, 1);
         race.resolved(0, addrs(&["1.1.1.1:1", "1.1.1.2:1"]), t);
         assert_eq!(race.next(t, |_| {}), start("1.1.1.1:1"));
-        assert_eq!(race.next(t + STAGGER, |_| {}), Action::Wait);
+        assert_eq!(race.next(t + ATTEMPT_DELAY, |_| {}), Action::Wait);
         race.failed();
-        assert_eq!(race.next(t + STAGGER, |_| {}), Action::Exhausted);
+        assert_eq!(race.next(t + ATTEMPT_DELAY, |_| {}), Action::Exhausted);
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Resolver {
     /// stops the waiting, not the lookup, which ends by its own limits.
     pub(crate) async fn resolve(&self, endpoint: &Endpoint) -> io::Result<Vec<PeerAddr>> {
         let Endpoint::Host { host, port } = endpoint else {
-            return Ok(known(endpoint).into_iter().collect());
+            return Ok(literal_addr(endpoint).into_iter().collect());
         };
         let addrs: Vec<SocketAddr> = match &self.0 {
             // A resolver that panics has found nothing.
@@ -63,7 +63,7 @@ impl fmt::Debug for Resolver {
 }
 
 /// Whether a lookup found that there is no such name, rather than no server that knows.
-pub(super) fn is_unknown(error: &io::Error) -> bool {
+pub(super) fn is_no_such_name(error: &io::Error) -> bool {
     // The standard library keeps the code of `getaddrinfo` to itself, so these are the words for
     // `EAI_NONAME` and `EAI_NODATA` (`gai_strerror(3)`, never translated in a program that sets no
     // locale) on glibc, musl, and BSD and macOS.
@@ -87,7 +87,7 @@ pub(super) fn is_unknown(error: &io::Error) -> bool {
 }
 
 /// The address of an endpoint that needs no lookup.
-pub(crate) fn known(endpoint: &Endpoint) -> Option<PeerAddr> {
+pub(crate) fn literal_addr(endpoint: &Endpoint) -> Option<PeerAddr> {
     match endpoint {
         Endpoint::Host { .. } => None,
         Endpoint::Addr(addr) => Some(PeerAddr::Tcp(*addr)),
@@ -103,12 +103,15 @@ mod tests {
     fn a_name_that_nobody_knows_is_not_a_name_server_in_trouble() {
         let of_system =
             |detail| io::Error::other(format!("failed to lookup address information: {detail}"));
-        assert!(is_unknown(&of_system("Name or service not known")));
-        assert!(is_unknown(&of_system("No address associated with hostname")));
-        assert!(is_unknown(&io::ErrorKind::NotFound.into()));
-        assert!(!is_unknown(&of_system("Temporary failure in name resolution")));
-        assert!(!is_unknown(&of_system("Try again")));
-        assert!(!is_unknown(&io::Error::other("the registry is down")));
-        assert!(!is_unknown(&io::Error::from_raw_os_error(2)), "no file, and no word of the name");
+        assert!(is_no_such_name(&of_system("Name or service not known")));
+        assert!(is_no_such_name(&of_system("No address associated with hostname")));
+        assert!(is_no_such_name(&io::ErrorKind::NotFound.into()));
+        assert!(!is_no_such_name(&of_system("Temporary failure in name resolution")));
+        assert!(!is_no_such_name(&of_system("Try again")));
+        assert!(!is_no_such_name(&io::Error::other("the registry is down")));
+        assert!(
+            !is_no_such_name(&io::Error::from_raw_os_error(2)),
+            "no file, and no word of the name"
+        );
     }
 }

@@ -132,7 +132,7 @@ impl SideChannel {
             endpoints: &settings.endpoints,
             only: Some(&self.peer),
             except: &except,
-            left: &attempts,
+            attempts_left: &attempts,
             resolver,
             directory: &NoDirectory,
         };

@@ -73,7 +73,7 @@ impl Connector {
         config: &Config,
         emitter: impl FnOnce(&str) -> Emitter,
     ) -> Result<Self, ConfigError> {
-        let settings = Arc::new(config.settle()?);
+        let settings = Arc::new(config.to_settings()?);
         let emitter = Arc::new(emitter(&settings.name));
         Ok(Self {
             asides: Asides::new(&settings, &emitter),
@@ -137,7 +137,7 @@ impl Connector {
     /// As [`connect`](Self::connect), by this route.
     pub(crate) async fn connect_by(&self, route: Route<'_>) -> Result<Conn, ConnectError> {
         let span = Span::of_dial(self.emitter.name(), &self.upstream());
-        span.around(self.dial(route, &span)).await
+        span.instrument(self.dial(route, &span)).await
     }
 
     fn upstream(&self) -> String {
@@ -151,7 +151,7 @@ impl Connector {
             connector: self,
             began,
             tried: HashSet::new(),
-            attempts: Arc::new(AtomicUsize::new(net::MOST_ATTEMPTS)),
+            attempts: Arc::new(AtomicUsize::new(net::MAX_ATTEMPTS)),
             failed: Vec::new(),
         };
         match dial.run(&route).await {
@@ -160,7 +160,7 @@ impl Connector {
                     let stream = conn.stream();
                     (stream.id(), stream.peer_addr().clone())
                 };
-                span.leads_to(id, &peer);
+                span.record_conn(id, &peer);
                 report.opened(id, &peer);
                 Ok(conn)
             }
@@ -203,8 +203,14 @@ impl Dial<'_> {
             // Few: each of them was an attempt.
             let except = self.tried.clone();
             let (except, attempts) = (&except, Arc::clone(&self.attempts));
-            let target =
-                DialTarget { endpoints, only, except, left: &attempts, resolver, directory };
+            let target = DialTarget {
+                endpoints,
+                only,
+                except,
+                attempts_left: &attempts,
+                resolver,
+                directory,
+            };
             let (dialed, attempt) = match net::dial(target, &settings.socket, left).await {
                 Ok(dialed) => dialed,
                 Err(error) => {

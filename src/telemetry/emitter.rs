@@ -71,7 +71,7 @@ impl Emitter {
     pub(crate) fn checked_out(&self, conn: ConnId, waited: Duration) {
         // Once per use of a connection: nothing is built for a log and an observer that are not there.
         if self.only_counts() {
-            self.count(|handles| handles.checkout(CheckoutOutcome::Ok, waited));
+            self.count(|handles| handles.record_checkout(CheckoutOutcome::Ok, waited));
         } else {
             self.emit(Event::CheckedOut { conn, waited });
         }
@@ -80,7 +80,7 @@ impl Emitter {
     /// Emits [`Event::Returned`], as cheaply as [`checked_out`](Self::checked_out).
     pub(crate) fn returned(&self, conn: ConnId, used: Duration) {
         if self.only_counts() {
-            self.count(|handles| handles.returned(used));
+            self.count(|handles| handles.record_return(used));
         } else {
             self.emit(Event::Returned { conn, used });
         }
@@ -91,7 +91,7 @@ impl Emitter {
     pub(crate) fn found_alive(&self, conn: ConnId, check: Check) {
         let verdict = CheckVerdict::Alive;
         if self.only_counts() {
-            self.count(|handles| handles.checked(check, verdict));
+            self.count(|handles| handles.record_check(check, verdict));
         } else {
             self.emit(Event::Checked { conn, check, verdict, heard: None });
         }
@@ -105,16 +105,16 @@ impl Emitter {
 
     /// Sets the gauges of a pool. A listener has other ones, and ignores this.
     pub(crate) fn set_gauges(&self, now: &Gauges) {
-        self.count(|handles| handles.gauges(now));
+        self.count(|handles| handles.set_gauges(now));
     }
 
     /// Sets the number of a listener's open connections. A pool ignores this.
     pub(crate) fn set_connections(&self, open: usize) {
-        self.recorded(|| {
+        self.call_recorder(|| {
             if let Handles::Listener(handles) = &self.handles
-                && let Some(handles) = self.resolved_listener(handles)
+                && let Some(handles) = self.listener_handles(handles)
             {
-                handles.connections(open);
+                handles.set_connections(open);
             }
         });
     }
@@ -127,14 +127,14 @@ impl Emitter {
             Handles::Listener(_) => log::Owner { pool: None, listener: name },
         };
         let _ = foreign::call(|| log::event(owner, event));
-        self.recorded(|| match &self.handles {
+        self.call_recorder(|| match &self.handles {
             Handles::Pool(handles) => {
-                if let Some(handles) = self.resolved_pool(handles) {
+                if let Some(handles) = self.pool_handles(handles) {
                     handles.record(event);
                 }
             }
             Handles::Listener(handles) => {
-                if let Some(handles) = self.resolved_listener(handles) {
+                if let Some(handles) = self.listener_handles(handles) {
                     handles.record(event);
                 }
             }
@@ -147,9 +147,9 @@ impl Emitter {
 
     /// Counts something of a pool.
     fn count(&self, count: impl FnOnce(&PoolHandles)) {
-        self.recorded(|| {
+        self.call_recorder(|| {
             if let Handles::Pool(handles) = &self.handles
-                && let Some(handles) = self.resolved_pool(handles)
+                && let Some(handles) = self.pool_handles(handles)
             {
                 count(handles);
             }
@@ -158,17 +158,17 @@ impl Emitter {
 
     /// Calls the recorder.
     #[inline]
-    fn recorded(&self, call: impl FnOnce()) {
+    fn call_recorder(&self, call: impl FnOnce()) {
         if foreign::call(call).is_err() {
             log::panicked(self.name(), "a recorder");
         }
     }
 
-    fn resolved_pool<'a>(&self, handles: &'a Lazy<PoolHandles>) -> Option<&'a PoolHandles> {
+    fn pool_handles<'a>(&self, handles: &'a Lazy<PoolHandles>) -> Option<&'a PoolHandles> {
         handles.get_or_resolve(|recorder| PoolHandles::resolve(recorder, self.name.text()))
     }
 
-    fn resolved_listener<'a>(
+    fn listener_handles<'a>(
         &self,
         handles: &'a Lazy<ListenerHandles>,
     ) -> Option<&'a ListenerHandles> {
@@ -179,15 +179,15 @@ impl Emitter {
 impl Drop for Emitter {
     fn drop(&mut self) {
         // A recorder keeps the last value of a gauge for ever; what is gone has no connections.
-        self.recorded(|| match &self.handles {
+        self.call_recorder(|| match &self.handles {
             Handles::Pool(handles) => {
                 if let Some(handles) = handles.get() {
-                    handles.gauges(&Gauges::default());
+                    handles.set_gauges(&Gauges::default());
                 }
             }
             Handles::Listener(handles) => {
                 if let Some(handles) = handles.get() {
-                    handles.connections(0);
+                    handles.set_connections(0);
                 }
             }
         });

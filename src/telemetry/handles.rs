@@ -57,7 +57,7 @@ pub(super) struct PoolHandles {
     dial: Histogram,
     cancel: Histogram,
     used: Histogram,
-    ends: Ends,
+    closes: CloseMetrics,
 }
 
 impl PoolHandles {
@@ -83,7 +83,7 @@ impl PoolHandles {
             dial: register.histogram(&names::DIAL),
             cancel: register.histogram(&names::CANCEL),
             used: register.histogram(&names::USE),
-            ends: Ends::resolve(
+            closes: CloseMetrics::resolve(
                 &register,
                 &names::CLOSED_TOTAL,
                 &names::EVICTIONS_TOTAL,
@@ -95,14 +95,14 @@ impl PoolHandles {
     /// Records an event.
     pub(super) fn record(&self, event: &Event) {
         match event {
-            Event::CheckedOut { waited, .. } => self.checkout(CheckoutOutcome::Ok, *waited),
-            Event::CheckoutFailed { outcome, waited } => self.checkout(*outcome, *waited),
-            Event::Returned { used, .. } => self.returned(*used),
-            Event::Checked { check, verdict, .. } => self.checked(*check, *verdict),
-            Event::Opened { took, .. } => self.dial(DialOutcome::Ok, *took),
-            Event::DialFailed { outcome, took, .. } => self.dial(*outcome, *took),
+            Event::CheckedOut { waited, .. } => self.record_checkout(CheckoutOutcome::Ok, *waited),
+            Event::CheckoutFailed { outcome, waited } => self.record_checkout(*outcome, *waited),
+            Event::Returned { used, .. } => self.record_return(*used),
+            Event::Checked { check, verdict, .. } => self.record_check(*check, *verdict),
+            Event::Opened { took, .. } => self.record_dial(DialOutcome::Ok, *took),
+            Event::DialFailed { outcome, took, .. } => self.record_dial(*outcome, *took),
             Event::Closed { reason, age, used, .. } => {
-                self.ends.record(*reason, *age);
+                self.closes.record(*reason, *age);
                 if let Some(used) = used {
                     self.used.record(*used);
                 }
@@ -124,7 +124,7 @@ impl PoolHandles {
         }
     }
 
-    pub(super) fn gauges(&self, now: &Gauges) {
+    pub(super) fn set_gauges(&self, now: &Gauges) {
         // In the order of `names::STATES`.
         let states = [now.idle, now.in_use, now.connecting, now.quarantined, now.ending];
         for (gauge, value) in self.states.iter().zip(states) {
@@ -137,20 +137,20 @@ impl PoolHandles {
         set(&self.waiters, now.waiters);
     }
 
-    pub(super) fn returned(&self, used: Duration) {
+    pub(super) fn record_return(&self, used: Duration) {
         self.used.record(used);
     }
 
-    pub(super) fn checked(&self, check: Check, verdict: CheckVerdict) {
+    pub(super) fn record_check(&self, check: Check, verdict: CheckVerdict) {
         self.checks[check as usize][verdict as usize].increment(1);
     }
 
-    pub(super) fn checkout(&self, outcome: CheckoutOutcome, waited: Duration) {
+    pub(super) fn record_checkout(&self, outcome: CheckoutOutcome, waited: Duration) {
         self.checkouts[outcome as usize].increment(1);
         self.checkout_wait.record(waited);
     }
 
-    fn dial(&self, outcome: DialOutcome, took: Duration) {
+    fn record_dial(&self, outcome: DialOutcome, took: Duration) {
         self.dials[outcome as usize].increment(1);
         self.dial.record(took);
     }
@@ -184,7 +184,7 @@ pub(super) struct ListenerHandles {
     accepted: Counter,
     accept_errors: Counter,
     timeouts: [Counter; Operation::ALL.len()],
-    ends: Ends,
+    closes: CloseMetrics,
 }
 
 impl ListenerHandles {
@@ -195,7 +195,7 @@ impl ListenerHandles {
             accepted: register.counter(&names::LISTENER_ACCEPTED_TOTAL, &[]),
             accept_errors: register.counter(&names::LISTENER_ACCEPT_ERRORS_TOTAL, &[]),
             timeouts: register.counters(&names::LISTENER_TIMEOUTS_TOTAL, names::OPERATIONS),
-            ends: Ends::resolve(
+            closes: CloseMetrics::resolve(
                 &register,
                 &names::LISTENER_CLOSED_TOTAL,
                 &names::LISTENER_EVICTIONS_TOTAL,
@@ -208,7 +208,7 @@ impl ListenerHandles {
         match event {
             Event::Accepted { .. } => self.accepted.increment(1),
             Event::AcceptFailed { .. } => self.accept_errors.increment(1),
-            Event::Closed { reason, age, .. } => self.ends.record(*reason, *age),
+            Event::Closed { reason, age, .. } => self.closes.record(*reason, *age),
             Event::TimedOut { operation, .. } => self.timeouts[*operation as usize].increment(1),
             Event::OptionUnavailable { .. }
             | Event::Opened { .. }
@@ -224,7 +224,7 @@ impl ListenerHandles {
         }
     }
 
-    pub(super) fn connections(&self, open: usize) {
+    pub(super) fn set_connections(&self, open: usize) {
         set(&self.connections, open);
     }
 }
@@ -238,7 +238,7 @@ impl Drop for ListenerHandles {
 }
 
 /// The metrics that the end of a connection feeds, on either side.
-struct Ends {
+struct CloseMetrics {
     closed: [Counter; CloseReason::ALL.len()],
     /// The counters of evictions. Where a reason is no eviction a counter stands that does nothing,
     /// so that recording needs no test.
@@ -246,7 +246,7 @@ struct Ends {
     age: Histogram,
 }
 
-impl Ends {
+impl CloseMetrics {
     fn resolve(register: &Register<'_>, closed: &Metric, evictions: &Metric, age: &Metric) -> Self {
         Self {
             closed: register.counters(closed, names::REASONS),
@@ -265,7 +265,7 @@ impl Ends {
     }
 }
 
-impl Drop for Ends {
+impl Drop for CloseMetrics {
     fn drop(&mut self) {
         let Self { closed, evictions, age } = self;
         dispose(closed.iter_mut().chain(evictions), Counter::noop);

@@ -47,7 +47,7 @@ impl Span {
     }
 
     /// Records the connection that the work in the span led to.
-    pub(crate) fn leads_to(&self, conn: ConnId, peer: &PeerAddr) {
+    pub(crate) fn record_conn(&self, conn: ConnId, peer: &PeerAddr) {
         let _ = foreign::call(|| {
             self.0.record("peer", display(peer));
             self.0.record("conn_id", conn.get());
@@ -61,8 +61,8 @@ impl Span {
     }
 
     /// Runs this future in the span.
-    pub(crate) fn around<F: Future>(&self, future: F) -> Around<'_, F> {
-        Around { span: self, future: Some(future) }
+    pub(crate) fn instrument<F: Future>(&self, future: F) -> Instrumented<'_, F> {
+        Instrumented { span: self, future: Some(future) }
     }
 
     fn enter(&self) -> Entered<'_> {
@@ -94,14 +94,14 @@ impl Drop for Entered<'_> {
 }
 
 pin_project! {
-    /// The future that [`Span::around`] returns.
-    pub(crate) struct Around<'a, F> {
+    /// The future that [`Span::instrument`] returns.
+    pub(crate) struct Instrumented<'a, F> {
         span: &'a Span,
         #[pin]
         future: Option<F>,
     }
 
-    impl<F> PinnedDrop for Around<'_, F> {
+    impl<F> PinnedDrop for Instrumented<'_, F> {
         /// Drops the future in the span, which has the lines of its end as well.
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
@@ -111,7 +111,7 @@ pin_project! {
     }
 }
 
-impl<F: Future> Future for Around<'_, F> {
+impl<F: Future> Future for Instrumented<'_, F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {

@@ -14,7 +14,7 @@ use crate::config::SocketSettings;
 use crate::deadline::{Deadline, Elapsed};
 use crate::net::error::AttemptStage;
 use crate::net::options::{self, Unavailable};
-use crate::net::race::STAGGER;
+use crate::net::race::ATTEMPT_DELAY;
 use crate::net::{Io, PeerAddr};
 
 /// Connects to an address. An error has the stage of the attempt with it.
@@ -40,7 +40,7 @@ pub(super) async fn connect(
 /// late. A second SYN on a socket of its own is answered at once. The first socket stays for peers
 /// that are further away than this. The time is that of RFC 8305, section 8, for an answer before
 /// another address is tried.
-const AGAIN: Duration = STAGGER;
+const RETRY_DELAY: Duration = ATTEMPT_DELAY;
 
 type Connected = Result<(Io, Unavailable), (AttemptStage, io::Error)>;
 
@@ -50,7 +50,7 @@ async fn tcp(addr: SocketAddr, settings: &SocketSettings) -> Connected {
     let mut again = pin!(Fuse::terminated());
     loop {
         let either = select(first.as_mut(), again.as_mut());
-        match Deadline::after(Some(AGAIN)).run(either).await {
+        match Deadline::after(Some(RETRY_DELAY)).run(either).await {
             // Whatever the second one says was said by the peer: the first would hear the same.
             Ok(either) => return either.factor_first().0,
             // The last one that was tried again is closed: there are never more than two.
@@ -67,7 +67,7 @@ async fn tcp_once(addr: SocketAddr, settings: &SocketSettings) -> Connected {
         .map_err(|error| (AttemptStage::Setup, error))?;
     let stream = TcpSocket::from_std_stream(socket.into()).connect(addr).await;
     let stream = stream
-        .and_then(|stream| refuse_oneself(stream, addr))
+        .and_then(|stream| refuse_self_connect(stream, addr))
         .map_err(|error| (AttemptStage::Connect, error))?;
     Ok((Io::Tcp(stream), unavailable))
 }
@@ -82,7 +82,7 @@ fn socket(addr: SocketAddr) -> io::Result<Socket> {
 /// A local port that nobody listens on may be given to the connecting socket itself, and TCP's
 /// simultaneous open (RFC 9293 section 3.5) then connects it to itself: it echoes every request, and
 /// keeps the real server from starting.
-pub(super) fn refuse_oneself(stream: TcpStream, target: SocketAddr) -> io::Result<TcpStream> {
+pub(super) fn refuse_self_connect(stream: TcpStream, target: SocketAddr) -> io::Result<TcpStream> {
     // A peer that has reset the connection by now has no address any more; that is for the first
     // read to find.
     let peer = stream.peer_addr().unwrap_or(target);

@@ -6,14 +6,14 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use super::*;
 use crate::config::{Config, Keepalive, SocketConfig, SocketOption, UserTimeout};
 use crate::event::DialOutcome;
-use crate::net::{MOST_ATTEMPTS, NoDirectory, SocketReport};
+use crate::net::{MAX_ATTEMPTS, NoDirectory, SocketReport};
 
 /// Far above what loopback needs, so that only a real hang meets it.
 const AMPLE: Option<Duration> = Some(Duration::from_secs(20));
 
 fn settings(change: impl FnOnce(SocketConfig) -> SocketConfig) -> SocketSettings {
     let config = Config::new("x:1").with_socket(change(SocketConfig::default()));
-    config.settle().unwrap().socket
+    config.to_settings().unwrap().socket
 }
 
 fn endpoint(addr: impl ToString) -> Endpoint {
@@ -62,12 +62,12 @@ async fn connect_to(
     limit: Option<Duration>,
 ) -> Result<Dialed, ConnectError> {
     let resolver = Resolver::default();
-    let (except, left) = (HashSet::new(), AtomicUsize::new(MOST_ATTEMPTS));
+    let (except, left) = (HashSet::new(), AtomicUsize::new(MAX_ATTEMPTS));
     let target = DialTarget {
         endpoints,
         only: None,
         except: &except,
-        left: &left,
+        attempts_left: &left,
         resolver: &resolver,
         directory: &NoDirectory,
     };
@@ -172,7 +172,7 @@ async fn an_address_that_hangs_is_overtaken_after_the_stagger() {
     let start = Instant::now();
     let dialed = dial_all(&[endpoint(hanging.addr), endpoint(addr)]).await.unwrap();
     assert_eq!(dialed.peer, PeerAddr::Tcp(addr));
-    assert!(start.elapsed() >= crate::net::race::STAGGER);
+    assert!(start.elapsed() >= crate::net::race::ATTEMPT_DELAY);
 }
 
 #[cfg(target_os = "linux")]
@@ -357,7 +357,7 @@ async fn a_socket_that_connected_to_itself_counts_as_refused() {
     let addr = socket.local_addr().unwrap();
     let stream = socket.connect(addr).await.unwrap();
     assert_eq!(stream.local_addr().unwrap(), addr, "it really happens");
-    let error = attempt::refuse_oneself(stream, addr).unwrap_err();
+    let error = attempt::refuse_self_connect(stream, addr).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     TcpListener::bind(addr).await.expect("the port is free again at once");
 }

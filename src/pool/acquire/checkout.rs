@@ -104,13 +104,13 @@ async fn wait(
     let result = if span.is_disabled() {
         obtain(inner, taken, &attempt, fitness).await
     } else {
-        span.around(obtain(inner, taken, &attempt, fitness)).await
+        span.instrument(obtain(inner, taken, &attempt, fitness)).await
     };
     attempt.over = true;
     let waited = attempt.began.elapsed();
     match result {
         Ok(mut lease) => {
-            span.leads_to(lease.id(), lease.peer_addr());
+            span.record_conn(lease.id(), lease.peer_addr());
             hand_out(inner, &mut lease, waited, taken_at);
             Ok(lease)
         }

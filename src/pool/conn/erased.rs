@@ -61,7 +61,7 @@ impl<P: Protocol> Handshake for Erased<P> {
                     None => Refused {
                         is_permanent: foreign::call(|| self.0.is_permanent(&error))
                             .unwrap_or(false),
-                        is_doubtful: causes::is_of_connection(&error)
+                        is_doubtful: causes::is_connection_error(&error)
                             || foreign::call(|| self.0.is_gibberish(&error)).unwrap_or(false),
                         error: io::Error::other(error),
                     },

@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn an_attempt_that_was_begun_on_an_unknown_address_is_not_counted_at_its_end() {
-        let settings = Config::new("db:1").settle().unwrap();
+        let settings = Config::new("db:1").to_settings().unwrap();
         let emitter = Emitter::of_connector("test", None);
         let peers = Peers::new(Arc::new(emitter), &settings);
         let addr = PeerAddr::Tcp(([10, 0, 0, 1], 1).into());

@@ -36,7 +36,7 @@ impl PoolInner {
         let pool = Arc::clone(self);
         let task = tasks.spawn(async move {
             let endpoints = pool.settings().endpoints.iter().enumerate();
-            let names = endpoints.filter(|(_, endpoint)| net::known(endpoint).is_none());
+            let names = endpoints.filter(|(_, endpoint)| net::literal_addr(endpoint).is_none());
             // All at once: one whose server does not answer keeps no other from being looked up.
             let lookups = names.map(|(index, endpoint)| {
                 let pool = &pool;

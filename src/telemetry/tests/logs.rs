@@ -119,7 +119,7 @@ fn the_level_says_who_should_care() {
 fn a_span_takes_the_peer_and_the_connection_when_they_are_known() {
     let lines = logged(|| {
         for span in [Span::of_checkout("orders"), Span::of_dial("orders", "db:5432")] {
-            span.leads_to(ConnId(7), &peer());
+            span.record_conn(ConnId(7), &peer());
             span.in_scope(|| tracing::trace!(target: "livepool", "inside"));
         }
     });
