@@ -18,7 +18,7 @@ use crate::pool::acquire::idle_set::IdleSet;
 use crate::pool::acquire::ping::{PingInTime, Pinger};
 use crate::pool::acquire::wait_queue::WaitQueue;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::{Entry, Parts, Place};
+use crate::pool::conn::entry::{Entry, FiredQueue, Parts, Place};
 use crate::pool::conn::erased::PoolProtocol;
 use crate::pool::conn::generation::PoolGeneration;
 use crate::pool::conn::registry::{Counts, Registry};
@@ -28,9 +28,8 @@ use crate::pool::dial::dialer::{self, Dials};
 use crate::pool::dial::peers::Peers;
 use crate::pool::dial::slots::{Slot, Slots};
 use crate::pool::health::closing::{DeferredClose, MOST_CLOSED};
-use crate::pool::health::fired::FiredQueue;
 use crate::pool::health::maintenance;
-use crate::pool::health::quarantine::Suspects;
+use crate::pool::health::quarantine::ProbingQueue;
 use crate::pool::inbox::Inbox;
 use crate::status::Status;
 use crate::stream::{Conn, Connector, Lingering};
@@ -63,7 +62,7 @@ pub(in crate::pool) struct PoolInner {
     pub(in crate::pool) registry: Registry,
     pub(in crate::pool) generation: Arc<PoolGeneration>,
     pub(in crate::pool) fired_queue: Arc<FiredQueue>,
-    pub(in crate::pool) suspects: Suspects,
+    pub(in crate::pool) probing: ProbingQueue,
     /// Connections that are reset before the next caller gets them.
     pub(in crate::pool) resets: Resets,
     /// Pings whose callers have gone, to be run in a task of the pool. Each holds the pool.
@@ -103,7 +102,7 @@ impl PoolInner {
             registry: Registry::default(),
             generation: Arc::default(),
             fired_queue: Arc::default(),
-            suspects: Suspects::default(),
+            probing: ProbingQueue::default(),
             resets: Resets::default(),
             pings: Inbox::default(),
             closing: Inbox::default(),
@@ -325,7 +324,7 @@ impl PoolInner {
                 self.close_later(ending);
             }
         }
-        drop(self.suspects.close());
+        drop(self.probing.close());
         self.idle_set.sweep();
         self.slots.announce();
         self.dials.announce();
@@ -366,7 +365,7 @@ impl PoolInner {
 
     pub(in crate::pool) fn status(&self) -> Status {
         let Counts { idle, in_use: busy, connecting } = self.registry.count(&self.slots);
-        let quarantined = self.suspects.count().min(busy);
+        let quarantined = self.probing.count().min(busy);
         // A connection that is being closed has its slot until its socket is closed.
         let connecting = connecting.min(self.dials.all_under_way());
         Status {

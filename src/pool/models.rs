@@ -424,7 +424,7 @@ fn what_a_sentinel_saw_in_quarantine_is_looked_at() {
         thread::yield_now();
     }
     let mut looks = 0;
-    while pool.suspects.count() > 0 {
+    while pool.probing.count() > 0 {
         advance(Duration::from_millis(50));
         block_on(quarantine.look());
         looks += 1;
@@ -466,7 +466,7 @@ fn a_silent_connection_is_neither_lost_nor_kept() {
     }
     // Loopback has answered long ago.
     let mut looks = 0;
-    while pool.suspects.count() > 0 && !pool.is_closed() {
+    while pool.probing.count() > 0 && !pool.is_closed() {
         advance(Duration::from_millis(50));
         block_on(quarantine.look());
         looks += 1;
@@ -477,7 +477,7 @@ fn a_silent_connection_is_neither_lost_nor_kept() {
         // Its runtime has ended.
         false => drop(quarantine),
     }
-    assert_eq!(pool.suspects.count(), 0);
+    assert_eq!(pool.probing.count(), 0);
     check_over_tcp(world, &mut far_ends);
 }
 
@@ -633,7 +633,7 @@ fn nobody_is_given_whom_something_speaks_against() {
     let pool = Arc::clone(&world.inner);
     let mut quarantine = Quarantine::new(&pool);
     let mut steps = 0;
-    while ended.load(SeqCst) < threads.len() || pool.suspects.count() > 0 {
+    while ended.load(SeqCst) < threads.len() || pool.probing.count() > 0 {
         match thread_rng().gen_range(0..7) {
             0 => advance(a_while),
             1 | 5 | 6 => world.inner.clear_doubts(),

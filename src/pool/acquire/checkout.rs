@@ -17,7 +17,7 @@ use crate::pool::conn::entry::{Entry, State};
 use crate::pool::conn::lease::Lease;
 use crate::pool::dial::peers::Demand;
 use crate::pool::health::closing::{DeferredClose, MOST_CLOSED};
-use crate::pool::health::quarantine::Known;
+use crate::pool::health::quarantine::ProbeStart;
 use crate::pool::inner::PoolInner;
 use crate::pool::inner::has_runtime;
 use crate::stream::Conn;
@@ -189,7 +189,7 @@ async fn served(
     if inner.is_closed() || !inner.idle_set.is_empty() {
         inner.serve();
     }
-    if inner.slots.are_free() || inner.suspects.count() > 0 {
+    if inner.slots.are_free() || inner.probing.count() > 0 {
         inner.slots.announce();
     }
     let result = match deadline.run(waiter.called(|| inner.maintain())).await {
@@ -219,7 +219,7 @@ impl PoolInner {
                 };
                 // Its handle was dropped just now; it is listed again when it is heard.
                 entry.unlist();
-                self.suspect(entry, conn, Known::Reading(info));
+                self.quarantine(entry, conn, ProbeStart::Reading(info));
                 continue;
             };
             let ending = DeferredClose::new(self, entry, conn, reason);
@@ -301,7 +301,7 @@ impl PoolInner {
             Phase::Paused
         } else if self.unclaimed() == 0 {
             Phase::Queue
-        } else if self.dials.under_way() == 0 && error.is_none() && self.suspects.count() > 0 {
+        } else if self.dials.under_way() == 0 && error.is_none() && self.probing.count() > 0 {
             Phase::Check
         } else {
             Phase::Connect

@@ -17,11 +17,14 @@ use crate::pool::conn::age::{self, Age, AtomicAge};
 use crate::pool::conn::generation::PoolGeneration;
 use crate::pool::dial::peers::Membership;
 use crate::pool::dial::slots::Slot;
-use crate::pool::health::fired::FiredQueue;
+use crate::pool::health::fired;
 use crate::stream::{Conn, Keeper, Link};
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use crate::telemetry::Span;
+
+/// Connections whose sentinel has fired. It keeps none of them alive.
+pub(in crate::pool) type FiredQueue = fired::FiredQueue<Weak<Entry>>;
 
 /// Who may touch the connection. Whoever made a [transition](TRANSITIONS) into a state owns the stream
 /// until the next one; in `Idle` nobody does.

@@ -206,8 +206,8 @@ impl PoolInner {
                 self.dials.give_up_trying(true);
                 // Those that are being asked for a sign of life may have to make room.
                 let wanted = callers.min(most).saturating_sub(under_way);
-                if self.suspects.count() > 0 && wanted > 0 {
-                    self.suspects.want_slots(wanted);
+                if self.probing.count() > 0 && wanted > 0 {
+                    self.probing.want_slots(wanted);
                     self.fired_queue.wake();
                 }
                 return next;
@@ -232,7 +232,7 @@ impl PoolInner {
         if self.generation.is_paused() {
             return Missing::default();
         }
-        let (waiting, silent) = (self.wait_queue.waiting(), self.suspects.count());
+        let (waiting, silent) = (self.wait_queue.waiting(), self.probing.count());
         let soon = silent + self.resets.count();
         let (callers, later) = match now.checked_sub(self.patience()).filter(|_| soon > 0) {
             // They are being asked, or reset; those that become fit are as good as new ones, and
@@ -254,7 +254,7 @@ impl PoolInner {
 
     /// How long a caller waits for silent connections: not less than their answers need.
     fn patience(&self) -> Duration {
-        self.settings().patience.max(self.suspects.round_trip())
+        self.settings().patience.max(self.probing.round_trip())
     }
 
     /// One dial to a peer that was ejected, when its pause is over. Callers come first; but where

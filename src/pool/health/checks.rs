@@ -9,10 +9,9 @@ use crate::event::{Check, CheckVerdict};
 use crate::liveness::UNASKED;
 use crate::net::PeerAddr;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::{Entry, Place};
-use crate::pool::health::fired::FiredQueue;
-use crate::pool::health::maintenance::LOOKS;
-use crate::pool::health::quarantine::Known;
+use crate::pool::conn::entry::{Entry, FiredQueue, Place};
+use crate::pool::health::quarantine::ProbeStart;
+use crate::pool::health::schedule::LOOKS;
 use crate::pool::health::silence::is_in_doubt;
 use crate::pool::inner::PoolInner;
 use crate::stream::Conn;
@@ -133,10 +132,10 @@ impl PoolInner {
         // was not used since its last proof of life.
         let is_proved = entry.idle_since() < entry.heard();
         let is_tcp = matches!(entry.peer.addr(), PeerAddr::Tcp(_));
-        let settings = || self.suspects.settings(unheard).filter(|_| is_proved && is_tcp);
-        let reading = || self.read_silence(entry, &conn, now, max).map(Known::Reading);
+        let settings = || self.probing.settings(unheard).filter(|_| is_proved && is_tcp);
+        let reading = || self.read_silence(entry, &conn, now, max).map(ProbeStart::Reading);
         match settings().or_else(reading) {
-            Some(known) => self.suspect(Arc::clone(entry), conn, known),
+            Some(known) => self.quarantine(Arc::clone(entry), conn, known),
             None => self.take_back(entry, conn),
         }
     }

@@ -14,7 +14,7 @@ use crate::liveness::UNASKED;
 use crate::pool::conn::age::Age;
 use crate::pool::conn::entry::Entry;
 use crate::pool::health::quarantine::Quarantine;
-use crate::pool::health::schedule::ProbeSchedule;
+use crate::pool::health::schedule::{LOOKS, ProbeSchedule};
 use crate::pool::inner::PoolInner;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Weak};
@@ -22,9 +22,6 @@ use crate::sync::{Arc, Weak};
 // Closing a socket costs about 8 µs, and a runtime with nothing but ready tasks looks at its sockets
 // every 61 polls (tokio's `event_interval`). So other tasks run after every single one: a handful at
 // a time would keep an answer waiting for many milliseconds.
-
-/// Looking at a connection costs less than a microsecond: this many, then let other tasks run.
-pub(in crate::pool) const LOOKS: usize = 16;
 
 /// Runs until the pool is closed.
 pub(in crate::pool) async fn run(pool: Arc<PoolInner>, beat: Duration) {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::event::{Check, CheckVerdict, CloseReason};
 use crate::liveness::{Probing, Step, UNASKED, Verdict};
 use crate::pool::conn::entry::Entry;
-use crate::pool::health::maintenance::LOOKS;
+use crate::pool::health::schedule::LOOKS;
 use crate::pool::inbox::Inbox;
 use crate::pool::inner::PoolInner;
 use crate::stream::Conn;
@@ -22,7 +22,7 @@ use crate::sys::tcp_info::{self, Keepalive, TcpInfo};
 
 /// The way from whoever meets a silent connection to the maintenance task.
 #[derive(Debug, Default)]
-pub(in crate::pool) struct Suspects {
+pub(in crate::pool) struct ProbingQueue {
     arrived: Inbox<Quarantined>,
     /// All of them, the ones under probe included.
     count: AtomicUsize,
@@ -38,8 +38,13 @@ pub(in crate::pool) struct Suspects {
 impl PoolInner {
     /// Has the peer of a connection asked at once, and the connection go to quarantine. Only for whoever
     /// has its stream.
-    pub(in crate::pool) fn suspect(self: &Arc<Self>, entry: Arc<Entry>, conn: Conn, known: Known) {
-        self.suspects.count.fetch_add(1, Ordering::AcqRel);
+    pub(in crate::pool) fn quarantine(
+        self: &Arc<Self>,
+        entry: Arc<Entry>,
+        conn: Conn,
+        known: ProbeStart,
+    ) {
+        self.probing.count.fetch_add(1, Ordering::AcqRel);
         let mut new = Quarantined {
             pool: Arc::clone(self),
             entry,
@@ -51,7 +56,7 @@ impl PoolInner {
         };
         new.begin(Instant::now(), known);
         // One that comes after the end of the pool is closed.
-        drop(self.suspects.arrived.push(new));
+        drop(self.probing.arrived.push(new));
         self.fired_queue.wake();
     }
 
@@ -67,12 +72,12 @@ impl PoolInner {
         };
         conn.set_idle(true);
         entry.unlist();
-        self.suspect(Arc::clone(entry), conn, Known::Reading(info));
+        self.quarantine(Arc::clone(entry), conn, ProbeStart::Reading(info));
         Ok(())
     }
 }
 
-impl Suspects {
+impl ProbingQueue {
     /// Lets nobody in from now on. Returns those who are here: each is closed when it is dropped.
     pub(in crate::pool) fn close(&self) -> impl Drop + use<> {
         self.arrived.close()
@@ -94,9 +99,9 @@ impl Suspects {
 
     /// What is known of a TCP connection that was idle since its last proof of life, this long ago, and
     /// need not be read first: the kernel itself has asked nobody so soon.
-    pub(in crate::pool) fn settings(&self, unheard: Duration) -> Option<Known> {
+    pub(in crate::pool) fn settings(&self, unheard: Duration) -> Option<ProbeStart> {
         let own = self.keepalive.get().filter(|own| own.idle > unheard && unheard >= 2 * UNASKED);
-        own.map(|own| Known::Settings(*own))
+        own.map(|own| ProbeStart::Settings(*own))
     }
 
     fn keepalive(&self, conn: &Conn) -> Option<Keepalive> {
@@ -110,7 +115,7 @@ impl Suspects {
 
 /// What is known of a silent connection when it is asked.
 #[derive(Debug)]
-pub(in crate::pool) enum Known {
+pub(in crate::pool) enum ProbeStart {
     /// What the kernel says of it.
     Reading(TcpInfo),
     /// The settings of its socket only.
@@ -125,7 +130,7 @@ struct Quarantined {
     is_counted: bool,
     /// Always there until it leaves.
     conn: Option<Conn>,
-    asked: Option<Asked>,
+    asked: Option<ProbeInFlight>,
     round_trip: Duration,
     /// How long ago the peer was heard, at the last look.
     heard: Option<Duration>,
@@ -133,7 +138,7 @@ struct Quarantined {
 
 /// A probe under way, and when to look at it next.
 #[derive(Debug)]
-struct Asked {
+struct ProbeInFlight {
     probing: Probing,
     due: Instant,
 }
@@ -178,16 +183,16 @@ impl Quarantined {
     }
 
     /// Sends the first probe. Whatever else there is to say, the maintenance task finds out.
-    fn begin(&mut self, now: Instant, known: Known) {
+    fn begin(&mut self, now: Instant, known: ProbeStart) {
         let Some(conn) = &self.conn else { return };
         match known {
-            Known::Reading(info) => {
+            ProbeStart::Reading(info) => {
                 self.judge(now, &info);
             }
-            Known::Settings(own) => {
+            ProbeStart::Settings(own) => {
                 let stream = conn.stream();
                 let (probing, look_in) = Probing::begin_blindly(&stream.io().sock_ref(), now, own);
-                self.asked = Some(Asked { probing, due: now + look_in });
+                self.asked = Some(ProbeInFlight { probing, due: now + look_in });
             }
         }
     }
@@ -200,8 +205,8 @@ impl Quarantined {
         let asked = match &mut self.asked {
             Some(asked) => asked,
             none => {
-                let Some(own) = self.pool.suspects.keepalive(conn) else { return Step::Unknown };
-                none.insert(Asked { probing: Probing::begin(now, own), due: now })
+                let Some(own) = self.pool.probing.keepalive(conn) else { return Step::Unknown };
+                none.insert(ProbeInFlight { probing: Probing::begin(now, own), due: now })
             }
         };
         let step = asked.probing.step(&conn.stream().io().sock_ref(), now, info);
@@ -243,7 +248,7 @@ impl Quarantined {
 
     fn uncount(&mut self) {
         if std::mem::take(&mut self.is_counted) {
-            self.pool.suspects.count.fetch_sub(1, Ordering::AcqRel);
+            self.pool.probing.count.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
@@ -284,11 +289,11 @@ impl Quarantine {
 
     /// Looks at everything that is due, and closes what is dead, one by one between other tasks.
     pub(in crate::pool) async fn look(&mut self) {
-        let suspects = &self.pool.suspects;
-        self.held.extend(suspects.arrived.take());
+        let probing = &self.pool.probing;
+        self.held.extend(probing.arrived.take());
         let longest = self.held.iter().map(|held| held.round_trip).max().unwrap_or_default();
         let longest = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
-        suspects.round_trip.store(longest, Ordering::Release);
+        probing.round_trip.store(longest, Ordering::Release);
         let now = Instant::now();
         let (before, mut looks) = (self.held.len(), 0);
         let mut has_left = false;
@@ -323,7 +328,7 @@ impl Quarantine {
 
     /// Gives the slots of the first ones to callers whose patience is over.
     fn make_room(&mut self) -> bool {
-        let wanted = self.pool.suspects.wanted.swap(0, Ordering::AcqRel).min(self.held.len());
+        let wanted = self.pool.probing.wanted.swap(0, Ordering::AcqRel).min(self.held.len());
         for held in self.held.drain(..wanted) {
             held.end(CloseReason::Superseded);
         }

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// Connections that are looked at, less than a microsecond each, before other tasks run.
+pub(in crate::pool) const LOOKS: usize = 16;
+
 /// So many may be looked at together; more only where there would be no time for all of them.
 const TOGETHER: usize = 64;
 /// The time between two such looks. Each comes this much late, to be shared with those due meanwhile.

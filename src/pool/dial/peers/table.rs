@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Peer;
 use super::pause::{Demand, Pause};
+use super::peer::Peer;
 use crate::config::Backoff;
 use crate::event::{CloseReason, PeerState};
 use crate::net::PeerAddr;
@@ -202,7 +202,7 @@ impl Table {
                 && row.missing.iter().all(|(_, since, times)| *times >= MISSING && long(since));
             if gone && row.state != PeerState::Draining {
                 changes.extend(row.change(PeerState::Draining));
-                row.peer.generation.end(CloseReason::Drained);
+                row.peer.retire(CloseReason::Drained);
             } else if !gone && row.state == PeerState::Draining {
                 changes.extend(row.change(PeerState::Healthy));
             }
@@ -357,7 +357,7 @@ impl Table {
                 row.failures = row.failures.saturating_add(1);
                 row.pause = Some(Pause::after(now, now, row.failures));
                 row.since = Some(now);
-                row.peer.generation.end(CloseReason::PeerEjected);
+                row.peer.retire(CloseReason::PeerEjected);
                 changes.extend(row.change(PeerState::Ejected));
             }
         }
