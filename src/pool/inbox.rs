@@ -33,7 +33,7 @@ impl<T> Inbox<T> {
         Ok(())
     }
 
-    /// All that is here.
+    /// Takes all items.
     pub(in crate::pool) fn take(&self) -> Vec<T> {
         std::mem::take(&mut self.lock().items)
     }

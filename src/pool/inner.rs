@@ -65,20 +65,21 @@ pub(in crate::pool) struct PoolInner {
     pub(in crate::pool) probing: ProbingQueue,
     /// Connections that are reset before the next caller gets them.
     pub(in crate::pool) resets: Resets,
-    /// Pings whose callers have gone, to be run in a task of the pool. Each holds the pool.
+    /// Pings whose callers have gone, to be run in a task of the pool. A ping holds the pool.
     pub(in crate::pool) pings: Inbox<PingInTime>,
     /// Connections that nobody uses any more and that are not closed yet.
     pub(in crate::pool) closing: Inbox<DeferredClose>,
     closed: AtomicBool,
-    /// Something was said against the connections to a peer, and they have not been asked yet.
+    /// A doubt was raised against the connections to a peer, and they have not been asked yet.
     pub(in crate::pool) has_doubts: AtomicBool,
     /// A connection has ended since the idle set was last swept.
     pub(in crate::pool) has_ended: AtomicBool,
-    /// Somebody was told of a release that was forgotten.
+    /// The one warning of a forgotten release was given.
     pub(in crate::pool) has_warned: AtomicBool,
     /// A connection came back to a closed pool.
     pub(in crate::pool) came_back: Notify,
-    /// Whether a maintenance task runs. It ends with its runtime; the next checkout starts another.
+    /// Whether a maintenance task runs. The task ends with its runtime; the next checkout starts
+    /// another.
     pub(in crate::pool) maintained: AtomicBool,
 }
 
@@ -308,7 +309,8 @@ impl PoolInner {
 
     // All of them.
 
-    /// Closes the pool. What goes idle after this is closed by whoever [publishes](Self::publish) it.
+    /// Closes the pool. A connection that goes idle after this is closed by the thread that
+    /// [publishes](Self::publish) it.
     pub(in crate::pool) fn close(self: &Arc<Self>) {
         if self.closed.swap(true, Ordering::SeqCst) {
             return;

@@ -49,7 +49,7 @@ pub(in crate::pool) async fn checkout(
     }
 }
 
-/// What a connection has to show beside what all have to.
+/// Demands on a connection beyond those that hold for all.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::pool) enum Fitness {
     Any,
@@ -200,8 +200,9 @@ async fn served(
 }
 
 impl PoolInner {
-    /// Takes a usable idle connection, if there is one. Never waits. Those found unusable on the way are
-    /// closed: [`MOST_CLOSED`] of them here, since a caller waits for that, the others later.
+    /// Takes a usable idle connection, if there is one. Never waits. Unusable connections on the
+    /// way are closed: [`MOST_CLOSED`] of them here, since a caller waits for that, the others
+    /// later.
     #[inline(always)]
     pub(in crate::pool) fn take_idle(self: &Arc<Self>) -> Option<Lease> {
         let mut closed = 0;
@@ -279,7 +280,7 @@ impl PoolInner {
         (!soon).then_some(error)
     }
 
-    /// What a caller is told who gets nothing.
+    /// The error for a caller who gets no connection.
     pub(in crate::pool) fn error(&self, failed: Failed, waited: Duration) -> CheckoutError {
         let mut status = self.status();
         // It has left the queue by now, and was one of them.
@@ -294,7 +295,7 @@ impl PoolInner {
         })
     }
 
-    /// What a caller was waiting for whose deadline has passed.
+    /// The failure of a caller whose deadline has passed: for what it was waiting.
     fn late(&self) -> Failed {
         let error = self.dials.last_error();
         let phase = if self.generation.is_paused() {
@@ -311,7 +312,7 @@ impl PoolInner {
     }
 }
 
-/// One checkout that has to wait. Reports its end exactly once, also when its caller goes away.
+/// A checkout that has to wait. Reports its end exactly once, also when its caller goes away.
 struct Attempt<'a> {
     inner: &'a Arc<PoolInner>,
     began: Instant,

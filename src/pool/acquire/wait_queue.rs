@@ -1,8 +1,8 @@
 //! The wait queue: callers who wait for a connection, in order of arrival.
 //!
-//! Whatever becomes free is [given](WaitQueue::give) to the first of them: a caller leaves the queue only
-//! with something in hand, so one who came later is never served first, and nobody is passed over
-//! while a socket is looked at.
+//! A connection that becomes free is [given](WaitQueue::give) to the first of them: a caller leaves
+//! the queue only with something in hand, so one who came later is never served first, and nobody
+//! is passed over while a socket is looked at.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -32,7 +32,7 @@ impl From<CheckoutFailure> for Failed {
     }
 }
 
-/// What a caller is given.
+/// The end of a caller's wait: a connection, or the reason for none.
 pub(in crate::pool) type Served = Result<Lease, Failed>;
 
 /// Callers who wait.
@@ -40,7 +40,7 @@ pub(in crate::pool) type Served = Result<Lease, Failed>;
 pub(in crate::pool) struct WaitQueue {
     /// Pushed and popped under this lock, nothing else.
     queue: Mutex<Queue>,
-    /// Those who still wait.
+    /// Number of callers who still wait.
     waiting: AtomicUsize,
 }
 
@@ -53,7 +53,7 @@ struct Queue {
     first_deadline: Option<Instant>,
 }
 
-/// One caller.
+/// A caller in the queue.
 #[derive(Debug)]
 struct Caller {
     since: Instant,
@@ -72,9 +72,9 @@ enum Turn {
 impl WaitQueue {
     /// Whether nobody waits.
     ///
-    /// Whoever has just put something into the idle set either sees here the caller who joins, or has it
-    /// seen by that caller: the idle set's lock is taken after the caller was counted, and before this
-    /// is read, so that one of the two sees the other's.
+    /// A thread that has just put a connection into the idle set either sees here the caller who
+    /// joins, or has the connection seen by that caller: the idle set's lock is taken after the
+    /// caller was counted, and before this is read.
     pub(in crate::pool) fn is_empty(&self) -> bool {
         self.waiting() == 0
     }
@@ -129,7 +129,7 @@ impl WaitQueue {
 
     /// Gives this to the first who waits. Returns it if nobody does.
     ///
-    /// Who waits and how many do so changes under one lock: were a caller out of the queue and still
+    /// The queue and its count change under one lock: were a caller out of the queue and still
     /// counted, a connection that is returned meanwhile would be offered to nobody, over and over.
     pub(in crate::pool) fn give(&self, served: Served) -> Result<(), Served> {
         let mut queue = self.queue();
@@ -213,7 +213,7 @@ impl Caller {
         }
     }
 
-    /// What it was given. Until then `task` waits.
+    /// Takes what the caller was given. Until then `task` waits.
     fn called(&self, task: &Waker) -> Option<Served> {
         let mut new = None;
         loop {

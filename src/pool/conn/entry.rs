@@ -23,11 +23,11 @@ use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use crate::telemetry::Span;
 
-/// Connections whose sentinel has fired. It keeps none of them alive.
+/// Connections whose sentinel has fired. The queue keeps no connection alive.
 pub(in crate::pool) type FiredQueue = fired::FiredQueue<Weak<Entry>>;
 
-/// Who may touch the connection. Whoever made a [transition](TRANSITIONS) into a state owns the stream
-/// until the next one; in `Idle` nobody does.
+/// State of a connection: the right to touch it. The thread that made a [transition](TRANSITIONS)
+/// into a state owns the stream until the next one; in `Idle` no thread does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(in crate::pool) enum State {
@@ -37,12 +37,13 @@ pub(in crate::pool) enum State {
     Parking,
     /// Waiting for a user, its stream at home.
     Idle,
-    /// Being looked at by the maintenance task, or silent and being asked. Its handle is in the idle set.
+    /// Being looked at by the maintenance task, or silent and being asked; the idle set has its
+    /// handle.
     Checking,
     /// As `Checking`, and its handle is not in the idle set any more: it is put back when the check
     /// is over.
     Unlisted,
-    /// Ended. Whoever made this transition emits the one close event.
+    /// Ended. The thread that made this transition emits the one close event.
     Closed,
 }
 
@@ -69,7 +70,7 @@ pub(in crate::pool) const TRANSITIONS: [(State, State); 9] = [
     (InUse, Unlisted),
 ];
 
-/// One connection.
+/// A connection and all that the pool knows of it.
 ///
 /// In this order, what a look at all idle connections reads is together: of ten thousand, each piece
 /// comes from memory.
@@ -85,7 +86,7 @@ pub(in crate::pool) struct Entry {
     state: AtomicU8,
     /// A byte was read from it since it was opened.
     was_heard: AtomicBool,
-    /// Its sentinel fired: look before the next use.
+    /// The sentinel has fired, and nobody has looked since.
     fired: AtomicBool,
     /// How long its peer lets it be idle; [`Age::NEVER`] where it did not say.
     idle_limit: AtomicAge,
@@ -95,7 +96,7 @@ pub(in crate::pool) struct Entry {
     pool_generation: Arc<PoolGeneration>,
     pub(in crate::pool) peer: Membership,
     pub(in crate::pool) id: ConnId,
-    /// Its handshake had an answer.
+    /// The handshake had an answer.
     pub(in crate::pool) was_greeted: bool,
     /// Things are only moved in and out under this lock; nothing is dropped, read or called.
     home: Mutex<Home>,
@@ -104,7 +105,7 @@ pub(in crate::pool) struct Entry {
     link: Mutex<Arc<Link>>,
 }
 
-/// What lives with an idle connection.
+/// Parts of a connection that its entry keeps while nobody uses it.
 #[derive(Debug, Default)]
 struct Home {
     conn: Option<Conn>,
@@ -123,7 +124,7 @@ struct HolderNote {
     reported: bool,
 }
 
-/// What a new entry is made of, besides its connection.
+/// Parts of a new entry, besides its connection.
 pub(in crate::pool) struct Parts<'a> {
     pub(in crate::pool) slot: Slot,
     pub(in crate::pool) peer: Membership,
@@ -138,9 +139,9 @@ pub(in crate::pool) struct Parts<'a> {
 /// Whether a connection that is idle again needs a place in the idle set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::pool) enum Place {
-    /// Its handle is still there.
+    /// The idle set still has the handle.
     Kept,
-    /// Its handle was taken from there.
+    /// The handle was taken out of the idle set.
     Lost,
 }
 
@@ -215,9 +216,9 @@ impl Entry {
         self.state.swap(Closed as u8, Ordering::AcqRel) != Closed as u8
     }
 
-    /// Takes an idle connection for a caller: its stream, and whether its sentinel has fired since it
-    /// was parked. `None`: it is closed or in use, or being checked; then it is listed again when the
-    /// check is over.
+    /// Takes an idle connection for a caller: its stream, and whether its sentinel has fired since
+    /// it was parked. Returns `None` where the connection is closed, in use, or being checked; in
+    /// the last case it is listed again when the check is over.
     #[inline(always)]
     pub(in crate::pool) fn claim(&self) -> Option<(Conn, bool)> {
         while !self.transition(Idle, InUse) {
@@ -238,7 +239,8 @@ impl Entry {
         Some((self.home().conn.take()?, has_fired))
     }
 
-    /// Takes the stream of an idle connection, to look at it or to close it. Nobody else is given it.
+    /// Takes the stream of an idle connection, to look at it or to close it. No other thread is
+    /// given it.
     pub(in crate::pool) fn start_check(&self) -> Option<Conn> {
         if !self.transition(Idle, Checking) {
             return None;
@@ -332,7 +334,7 @@ impl Entry {
         self.is(InUse) && link.interrupt(reason)
     }
 
-    /// What the peer or the server said, as a code, when it ended for this reason.
+    /// The code that the peer or the server gave, when the connection ended for this reason.
     pub(in crate::pool) fn close_code(&self, reason: CloseReason) -> Option<Arc<str>> {
         self.link().code_for(reason)
     }
@@ -408,7 +410,7 @@ impl Entry {
         now.since(self.heard())
     }
 
-    /// Its age now.
+    /// The connection's age now.
     pub(in crate::pool) fn age(&self) -> Age {
         self.age_at(Instant::now())
     }
@@ -459,8 +461,8 @@ impl Entry {
         Some(Holder { conn: self.id, held: now.saturating_duration_since(*since), taken_at })
     }
 
-    /// What is to be reported if it was held for longer than `limit`, and what its caller was doing.
-    /// Once per checkout.
+    /// The event to report if the connection was held for longer than `limit`, and the span of its
+    /// caller. Once per checkout.
     pub(in crate::pool) fn held_too_long(
         &self,
         now: Instant,
@@ -495,8 +497,8 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// The waker parked in an idle stream. It holds the connection weakly: the stream holds the waker,
-/// and the connection holds the stream.
+/// The waker parked in an idle stream. The sentinel holds the connection weakly: the stream holds
+/// the waker, and the connection holds the stream.
 struct Sentinel {
     entry: Weak<Entry>,
     fired_queue: Arc<FiredQueue>,

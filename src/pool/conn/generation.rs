@@ -15,7 +15,7 @@ pub(in crate::pool) struct Generation(AtomicU64);
 const ONE: u64 = 1 << 8;
 
 impl Generation {
-    /// That of whatever is made now.
+    /// The generation of connections that are made now.
     pub(in crate::pool) fn now(&self) -> u64 {
         self.0.load(Ordering::Acquire) / ONE
     }

@@ -14,11 +14,12 @@ use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::telemetry;
 
-/// Connections that are to be reset. Each holds the pool, so they are closed when it is.
+/// Connections that are to be reset. Each lease holds the pool, so they end when the pool is
+/// closed.
 #[derive(Debug, Default)]
 pub(in crate::pool) struct Resets {
     arrived: Inbox<Lease>,
-    /// Those that are being reset included.
+    /// Number of connections that wait for a reset or are being reset.
     count: AtomicUsize,
 }
 

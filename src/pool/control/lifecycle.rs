@@ -1,4 +1,4 @@
-//! What is done to a pool as a whole: invalidate, resize, pause, close.
+//! Operations on a pool as a whole: invalidate, resize, pause, close.
 
 use std::pin::pin;
 
@@ -56,8 +56,8 @@ impl PoolInner {
         self.serve();
     }
 
-    /// Closes the idle connections that are not wanted any more, the longest idle ones first. None of
-    /// those that are left to the maintenance task is handed out meanwhile.
+    /// Closes the idle connections that are not wanted any more, the longest idle ones first.
+    /// Connections that are left to the maintenance task are handed out to nobody meanwhile.
     fn end_unwanted(&self) {
         let is_maintained = self.maintained.load(Ordering::Acquire);
         let most = if is_maintained { MOST_CLOSED } else { usize::MAX };
@@ -70,8 +70,8 @@ impl PoolInner {
         self.refresh_gauges();
     }
 
-    /// Whatever the users of these connections do next fails with this reason. Returns how many
-    /// there were.
+    /// Interrupts the users of these connections: their next operation fails with this reason.
+    /// Returns how many there were.
     fn interrupt_all(&self, reason: CloseReason, which: impl Fn(&Entry) -> bool) -> usize {
         let in_use = self.registry.in_use();
         in_use.iter().filter(|entry| which(entry) && entry.interrupt(reason)).count()
@@ -104,7 +104,7 @@ impl PoolInner {
         }
     }
 
-    /// Who has held connections the longest, if that is noted.
+    /// The three callers who have held connections the longest, if that is noted.
     pub(in crate::pool) fn longest_holders(&self) -> Vec<Holder> {
         if self.settings().hold_warning.is_none() {
             return Vec::new();

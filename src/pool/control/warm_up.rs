@@ -11,14 +11,14 @@ use crate::pool::inner::PoolInner;
 use crate::pool::inner::has_runtime;
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What ends the wait besides success and the deadline.
+/// Ends of a warm-up besides success and the deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::pool) enum GiveUp {
     /// An error that had better not be waited for: see [`Dials::is_vain`].
     ///
     /// [`Dials::is_vain`]: crate::pool::dial::dialer::Dials::is_vain
     WhenHopeless,
-    /// Any dial that fails.
+    /// The first dial that fails.
     AtOnce,
 }
 

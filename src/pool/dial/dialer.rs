@@ -1,11 +1,12 @@
 //! The dialer: new connections, made by tasks of their own.
 //!
-//! A caller does not dial: it waits in the queue for whatever comes first, a connection that is returned
-//! or one that was made. A dial belongs to nobody, so that none is thrown away when its caller goes.
-//! One rule decides, whenever anything has changed: while more callers wait than dials are under
-//! way, a slot is free, fewer than `max_connecting` are under way, and some peer may be dialed,
-//! start a dial. `min_idle` is the same rule without callers. Where the last dials failed, one at a
-//! time is made, and before the time of a waiting caller is over one more is tried.
+//! A caller does not dial: it waits in the queue for whatever comes first, a connection that is
+//! returned or one that was made. A dial belongs to nobody, so that none is thrown away when its
+//! caller goes. A single rule decides, whenever anything has changed: while more callers wait than
+//! dials are under way, a slot is free, fewer than `max_connecting` are under way, and some peer
+//! may be dialed, start a dial. `min_idle` is the same rule without callers. Where the last dials
+//! failed, one at a time is made, and before the time of a waiting caller is over one more is
+//! tried.
 
 use std::time::Duration;
 
@@ -29,18 +30,18 @@ use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// caller, so that another one may be made beside it. By now the kernel has repeated its SYN.
 const DOUBTFUL: Duration = Duration::from_secs(1);
 
-/// What is known of the dials of a pool.
+/// The dials of a pool: how many, and how the last one ended.
 #[derive(Debug, Default)]
 pub(in crate::pool) struct Dials {
     /// For callers, or to have enough idle ones.
     pub(super) under_way: AtomicUsize,
     /// To peers that were ejected.
     pub(super) trying: AtomicUsize,
-    /// All of them. Pushed and taken under this lock, nothing else.
+    /// Tasks of all dials. Pushed and taken under this lock, nothing else.
     tasks: Mutex<Vec<DialTask>>,
     /// Of the last one that failed, unless one has succeeded since.
     error: Mutex<Option<Arc<ConnectError>>>,
-    /// One has succeeded, ever.
+    /// A dial of this pool has succeeded, ever.
     succeeded: AtomicBool,
     end: Notify,
 }
@@ -52,9 +53,9 @@ struct DialTask {
     began: Instant,
     /// The generation of the pool when the dial began.
     generation: u64,
-    /// It is to a peer that was ejected, and is given up when a caller needs its place.
+    /// The dial is to an ejected peer, and is given up when a caller needs its place.
     is_patient: bool,
-    /// It is to a peer that was ejected.
+    /// The dial is to an ejected peer.
     is_try: bool,
 }
 
@@ -63,7 +64,7 @@ impl Dials {
         self.under_way.load(Ordering::Acquire)
     }
 
-    /// Those to peers that were ejected included.
+    /// Number of dials, those to ejected peers included.
     pub(in crate::pool) fn all_under_way(&self) -> usize {
         self.under_way() + self.trying()
     }
@@ -90,8 +91,8 @@ impl Dials {
         (count.min(self.under_way()), next)
     }
 
-    /// Gives up a dial to an ejected peer, if it is `needed` and there is one. Its end wakes the
-    /// dialer.
+    /// Gives up a dial to an ejected peer, if it is `needed` and there is one. The end of that dial
+    /// wakes the dialer.
     fn give_up_trying(&self, needed: bool) {
         if needed && self.trying() > 0 {
             self.give_up(|task| task.is_patient);
@@ -150,7 +151,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs until the pool is closed. Its dials end with it.
+/// Runs until the pool is closed. The dials end with this task.
 pub(in crate::pool) async fn run(pool: Arc<PoolInner>) {
     let mut tasks = JoinSet::new();
     let mut lookup = None;
@@ -257,8 +258,8 @@ impl PoolInner {
         self.settings().patience.max(self.probing.round_trip())
     }
 
-    /// One dial to a peer that was ejected, when its pause is over. Callers come first; but where
-    /// some always wait, it has its turn when it is overdue.
+    /// Starts a dial to an ejected peer, when the peer's pause is over. Callers come first; but
+    /// where some always wait, it has its turn when it is overdue.
     fn try_ejected_again(
         self: &Arc<Self>,
         now: Instant,

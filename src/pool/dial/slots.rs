@@ -6,15 +6,15 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Counts what exists. This, and not the idle set's size, is the pool's limit.
+/// Counts what exists. The count of slots, and not the idle set's size, is the pool's limit.
 #[derive(Debug)]
 pub(in crate::pool) struct Slots {
     limit: AtomicUsize,
     used: AtomicUsize,
     /// Of those, how many are of connections that have ended and for which their peer still works.
     ending: AtomicUsize,
-    /// Something changed that may call for a dial: a slot is free, a caller waits. One task waits
-    /// here, the dialer.
+    /// Rings when a change may call for a dial: a slot is free, a caller waits. The dialer alone
+    /// waits here.
     changed: Notify,
 }
 
@@ -40,7 +40,7 @@ impl Slots {
         self.limit.load(Ordering::Acquire)
     }
 
-    /// From now on this many. Those there are stay until they are closed.
+    /// From now on this many. Connections beyond the limit stay until they are closed.
     pub(in crate::pool) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Release);
         self.announce();
@@ -87,7 +87,8 @@ impl Drop for Slot {
 }
 
 impl Slot {
-    /// Its connection has ended, and its peer still works for it.
+    /// Turns the slot into a place that is kept: its connection has ended, and its peer still works
+    /// for it.
     pub(in crate::pool) fn ending(self) -> Place {
         self.0.ending.fetch_add(1, Ordering::AcqRel);
         Box::new(KeptSlot(self))

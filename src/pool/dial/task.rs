@@ -1,4 +1,4 @@
-//! One dial: from a slot to a connection that is handed to the first in the queue.
+//! A dial, from a slot to a connection that is handed to the first in the queue.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub(super) struct Try {
     pub(super) limit: Duration,
 }
 
-/// One dial.
+/// A dial under way.
 pub(super) struct Dial {
     slot: Option<Slot>,
     only: Option<Try>,
@@ -93,7 +93,8 @@ impl Dial {
 }
 
 impl Drop for Dial {
-    /// It was given up: with its runtime, for callers, or by a panic in foreign code.
+    /// Without an end the dial was given up: with its runtime, for callers, or by a panic in
+    /// foreign code.
     fn drop(&mut self) {
         if self.over {
             return;

@@ -18,8 +18,8 @@ use crate::stream::Conn;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Weak};
 
-/// Connections whose sentinel has fired, on their way to be looked at. Those that are left when this
-/// is dropped, with the runtime of the maintenance task, wait for the next one.
+/// Connections whose sentinel has fired, on their way to be looked at. Connections that are left
+/// when this is dropped, with the runtime of the maintenance task, wait for the next task.
 struct Fired<'a> {
     queue: &'a FiredQueue,
     left: Vec<Weak<Entry>>,

@@ -4,8 +4,8 @@ use tokio::sync::Notify;
 
 use crate::pool::inbox::Inbox;
 
-/// Filled by wakers on whatever thread the reactor runs, emptied by the one maintenance task. It
-/// keeps no connection alive.
+/// Filled by wakers on whatever thread the reactor runs, emptied by the one maintenance task. The
+/// queue keeps no connection alive.
 #[derive(Debug)]
 pub(in crate::pool) struct FiredQueue<T> {
     fired: Inbox<T>,
@@ -34,7 +34,7 @@ impl<T> FiredQueue<T> {
         self.notify.notify_one();
     }
 
-    /// Resolves when something was pushed. One task waits here.
+    /// Resolves when something was pushed. Only the maintenance task waits here.
     pub(in crate::pool) async fn filled(&self) {
         self.notify.notified().await;
     }

@@ -1,7 +1,8 @@
 //! The maintenance task: one per pool, none per connection.
 //!
-//! It wakes when a sentinel fires, when a peer is to be asked for a sign of life or may have
-//! answered, and on a beat for idle and lifetime limits and the gauges. It ends when the pool is closed.
+//! The task wakes when a sentinel fires, when a peer is to be asked for a sign of life or may have
+//! answered, and once per tick for idle and lifetime limits and the gauges. The end of the pool
+//! ends it.
 
 use std::time::Duration;
 
@@ -94,16 +95,16 @@ fn before(max: Duration) -> Duration {
     (max - max / 32).max(UNASKED.min(max))
 }
 
-/// What there is to do about the idle connections until the next beat.
+/// Work on the idle connections until the next tick.
 struct Survey {
-    /// One has been idle too long, is too old or is not wanted.
+    /// A connection has been idle too long, is too old or is not wanted.
     has_due: bool,
-    /// Those whose peers will have been silent for too long, and when.
+    /// Connections whose peers will have been silent for too long, and when.
     silent: Vec<(Instant, Weak<Entry>)>,
 }
 
 impl PoolInner {
-    /// What, when it changes, may make many connections unwanted.
+    /// The pool's generation and size: a change of either may make many connections unwanted.
     fn demands(&self) -> (u64, usize) {
         (self.generation.now(), self.slots.limit())
     }

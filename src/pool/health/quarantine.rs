@@ -1,8 +1,8 @@
 //! Quarantine: silent connections, asked for a sign of life until they answer or a verdict falls.
 //!
-//! They keep their slots, and nobody is given one. Whoever finds a silent connection sends the first
-//! probe; from then on all of them are looked at on one clock, that of the maintenance task, so that
-//! sixteen dead ones cost the time of one.
+//! Silent connections keep their slots, and no caller is given one. The thread that finds a silent
+//! connection sends the first probe; from then on the maintenance task looks at all of them on one
+//! clock, so that sixteen dead ones cost the time of one.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,14 +24,14 @@ use crate::sys::tcp_info::{self, Keepalive, TcpInfo};
 #[derive(Debug, Default)]
 pub(in crate::pool) struct ProbingQueue {
     arrived: Inbox<Quarantined>,
-    /// All of them, the ones under probe included.
+    /// Number of silent connections, those under probe included.
     count: AtomicUsize,
     /// Slots that callers whose patience is over need now.
     wanted: AtomicUsize,
     /// The longest plausible round trip among them, in nanoseconds.
     round_trip: AtomicU64,
-    /// The settings of the pool's sockets, as the first one that was asked had them. All have the
-    /// same, and nobody else can change them.
+    /// The settings of the pool's sockets, as the first one that was asked had them. All sockets of
+    /// a pool have the same, and nobody else can change them.
     keepalive: OnceLock<Keepalive>,
 }
 
@@ -97,8 +97,8 @@ impl ProbingQueue {
         Duration::from_nanos(self.round_trip.load(Ordering::Acquire))
     }
 
-    /// What is known of a TCP connection that was idle since its last proof of life, this long ago, and
-    /// need not be read first: the kernel itself has asked nobody so soon.
+    /// The start of a probe without a reading, for a TCP connection that was idle since its last
+    /// proof of life, this long ago: the kernel itself has asked nobody so soon.
     pub(in crate::pool) fn settings(&self, unheard: Duration) -> Option<ProbeStart> {
         let own = self.keepalive.get().filter(|own| own.idle > unheard && unheard >= 2 * UNASKED);
         own.map(|own| ProbeStart::Settings(*own))
@@ -113,16 +113,16 @@ impl ProbingQueue {
     }
 }
 
-/// What is known of a silent connection when it is asked.
+/// Knowledge of a silent connection when its probe starts.
 #[derive(Debug)]
 pub(in crate::pool) enum ProbeStart {
-    /// What the kernel says of it.
+    /// The kernel's reading of the connection.
     Reading(TcpInfo),
     /// The settings of its socket only.
     Settings(Keepalive),
 }
 
-/// One silent connection.
+/// A silent connection.
 #[derive(Debug)]
 struct Quarantined {
     pool: Arc<PoolInner>,
@@ -143,13 +143,14 @@ struct ProbeInFlight {
     due: Instant,
 }
 
-/// What a look has found.
+/// The outcome of a look.
 enum Found {
     /// Nothing new.
     Again,
-    /// It goes back to the idle ones: its peer was heard at this moment, or nobody can tell.
+    /// The connection goes back to the idle ones: its peer was heard at this moment, or nobody can
+    /// tell.
     Fit(CheckVerdict, Instant),
-    /// It is to be closed.
+    /// The connection is to be closed.
     Dead(CloseReason),
 }
 
@@ -158,7 +159,7 @@ impl Quarantined {
         self.asked.as_ref().is_none_or(|asked| now >= asked.due)
     }
 
-    /// Looks once. Nothing here waits.
+    /// Looks once. The look never waits.
     fn look(&mut self, now: Instant) -> Found {
         let Some(conn) = &self.conn else { return Found::Again };
         let info = tcp_info::tcp_info(&conn.stream().io().sock_ref());
@@ -182,7 +183,7 @@ impl Quarantined {
         }
     }
 
-    /// Sends the first probe. Whatever else there is to say, the maintenance task finds out.
+    /// Sends the first probe. The maintenance task finds out the rest.
     fn begin(&mut self, now: Instant, known: ProbeStart) {
         let Some(conn) = &self.conn else { return };
         match known {
@@ -197,7 +198,7 @@ impl Quarantined {
         }
     }
 
-    /// One step of its probe, by this reading.
+    /// Takes one step of the probe, by this reading.
     fn judge(&mut self, now: Instant, info: &TcpInfo) -> Step {
         let Some(conn) = &self.conn else { return Step::Unknown };
         self.round_trip = info.rtt + 4 * info.rttvar;
@@ -269,7 +270,7 @@ impl Drop for Quarantined {
     }
 }
 
-/// All silent connections of a pool. Owned by the maintenance task.
+/// The silent connections of a pool. Owned by the maintenance task.
 #[derive(Debug)]
 pub(in crate::pool) struct Quarantine {
     pool: Arc<PoolInner>,

@@ -1,4 +1,4 @@
-//! One peer, and what ties a connection to it.
+//! A peer, and the tie between it and one connection.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::pool::conn::generation::Generation;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// One peer, shared with every connection to it.
+/// A peer, shared with every connection to it.
 #[derive(Debug)]
 pub(in crate::pool) struct Peer {
     pub(in crate::pool) addr: PeerAddr,
@@ -25,8 +25,8 @@ pub(in crate::pool) struct Peer {
     on_trial: AtomicBool,
     /// When it was made known.
     known: Instant,
-    /// Its connections are to be heard after this moment, in nanoseconds since `known`, before they
-    /// are used. Zero: nothing speaks against any.
+    /// Moment after which the peer's connections have to be heard before they are used, in
+    /// nanoseconds since `known`. Zero: nothing speaks against any.
     doubted: AtomicU64,
 }
 
@@ -48,7 +48,7 @@ impl Peer {
         self.open.load(Ordering::Acquire)
     }
 
-    /// What a dial adds to: open connections and those that may become some.
+    /// The load that a dial adds to: open connections and attempts that may become some.
     pub(super) fn load(&self) -> usize {
         self.open() + self.attempts.load(Ordering::Acquire)
     }
@@ -63,14 +63,15 @@ impl Peer {
         }
     }
 
-    /// All its connections were heard after this doubt. One that came meanwhile stays.
+    /// Takes this doubt back: all connections were heard after it. A doubt that came meanwhile
+    /// stays.
     pub(in crate::pool) fn clear_doubt(&self, doubt: Instant) {
         let since = doubt.saturating_duration_since(self.known).as_nanos();
         let since = u64::try_from(since).unwrap_or(u64::MAX);
         let _ = self.doubted.compare_exchange(since, 0, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// Its connections are not used again.
+    /// Retires the peer's connections: they are not used again.
     pub(super) fn retire(&self, why: CloseReason) {
         self.generation.end(why);
     }
@@ -96,7 +97,7 @@ impl Peer {
     }
 }
 
-/// What ties one connection to its peer.
+/// The tie between one connection and its peer.
 #[derive(Debug)]
 pub(in crate::pool) struct Membership {
     peer: Arc<Peer>,
@@ -132,7 +133,7 @@ impl Membership {
         self.peer.on_trial.load(Ordering::Acquire)
     }
 
-    /// Something speaks against all connections to this peer that were not heard after this moment.
+    /// Raises a doubt against all connections to this peer that were not heard after this moment.
     pub(in crate::pool) fn doubt(&self, moment: Instant) {
         let since = moment.saturating_duration_since(self.peer.known).as_nanos();
         let since = u64::try_from(since).unwrap_or(u64::MAX).max(1);
