@@ -8,27 +8,36 @@ use std::time::Duration;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep_until};
 
-/// A moment after which something must not go on, or never.
+// A phase inside a larger operation gets `deadline.min(cap)`: its own limit, or what is left.
+/// A moment after which an operation must not go on, or never.
 ///
-/// A phase inside a larger operation gets `deadline.min(cap)`: its own limit, or what is left.
+/// Methods that take one take a std or tokio `Instant` as it is; a tokio `Option<Instant>`, where `None`
+/// is never; or one of these.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// # async fn f(pool: livepool::Pool) -> Result<(), livepool::CheckoutError> {
+/// let guard = pool.get_by(Instant::now() + Duration::from_millis(200)).await?;
+/// # drop(guard); Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Deadline(Option<Instant>);
+pub struct Deadline(Option<Instant>);
 
 /// The deadline passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Elapsed;
 
 impl Deadline {
-    /// No limit. Only for those who asked for none.
-    pub(crate) const NEVER: Self = Self(None);
+    /// No limit.
+    pub const NEVER: Self = Self(None);
 
     /// `limit` from now. `None`, and a limit beyond what the clock can count, mean never.
     pub(crate) fn after(limit: Option<Duration>) -> Self {
-        Self::from(Instant::now(), limit)
+        Self::within(Instant::now(), limit)
     }
 
     /// `limit` from this moment on.
-    pub(crate) fn from(moment: Instant, limit: Option<Duration>) -> Self {
+    pub(crate) fn within(moment: Instant, limit: Option<Duration>) -> Self {
         Self(limit.and_then(|limit| moment.checked_add(limit)))
     }
 
@@ -69,6 +78,24 @@ impl Deadline {
             elapsed.unwrap_or(Poll::Pending).map(|()| Err(Elapsed))
         })
         .await
+    }
+}
+
+impl From<Instant> for Deadline {
+    fn from(moment: Instant) -> Self {
+        Self::at(moment)
+    }
+}
+
+impl From<std::time::Instant> for Deadline {
+    fn from(moment: std::time::Instant) -> Self {
+        Self::at(moment.into())
+    }
+}
+
+impl From<Option<Instant>> for Deadline {
+    fn from(moment: Option<Instant>) -> Self {
+        Self(moment)
     }
 }
 

@@ -38,6 +38,7 @@ mod text;
 struct SocketsPage;
 
 pub use config::{Config, Keepalive, ListenerConfig, Timeouts};
+pub use deadline::Deadline;
 pub use error::{CheckoutError, ConfigError, ConnectError, is_timeout};
 pub use event::{CloseReason, ConnId, Event, Observer, PeerState};
 /// What [`Ping`] and [`Resolve`] return: a boxed future, as `async-trait` would make it.

@@ -63,8 +63,6 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::panic::Location;
 
-use tokio::time::Instant;
-
 use crate::config::{Config, ConfigError, check_max_size};
 use crate::deadline::Deadline;
 use crate::error::CheckoutError;
@@ -173,9 +171,9 @@ impl<P: Protocol> Pool<P> {
     #[track_caller]
     pub fn get_by(
         &self,
-        deadline: Instant,
+        deadline: impl Into<Deadline>,
     ) -> impl Future<Output = Result<Guard<P>, CheckoutError>> + Send {
-        self.get_until(Until::By(Deadline::at(deadline)))
+        self.get_until(Until::By(deadline.into()))
     }
 
     #[track_caller]
@@ -301,7 +299,7 @@ impl<P: Protocol> Pool<P> {
     /// # Cancel safety
     ///
     /// As for [`warm_up`](Self::warm_up).
-    pub async fn try_warm_up(&self, count: usize) -> Result<(), CheckoutError> {
+    pub async fn warm_up_or_fail(&self, count: usize) -> Result<(), CheckoutError> {
         self.handle.0.warm_up(count, GiveUp::AtOnce).await
     }
 
@@ -377,8 +375,8 @@ impl<P: Protocol> Pool<P> {
     ///
     /// Once it was polled the pool is closed; dropping the future only ends the waiting, and nobody
     /// is interrupted.
-    pub async fn close_by(&self, deadline: Instant) -> usize {
-        self.handle.0.close_by(Deadline::at(deadline)).await
+    pub async fn close_and_wait(&self, deadline: impl Into<Deadline>) -> usize {
+        self.handle.0.close_and_wait(deadline.into()).await
     }
 }
 

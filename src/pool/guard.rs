@@ -13,6 +13,7 @@ use tokio::io::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
 use crate::config::Timeouts;
+use crate::deadline::Deadline;
 use crate::event::{CloseReason, ConnId};
 use crate::foreign::{self, Panicked};
 use crate::net::PeerAddr;
@@ -123,7 +124,8 @@ impl<P: Protocol> Guard<P> {
 
     /// See [`Stream::set_deadline`]. Ends with the return of the connection. With `None` not even
     /// `timeouts.operation` holds.
-    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+    pub fn set_deadline(&mut self, deadline: impl Into<Deadline>) {
+        let deadline = deadline.into().instant();
         self.limit(|stream| stream.set_deadline(deadline));
     }
 

@@ -915,7 +915,7 @@ fn nobody_waits_for_a_pool_that_was_closed() {
         .collect();
     let inner = Arc::clone(&world.inner);
     let closer = thread::spawn(move || {
-        let left = block_on(inner.close_by(Deadline::NEVER));
+        let left = block_on(inner.close_and_wait(Deadline::NEVER));
         is_over.store(true, SeqCst);
         assert_eq!(left, 0, "without a deadline all of them come back");
     });

@@ -325,7 +325,7 @@ impl<'a> Attempt<'a> {
     fn begin(inner: &'a Arc<PoolInner>, until: Until) -> Self {
         let began = Instant::now();
         let (deadline, limit) = match until {
-            Until::For(limit) => (Deadline::from(began, limit), limit),
+            Until::For(limit) => (Deadline::within(began, limit), limit),
             Until::By(deadline) => {
                 (deadline, deadline.instant().map(|at| at.saturating_duration_since(began)))
             }

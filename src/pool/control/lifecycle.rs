@@ -79,7 +79,7 @@ impl PoolInner {
 
     /// Closes the pool, waits for the connections in use until the deadline, and interrupts those
     /// that are left then. Returns how many those were.
-    pub(in crate::pool) async fn close_by(self: &Arc<Self>, deadline: Deadline) -> usize {
+    pub(in crate::pool) async fn close_and_wait(self: &Arc<Self>, deadline: Deadline) -> usize {
         self.close();
         loop {
             let mut came_back = pin!(self.came_back.notified());
