@@ -18,7 +18,7 @@ use crate::pool::acquire::idle_set::IdleSet;
 use crate::pool::acquire::ping::{PingInTime, Pinger};
 use crate::pool::acquire::wait_queue::WaitQueue;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::{Entry, FiredQueue, Parts, Place};
+use crate::pool::conn::entry::{Entry, FiredQueue, Listing, Parts};
 use crate::pool::conn::erased::PoolProtocol;
 use crate::pool::conn::generation::PoolGeneration;
 use crate::pool::conn::registry::{Counts, Registry};
@@ -168,7 +168,7 @@ impl PoolInner {
 
     /// Makes a connection known that has just become idle: to maintenance, if its sentinel has fired
     /// meanwhile; to whoever closes the pool; and, where it needs a place, to callers.
-    pub(in crate::pool) fn publish(self: &Arc<Self>, entry: &Arc<Entry>, place: Place) {
+    pub(in crate::pool) fn publish(self: &Arc<Self>, entry: &Arc<Entry>, listing: Listing) {
         // Whoever was told of it before may have found nobody home.
         if entry.has_fired() {
             self.fired_queue.push(Arc::downgrade(entry));
@@ -177,7 +177,7 @@ impl PoolInner {
         // or is seen here.
         if self.is_closed() {
             self.evict(entry, CloseReason::PoolClosed);
-        } else if place == Place::Lost {
+        } else if listing == Listing::Lost {
             self.idle_set.put(Arc::clone(entry));
             if !self.wait_queue.is_empty() {
                 self.serve();
@@ -237,6 +237,7 @@ impl PoolInner {
         used: Option<Duration>,
         kept: Option<Arc<Lingering>>,
     ) {
+        // Taken out now and dropped last: the slot is free when all else is done.
         let slot = entry.take_slot();
         self.registry.remove(entry.id);
         self.has_ended.store(true, Ordering::Release);
@@ -344,6 +345,7 @@ impl PoolInner {
         if !has_runtime() || self.maintained.swap(true, Ordering::AcqRel) {
             return;
         }
+        // Made before the task: a runtime that drops it unpolled clears the flag, too.
         let running = Running(Arc::clone(self));
         let settings = self.settings();
         let beat = beat([

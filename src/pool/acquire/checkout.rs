@@ -87,6 +87,7 @@ fn hand_out(
     waited: Duration,
     taken_at: &'static Location<'static>,
 ) {
+    // First, so that a caller who is told of as a holder has it.
     lease.claim(taken_at);
     inner.maintain();
     inner.emitter().checked_out(lease.id(), waited);
@@ -99,8 +100,10 @@ async fn wait(
     fitness: Fitness,
     taken_at: &'static Location<'static>,
 ) -> Result<Lease, CheckoutError> {
+    // A span per checkout would cost an allocation in the usual case: only those that wait have
+    // one.
     let span = Span::of_checkout(inner.emitter().name());
-    let mut attempt = Attempt::begin(inner, until);
+    let mut attempt = PendingCheckout::begin(inner, until);
     let result = if span.is_disabled() {
         obtain(inner, taken, &attempt, fitness).await
     } else {
@@ -121,7 +124,7 @@ async fn wait(
 async fn obtain(
     inner: &Arc<PoolInner>,
     taken: Option<Lease>,
-    attempt: &Attempt<'_>,
+    attempt: &PendingCheckout<'_>,
     fitness: Fitness,
 ) -> Result<Lease, Failed> {
     let mut lease = match taken {
@@ -164,7 +167,10 @@ fn fit(mut lease: Lease, fitness: Fitness) -> Option<Lease> {
 }
 
 /// Joins the queue.
-fn join<'a>(inner: &'a Arc<PoolInner>, attempt: &Attempt<'_>) -> Result<Waiter<'a>, Failed> {
+fn join<'a>(
+    inner: &'a Arc<PoolInner>,
+    attempt: &PendingCheckout<'_>,
+) -> Result<Waiter<'a>, Failed> {
     if inner.is_closed() {
         return Err(CheckoutFailure::Closed.into());
     }
@@ -189,6 +195,7 @@ async fn served(
     if inner.is_closed() || !inner.idle_set.is_empty() {
         inner.serve();
     }
+    // Without a free slot or a silent connection the dialer could do nothing: it is left asleep.
     if inner.slots.are_free() || inner.probing.count() > 0 {
         inner.slots.announce();
     }
@@ -207,10 +214,12 @@ impl PoolInner {
     pub(in crate::pool) fn take_idle(self: &Arc<Self>) -> Option<Lease> {
         let mut closed = 0;
         loop {
+            // Taken out first: while it is judged, no other caller meets it.
             let entry = self.idle_set.take()?;
             if entry.is(State::Closed) {
                 continue;
             }
+            // The clock is read once; all limits are compared with this age.
             let now = entry.age();
             let Some((conn, has_fired)) = entry.claim() else { continue };
             let Some(reason) = self.unusable(&entry, &conn, has_fired, now) else {
@@ -243,6 +252,7 @@ impl PoolInner {
         if let Some(reason) = self.unwanted(entry, now).or_else(|| entry.idle_too_long(now)) {
             return Some(reason);
         }
+        // Last, since it costs a system call: what the limits end need not be peeked at.
         match conn.check(has_fired) {
             Verdict::Alive => {
                 self.report_alive(entry);
@@ -313,7 +323,7 @@ impl PoolInner {
 }
 
 /// A checkout that has to wait. Reports its end exactly once, also when its caller goes away.
-struct Attempt<'a> {
+struct PendingCheckout<'a> {
     inner: &'a Arc<PoolInner>,
     began: Instant,
     limit: Option<Duration>,
@@ -321,7 +331,7 @@ struct Attempt<'a> {
     over: bool,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> PendingCheckout<'a> {
     fn begin(inner: &'a Arc<PoolInner>, until: Until) -> Self {
         let began = Instant::now();
         let (deadline, limit) = match until {
@@ -349,7 +359,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for PendingCheckout<'_> {
     fn drop(&mut self) {
         if !self.over {
             let outcome = CheckoutOutcome::Cancelled;

@@ -111,6 +111,7 @@ impl PoolInner {
         if deadline.instant().is_some_and(|at| at <= Instant::now()) {
             return Proof::Late;
         }
+        // Boxed, so that it can move to a task of the pool when its caller goes.
         let ping = Box::pin(Arc::clone(self).ping_in_time(lease));
         let mut under_way = PingInFlight { pool: self, ping: Some(ping) };
         match deadline.run(&mut under_way).await {
@@ -141,6 +142,7 @@ impl PoolInner {
             Err(_) => (Some(CloseReason::PingTimeout), CheckVerdict::Dead),
         };
         let (conn, check) = (lease.id(), Check::Ping);
+        // Before the close event: an operator reads the cause first.
         self.emitter().emit(Event::Checked { conn, check, verdict, heard: None });
         if let (true, Some(after)) = (is_late, limit) {
             let operation = Operation::Ping;
@@ -203,6 +205,7 @@ impl PoolInner {
     fn leave_to_a_task(&self, ping: PingInTime) {
         // With the pool its connection is closed.
         drop(self.pings.push(ping));
+        // The dialer runs these, and sleeps on this.
         self.slots.announce();
     }
 

@@ -55,6 +55,7 @@ impl<'a, P: Protocol> Retry<'a, P> {
         deadline: Option<Instant>,
         taken_at: &'static Location<'static>,
     ) -> Self {
+        // Counted from here, not from each checkout: both together have one `timeouts.checkout`.
         let own = Deadline::after(pool.handle.0.settings().timeouts.checkout);
         let deadline = own.min(deadline.map_or(Deadline::NEVER, Deadline::at));
         Self { pool, began: Instant::now(), deadline, taken_at, fitness: OnceLock::new() }

@@ -138,7 +138,7 @@ pub(in crate::pool) struct Parts<'a> {
 
 /// Whether a connection that is idle again needs a place in the idle set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::pool) enum Place {
+pub(in crate::pool) enum Listing {
     /// The idle set still has the handle.
     Kept,
     /// The handle was taken out of the idle set.
@@ -153,6 +153,7 @@ impl Entry {
         let was_greeted = stream.was_read();
         // What the handshake has exchanged is nobody's use.
         stream.begin_use();
+        // Cyclic, since the waker in the stream finds the entry again.
         let entry = Arc::new_cyclic(|entry: &Weak<Self>| {
             let fired_queue = Arc::clone(parts.fired_queue);
             Self {
@@ -194,6 +195,8 @@ impl Entry {
     #[inline(always)]
     fn transition(&self, from: State, to: State) -> bool {
         debug_assert!(TRANSITIONS.contains(&(from, to)), "{from:?} does not lead to {to:?}");
+        // SeqCst and not AcqRel: `publish` looks at the flag of the pool after this, `close` at the
+        // state after the flag, and one of them has to see the other.
         let (from, to) = (from as u8, to as u8);
         self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::Acquire).is_ok()
     }
@@ -213,6 +216,8 @@ impl Entry {
 
     /// Ends the connection. True for the one who does.
     pub(in crate::pool) fn mark_closed(&self) -> bool {
+        // A swap and no check before: of two who end it, one gets the old state that is not
+        // `Closed`.
         self.state.swap(Closed as u8, Ordering::AcqRel) != Closed as u8
     }
 
@@ -232,6 +237,8 @@ impl Entry {
                 return None;
             }
         }
+        // Loaded first, since a store would cost every checkout a cache line that it need not
+        // write.
         let has_fired = self.fired.load(Ordering::Acquire);
         if has_fired {
             self.fired.store(false, Ordering::Release);
@@ -251,18 +258,20 @@ impl Entry {
     /// As [`start_check`](Self::start_check), because of what its sentinel saw.
     pub(in crate::pool) fn start_check_of_fired(&self) -> Option<Conn> {
         let conn = self.start_check()?;
+        // Cleared before the look and not after: what fires during the look is not forgotten.
         self.fired.store(false, Ordering::Release);
         Some(conn)
     }
 
     /// Makes a connection idle again whose check is over.
-    pub(in crate::pool) fn end_check(&self, conn: Conn) -> Place {
+    pub(in crate::pool) fn end_check(&self, conn: Conn) -> Listing {
+        // Home before the state says so: whoever sees `Idle` finds the stream.
         self.home().conn = Some(conn);
         if self.transition(Checking, Idle) {
-            return Place::Kept;
+            return Listing::Kept;
         }
         self.advance(Unlisted, Idle);
-        Place::Lost
+        Listing::Lost
     }
 
     /// From now on it is checked, though a caller has just taken it and dropped its handle. Only for
@@ -280,6 +289,7 @@ impl Entry {
     ) -> Result<(), (Conn, CloseReason)> {
         // From here on the sentinel counts.
         self.advance(InUse, Parking);
+        // Told before the peek: what comes from now on is judged by the protocol.
         conn.set_idle(true);
         if let Err(reason) = self.leave_sentinel(&conn).and_then(|()| self.end_exchange(&mut conn))
         {
@@ -321,6 +331,8 @@ impl Entry {
         if let Some(reason) = stream.tainted() {
             return Err(reason);
         }
+        // Where the exchange ended for good, the stream has a new handle: the old user keeps a dead
+        // one.
         if stream.rest() {
             *self.link() = Arc::clone(stream.link());
         }
@@ -330,6 +342,7 @@ impl Entry {
     /// Ends the use of it: whatever its user does next fails with this reason. Returns whether it
     /// is in use.
     pub(in crate::pool) fn interrupt(&self, reason: CloseReason) -> bool {
+        // Cloned, since interrupting wakes tasks, which must not happen under the lock.
         let link = Arc::clone(&self.link());
         self.is(InUse) && link.interrupt(reason)
     }
@@ -521,6 +534,7 @@ impl Keeper for Sentinel {
         if entry.is(InUse) || entry.is(Closed) {
             return;
         }
+        // Once until somebody looks: a socket that keeps stirring fills no queue.
         if !entry.fired.swap(true, Ordering::AcqRel) {
             self.fired_queue.push(Weak::clone(&self.entry));
         }

@@ -22,6 +22,7 @@ impl Generation {
 
     /// Ends the current one.
     pub(in crate::pool) fn end(&self, why: CloseReason) {
+        // Again if another thread ended it meanwhile: this call is later, and its reason counts.
         while !self.end_of(self.now(), why) {}
     }
 

@@ -11,7 +11,7 @@ use crate::event::{CloseReason, ConnId};
 use crate::liveness::Verdict;
 use crate::net::PeerAddr;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::{Entry, Place};
+use crate::pool::conn::entry::{Entry, Listing};
 use crate::pool::conn::erased::ErasedProtocol;
 use crate::pool::health::silence::{evidence, is_proved_since};
 use crate::pool::inner::PoolInner;
@@ -118,6 +118,7 @@ impl Lease {
     /// Takes the connection out of the pool.
     pub(in crate::pool) fn detach(&mut self) -> Conn {
         let Leased { mut conn, since, entry, pool, .. } = self.take();
+        // Before the entry is closed: its events are its own from now on.
         conn.stream_mut().leave();
         pool.0.detach(&entry, entry.age().since(since));
         conn
@@ -158,6 +159,7 @@ impl Lease {
         if ending == Ending::Silent && unfit == Some(CloseReason::Unfinished) {
             leased.warn_of_forgotten_release();
         }
+        // Asked last: what is wrong with the connection says more than the end of the pool.
         let closed = pool.is_closed().then_some(CloseReason::PoolClosed);
         match (unfit.or(closed), reuse) {
             (Some(reason), _) => leased.throw_away(reason),
@@ -328,6 +330,7 @@ impl Leased {
         if self.conn.stream().was_read() {
             pool.prove(&self.entry, self.since);
         }
+        // A paused pool keeps its callers waiting.
         let is_wanted = !pool.wait_queue.is_empty() && !pool.is_stopped();
         if is_wanted && pool.silence(&self.entry, &self.conn, now).is_none() {
             return self.pass_on(now);
@@ -345,7 +348,7 @@ impl Leased {
         if taken_at.is_some() {
             pool.0.emitter().returned(entry.id, now.since(since));
         }
-        pool.0.publish(&entry, Place::Lost);
+        pool.0.publish(&entry, Listing::Lost);
         Release::Reused
     }
 
@@ -363,6 +366,7 @@ impl Leased {
             pool.emitter().returned(self.entry.id, now.since(self.since));
         }
         pool.report_alive(&self.entry);
+        // The next user was not there before.
         self.since = now;
         pool.hand_over(Lease::of(self));
         Release::Reused
@@ -379,6 +383,7 @@ impl Leased {
         if let Some(reason) = pool.0.unwanted(entry, now).or_else(|| entry.idle_too_long(now)) {
             return Err(reason);
         }
+        // As if its sentinel had fired, since it has none: the runtime may have ended.
         if let Verdict::Dead(reason) = conn.check(true) {
             return Err(reason);
         }
@@ -395,6 +400,7 @@ impl Leased {
             pool.emitter().returned(self.entry.id, self.entry.age().since(self.since));
         }
         pool.resets.add(Lease::of(self));
+        // The dialer starts the reset.
         pool.slots.announce();
         Release::Resetting
     }

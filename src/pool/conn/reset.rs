@@ -64,6 +64,8 @@ pub(in crate::pool) async fn reset(lease: Lease) {
     let reset = async {
         let mut is_again = false;
         loop {
+            // What its user has left behind is sent first; a reset that overtakes it would undo
+            // nothing.
             conn.rested().await;
             match protocol.reuse(conn) {
                 Reuse::AsItIs => {}
@@ -81,6 +83,7 @@ pub(in crate::pool) async fn reset(lease: Lease) {
         }
     };
     let result = Deadline::after(limit).run(reset).await;
+    // Uncounted before it goes on: the dialer must not wait for it any longer.
     let Some(mut lease) = lease.take() else { return };
     let failed = match result {
         Ok(Ok(unfit)) => unfit,

@@ -19,6 +19,7 @@ impl PoolInner {
     pub(in crate::pool) fn invalidate(self: &Arc<Self>, interrupt: bool) {
         self.generation.end(CloseReason::Invalidated);
         self.end_unwanted();
+        // After the generation has ended: what begins from now on is of the new one.
         self.dials.give_up_older(self.generation.now());
         if interrupt {
             self.interrupt_all(CloseReason::Invalidated, |entry| entry.retired().is_some());
@@ -50,6 +51,7 @@ impl PoolInner {
     }
 
     pub(in crate::pool) fn resize(self: &Arc<Self>, size: usize) {
+        // Before the limit is raised: a return must never need memory.
         self.idle_set.grow(size);
         self.slots.set_limit(size);
         self.end_unwanted();
@@ -83,6 +85,7 @@ impl PoolInner {
         self.close();
         loop {
             let mut came_back = pin!(self.came_back.notified());
+            // Enabled before the count is read, or the last return could be missed.
             came_back.as_mut().enable();
             if self.guards() == 0 {
                 return 0;

@@ -79,11 +79,13 @@ impl PoolInner {
         }
         let deadline = Deadline::after(limit);
         let count = count.min(self.slots.limit());
+        // An error from before this call is no news.
         let before = self.dials.last_error();
         let _wish = WarmUpTarget::new(&self.warm_up_targets, count);
         self.maintain();
         loop {
             let mut changed = pin!(self.dials.news());
+            // Enabled before the look, or a dial that ends in between would be missed.
             changed.as_mut().enable();
             let status = self.status();
             // One that was just made counts as in use until it has found its place.

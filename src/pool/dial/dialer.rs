@@ -75,6 +75,7 @@ impl Dials {
 
     fn add(&self, task: DialTask) {
         let mut tasks = lock(&self.tasks);
+        // Swept here, and not at each end: the list is as long as the last burst at most.
         tasks.retain(|task| !task.handle.is_finished());
         tasks.push(task);
     }
@@ -88,6 +89,7 @@ impl Dials {
         let (count, next) = hopeful.fold((0, None::<Instant>), |(count, next), at| {
             (count + 1, Some(next.map_or(at, |next| next.min(at))))
         });
+        // A task that has counted itself out is not finished for another moment.
         (count.min(self.under_way()), next)
     }
 
@@ -156,6 +158,7 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>) {
     let mut tasks = JoinSet::new();
     let mut lookup = None;
     while !pool.is_closed() {
+        // Results are nothing; a set that is never joined grows.
         while tasks.try_join_next().is_some() {}
         for lease in pool.resets.take() {
             tasks.spawn(reset::reset(lease));
@@ -187,6 +190,7 @@ impl PoolInner {
                 sooner(doubtful_at.filter(|_| callers > 0));
                 return next;
             }
+            // Before the peers are asked: while this many are under way, no pause matters.
             let most = self.settings().max_connecting;
             if under_way + self.dials.trying() >= most {
                 self.dials.give_up_trying(under_way < most);
@@ -203,6 +207,7 @@ impl PoolInner {
                 sooner(doubtful_at);
                 return next;
             }
+            // Last of all conditions, so that a slot is only taken for a dial that begins.
             let Some(slot) = self.slots.try_take() else {
                 self.dials.give_up_trying(true);
                 // Those that are being asked for a sign of life may have to make room.
@@ -269,6 +274,7 @@ impl PoolInner {
         if due > now {
             return Some(due);
         }
+        // One at a time: an ejected peer is no hurry, and each try holds a slot.
         if self.dials.trying() > 0 || self.generation.is_paused() {
             return None;
         }
@@ -294,6 +300,7 @@ impl PoolInner {
         tasks: &mut JoinSet<()>,
     ) {
         let (began, is_try) = (Instant::now(), only.is_some());
+        // Before the task runs: an invalidation from now on makes the dial stale.
         let generation = self.generation.now();
         let dial = Dial::new(self, slot, only, generation, began);
         let handle = tasks.spawn(dial.run());

@@ -126,6 +126,7 @@ impl Peers {
     }
 
     pub(in crate::pool) fn counts(&self) -> [usize; PeerState::ALL.len()] {
+        // All states, so that a gauge returns to 0.
         let mut counts = [0; PeerState::ALL.len()];
         for (_, state) in self.table().states() {
             counts[state as usize] += 1;

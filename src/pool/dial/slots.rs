@@ -32,6 +32,7 @@ impl Slots {
     /// A slot for a connection that is about to be made.
     pub(in crate::pool) fn try_take(self: &Arc<Self>) -> Option<Slot> {
         let more = |used| (used < self.limit()).then_some(used + 1);
+        // Taken and compared in one step: two dials never share the last slot.
         self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
         Some(Slot(Arc::clone(self)))
     }
@@ -81,6 +82,7 @@ pub(in crate::pool) struct Slot(Arc<Slots>);
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        // Before the announcement, or the dialer would find none and sleep.
         self.0.used.fetch_sub(1, Ordering::AcqRel);
         self.0.announce();
     }

@@ -53,6 +53,7 @@ impl Dial {
         let handshake = pool.protocol.as_deref().map(|protocol| protocol as &dyn Handshake);
         let route = Route { directory: &pool.peers, only, handshake, limit };
         let dialed = pool.connector.connect_by(route).await;
+        // Not given up any more, whatever comes of it.
         self.over = true;
         let Some(slot) = self.slot.take() else { return };
         match dialed {
@@ -64,6 +65,7 @@ impl Dial {
     fn connected(&self, pool: &Arc<PoolInner>, mut conn: Conn, slot: Slot) {
         pool.dials.ended(None);
         let entry = pool.adopt(&mut conn, slot, self.generation);
+        // After the adoption, so that it has its one close event in any case.
         let closed = pool.is_closed().then_some(CloseReason::PoolClosed);
         // Where the pool was invalidated meanwhile it may lead to where nobody wants to go.
         if let Some(reason) = closed.or_else(|| entry.retired()) {
@@ -81,6 +83,7 @@ impl Dial {
         if self.only.is_some() {
             return;
         }
+        // No address was tried: the pause is that of the name, not of a peer.
         if error.attempts().iter().all(|attempt| attempt.is_lookup()) {
             pool.peers.lost_its_way(self.began);
         }

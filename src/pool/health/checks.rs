@@ -9,7 +9,7 @@ use crate::event::{Check, CheckVerdict};
 use crate::liveness::UNASKED;
 use crate::net::PeerAddr;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::{Entry, FiredQueue, Place};
+use crate::pool::conn::entry::{Entry, FiredQueue, Listing};
 use crate::pool::health::quarantine::ProbeStart;
 use crate::pool::health::schedule::LOOKS;
 use crate::pool::health::silence::is_in_doubt;
@@ -39,6 +39,7 @@ impl PoolInner {
         let mut fired = Fired { queue: &self.fired_queue, left: self.fired_queue.take() };
         while let Some(entry) = fired.left.pop() {
             let Some(entry) = entry.upgrade() else { continue };
+            // Dropped before the pause: a handle kept here would keep a closed connection.
             self.check_socket(&entry);
             drop(entry);
             tokio::task::yield_now().await;
@@ -64,9 +65,10 @@ impl PoolInner {
 
     /// Makes a connection idle again that was looked at or asked.
     pub(in crate::pool) fn take_back(self: &Arc<Self>, entry: &Arc<Entry>, conn: Conn) {
-        let place = entry.end_check(conn);
-        self.publish(entry, place);
-        if place == Place::Lost {
+        // A caller may have met it meanwhile; the entry knows.
+        let listing = entry.end_check(conn);
+        self.publish(entry, listing);
+        if listing == Listing::Lost {
             self.dials.announce();
         }
     }
@@ -76,6 +78,7 @@ impl PoolInner {
         if self.settings().max_silence.is_none() {
             return;
         }
+        // Cleared before the look: a doubt that is raised meanwhile has another look.
         if self.has_doubts.swap(false, Ordering::AcqRel) {
             let mut idle = self.registry.idle();
             idle.retain(|entry| is_in_doubt(entry));

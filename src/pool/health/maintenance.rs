@@ -41,6 +41,7 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>, beat: Duration) {
         } else {
             tokio::task::yield_now().await;
         }
+        // First, since slots wait for these.
         pool.close_left().await;
         pool.check_fired().await;
         if pool.is_closed() {
@@ -48,6 +49,7 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>, beat: Duration) {
             pool.close_left().await;
             return;
         }
+        // Before new ones are asked: an answer that is there frees a connection.
         quarantine.look().await;
         pool.ask_siblings().await;
         pool.check_due(&mut schedule).await;
@@ -59,6 +61,7 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>, beat: Duration) {
         }
         if has_ejected || last != demands {
             unwanted = pool.longest_idle();
+            // Popped from the end.
             unwanted.reverse();
         }
         for entry in unwanted.split_off(unwanted.len().saturating_sub(LOOKS)).into_iter().rev() {
@@ -72,6 +75,8 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>, beat: Duration) {
             next = now + beat;
             let idle = pool.registry.idle();
             let survey = pool.survey(now, next, &idle);
+            // Before the evictions, which take turns with other tasks: a plan that comes late is no
+            // plan.
             schedule.plan(beat, survey.silent);
             if survey.has_due {
                 pool.evict_due(now, idle).await;

@@ -44,6 +44,7 @@ impl PoolInner {
         conn: Conn,
         known: ProbeStart,
     ) {
+        // Counted before it is there, so that the dialer never sees one too few.
         self.probing.count.fetch_add(1, Ordering::AcqRel);
         let mut new = Quarantined {
             pool: Arc::clone(self),
@@ -226,6 +227,7 @@ impl Quarantined {
             CheckVerdict::Alive => pool.prove(&entry, proof),
             _ => entry.note_heard(proof),
         }
+        // The user settings before anybody has it, the count before the slot changes hands.
         self.restore();
         self.uncount();
         let Some(conn) = self.conn.take() else { return };
@@ -292,6 +294,7 @@ impl Quarantine {
     pub(in crate::pool) async fn look(&mut self) {
         let probing = &self.pool.probing;
         self.held.extend(probing.arrived.take());
+        // The dialer waits as long as the slowest answer needs before it makes another connection.
         let longest = self.held.iter().map(|held| held.round_trip).max().unwrap_or_default();
         let longest = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
         probing.round_trip.store(longest, Ordering::Release);

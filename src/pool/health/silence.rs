@@ -43,6 +43,7 @@ impl PoolInner {
     #[inline]
     pub(in crate::pool) fn max_silence(&self, entry: &Entry, now: Age) -> Option<Duration> {
         let settings = self.settings();
+        // Busy connections are asked sooner: their next use is near.
         let was_used_lately = now.since(entry.idle_since()) < LATELY;
         let max = match was_used_lately {
             true => settings.max_silence_after_use,
@@ -140,6 +141,7 @@ pub(in crate::pool) fn evidence(
 ) -> Option<Instant> {
     let stream = conn.stream();
     let now = Instant::now();
+    // The clock of a machine that has just started may not reach back so far.
     let lately = now.checked_sub(UNASKED);
     match stream.tainted().unwrap_or(reason) {
         // The kernel's word on this connection: its bytes are repeated, or nothing was heard

@@ -68,6 +68,7 @@ impl Peer {
     pub(in crate::pool) fn clear_doubt(&self, doubt: Instant) {
         let since = doubt.saturating_duration_since(self.known).as_nanos();
         let since = u64::try_from(since).unwrap_or(u64::MAX);
+        // Only if it is still this one.
         let _ = self.doubted.compare_exchange(since, 0, Ordering::AcqRel, Ordering::Acquire);
     }
 
@@ -137,6 +138,7 @@ impl Membership {
     pub(in crate::pool) fn doubt(&self, moment: Instant) {
         let since = moment.saturating_duration_since(self.peer.known).as_nanos();
         let since = u64::try_from(since).unwrap_or(u64::MAX).max(1);
+        // The later of two doubts: who is heard after it was heard after both.
         self.peer.doubted.fetch_max(since, Ordering::AcqRel);
     }
 
