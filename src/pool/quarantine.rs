@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::core::{Classified, Core};
 use crate::event::{Check, CheckVerdict, CloseReason};
-use crate::liveness::{Probing, Step, UNASKED, Verdict};
+use crate::liveness::{ProbeSession, Step, UNASKED, Verdict};
 use crate::stream::Conn;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -39,15 +39,17 @@ impl Suspects {
     /// Its peer is asked at once.
     pub(super) fn add(&self, core: Arc<Core>, conn: Conn, known: Known) {
         self.count.fetch_add(1, Ordering::AcqRel);
+        let now = Instant::now();
         let mut new = Quarantined {
             core,
             is_counted: true,
             conn: Some(conn),
-            asked: None,
+            probe: ProbeSession::default(),
+            due: now,
             round_trip: Duration::ZERO,
             heard: None,
         };
-        new.begin(Instant::now(), known, self);
+        new.begin(now, known, self);
         self.lock().push(new);
         if self.is_closed() {
             self.discard();
@@ -127,17 +129,12 @@ struct Quarantined {
     is_counted: bool,
     /// Always there until it leaves.
     conn: Option<Conn>,
-    asked: Option<Asked>,
+    probe: ProbeSession,
+    /// When to look at it next.
+    due: Instant,
     round_trip: Duration,
     /// How long ago the peer was heard, at the last look.
     heard: Option<Duration>,
-}
-
-/// A probe under way, and when to look at it next.
-#[derive(Debug)]
-struct Asked {
-    probing: Probing,
-    due: Instant,
 }
 
 /// What a look has found.
@@ -152,7 +149,7 @@ enum Found {
 
 impl Quarantined {
     fn is_due(&self, now: Instant) -> bool {
-        self.asked.as_ref().is_none_or(|asked| now >= asked.due)
+        now >= self.due
     }
 
     /// Looks once. Nothing here waits.
@@ -188,8 +185,7 @@ impl Quarantined {
             }
             Known::Settings(own) => {
                 let stream = conn.stream();
-                let (probing, look_in) = Probing::begin_blindly(&stream.io().sock_ref(), now, own);
-                self.asked = Some(Asked { probing, due: now + look_in });
+                self.due = now + self.probe.begin_blindly(&stream.io().sock_ref(), now, own);
             }
         }
     }
@@ -199,16 +195,10 @@ impl Quarantined {
         let Some(conn) = &self.conn else { return Step::Unknown };
         self.round_trip = info.rtt + 4 * info.rttvar;
         self.heard = Some(info.heard);
-        let asked = match &mut self.asked {
-            Some(asked) => asked,
-            none => {
-                let Some(own) = suspects.keepalive(conn) else { return Step::Unknown };
-                none.insert(Asked { probing: Probing::begin(now, own), due: now })
-            }
-        };
-        let step = asked.probing.step(&conn.stream().io().sock_ref(), now, info);
+        let own = || suspects.keepalive(conn);
+        let step = self.probe.step(&conn.stream().io().sock_ref(), now, info, own);
         if let Step::Wait { look_in, .. } = step {
-            asked.due = now + look_in;
+            self.due = now + look_in;
         }
         step
     }
@@ -241,8 +231,8 @@ impl Quarantined {
     }
 
     fn restore(&mut self) {
-        if let (Some(asked), Some(conn)) = (self.asked.take(), &self.conn) {
-            asked.probing.end(&conn.stream().io().sock_ref());
+        if let Some(conn) = &self.conn {
+            self.probe.restore(&conn.stream().io().sock_ref());
         }
     }
 }
@@ -279,7 +269,7 @@ impl<'a> Quarantine<'a> {
 
     /// When the next look is due.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.held.iter().filter_map(|held| held.asked.as_ref().map(|asked| asked.due)).min()
+        self.held.iter().map(|held| held.due).min()
     }
 
     /// Looks at everything that is due, and closes what is dead, one by one between other tasks.
