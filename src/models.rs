@@ -31,6 +31,7 @@ pub(crate) struct Model {
 fn all() -> Vec<Model> {
     let mut all = Vec::new();
     all.extend(crate::stream::models::all());
+    all.extend(crate::protocol::models::all());
     all.extend(crate::pool::models::all());
     all.extend(crate::adapters::postgres::models::all());
     all

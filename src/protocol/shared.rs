@@ -25,13 +25,12 @@ use super::driver::Rest;
 #[cfg(feature = "postgres")]
 use super::linger::Linger;
 use super::linger::{self, Lingering};
-use super::link::{Ledger, Link};
-use super::scan::{Consequence, Scanner, Unread};
-use super::{Interrupted, Stream};
+use super::scanner::{Consequence, Scanner, Unread};
 use crate::config::Limits;
 use crate::event::{CloseReason, ConnId, Event};
 use crate::foreign;
 use crate::net::PeerAddr;
+use crate::stream::{Interrupted, Ledger, Link, Stream};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use crate::telemetry::{self, Emitter};
@@ -138,8 +137,8 @@ impl Shared {
         let waker = bell.waker();
         stream.ring(Some(waker.clone()));
         Arc::new(Self {
-            emitter: Arc::clone(&stream.emitter),
-            asides: stream.asides.take(),
+            emitter: Arc::clone(stream.emitter()),
+            asides: stream.take_asides(),
             linger: OnceLock::new(),
             id: stream.id(),
             peer: stream.peer_addr().clone(),
@@ -440,7 +439,7 @@ impl Shared {
         poll: impl FnOnce(&mut Stream) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         let (result, untold) = match &mut *self.stream() {
-            Some(stream) => (poll(stream), stream.untold.take()),
+            Some(stream) => (poll(stream), stream.take_untold()),
             None => (Poll::Ready(Err(self.lost())), None),
         };
         // Whoever closed it meanwhile could not.
@@ -622,7 +621,7 @@ impl Shared {
 
     /// Judges bytes that wait while nobody uses the connection: those of the socket behind those that
     /// came [before](Self::unasked), unless there is a layer that has to take them in first.
-    pub(super) fn judge_waiting(
+    pub(crate) fn judge_waiting(
         &self,
         unasked: Option<Vec<u8>>,
         peeked: &[u8],

@@ -4,12 +4,46 @@
 //! whether the program behind it lives, whether it may be reused, and what an error means for the
 //! others. Everything else is the pool's business.
 
+#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "only one protocol needs it"))]
+mod aside;
+mod bell;
+mod bounds;
+mod conn;
+mod driver;
+#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "only one protocol needs it"))]
+mod linger;
+#[cfg(shuttle)]
+pub(crate) mod models;
+mod scanner;
+mod shared;
+mod wire;
+mod wire_stream;
+
 use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
-pub use crate::stream::{Consequence, Unread};
-use crate::stream::{Stream, Wire};
+use crate::stream::Stream;
+
+pub use driver::{Driven, Driver};
+pub use scanner::{Consequence, Scanner, Unread};
+pub use wire::Wire;
+pub use wire_stream::WireStream;
+
+pub use crate::stream::{Ledger, Owed};
+
+pub(crate) use aside::Asides;
+#[cfg(feature = "postgres")]
+pub(crate) use aside::{Aside, Turn};
+pub(crate) use bell::Keeper;
+pub(crate) use conn::{Access, AccessMut, Bare, Conn};
+#[cfg(feature = "postgres")]
+pub(crate) use linger::Linger;
+pub(crate) use linger::{Lingering, Place};
+#[cfg(all(test, unix))]
+pub(crate) use shared::Shared;
+#[cfg(feature = "redis")]
+pub(crate) use wire::Teller;
 
 /// What runs over the connections of a pool. Given to
 /// [`Builder::protocol`](crate::Builder::protocol).

@@ -11,8 +11,8 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::time::Instant;
 
-use super::clock::{Clock, Now};
-use super::link::{Link, Side};
+use super::handle::{Link, Side};
+use super::timeouts::timer::{Clock, Now};
 use crate::event::CloseReason;
 use crate::liveness::{ProbeSession, Step, UNASKED};
 use crate::sync::Arc;
