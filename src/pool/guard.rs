@@ -19,8 +19,9 @@ use crate::foreign::{self, Panicked};
 use crate::net::PeerAddr;
 use crate::pool::conn::erased::{MADE, typed};
 use crate::pool::conn::lease::{Lease, Release};
+use crate::protocol::Conn;
 use crate::protocol::{Consequence, Protocol, Raw};
-use crate::stream::{Conn, Ending, Ledger, Stream, delegate_io};
+use crate::stream::{Ending, Ledger, Stream, delegate_io};
 use crate::sync::Arc;
 
 pub use buffered::Buffered;

@@ -38,8 +38,9 @@ use crate::pool::health::quarantine::Quarantine;
 use crate::pool::health::silence::is_in_doubt;
 use crate::pool::inner::{PoolInner, Running};
 use crate::protocol::Unread;
+use crate::protocol::{Bare, Conn, Wire};
 use crate::stream::models::{is_closed, pair, read, tcp_stream};
-use crate::stream::{Bare, Conn, Connector, Stream, Wire};
+use crate::stream::{Connector, Stream};
 use crate::sync::{Arc, Weak};
 
 pub(crate) fn all() -> Vec<Model> {

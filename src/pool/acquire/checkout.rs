@@ -20,7 +20,7 @@ use crate::pool::health::closing::{DeferredClose, MOST_CLOSED};
 use crate::pool::health::quarantine::ProbeStart;
 use crate::pool::inner::PoolInner;
 use crate::pool::inner::has_runtime;
-use crate::stream::Conn;
+use crate::protocol::Conn;
 use crate::sync::Arc;
 use crate::telemetry::Span;
 

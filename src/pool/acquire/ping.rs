@@ -20,7 +20,8 @@ use crate::event::{Check, CheckVerdict, CloseReason, Event, Operation};
 use crate::foreign::{self, Held, Panicked};
 use crate::pool::conn::lease::Lease;
 use crate::pool::inner::PoolInner;
-use crate::stream::{Conn, Ending, Stream};
+use crate::protocol::Conn;
+use crate::stream::{Ending, Stream};
 use crate::sync::Arc;
 
 /// Asks the program behind a connection whether it lives: the only way to notice a process that is

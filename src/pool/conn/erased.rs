@@ -11,8 +11,9 @@ use futures_util::future::BoxFuture;
 use crate::causes::{self, Causes};
 use crate::config::Limits;
 use crate::foreign::{self, Held, Panicked};
+use crate::protocol::{Bare, Conn};
 use crate::protocol::{Protocol, Raw, Reuse};
-use crate::stream::{Bare, Conn, Handshake, Refused, Stream};
+use crate::stream::{Handshake, Refused, Stream};
 use crate::sync::Arc;
 
 /// A protocol without its types.

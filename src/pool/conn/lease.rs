@@ -16,7 +16,8 @@ use crate::pool::conn::erased::ErasedProtocol;
 use crate::pool::health::silence::{evidence, is_proved_since};
 use crate::pool::inner::PoolInner;
 use crate::protocol::Reuse;
-use crate::stream::{Access, AccessMut, Conn, Ending};
+use crate::protocol::{Access, AccessMut, Conn};
+use crate::stream::Ending;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 

@@ -1,6 +1,6 @@
 //! Slots: how many connections may exist, from the start of a dial to the close of the socket.
 
-use crate::stream::Place;
+use crate::protocol::Place;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 

@@ -9,7 +9,8 @@ use crate::net::{ConnectError, PeerAddr};
 use crate::pool::conn::lease::Lease;
 use crate::pool::dial::slots::Slot;
 use crate::pool::inner::PoolInner;
-use crate::stream::{Conn, Handshake, Route};
+use crate::protocol::Conn;
+use crate::stream::{Handshake, Route};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 

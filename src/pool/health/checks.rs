@@ -14,7 +14,7 @@ use crate::pool::health::quarantine::ProbeStart;
 use crate::pool::health::schedule::LOOKS;
 use crate::pool::health::silence::is_in_doubt;
 use crate::pool::inner::PoolInner;
-use crate::stream::Conn;
+use crate::protocol::Conn;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Weak};
 

@@ -7,7 +7,7 @@
 use crate::event::CloseReason;
 use crate::pool::conn::entry::Entry;
 use crate::pool::inner::PoolInner;
-use crate::stream::Conn;
+use crate::protocol::Conn;
 use crate::sync::Arc;
 
 /// The most connections that a caller closes in its own time. A model has few connections.

@@ -10,12 +10,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::event::{Check, CheckVerdict, CloseReason};
-use crate::liveness::{Probing, Step, UNASKED, Verdict};
+use crate::liveness::{ProbeSession, Step, UNASKED, Verdict};
 use crate::pool::conn::entry::Entry;
 use crate::pool::health::schedule::LOOKS;
 use crate::pool::inbox::Inbox;
 use crate::pool::inner::PoolInner;
-use crate::stream::Conn;
+use crate::protocol::Conn;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, OnceLock};
 use crate::sys::tcp_info::{self, Keepalive, TcpInfo};
@@ -46,16 +46,18 @@ impl PoolInner {
     ) {
         // Counted before it is there, so that the dialer never sees one too few.
         self.probing.count.fetch_add(1, Ordering::AcqRel);
+        let now = Instant::now();
         let mut new = Quarantined {
             pool: Arc::clone(self),
             entry,
             is_counted: true,
             conn: Some(conn),
-            asked: None,
+            probe: ProbeSession::default(),
+            due: now,
             round_trip: Duration::ZERO,
             heard: None,
         };
-        new.begin(Instant::now(), known);
+        new.begin(now, known);
         // One that comes after the end of the pool is closed.
         drop(self.probing.arrived.push(new));
         self.fired_queue.wake();
@@ -131,17 +133,12 @@ struct Quarantined {
     is_counted: bool,
     /// Always there until it leaves.
     conn: Option<Conn>,
-    asked: Option<ProbeInFlight>,
+    probe: ProbeSession,
+    /// When to look at it next.
+    due: Instant,
     round_trip: Duration,
     /// How long ago the peer was heard, at the last look.
     heard: Option<Duration>,
-}
-
-/// A probe under way, and when to look at it next.
-#[derive(Debug)]
-struct ProbeInFlight {
-    probing: Probing,
-    due: Instant,
 }
 
 /// The outcome of a look.
@@ -157,7 +154,7 @@ enum Found {
 
 impl Quarantined {
     fn is_due(&self, now: Instant) -> bool {
-        self.asked.as_ref().is_none_or(|asked| now >= asked.due)
+        now >= self.due
     }
 
     /// Looks once. The look never waits.
@@ -193,8 +190,7 @@ impl Quarantined {
             }
             ProbeStart::Settings(own) => {
                 let stream = conn.stream();
-                let (probing, look_in) = Probing::begin_blindly(&stream.io().sock_ref(), now, own);
-                self.asked = Some(ProbeInFlight { probing, due: now + look_in });
+                self.due = now + self.probe.begin_blindly(&stream.io().sock_ref(), now, own);
             }
         }
     }
@@ -204,16 +200,10 @@ impl Quarantined {
         let Some(conn) = &self.conn else { return Step::Unknown };
         self.round_trip = info.rtt + 4 * info.rttvar;
         self.heard = Some(info.heard);
-        let asked = match &mut self.asked {
-            Some(asked) => asked,
-            none => {
-                let Some(own) = self.pool.probing.keepalive(conn) else { return Step::Unknown };
-                none.insert(ProbeInFlight { probing: Probing::begin(now, own), due: now })
-            }
-        };
-        let step = asked.probing.step(&conn.stream().io().sock_ref(), now, info);
+        let own = || self.pool.probing.keepalive(conn);
+        let step = self.probe.step(&conn.stream().io().sock_ref(), now, info, own);
         if let Step::Wait { look_in, .. } = step {
-            asked.due = now + look_in;
+            self.due = now + look_in;
         }
         step
     }
@@ -256,8 +246,8 @@ impl Quarantined {
     }
 
     fn restore(&mut self) {
-        if let (Some(asked), Some(conn)) = (self.asked.take(), &self.conn) {
-            asked.probing.end(&conn.stream().io().sock_ref());
+        if let Some(conn) = &self.conn {
+            self.probe.restore(&conn.stream().io().sock_ref());
         }
     }
 }
@@ -287,7 +277,7 @@ impl Quarantine {
 
     /// When the next look is due.
     pub(in crate::pool) fn due(&self) -> Option<Instant> {
-        self.held.iter().filter_map(|held| held.asked.as_ref().map(|asked| asked.due)).min()
+        self.held.iter().map(|held| held.due).min()
     }
 
     /// Looks at everything that is due, and closes what is dead, one by one between other tasks.

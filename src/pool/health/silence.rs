@@ -10,7 +10,7 @@ use crate::liveness::{Life, TICK, UNASKED};
 use crate::pool::conn::age::Age;
 use crate::pool::conn::entry::Entry;
 use crate::pool::inner::PoolInner;
-use crate::stream::Conn;
+use crate::protocol::Conn;
 use crate::sync::atomic::Ordering;
 use crate::sys::tcp_info::{TcpInfo, tcp_info};
 
