@@ -1,4 +1,4 @@
-//! [`Deadline`]: a moment that bounds all work before it. Timeouts are made in no other way.
+//! [`Deadline`]: one moment that bounds everything done before it. The only way to make a timeout.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -8,32 +8,40 @@ use std::time::Duration;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep_until};
 
+// A phase inside a larger operation gets `deadline.min(cap)`: its own limit, or what is left.
 /// A moment after which an operation must not go on, or never.
 ///
-/// A phase inside a larger operation gets `deadline.min(cap)`: its own limit, or what is left.
+/// Methods that take one take a std or tokio `Instant` as it is; a tokio `Option<Instant>`, where `None`
+/// is never; or one of these.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// # async fn f(pool: livepool::Pool) -> Result<(), livepool::CheckoutError> {
+/// let guard = pool.get_by(Instant::now() + Duration::from_millis(200)).await?;
+/// # drop(guard); Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Deadline(Option<Instant>);
+pub struct Deadline(Option<Instant>);
 
-/// The result of an operation whose deadline passed.
+/// The deadline passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Elapsed;
 
 impl Deadline {
-    /// The deadline that never passes: for a user who asked for no limit.
-    pub(crate) const NEVER: Self = Self(None);
+    /// No limit.
+    pub const NEVER: Self = Self(None);
 
-    /// The deadline `limit` from now. No limit, and a limit beyond what the clock can count, mean
-    /// never.
+    /// `limit` from now. `None`, and a limit beyond what the clock can count, mean never.
     pub(crate) fn after(limit: Option<Duration>) -> Self {
-        Self::from(Instant::now(), limit)
+        Self::within(Instant::now(), limit)
     }
 
-    /// The deadline `limit` after this moment.
-    pub(crate) fn from(moment: Instant, limit: Option<Duration>) -> Self {
+    /// `limit` from this moment on.
+    pub(crate) fn within(moment: Instant, limit: Option<Duration>) -> Self {
         Self(limit.and_then(|limit| moment.checked_add(limit)))
     }
 
-    /// The deadline at this moment.
+    /// At this moment.
     pub(crate) fn at(moment: Instant) -> Self {
         Self(Some(moment))
     }
@@ -57,7 +65,6 @@ impl Deadline {
         let mut future = pin!(future);
         let mut timer = pin!(None);
         poll_fn(|cx| {
-            // The future first: what is ready counts, even when the deadline has passed.
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
@@ -71,6 +78,24 @@ impl Deadline {
             elapsed.unwrap_or(Poll::Pending).map(|()| Err(Elapsed))
         })
         .await
+    }
+}
+
+impl From<Instant> for Deadline {
+    fn from(moment: Instant) -> Self {
+        Self::at(moment)
+    }
+}
+
+impl From<std::time::Instant> for Deadline {
+    fn from(moment: std::time::Instant) -> Self {
+        Self::at(moment.into())
+    }
+}
+
+impl From<Option<Instant>> for Deadline {
+    fn from(moment: Option<Instant>) -> Self {
+        Self(moment)
     }
 }
 

@@ -21,7 +21,6 @@ mod pool;
 pub mod protocol;
 mod status;
 mod stream;
-mod tick;
 // For the models of our adapters.
 #[cfg(shuttle)]
 #[doc(hidden)]
@@ -31,6 +30,7 @@ mod sync;
 mod sys;
 pub mod telemetry;
 mod text;
+mod tick;
 
 /// The examples in `docs/sockets.md` compile and run.
 #[cfg(doctest)]
@@ -41,6 +41,7 @@ pub use config::{
     Backoff, Config, FirstConnect, Keepalive, Limits, ListenerConfig, Order, ReadTimeout,
     SocketConfig, SocketOption, Timeouts, UserTimeout, Validation,
 };
+pub use deadline::Deadline;
 pub use error::{CheckoutError, ConfigError, ConnectError, is_timeout};
 pub use event::{CloseReason, ConnId, Event, Observer, PeerState};
 /// The boxed future that [`Ping`] and [`Resolve`] return, as `async-trait` would make it.

@@ -33,6 +33,7 @@ pub struct Model {
 fn own() -> Vec<Model> {
     let mut all = Vec::new();
     all.extend(crate::stream::models::all());
+    all.extend(crate::protocol::models::all());
     all.extend(crate::pool::models::all());
     all
 }

@@ -18,7 +18,7 @@ mod acquire {
     pub(in crate::pool) mod wait_queue;
 }
 
-/// One connection: what is known of it, who may touch it, and its way back.
+/// A single connection: what is known of it, who may touch it, and its way back.
 mod conn {
     pub(in crate::pool) mod age;
     pub(in crate::pool) mod entry;
@@ -38,7 +38,7 @@ mod dial {
     mod task;
 }
 
-/// What is looked at in the background.
+/// Background checks: of idle connections, of silent ones, and of limits.
 mod health {
     mod checks;
     pub(in crate::pool) mod closing;
@@ -49,7 +49,7 @@ mod health {
     pub(in crate::pool) mod silence;
 }
 
-/// What is done to a pool as a whole.
+/// Operations on a pool as a whole.
 mod control {
     pub(in crate::pool) mod lifecycle;
     pub(in crate::pool) mod warm_up;
@@ -62,8 +62,6 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::panic::Location;
-
-use tokio::time::Instant;
 
 use crate::config::{Config, ConfigError, check_max_size};
 use crate::deadline::Deadline;
@@ -115,7 +113,7 @@ impl Drop for Owner {
 }
 
 impl Pool {
-    /// A pool with this configuration. Nothing is connected yet.
+    /// A pool with this configuration. The first connection is made at the first checkout.
     ///
     /// # Errors
     ///
@@ -141,8 +139,8 @@ impl<P: Protocol> Pool<P> {
     /// # Errors
     ///
     /// [`CheckoutError`] when the one deadline over all of it (`timeouts.checkout`) passes, when no
-    /// connection can be made, when the queue is full or the pool closed. It says how long the
-    /// caller waited and how full the pool was.
+    /// connection can be made, when the queue is full or the pool closed. The error says how long
+    /// the caller waited and how full the pool was.
     ///
     /// Outside a tokio runtime, if no connection is idle.
     ///
@@ -159,8 +157,9 @@ impl<P: Protocol> Pool<P> {
         self.get_until(Until::For(self.handle.0.settings().timeouts.checkout))
     }
 
-    /// As [`get`](Self::get), with this deadline instead of `timeouts.checkout`: what is left of the
-    /// time the caller itself was given, say. It holds however late the future is polled.
+    /// As [`get`](Self::get), with this deadline instead of `timeouts.checkout`: what is left of
+    /// the time the caller itself was given, say. The deadline holds however late the future is
+    /// polled.
     ///
     /// # Errors
     ///
@@ -172,9 +171,9 @@ impl<P: Protocol> Pool<P> {
     #[track_caller]
     pub fn get_by(
         &self,
-        deadline: Instant,
+        deadline: impl Into<Deadline>,
     ) -> impl Future<Output = Result<Guard<P>, CheckoutError>> + Send {
-        self.get_until(Until::By(Deadline::at(deadline)))
+        self.get_until(Until::By(deadline.into()))
     }
 
     #[track_caller]
@@ -212,7 +211,7 @@ impl<P: Protocol> Pool<P> {
     ///
     /// # Errors
     ///
-    /// Those of the exchange, and a [`CheckoutError`] turned into the same type.
+    /// The exchange's own errors, and a [`CheckoutError`] turned into the same type.
     ///
     /// # Cancel safety
     ///
@@ -237,10 +236,10 @@ impl<P: Protocol> Pool<P> {
     /// connection turns out to have ended before any byte of the answer came, and it was not made
     /// for this exchange, it is tried once more on another one.
     ///
-    /// That closes the gap no check can see: a peer that closes an idle connection in the moment
-    /// after it was checked. The second connection is not as stale: its peer was heard since the first
-    /// one had ended, or, where that was reset as after a failover, it is made now. Both checkouts
-    /// together take at most `timeouts.checkout`.
+    /// The second try closes the gap that no check can see: a peer that closes an idle connection
+    /// in the moment after it was checked. The second connection is not as stale: its peer was
+    /// heard since the first one had ended, or, where that was reset as after a failover, it is
+    /// made now. Both checkouts together take at most `timeouts.checkout`.
     ///
     /// # Errors
     ///
@@ -287,7 +286,7 @@ impl<P: Protocol> Pool<P> {
     ///
     /// # Cancel safety
     ///
-    /// Those that were made stay.
+    /// Connections that were made stay.
     pub async fn warm_up(&self, count: usize) -> Result<(), CheckoutError> {
         self.handle.0.warm_up(count, GiveUp::WhenHopeless).await
     }
@@ -300,7 +299,7 @@ impl<P: Protocol> Pool<P> {
     /// # Cancel safety
     ///
     /// As for [`warm_up`](Self::warm_up).
-    pub async fn try_warm_up(&self, count: usize) -> Result<(), CheckoutError> {
+    pub async fn warm_up_or_fail(&self, count: usize) -> Result<(), CheckoutError> {
         self.handle.0.warm_up(count, GiveUp::AtOnce).await
     }
 
@@ -368,16 +367,16 @@ impl<P: Protocol> Pool<P> {
         self.handle.0.close();
     }
 
-    /// Closes the pool and waits for the connections in use to come back, until `deadline`. Those
-    /// that are left then are interrupted: whatever their users do next fails with
+    /// Closes the pool and waits for the connections in use to come back, until `deadline`.
+    /// Connections that are left then are interrupted: whatever their users do next fails with
     /// [`Interrupted`](crate::Interrupted). Returns how many those were.
     ///
     /// # Cancel safety
     ///
     /// Once it was polled the pool is closed; dropping the future only ends the waiting, and nobody
     /// is interrupted.
-    pub async fn close_by(&self, deadline: Instant) -> usize {
-        self.handle.0.close_by(Deadline::at(deadline)).await
+    pub async fn close_and_wait(&self, deadline: impl Into<Deadline>) -> usize {
+        self.handle.0.close_and_wait(deadline.into()).await
     }
 }
 

@@ -256,7 +256,7 @@ async fn closing_by_a_deadline_may_be_dropped_at_every_poll() {
     let return_one = |stage: &mut Stage, _| drop(stage.held.pop());
     let close = async |pool: &Pool| {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        assert_eq!(pool.close_by(deadline).await, 0);
+        assert_eq!(pool.close_and_wait(deadline).await, 0);
     };
     let polls = matrix(Stage::full, close, return_one).await;
     assert!(polls >= 2, "{polls}");

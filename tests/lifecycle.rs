@@ -193,7 +193,7 @@ async fn closing_by_a_deadline_waits_for_those_in_use() {
         answer
     });
     until_status(&pool, |now| now.in_use == 1).await;
-    assert_eq!(pool.close_by(Instant::now() + 10 * SECOND).await, 0);
+    assert_eq!(pool.close_and_wait(Instant::now() + 10 * SECOND).await, 0);
     assert_eq!(user.await.unwrap().unwrap(), "x", "it was let finish");
     assert_eq!(events.closed(), [PoolClosed]);
     assert_eq!(pool.get().await.unwrap_err().failure(), CheckoutFailure::Closed);
@@ -210,7 +210,7 @@ async fn closing_interrupts_those_that_are_left_at_the_deadline_and_says_how_man
     };
     until_status(&pool, |now| now.waiting == 1).await;
     let user = tokio::spawn(async move { ask(&mut one, "HOLD").await });
-    assert_eq!(pool.close_by(Instant::now() + 50 * MS).await, 2);
+    assert_eq!(pool.close_and_wait(Instant::now() + 50 * MS).await, 2);
     let error = user.await.unwrap().unwrap_err();
     assert_eq!(Interrupted::of(&error).unwrap().reason, PoolClosed, "never a clean end of stream");
     assert_eq!(waiter.await.unwrap().unwrap_err().failure(), CheckoutFailure::Closed);
@@ -262,7 +262,7 @@ async fn warming_up_waits_for_an_upstream_that_comes_or_fails_with_the_first_dia
     upstream.stop();
     let config = Config::new(addr.to_string());
     let pool = Pool::new(config.with_first_connect(FirstConnect::Wait)).unwrap();
-    let error = pool.try_warm_up(2).await.unwrap_err();
+    let error = pool.warm_up_or_fail(2).await.unwrap_err();
     assert_eq!(error.failure(), CheckoutFailure::Connect);
     assert!(error.connect_error().unwrap().to_string().contains("refused"));
     let (warm, _upstream) = tokio::join!(pool.warm_up(2), async {

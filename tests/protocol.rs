@@ -478,7 +478,7 @@ async fn closing_a_pool_ends_the_tasks_of_its_clients() {
     let (a, b) = (pool.get().await.unwrap(), pool.get().await.unwrap());
     drop(b);
     assert_eq!(lines.drivers.load(Ordering::SeqCst), 2);
-    assert_eq!(pool.close_by(Instant::now()).await, 1);
+    assert_eq!(pool.close_and_wait(Instant::now()).await, 1);
     a.ask("ECHO a").await.unwrap_err();
     assert_eq!(a.tainted(), Some(CloseReason::PoolClosed));
     drop(a);

@@ -4,8 +4,8 @@
 //! 1. *peek*: `recv(MSG_PEEK | MSG_DONTWAIT)`, the authority. It asks the kernel, not tokio's cached
 //!    readiness, which may lag by milliseconds on a busy runtime.
 //!
-//! 2. [*life*](life): `TCP_INFO` knows how long ago the peer's kernel was last heard.
-//! 3. [*probe*](probe): [keepalive probes](probing) on demand ask a silent peer, until an answer or a
+//! 2. [*life*](Life): `TCP_INFO` knows how long ago the peer's kernel was last heard.
+//! 3. [*probe*](probe): [keepalive probes](session) on demand ask a silent peer, until an answer or a
 //!    verdict.
 //!
 //! Where the system has no `TCP_INFO` (anything but Linux and Android), the rungs 2 and 3 answer
@@ -13,16 +13,12 @@
 //! it. What no rung can see is a FIN that is still on its way, and a process that hangs while its
 //! kernel answers.
 
-mod ladder;
-mod life;
 mod probe;
-mod probing;
 mod sentinel;
+mod session;
 mod verdict;
 
-pub(crate) use ladder::check;
-pub(crate) use life::Life;
 pub(crate) use probe::{Probe, Step, TICK, UNASKED};
-pub(crate) use probing::Probing;
 pub(crate) use sentinel::{Parked, park, runtime_gone};
-pub(crate) use verdict::Verdict;
+pub(crate) use session::ProbeSession;
+pub(crate) use verdict::{Life, Verdict, check};

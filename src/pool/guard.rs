@@ -13,13 +13,15 @@ use tokio::io::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
 use crate::config::Timeouts;
+use crate::deadline::Deadline;
 use crate::event::{CloseReason, ConnId};
 use crate::foreign::{self, Panicked};
 use crate::net::PeerAddr;
 use crate::pool::conn::erased::{MADE, typed};
 use crate::pool::conn::lease::{Lease, Release};
+use crate::protocol::Conn;
 use crate::protocol::{Consequence, Protocol, Raw};
-use crate::stream::{Conn, Ending, Ledger, Stream, delegate_io};
+use crate::stream::{Ending, Ledger, Stream, delegate_io};
 use crate::sync::Arc;
 
 pub use buffered::Buffered;
@@ -28,10 +30,10 @@ pub use framed::Framed;
 
 /// A connection checked out of a pool.
 ///
-/// It derefs to what its pool's [`Protocol`] makes of a connection: the client of a database, say.
-/// In a pool without one that is the [`Stream`]: read and write through tokio's
-/// [`AsyncReadExt`](tokio::io::AsyncReadExt) and [`AsyncWriteExt`](tokio::io::AsyncWriteExt). It
-/// leaves your hands in one of four ways:
+/// A guard derefs to what its pool's [`Protocol`] makes of a connection: the client of a database,
+/// say. In a pool without one that is the [`Stream`]: read and write through tokio's
+/// [`AsyncReadExt`](tokio::io::AsyncReadExt) and [`AsyncWriteExt`](tokio::io::AsyncWriteExt). A
+/// guard leaves your hands in one of four ways:
 ///
 /// - [`release`](Self::release): the exchange is complete; back to the pool.
 /// - drop: of a bare stream **discarded** with reason `unfinished` if it carried any byte, because
@@ -55,9 +57,9 @@ impl<P: Protocol> Guard<P> {
     /// Says that the exchange is complete: the answer was read in full, nothing is owed. The
     /// connection goes back to the pool.
     ///
-    /// This is checked, not believed: an operation that was dropped half-way, an error or end of
-    /// stream, bytes written and no answer read since, or bytes waiting unread turn it into a
-    /// discard with that reason.
+    /// The pool checks that: an operation that was dropped half-way, an error or end of stream,
+    /// bytes written and no answer read since, or bytes waiting unread turn it into a discard with
+    /// that reason.
     pub fn release(mut self) -> Release {
         self.lease.end(Ending::Answered)
     }
@@ -121,9 +123,10 @@ impl<P: Protocol> Guard<P> {
         self.set_deadline(Instant::now().checked_add(limit));
     }
 
-    /// See [`Stream::set_deadline`]. Ends with the return of the connection. `None`: not even
+    /// See [`Stream::set_deadline`]. Ends with the return of the connection. With `None` not even
     /// `timeouts.operation` holds.
-    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+    pub fn set_deadline(&mut self, deadline: impl Into<Deadline>) {
+        let deadline = deadline.into().instant();
         self.limit(|stream| stream.set_deadline(deadline));
     }
 
@@ -147,8 +150,8 @@ impl<P: Protocol> Guard<P> {
         self.lease.stream().deadline()
     }
 
-    /// Says that the connection must not be reused. It stays usable and is discarded, with reason
-    /// `discarded`, whichever way it goes back.
+    /// Says that the connection must not be reused. The connection stays usable, and is discarded,
+    /// with reason `discarded`, whichever way it goes back.
     pub fn taint(&mut self) {
         self.taint_as(CloseReason::Discarded);
     }
@@ -178,8 +181,8 @@ impl<P: Protocol> Guard<P> {
         self.lease.stream().was_read()
     }
 
-    /// Has a task of the pool work with it, whoever has gone. What is not done when the pool is closed
-    /// is dropped.
+    /// Has a task of the pool work with it, whoever has gone. Work that is not done when the pool
+    /// is closed is dropped.
     pub(crate) fn work_on<F>(self, work: impl FnOnce(Self) -> F)
     where
         F: Future<Output = ()> + Send + 'static,

@@ -8,45 +8,45 @@ use crate::sync::{Mutex, MutexGuard, PoisonError};
 /// connection outlives its pool in here.
 pub(in crate::pool) struct Inbox<T> {
     /// Pushed and taken under this lock, nothing else: nothing is dropped here.
-    left: Mutex<Left<T>>,
+    contents: Mutex<Contents<T>>,
 }
 
-struct Left<T> {
+struct Contents<T> {
     items: Vec<T>,
     is_closed: bool,
 }
 
 impl<T> Default for Inbox<T> {
     fn default() -> Self {
-        Self { left: Mutex::new(Left { items: Vec::new(), is_closed: false }) }
+        Self { contents: Mutex::new(Contents { items: Vec::new(), is_closed: false }) }
     }
 }
 
 impl<T> Inbox<T> {
     /// Leaves this here. Returns it if the inbox is closed.
     pub(in crate::pool) fn push(&self, item: T) -> Result<(), T> {
-        let mut left = self.lock();
-        if left.is_closed {
+        let mut contents = self.lock();
+        if contents.is_closed {
             return Err(item);
         }
-        left.items.push(item);
+        contents.items.push(item);
         Ok(())
     }
 
-    /// All that is here.
+    /// Takes all items.
     pub(in crate::pool) fn take(&self) -> Vec<T> {
         std::mem::take(&mut self.lock().items)
     }
 
     /// Lets nothing in from now on. Returns all that is here.
     pub(in crate::pool) fn close(&self) -> Vec<T> {
-        let mut left = self.lock();
-        left.is_closed = true;
-        std::mem::take(&mut left.items)
+        let mut contents = self.lock();
+        contents.is_closed = true;
+        std::mem::take(&mut contents.items)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Left<T>> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Contents<T>> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::pool::acquire::idle_set::IdleSet;
 use crate::pool::acquire::ping::{PingInTime, Pinger};
 use crate::pool::acquire::wait_queue::WaitQueue;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::{Entry, Parts, Place};
+use crate::pool::conn::entry::{Entry, FiredQueue, Listing, Parts};
 use crate::pool::conn::erased::PoolProtocol;
 use crate::pool::conn::generation::PoolGeneration;
 use crate::pool::conn::registry::{Counts, Registry};
@@ -27,12 +27,12 @@ use crate::pool::dial::dialer::{self, Dials};
 use crate::pool::dial::peers::Peers;
 use crate::pool::dial::slots::{Slot, Slots};
 use crate::pool::health::closing::{DeferredClose, MOST_CLOSED};
-use crate::pool::health::fired::FiredQueue;
 use crate::pool::health::maintenance;
-use crate::pool::health::quarantine::Suspects;
+use crate::pool::health::quarantine::ProbingQueue;
 use crate::pool::inbox::Inbox;
+use crate::protocol::{Conn, Lingering};
 use crate::status::Status;
-use crate::stream::{Conn, Connector, Lingering};
+use crate::stream::Connector;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::telemetry::{Emitter, Gauges};
@@ -63,23 +63,24 @@ pub(in crate::pool) struct PoolInner {
     pub(in crate::pool) registry: Registry,
     pub(in crate::pool) generation: Arc<PoolGeneration>,
     pub(in crate::pool) fired_queue: Arc<FiredQueue>,
-    pub(in crate::pool) suspects: Suspects,
+    pub(in crate::pool) probing: ProbingQueue,
     /// Connections that are reset before the next caller gets them.
     pub(in crate::pool) resets: Resets,
-    /// Pings whose callers have gone, to be run in a task of the pool. Each holds the pool.
+    /// Pings whose callers have gone, to be run in a task of the pool. A ping holds the pool.
     pub(in crate::pool) pings: Inbox<PingInTime>,
     /// Connections that nobody uses any more and that are not closed yet.
     pub(in crate::pool) closing: Inbox<DeferredClose>,
     closed: AtomicBool,
-    /// Something was said against the connections to a peer, and they have not been asked yet.
+    /// A doubt was raised against the connections to a peer, and they have not been asked yet.
     pub(in crate::pool) has_doubts: AtomicBool,
     /// A connection has ended since the idle set was last swept.
     pub(in crate::pool) has_ended: AtomicBool,
-    /// Somebody was told of a release that was forgotten.
+    /// The one warning of a forgotten release was given.
     pub(in crate::pool) has_warned: AtomicBool,
     /// A connection came back to a closed pool.
     pub(in crate::pool) came_back: Notify,
-    /// Whether a maintenance task runs. It ends with its runtime; the next checkout starts another.
+    /// Whether a maintenance task runs. The task ends with its runtime; the next checkout starts
+    /// another.
     pub(in crate::pool) maintained: AtomicBool,
 }
 
@@ -103,7 +104,7 @@ impl PoolInner {
             registry: Registry::default(),
             generation: Arc::default(),
             fired_queue: Arc::default(),
-            suspects: Suspects::default(),
+            probing: ProbingQueue::default(),
             resets: Resets::default(),
             pings: Inbox::default(),
             closing: Inbox::default(),
@@ -168,7 +169,7 @@ impl PoolInner {
 
     /// Makes a connection known that has just become idle: to maintenance, if its sentinel has fired
     /// meanwhile; to whoever closes the pool; and, where it needs a place, to callers.
-    pub(in crate::pool) fn publish(self: &Arc<Self>, entry: &Arc<Entry>, place: Place) {
+    pub(in crate::pool) fn publish(self: &Arc<Self>, entry: &Arc<Entry>, listing: Listing) {
         // Whoever was told of it before may have found nobody home.
         if entry.has_fired() {
             self.fired_queue.push(Arc::downgrade(entry));
@@ -177,7 +178,7 @@ impl PoolInner {
         // or is seen here.
         if self.is_closed() {
             self.evict(entry, CloseReason::PoolClosed);
-        } else if place == Place::Lost {
+        } else if listing == Listing::Lost {
             self.idle_set.put(Arc::clone(entry));
             if !self.wait_queue.is_empty() {
                 self.serve();
@@ -237,6 +238,7 @@ impl PoolInner {
         used: Option<Duration>,
         kept: Option<Arc<Lingering>>,
     ) {
+        // Taken out now and dropped last: the slot is free when all else is done.
         let slot = entry.take_slot();
         self.registry.remove(entry.id);
         self.has_ended.store(true, Ordering::Release);
@@ -309,7 +311,8 @@ impl PoolInner {
 
     // All of them.
 
-    /// Closes the pool. What goes idle after this is closed by whoever [publishes](Self::publish) it.
+    /// Closes the pool. A connection that goes idle after this is closed by the thread that
+    /// [publishes](Self::publish) it.
     pub(in crate::pool) fn close(self: &Arc<Self>) {
         if self.closed.swap(true, Ordering::SeqCst) {
             return;
@@ -325,7 +328,7 @@ impl PoolInner {
                 self.close_later(ending);
             }
         }
-        drop(self.suspects.close());
+        drop(self.probing.close());
         self.idle_set.sweep();
         self.slots.announce();
         self.dials.announce();
@@ -343,6 +346,7 @@ impl PoolInner {
         if !has_runtime() || self.maintained.swap(true, Ordering::AcqRel) {
             return;
         }
+        // Made before the task: a runtime that drops it unpolled clears the flag, too.
         let running = Running(Arc::clone(self));
         let settings = self.settings();
         let period = tick_period([
@@ -366,7 +370,7 @@ impl PoolInner {
 
     pub(in crate::pool) fn status(&self) -> Status {
         let Counts { idle, in_use: busy, connecting } = self.registry.count(&self.slots);
-        let quarantined = self.suspects.count().min(busy);
+        let quarantined = self.probing.count().min(busy);
         // A connection that is being closed has its slot until its socket is closed.
         let connecting = connecting.min(self.dials.all_under_way());
         Status {

@@ -38,8 +38,9 @@ use crate::pool::health::quarantine::Quarantine;
 use crate::pool::health::silence::is_in_doubt;
 use crate::pool::inner::{PoolInner, Running};
 use crate::protocol::Unread;
+use crate::protocol::{Bare, Conn, Wire};
 use crate::stream::models::{is_closed, pair, read, tcp_stream};
-use crate::stream::{Bare, Conn, Connector, Stream, Wire};
+use crate::stream::{Connector, Stream};
 use crate::sync::{Arc, Weak};
 
 pub(crate) fn all() -> Vec<Model> {
@@ -424,7 +425,7 @@ fn what_a_sentinel_saw_in_quarantine_is_looked_at() {
         thread::yield_now();
     }
     let mut looks = 0;
-    while pool.suspects.count() > 0 {
+    while pool.probing.count() > 0 {
         advance(Duration::from_millis(50));
         block_on(quarantine.look());
         looks += 1;
@@ -466,7 +467,7 @@ fn a_silent_connection_is_neither_lost_nor_kept() {
     }
     // Loopback has answered long ago.
     let mut looks = 0;
-    while pool.suspects.count() > 0 && !pool.is_closed() {
+    while pool.probing.count() > 0 && !pool.is_closed() {
         advance(Duration::from_millis(50));
         block_on(quarantine.look());
         looks += 1;
@@ -477,7 +478,7 @@ fn a_silent_connection_is_neither_lost_nor_kept() {
         // Its runtime has ended.
         false => drop(quarantine),
     }
-    assert_eq!(pool.suspects.count(), 0);
+    assert_eq!(pool.probing.count(), 0);
     check_over_tcp(world, &mut far_ends);
 }
 
@@ -633,7 +634,7 @@ fn nobody_is_given_whom_something_speaks_against() {
     let pool = Arc::clone(&world.inner);
     let mut quarantine = Quarantine::new(&pool);
     let mut steps = 0;
-    while ended.load(SeqCst) < threads.len() || pool.suspects.count() > 0 {
+    while ended.load(SeqCst) < threads.len() || pool.probing.count() > 0 {
         match thread_rng().gen_range(0..7) {
             0 => advance(a_while),
             1 | 5 | 6 => world.inner.clear_doubts(),
@@ -915,7 +916,7 @@ fn nobody_waits_for_a_pool_that_was_closed() {
         .collect();
     let inner = Arc::clone(&world.inner);
     let closer = thread::spawn(move || {
-        let left = block_on(inner.close_by(Deadline::NEVER));
+        let left = block_on(inner.close_and_wait(Deadline::NEVER));
         is_over.store(true, SeqCst);
         assert_eq!(left, 0, "without a deadline all of them come back");
     });

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::aside::Asides;
-use super::{Conn, Handshake, Refused, Reported, Stream};
+use super::{Handshake, Refused, Reported, Stream};
 use crate::config::{Config, ConfigError, Settings};
 use crate::deadline::Deadline;
 use crate::event::{ConnId, DialOutcome, Event, Observer, Operation};
@@ -15,6 +14,7 @@ use crate::net::{
     self, AttemptGuard, ConnectAttempt, ConnectError, DialTarget, Directory, NoDirectory, PeerAddr,
     Resolve, Resolver,
 };
+use crate::protocol::{Asides, Conn};
 use crate::sync::Arc;
 use crate::sync::atomic::AtomicUsize;
 use crate::telemetry::{Emitter, Span};

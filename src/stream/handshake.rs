@@ -4,8 +4,9 @@ use std::io;
 
 use futures_util::future::BoxFuture;
 
-use super::{Conn, Stream};
+use super::Stream;
 use crate::config::Limits;
+use crate::protocol::Conn;
 
 /// What a protocol does with a stream that was just connected.
 pub(crate) trait Handshake: Send + Sync {

@@ -100,7 +100,7 @@ impl Stream {
     }
 
     /// A read that had to wait is over.
-    pub(super) fn has_read(&mut self) {
+    pub(crate) fn has_read(&mut self) {
         self.read_waits = false;
         self.reading.stop();
         self.end_watch();

@@ -5,30 +5,19 @@
 //! shutdown, and each one starts with the full time. A total for a whole exchange can be laid on
 //! top with [`Stream::set_deadline`].
 
-mod aside;
-mod bell;
-mod bounds;
-mod clock;
-mod conn;
 mod connector;
-mod driver;
+mod error;
 mod exchange;
-mod fault;
+mod handle;
 mod handshake;
 mod io;
-mod limits;
-mod linger;
-mod link;
 #[cfg(shuttle)]
 pub(crate) mod models;
+mod peer_watch;
 mod reported;
-mod scan;
-mod sealed;
-mod shared;
 #[cfg(all(test, unix))]
 mod tests;
-mod watch;
-mod wire;
+mod timeouts;
 
 use std::task::Waker;
 use std::time::Duration;
@@ -39,33 +28,24 @@ use tokio::time::Instant;
 use crate::config::Timeouts;
 use crate::event::{CloseReason, ConnId, Event, Operation};
 use crate::net::{Dialed, Io, PeerAddr, SocketReport};
+use crate::protocol::Asides;
 use crate::sync::Arc;
 use crate::telemetry::Emitter;
 
-use aside::Asides;
-use clock::Clock;
 use exchange::{Debt, Exchange};
-use limits::Limits;
-use watch::Watch;
+use peer_watch::Watch;
+use timeouts::Limits;
+use timeouts::timer::Clock;
 
-pub use aside::{SideChannel, SidePermit};
-pub(crate) use bell::Keeper;
-pub(crate) use conn::{Access, AccessMut, Bare, Conn};
 pub use connector::Connector;
 pub(crate) use connector::Route;
-pub use driver::{Driven, Driver};
+pub use error::{Interrupted, OpTimeout, PeerSilent, TooLarge};
 pub(crate) use exchange::Ending;
-pub use fault::{Interrupted, OpTimeout, PeerSilent, TooLarge};
+pub(crate) use handle::Link;
+pub use handle::{Ledger, Owed};
 pub(crate) use handshake::{Handshake, Refused};
 pub(crate) use io::delegate_io;
-pub use linger::{Linger, LingeringSocket};
-pub(crate) use linger::{Lingering, Place};
-pub(crate) use link::Link;
-pub use link::{Ledger, Owed};
 pub(crate) use reported::Reported;
-pub use scan::{Consequence, Scanner, Unread};
-pub use sealed::WireStream;
-pub use wire::{DeferredEvents, Wire};
 
 /// A TCP or Unix stream whose every operation is bounded in time.
 ///
@@ -300,6 +280,24 @@ impl Stream {
         &self.io
     }
 
+    pub(crate) fn io_mut(&mut self) -> &mut Io {
+        &mut self.io
+    }
+
+    pub(crate) fn emitter(&self) -> &Arc<Emitter> {
+        &self.emitter
+    }
+
+    /// How connections beside it are made, if it was dialed.
+    pub(crate) fn take_asides(&mut self) -> Option<Arc<Asides>> {
+        self.asides.take()
+    }
+
+    /// What came of a poll, to be told when no lock is held.
+    pub(crate) fn take_untold(&mut self) -> Option<Box<Event>> {
+        self.untold.take()
+    }
+
     pub(crate) fn link(&self) -> &Arc<Link> {
         &self.link
     }
@@ -309,7 +307,7 @@ impl Stream {
     }
 
     /// While it is shared, this waker is left in the reader slot, and wakes whoever reads.
-    fn ring(&mut self, bell: Option<Waker>) {
+    pub(crate) fn ring(&mut self, bell: Option<Waker>) {
         self.bell = bell;
     }
 
@@ -324,19 +322,19 @@ impl Stream {
 
     /// A read that is pending is that of its client's task from now on, and no caller's. Returns whether
     /// a ledger counts what is owed.
-    fn is_driven(&mut self) -> bool {
+    pub(crate) fn is_driven(&mut self) -> bool {
         self.is_driven = true;
         self.counts_debt
     }
 
     /// What is exchanged is noted by whoever is above: the bytes here are not those of its user.
-    fn is_recorded_above(&mut self) {
+    pub(crate) fn is_recorded_above(&mut self) {
         self.recorded_above = true;
         self.exchange = Exchange::default();
     }
 
     #[inline]
-    fn record_read(&mut self, bytes: usize, had_room: bool) {
+    pub(crate) fn record_read(&mut self, bytes: usize, had_room: bool) {
         self.exchange.read(bytes);
         if bytes == 0 && had_room {
             self.exchange.taint(CloseReason::PeerClosed);
@@ -344,15 +342,15 @@ impl Stream {
     }
 
     #[inline]
-    fn record_written(&mut self, bytes: usize) {
+    pub(crate) fn record_written(&mut self, bytes: usize) {
         self.exchange.wrote(bytes);
     }
 
-    fn record_pending_read(&mut self) {
+    pub(crate) fn record_pending_read(&mut self) {
         self.exchange.read_is_pending();
     }
 
-    fn record_pending_write(&mut self) {
+    pub(crate) fn record_pending_write(&mut self) {
         self.exchange.write_is_pending();
     }
 

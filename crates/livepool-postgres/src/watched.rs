@@ -252,10 +252,10 @@ mod tests {
         }
     }
 
-    const SILENT: Why = Why::Silent(PeerSilent {
-        silent_for: Duration::from_nanos(3_499_999_999),
-        reason: CloseReason::ProbeTimeout,
-    });
+    fn silent() -> Why {
+        let silent_for = Duration::from_nanos(3_499_999_999);
+        Why::Silent(PeerSilent::new(silent_for, CloseReason::ProbeTimeout))
+    }
 
     /// A line on which so many answers are owed.
     fn line(owed: usize, is_between: bool) -> Arc<Line> {
@@ -267,11 +267,11 @@ mod tests {
 
     #[test]
     fn the_last_words_are_as_many_as_wait_and_the_end_comes_behind_them() {
-        let mut stream = Watched::new(Over(SILENT), &line(2, true), None);
+        let mut stream = Watched::new(Over(silent()), &line(2, true), None);
         let mut read = Vec::new();
         let error = stream.read_to_end(&mut read).now_or_never().unwrap().unwrap_err();
         assert!(PeerSilent::of(&error).is_some(), "{error}");
-        assert_eq!(read, SILENT.words().repeat(2));
+        assert_eq!(read, silent().words().repeat(2));
         let text = String::from_utf8_lossy(&read);
         assert!(text.contains("C08006\0Mlivepool has ended the connection: peer silent for 3.5s"));
     }
@@ -279,20 +279,19 @@ mod tests {
     #[test]
     fn nothing_is_said_in_the_middle_of_a_message_or_to_nobody() {
         for line in [line(1, false), line(0, true)] {
-            let mut stream = Watched::new(Over(SILENT), &line, None);
+            let mut stream = Watched::new(Over(silent()), &line, None);
             let error = stream.read(&mut [0; 64]).now_or_never().unwrap().unwrap_err();
             assert!(PeerSilent::of(&error).is_some() && line.is_ended_here(), "{error}");
         }
         // What is too large comes with a piece that is not handed out.
-        let too_large = TooLarge { length: 9, limit: 8, in_handshake: false };
+        let too_large = TooLarge::new(9, 8);
         let mut stream = Watched::new(Over(Why::TooLarge(too_large)), &line(1, false), None);
         assert!(stream.read(&mut [0; 64]).now_or_never().unwrap().unwrap() > 0);
     }
 
     #[test]
     fn whoever_cannot_write_is_told_to_read_and_then_that_it_is_over() {
-        let (operation, after) = (Operation::Write, Duration::from_secs(1));
-        let timeout = OpTimeout { operation, after, of_exchange: false, setting: "timeouts.write" };
+        let timeout = OpTimeout::new(Operation::Write, Duration::from_secs(1), "timeouts.write");
         let mut stream = Watched::new(Over(Why::Timeout(timeout)), &line(0, true), None);
         assert!(stream.write(b"x").now_or_never().is_none());
         let mut words = [0; 512];

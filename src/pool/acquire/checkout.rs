@@ -17,10 +17,10 @@ use crate::pool::conn::entry::{Entry, State};
 use crate::pool::conn::lease::Lease;
 use crate::pool::dial::peers::Demand;
 use crate::pool::health::closing::{DeferredClose, MOST_CLOSED};
-use crate::pool::health::quarantine::Known;
+use crate::pool::health::quarantine::ProbeStart;
 use crate::pool::inner::PoolInner;
 use crate::pool::inner::has_runtime;
-use crate::stream::Conn;
+use crate::protocol::Conn;
 use crate::sync::Arc;
 use crate::telemetry::Span;
 
@@ -49,7 +49,7 @@ pub(in crate::pool) async fn checkout(
     }
 }
 
-/// What a connection has to show beside what all have to.
+/// Demands on a connection beyond those that hold for all.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::pool) enum Fitness {
     Any,
@@ -87,6 +87,7 @@ fn hand_out(
     waited: Duration,
     taken_at: &'static Location<'static>,
 ) {
+    // First, so that a caller who is told of as a holder has it.
     lease.claim(taken_at);
     inner.maintain();
     inner.emitter().checked_out(lease.id(), waited);
@@ -99,8 +100,10 @@ async fn wait(
     fitness: Fitness,
     taken_at: &'static Location<'static>,
 ) -> Result<Lease, CheckoutError> {
+    // A span per checkout would cost an allocation in the usual case: only those that wait have
+    // one.
     let span = Span::of_checkout(inner.emitter().name());
-    let mut attempt = Attempt::begin(inner, until);
+    let mut attempt = PendingCheckout::begin(inner, until);
     let result = if span.is_disabled() {
         obtain(inner, taken, &attempt, fitness).await
     } else {
@@ -121,7 +124,7 @@ async fn wait(
 async fn obtain(
     inner: &Arc<PoolInner>,
     taken: Option<Lease>,
-    attempt: &Attempt<'_>,
+    attempt: &PendingCheckout<'_>,
     fitness: Fitness,
 ) -> Result<Lease, Failed> {
     let mut lease = match taken {
@@ -164,7 +167,10 @@ fn fit(mut lease: Lease, fitness: Fitness) -> Option<Lease> {
 }
 
 /// Joins the queue.
-fn join<'a>(inner: &'a Arc<PoolInner>, attempt: &Attempt<'_>) -> Result<Waiter<'a>, Failed> {
+fn join<'a>(
+    inner: &'a Arc<PoolInner>,
+    attempt: &PendingCheckout<'_>,
+) -> Result<Waiter<'a>, Failed> {
     if inner.is_closed() {
         return Err(CheckoutFailure::Closed.into());
     }
@@ -189,7 +195,8 @@ async fn served(
     if inner.is_closed() || !inner.idle_set.is_empty() {
         inner.serve();
     }
-    if inner.slots.are_free() || inner.suspects.count() > 0 {
+    // Without a free slot or a silent connection the dialer could do nothing: it is left asleep.
+    if inner.slots.are_free() || inner.probing.count() > 0 {
         inner.slots.announce();
     }
     let result = match deadline.run(waiter.called(|| inner.maintain())).await {
@@ -200,16 +207,19 @@ async fn served(
 }
 
 impl PoolInner {
-    /// Takes a usable idle connection, if there is one. Never waits. Those found unusable on the way are
-    /// closed: [`MOST_CLOSED`] of them here, since a caller waits for that, the others later.
+    /// Takes a usable idle connection, if there is one. Never waits. Unusable connections on the
+    /// way are closed: [`MOST_CLOSED`] of them here, since a caller waits for that, the others
+    /// later.
     #[inline(always)]
     pub(in crate::pool) fn take_idle(self: &Arc<Self>) -> Option<Lease> {
         let mut closed = 0;
         loop {
+            // Taken out first: while it is judged, no other caller meets it.
             let entry = self.idle_set.take()?;
             if entry.is(State::Closed) {
                 continue;
             }
+            // The clock is read once; all limits are compared with this age.
             let now = entry.age();
             let Some((conn, has_fired)) = entry.claim() else { continue };
             let Some(reason) = self.unusable(&entry, &conn, has_fired, now) else {
@@ -219,7 +229,7 @@ impl PoolInner {
                 };
                 // Its handle was dropped just now; it is listed again when it is heard.
                 entry.unlist();
-                self.suspect(entry, conn, Known::Reading(info));
+                self.quarantine(entry, conn, ProbeStart::Reading(info));
                 continue;
             };
             let ending = DeferredClose::new(self, entry, conn, reason);
@@ -242,6 +252,7 @@ impl PoolInner {
         if let Some(reason) = self.unwanted(entry, now).or_else(|| entry.idle_too_long(now)) {
             return Some(reason);
         }
+        // Last, since it costs a system call: what the limits end need not be peeked at.
         match conn.check(has_fired) {
             Verdict::Alive => {
                 self.report_alive(entry);
@@ -279,7 +290,7 @@ impl PoolInner {
         (!soon).then_some(error)
     }
 
-    /// What a caller is told who gets nothing.
+    /// The error for a caller who gets no connection.
     pub(in crate::pool) fn error(&self, failed: Failed, waited: Duration) -> CheckoutError {
         let mut status = self.status();
         // It has left the queue by now, and was one of them.
@@ -294,14 +305,14 @@ impl PoolInner {
         })
     }
 
-    /// What a caller was waiting for whose deadline has passed.
+    /// The failure of a caller whose deadline has passed: for what it was waiting.
     fn late(&self) -> Failed {
         let error = self.dials.last_error();
         let phase = if self.generation.is_paused() {
             Phase::Paused
         } else if self.unclaimed() == 0 {
             Phase::Queue
-        } else if self.dials.under_way() == 0 && error.is_none() && self.suspects.count() > 0 {
+        } else if self.dials.under_way() == 0 && error.is_none() && self.probing.count() > 0 {
             Phase::Check
         } else {
             Phase::Connect
@@ -311,8 +322,8 @@ impl PoolInner {
     }
 }
 
-/// One checkout that has to wait. Reports its end exactly once, also when its caller goes away.
-struct Attempt<'a> {
+/// A checkout that has to wait. Reports its end exactly once, also when its caller goes away.
+struct PendingCheckout<'a> {
     inner: &'a Arc<PoolInner>,
     began: Instant,
     limit: Option<Duration>,
@@ -320,11 +331,11 @@ struct Attempt<'a> {
     over: bool,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> PendingCheckout<'a> {
     fn begin(inner: &'a Arc<PoolInner>, until: Until) -> Self {
         let began = Instant::now();
         let (deadline, limit) = match until {
-            Until::For(limit) => (Deadline::from(began, limit), limit),
+            Until::For(limit) => (Deadline::within(began, limit), limit),
             Until::By(deadline) => {
                 (deadline, deadline.instant().map(|at| at.saturating_duration_since(began)))
             }
@@ -348,7 +359,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for PendingCheckout<'_> {
     fn drop(&mut self) {
         if !self.over {
             let outcome = CheckoutOutcome::Cancelled;

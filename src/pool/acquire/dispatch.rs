@@ -20,6 +20,7 @@ impl PoolInner {
             if self.is_stopped() {
                 return;
             }
+            // One at a time: what is not usable must not cost a caller its turn.
             let Some(lease) = self.take_idle() else { return };
             self.hand_over(lease);
         }

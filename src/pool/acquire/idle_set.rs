@@ -27,7 +27,7 @@ impl IdleSet {
         Self { idle: Mutex::new(VecDeque::with_capacity(size)), order }
     }
 
-    /// Makes room for `size` connections. There is never less room than there was.
+    /// Makes room for `size` connections. The room never shrinks.
     pub(in crate::pool) fn grow(&self, size: usize) {
         let mut idle = self.idle();
         let more = size.saturating_sub(idle.len());

@@ -1,8 +1,8 @@
 //! Ping: one round trip of the protocol before a connection is handed out.
 //!
-//! It is made on the lease of the caller, outside the idle set. A caller whose time is up, or who goes,
-//! leaves the ping to the pool: it has `timeouts.ping`, whoever waits for it, and a connection that
-//! answers is as good as before.
+//! The round trip is made on the lease of the caller, outside the idle set. A caller whose time is
+//! up, or who goes, leaves the ping to the pool: it has `timeouts.ping`, whoever waits for it, and
+//! a connection that answers is as good as before.
 
 use std::fmt;
 use std::future::Future;
@@ -20,7 +20,8 @@ use crate::event::{Check, CheckVerdict, CloseReason, Event, Operation};
 use crate::foreign::{self, Held, Panicked};
 use crate::pool::conn::lease::Lease;
 use crate::pool::inner::PoolInner;
-use crate::stream::{Conn, Ending, Stream};
+use crate::protocol::Conn;
+use crate::stream::{Ending, Stream};
 use crate::sync::Arc;
 
 /// Asks the program behind a connection whether it lives: the only way to notice a process that is
@@ -45,8 +46,9 @@ use crate::sync::Arc;
 /// }
 /// ```
 pub trait Ping: Send + Sync + 'static {
-    /// One request and its whole answer. An error, or a byte of the answer left unread, closes the
-    /// connection with reason `ping_failed`; more than `timeouts.ping`, with `ping_timeout`.
+    /// Sends one request and reads its whole answer. An error, or a byte of the answer left unread,
+    /// closes the connection with reason `ping_failed`; more than `timeouts.ping`, with
+    /// `ping_timeout`.
     ///
     /// A caller who goes does not end it: it goes on in a task of the pool, within `timeouts.ping`. The
     /// future may be dropped at any await all the same, when the pool is closed, say; the connection is
@@ -110,6 +112,7 @@ impl PoolInner {
         if deadline.instant().is_some_and(|at| at <= Instant::now()) {
             return Proof::Late;
         }
+        // Boxed, so that it can move to a task of the pool when its caller goes.
         let ping = Box::pin(Arc::clone(self).ping_in_time(lease));
         let mut under_way = PingInFlight { pool: self, ping: Some(ping) };
         match deadline.run(&mut under_way).await {
@@ -119,7 +122,8 @@ impl PoolInner {
         }
     }
 
-    /// Pings a connection, within `timeouts.ping`. `None`: it failed and is closed.
+    /// Pings a connection, within `timeouts.ping`. Returns `None` if that failed; the connection is
+    /// closed then.
     async fn ping_in_time(self: Arc<Self>, mut lease: Lease) -> Option<Lease> {
         let limit = self.settings().timeouts.ping;
         let pinged = Deadline::after(limit).run(self.ping(lease.conn_mut())).await;
@@ -139,6 +143,7 @@ impl PoolInner {
             Err(_) => (Some(CloseReason::PingTimeout), CheckVerdict::Dead),
         };
         let (conn, check) = (lease.id(), Check::Ping);
+        // Before the close event: an operator reads the cause first.
         self.emitter().emit(Event::Checked { conn, check, verdict, heard: None });
         if let (true, Some(after)) = (is_late, limit) {
             let operation = Operation::Ping;
@@ -159,7 +164,7 @@ impl PoolInner {
 pub(in crate::pool) enum Proof {
     /// The connection is alive, or need not show it.
     Given(Lease),
-    /// It was not, and is closed.
+    /// The connection was not alive, and is closed.
     Refused,
     /// The caller's time was over first. The ping goes on for the pool.
     Late,
@@ -196,11 +201,12 @@ impl Drop for PingInFlight<'_> {
 }
 
 impl PoolInner {
-    /// Has this run by a task of the pool, unless that is closed. What comes of it goes back where it
-    /// belongs.
+    /// Has this run by a task of the pool, unless that is closed. The connection then goes back
+    /// where it belongs.
     fn leave_to_a_task(&self, ping: PingInTime) {
         // With the pool its connection is closed.
         drop(self.pings.push(ping));
+        // The dialer runs these, and sleeps on this.
         self.slots.announce();
     }
 

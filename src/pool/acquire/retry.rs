@@ -14,8 +14,8 @@ use crate::pool::{Guard, Pool};
 use crate::protocol::Protocol;
 use crate::sync::OnceLock;
 
-/// The checkouts of one exchange, which is made again on another connection where the first one had died
-/// before anybody was served. All of them together take at most `timeouts.checkout`.
+/// The checkouts of one exchange, which is made again on another connection where the first one had
+/// died before anybody was served. Together the checkouts take at most `timeouts.checkout`.
 ///
 /// [`Pool::run_retry`] is one with the simplest rule. This is for a protocol that knows more: which
 /// request may be repeated, say, or that nothing of it was sent.
@@ -43,7 +43,7 @@ pub struct Retry<'a, P: Protocol> {
     began: Instant,
     deadline: Deadline,
     taken_at: &'static Location<'static>,
-    /// What the next connection has to show, once one was stale.
+    /// The demand on the next connection, once one was stale.
     fitness: OnceLock<Fitness>,
 }
 
@@ -55,6 +55,7 @@ impl<'a, P: Protocol> Retry<'a, P> {
         deadline: Option<Instant>,
         taken_at: &'static Location<'static>,
     ) -> Self {
+        // Counted from here, not from each checkout: both together have one `timeouts.checkout`.
         let own = Deadline::after(pool.handle.0.settings().timeouts.checkout);
         let deadline = own.min(deadline.map_or(Deadline::NEVER, Deadline::at));
         Self { pool, began: Instant::now(), deadline, taken_at, fitness: OnceLock::new() }

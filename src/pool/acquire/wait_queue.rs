@@ -1,8 +1,8 @@
 //! The wait queue: callers who wait for a connection, in order of arrival.
 //!
-//! Whatever becomes free is [given](WaitQueue::give) to the first of them: a caller leaves the queue only
-//! with something in hand, so one who came later is never served first, and nobody is passed over
-//! while a socket is looked at.
+//! A connection that becomes free is [given](WaitQueue::give) to the first of them: a caller leaves
+//! the queue only with something in hand, so one who came later is never served first, and nobody
+//! is passed over while a socket is looked at.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -32,7 +32,7 @@ impl From<CheckoutFailure> for Failed {
     }
 }
 
-/// What a caller is given.
+/// The end of a caller's wait: a connection, or the reason for none.
 pub(in crate::pool) type Served = Result<Lease, Failed>;
 
 /// Callers who wait.
@@ -40,7 +40,7 @@ pub(in crate::pool) type Served = Result<Lease, Failed>;
 pub(in crate::pool) struct WaitQueue {
     /// Pushed and popped under this lock, nothing else.
     queue: Mutex<Queue>,
-    /// Those who still wait.
+    /// Number of callers who still wait.
     waiting: AtomicUsize,
 }
 
@@ -53,16 +53,16 @@ struct Queue {
     first_deadline: Option<Instant>,
 }
 
-/// One caller.
+/// A caller in the queue.
 #[derive(Debug)]
 struct Caller {
     since: Instant,
     deadline: Option<Instant>,
-    turn: Mutex<Turn>,
+    turn: Mutex<WaitState>,
 }
 
 #[derive(Debug)]
-enum Turn {
+enum WaitState {
     /// With the task that waits, once that was polled.
     Waiting(Option<Waker>),
     Called(Served),
@@ -72,9 +72,9 @@ enum Turn {
 impl WaitQueue {
     /// Whether nobody waits.
     ///
-    /// Whoever has just put something into the idle set either sees here the caller who joins, or has it
-    /// seen by that caller: the idle set's lock is taken after the caller was counted, and before this
-    /// is read, so that one of the two sees the other's.
+    /// A thread that has just put a connection into the idle set either sees here the caller who
+    /// joins, or has the connection seen by that caller: the idle set's lock is taken after the
+    /// caller was counted, and before this is read.
     pub(in crate::pool) fn is_empty(&self) -> bool {
         self.waiting() == 0
     }
@@ -102,6 +102,8 @@ impl WaitQueue {
     /// Takes the place back that a caller had before it was given a connection that failed it.
     pub(in crate::pool) fn rejoin(&self, since: Instant, deadline: Option<Instant>) -> Waiter<'_> {
         let queue = self.queue();
+        // By the time of arrival, and not at the front: another caller who had come earlier may be
+        // back, too.
         let at = queue.callers.partition_point(|other| other.since <= since);
         self.stand(queue, at, since, deadline)
     }
@@ -113,7 +115,8 @@ impl WaitQueue {
         since: Instant,
         deadline: Option<Instant>,
     ) -> Waiter<'_> {
-        let caller = Arc::new(Caller { since, deadline, turn: Mutex::new(Turn::Waiting(None)) });
+        let caller =
+            Arc::new(Caller { since, deadline, turn: Mutex::new(WaitState::Waiting(None)) });
         if let Some(deadline) = deadline
             && queue.first_deadline.is_none_or(|first| deadline < first)
         {
@@ -129,11 +132,12 @@ impl WaitQueue {
 
     /// Gives this to the first who waits. Returns it if nobody does.
     ///
-    /// Who waits and how many do so changes under one lock: were a caller out of the queue and still
+    /// The queue and its count change under one lock: were a caller out of the queue and still
     /// counted, a connection that is returned meanwhile would be offered to nobody, over and over.
     pub(in crate::pool) fn give(&self, served: Served) -> Result<(), Served> {
         let mut queue = self.queue();
         queue.drop_gone();
+        // After the gone ones are dropped the first one waits: nobody leaves without this lock.
         let Some(caller) = queue.callers.pop_front() else { return Err(served) };
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         let task = caller.take(served);
@@ -147,8 +151,9 @@ impl WaitQueue {
     /// How many wait since this moment or longer, and since when the next one does.
     pub(in crate::pool) fn since(&self, moment: Instant) -> (usize, Option<Instant>) {
         let queue = self.queue();
-        let waiting = |caller: &&Arc<Caller>| matches!(*caller.turn(), Turn::Waiting(_));
+        let waiting = |caller: &&Arc<Caller>| matches!(*caller.turn(), WaitState::Waiting(_));
         // They stand in order of arrival.
+        // Binary search: the dialer asks at each of its turns.
         let at = queue.callers.partition_point(|caller| caller.since <= moment);
         let long = queue.callers.iter().take(at).filter(waiting).count();
         (long, queue.callers.iter().skip(at).find(waiting).map(|caller| caller.since))
@@ -160,7 +165,7 @@ impl WaitQueue {
         let mut queue = self.queue();
         if queue.first_deadline.is_some_and(|first| first <= now + LAST_CALL) {
             // Looked for only then: each time costs a look at everybody.
-            let waiting = |caller: &&Arc<Caller>| matches!(*caller.turn(), Turn::Waiting(_));
+            let waiting = |caller: &&Arc<Caller>| matches!(*caller.turn(), WaitState::Waiting(_));
             let deadlines = queue.callers.iter().filter(waiting).filter_map(|c| c.deadline);
             queue.first_deadline = deadlines.min();
         }
@@ -169,11 +174,12 @@ impl WaitQueue {
 
     /// Has every caller look around: what served them may have ended.
     pub(in crate::pool) fn wake_all(&self) {
+        // Copied, since wakers are foreign code and are not called under the lock.
         let callers: Vec<_> = self.queue().callers.iter().cloned().collect();
         for caller in callers {
             let task = match &mut *caller.turn() {
-                Turn::Waiting(task) => task.take(),
-                Turn::Called(_) | Turn::Gone => None,
+                WaitState::Waiting(task) => task.take(),
+                WaitState::Called(_) | WaitState::Gone => None,
             };
             if let Some(task) = task {
                 task.wake();
@@ -202,25 +208,27 @@ impl Queue {
 
 impl Caller {
     fn has_gone(&self) -> bool {
-        matches!(*self.turn(), Turn::Gone)
+        matches!(*self.turn(), WaitState::Gone)
     }
 
     /// Takes what it is given, and returns its task. Only for one who is in the queue, and so waits.
     fn take(&self, served: Served) -> Option<Waker> {
-        match std::mem::replace(&mut *self.turn(), Turn::Called(served)) {
-            Turn::Waiting(task) => task,
-            Turn::Called(_) | Turn::Gone => unreachable!("only those who wait are in the queue"),
+        match std::mem::replace(&mut *self.turn(), WaitState::Called(served)) {
+            WaitState::Waiting(task) => task,
+            WaitState::Called(_) | WaitState::Gone => {
+                unreachable!("only those who wait are in the queue")
+            }
         }
     }
 
-    /// What it was given. Until then `task` waits.
+    /// Takes what the caller was given. Until then `task` waits.
     fn called(&self, task: &Waker) -> Option<Served> {
         let mut new = None;
         loop {
             let mut turn = self.turn();
             match &mut *turn {
-                Turn::Waiting(Some(known)) if known.will_wake(task) => return None,
-                Turn::Waiting(known) if new.is_some() => {
+                WaitState::Waiting(Some(known)) if known.will_wake(task) => return None,
+                WaitState::Waiting(known) if new.is_some() => {
                     std::mem::swap(known, &mut new);
                     drop(turn);
                     // The last one goes with no lock held.
@@ -228,13 +236,13 @@ impl Caller {
                     return None;
                 }
                 // Wakers are foreign code: cloned with no lock held.
-                Turn::Waiting(_) => {
+                WaitState::Waiting(_) => {
                     drop(turn);
                     new = Some(task.clone());
                 }
-                called => match std::mem::replace(called, Turn::Gone) {
-                    Turn::Called(served) => return Some(served),
-                    Turn::Waiting(_) | Turn::Gone => {
+                called => match std::mem::replace(called, WaitState::Gone) {
+                    WaitState::Called(served) => return Some(served),
+                    WaitState::Waiting(_) | WaitState::Gone => {
                         unreachable!("a caller asks until it was called, and then no more")
                     }
                 },
@@ -242,7 +250,7 @@ impl Caller {
         }
     }
 
-    fn turn(&self) -> MutexGuard<'_, Turn> {
+    fn turn(&self) -> MutexGuard<'_, WaitState> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -272,11 +280,11 @@ impl Waiter<'_> {
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        let was_called = !matches!(*self.caller.turn(), Turn::Waiting(_));
+        let was_called = !matches!(*self.caller.turn(), WaitState::Waiting(_));
         // Who was called once is in no queue any more.
         let queue = (!was_called).then(|| self.wait_queue.queue());
-        let turn = std::mem::replace(&mut *self.caller.turn(), Turn::Gone);
-        if let (Turn::Waiting(_), Some(mut queue)) = (&turn, queue) {
+        let turn = std::mem::replace(&mut *self.caller.turn(), WaitState::Gone);
+        if let (WaitState::Waiting(_), Some(mut queue)) = (&turn, queue) {
             self.wait_queue.waiting.fetch_sub(1, Ordering::SeqCst);
             queue.gone += 1;
             queue.drop_gone();

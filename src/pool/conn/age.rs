@@ -31,7 +31,7 @@ impl Age {
         self.0.saturating_sub(earlier.0) < 1_000_000_000
     }
 
-    /// What passed since then; nothing, if that is later.
+    /// Time passed since then; zero, if that is later.
     pub(in crate::pool) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }

@@ -17,14 +17,18 @@ use crate::pool::conn::age::{self, Age, AtomicAge};
 use crate::pool::conn::generation::PoolGeneration;
 use crate::pool::dial::peers::Membership;
 use crate::pool::dial::slots::Slot;
-use crate::pool::health::fired::FiredQueue;
-use crate::stream::{Conn, Keeper, Link};
+use crate::pool::health::fired;
+use crate::protocol::{Conn, Keeper};
+use crate::stream::Link;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use crate::telemetry::Span;
 
-/// Who may touch the connection. Whoever made a [transition](TRANSITIONS) into a state owns the stream
-/// until the next one; in `Idle` nobody does.
+/// Connections whose sentinel has fired. The queue keeps no connection alive.
+pub(in crate::pool) type FiredQueue = fired::FiredQueue<Weak<Entry>>;
+
+/// State of a connection: the right to touch it. The thread that made a [transition](TRANSITIONS)
+/// into a state owns the stream until the next one; in `Idle` no thread does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(in crate::pool) enum State {
@@ -34,12 +38,13 @@ pub(in crate::pool) enum State {
     Parking,
     /// Waiting for a user, its stream at home.
     Idle,
-    /// Being looked at by the maintenance task, or silent and being asked. Its handle is in the idle set.
+    /// Being looked at by the maintenance task, or silent and being asked; the idle set has its
+    /// handle.
     Checking,
     /// As `Checking`, and its handle is not in the idle set any more: it is put back when the check
     /// is over.
     Unlisted,
-    /// Ended. Whoever made this transition emits the one close event.
+    /// Ended. The thread that made this transition emits the one close event.
     Closed,
 }
 
@@ -66,7 +71,7 @@ pub(in crate::pool) const TRANSITIONS: [(State, State); 9] = [
     (InUse, Unlisted),
 ];
 
-/// One connection.
+/// A connection and all that the pool knows of it.
 ///
 /// In this order, what a look at all idle connections reads is together: of ten thousand, each piece
 /// comes from memory.
@@ -82,7 +87,7 @@ pub(in crate::pool) struct Entry {
     state: AtomicU8,
     /// A byte was read from it since it was opened.
     was_heard: AtomicBool,
-    /// Its sentinel fired: look before the next use.
+    /// The sentinel has fired, and nobody has looked since.
     fired: AtomicBool,
     /// How long its peer lets it be idle; [`Age::NEVER`] where it did not say.
     idle_limit: AtomicAge,
@@ -92,7 +97,7 @@ pub(in crate::pool) struct Entry {
     pool_generation: Arc<PoolGeneration>,
     pub(in crate::pool) peer: Membership,
     pub(in crate::pool) id: ConnId,
-    /// Its handshake had an answer.
+    /// The handshake had an answer.
     pub(in crate::pool) was_greeted: bool,
     /// Things are only moved in and out under this lock; nothing is dropped, read or called.
     home: Mutex<Home>,
@@ -101,7 +106,7 @@ pub(in crate::pool) struct Entry {
     link: Mutex<Arc<Link>>,
 }
 
-/// What lives with an idle connection.
+/// Parts of a connection that its entry keeps while nobody uses it.
 #[derive(Debug, Default)]
 struct Home {
     conn: Option<Conn>,
@@ -120,7 +125,7 @@ struct HolderNote {
     reported: bool,
 }
 
-/// What a new entry is made of, besides its connection.
+/// Parts of a new entry, besides its connection.
 pub(in crate::pool) struct Parts<'a> {
     pub(in crate::pool) slot: Slot,
     pub(in crate::pool) peer: Membership,
@@ -134,10 +139,10 @@ pub(in crate::pool) struct Parts<'a> {
 
 /// Whether a connection that is idle again needs a place in the idle set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::pool) enum Place {
-    /// Its handle is still there.
+pub(in crate::pool) enum Listing {
+    /// The idle set still has the handle.
     Kept,
-    /// Its handle was taken from there.
+    /// The handle was taken out of the idle set.
     Lost,
 }
 
@@ -149,6 +154,7 @@ impl Entry {
         let was_greeted = stream.was_read();
         // What the handshake has exchanged is nobody's use.
         stream.begin_use();
+        // Cyclic, since the waker in the stream finds the entry again.
         let entry = Arc::new_cyclic(|entry: &Weak<Self>| {
             let fired_queue = Arc::clone(parts.fired_queue);
             Self {
@@ -190,6 +196,8 @@ impl Entry {
     #[inline(always)]
     fn transition(&self, from: State, to: State) -> bool {
         debug_assert!(TRANSITIONS.contains(&(from, to)), "{from:?} does not lead to {to:?}");
+        // SeqCst and not AcqRel: `publish` looks at the flag of the pool after this, `close` at the
+        // state after the flag, and one of them has to see the other.
         let (from, to) = (from as u8, to as u8);
         self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::Acquire).is_ok()
     }
@@ -209,12 +217,14 @@ impl Entry {
 
     /// Ends the connection. True for the one who does.
     pub(in crate::pool) fn mark_closed(&self) -> bool {
+        // A swap and no check before: of two who end it, one gets the old state that is not
+        // `Closed`.
         self.state.swap(Closed as u8, Ordering::AcqRel) != Closed as u8
     }
 
-    /// Takes an idle connection for a caller: its stream, and whether its sentinel has fired since it
-    /// was parked. `None`: it is closed or in use, or being checked; then it is listed again when the
-    /// check is over.
+    /// Takes an idle connection for a caller: its stream, and whether its sentinel has fired since
+    /// it was parked. Returns `None` where the connection is closed, in use, or being checked; in
+    /// the last case it is listed again when the check is over.
     #[inline(always)]
     pub(in crate::pool) fn claim(&self) -> Option<(Conn, bool)> {
         while !self.transition(Idle, InUse) {
@@ -228,6 +238,8 @@ impl Entry {
                 return None;
             }
         }
+        // Loaded first, since a store would cost every checkout a cache line that it need not
+        // write.
         let has_fired = self.fired.load(Ordering::Acquire);
         if has_fired {
             self.fired.store(false, Ordering::Release);
@@ -235,7 +247,8 @@ impl Entry {
         Some((self.home().conn.take()?, has_fired))
     }
 
-    /// Takes the stream of an idle connection, to look at it or to close it. Nobody else is given it.
+    /// Takes the stream of an idle connection, to look at it or to close it. No other thread is
+    /// given it.
     pub(in crate::pool) fn start_check(&self) -> Option<Conn> {
         if !self.transition(Idle, Checking) {
             return None;
@@ -246,18 +259,20 @@ impl Entry {
     /// As [`start_check`](Self::start_check), because of what its sentinel saw.
     pub(in crate::pool) fn start_check_of_fired(&self) -> Option<Conn> {
         let conn = self.start_check()?;
+        // Cleared before the look and not after: what fires during the look is not forgotten.
         self.fired.store(false, Ordering::Release);
         Some(conn)
     }
 
     /// Makes a connection idle again whose check is over.
-    pub(in crate::pool) fn end_check(&self, conn: Conn) -> Place {
+    pub(in crate::pool) fn end_check(&self, conn: Conn) -> Listing {
+        // Home before the state says so: whoever sees `Idle` finds the stream.
         self.home().conn = Some(conn);
         if self.transition(Checking, Idle) {
-            return Place::Kept;
+            return Listing::Kept;
         }
         self.advance(Unlisted, Idle);
-        Place::Lost
+        Listing::Lost
     }
 
     /// From now on it is checked, though a caller has just taken it and dropped its handle. Only for
@@ -275,6 +290,7 @@ impl Entry {
     ) -> Result<(), (Conn, CloseReason)> {
         // From here on the sentinel counts.
         self.advance(InUse, Parking);
+        // Told before the peek: what comes from now on is judged by the protocol.
         conn.set_idle(true);
         if let Err(reason) = self.leave_sentinel(&conn).and_then(|()| self.end_exchange(&mut conn))
         {
@@ -316,6 +332,8 @@ impl Entry {
         if let Some(reason) = stream.tainted() {
             return Err(reason);
         }
+        // Where the exchange ended for good, the stream has a new handle: the old user keeps a dead
+        // one.
         if stream.rest() {
             *self.link() = Arc::clone(stream.link());
         }
@@ -325,11 +343,12 @@ impl Entry {
     /// Ends the use of it: whatever its user does next fails with this reason. Returns whether it
     /// is in use.
     pub(in crate::pool) fn interrupt(&self, reason: CloseReason) -> bool {
+        // Cloned, since interrupting wakes tasks, which must not happen under the lock.
         let link = Arc::clone(&self.link());
         self.is(InUse) && link.interrupt(reason)
     }
 
-    /// What the peer or the server said, as a code, when it ended for this reason.
+    /// The code that the peer or the server gave, when the connection ended for this reason.
     pub(in crate::pool) fn close_code(&self, reason: CloseReason) -> Option<Arc<str>> {
         self.link().code_for(reason)
     }
@@ -405,7 +424,7 @@ impl Entry {
         now.since(self.heard())
     }
 
-    /// Its age now.
+    /// The connection's age now.
     pub(in crate::pool) fn age(&self) -> Age {
         self.age_at(Instant::now())
     }
@@ -456,8 +475,8 @@ impl Entry {
         Some(Holder { conn: self.id, held: now.saturating_duration_since(*since), taken_at })
     }
 
-    /// What is to be reported if it was held for longer than `limit`, and what its caller was doing.
-    /// Once per checkout.
+    /// The event to report if the connection was held for longer than `limit`, and the span of its
+    /// caller. Once per checkout.
     pub(in crate::pool) fn held_too_long(
         &self,
         now: Instant,
@@ -492,8 +511,8 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// The waker parked in an idle stream. It holds the connection weakly: the stream holds the waker,
-/// and the connection holds the stream.
+/// The waker parked in an idle stream. The sentinel holds the connection weakly: the stream holds
+/// the waker, and the connection holds the stream.
 struct Sentinel {
     entry: Weak<Entry>,
     fired_queue: Arc<FiredQueue>,
@@ -516,6 +535,7 @@ impl Keeper for Sentinel {
         if entry.is(InUse) || entry.is(Closed) {
             return;
         }
+        // Once until somebody looks: a socket that keeps stirring fills no queue.
         if !entry.fired.swap(true, Ordering::AcqRel) {
             self.fired_queue.push(Weak::clone(&self.entry));
         }

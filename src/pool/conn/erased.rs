@@ -11,8 +11,9 @@ use futures_util::future::BoxFuture;
 use crate::causes::{self, OneLine};
 use crate::config::Limits;
 use crate::foreign::{self, Held, Panicked};
+use crate::protocol::{Bare, Conn};
 use crate::protocol::{Protocol, Raw, Reuse};
-use crate::stream::{Bare, Conn, Handshake, Refused, Stream};
+use crate::stream::{Handshake, Refused, Stream};
 use crate::sync::Arc;
 
 /// A protocol without its types.
@@ -38,7 +39,8 @@ fn client_mut<P: Protocol>(conn: &mut Conn) -> &mut P::Client {
     conn.as_any_mut().downcast_mut().expect(MADE)
 }
 
-/// All connections of a pool are made by its one protocol.
+/// The message of a downcast that cannot fail: all connections of a pool are made by its one
+/// protocol.
 pub(in crate::pool) const MADE: &str = "a connection has the client its protocol made";
 
 impl<P: Protocol> Handshake for Erased<P> {
@@ -79,8 +81,8 @@ impl<P: Protocol> Handshake for Erased<P> {
     }
 }
 
-/// Every call of the protocol is in the cage. One that panics costs the connection it was made for, with
-/// reason `panicked`, and nobody else.
+/// Every call of the protocol is in the cage. A call that panics costs the connection it was made
+/// for, with reason `panicked`, and no other.
 impl<P: Protocol> ErasedProtocol for Erased<P> {
     fn ping<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
@@ -126,7 +128,7 @@ impl<P: Protocol> ErasedProtocol for Erased<P> {
     }
 }
 
-/// What a call of the protocol told of the connection it was made for.
+/// The result of a protocol's call, as an I/O error; a panic taints the connection it was made for.
 fn told<E: Error + 'static>(
     conn: &Conn,
     result: Result<Result<(), E>, Panicked>,
@@ -149,7 +151,6 @@ fn told<E: Error + 'static>(
 /// The protocol of a pool. `None`: bare streams.
 pub(in crate::pool) type PoolProtocol = Option<Arc<dyn ErasedProtocol>>;
 
-/// `None` for [`Raw`], whose streams need no client.
 /// The protocol with its types; `None` for bare streams.
 pub(in crate::pool) fn typed<P: Protocol>(protocol: &PoolProtocol) -> Option<&Held<P>> {
     protocol.as_ref()?.protocol().downcast_ref::<Arc<Held<P>>>().map(|held| &**held)

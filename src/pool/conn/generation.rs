@@ -15,13 +15,14 @@ pub(in crate::pool) struct Generation(AtomicU64);
 const ONE: u64 = 1 << 8;
 
 impl Generation {
-    /// That of whatever is made now.
+    /// The generation of connections that are made now.
     pub(in crate::pool) fn now(&self) -> u64 {
         self.0.load(Ordering::Acquire) / ONE
     }
 
     /// Ends the current one.
     pub(in crate::pool) fn end(&self, why: CloseReason) {
+        // Again if another thread ended it meanwhile: this call is later, and its reason counts.
         while !self.end_of(self.now(), why) {}
     }
 

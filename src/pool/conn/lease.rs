@@ -11,24 +11,25 @@ use crate::event::{CloseReason, ConnId};
 use crate::liveness::Verdict;
 use crate::net::PeerAddr;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::{Entry, Place};
+use crate::pool::conn::entry::{Entry, Listing};
 use crate::pool::conn::erased::ErasedProtocol;
 use crate::pool::health::silence::{evidence, is_proved_since};
 use crate::pool::inner::PoolInner;
 use crate::protocol::Reuse;
-use crate::stream::{Access, AccessMut, Conn, Ending};
+use crate::protocol::{Access, AccessMut, Conn};
+use crate::stream::Ending;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
-/// What became of a connection that its user gave back.
+/// The outcome of a return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Release {
-    /// It is back in the pool, for the next caller.
+    /// The connection is back in the pool, for the next caller.
     Reused,
-    /// Its protocol makes it fit for the next caller first, in the background.
+    /// The protocol makes the connection fit for the next caller first, in the background.
     Resetting,
-    /// It was not fit for that, for this reason, and was closed.
+    /// The connection was not fit for that, for this reason, and was closed.
     Discarded(CloseReason),
 }
 
@@ -38,7 +39,7 @@ pub(in crate::pool) struct Lease {
     leased: Option<Leased>,
 }
 
-/// What a lease is of.
+/// The connection of a lease, its user's claim on it, and its pool.
 ///
 /// Fields are dropped in this order, whatever happens: the socket is closed, then the next caller
 /// let in.
@@ -65,7 +66,7 @@ impl Drop for Counted {
     }
 }
 
-/// Whatever takes the connection out of a lease consumes it.
+/// The message of a lease that was used after its end, which no path does.
 const HELD: &str = "a lease has its connection until it ends";
 
 impl Deref for Lease {
@@ -118,6 +119,7 @@ impl Lease {
     /// Takes the connection out of the pool.
     pub(in crate::pool) fn detach(&mut self) -> Conn {
         let Leased { mut conn, since, entry, pool, .. } = self.take();
+        // Before the entry is closed: its events are its own from now on.
         conn.stream_mut().leave();
         pool.0.detach(&entry, entry.age().since(since));
         conn
@@ -158,6 +160,7 @@ impl Lease {
         if ending == Ending::Silent && unfit == Some(CloseReason::Unfinished) {
             leased.warn_of_forgotten_release();
         }
+        // Asked last: what is wrong with the connection says more than the end of the pool.
         let closed = pool.is_closed().then_some(CloseReason::PoolClosed);
         match (unfit.or(closed), reuse) {
             (Some(reason), _) => leased.throw_away(reason),
@@ -186,7 +189,8 @@ impl Leased {
         self.taken_at.is_some()
     }
 
-    /// The others are of no use either. It stays where it is, and is closed when it comes back.
+    /// The others are of no use either. This one stays where it is, and is closed when it comes
+    /// back.
     pub(in crate::pool) fn condemn(&self) {
         self.pool.0.invalidate_older_than(&self.entry);
     }
@@ -198,8 +202,8 @@ impl Leased {
         used_before.then(|| self.since.since(idle_since))
     }
 
-    /// What was exchanged so far was the pool's own business, and its peer was heard. The reason, if it
-    /// is of no use now.
+    /// Begins the user's exchange after one of the pool's own, in which the peer was heard. The
+    /// reason, if it is of no use now.
     pub(in crate::pool) fn begin_anew(&mut self) -> Result<(), CloseReason> {
         self.pool.0.prove(&self.entry, self.entry.age());
         self.entry.end_exchange(&mut self.conn)
@@ -257,7 +261,7 @@ impl Leased {
         self.conn.stream_mut()
     }
 
-    /// What speaks against it, where its protocol says that about it.
+    /// The reason against reusing the connection, if its protocol says this about it.
     #[inline(always)]
     fn unfit(&self, reuse: Reuse, ending: Ending) -> Option<CloseReason> {
         let stream = self.conn.stream();
@@ -271,8 +275,9 @@ impl Leased {
         }
     }
 
-    /// What outlives an earlier user may have asked for something since the protocol was: what is to
-    /// become of a connection on which that is owed is for the protocol to say.
+    /// Asks the protocol again: code that outlives the user may have asked the server for something
+    /// since the first answer, and the protocol says what becomes of a connection on which that is
+    /// owed.
     #[cold]
     fn judge_again(
         &self,
@@ -326,6 +331,7 @@ impl Leased {
         if self.conn.stream().was_read() {
             pool.prove(&self.entry, self.since);
         }
+        // A paused pool keeps its callers waiting.
         let is_wanted = !pool.wait_queue.is_empty() && !pool.is_stopped();
         if is_wanted && pool.silence(&self.entry, &self.conn, now).is_none() {
             return self.pass_on(now);
@@ -343,12 +349,12 @@ impl Leased {
         if taken_at.is_some() {
             pool.0.emitter().returned(entry.id, now.since(since));
         }
-        pool.0.publish(&entry, Place::Lost);
+        pool.0.publish(&entry, Listing::Lost);
         Release::Reused
     }
 
-    /// Straight to the first caller in the queue. What it has to show for that is what it would have to
-    /// show among the idle ones.
+    /// Straight to the first caller in the queue. The connection passes the checks that it would
+    /// pass among the idle ones.
     fn pass_on(mut self, now: Age) -> Release {
         if let Err(reason) = self.refit(now) {
             return self.throw_away(reason);
@@ -361,13 +367,14 @@ impl Leased {
             pool.emitter().returned(self.entry.id, now.since(self.since));
         }
         pool.report_alive(&self.entry);
+        // The next user was not there before.
         self.since = now;
         pool.hand_over(Lease::of(self));
         Release::Reused
     }
 
-    /// Makes it ready for its next user at once, or says why it is not fit. It passes the checks that an
-    /// idle one passes. No sentinel is left in it: nobody else would look at it meanwhile.
+    /// Makes it ready for its next user at once, or says why it is not fit. The checks are those of
+    /// an idle one. No sentinel is left in it: nobody else would look at it meanwhile.
     #[inline(always)]
     fn refit(&mut self, now: Age) -> Result<(), CloseReason> {
         let Self { conn, entry, pool, .. } = self;
@@ -377,6 +384,7 @@ impl Leased {
         if let Some(reason) = pool.0.unwanted(entry, now).or_else(|| entry.idle_too_long(now)) {
             return Err(reason);
         }
+        // As if its sentinel had fired, since it has none: the runtime may have ended.
         if let Verdict::Dead(reason) = conn.check(true) {
             return Err(reason);
         }
@@ -384,7 +392,7 @@ impl Leased {
         Ok(())
     }
 
-    /// Its user is done with it, its protocol is not.
+    /// Leaves the connection to be reset: its user is done with it, its protocol is not.
     fn wait_for_reset(mut self) -> Release {
         let pool = Arc::clone(&self.pool.0);
         self.conn.stream_mut().lift_limits();
@@ -393,6 +401,7 @@ impl Leased {
             pool.emitter().returned(self.entry.id, self.entry.age().since(self.since));
         }
         pool.resets.add(Lease::of(self));
+        // The dialer starts the reset.
         pool.slots.announce();
         Release::Resetting
     }

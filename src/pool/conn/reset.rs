@@ -14,11 +14,12 @@ use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::telemetry;
 
-/// Connections that are to be reset. Each holds the pool, so they are closed when it is.
+/// Connections that are to be reset. Each lease holds the pool, so they end when the pool is
+/// closed.
 #[derive(Debug, Default)]
 pub(in crate::pool) struct Resets {
     arrived: Inbox<Lease>,
-    /// Those that are being reset included.
+    /// Number of connections that wait for a reset or are being reset.
     count: AtomicUsize,
 }
 
@@ -63,6 +64,8 @@ pub(in crate::pool) async fn reset(lease: Lease) {
     let reset = async {
         let mut is_again = false;
         loop {
+            // What its user has left behind is sent first; a reset that overtakes it would undo
+            // nothing.
             conn.rested().await;
             match protocol.reuse(conn) {
                 Reuse::AsItIs => {}
@@ -80,6 +83,7 @@ pub(in crate::pool) async fn reset(lease: Lease) {
         }
     };
     let result = Deadline::after(limit).run(reset).await;
+    // Uncounted before it goes on: the dialer must not wait for it any longer.
     let Some(mut lease) = lease.take() else { return };
     let failed = match result {
         Ok(Ok(unfit)) => unfit,

@@ -1,4 +1,4 @@
-//! What is done to a pool as a whole: invalidate, resize, pause, close.
+//! Operations on a pool as a whole: invalidate, resize, pause, close.
 
 use std::pin::pin;
 
@@ -19,6 +19,7 @@ impl PoolInner {
     pub(in crate::pool) fn invalidate(self: &Arc<Self>, interrupt: bool) {
         self.generation.end(CloseReason::Invalidated);
         self.end_unwanted();
+        // After the generation has ended: what begins from now on is of the new one.
         self.dials.give_up_older(self.generation.now());
         if interrupt {
             self.interrupt_all(CloseReason::Invalidated, |entry| entry.retired().is_some());
@@ -50,14 +51,15 @@ impl PoolInner {
     }
 
     pub(in crate::pool) fn resize(self: &Arc<Self>, size: usize) {
+        // Before the limit is raised: a return must never need memory.
         self.idle_set.grow(size);
         self.slots.set_limit(size);
         self.end_unwanted();
         self.serve();
     }
 
-    /// Closes the idle connections that are not wanted any more, the longest idle ones first. None of
-    /// those that are left to the maintenance task is handed out meanwhile.
+    /// Closes the idle connections that are not wanted any more, the longest idle ones first.
+    /// Connections that are left to the maintenance task are handed out to nobody meanwhile.
     fn end_unwanted(&self) {
         let is_maintained = self.maintained.load(Ordering::Acquire);
         let most = if is_maintained { MOST_CLOSED } else { usize::MAX };
@@ -70,8 +72,8 @@ impl PoolInner {
         self.refresh_gauges();
     }
 
-    /// Whatever the users of these connections do next fails with this reason. Returns how many
-    /// there were.
+    /// Interrupts the users of these connections: their next operation fails with this reason.
+    /// Returns how many there were.
     fn interrupt_all(&self, reason: CloseReason, which: impl Fn(&Entry) -> bool) -> usize {
         let in_use = self.registry.in_use();
         in_use.iter().filter(|entry| which(entry) && entry.interrupt(reason)).count()
@@ -79,10 +81,11 @@ impl PoolInner {
 
     /// Closes the pool, waits for the connections in use until the deadline, and interrupts those
     /// that are left then. Returns how many those were.
-    pub(in crate::pool) async fn close_by(self: &Arc<Self>, deadline: Deadline) -> usize {
+    pub(in crate::pool) async fn close_and_wait(self: &Arc<Self>, deadline: Deadline) -> usize {
         self.close();
         loop {
             let mut came_back = pin!(self.came_back.notified());
+            // Enabled before the count is read, or the last return could be missed.
             came_back.as_mut().enable();
             if self.guards() == 0 {
                 return 0;
@@ -104,7 +107,7 @@ impl PoolInner {
         }
     }
 
-    /// Who has held connections the longest, if that is noted.
+    /// The three callers who have held connections the longest, if that is noted.
     pub(in crate::pool) fn longest_holders(&self) -> Vec<Holder> {
         if self.settings().hold_warning.is_none() {
             return Vec::new();

@@ -11,14 +11,14 @@ use crate::pool::inner::PoolInner;
 use crate::pool::inner::has_runtime;
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What ends the wait besides success and the deadline.
+/// Ends of a warm-up besides success and the deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::pool) enum GiveUp {
     /// An error that had better not be waited for: see [`Dials::is_vain`].
     ///
     /// [`Dials::is_vain`]: crate::pool::dial::dialer::Dials::is_vain
     WhenHopeless,
-    /// Any dial that fails.
+    /// The first dial that fails.
     AtOnce,
 }
 
@@ -79,11 +79,13 @@ impl PoolInner {
         }
         let deadline = Deadline::after(limit);
         let count = count.min(self.slots.limit());
+        // An error from before this call is no news.
         let before = self.dials.last_error();
         let _wish = WarmUpTarget::new(&self.warm_up_targets, count);
         self.maintain();
         loop {
             let mut changed = pin!(self.dials.news());
+            // Enabled before the look, or a dial that ends in between would be missed.
             changed.as_mut().enable();
             let status = self.status();
             // One that was just made counts as in use until it has found its place.

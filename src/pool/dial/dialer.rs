@@ -1,11 +1,12 @@
 //! The dialer: new connections, made by tasks of their own.
 //!
-//! A caller does not dial: it waits in the queue for whatever comes first, a connection that is returned
-//! or one that was made. A dial belongs to nobody, so that none is thrown away when its caller goes.
-//! One rule decides, whenever anything has changed: while more callers wait than dials are under
-//! way, a slot is free, fewer than `max_connecting` are under way, and some peer may be dialed,
-//! start a dial. `min_idle` is the same rule without callers. Where the last dials failed, one at a
-//! time is made, and before the time of a waiting caller is over one more is tried.
+//! A caller does not dial: it waits in the queue for whatever comes first, a connection that is
+//! returned or one that was made. A dial belongs to nobody, so that none is thrown away when its
+//! caller goes. A single rule decides, whenever anything has changed: while more callers wait than
+//! dials are under way, a slot is free, fewer than `max_connecting` are under way, and some peer
+//! may be dialed, start a dial. `min_idle` is the same rule without callers. Where the last dials
+//! failed, one at a time is made, and before the time of a waiting caller is over one more is
+//! tried.
 
 use std::time::Duration;
 
@@ -29,18 +30,18 @@ use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// caller, so that another one may be made beside it. By now the kernel has repeated its SYN.
 const DOUBTFUL: Duration = Duration::from_secs(1);
 
-/// What is known of the dials of a pool.
+/// The dials of a pool: how many, and how the last one ended.
 #[derive(Debug, Default)]
 pub(in crate::pool) struct Dials {
     /// For callers, or to have enough idle ones.
     pub(super) under_way: AtomicUsize,
     /// To peers that were ejected.
     pub(super) trying: AtomicUsize,
-    /// All of them. Pushed and taken under this lock, nothing else.
+    /// Tasks of all dials. Pushed and taken under this lock, nothing else.
     tasks: Mutex<Vec<DialTask>>,
     /// Of the last one that failed, unless one has succeeded since.
     error: Mutex<Option<Arc<ConnectError>>>,
-    /// One has succeeded, ever.
+    /// A dial of this pool has succeeded, ever.
     succeeded: AtomicBool,
     end: Notify,
 }
@@ -52,9 +53,9 @@ struct DialTask {
     began: Instant,
     /// The generation of the pool when the dial began.
     generation: u64,
-    /// It is to a peer that was ejected, and is given up when a caller needs its place.
+    /// The dial is to an ejected peer, and is given up when a caller needs its place.
     is_patient: bool,
-    /// It is to a peer that was ejected.
+    /// The dial is to an ejected peer.
     is_try: bool,
 }
 
@@ -63,7 +64,7 @@ impl Dials {
         self.under_way.load(Ordering::Acquire)
     }
 
-    /// Those to peers that were ejected included.
+    /// Number of dials, those to ejected peers included.
     pub(in crate::pool) fn all_under_way(&self) -> usize {
         self.under_way() + self.trying()
     }
@@ -74,6 +75,7 @@ impl Dials {
 
     fn add(&self, task: DialTask) {
         let mut tasks = lock(&self.tasks);
+        // Swept here, and not at each end: the list is as long as the last burst at most.
         tasks.retain(|task| !task.handle.is_finished());
         tasks.push(task);
     }
@@ -87,11 +89,12 @@ impl Dials {
         let (count, next) = hopeful.fold((0, None::<Instant>), |(count, next), at| {
             (count + 1, Some(next.map_or(at, |next| next.min(at))))
         });
+        // A task that has counted itself out is not finished for another moment.
         (count.min(self.under_way()), next)
     }
 
-    /// Gives up a dial to an ejected peer, if it is `needed` and there is one. Its end wakes the
-    /// dialer.
+    /// Gives up a dial to an ejected peer, if it is `needed` and there is one. The end of that dial
+    /// wakes the dialer.
     fn give_up_trying(&self, needed: bool) {
         if needed && self.trying() > 0 {
             self.give_up(|task| task.is_patient);
@@ -150,11 +153,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs until the pool is closed. Its dials end with it.
+/// Runs until the pool is closed. The dials end with this task.
 pub(in crate::pool) async fn run(pool: Arc<PoolInner>) {
     let mut tasks = JoinSet::new();
     let mut lookup = None;
     while !pool.is_closed() {
+        // Results are nothing; a set that is never joined grows.
         while tasks.try_join_next().is_some() {}
         for lease in pool.resets.take() {
             tasks.spawn(reset::reset(lease));
@@ -186,6 +190,7 @@ impl PoolInner {
                 sooner(doubtful_at.filter(|_| callers > 0));
                 return next;
             }
+            // Before the peers are asked: while this many are under way, no pause matters.
             let most = self.settings().max_connecting;
             if under_way + self.dials.trying() >= most {
                 self.dials.give_up_trying(under_way < most);
@@ -202,12 +207,13 @@ impl PoolInner {
                 sooner(doubtful_at);
                 return next;
             }
+            // Last of all conditions, so that a slot is only taken for a dial that begins.
             let Some(slot) = self.slots.try_take() else {
                 self.dials.give_up_trying(true);
                 // Those that are being asked for a sign of life may have to make room.
                 let wanted = callers.min(most).saturating_sub(under_way);
-                if self.suspects.count() > 0 && wanted > 0 {
-                    self.suspects.want_slots(wanted);
+                if self.probing.count() > 0 && wanted > 0 {
+                    self.probing.want_slots(wanted);
                     self.fired_queue.wake();
                 }
                 return next;
@@ -232,7 +238,7 @@ impl PoolInner {
         if self.generation.is_paused() {
             return Missing::default();
         }
-        let (waiting, silent) = (self.wait_queue.waiting(), self.suspects.count());
+        let (waiting, silent) = (self.wait_queue.waiting(), self.probing.count());
         let soon = silent + self.resets.count();
         let (callers, later) = match now.checked_sub(self.patience()).filter(|_| soon > 0) {
             // They are being asked, or reset; those that become fit are as good as new ones, and
@@ -254,11 +260,11 @@ impl PoolInner {
 
     /// How long a caller waits for silent connections: not less than their answers need.
     fn patience(&self) -> Duration {
-        self.settings().patience.max(self.suspects.round_trip())
+        self.settings().patience.max(self.probing.round_trip())
     }
 
-    /// One dial to a peer that was ejected, when its pause is over. Callers come first; but where
-    /// some always wait, it has its turn when it is overdue.
+    /// Starts a dial to an ejected peer, when the peer's pause is over. Callers come first; but
+    /// where some always wait, it has its turn when it is overdue.
     fn try_ejected_again(
         self: &Arc<Self>,
         now: Instant,
@@ -268,6 +274,7 @@ impl PoolInner {
         if due > now {
             return Some(due);
         }
+        // One at a time: an ejected peer is no hurry, and each try holds a slot.
         if self.dials.trying() > 0 || self.generation.is_paused() {
             return None;
         }
@@ -293,6 +300,7 @@ impl PoolInner {
         tasks: &mut JoinSet<()>,
     ) {
         let (began, is_try) = (Instant::now(), only.is_some());
+        // Before the task runs: an invalidation from now on makes the dial stale.
         let generation = self.generation.now();
         let dial = Dial::new(self, slot, only, generation, began);
         let handle = tasks.spawn(dial.run());

@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod herd;
 mod pause;
+mod peer;
 mod table;
 
 use std::io;
@@ -16,143 +17,14 @@ use tokio::time::Instant;
 use crate::config::Settings;
 use crate::event::{CloseReason, Event, PeerState};
 use crate::net::{Directory, PeerAddr, PendingAttempt};
-use crate::pool::conn::generation::Generation;
 use crate::status::PeerStatus;
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::telemetry::Emitter;
 use table::{Change, Table};
 
 pub(in crate::pool) use pause::{Demand, LAST_CALL};
-
-/// One peer, shared with every connection to it.
-#[derive(Debug)]
-pub(in crate::pool) struct Peer {
-    pub(in crate::pool) addr: PeerAddr,
-    /// Of its connections.
-    generation: Generation,
-    /// Connections that are open, and attempts under way.
-    open: AtomicUsize,
-    attempts: AtomicUsize,
-    /// Whether a sign of life from any connection is news.
-    suspected: AtomicBool,
-    /// Whether a byte from any connection is news.
-    on_trial: AtomicBool,
-    /// When it was made known.
-    known: Instant,
-    /// Its connections are to be heard after this moment, in nanoseconds since `known`, before they
-    /// are used. Zero: nothing speaks against any.
-    doubted: AtomicU64,
-}
-
-impl Peer {
-    fn new(addr: PeerAddr) -> Self {
-        Self {
-            addr,
-            generation: Generation::default(),
-            open: AtomicUsize::new(0),
-            attempts: AtomicUsize::new(0),
-            suspected: AtomicBool::new(false),
-            on_trial: AtomicBool::new(false),
-            known: Instant::now(),
-            doubted: AtomicU64::new(0),
-        }
-    }
-
-    fn open(&self) -> usize {
-        self.open.load(Ordering::Acquire)
-    }
-
-    /// What a dial adds to: open connections and those that may become some.
-    fn load(&self) -> usize {
-        self.open() + self.attempts.load(Ordering::Acquire)
-    }
-
-    /// The moment after which its connections have to be heard before they are used, if there is
-    /// one.
-    #[inline]
-    fn doubted(&self) -> Option<Instant> {
-        match self.doubted.load(Ordering::Acquire) {
-            0 => None,
-            since => Some(self.known + Duration::from_nanos(since)),
-        }
-    }
-
-    /// All its connections were heard after this doubt. One that came meanwhile stays.
-    pub(in crate::pool) fn clear_doubt(&self, doubt: Instant) {
-        let since = doubt.saturating_duration_since(self.known).as_nanos();
-        let since = u64::try_from(since).unwrap_or(u64::MAX);
-        let _ = self.doubted.compare_exchange(since, 0, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    fn is_in_use(&self) -> bool {
-        self.load() > 0
-    }
-
-    fn set_on_trial(&self, on_trial: bool) {
-        self.on_trial.store(on_trial, Ordering::Release);
-    }
-
-    fn set_suspected(&self, suspected: bool) {
-        self.suspected.store(suspected, Ordering::Release);
-    }
-}
-
-/// What ties one connection to its peer.
-#[derive(Debug)]
-pub(in crate::pool) struct Membership {
-    peer: Arc<Peer>,
-    generation: u64,
-}
-
-impl Membership {
-    pub(in crate::pool) fn addr(&self) -> &PeerAddr {
-        &self.peer.addr
-    }
-
-    /// Why the connection must not be used again, if the peer says so.
-    pub(in crate::pool) fn retired(&self) -> Option<CloseReason> {
-        self.peer.generation.ended(self.generation)
-    }
-
-    pub(in crate::pool) fn is_of(&self, peer: &Arc<Peer>) -> bool {
-        Arc::ptr_eq(&self.peer, peer)
-    }
-
-    /// Whether a sign of life is news.
-    pub(in crate::pool) fn is_suspected(&self) -> bool {
-        self.peer.suspected.load(Ordering::Acquire)
-    }
-
-    /// Whether a byte that was read is news.
-    pub(in crate::pool) fn is_on_trial(&self) -> bool {
-        self.peer.on_trial.load(Ordering::Acquire)
-    }
-
-    /// Something speaks against all connections to this peer that were not heard after this moment.
-    pub(in crate::pool) fn doubt(&self, moment: Instant) {
-        let since = moment.saturating_duration_since(self.peer.known).as_nanos();
-        let since = u64::try_from(since).unwrap_or(u64::MAX).max(1);
-        self.peer.doubted.fetch_max(since, Ordering::AcqRel);
-    }
-
-    /// Whether something speaks against any of its connections.
-    #[inline]
-    pub(in crate::pool) fn is_doubted(&self) -> bool {
-        self.peer.doubted.load(Ordering::Acquire) != 0
-    }
-
-    /// See [`Peer::doubted`].
-    #[inline]
-    pub(in crate::pool) fn doubted(&self) -> Option<Instant> {
-        self.peer.doubted()
-    }
-
-    /// The connection has ended. Once.
-    pub(in crate::pool) fn end(&self) {
-        self.peer.open.fetch_sub(1, Ordering::AcqRel);
-    }
-}
+pub(in crate::pool) use peer::Membership;
+use peer::Peer;
 
 /// The peers of one pool.
 #[derive(Debug)]
@@ -173,12 +45,11 @@ impl Peers {
     pub(in crate::pool) fn join(&self, addr: &PeerAddr) -> Membership {
         // One that was forgotten while this dial was under way has left its name.
         let peer = self.table().find(addr).unwrap_or_else(|| Arc::new(Peer::new(addr.clone())));
-        peer.open.fetch_add(1, Ordering::AcqRel);
-        let generation = peer.generation.now();
+        let member = Membership::new(&peer);
         if !self.table().knows(&peer) {
-            peer.generation.end(CloseReason::Drained);
+            peer.retire(CloseReason::Drained);
         }
-        Membership { peer, generation }
+        member
     }
 
     /// A connection died silently: its peer is suspect.
@@ -255,6 +126,7 @@ impl Peers {
     }
 
     pub(in crate::pool) fn counts(&self) -> [usize; PeerState::ALL.len()] {
+        // All states, so that a gauge returns to 0.
         let mut counts = [0; PeerState::ALL.len()];
         for (_, state) in self.table().states() {
             counts[state as usize] += 1;
@@ -295,7 +167,7 @@ impl Directory for Peers {
     fn began(&self, addr: &PeerAddr) -> Box<dyn PendingAttempt + '_> {
         let peer = self.table().find(addr);
         if let Some(peer) = &peer {
-            peer.attempts.fetch_add(1, Ordering::AcqRel);
+            peer.begin_attempt();
         }
         Box::new(Tried { peers: self, addr: addr.clone(), peer, began: Instant::now() })
     }
@@ -316,7 +188,7 @@ impl PendingAttempt for Tried<'_> {
             let mut table = self.peers.table();
             // While it has an attempt, it is not forgotten.
             if let Some(peer) = self.peer.take() {
-                peer.attempts.fetch_sub(1, Ordering::AcqRel);
+                peer.end_attempt();
             }
             let (addr, now) = (&self.addr, Instant::now());
             match result {

@@ -30,6 +30,7 @@ impl PoolInner {
             return Some(due);
         }
         last.began = now;
+        // A lookup that hangs is not started again beside itself.
         if last.task.as_ref().is_some_and(|task| !task.is_finished()) {
             return Some(now + every);
         }

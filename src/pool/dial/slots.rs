@@ -1,20 +1,20 @@
 //! Slots: how many connections may exist, from the start of a dial to the close of the socket.
 
-use crate::stream::Place;
+use crate::protocol::Place;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Counts what exists. This, and not the idle set's size, is the pool's limit.
+/// Counts what exists. The count of slots, and not the idle set's size, is the pool's limit.
 #[derive(Debug)]
 pub(in crate::pool) struct Slots {
     limit: AtomicUsize,
     used: AtomicUsize,
     /// Of those, how many are of connections that have ended and for which their peer still works.
     ending: AtomicUsize,
-    /// Something changed that may call for a dial: a slot is free, a caller waits. One task waits
-    /// here, the dialer.
+    /// Rings when a change may call for a dial: a slot is free, a caller waits. The dialer alone
+    /// waits here.
     changed: Notify,
 }
 
@@ -32,6 +32,7 @@ impl Slots {
     /// A slot for a connection that is about to be made.
     pub(in crate::pool) fn try_take(self: &Arc<Self>) -> Option<Slot> {
         let more = |used| (used < self.limit()).then_some(used + 1);
+        // Taken and compared in one step: two dials never share the last slot.
         self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
         Some(Slot(Arc::clone(self)))
     }
@@ -40,7 +41,7 @@ impl Slots {
         self.limit.load(Ordering::Acquire)
     }
 
-    /// From now on this many. Those there are stay until they are closed.
+    /// From now on this many. Connections beyond the limit stay until they are closed.
     pub(in crate::pool) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Release);
         self.announce();
@@ -81,13 +82,15 @@ pub(in crate::pool) struct Slot(Arc<Slots>);
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        // Before the announcement, or the dialer would find none and sleep.
         self.0.used.fetch_sub(1, Ordering::AcqRel);
         self.0.announce();
     }
 }
 
 impl Slot {
-    /// Its connection has ended, and its peer still works for it.
+    /// Turns the slot into a place that is kept: its connection has ended, and its peer still works
+    /// for it.
     pub(in crate::pool) fn ending(self) -> Place {
         self.0.ending.fetch_add(1, Ordering::AcqRel);
         Box::new(KeptSlot(self))

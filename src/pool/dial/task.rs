@@ -1,4 +1,4 @@
-//! One dial: from a slot to a connection that is handed to the first in the queue.
+//! A dial, from a slot to a connection that is handed to the first in the queue.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use crate::net::{ConnectError, PeerAddr};
 use crate::pool::conn::lease::Lease;
 use crate::pool::dial::slots::Slot;
 use crate::pool::inner::PoolInner;
-use crate::stream::{Conn, Handshake, Route};
+use crate::protocol::Conn;
+use crate::stream::{Handshake, Route};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,7 +20,7 @@ pub(super) struct Try {
     pub(super) limit: Duration,
 }
 
-/// One dial.
+/// A dial under way.
 pub(super) struct Dial {
     slot: Option<Slot>,
     only: Option<Try>,
@@ -53,6 +54,7 @@ impl Dial {
         let handshake = pool.protocol.as_deref().map(|protocol| protocol as &dyn Handshake);
         let route = Route { directory: &pool.peers, only, handshake, limit };
         let dialed = pool.connector.connect_by(route).await;
+        // Not given up any more, whatever comes of it.
         self.over = true;
         let Some(slot) = self.slot.take() else { return };
         match dialed {
@@ -64,6 +66,7 @@ impl Dial {
     fn connected(&self, pool: &Arc<PoolInner>, mut conn: Conn, slot: Slot) {
         pool.dials.ended(None);
         let entry = pool.adopt(&mut conn, slot, self.generation);
+        // After the adoption, so that it has its one close event in any case.
         let closed = pool.is_closed().then_some(CloseReason::PoolClosed);
         // Where the pool was invalidated meanwhile it may lead to where nobody wants to go.
         if let Some(reason) = closed.or_else(|| entry.retired()) {
@@ -81,6 +84,7 @@ impl Dial {
         if self.only.is_some() {
             return;
         }
+        // No address was tried: the pause is that of the name, not of a peer.
         if error.attempts().iter().all(|attempt| attempt.is_lookup()) {
             pool.peers.lost_its_way(self.began);
         }
@@ -93,7 +97,8 @@ impl Dial {
 }
 
 impl Drop for Dial {
-    /// It was given up: with its runtime, for callers, or by a panic in foreign code.
+    /// Without an end the dial was given up: with its runtime, for callers, or by a panic in
+    /// foreign code.
     fn drop(&mut self) {
         if self.over {
             return;

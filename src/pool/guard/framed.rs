@@ -17,8 +17,8 @@ use crate::pool::guard::Guard;
 /// A guard behind a [`tokio_util`] codec: a stream of decoded and a sink of encoded items.
 ///
 /// If the codec's buffers hold bytes when the exchange ends (read ahead, or encoded and not
-/// flushed), the connection is discarded with reason `unfinished`. What a codec keeps inside itself is
-/// its own: use one codec per exchange, or one that is empty between answers.
+/// flushed), the connection is discarded with reason `unfinished`. A codec's inner state is its
+/// own: use one codec per exchange, or one that is empty between answers.
 ///
 /// Made by [`Guard::framed`], which owns the guard, and [`Guard::framed_mut`], which borrows it.
 pub struct Framed<G: BorrowMut<Guard>, C> {

@@ -9,18 +9,17 @@ use crate::event::{Check, CheckVerdict};
 use crate::liveness::UNASKED;
 use crate::net::PeerAddr;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::{Entry, Place};
-use crate::pool::health::fired::FiredQueue;
-use crate::pool::health::maintenance::LOOKS;
-use crate::pool::health::quarantine::Known;
+use crate::pool::conn::entry::{Entry, FiredQueue, Listing};
+use crate::pool::health::quarantine::ProbeStart;
+use crate::pool::health::schedule::LOOKS;
 use crate::pool::health::silence::is_in_doubt;
 use crate::pool::inner::PoolInner;
-use crate::stream::Conn;
+use crate::protocol::Conn;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Weak};
 
-/// Connections whose sentinel has fired, on their way to be looked at. Those that are left when this
-/// is dropped, with the runtime of the maintenance task, wait for the next one.
+/// Connections whose sentinel has fired, on their way to be looked at. Connections that are left
+/// when this is dropped, with the runtime of the maintenance task, wait for the next task.
 struct Fired<'a> {
     queue: &'a FiredQueue,
     left: Vec<Weak<Entry>>,
@@ -40,6 +39,7 @@ impl PoolInner {
         let mut fired = Fired { queue: &self.fired_queue, left: self.fired_queue.take() };
         while let Some(entry) = fired.left.pop() {
             let Some(entry) = entry.upgrade() else { continue };
+            // Dropped before the pause: a handle kept here would keep a closed connection.
             self.check_socket(&entry);
             drop(entry);
             tokio::task::yield_now().await;
@@ -65,9 +65,10 @@ impl PoolInner {
 
     /// Makes a connection idle again that was looked at or asked.
     pub(in crate::pool) fn take_back(self: &Arc<Self>, entry: &Arc<Entry>, conn: Conn) {
-        let place = entry.end_check(conn);
-        self.publish(entry, place);
-        if place == Place::Lost {
+        // A caller may have met it meanwhile; the entry knows.
+        let listing = entry.end_check(conn);
+        self.publish(entry, listing);
+        if listing == Listing::Lost {
             self.dials.announce();
         }
     }
@@ -77,6 +78,7 @@ impl PoolInner {
         if self.settings().max_silence.is_none() {
             return;
         }
+        // Cleared before the look: a doubt that is raised meanwhile has another look.
         if self.has_doubts.swap(false, Ordering::AcqRel) {
             let mut idle = self.registry.idle();
             idle.retain(|entry| is_in_doubt(entry));
@@ -133,10 +135,10 @@ impl PoolInner {
         // was not used since its last proof of life.
         let is_proved = entry.idle_since() < entry.heard();
         let is_tcp = matches!(entry.peer.addr(), PeerAddr::Tcp(_));
-        let settings = || self.suspects.settings(unheard).filter(|_| is_proved && is_tcp);
-        let reading = || self.read_silence(entry, &conn, now, max).map(Known::Reading);
+        let settings = || self.probing.settings(unheard).filter(|_| is_proved && is_tcp);
+        let reading = || self.read_silence(entry, &conn, now, max).map(ProbeStart::Reading);
         match settings().or_else(reading) {
-            Some(known) => self.suspect(Arc::clone(entry), conn, known),
+            Some(known) => self.quarantine(Arc::clone(entry), conn, known),
             None => self.take_back(entry, conn),
         }
     }

@@ -1,19 +1,19 @@
 //! Connections that are to be closed, one by one between other work.
 //!
-//! Closing a socket costs about 10 µs. Whoever meets very many that have to go (a checkout, `close`,
-//! a mass death) closes a few in its own time and leaves the others to the maintenance task. Each keeps
-//! its slot until it is closed.
+//! Closing a socket costs about 10 µs. A thread that meets very many that have to go (in a
+//! checkout, in `close`, after a mass death) closes a few in its own time and leaves the others to
+//! the maintenance task. A connection keeps its slot until it is closed.
 
 use crate::event::CloseReason;
 use crate::pool::conn::entry::Entry;
 use crate::pool::inner::PoolInner;
-use crate::stream::Conn;
+use crate::protocol::Conn;
 use crate::sync::Arc;
 
 /// The most connections that a caller closes in its own time. A model has few connections.
 pub(in crate::pool) const MOST_CLOSED: usize = if cfg!(shuttle) { 1 } else { 64 };
 
-/// A connection that nobody uses any more. It is closed when this is dropped.
+/// A connection that nobody uses any more. Dropping this closes the connection.
 #[derive(Debug)]
 pub(in crate::pool) struct DeferredClose {
     pool: Arc<PoolInner>,

@@ -2,26 +2,30 @@
 
 use tokio::sync::Notify;
 
-use crate::pool::conn::entry::Entry;
 use crate::pool::inbox::Inbox;
-use crate::sync::Weak;
 
-/// Filled by wakers on whatever thread the reactor runs, emptied by the one maintenance task. It
-/// keeps no connection alive.
-#[derive(Debug, Default)]
-pub(in crate::pool) struct FiredQueue {
-    fired: Inbox<Weak<Entry>>,
+/// Filled by wakers on whatever thread the reactor runs, emptied by the one maintenance task. The
+/// queue keeps no connection alive.
+#[derive(Debug)]
+pub(in crate::pool) struct FiredQueue<T> {
+    fired: Inbox<T>,
     notify: Notify,
 }
 
-impl FiredQueue {
-    pub(in crate::pool) fn push(&self, entry: Weak<Entry>) {
+impl<T> Default for FiredQueue<T> {
+    fn default() -> Self {
+        Self { fired: Inbox::default(), notify: Notify::new() }
+    }
+}
+
+impl<T> FiredQueue<T> {
+    pub(in crate::pool) fn push(&self, entry: T) {
         // It is never closed.
         let _ = self.fired.push(entry);
         self.notify.notify_one();
     }
 
-    pub(in crate::pool) fn take(&self) -> Vec<Weak<Entry>> {
+    pub(in crate::pool) fn take(&self) -> Vec<T> {
         self.fired.take()
     }
 
@@ -30,7 +34,7 @@ impl FiredQueue {
         self.notify.notify_one();
     }
 
-    /// Resolves when something was pushed. One task waits here.
+    /// Resolves when something was pushed. Only the maintenance task waits here.
     pub(in crate::pool) async fn filled(&self) {
         self.notify.notified().await;
     }

@@ -1,7 +1,8 @@
 //! The maintenance task: one per pool, none per connection.
 //!
-//! It wakes when a sentinel fires, when a peer is to be asked for a sign of life or may have
-//! answered, and on a tick for idle and lifetime limits and the gauges. It ends when the pool is closed.
+//! The task wakes when a sentinel fires, when a peer is to be asked for a sign of life or may have
+//! answered, and once per tick for idle and lifetime limits and the gauges. The end of the pool
+//! ends it.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::liveness::UNASKED;
 use crate::pool::conn::age::Age;
 use crate::pool::conn::entry::Entry;
 use crate::pool::health::quarantine::Quarantine;
-use crate::pool::health::schedule::ProbeSchedule;
+use crate::pool::health::schedule::{LOOKS, ProbeSchedule};
 use crate::pool::inner::PoolInner;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Weak};
@@ -22,9 +23,6 @@ use crate::tick::first_delay;
 // Closing a socket costs about 8 µs, and a runtime with nothing but ready tasks looks at its sockets
 // every 61 polls (tokio's `event_interval`). So other tasks run after every single one: a handful at
 // a time would keep an answer waiting for many milliseconds.
-
-/// Looking at a connection costs less than a microsecond: this many, then let other tasks run.
-pub(in crate::pool) const LOOKS: usize = 16;
 
 /// Runs until the pool is closed.
 pub(in crate::pool) async fn run(pool: Arc<PoolInner>, period: Duration) {
@@ -43,6 +41,7 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>, period: Duration) {
         } else {
             tokio::task::yield_now().await;
         }
+        // First, since slots wait for these.
         pool.close_left().await;
         pool.check_fired().await;
         if pool.is_closed() {
@@ -50,6 +49,7 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>, period: Duration) {
             pool.close_left().await;
             return;
         }
+        // Before new ones are asked: an answer that is there frees a connection.
         quarantine.look().await;
         pool.ask_siblings().await;
         pool.check_due(&mut schedule).await;
@@ -61,6 +61,7 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>, period: Duration) {
         }
         if has_ejected || last != demands {
             unwanted = pool.longest_idle();
+            // Popped from the end.
             unwanted.reverse();
         }
         for entry in unwanted.split_off(unwanted.len().saturating_sub(LOOKS)).into_iter().rev() {
@@ -74,6 +75,8 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>, period: Duration) {
             next = now + period;
             let idle = pool.registry.idle();
             let survey = pool.survey(now, next, &idle);
+            // Before the evictions, which take turns with other tasks: a plan that comes late is no
+            // plan.
             schedule.plan(period, survey.silent);
             if survey.has_due {
                 pool.evict_due(now, idle).await;
@@ -97,16 +100,16 @@ fn before(max: Duration) -> Duration {
     (max - max / 32).max(UNASKED.min(max))
 }
 
-/// What there is to do about the idle connections until the next tick.
+/// Work on the idle connections until the next tick.
 struct Survey {
-    /// One has been idle too long, is too old or is not wanted.
+    /// A connection has been idle too long, is too old or is not wanted.
     has_due: bool,
-    /// Those whose peers will have been silent for too long, and when.
+    /// Connections whose peers will have been silent for too long, and when.
     silent: Vec<(Instant, Weak<Entry>)>,
 }
 
 impl PoolInner {
-    /// What, when it changes, may make many connections unwanted.
+    /// The pool's generation and size: a change of either may make many connections unwanted.
     fn demands(&self) -> (u64, usize) {
         (self.generation.now(), self.slots.limit())
     }

@@ -1,8 +1,8 @@
 //! Quarantine: silent connections, asked for a sign of life until they answer or a verdict falls.
 //!
-//! They keep their slots, and nobody is given one. Whoever finds a silent connection sends the first
-//! probe; from then on all of them are looked at on one clock, that of the maintenance task, so that
-//! sixteen dead ones cost the time of one.
+//! Silent connections keep their slots, and no caller is given one. The thread that finds a silent
+//! connection sends the first probe; from then on the maintenance task looks at all of them on one
+//! clock, so that sixteen dead ones cost the time of one.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,48 +10,56 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::event::{Check, CheckVerdict, CloseReason};
-use crate::liveness::{Probing, Step, UNASKED, Verdict};
+use crate::liveness::{ProbeSession, Step, UNASKED, Verdict};
 use crate::pool::conn::entry::Entry;
-use crate::pool::health::maintenance::LOOKS;
+use crate::pool::health::schedule::LOOKS;
 use crate::pool::inbox::Inbox;
 use crate::pool::inner::PoolInner;
-use crate::stream::Conn;
+use crate::protocol::Conn;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, OnceLock};
 use crate::sys::tcp_info::{self, KeepaliveValues, TcpInfo};
 
 /// The way from whoever meets a silent connection to the maintenance task.
 #[derive(Debug, Default)]
-pub(in crate::pool) struct Suspects {
+pub(in crate::pool) struct ProbingQueue {
     arrived: Inbox<Quarantined>,
-    /// All of them, the ones under probe included.
+    /// Number of silent connections, those under probe included.
     count: AtomicUsize,
     /// Slots that callers whose patience is over need now.
     wanted: AtomicUsize,
     /// The longest plausible round trip among them, in nanoseconds.
     round_trip: AtomicU64,
-    /// The settings of the pool's sockets, as the first one that was asked had them. All have the
-    /// same, and nobody else can change them.
+    /// The settings of the pool's sockets, as the first one that was asked had them. All sockets of
+    /// a pool have the same, and nobody else can change them.
     keepalive: OnceLock<KeepaliveValues>,
 }
 
 impl PoolInner {
     /// Has the peer of a connection asked at once, and the connection go to quarantine. Only for whoever
     /// has its stream.
-    pub(in crate::pool) fn suspect(self: &Arc<Self>, entry: Arc<Entry>, conn: Conn, known: Known) {
-        self.suspects.count.fetch_add(1, Ordering::AcqRel);
+    pub(in crate::pool) fn quarantine(
+        self: &Arc<Self>,
+        entry: Arc<Entry>,
+        conn: Conn,
+        known: ProbeStart,
+    ) {
+        // Counted before it is there, so that the dialer never sees one too few.
+        self.probing.count.fetch_add(1, Ordering::AcqRel);
+        let now = Instant::now();
         let mut new = Quarantined {
             pool: Arc::clone(self),
             entry,
             is_counted: true,
             conn: Some(conn),
-            asked: None,
+            probe: ProbeSession::default(),
+            due: now,
             round_trip: Duration::ZERO,
             heard: None,
         };
-        new.begin(Instant::now(), known);
+        new.begin(now, known);
         // One that comes after the end of the pool is closed.
-        drop(self.suspects.arrived.push(new));
+        drop(self.probing.arrived.push(new));
         self.fired_queue.wake();
     }
 
@@ -67,12 +75,12 @@ impl PoolInner {
         };
         conn.set_idle(true);
         entry.unlist();
-        self.suspect(Arc::clone(entry), conn, Known::Reading(info));
+        self.quarantine(Arc::clone(entry), conn, ProbeStart::Reading(info));
         Ok(())
     }
 }
 
-impl Suspects {
+impl ProbingQueue {
     /// Lets nobody in from now on. Returns those who are here: each is closed when it is dropped.
     pub(in crate::pool) fn close(&self) -> impl Drop + use<> {
         self.arrived.close()
@@ -92,11 +100,11 @@ impl Suspects {
         Duration::from_nanos(self.round_trip.load(Ordering::Acquire))
     }
 
-    /// What is known of a TCP connection that was idle since its last proof of life, this long ago, and
-    /// need not be read first: the kernel itself has asked nobody so soon.
-    pub(in crate::pool) fn settings(&self, unheard: Duration) -> Option<Known> {
+    /// The start of a probe without a reading, for a TCP connection that was idle since its last
+    /// proof of life, this long ago: the kernel itself has asked nobody so soon.
+    pub(in crate::pool) fn settings(&self, unheard: Duration) -> Option<ProbeStart> {
         let own = self.keepalive.get().filter(|own| own.idle > unheard && unheard >= 2 * UNASKED);
-        own.map(|own| Known::Settings(*own))
+        own.map(|own| ProbeStart::Settings(*own))
     }
 
     fn keepalive(&self, conn: &Conn) -> Option<KeepaliveValues> {
@@ -108,16 +116,16 @@ impl Suspects {
     }
 }
 
-/// What is known of a silent connection when it is asked.
+/// Knowledge of a silent connection when its probe starts.
 #[derive(Debug)]
-pub(in crate::pool) enum Known {
-    /// What the kernel says of it.
+pub(in crate::pool) enum ProbeStart {
+    /// The kernel's reading of the connection.
     Reading(TcpInfo),
     /// The settings of its socket only.
     Settings(KeepaliveValues),
 }
 
-/// One silent connection.
+/// A silent connection.
 #[derive(Debug)]
 struct Quarantined {
     pool: Arc<PoolInner>,
@@ -125,35 +133,31 @@ struct Quarantined {
     is_counted: bool,
     /// Always there until it leaves.
     conn: Option<Conn>,
-    asked: Option<Asked>,
+    probe: ProbeSession,
+    /// When to look at it next.
+    due: Instant,
     round_trip: Duration,
     /// How long ago the peer was heard, at the last look.
     heard: Option<Duration>,
 }
 
-/// A probe under way, and when to look at it next.
-#[derive(Debug)]
-struct Asked {
-    probing: Probing,
-    due: Instant,
-}
-
-/// What a look has found.
+/// The outcome of a look.
 enum Found {
     /// Nothing new.
     Again,
-    /// It goes back to the idle ones: its peer was heard at this moment, or nobody can tell.
+    /// The connection goes back to the idle ones: its peer was heard at this moment, or nobody can
+    /// tell.
     Fit(CheckVerdict, Instant),
-    /// It is to be closed.
+    /// The connection is to be closed.
     Dead(CloseReason),
 }
 
 impl Quarantined {
     fn is_due(&self, now: Instant) -> bool {
-        self.asked.as_ref().is_none_or(|asked| now >= asked.due)
+        now >= self.due
     }
 
-    /// Looks once. Nothing here waits.
+    /// Looks once. The look never waits.
     fn look(&mut self, now: Instant) -> Found {
         let Some(conn) = &self.conn else { return Found::Again };
         let info = tcp_info::tcp_info(&conn.stream().io().sock_ref());
@@ -177,36 +181,29 @@ impl Quarantined {
         }
     }
 
-    /// Sends the first probe. Whatever else there is to say, the maintenance task finds out.
-    fn begin(&mut self, now: Instant, known: Known) {
+    /// Sends the first probe. The maintenance task finds out the rest.
+    fn begin(&mut self, now: Instant, known: ProbeStart) {
         let Some(conn) = &self.conn else { return };
         match known {
-            Known::Reading(info) => {
+            ProbeStart::Reading(info) => {
                 self.judge(now, &info);
             }
-            Known::Settings(own) => {
+            ProbeStart::Settings(own) => {
                 let stream = conn.stream();
-                let (probing, look_in) = Probing::begin_blindly(&stream.io().sock_ref(), now, own);
-                self.asked = Some(Asked { probing, due: now + look_in });
+                self.due = now + self.probe.begin_blindly(&stream.io().sock_ref(), now, own);
             }
         }
     }
 
-    /// One step of its probe, by this reading.
+    /// Takes one step of the probe, by this reading.
     fn judge(&mut self, now: Instant, info: &TcpInfo) -> Step {
         let Some(conn) = &self.conn else { return Step::Unknown };
         self.round_trip = info.rtt + 4 * info.rttvar;
         self.heard = Some(info.heard);
-        let asked = match &mut self.asked {
-            Some(asked) => asked,
-            none => {
-                let Some(own) = self.pool.suspects.keepalive(conn) else { return Step::Unknown };
-                none.insert(Asked { probing: Probing::begin(now, own), due: now })
-            }
-        };
-        let step = asked.probing.step(&conn.stream().io().sock_ref(), now, info);
+        let own = || self.pool.probing.keepalive(conn);
+        let step = self.probe.step(&conn.stream().io().sock_ref(), now, info, own);
         if let Step::Wait { look_in, .. } = step {
-            asked.due = now + look_in;
+            self.due = now + look_in;
         }
         step
     }
@@ -220,6 +217,7 @@ impl Quarantined {
             CheckVerdict::Alive => pool.prove(&entry, proof),
             _ => entry.note_heard(proof),
         }
+        // The user settings before anybody has it, the count before the slot changes hands.
         self.restore();
         self.uncount();
         let Some(conn) = self.conn.take() else { return };
@@ -243,13 +241,13 @@ impl Quarantined {
 
     fn uncount(&mut self) {
         if std::mem::take(&mut self.is_counted) {
-            self.pool.suspects.count.fetch_sub(1, Ordering::AcqRel);
+            self.pool.probing.count.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
     fn restore(&mut self) {
-        if let (Some(asked), Some(conn)) = (self.asked.take(), &self.conn) {
-            asked.probing.end(&conn.stream().io().sock_ref());
+        if let Some(conn) = &self.conn {
+            self.probe.restore(&conn.stream().io().sock_ref());
         }
     }
 }
@@ -264,7 +262,7 @@ impl Drop for Quarantined {
     }
 }
 
-/// All silent connections of a pool. Owned by the maintenance task.
+/// The silent connections of a pool. Owned by the maintenance task.
 #[derive(Debug)]
 pub(in crate::pool) struct Quarantine {
     pool: Arc<PoolInner>,
@@ -279,16 +277,17 @@ impl Quarantine {
 
     /// When the next look is due.
     pub(in crate::pool) fn due(&self) -> Option<Instant> {
-        self.held.iter().filter_map(|held| held.asked.as_ref().map(|asked| asked.due)).min()
+        self.held.iter().map(|held| held.due).min()
     }
 
     /// Looks at everything that is due, and closes what is dead, one by one between other tasks.
     pub(in crate::pool) async fn look(&mut self) {
-        let suspects = &self.pool.suspects;
-        self.held.extend(suspects.arrived.take());
+        let probing = &self.pool.probing;
+        self.held.extend(probing.arrived.take());
+        // The dialer waits as long as the slowest answer needs before it makes another connection.
         let longest = self.held.iter().map(|held| held.round_trip).max().unwrap_or_default();
         let longest = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
-        suspects.round_trip.store(longest, Ordering::Release);
+        probing.round_trip.store(longest, Ordering::Release);
         let now = Instant::now();
         let (before, mut looks) = (self.held.len(), 0);
         let mut has_left = false;
@@ -323,7 +322,7 @@ impl Quarantine {
 
     /// Gives the slots of the first ones to callers whose patience is over.
     fn make_room(&mut self) -> bool {
-        let wanted = self.pool.suspects.wanted.swap(0, Ordering::AcqRel).min(self.held.len());
+        let wanted = self.pool.probing.wanted.swap(0, Ordering::AcqRel).min(self.held.len());
         for held in self.held.drain(..wanted) {
             held.end(CloseReason::Superseded);
         }

@@ -9,12 +9,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// Connections that are looked at, less than a microsecond each, before other tasks run.
+pub(in crate::pool) const LOOKS: usize = 16;
+
 /// So many may be looked at together; more only where there would be no time for all of them.
 const TOGETHER: usize = 64;
-/// The time between two such looks. Each comes this much late, to be shared with those due meanwhile.
+/// The time between two such looks. A look comes this much late, to be shared with those due
+/// meanwhile.
 const APART: Duration = Duration::from_millis(10);
 
-/// Who is looked at before the next beat, in order of when.
+/// Connections to look at before the next tick, in order of when.
 #[derive(Debug)]
 pub(in crate::pool) struct ProbeSchedule<T> {
     due: VecDeque<(Instant, T)>,
@@ -43,7 +47,7 @@ impl<T> ProbeSchedule<T> {
         Some(self.last.map_or(*due, |last| last.max(*due)) + APART)
     }
 
-    /// Those to look at now.
+    /// Takes those that are due now.
     pub(in crate::pool) fn take(&mut self, now: Instant) -> Vec<T> {
         if self.due().is_none_or(|due| now < due) {
             return Vec::new();

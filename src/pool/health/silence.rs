@@ -10,7 +10,7 @@ use crate::liveness::{Life, TICK, UNASKED};
 use crate::pool::conn::age::Age;
 use crate::pool::conn::entry::Entry;
 use crate::pool::inner::PoolInner;
-use crate::stream::Conn;
+use crate::protocol::Conn;
 use crate::sync::atomic::Ordering;
 use crate::sys::tcp_info::{TcpInfo, tcp_info};
 
@@ -18,9 +18,9 @@ use crate::sys::tcp_info::{TcpInfo, tcp_info};
 const LATELY: Duration = Duration::from_secs(60);
 
 impl PoolInner {
-    /// What the kernel says of a peer that has to be heard before the connection is used: it was
-    /// silent for too long, or something speaks against it. `None`: it need not, or was heard. Costs
-    /// a system call only when the last proof is not good enough.
+    /// The kernel's reading of a peer that has to be heard before the connection is used: the peer
+    /// was silent for too long, or something speaks against it. Returns `None` where it need not be
+    /// heard, or was. Costs a system call only when the last proof is not good enough.
     #[inline]
     pub(in crate::pool) fn silence(&self, entry: &Entry, conn: &Conn, now: Age) -> Option<TcpInfo> {
         // No limit is shorter than that.
@@ -43,6 +43,7 @@ impl PoolInner {
     #[inline]
     pub(in crate::pool) fn max_silence(&self, entry: &Entry, now: Age) -> Option<Duration> {
         let settings = self.settings();
+        // Busy connections are asked sooner: their next use is near.
         let was_used_lately = now.since(entry.idle_since()) < LATELY;
         let max = match was_used_lately {
             true => settings.max_silence_after_use,
@@ -88,8 +89,8 @@ impl PoolInner {
         info.filter(|_| life == Life::Silent)
     }
 
-    /// Something speaks against all connections to this one's peer that were not heard after this
-    /// moment. They are asked at once, and nobody is handed one before.
+    /// Raises a doubt against all connections to this one's peer that were not heard after this
+    /// moment. The maintenance task asks them at once, and no caller is handed one before.
     pub(in crate::pool) fn doubt_siblings(&self, entry: &Entry, moment: Option<Instant>) {
         if let Some(moment) = moment {
             entry.peer.doubt(moment);
@@ -131,8 +132,8 @@ pub(in crate::pool) fn is_proved_since(entry: &Entry, conn: &Conn, moment: Insta
     })
 }
 
-/// What the end of a connection's use says of the others to its peer, if anything: that those are to
-/// be asked that were not heard after this moment.
+/// The evidence that the end of a connection's use gives against the others to its peer: those are
+/// to be asked that were not heard after this moment.
 pub(in crate::pool) fn evidence(
     entry: &Entry,
     conn: &Conn,
@@ -140,6 +141,7 @@ pub(in crate::pool) fn evidence(
 ) -> Option<Instant> {
     let stream = conn.stream();
     let now = Instant::now();
+    // The clock of a machine that has just started may not reach back so far.
     let lately = now.checked_sub(UNASKED);
     match stream.tainted().unwrap_or(reason) {
         // The kernel's word on this connection: its bytes are repeated, or nothing was heard

@@ -1,4 +1,4 @@
-//! What the pool thinks of each address of its upstream, and what follows from it. Pure: what was
+//! The pool's judgement of each address of its upstream, and what follows from it. Pure: what was
 //! seen and `now` in, changes out.
 
 use std::collections::{HashMap, HashSet};
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Peer;
 use super::pause::{Demand, Pause};
+use super::peer::Peer;
 use crate::config::Backoff;
 use crate::event::{CloseReason, PeerState};
 use crate::net::PeerAddr;
@@ -49,8 +49,8 @@ struct Row {
     failures: u32,
     /// After a failure: the peer is not dialed before it is over, if another one can be.
     pause: Option<Pause>,
-    /// It ended a connection before one byte of use. Until a byte comes, a connection that was made
-    /// says nothing for it.
+    /// The peer ended a connection before one byte of use. Until a byte comes, a connection that
+    /// was made says nothing for it.
     on_trial: bool,
     /// For each endpoint that led to it: since when it is missing, and in how many answers.
     missing: Vec<(usize, Option<Instant>, u8)>,
@@ -74,8 +74,8 @@ impl Row {
         self.pause.map(|pause| pause.is_over_at(backoff, Demand::Nobody))
     }
 
-    /// A dial to it, or the use of one of its connections, failed. Those that were under way together
-    /// fail together: that is one failure.
+    /// A dial to it, or the use of one of its connections, failed. Dials that were under way
+    /// together fail together: that is one failure.
     fn failed(&mut self, began: Instant, now: Instant) {
         if self.pause.is_none_or(|pause| !pause.covers(began)) {
             self.failures = self.failures.saturating_add(1);
@@ -134,8 +134,8 @@ impl Table {
         self.rows.get_mut(place)
     }
 
-    /// The row of an address that a name leads to. Nothing else makes a peer known. `None`: there is
-    /// no room for one more.
+    /// The row of an address that a name leads to. No other call makes a peer known. Returns `None`
+    /// if the table is full.
     fn row_or_new(&mut self, addr: &PeerAddr) -> Option<&mut Row> {
         if !self.places.contains_key(addr) {
             if self.rows.len() >= MOST_PEERS {
@@ -202,7 +202,7 @@ impl Table {
                 && row.missing.iter().all(|(_, since, times)| *times >= MISSING && long(since));
             if gone && row.state != PeerState::Draining {
                 changes.extend(row.change(PeerState::Draining));
-                row.peer.generation.end(CloseReason::Drained);
+                row.peer.retire(CloseReason::Drained);
             } else if !gone && row.state == PeerState::Draining {
                 changes.extend(row.change(PeerState::Healthy));
             }
@@ -301,7 +301,7 @@ impl Table {
         if row.state == PeerState::Probing { row.change(PeerState::Ejected) } else { None }
     }
 
-    /// One of its connections died silently.
+    /// Notes that a connection to this peer died silently.
     pub(super) fn died(&mut self, addr: &PeerAddr, now: Instant) -> Option<Change> {
         let row = self.row(addr)?;
         if !matches!(row.state, PeerState::Healthy | PeerState::Suspect) {
@@ -312,7 +312,7 @@ impl Table {
         row.change(PeerState::Suspect)
     }
 
-    /// One of its connections was heard at this moment.
+    /// Notes that a connection to this peer was heard at this moment.
     pub(super) fn heard(&mut self, addr: &PeerAddr, moment: Instant) -> Option<Change> {
         let row = self.row(addr)?;
         let since = row.since?;
@@ -357,7 +357,7 @@ impl Table {
                 row.failures = row.failures.saturating_add(1);
                 row.pause = Some(Pause::after(now, now, row.failures));
                 row.since = Some(now);
-                row.peer.generation.end(CloseReason::PeerEjected);
+                row.peer.retire(CloseReason::PeerEjected);
                 changes.extend(row.change(PeerState::Ejected));
             }
         }

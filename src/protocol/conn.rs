@@ -7,11 +7,12 @@ use std::task::Waker;
 
 use super::bell::Keeper;
 use super::shared::{Judge, Shared};
-use super::{Lingering, Stream, TooLarge, Wire, WireStream};
+use super::{Lingering, Wire, WireStream};
 use crate::config::Limits;
 use crate::event::CloseReason;
 use crate::foreign;
 use crate::liveness::{self, Parked, Verdict};
+use crate::stream::{Stream, TooLarge};
 use crate::sync::{Arc, MutexGuard};
 use crate::sys::peek::Peeked;
 use crate::sys::tcp_info::tcp_info;

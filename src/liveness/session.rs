@@ -1,4 +1,5 @@
-//! A probe under way: [`Probe`] decides, and this turns the kernel's knobs for it.
+//! [`ProbeSession`]: the probe of one silent peer, from the suspicion to the verdict. [`Probe`] decides,
+//! and this turns the kernel's knobs for it.
 
 use std::time::Duration;
 
@@ -8,14 +9,71 @@ use tokio::time::Instant;
 use super::{Probe, Step};
 use crate::sys::tcp_info::{self, KeepaliveValues, TcpInfo};
 
-/// A probe, and what has to be restored after it: see [`end`](Self::end).
+/// The probe of one peer, if one is under way, and what has to be restored after it.
+#[derive(Debug, Default)]
+pub(crate) struct ProbeSession {
+    /// Boxed: hardly any connection ever has one.
+    probing: Option<Box<Probing>>,
+}
+
+impl ProbeSession {
+    /// Whether a peer is being asked.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.probing.is_some()
+    }
+
+    /// Asks before anything was read, a peer that the kernel itself has not asked. `own`: the settings
+    /// in force on this socket. Returns when to look for the answer.
+    pub(crate) fn begin_blindly(
+        &mut self,
+        socket: &SockRef<'_>,
+        now: Instant,
+        own: KeepaliveValues,
+    ) -> Duration {
+        let (probe, look_in) = Probe::begin_sent(now);
+        tcp_info::send_probe(socket);
+        let probing = Probing { probe, own, has_sent: true, is_held: false };
+        self.probing = Some(Box::new(probing));
+        look_in
+    }
+
+    /// One step, by this reading; the first one begins the probe, with the settings in force on this
+    /// socket, from `own`. Sends what there is to send. `Unknown` also if nobody knows the settings, or
+    /// the kernel refuses.
+    pub(crate) fn step(
+        &mut self,
+        socket: &SockRef<'_>,
+        now: Instant,
+        info: &TcpInfo,
+        own: impl FnOnce() -> Option<KeepaliveValues>,
+    ) -> Step {
+        let probing = match &mut self.probing {
+            Some(probing) => probing,
+            none => {
+                let Some(own) = own() else { return Step::Unknown };
+                none.insert(Box::new(Probing::begin(now, own)))
+            }
+        };
+        probing.step(socket, now, info)
+    }
+
+    /// Ends the probe, if there is one, and gives the user's settings back.
+    pub(crate) fn restore(&mut self, socket: &SockRef<'_>) {
+        if let Some(probing) = self.probing.take() {
+            probing.restore(socket);
+        }
+    }
+}
+
+/// A probe that is under way.
 ///
 /// The kernel must not take our probes for its own verdict. Hardly any probe needs a second sending,
 /// and the first one ends no connection: so its verdict is held off only before the second, or where
 /// it may come sooner.
 #[derive(Debug)]
-pub(crate) struct Probing {
+struct Probing {
     probe: Probe,
+    /// The user's settings.
     own: KeepaliveValues,
     has_sent: bool,
     /// The kernel's own verdict is held off.
@@ -23,25 +81,11 @@ pub(crate) struct Probing {
 }
 
 impl Probing {
-    /// `own` is what is in force on this socket.
-    pub(crate) fn begin(now: Instant, own: KeepaliveValues) -> Self {
+    fn begin(now: Instant, own: KeepaliveValues) -> Self {
         Self { probe: Probe::begin(now), own, has_sent: false, is_held: false }
     }
 
-    /// Asks before anything was read, a peer that the kernel itself has not asked. Returns when to
-    /// look for the answer, too.
-    pub(crate) fn begin_blindly(
-        socket: &SockRef<'_>,
-        now: Instant,
-        own: KeepaliveValues,
-    ) -> (Self, Duration) {
-        let (probe, look_in) = Probe::begin_sent(now);
-        tcp_info::send_probe(socket);
-        (Self { probe, own, has_sent: true, is_held: false }, look_in)
-    }
-
-    /// One step, by this reading. Sends what there is to send. `Unknown` also if the kernel refuses.
-    pub(crate) fn step(&mut self, socket: &SockRef<'_>, now: Instant, info: &TcpInfo) -> Step {
+    fn step(&mut self, socket: &SockRef<'_>, now: Instant, info: &TcpInfo) -> Step {
         let step = self.probe.step(now, info, || info.has_unsent(socket));
         let Step::Wait { send, .. } = step else { return step };
         let is_second = send && self.has_sent;
@@ -66,8 +110,7 @@ impl Probing {
         self.own.user_timeout.is_some_and(|limit| limit < longest(info))
     }
 
-    /// Gives the user's settings back.
-    pub(crate) fn end(self, socket: &SockRef<'_>) {
+    fn restore(&self, socket: &SockRef<'_>) {
         if self.has_sent {
             tcp_info::end_probes(socket, &self.own);
         }
@@ -118,22 +161,27 @@ mod tests {
         (own.idle.as_secs(), own.retries, own.user_timeout.unwrap_or_default())
     }
 
-    fn begin(socket: &SockRef<'_>, now: Instant) -> Probing {
-        Probing::begin(now, tcp_info::keepalive_values(socket).unwrap())
+    fn step_of(
+        session: &mut ProbeSession,
+        socket: &SockRef<'_>,
+        now: Instant,
+        info: &TcpInfo,
+    ) -> Step {
+        session.step(socket, now, info, || tcp_info::keepalive_values(socket))
     }
 
     #[test]
     fn the_verdict_of_the_kernel_is_held_off_before_a_second_probe_and_then_given_back() {
         let [stream, _peer] = connection(3, 30 * SECOND);
         let (socket, now) = (SockRef::from(&stream), Instant::now());
-        let mut probing = begin(&socket, now);
-        probing.step(&socket, now, &TcpInfo::quiet(SILENCE, 0, MS));
+        let mut session = ProbeSession::default();
+        step_of(&mut session, &socket, now, &TcpInfo::quiet(SILENCE, 0, MS));
         assert_eq!(in_force(&socket), (1, 3, 30 * SECOND), "the first probe");
-        probing.step(&socket, now + 25 * MS, &TcpInfo::quiet(SILENCE + 25 * MS, 1, MS));
+        step_of(&mut session, &socket, now + 25 * MS, &TcpInfo::quiet(SILENCE + 25 * MS, 1, MS));
         assert_eq!(in_force(&socket), (1, 3, 30 * SECOND), "nothing more is sent");
-        probing.step(&socket, now + 60 * MS, &TcpInfo::quiet(SILENCE + 60 * MS, 1, MS));
+        step_of(&mut session, &socket, now + 60 * MS, &TcpInfo::quiet(SILENCE + 60 * MS, 1, MS));
         assert_eq!(in_force(&socket), (1, 127, 30 * SECOND), "the second probe");
-        probing.end(&socket);
+        session.restore(&socket);
         assert_eq!(in_force(&socket), (15, 3, 30 * SECOND));
     }
 
@@ -149,10 +197,10 @@ mod tests {
         for (retries, user_timeout, probes, expected) in table {
             let [stream, _peer] = connection(retries, user_timeout);
             let (socket, now) = (SockRef::from(&stream), Instant::now());
-            let mut probing = begin(&socket, now);
-            probing.step(&socket, now, &TcpInfo::quiet(SILENCE, probes, MS));
+            let mut session = ProbeSession::default();
+            step_of(&mut session, &socket, now, &TcpInfo::quiet(SILENCE, probes, MS));
             assert_eq!(in_force(&socket), expected, "{retries} {user_timeout:?} {probes}");
-            probing.end(&socket);
+            session.restore(&socket);
             assert_eq!(in_force(&socket), (15, retries, user_timeout));
         }
     }
@@ -162,15 +210,16 @@ mod tests {
         let [stream, _peer] = connection(1, 30 * SECOND);
         let (socket, now) = (SockRef::from(&stream), Instant::now());
         let own = tcp_info::keepalive_values(&socket).unwrap();
-        let (mut probing, look_in) = Probing::begin_blindly(&socket, now, own);
+        let mut session = ProbeSession::default();
+        let look_in = session.begin_blindly(&socket, now, own);
         assert_eq!(in_force(&socket), (1, 1, 30 * SECOND), "sent");
         let now = now + look_in;
-        let step = probing.step(&socket, now, &TcpInfo::quiet(SILENCE + look_in, 1, MS));
+        let step = step_of(&mut session, &socket, now, &TcpInfo::quiet(SILENCE + look_in, 1, MS));
         assert!(matches!(step, Step::Wait { send: false, .. }), "{step:?}");
         assert_eq!(in_force(&socket).1, 127, "one try would be over with the next one");
-        let step = probing.step(&socket, now + MS, &TcpInfo::quiet(MS, 0, MS));
+        let step = step_of(&mut session, &socket, now + MS, &TcpInfo::quiet(MS, 0, MS));
         assert_eq!(step, Step::Alive);
-        probing.end(&socket);
+        session.restore(&socket);
         assert_eq!(in_force(&socket), (15, 1, 30 * SECOND));
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::link::{Link, Side};
+use crate::stream::handle::{Link, Side};
 use crate::sync::{Arc, Mutex, PoisonError};
 
 /// Nobody polled for this long after the alarm rang, although the task that it woke has had its turn:
@@ -29,17 +29,17 @@ const ABANDONED: Duration = Duration::from_secs(1);
 
 /// The time of one poll, looked up once at most: reading a clock costs more than the rest of it.
 #[derive(Debug, Default)]
-pub(super) struct Now(Option<Instant>);
+pub(in crate::stream) struct Now(Option<Instant>);
 
 impl Now {
-    pub(super) fn get(&mut self) -> Instant {
+    pub(in crate::stream) fn get(&mut self) -> Instant {
         *self.0.get_or_insert_with(Instant::now)
     }
 }
 
 /// The timer of one direction of a stream.
 #[derive(Debug, Default)]
-pub(super) struct Clock {
+pub(in crate::stream) struct Clock {
     /// When the pending operation began, and when it must end.
     running: Option<(Instant, Instant)>,
     /// Boxed: most connections of a large pool never wait.
@@ -49,18 +49,18 @@ pub(super) struct Clock {
 impl Clock {
     /// The operation ended, or none is owed: the next pending one starts afresh.
     #[inline]
-    pub(super) fn stop(&mut self) {
+    pub(in crate::stream) fn stop(&mut self) {
         self.running = None;
     }
 
     /// Whether an operation waits.
     #[inline]
-    pub(super) fn is_running(&self) -> bool {
+    pub(in crate::stream) fn is_running(&self) -> bool {
         self.running.is_some()
     }
 
     /// Something moved: an operation that is still pending has its full time again.
-    pub(super) fn restart(&mut self, limit: Option<Duration>, cap: Option<Instant>) {
+    pub(in crate::stream) fn restart(&mut self, limit: Option<Duration>, cap: Option<Instant>) {
         self.running = begin(&mut Now::default(), limit, cap);
     }
 
@@ -68,7 +68,7 @@ impl Clock {
     /// from now on wakes it. Ready, with the time it was given, when that is up.
     ///
     /// `limit` is the operation's own, `cap` the deadline of the exchange around it.
-    pub(super) fn poll(
+    pub(in crate::stream) fn poll(
         &mut self,
         link: &Arc<Link>,
         side: Side,
@@ -105,7 +105,7 @@ impl Clock {
     }
 
     /// The stream has another link from now on.
-    pub(super) fn forget_link(&mut self) {
+    pub(in crate::stream) fn forget_link(&mut self) {
         *self = Self::default();
     }
 }

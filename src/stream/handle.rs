@@ -15,7 +15,7 @@ const RUNNING: u8 = u8::MAX;
 
 /// A direction of a stream.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Side {
+pub(crate) enum Side {
     Reading,
     Writing,
 }
@@ -76,7 +76,7 @@ impl Link {
     }
 
     /// As [`interrupt`](Self::interrupt), and wakes nobody yet.
-    pub(super) fn note_interrupt(&self, reason: CloseReason) -> bool {
+    pub(crate) fn note_interrupt(&self, reason: CloseReason) -> bool {
         let (running, reason) = (RUNNING, reason as u8);
         self.interrupt
             .compare_exchange(running, reason, Ordering::AcqRel, Ordering::Acquire)
@@ -97,7 +97,7 @@ impl Link {
     }
 
     #[inline]
-    pub(super) fn is_interrupted(&self) -> bool {
+    pub(crate) fn is_interrupted(&self) -> bool {
         self.interrupt.load(Ordering::Acquire) != RUNNING
     }
 
@@ -110,7 +110,7 @@ impl Link {
 
     /// Called by the stream itself when bytes moved.
     #[inline]
-    pub(super) fn touch(&self) {
+    pub(crate) fn touch(&self) {
         let count = self.activity.load(Ordering::Relaxed);
         self.activity.store(count.wrapping_add(1), Ordering::Relaxed);
     }
@@ -121,48 +121,48 @@ impl Link {
     }
 
     /// The task that waits on this side.
-    pub(super) fn task(&self, side: Side) -> &AtomicWaker {
+    pub(crate) fn task(&self, side: Side) -> &AtomicWaker {
         match side {
             Side::Reading => &self.reader,
             Side::Writing => &self.writer,
         }
     }
 
-    pub(super) fn reader(&self) -> &AtomicWaker {
+    pub(crate) fn reader(&self) -> &AtomicWaker {
         &self.reader
     }
 
-    pub(super) fn writer(&self) -> &AtomicWaker {
+    pub(crate) fn writer(&self) -> &AtomicWaker {
         &self.writer
     }
 
     /// Drops the wakers of whoever used the stream last.
-    pub(super) fn forget_tasks(&self) {
+    pub(crate) fn forget_tasks(&self) {
         drop(self.reader.take());
         drop(self.writer.take());
     }
 
     /// All that is owed, whoever counts it.
-    pub(super) fn debt(&self) -> usize {
+    pub(crate) fn debt(&self) -> usize {
         // With each other in one order for all threads: of two who pay the last of either kind, one
         // sees that nothing is left.
         self.debt.load(Ordering::SeqCst).saturating_add(self.scanned.load(Ordering::SeqCst))
     }
 
     /// Nobody reads any more: what is owed stays so.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.is_ended.store(true, Ordering::Release);
         self.settled.notify_waiters();
     }
 
-    pub(super) fn is_patient(&self) -> bool {
+    pub(crate) fn is_patient(&self) -> bool {
         self.patient.load(Ordering::Acquire)
     }
 
     /// As counted by somebody who reads along. Whom to wake because of it is for the caller to do, when
     /// it holds no lock.
     #[must_use = "somebody may have to be woken"]
-    pub(super) fn scanned(&self, debt: usize, patient: bool) -> Wakes {
+    pub(crate) fn scanned(&self, debt: usize, patient: bool) -> Wakes {
         // Before the debt, for whoever reads and sees that.
         let was_patient = self.patient.load(Ordering::Relaxed);
         if was_patient != patient {
@@ -180,7 +180,7 @@ impl Link {
         Wakes { reader: begins || was_patient != patient, settled: self.debt() == 0 }
     }
 
-    pub(super) fn wake(&self, wakes: Wakes) {
+    pub(crate) fn wake(&self, wakes: Wakes) {
         if wakes.reader {
             self.reader.wake();
         }
@@ -189,14 +189,14 @@ impl Link {
         }
     }
 
-    pub(super) fn debts_begun(&self) -> usize {
+    pub(crate) fn debts_begun(&self) -> usize {
         self.debts_begun.load(Ordering::Acquire)
     }
 }
 
 /// Whom a change concerns.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wakes {
+pub(crate) struct Wakes {
     reader: bool,
     settled: bool,
 }
@@ -208,7 +208,7 @@ pub(super) struct Wakes {
 /// complete; the stream's read clock runs only while something is owed. Get one with
 /// [`Stream::count_debt`](crate::Stream::count_debt).
 #[derive(Debug, Clone)]
-pub struct Ledger(pub(super) Arc<Link>);
+pub struct Ledger(pub(crate) Arc<Link>);
 
 impl Ledger {
     /// Notes that one more answer is owed, until the returned value is dropped.

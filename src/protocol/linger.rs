@@ -15,10 +15,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-use super::Stream;
 use crate::deadline::Deadline;
 use crate::event::CloseReason;
 use crate::net::Io;
+use crate::stream::Stream;
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The right of a connection to exist.
@@ -212,7 +212,7 @@ impl LingeringSocket {
 
     async fn end(&mut self) {
         poll_fn(|cx| {
-            let io: &mut Io = &mut self.stream.io;
+            let io: &mut Io = self.stream.io_mut();
             if !self.has_ended_ours {
                 // A socket that is not connected any more says so when it is read.
                 let _ = ready!(Pin::new(&mut *io).poll_shutdown(cx));

@@ -1,34 +1,37 @@
 //! How long the operations of a stream may take, and what becomes of it when that is over.
 
+pub(super) mod timer;
+
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::clock::Now;
-use super::fault::DEADLINE;
-use super::link::Side;
-use super::watch::Silent;
+use super::error::DEADLINE;
+use super::handle::Side;
+use super::peer_watch::Silent;
 use super::{OpTimeout, PeerSilent, Stream};
 use crate::config::{ReadTimeout, Timeouts};
 use crate::event::{Check, CheckVerdict, CloseReason, Event, Operation};
 
+use timer::Now;
+
 /// The timeouts of a stream's operations, and of its exchange.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) read: ReadTimeout,
-    pub(super) write: Option<Duration>,
-    pub(super) flush: Option<Duration>,
-    pub(super) shutdown: Option<Duration>,
+pub(in crate::stream) struct Limits {
+    pub(in crate::stream) read: ReadTimeout,
+    pub(in crate::stream) write: Option<Duration>,
+    pub(in crate::stream) flush: Option<Duration>,
+    pub(in crate::stream) shutdown: Option<Duration>,
     /// The end of the whole exchange, and when it was set.
-    pub(super) deadline: Option<Instant>,
-    pub(super) deadline_set: Option<Instant>,
+    pub(in crate::stream) deadline: Option<Instant>,
+    pub(in crate::stream) deadline_set: Option<Instant>,
     /// It is `timeouts.operation`, and not its user's own.
-    pub(super) is_configured: bool,
+    pub(in crate::stream) is_configured: bool,
 }
 
 impl Limits {
-    pub(super) fn of(timeouts: &Timeouts) -> Self {
+    pub(in crate::stream) fn of(timeouts: &Timeouts) -> Self {
         let Timeouts { read, write, flush, shutdown, .. } = *timeouts;
         let (deadline, deadline_set) = (None, None);
         Self { read, write, flush, shutdown, deadline, deadline_set, is_configured: false }
@@ -37,7 +40,7 @@ impl Limits {
 
 impl Stream {
     /// Those in force.
-    pub(super) fn limits(&self) -> Limits {
+    pub(in crate::stream) fn limits(&self) -> Limits {
         match &self.own {
             Some(own) if self.is_limited => **own,
             _ => Limits::of(&self.defaults),
@@ -51,7 +54,7 @@ impl Stream {
     }
 
     /// Those of its user, from now on.
-    pub(super) fn own_limits(&mut self) -> &mut Limits {
+    pub(in crate::stream) fn own_limits(&mut self) -> &mut Limits {
         let defaults = Limits::of(&self.defaults);
         let own = self.own.get_or_insert_with(|| Box::new(defaults));
         if !std::mem::replace(&mut self.is_limited, true) {
@@ -79,12 +82,12 @@ impl Stream {
     }
 
     /// How long the next answer may take.
-    pub(super) fn read_limit(&self) -> Option<Duration> {
+    pub(in crate::stream) fn read_limit(&self) -> Option<Duration> {
         self.limits().read.limit(self.knows_debts).filter(|_| !self.link.is_patient())
     }
 
     /// A read that is pending waits for no answer: it is that of a task that reads all the time.
-    pub(super) fn owes_nothing(&self) -> bool {
+    pub(in crate::stream) fn owes_nothing(&self) -> bool {
         match self.counts_debt {
             true => self.link.debt() == 0,
             false => self.is_driven && !self.exchange.is_unanswered(),
@@ -92,7 +95,7 @@ impl Stream {
     }
 
     /// For a read that is pending, whose task the link knows.
-    pub(super) fn poll_read_clock(&mut self) -> Poll<std::io::Error> {
+    pub(in crate::stream) fn poll_read_clock(&mut self) -> Poll<std::io::Error> {
         if self.counts_debt {
             let begun = self.link.debts_begun();
             if std::mem::replace(&mut self.debts_seen, begun) != begun {
@@ -121,7 +124,10 @@ impl Stream {
     }
 
     /// For an operation of the writing side that is pending, whose task the link knows.
-    pub(super) fn poll_write_clock(&mut self, operation: Operation) -> Poll<std::io::Error> {
+    pub(in crate::stream) fn poll_write_clock(
+        &mut self,
+        operation: Operation,
+    ) -> Poll<std::io::Error> {
         if std::mem::replace(&mut self.writing_op, operation) != operation {
             self.writing.stop();
         }
@@ -155,7 +161,11 @@ impl Stream {
     }
 
     /// The error of an operation that ran out of time, and everything that follows from it.
-    pub(super) fn time_out(&mut self, operation: Operation, after: Duration) -> std::io::Error {
+    pub(in crate::stream) fn time_out(
+        &mut self,
+        operation: Operation,
+        after: Duration,
+    ) -> std::io::Error {
         let Limits { deadline, deadline_set, is_configured, .. } = self.limits();
         let timeout = match (deadline, deadline_set) {
             (Some(deadline), Some(set)) if deadline <= Instant::now() => {

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::task::{Wake, Waker};
 
-use super::link::Link;
+use crate::stream::Link;
 use crate::sync::{Arc, OnceLock};
 
 /// Whoever looks after a connection while nobody uses it.

@@ -4,23 +4,46 @@
 //! whether the program behind it lives, whether it may be reused, and what an error means for the
 //! others. Everything else is the pool's business.
 
+mod aside;
+mod bell;
+mod bounds;
+mod conn;
+mod driver;
+mod guard_ext;
+mod linger;
+#[cfg(shuttle)]
+pub(crate) mod models;
+mod scanner;
+mod shared;
+mod wire;
+mod wire_stream;
+
 use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
-mod guard_ext;
+use crate::stream::Stream;
 
 pub use self::guard_ext::GuardExt;
+pub use aside::{SideChannel, SidePermit};
+pub use driver::{Driven, Driver};
+pub use linger::{Linger, LingeringSocket};
+pub use scanner::{Consequence, Scanner, Unread};
+pub use wire::{DeferredEvents, Wire};
+pub use wire_stream::WireStream;
+
 pub use crate::causes::{OneLine, is_connection_error};
 pub use crate::pool::Retry;
-pub use crate::stream::{
-    Consequence, DeferredEvents, Driven, Driver, Ledger, Linger, LingeringSocket, Owed, Scanner,
-    SideChannel, SidePermit, Unread, Wire, WireStream,
-};
+pub use crate::stream::{Ledger, Owed};
 pub use crate::telemetry::log::log_trouble;
 pub use crate::text::Escaped;
 
-use crate::stream::Stream;
+pub(crate) use aside::Asides;
+pub(crate) use bell::Keeper;
+pub(crate) use conn::{Access, AccessMut, Bare, Conn};
+pub(crate) use linger::{Lingering, Place};
+#[cfg(all(test, unix))]
+pub(crate) use shared::Shared;
 
 /// What runs over the connections of a pool. Given to
 /// [`Builder::protocol`](crate::Builder::protocol).

@@ -21,13 +21,12 @@ use super::bell::{Bell, Keeper};
 use super::bounds::Bounds;
 use super::driver::Rest;
 use super::linger::{self, Linger, Lingering};
-use super::link::{Ledger, Link};
-use super::scan::{Consequence, Scanner, Unread};
-use super::{Interrupted, Stream};
+use super::scanner::{Consequence, Scanner, Unread};
 use crate::config::Limits;
 use crate::event::{CloseReason, ConnId, Event};
 use crate::foreign;
 use crate::net::PeerAddr;
+use crate::stream::{Interrupted, Ledger, Link, Stream};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use crate::telemetry::{self, Emitter};
@@ -133,8 +132,8 @@ impl Shared {
         let waker = bell.waker();
         stream.ring(Some(waker.clone()));
         Arc::new(Self {
-            emitter: Arc::clone(&stream.emitter),
-            asides: stream.asides.take(),
+            emitter: Arc::clone(stream.emitter()),
+            asides: stream.take_asides(),
             linger: OnceLock::new(),
             id: stream.id(),
             peer: stream.peer_addr().clone(),
@@ -431,7 +430,7 @@ impl Shared {
         poll: impl FnOnce(&mut Stream) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         let (result, untold) = match &mut *self.stream() {
-            Some(stream) => (poll(stream), stream.untold.take()),
+            Some(stream) => (poll(stream), stream.take_untold()),
             None => (Poll::Ready(Err(self.lost())), None),
         };
         // Whoever closed it meanwhile could not.
@@ -613,7 +612,7 @@ impl Shared {
 
     /// Judges bytes that wait while nobody uses the connection: those of the socket behind those that
     /// came [before](Self::unasked), unless there is a layer that has to take them in first.
-    pub(super) fn judge_waiting(
+    pub(crate) fn judge_waiting(
         &self,
         unasked: Option<Vec<u8>>,
         peeked: &[u8],

@@ -11,12 +11,15 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::time::Instant;
 
-use super::clock::{Clock, Now};
-use super::link::{Link, Side};
+use super::handle::{Link, Side};
+use super::timeouts::timer::{Clock, Now};
 use crate::event::CloseReason;
-use crate::liveness::{Probing, Step, UNASKED};
+use crate::liveness::{ProbeSession, Step, UNASKED};
 use crate::sync::Arc;
 use crate::sys::tcp_info::{self, TcpInfo};
+
+/// The least time between a peer's sign of life and the next look.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// The watch over the peer of one stream.
 #[derive(Debug)]
@@ -25,8 +28,7 @@ pub(super) struct Watch {
     clock: Clock,
     /// Until the next look.
     wait: Duration,
-    /// Boxed: hardly any connection ever has one.
-    asked: Option<Box<Probing>>,
+    probe: ProbeSession,
 }
 
 /// The verdict over a silent peer.
@@ -41,7 +43,12 @@ impl Watch {
     /// when an idle connection's would be.
     pub(super) fn new(max_silence: Duration) -> Self {
         let max_silence = max_silence.min(UNASKED);
-        Self { max_silence, clock: Clock::default(), wait: max_silence, asked: None }
+        Self {
+            max_silence,
+            clock: Clock::default(),
+            wait: max_silence,
+            probe: ProbeSession::default(),
+        }
     }
 
     /// For a read that is pending and owed an answer, whose task `link` knows already. Ready when
@@ -75,26 +82,17 @@ impl Watch {
         info: &TcpInfo,
         socket: &SockRef<'_>,
     ) -> Result<Duration, Silent> {
-        if self.asked.is_none() {
-            if info.heard < self.max_silence {
-                return Ok(self.max_silence - info.heard);
-            }
-            let own = tcp_info::keepalive_values(socket);
-            self.asked = own.map(|own| Box::new(Probing::begin(now, own)));
+        if !self.probe.is_under_way() && info.heard < self.max_silence {
+            return Ok(self.max_silence - info.heard);
         }
-        let Some(asked) = &mut self.asked else { return Ok(self.max_silence) };
-        match asked.step(socket, now, info) {
-            Step::Wait { look_in, .. } => Ok(look_in),
-            Step::Alive => {
-                self.restore(socket);
-                Ok(self.max_silence.saturating_sub(info.heard).max(Duration::from_millis(10)))
-            }
-            Step::Unknown => {
-                self.restore(socket);
-                Ok(self.max_silence)
-            }
-            Step::Dead(reason) => Err(Silent { for_: info.heard, reason }),
-        }
+        let wait = match self.probe.step(socket, now, info, || tcp_info::keepalive_values(socket)) {
+            Step::Wait { look_in, .. } => return Ok(look_in),
+            Step::Dead(reason) => return Err(Silent { for_: info.heard, reason }),
+            Step::Alive => self.max_silence.saturating_sub(info.heard).max(AGAIN),
+            Step::Unknown => self.max_silence,
+        };
+        self.probe.restore(socket);
+        Ok(wait)
     }
 
     /// The read is over, or nothing is owed: nothing is watched, and the user's keepalive settings
@@ -102,17 +100,11 @@ impl Watch {
     pub(super) fn rest(&mut self, socket: &SockRef<'_>) {
         self.clock.stop();
         self.wait = self.max_silence;
-        self.restore(socket);
+        self.probe.restore(socket);
     }
 
     /// The stream has another link from now on.
     pub(super) fn forget_link(&mut self) {
         self.clock.forget_link();
-    }
-
-    fn restore(&mut self, socket: &SockRef<'_>) {
-        if let Some(asked) = self.asked.take() {
-            asked.end(socket);
-        }
     }
 }

@@ -33,7 +33,7 @@ pub(crate) struct Asides {
 }
 
 impl Asides {
-    pub(super) fn new(settings: &Arc<Settings>, emitter: &Arc<Emitter>) -> Arc<Self> {
+    pub(crate) fn new(settings: &Arc<Settings>, emitter: &Arc<Emitter>) -> Arc<Self> {
         Arc::new(Self {
             settings: Arc::clone(settings),
             emitter: Arc::clone(emitter),

@@ -8,15 +8,14 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Stream;
 use super::aside::SideChannel;
 use super::driver::Driver;
 use super::linger::{Linger, Lingering};
-use super::link::{Ledger, Link};
-use super::scan::Scanner;
+use super::scanner::Scanner;
 use super::shared::{Duplex, Shared};
 use crate::event::{CloseReason, ConnId};
 use crate::net::PeerAddr;
+use crate::stream::{Ledger, Link, Stream};
 use crate::sync::Arc;
 
 /// The stream of one connection, as a client library gets it.
@@ -32,7 +31,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         Self { shared: Arc::clone(shared), is_below: false }
     }
 

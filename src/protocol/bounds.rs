@@ -6,8 +6,8 @@
 
 use std::io;
 
-use super::TooLarge;
 use crate::config::Limits;
+use crate::stream::TooLarge;
 use crate::sync::OnceLock;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
