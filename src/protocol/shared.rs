@@ -126,7 +126,7 @@ enum TakenIn {
 }
 
 impl Shared {
-    pub(super) fn new(mut stream: Box<Stream>, judge: Judge, limits: Limits) -> Arc<Self> {
+    pub(crate) fn new(mut stream: Box<Stream>, judge: Judge, limits: Limits) -> Arc<Self> {
         let link = Arc::clone(stream.link());
         let bell = Bell::new(Arc::clone(&link));
         let waker = bell.waker();

@@ -2,10 +2,10 @@
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), livepool_http::Error> {
-//! use livepool::http1;
+//! use livepool_http::Request;
 //!
-//! let pool = http1::pool("http://127.0.0.1:8080")?;
-//! let request = http1::Request::get("/status").body(()).unwrap();
+//! let pool = livepool_http::pool("http://127.0.0.1:8080")?;
+//! let request = Request::get("/status").body(()).unwrap();
 //! let response = pool.send(request).await?;
 //! println!("{} {:?}", response.status(), response.into_body().bytes(1 << 20).await?);
 //! # Ok(()) }
@@ -107,3 +107,8 @@ pub use livepool;
 /// The trait of bodies that arrive in pieces: of [`Body`], and of what
 /// [`RequestBody::stream`] takes.
 pub use ::http_body;
+
+/// The example of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -183,3 +183,8 @@ use {
     idle::unread,
     scanner::{PgScanner, Status},
 };
+
+/// The example of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -103,3 +103,8 @@ pub use error::SettingsError;
 /// The pool.
 pub use livepool;
 pub use settings::{Redis, Role};
+
+/// The example of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -345,3 +345,8 @@ impl fmt::Display for TlsError {
 }
 
 impl Error for TlsError {}
+
+/// The example of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -34,7 +34,6 @@ async fn whichever_way_a_pool_is_built_a_statement_may_take_its_time() {
         by_protocol(&config),
         by_protocol(&config.clone().with_timeouts(Timeouts::never())),
     ];
-    #[cfg(feature = "serde")]
     pools.push(by_protocol(&toml::from_str(&toml::to_string(&config).unwrap()).unwrap()));
     for pool in pools {
         assert_eq!(pool.get().await.unwrap().timeouts().read, ReadTimeout::Never);

@@ -15,10 +15,10 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 pub(in crate::pool) struct Peer {
     pub(in crate::pool) addr: PeerAddr,
     /// Of its connections.
-    generation: Generation,
+    pub(super) generation: Generation,
     /// Connections that are open, and attempts under way.
-    open: AtomicUsize,
-    attempts: AtomicUsize,
+    pub(super) open: AtomicUsize,
+    pub(super) attempts: AtomicUsize,
     /// Whether a sign of life from any connection is news.
     suspected: AtomicBool,
     /// Whether a byte from any connection is news.
