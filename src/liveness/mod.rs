@@ -21,4 +21,4 @@ mod verdict;
 pub(crate) use probe::{Probe, Step, TICK, UNASKED};
 pub(crate) use sentinel::{Parked, park, runtime_gone};
 pub(crate) use session::ProbeSession;
-pub(crate) use verdict::{Life, Verdict, check};
+pub(crate) use verdict::{Life, Liveness, check};

@@ -15,6 +15,7 @@ mod linger;
 pub(crate) mod models;
 mod scanner;
 mod shared;
+mod verdict;
 mod wire;
 mod wire_stream;
 
@@ -28,7 +29,8 @@ pub use self::guard_ext::GuardExt;
 pub use aside::{SideChannel, SidePermit};
 pub use driver::{Driven, Driver};
 pub use linger::{Linger, LingeringSocket};
-pub use scanner::{Consequence, Scanner, Unread};
+pub use scanner::Scanner;
+pub use verdict::Verdict;
 pub use wire::{DeferredEvents, Wire};
 pub use wire_stream::WireStream;
 
@@ -95,9 +97,9 @@ pub trait Protocol: Send + Sync + 'static {
     }
 
     /// What is to become of a connection that came back. Called in the guard's drop: it must not wait.
-    fn reuse(&self, client: &Self::Client) -> Reuse {
+    fn reuse(&self, client: &Self::Client) -> Verdict {
         let _ = client;
-        Reuse::AsItIs
+        Verdict::Keep
     }
 
     /// How long the peer lets this connection be idle, if it said so. The pool does not use it after
@@ -118,9 +120,9 @@ pub trait Protocol: Send + Sync + 'static {
     }
 
     /// What follows from an error, for this connection and all others.
-    fn classify(&self, error: &Self::Error) -> Consequence {
+    fn classify(&self, error: &Self::Error) -> Verdict {
         let _ = error;
-        Consequence::Evict
+        Verdict::Close
     }
 
     /// The peer's own word in this error, if it has one: an SQLSTATE, say. Where the error costs a
@@ -159,22 +161,10 @@ pub trait Protocol: Send + Sync + 'static {
     /// What these bytes mean, which came while nobody used the connection and nothing was owed. They
     /// begin with a message, perhaps several, and may be cut short: asked again when more comes, it is
     /// told all that came within a second.
-    fn unread(&self, bytes: &[u8]) -> Unread {
+    fn unread(&self, bytes: &[u8]) -> Verdict {
         let _ = bytes;
-        Unread::Dirty
+        Verdict::Close
     }
-}
-
-/// What is to become of a connection that came back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Reuse {
-    /// It goes to the next caller, if nothing is owed.
-    AsItIs,
-    /// It is [reset](Protocol::reset) first, even if something is owed.
-    AfterReset,
-    /// It is closed.
-    Never,
 }
 
 /// No protocol: callers get the [`Stream`] itself, and say where an exchange ends.

@@ -21,7 +21,8 @@ use super::bell::{Bell, Keeper};
 use super::bounds::Bounds;
 use super::driver::Rest;
 use super::linger::{self, Linger, Lingering};
-use super::scanner::{Consequence, Scanner, Unread};
+use super::scanner::Scanner;
+use super::verdict::Verdict;
 use crate::config::Limits;
 use crate::event::{CloseReason, ConnId, Event};
 use crate::foreign;
@@ -32,7 +33,7 @@ use crate::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use crate::telemetry::{self, Emitter};
 
 /// What a protocol says to bytes that came while nobody used the connection.
-pub(crate) type Judge = Arc<dyn Fn(&[u8]) -> Unread + Send + Sync>;
+pub(crate) type Judge = Arc<dyn Fn(&[u8]) -> Verdict + Send + Sync>;
 
 /// What runs between a stream and its client.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -489,26 +490,35 @@ impl Shared {
         let is_unasked = self.is_idle.load(Ordering::Acquire) && self.link.debt() == 0;
         let scanned = self.scanned(|scanner| {
             scanner.received(bytes);
-            let consequence = scanner.consequence();
-            let reason = consequence.reason();
+            let verdict = scanner.verdict();
+            let reason = verdict.reason(CloseReason::ProtocolError);
             let code = reason.and_then(|_| scanner.code());
-            (consequence, reason, code, scanner.longest())
+            (verdict, reason, code, scanner.longest())
         });
         let longest = scanned.as_ref().map(|(.., longest)| *longest);
-        if let Some((consequence, Some(reason), code, _)) = scanned {
-            self.link.note_code(reason, code);
-            self.taint(reason);
-            if consequence == Consequence::Invalidate
-                && let Some(keeper) = self.bell.keeper()
-            {
-                keeper.condemned();
+        match scanned {
+            Some((verdict, Some(reason), code, _)) => {
+                self.link.note_code(reason, code);
+                self.taint(reason);
+                self.condemn_on(verdict);
             }
+            Some((Verdict::NeedsReset, ..)) => self.record(|stream| stream.need_reset()),
+            _ => {}
         }
         if is_unasked && let Some(reason) = self.judge_read(bytes) {
             self.taint(reason);
         }
         let within = self.bounds.has_read(bytes.len());
         self.bounded(within.and_then(|()| self.bounds.receives(longest.unwrap_or(0))))
+    }
+
+    /// Has the pool give up all connections that are as old, if that is the verdict.
+    fn condemn_on(&self, verdict: Verdict) {
+        if verdict == Verdict::InvalidatePool
+            && let Some(keeper) = self.bell.keeper()
+        {
+            keeper.condemned();
+        }
     }
 
     /// Judges what the client has just read, together with what it read before.
@@ -632,9 +642,12 @@ impl Shared {
 
     fn judge(&self, bytes: &[u8]) -> Option<CloseReason> {
         match foreign::call(|| (self.judge)(bytes)) {
-            Ok(Unread::Keep) => None,
-            Ok(Unread::Dirty) => Some(CloseReason::Dirty),
-            Ok(Unread::Goodbye) => Some(CloseReason::PeerClosed),
+            // A reset takes no bytes back that nobody asked for.
+            Ok(Verdict::NeedsReset) => Some(CloseReason::Dirty),
+            Ok(verdict) => {
+                self.condemn_on(verdict);
+                verdict.reason(CloseReason::Dirty)
+            }
             Err(foreign::Panicked) => Some(CloseReason::Panicked),
         }
     }

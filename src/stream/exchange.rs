@@ -39,9 +39,19 @@ pub(super) struct Exchange {
     write_pending: bool,
     /// The stream must not be reused, for this reason. The first one stays.
     taint: Option<CloseReason>,
+    /// The protocol has said that the connection needs a reset before its next user.
+    needs_reset: bool,
 }
 
 impl Exchange {
+    pub(super) fn need_reset(&mut self) {
+        self.needs_reset = true;
+    }
+
+    pub(super) fn needs_reset(&self) -> bool {
+        self.needs_reset
+    }
+
     #[inline]
     pub(super) fn read(&mut self, bytes: usize) {
         self.read_pending = false;

@@ -359,6 +359,16 @@ impl Stream {
         self.exchange.taint(reason);
     }
 
+    /// Notes that the connection needs a reset before its next user.
+    pub(crate) fn need_reset(&mut self) {
+        self.exchange.need_reset();
+    }
+
+    /// Whether the connection needs a reset before its next user.
+    pub(crate) fn needs_reset(&self) -> bool {
+        self.exchange.needs_reset()
+    }
+
     /// Why the stream may not be reused, given how its exchange ended. See [`Exchange::unfit`].
     pub(crate) fn unfit(&self, ending: Ending) -> Option<CloseReason> {
         let debt = match (self.counts_debt, self.is_driven) {

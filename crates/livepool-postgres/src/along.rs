@@ -7,8 +7,8 @@ use super::error::{READ_ONLY, of_error};
 use super::line::Line;
 use super::role::Target;
 use super::scanner::{PgScanner, Status};
-use livepool::protocol::Consequence;
 use livepool::protocol::Scanner;
+use livepool::protocol::Verdict;
 
 /// Reads along, and tells the line.
 pub(super) struct Along {
@@ -113,8 +113,8 @@ impl Scanner for Along {
         self.scanner.awaits_client()
     }
 
-    fn consequence(&mut self) -> Consequence {
-        let mut worst = Consequence::Keep;
+    fn verdict(&mut self) -> Verdict {
+        let mut worst = Verdict::Keep;
         while let Some(error) = self.scanner.take_error() {
             match &error.code {
                 READ_ONLY => self.may_have_turned = true,
@@ -127,7 +127,7 @@ impl Scanner for Along {
             }
         }
         if self.scanner.owed() == 0 && self.has_turned() {
-            (worst, self.code) = (Consequence::Invalidate, *READ_ONLY);
+            (worst, self.code) = (Verdict::InvalidatePool, *READ_ONLY);
         }
         if let Some(verdict) = self.line.take_verdict() {
             (worst, self.code) = (verdict, *READ_ONLY);
@@ -146,11 +146,11 @@ impl Scanner for Along {
 }
 
 /// The greater, the more it costs.
-fn rank(consequence: Consequence) -> u8 {
+fn rank(consequence: Verdict) -> u8 {
     match consequence {
-        Consequence::Keep => 0,
-        Consequence::Evict => 1,
-        Consequence::Goodbye => 2,
+        Verdict::Keep => 0,
+        Verdict::Close => 1,
+        Verdict::PeerCloses => 2,
         // `Invalidate`, and what nobody knows yet.
         _ => 3,
     }

@@ -1,10 +1,10 @@
 //! [`unread`]: what bytes mean that wait on a connection nobody uses. Pure.
 
 use super::frames::{Frames, Piece};
-use livepool::protocol::Unread;
+use livepool::protocol::Verdict;
 
 /// Judges bytes that begin with a message and may end within one.
-pub(crate) fn unread(mut bytes: &[u8]) -> Unread {
+pub(crate) fn unread(mut bytes: &[u8]) -> Verdict {
     // A type alone already tells.
     let mut frames = Frames::typed();
     while let Some(tag) = bytes.first() {
@@ -12,38 +12,38 @@ pub(crate) fn unread(mut bytes: &[u8]) -> Unread {
             // ParameterStatus and NoticeResponse come at any time. So does NotificationResponse, but
             // only to who has subscribed: an idle session has not, as far as anybody knows.
             b'S' | b'N' => {}
-            b'E' => return Unread::Goodbye,
-            _ => return Unread::Dirty,
+            b'E' => return Verdict::PeerCloses,
+            _ => return Verdict::Close,
         }
         loop {
             match frames.next(&mut bytes) {
                 None | Some(Piece::End) => break,
-                Some(Piece::Broken) => return Unread::Dirty,
+                Some(Piece::Broken) => return Verdict::Close,
                 Some(Piece::Start { .. } | Piece::Body(_)) => {}
             }
         }
     }
-    Unread::Keep
+    Verdict::Keep
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Unread::{Dirty, Goodbye, Keep};
+    use Verdict::{Close, Keep, PeerCloses};
 
     #[test]
     fn only_what_a_server_may_say_unasked_is_harmless() {
-        let table: [(&[u8], Unread); 10] = [
+        let table: [(&[u8], Verdict); 10] = [
             (b"", Keep),
-            (b"A", Dirty),
+            (b"A", Close),
             (b"N\0\0\0\x05\0", Keep),
             (b"N\0\0\x10\0rest is cut", Keep),
             (b"S\0\0\0\x08a\0b\0N\0\0\0\x05\0N\0\0", Keep),
-            (b"E\0\0\0\x10", Goodbye),
-            (b"N\0\0\0\x05\0E", Goodbye),
-            (b"Z\0\0\0\x05I", Dirty),
-            (b"N\0\0\0\x05\0D", Dirty),
-            (b"N\0\0\0\x01", Dirty),
+            (b"E\0\0\0\x10", PeerCloses),
+            (b"N\0\0\0\x05\0E", PeerCloses),
+            (b"Z\0\0\0\x05I", Close),
+            (b"N\0\0\0\x05\0D", Close),
+            (b"N\0\0\0\x01", Close),
         ];
         for (bytes, expected) in table {
             assert_eq!(unread(bytes), expected, "{}", bytes.escape_ascii());

@@ -20,7 +20,7 @@ use super::unbound::Unbound;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use crate::sync::{Arc, AtomicWaker, Mutex, OnceLock, PoisonError};
-use livepool::protocol::Consequence;
+use livepool::protocol::Verdict;
 
 /// How often a driver is polled at a time.
 const MOST_POLLS: usize = 4;
@@ -56,7 +56,7 @@ pub(super) struct Line {
     /// A write was refused, and the server or the session may be read-only.
     doubts_role: AtomicBool,
     /// What the answer to that means: for the next one who reads along.
-    verdict: Mutex<Option<Consequence>>,
+    verdict: Mutex<Option<Verdict>>,
     has_verdict: AtomicBool,
     /// Over, or not understood any more.
     is_lost: AtomicBool,
@@ -210,13 +210,13 @@ impl Line {
     }
 
     /// There is no doubt any more. What follows is found by the scanner with the next answer.
-    pub(super) fn judge(&self, verdict: Option<Consequence>) {
+    pub(super) fn judge(&self, verdict: Option<Verdict>) {
         self.doubts_role.store(false, SeqCst);
         *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = verdict;
         self.has_verdict.store(verdict.is_some(), SeqCst);
     }
 
-    pub(super) fn take_verdict(&self) -> Option<Consequence> {
+    pub(super) fn take_verdict(&self) -> Option<Verdict> {
         if !self.has_verdict.load(SeqCst) {
             return None;
         }

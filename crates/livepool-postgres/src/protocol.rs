@@ -23,7 +23,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, OnceLock};
 use livepool::net::PeerAddr;
 use livepool::protocol::Wire;
-use livepool::protocol::{Consequence, Protocol, Reuse, Unread};
+use livepool::protocol::{Protocol, Verdict};
 #[cfg(feature = "tls")]
 use livepool_tls::Tls;
 
@@ -193,21 +193,21 @@ impl Protocol for Postgres {
         Ok(client.client.batch_execute("").await?)
     }
 
-    fn reuse(&self, client: &Client) -> Reuse {
+    fn reuse(&self, client: &Client) -> Verdict {
         // Whatever comes from now on is not for the one who was told so far.
         client.board.close();
         let was_cancelled = client.canceller.comes_back();
         let line = &client.line;
         if line.is_lost() || line.unbound().is_some_and(Unbound::is_full) {
-            return Reuse::Never;
+            return Verdict::Close;
         }
         let left = line.unbound().map_or(0, Unbound::len);
         let is_known = left == 0 && !line.doubts_role() && !was_cancelled && !line.is_unsure();
         let is_clean = line.is_quiet() && !line.is_in_transaction() && !line.listens() && is_known;
         if is_clean && self.recycling.sql(line.is_touched()).is_none() {
-            Reuse::AsItIs
+            Verdict::Keep
         } else {
-            Reuse::AfterReset
+            Verdict::NeedsReset
         }
     }
 
@@ -215,8 +215,8 @@ impl Protocol for Postgres {
         reset::reset(client, &self.recycling).await
     }
 
-    fn classify(&self, error: &Error) -> Consequence {
-        error.consequence()
+    fn classify(&self, error: &Error) -> Verdict {
+        error.verdict()
     }
 
     fn speaks(&self) -> &'static str {
@@ -235,7 +235,7 @@ impl Protocol for Postgres {
         error.is_permanent()
     }
 
-    fn unread(&self, bytes: &[u8]) -> Unread {
+    fn unread(&self, bytes: &[u8]) -> Verdict {
         super::idle::unread(bytes)
     }
 }

@@ -9,14 +9,14 @@ use super::code::{TURNED, code, first_word};
 use super::line::Word;
 use super::secrecy;
 use super::settings::Role;
-use livepool::protocol::Consequence;
+use livepool::protocol::Verdict;
 use std::sync::Arc;
 
 /// What follows from an error that a caller was given, and the server's word for it.
-pub(super) fn consequence(error: &RedisError, role: Role) -> (Consequence, Option<String>) {
+pub(super) fn consequence(error: &RedisError, role: Role) -> (Verdict, Option<String>) {
     match error.kind() {
         ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed => {
-            (Consequence::Evict, error.code().map(str::to_owned))
+            (Verdict::Close, error.code().map(str::to_owned))
         }
         _ => {
             let mut worst = Worst::new();
@@ -33,20 +33,20 @@ pub(super) fn consequence(error: &RedisError, role: Role) -> (Consequence, Optio
 /// What follows from several errors: from the worst of them, and the first of its kind.
 #[derive(Debug)]
 pub(super) struct Worst {
-    pub(super) consequence: Consequence,
+    pub(super) consequence: Verdict,
     code: Word,
 }
 
 impl Worst {
     pub(super) fn new() -> Self {
-        Self { consequence: Consequence::Keep, code: Word::default() }
+        Self { consequence: Verdict::Keep, code: Word::default() }
     }
 
     pub(super) fn note(&mut self, code: Word, role: Role) {
         let consequence = of_code(code.as_bytes(), role);
         let is_worse = match consequence {
-            Consequence::Invalidate => self.consequence != Consequence::Invalidate,
-            Consequence::Evict => self.consequence == Consequence::Keep,
+            Verdict::InvalidatePool => self.consequence != Verdict::InvalidatePool,
+            Verdict::Close => self.consequence == Verdict::Keep,
             _ => false,
         };
         if is_worse {
@@ -66,13 +66,13 @@ impl Worst {
 /// That the server is short of memory, disk, replicas or time (`OOM`, `MISCONF`, `NOREPLICAS`,
 /// `BUSY`), or that its cluster is (`CLUSTERDOWN`), concerns some commands: another connection would
 /// lead to the same server, and the one there is may still read.
-fn of_code(code: &[u8], role: Role) -> Consequence {
+fn of_code(code: &[u8], role: Role) -> Verdict {
     match code {
         // Who asked for a replica is told nothing new by one.
-        b"READONLY" | b"MASTERDOWN" | TURNED if role == Role::Replica => Consequence::Evict,
-        b"READONLY" | b"MASTERDOWN" | TURNED => Consequence::Invalidate,
-        b"LOADING" | b"NOAUTH" => Consequence::Evict,
-        _ => Consequence::Keep,
+        b"READONLY" | b"MASTERDOWN" | TURNED if role == Role::Replica => Verdict::Close,
+        b"READONLY" | b"MASTERDOWN" | TURNED => Verdict::InvalidatePool,
+        b"LOADING" | b"NOAUTH" => Verdict::Close,
+        _ => Verdict::Keep,
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn what_follows_is_said_by_the_code() {
-        use Consequence::{Evict, Invalidate, Keep};
+        use Verdict::{Close, InvalidatePool, Keep};
         for (said, follows) in [
             ("ERR why", Keep),
             ("NOSCRIPT why", Keep),
@@ -115,19 +115,22 @@ mod tests {
             ("CLUSTERDOWN Hash slot not served", Keep),
             ("UNBLOCKED client unblocked via CLIENT UNBLOCK", Keep),
             ("EXECABORT Transaction discarded because of previous errors.", Keep),
-            ("LOADING why", Evict),
-            ("NOAUTH", Evict),
-            ("READONLY You can't write against a read only replica.", Invalidate),
-            ("MASTERDOWN why", Invalidate),
-            ("UNBLOCKED force unblock from blocking operation, instance state changed", Invalidate),
-            ("EXECABORT Transaction discarded because of: READONLY You can't", Invalidate),
-            ("EXECABORT Transaction discarded because of: LOADING Redis is", Evict),
+            ("LOADING why", Close),
+            ("NOAUTH", Close),
+            ("READONLY You can't write against a read only replica.", InvalidatePool),
+            ("MASTERDOWN why", InvalidatePool),
+            (
+                "UNBLOCKED force unblock from blocking operation, instance state changed",
+                InvalidatePool,
+            ),
+            ("EXECABORT Transaction discarded because of: READONLY You can't", InvalidatePool),
+            ("EXECABORT Transaction discarded because of: LOADING Redis is", Close),
             ("ERR unknown command `READONLY`, with args beginning with: ", Keep),
         ] {
             assert_eq!(consequence(&server(said), Role::Any).0, follows, "{said}");
         }
         let of_replica = consequence(&server("READONLY why"), Role::Replica);
-        assert_eq!(of_replica, (Evict, Some("READONLY".to_owned())));
+        assert_eq!(of_replica, (Close, Some("READONLY".to_owned())));
     }
 
     #[test]
@@ -149,7 +152,7 @@ mod tests {
     #[test]
     fn an_error_of_the_connection_evicts_and_is_found_in_its_wrapping() {
         let error = RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
-        assert_eq!(consequence(&error, Role::Any), (Consequence::Evict, None));
+        assert_eq!(consequence(&error, Role::Any), (Verdict::Close, None));
         assert_eq!(io_error(&error).unwrap().kind(), io::ErrorKind::TimedOut);
         assert!(!is_permanent(&error));
     }

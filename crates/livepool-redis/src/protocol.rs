@@ -13,7 +13,7 @@ use super::secrecy::Secrecy;
 use super::settings::Redis;
 use super::state::State;
 use livepool::protocol::Wire;
-use livepool::protocol::{Consequence, Protocol, Reuse, Unread};
+use livepool::protocol::{Protocol, Verdict};
 
 impl Protocol for Redis {
     type Client = Client;
@@ -32,14 +32,14 @@ impl Protocol for Redis {
         client.ping().await
     }
 
-    fn reuse(&self, client: &Client) -> Reuse {
+    fn reuse(&self, client: &Client) -> Verdict {
         let Client { state, left, .. } = client;
         if state.is_beyond_repair() || left.waiting() {
-            Reuse::Never
+            Verdict::Close
         } else if state.needs_repair() || left.any() {
-            Reuse::AfterReset
+            Verdict::NeedsReset
         } else {
-            Reuse::AsItIs
+            Verdict::Keep
         }
     }
 
@@ -51,7 +51,7 @@ impl Protocol for Redis {
         Ok(())
     }
 
-    fn classify(&self, error: &RedisError) -> Consequence {
+    fn classify(&self, error: &RedisError) -> Verdict {
         meaning::consequence(error, self.settings.role).0
     }
 
@@ -71,7 +71,7 @@ impl Protocol for Redis {
         matches!(error.kind(), ErrorKind::Parse | ErrorKind::Io)
     }
 
-    fn unread(&self, bytes: &[u8]) -> Unread {
+    fn unread(&self, bytes: &[u8]) -> Verdict {
         super::unread(bytes)
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::RedisScanner;
 use super::meaning::Worst;
 use super::settings::Role;
-use livepool::protocol::Consequence;
+use livepool::protocol::Verdict;
 use livepool::protocol::{Scanner, Wire};
 
 const OWED: u8 = 1;
@@ -155,7 +155,7 @@ impl Scanner for Along {
         self.scanner.is_blocking_owed()
     }
 
-    fn consequence(&mut self) -> Consequence {
+    fn verdict(&mut self) -> Verdict {
         self.worst = Worst::new();
         // What a handshake is refused for, it says itself.
         while self.is_greeted
