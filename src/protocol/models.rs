@@ -94,7 +94,7 @@ fn what_is_left_of_a_connection_is_let_go_of() {
     let (linger, freed) = (shared.linger(), Arc::new(AtomicUsize::new(0)));
     let task = thread::spawn(move || {
         let keeps = thread_rng().gen_bool(0.7);
-        if keeps && let Some(remains) = block_on(linger.left()) {
+        if keeps && let Some(remains) = block_on(linger.closed()) {
             turn();
             drop(remains);
         }

@@ -6,11 +6,11 @@ use livepool::protocol::Verdict;
 
 /// Who says what.
 #[derive(Clone, Copy)]
-enum Escaped<'a> {
+enum SessionLine<'a> {
     Client(&'a [u8]),
     Server(&'a [u8]),
 }
-use Escaped::{Client, Server};
+use SessionLine::{Client, Server};
 use Status::{Failed, Idle, InTransaction, Unknown};
 
 /// What a scanner knows.
@@ -70,7 +70,7 @@ fn query(text: &str) -> Vec<u8> {
 }
 
 /// Plays a session, cut in every way, after a startup. What is known at the end is always the same.
-fn play(session: &[Escaped<'_>]) -> (Known, Vec<PgError>) {
+fn play(session: &[SessionLine<'_>]) -> (Known, Vec<PgError>) {
     let mut results = splits(10_000).map(|sizes| {
         let mut scanner = PgScanner::new();
         scanner.sent(STARTUP);
@@ -99,7 +99,7 @@ fn play(session: &[Escaped<'_>]) -> (Known, Vec<PgError>) {
     first
 }
 
-fn after(session: &[Escaped<'_>]) -> Known {
+fn after(session: &[SessionLine<'_>]) -> Known {
     play(session).0
 }
 

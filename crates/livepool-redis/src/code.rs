@@ -19,7 +19,7 @@ pub(super) fn code(text: &[u8]) -> &[u8] {
     {
         return first_word(cause);
     }
-    // Escaped to clients that wait in a command, which are also told so by CLIENT UNBLOCK.
+    // Said to clients that wait in a command, which are also told so by CLIENT UNBLOCK.
     if text.starts_with(TURNED) {
         return TURNED;
     }

@@ -1,6 +1,6 @@
 //! [`unread`]: what bytes mean that wait on a connection nobody uses. Pure.
 
-use super::replies::{Escaped, Replies};
+use super::replies::{Replies, ServerMessage};
 use livepool::protocol::Verdict;
 
 /// Judges bytes that begin with something whole and may end within something.
@@ -8,8 +8,8 @@ pub(crate) fn unread(mut bytes: &[u8]) -> Verdict {
     let mut replies = Replies::new();
     loop {
         match replies.next(&mut bytes) {
-            Some(Escaped::Push) => {}
-            Some(Escaped::Reply(..)) => return Verdict::Close,
+            Some(ServerMessage::Push) => {}
+            Some(ServerMessage::Reply(..)) => return Verdict::Close,
             None if replies.is_broken() || replies.is_within_reply() => return Verdict::Close,
             None => return Verdict::Keep,
         }

@@ -7,7 +7,7 @@ use crate::seen::Seen;
 
 /// Something the server said, complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Escaped {
+pub(super) enum ServerMessage {
     /// An answer: its type, and how it begins if it is a status or an error.
     Reply(u8, Word),
     /// Something said unasked.
@@ -119,7 +119,7 @@ impl Replies {
     }
 
     /// Takes bytes until something is complete; `None` if more have to come.
-    pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<Escaped> {
+    pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<ServerMessage> {
         while !bytes.is_empty() {
             let said = match std::mem::replace(&mut self.state, State::Broken) {
                 State::Type => self.begins(take(bytes)?, bytes),
@@ -146,7 +146,7 @@ impl Replies {
         None
     }
 
-    fn begins(&mut self, kind: u8, bytes: &mut &[u8]) -> Option<Escaped> {
+    fn begins(&mut self, kind: u8, bytes: &mut &[u8]) -> Option<ServerMessage> {
         if self.open.is_empty() {
             self.top = Some(kind);
         }
@@ -166,7 +166,7 @@ impl Replies {
         }
     }
 
-    fn line(&mut self, is_cr: bool, bytes: &mut &[u8]) -> Option<Escaped> {
+    fn line(&mut self, is_cr: bool, bytes: &mut &[u8]) -> Option<ServerMessage> {
         let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
             self.hold(bytes.len() as u64);
             self.says(bytes);
@@ -182,7 +182,7 @@ impl Replies {
         if is_cr { self.element() } else { None }
     }
 
-    fn length(&mut self, kind: u8, mut line: Line<24>, bytes: &mut &[u8]) -> Option<Escaped> {
+    fn length(&mut self, kind: u8, mut line: Line<24>, bytes: &mut &[u8]) -> Option<ServerMessage> {
         let line = match line.read(bytes) {
             Read::Part => {
                 self.state = State::Length(kind, line);
@@ -222,7 +222,7 @@ impl Replies {
         None
     }
 
-    fn payload(&mut self, left: u64, is_part: bool, bytes: &mut &[u8]) -> Option<Escaped> {
+    fn payload(&mut self, left: u64, is_part: bool, bytes: &mut &[u8]) -> Option<ServerMessage> {
         let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         let (payload, rest) = bytes.split_at(here);
         *bytes = rest;
@@ -236,7 +236,12 @@ impl Replies {
         }
     }
 
-    fn close(&mut self, is_part: bool, mut line: Line<1>, bytes: &mut &[u8]) -> Option<Escaped> {
+    fn close(
+        &mut self,
+        is_part: bool,
+        mut line: Line<1>,
+        bytes: &mut &[u8],
+    ) -> Option<ServerMessage> {
         match line.read(bytes) {
             Read::Part => self.state = State::Close { is_part, line },
             Read::Whole(b"\r") if is_part => self.state = State::Part,
@@ -246,7 +251,7 @@ impl Replies {
         None
     }
 
-    fn end(&mut self, mut line: Line<1>, bytes: &mut &[u8]) -> Option<Escaped> {
+    fn end(&mut self, mut line: Line<1>, bytes: &mut &[u8]) -> Option<ServerMessage> {
         match line.read(bytes) {
             Read::Part => self.state = State::End(line),
             Read::Whole(b"\r") => {
@@ -280,7 +285,7 @@ impl Replies {
     }
 
     /// An element is complete, and with it perhaps those it is the last one of.
-    fn element(&mut self) -> Option<Escaped> {
+    fn element(&mut self) -> Option<ServerMessage> {
         self.state = State::Type;
         if matches!(self.saying, Some(b'-' | b'!')) {
             self.errors.note(Word::of(code(self.text())));
@@ -306,9 +311,11 @@ impl Replies {
         }
         self.held = 0;
         Some(match self.top.take()? {
-            b'>' => Escaped::Push,
-            kind @ (b'+' | b'-' | b'!') => Escaped::Reply(kind, Word::of(first_word(self.text()))),
-            kind => Escaped::Reply(kind, Word::default()),
+            b'>' => ServerMessage::Push,
+            kind @ (b'+' | b'-' | b'!') => {
+                ServerMessage::Reply(kind, Word::of(first_word(self.text())))
+            }
+            kind => ServerMessage::Reply(kind, Word::default()),
         })
     }
 }

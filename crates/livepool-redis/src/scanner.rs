@@ -4,7 +4,7 @@ use super::command::Kind;
 use super::commands::Commands;
 use super::debt::Debt;
 use super::line::Word;
-use super::replies::{Escaped, Replies};
+use super::replies::{Replies, ServerMessage};
 
 /// Follows both directions of one connection, from its first byte.
 ///
@@ -156,7 +156,7 @@ impl RedisScanner {
 
     pub(crate) fn received(&mut self, mut bytes: &[u8]) {
         while let Some(said) = self.replies.next(&mut bytes) {
-            if let Escaped::Reply(kind, word) = said {
+            if let ServerMessage::Reply(kind, word) = said {
                 self.is_answered(matches!(kind, b'-' | b'!'), word.as_bytes());
             }
         }
