@@ -132,7 +132,11 @@ impl Line {
 
     /// Nothing is under way: neither owed nor about to be sent.
     pub(super) fn is_quiet(&self) -> bool {
-        self.is_at_rest() && self.owed() == 0
+        let handled = self.handled.load(SeqCst);
+        let is_at_rest = || self.woken.load(SeqCst) == handled;
+        // Looked at again after the count: an answer may have come between, which is owed no more and
+        // still in the driver's hands.
+        is_at_rest() && self.owed() == 0 && is_at_rest()
     }
 
     /// Resolves when nothing is under way, or the connection is lost.
