@@ -26,6 +26,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::config::Timeouts;
+use crate::deadline::Deadline;
 use crate::event::{CloseReason, ConnId, Event, Operation};
 use crate::net::{Dialed, Io, PeerAddr, SocketReport};
 use crate::protocol::Asides;
@@ -247,7 +248,8 @@ impl Stream {
 
     /// Sets the moment by which the whole exchange must be over: each later operation gets its own
     /// timeout or what is left, whichever is less. `None` removes it.
-    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+    pub fn set_deadline(&mut self, deadline: impl Into<Deadline>) {
+        let deadline = deadline.into().instant();
         let own = self.own_limits();
         own.deadline = deadline;
         own.deadline_set = deadline.map(|_| Instant::now());

@@ -102,13 +102,6 @@ impl Line {
         })
     }
 
-    /// The driver has sent all it was given, and read all there is.
-    pub(super) fn is_at_rest(&self) -> bool {
-        // What was handled first: it only ever catches up.
-        let handled = self.handled.load(SeqCst);
-        self.woken.load(SeqCst) == handled
-    }
-
     pub(super) fn owed(&self) -> usize {
         self.owed.load(SeqCst)
     }
@@ -132,6 +125,8 @@ impl Line {
 
     /// Nothing is under way: neither owed nor about to be sent.
     pub(super) fn is_quiet(&self) -> bool {
+        // At rest, the driver has sent all it was given, and read all there is. What was handled is read
+        // first: it only ever catches up.
         let handled = self.handled.load(SeqCst);
         let is_at_rest = || self.woken.load(SeqCst) == handled;
         // Looked at again after the count: an answer may have come between, which is owed no more and
