@@ -11,7 +11,7 @@ mod idle;
 use livepool::http1::Http1;
 use livepool::postgres::Postgres;
 use livepool::redis::Redis;
-use livepool::{Config, Pool};
+use livepool::{Config, Pool, Timeouts};
 use support::Events;
 use support::servers::{Haproxy, PgBouncer, Postgres as Server};
 
