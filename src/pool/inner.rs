@@ -214,17 +214,15 @@ impl PoolInner {
         reason: CloseReason,
         used: Option<Duration>,
     ) {
-        if entry.mark_closed() {
-            let kept = conn.close(reason);
-            self.end(entry, reason, used, kept);
-        }
+        entry.mark_closed();
+        let kept = conn.close(reason);
+        self.end(entry, reason, used, kept);
     }
 
     /// Lets a connection go on its own way, out of the pool.
     pub(in crate::pool) fn detach(&self, entry: &Entry, used: Duration) {
-        if entry.mark_closed() {
-            self.end(entry, CloseReason::Detached, Some(used), None);
-        }
+        entry.mark_closed();
+        self.end(entry, CloseReason::Detached, Some(used), None);
     }
 
     /// The registry forgets it, everybody learns why, and its slot is free: in this order, so that no

@@ -215,11 +215,10 @@ impl Entry {
         self.state.store(to as u8, order);
     }
 
-    /// Ends the connection. True for the one who does.
-    pub(in crate::pool) fn mark_closed(&self) -> bool {
-        // A swap and no check before: of two who end it, one gets the old state that is not
-        // `Closed`.
-        self.state.swap(Closed as u8, Ordering::AcqRel) != Closed as u8
+    /// Ends the connection. For whoever has its stream, which is taken once: so this is done once.
+    pub(in crate::pool) fn mark_closed(&self) {
+        debug_assert!(!self.is(Closed), "it has ended before");
+        self.state.store(Closed as u8, Ordering::Release);
     }
 
     /// Takes an idle connection for a caller: its stream, and whether its sentinel has fired since
@@ -499,6 +498,16 @@ impl Entry {
 
     fn link(&self) -> MutexGuard<'_, Arc<Link>> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        // Only where a panic has torn the connection out of its owner's hands: its socket and its slot
+        // are free by themselves, its peer has to be told.
+        if !self.is(Closed) {
+            self.peer.end();
+        }
     }
 }
 
