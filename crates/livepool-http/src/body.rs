@@ -9,9 +9,9 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::background::{self, send_on};
 use super::client::Progress;
 use super::error::Target;
-use super::rest::{self, send_on};
 use super::{Error, Failure, Http1};
 use livepool::Guard;
 use livepool::event::{CloseReason, ConnId};
@@ -119,7 +119,7 @@ impl Body {
             }
             return;
         }
-        self.ended = rest::end(guard);
+        self.ended = background::end(guard);
         // hyper gave up, and the body is going to say why.
         if progress == Progress::Done || self.ended.is_some() {
             self.guard = None;

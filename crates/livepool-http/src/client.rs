@@ -13,10 +13,10 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
 
 use super::Http1;
+use super::background::Rest;
 use super::driver::Driver;
-use super::hints::Hints;
+use super::persistence::Hints;
 use super::request_body::RequestBody;
-use super::rest::Rest;
 use super::upload::Upload;
 use livepool::event::CloseReason;
 use livepool::protocol::{Ledger, Owed};
@@ -89,7 +89,7 @@ impl Client {
         request.body_mut().is_sent_as(self.upload.begin());
         self.owed = Some(self.ledger.owe());
         self.is_answering = false;
-        self.said_goodbye = super::hints::has_token(request.headers(), "close");
+        self.said_goodbye = super::persistence::has_token(request.headers(), "close");
         let mut answer = pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
         let response = poll_fn(|cx| {

@@ -6,7 +6,7 @@ use http::header::{CONNECTION, HeaderName};
 use http::{HeaderMap, HeaderValue, Version};
 
 use super::at;
-use super::hints::{Hints, has_token};
+use super::persistence::{Hints, has_token};
 use livepool::fuzzed::{Property, says_something};
 
 /// All of this crate.

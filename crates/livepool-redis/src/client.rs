@@ -8,10 +8,10 @@ use ::redis::{
 };
 use tokio::task::JoinHandle;
 
-use super::left::Left;
-use super::loan::Slot;
+use super::abandoned::Left;
+use super::session::State;
 use super::settings::Settings;
-use super::state::State;
+use super::shared_wire::Slot;
 use std::sync::Arc;
 
 /// A connection to a Redis server that nobody shares.

@@ -12,10 +12,10 @@ use ::redis::{
 };
 
 use super::client::Driver;
-use super::loan::Slot;
-use super::secrecy::Secrecy;
+use super::session::State;
 use super::settings::{Role, Settings};
-use super::state::State;
+use super::shared_wire::Slot;
+use super::transport::Secrecy;
 use livepool::protocol::Escaped;
 
 /// What a command of the handshake is for.
@@ -255,7 +255,7 @@ mod tests {
             (Step::Role, "NOPERM this user has no permissions", true),
         ] {
             let error = refusal(step, said);
-            assert_eq!(super::super::meaning::is_permanent(&error), lasts, "{said}: {error}");
+            assert_eq!(super::super::classify::is_permanent(&error), lasts, "{said}: {error}");
         }
     }
 

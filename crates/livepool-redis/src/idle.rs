@@ -1,6 +1,6 @@
 //! [`unread`]: what bytes mean that wait on a connection nobody uses. Pure.
 
-use super::replies::{Replies, ServerMessage};
+use super::reply_parser::{Replies, ServerMessage};
 use livepool::protocol::Verdict;
 
 /// Judges bytes that begin with something whole and may end within something.

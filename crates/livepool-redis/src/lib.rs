@@ -64,31 +64,31 @@
 //! made fit for its next user is found out with `ECHO`. Behind a proxy that answers neither, do without
 //! [`Validation::Ping`](livepool::config::Validation::Ping); what would be put right is closed instead.
 
+mod abandoned;
+mod classify;
 mod client;
-mod code;
 mod command;
-mod commands;
+mod command_parser;
 mod debt;
 mod error;
+mod error_code;
 #[cfg(any(test, feature = "__properties"))]
 #[doc(hidden)]
 pub mod fuzzed;
 mod handshake;
 mod idle;
-mod left;
 mod line;
-mod loan;
-mod meaning;
 mod protocol;
 mod pubsub;
-mod replies;
+mod reply_parser;
 mod scanner;
-mod secrecy;
 mod seen;
+mod session;
 mod settings;
-mod state;
+mod shared_wire;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod url;
 
 use idle::unread;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use ::redis::{ErrorKind, RedisError, RedisResult};
 
+use super::abandoned::Left;
+use super::classify;
 use super::client::Client;
 use super::handshake::shake_hands;
-use super::left::Left;
-use super::loan::Slot;
-use super::meaning;
-use super::secrecy::Secrecy;
+use super::session::State;
 use super::settings::Redis;
-use super::state::State;
+use super::shared_wire::Slot;
+use super::transport::Secrecy;
 use livepool::protocol::Wire;
 use livepool::protocol::{Protocol, Verdict};
 
@@ -52,15 +52,15 @@ impl Protocol for Redis {
     }
 
     fn classify(&self, error: &RedisError) -> Verdict {
-        meaning::consequence(error, self.settings.role).0
+        classify::consequence(error, self.settings.role).0
     }
 
     fn code(&self, error: &RedisError) -> Option<String> {
-        meaning::consequence(error, self.settings.role).1
+        classify::consequence(error, self.settings.role).1
     }
 
     fn is_permanent(&self, error: &RedisError) -> bool {
-        meaning::is_permanent(error)
+        classify::is_permanent(error)
     }
 
     fn speaks(&self) -> &'static str {

@@ -4,7 +4,7 @@ use ::redis::aio::PubSub;
 use ::redis::{ErrorKind, RedisConnectionInfo, RedisError, RedisResult};
 
 use super::client::Client;
-use super::replies::Replies;
+use super::reply_parser::Replies;
 use livepool::protocol::Scanner;
 
 impl Client {

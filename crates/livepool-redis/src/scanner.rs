@@ -1,10 +1,10 @@
 //! [`RedisScanner`]: reads along with a Redis client, RESP2 or RESP3. Pure.
 
 use super::command::Kind;
-use super::commands::Commands;
+use super::command_parser::Commands;
 use super::debt::Debt;
 use super::line::Word;
-use super::replies::{Replies, ServerMessage};
+use super::reply_parser::{Replies, ServerMessage};
 
 /// Follows both directions of one connection, from its first byte.
 ///

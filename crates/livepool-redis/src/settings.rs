@@ -5,7 +5,7 @@ use std::fmt;
 use ::redis::{ConnectionAddr, ConnectionInfo, RedisConnectionInfo};
 
 use super::error::SettingsError;
-use super::secrecy::Secrecy;
+use super::transport::Secrecy;
 use livepool::Pool;
 use livepool::config::{Config, ConfigError};
 use std::sync::Arc;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ::redis::IntoConnectionInfo;
 
 use super::error::SettingsError;
-use super::secrecy::Secrecy;
 use super::settings::Redis;
+use super::transport::Secrecy;
 
 const SHAPE: &str = "must look like redis://[user:password@]host:port/db, rediss://... for TLS, or \
                      redis+unix:///path";

@@ -10,7 +10,7 @@ use hyper_util::client::legacy::connect::{self, Connected};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::asked::{Asked, TLS, Turn};
+use super::request_tracker::{Asked, TLS, Turn};
 use livepool::Stream;
 use livepool::protocol::{Ledger, Owed};
 

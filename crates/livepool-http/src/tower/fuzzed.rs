@@ -1,6 +1,6 @@
 //! A property of what is understood of the bytes that were written.
 
-use super::asked::Asked;
+use super::request_tracker::Asked;
 use livepool::fuzzed::{Property, cut, pieces, ways};
 
 /// All of this crate.

@@ -1,6 +1,6 @@
 //! [`Replies`]: where what a server says begins and ends, RESP2 and RESP3. Pure.
 
-use super::code::{code, first_word};
+use super::error_code::{code, first_word};
 use super::line::{Line, Read, Word, number, strict};
 
 use crate::seen::Seen;

@@ -5,10 +5,10 @@ use std::io;
 
 use ::redis::{ErrorKind, RedisError};
 
-use super::code::{TURNED, code, first_word};
+use super::error_code::{TURNED, code, first_word};
 use super::line::Word;
-use super::secrecy;
 use super::settings::Role;
+use super::transport;
 use livepool::protocol::Verdict;
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ pub(super) fn is_permanent(error: &RedisError) -> bool {
         ErrorKind::AuthenticationFailed
         | ErrorKind::InvalidClientConfig
         | ErrorKind::RESP3NotSupported => true,
-        ErrorKind::Io => io_error(error).is_some_and(secrecy::is_permanent),
+        ErrorKind::Io => io_error(error).is_some_and(transport::is_permanent),
         _ => false,
     }
 }

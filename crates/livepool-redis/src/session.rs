@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::RedisScanner;
-use super::meaning::Worst;
+use super::classify::Worst;
 use super::settings::Role;
 use livepool::protocol::Verdict;
 use livepool::protocol::{Scanner, Wire};
