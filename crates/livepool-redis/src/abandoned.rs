@@ -1,4 +1,4 @@
-//! [`Left`]: commands whose callers went away before the answer came.
+//! [`AbandonedCommands`]: commands whose callers went away before the answer came.
 //!
 //! The driver task may be about to send such a command, or may not have looked at it yet: nobody can
 //! tell from the bytes. So whoever drops the future of a command leaves a note here, and the
@@ -11,67 +11,67 @@ use ::redis::{Arg, Cmd, Pipeline};
 use super::command::is_blocking;
 
 /// Somebody left.
-const SOME: u8 = 1;
+const ABANDONED: u8 = 1;
 /// What was left waits for something to happen, perhaps for ever.
-const WAITING: u8 = 2;
+const BLOCKING: u8 = 2;
 
 #[derive(Debug, Default)]
-pub(super) struct Left(AtomicU8);
+pub(super) struct AbandonedCommands(AtomicU8);
 
-impl Left {
+impl AbandonedCommands {
     /// Notes it unless the returned value is told that the answer came.
-    pub(super) fn unless_answered<'a>(&'a self, asked: &'a dyn Asked) -> Asking<'a> {
-        Asking { left: self, asked: Some(asked) }
+    pub(super) fn track<'a>(&'a self, command: &'a dyn MayBlock) -> AwaitedReply<'a> {
+        AwaitedReply { commands: self, command: Some(command) }
     }
 
-    pub(super) fn any(&self) -> bool {
+    pub(super) fn has_any(&self) -> bool {
         self.0.load(Ordering::Acquire) != 0
     }
 
-    pub(super) fn waiting(&self) -> bool {
-        self.0.load(Ordering::Acquire) & WAITING != 0
+    pub(super) fn has_blocking(&self) -> bool {
+        self.0.load(Ordering::Acquire) & BLOCKING != 0
     }
 
     /// An answer came to what was asked after them.
-    pub(super) fn forget(&self) {
+    pub(super) fn clear(&self) {
         self.0.store(0, Ordering::Release);
     }
 
-    fn note(&self, asked: &dyn Asked) {
-        let waiting = if asked.waits() { WAITING } else { 0 };
-        self.0.fetch_or(SOME | waiting, Ordering::AcqRel);
+    fn record(&self, command: &dyn MayBlock) {
+        let waiting = if command.may_block() { BLOCKING } else { 0 };
+        self.0.fetch_or(ABANDONED | waiting, Ordering::AcqRel);
     }
 }
 
 /// A command whose answer is waited for.
-pub(super) struct Asking<'a> {
-    left: &'a Left,
-    asked: Option<&'a dyn Asked>,
+pub(super) struct AwaitedReply<'a> {
+    commands: &'a AbandonedCommands,
+    command: Option<&'a dyn MayBlock>,
 }
 
-impl Asking<'_> {
+impl AwaitedReply<'_> {
     /// The answer came, or none ever will.
-    pub(super) fn answered(mut self) {
-        self.asked = None;
+    pub(super) fn mark_answered(mut self) {
+        self.command = None;
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for AwaitedReply<'_> {
     fn drop(&mut self) {
-        if let Some(asked) = self.asked {
-            self.left.note(asked);
+        if let Some(command) = self.command {
+            self.commands.record(command);
         }
     }
 }
 
-/// What was asked.
-pub(super) trait Asked: Sync {
+/// What was command.
+pub(super) trait MayBlock: Sync {
     /// Whether its answer may wait for something to happen.
-    fn waits(&self) -> bool;
+    fn may_block(&self) -> bool;
 }
 
-impl Asked for Cmd {
-    fn waits(&self) -> bool {
+impl MayBlock for Cmd {
+    fn may_block(&self) -> bool {
         let words = self.args_iter().map(|arg| match arg {
             Arg::Simple(word) => word,
             _ => &[],
@@ -80,8 +80,8 @@ impl Asked for Cmd {
     }
 }
 
-impl Asked for Pipeline {
-    fn waits(&self) -> bool {
-        self.cmd_iter().any(Asked::waits)
+impl MayBlock for Pipeline {
+    fn may_block(&self) -> bool {
+        self.cmd_iter().any(MayBlock::may_block)
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 
 use ::redis::{ErrorKind, RedisError};
 
-use super::error_code::{TURNED, code, first_word};
+use super::error_code::{ROLE_CHANGED, error_code, first_word};
 use super::line::Word;
 use super::settings::Role;
 use super::transport;
@@ -13,44 +13,44 @@ use livepool::protocol::Verdict;
 use std::sync::Arc;
 
 /// What follows from an error that a caller was given, and the server's word for it.
-pub(super) fn consequence(error: &RedisError, role: Role) -> (Verdict, Option<String>) {
+pub(super) fn classify(error: &RedisError, role: Role) -> (Verdict, Option<String>) {
     match error.kind() {
         ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed => {
             (Verdict::Close, error.code().map(str::to_owned))
         }
         _ => {
-            let mut worst = Worst::new();
+            let mut worst = WorstError::new();
             // One of many commands may be the one that tells.
             for (_, error) in error.clone().into_server_errors().iter().flat_map(|all| all.iter()) {
                 let text = format!("{} {}", error.code(), error.details().unwrap_or_default());
-                worst.note(Word::of(code(text.as_bytes())), role);
+                worst.record(Word::of(error_code(text.as_bytes())), role);
             }
-            (worst.consequence, worst.code())
+            (worst.verdict, worst.code())
         }
     }
 }
 
 /// What follows from several errors: from the worst of them, and the first of its kind.
 #[derive(Debug)]
-pub(super) struct Worst {
-    pub(super) consequence: Verdict,
+pub(super) struct WorstError {
+    pub(super) verdict: Verdict,
     code: Word,
 }
 
-impl Worst {
+impl WorstError {
     pub(super) fn new() -> Self {
-        Self { consequence: Verdict::Keep, code: Word::default() }
+        Self { verdict: Verdict::Keep, code: Word::default() }
     }
 
-    pub(super) fn note(&mut self, code: Word, role: Role) {
-        let consequence = of_code(code.as_bytes(), role);
-        let is_worse = match consequence {
-            Verdict::InvalidatePool => self.consequence != Verdict::InvalidatePool,
-            Verdict::Close => self.consequence == Verdict::Keep,
+    pub(super) fn record(&mut self, code: Word, role: Role) {
+        let verdict = verdict_of(code.as_bytes(), role);
+        let is_worse = match verdict {
+            Verdict::InvalidatePool => self.verdict != Verdict::InvalidatePool,
+            Verdict::Close => self.verdict == Verdict::Keep,
             _ => false,
         };
         if is_worse {
-            *self = Self { consequence, code };
+            *self = Self { verdict, code };
         }
     }
 
@@ -61,16 +61,16 @@ impl Worst {
     }
 }
 
-/// What follows from an error of this [`code`].
+/// What follows from an error of this [`error_code`].
 ///
 /// That the server is short of memory, disk, replicas or time (`OOM`, `MISCONF`, `NOREPLICAS`,
 /// `BUSY`), or that its cluster is (`CLUSTERDOWN`), concerns some commands: another connection would
 /// lead to the same server, and the one there is may still read.
-fn of_code(code: &[u8], role: Role) -> Verdict {
+fn verdict_of(code: &[u8], role: Role) -> Verdict {
     match code {
         // Who asked for a replica is told nothing new by one.
-        b"READONLY" | b"MASTERDOWN" | TURNED if role == Role::Replica => Verdict::Close,
-        b"READONLY" | b"MASTERDOWN" | TURNED => Verdict::InvalidatePool,
+        b"READONLY" | b"MASTERDOWN" | ROLE_CHANGED if role == Role::Replica => Verdict::Close,
+        b"READONLY" | b"MASTERDOWN" | ROLE_CHANGED => Verdict::InvalidatePool,
         b"LOADING" | b"NOAUTH" => Verdict::Close,
         _ => Verdict::Keep,
     }
@@ -127,24 +127,24 @@ mod tests {
             ("EXECABORT Transaction discarded because of: LOADING Redis is", Close),
             ("ERR unknown command `READONLY`, with args beginning with: ", Keep),
         ] {
-            assert_eq!(consequence(&server(said), Role::Any).0, follows, "{said}");
+            assert_eq!(classify(&server(said), Role::Any).0, follows, "{said}");
         }
-        let of_replica = consequence(&server("READONLY why"), Role::Replica);
+        let of_replica = classify(&server("READONLY why"), Role::Replica);
         assert_eq!(of_replica, (Close, Some("READONLY".to_owned())));
     }
 
     #[test]
     fn the_worst_of_many_says_what_follows_and_is_named() {
-        let mut worst = Worst::new();
+        let mut worst = WorstError::new();
         assert_eq!(worst.code(), None);
         for (said, code) in [
             (&b"ERR"[..], None),
             (b"LOADING", Some("LOADING")),
-            (TURNED, Some("UNBLOCKED")),
+            (ROLE_CHANGED, Some("UNBLOCKED")),
             (b"NOAUTH", Some("UNBLOCKED")),
             (b"READONLY", Some("UNBLOCKED")),
         ] {
-            worst.note(Word::of(said), Role::Any);
+            worst.record(Word::of(said), Role::Any);
             assert_eq!(worst.code().as_deref(), code);
         }
     }
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn an_error_of_the_connection_evicts_and_is_found_in_its_wrapping() {
         let error = RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
-        assert_eq!(consequence(&error, Role::Any), (Verdict::Close, None));
+        assert_eq!(classify(&error, Role::Any), (Verdict::Close, None));
         assert_eq!(io_error(&error).unwrap().kind(), io::ErrorKind::TimedOut);
         assert!(!is_permanent(&error));
     }

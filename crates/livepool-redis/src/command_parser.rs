@@ -1,73 +1,73 @@
-//! [`Commands`]: where what a client sends begins and ends. Pure.
+//! [`CommandParser`]: where what a client sends begins and ends. Pure.
 
-use super::command::{Command, Kind, LONGEST};
-use super::line::{Line, Read, lenient, number, strict};
+use super::command::{CommandClassifier, CommandKind, MAX_ARGUMENT};
+use super::line::{LineRead, PartialLine, lenient, number, strict};
 
 /// Follows what a client sends, and keeps nothing of it but the beginning of an argument.
 #[derive(Debug)]
-pub(super) struct Commands {
-    state: State,
-    command: Command,
+pub(super) struct CommandParser {
+    state: CommandState,
+    command: CommandClassifier,
     /// Arguments that are to come.
-    left: u64,
-    argument: [u8; LONGEST],
+    arguments_left: u64,
+    argument: [u8; MAX_ARGUMENT],
     /// How much of that is kept.
-    have: usize,
+    argument_len: usize,
 }
 
 #[derive(Debug)]
-enum State {
+enum CommandState {
     Start,
     /// A command in one line, as a person types it.
-    Inline(Line<128>),
+    Inline(PartialLine<128>),
     /// The line with the number of arguments.
-    Count(Line<24>),
+    Count(PartialLine<24>),
     /// The type of an argument, which must be that of a payload.
     Type,
     /// The line with its length.
-    Length(Line<24>),
+    Length(PartialLine<24>),
     Payload(u64),
     /// The empty line behind it.
-    Close(Line<1>),
+    Close(PartialLine<1>),
     Broken,
 }
 
-impl Commands {
+impl CommandParser {
     pub(super) fn new() -> Self {
         Self {
-            state: State::Start,
-            command: Command::new(),
-            left: 0,
-            argument: [0; LONGEST],
-            have: 0,
+            state: CommandState::Start,
+            command: CommandClassifier::new(),
+            arguments_left: 0,
+            argument: [0; MAX_ARGUMENT],
+            argument_len: 0,
         }
     }
 
     /// It is not RESP: what follows means nothing.
     pub(super) fn is_broken(&self) -> bool {
-        matches!(self.state, State::Broken)
+        matches!(self.state, CommandState::Broken)
     }
 
     /// A command has begun and not ended.
-    pub(super) fn is_midway(&self) -> bool {
-        !matches!(self.state, State::Start)
+    pub(super) fn is_within_command(&self) -> bool {
+        !matches!(self.state, CommandState::Start)
     }
 
     /// Takes bytes until a command is complete; `None` if more have to come.
-    pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<Kind> {
+    pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<CommandKind> {
         while !bytes.is_empty() {
-            let kind = match std::mem::replace(&mut self.state, State::Broken) {
-                State::Start => self.begins(bytes),
-                State::Inline(line) => self.inline(line, bytes),
-                State::Count(line) => self.count(line, bytes),
-                State::Type if bytes[0] == b'$' => {
+            let kind = match std::mem::replace(&mut self.state, CommandState::Broken) {
+                CommandState::Start => self.begin(bytes),
+                CommandState::Inline(line) => self.inline(line, bytes),
+                CommandState::Count(line) => self.count(line, bytes),
+                CommandState::Type if bytes[0] == b'$' => {
                     *bytes = &bytes[1..];
-                    self.length(Line::new(), bytes)
+                    self.length(PartialLine::new(), bytes)
                 }
-                State::Length(line) => self.length(line, bytes),
-                State::Payload(left) => self.payload(left, bytes),
-                State::Close(line) => self.close(line, bytes),
-                State::Type | State::Broken => return None,
+                CommandState::Length(line) => self.length(line, bytes),
+                CommandState::Payload(left) => self.payload(left, bytes),
+                CommandState::Close(line) => self.close(line, bytes),
+                CommandState::Type | CommandState::Broken => return None,
             };
             if kind.is_some() {
                 return kind;
@@ -76,98 +76,99 @@ impl Commands {
         None
     }
 
-    fn begins(&mut self, bytes: &mut &[u8]) -> Option<Kind> {
-        self.command = Command::new();
+    fn begin(&mut self, bytes: &mut &[u8]) -> Option<CommandKind> {
+        self.command = CommandClassifier::new();
         if bytes[0] != b'*' {
-            return self.inline(Line::new(), bytes);
+            return self.inline(PartialLine::new(), bytes);
         }
         *bytes = &bytes[1..];
-        self.count(Line::new(), bytes)
+        self.count(PartialLine::new(), bytes)
     }
 
     /// Quotes are not understood; a client that has them to send does not send lines.
-    fn inline(&mut self, mut line: Line<128>, bytes: &mut &[u8]) -> Option<Kind> {
+    fn inline(&mut self, mut line: PartialLine<128>, bytes: &mut &[u8]) -> Option<CommandKind> {
         let line = match line.read(bytes) {
-            Read::Part => {
-                self.state = State::Inline(line);
+            LineRead::Part => {
+                self.state = CommandState::Inline(line);
                 return None;
             }
-            Read::TooLong => return None,
-            Read::Whole(line) => line,
+            LineRead::TooLong => return None,
+            LineRead::Whole(line) => line,
         };
         let text = lenient(line);
         if text.iter().any(|byte| matches!(byte, b'"' | b'\'' | 0)) {
             return None;
         }
-        self.state = State::Start;
+        self.state = CommandState::Start;
         let mut words =
             text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).peekable();
         // An empty line is nothing to answer.
         words.peek()?;
-        words.for_each(|word| self.command.argument(word));
+        words.for_each(|word| self.command.push_argument(word));
         Some(self.command.kind())
     }
 
-    fn count(&mut self, mut line: Line<24>, bytes: &mut &[u8]) -> Option<Kind> {
+    fn count(&mut self, mut line: PartialLine<24>, bytes: &mut &[u8]) -> Option<CommandKind> {
         let line = match line.read(bytes) {
-            Read::Part => {
-                self.state = State::Count(line);
+            LineRead::Part => {
+                self.state = CommandState::Count(line);
                 return None;
             }
-            Read::TooLong => return None,
-            Read::Whole(line) => line,
+            LineRead::TooLong => return None,
+            LineRead::Whole(line) => line,
         };
-        self.left = number(strict(line)?)?;
+        self.arguments_left = number(strict(line)?)?;
         // Nothing is nothing to answer.
-        self.state = if self.left == 0 { State::Start } else { State::Type };
+        self.state =
+            if self.arguments_left == 0 { CommandState::Start } else { CommandState::Type };
         None
     }
 
-    fn length(&mut self, mut line: Line<24>, bytes: &mut &[u8]) -> Option<Kind> {
+    fn length(&mut self, mut line: PartialLine<24>, bytes: &mut &[u8]) -> Option<CommandKind> {
         let line = match line.read(bytes) {
-            Read::Part => {
-                self.state = State::Length(line);
+            LineRead::Part => {
+                self.state = CommandState::Length(line);
                 return None;
             }
-            Read::TooLong => return None,
-            Read::Whole(line) => line,
+            LineRead::TooLong => return None,
+            LineRead::Whole(line) => line,
         };
-        self.have = 0;
+        self.argument_len = 0;
         self.payload(number(strict(line)?)?, bytes)
     }
 
-    fn payload(&mut self, left: u64, bytes: &mut &[u8]) -> Option<Kind> {
+    fn payload(&mut self, left: u64, bytes: &mut &[u8]) -> Option<CommandKind> {
         let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         let (payload, rest) = bytes.split_at(here);
         *bytes = rest;
-        let kept = &payload[..here.min(LONGEST - self.have)];
-        self.argument[self.have..self.have + kept.len()].copy_from_slice(kept);
-        self.have += kept.len();
+        let kept = &payload[..here.min(MAX_ARGUMENT - self.argument_len)];
+        self.argument[self.argument_len..self.argument_len + kept.len()].copy_from_slice(kept);
+        self.argument_len += kept.len();
         match left - payload.len() as u64 {
-            0 => self.close(Line::new(), bytes),
+            0 => self.close(PartialLine::new(), bytes),
             left => {
-                self.state = State::Payload(left);
+                self.state = CommandState::Payload(left);
                 None
             }
         }
     }
 
-    fn close(&mut self, mut line: Line<1>, bytes: &mut &[u8]) -> Option<Kind> {
+    fn close(&mut self, mut line: PartialLine<1>, bytes: &mut &[u8]) -> Option<CommandKind> {
         match line.read(bytes) {
-            Read::Part => {
-                self.state = State::Close(line);
+            LineRead::Part => {
+                self.state = CommandState::Close(line);
                 return None;
             }
-            Read::Whole(b"\r") => {}
+            LineRead::Whole(b"\r") => {}
             _ => return None,
         }
-        self.command.argument(&self.argument[..self.have]);
-        self.left -= 1;
-        if self.left > 0 {
-            self.state = State::Type;
+        self.command.push_argument(&self.argument[..self.argument_len]);
+        self.arguments_left -= 1;
+        if self.arguments_left > 0 {
+            self.state = CommandState::Type;
             return None;
         }
-        self.state = State::Start;
+        self.state = CommandState::Start;
         Some(self.command.kind())
     }
 }

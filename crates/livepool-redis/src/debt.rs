@@ -1,33 +1,33 @@
-//! [`Debt`]: the commands that have not been answered. Pure.
+//! [`PendingReplies`]: the commands that have not been answered. Pure.
 
 use std::collections::VecDeque;
 
-use super::command::Kind;
+use super::command::CommandKind;
 
 /// In the order of their answers, equal ones that follow each other as one entry.
 #[derive(Debug, Default)]
-pub(super) struct Debt {
-    runs: VecDeque<(Kind, usize)>,
+pub(super) struct PendingReplies {
+    runs: VecDeque<(CommandKind, usize)>,
     owed: usize,
 }
 
 /// A client with more in flight is not followed.
-const MOST: usize = 1 << 16;
+const MAX_RUNS: usize = 1 << 16;
 
-impl Debt {
+impl PendingReplies {
     pub(super) fn owed(&self) -> usize {
         self.owed
     }
 
     /// The one that is answered next.
-    pub(super) fn first(&self) -> Option<Kind> {
+    pub(super) fn first(&self) -> Option<CommandKind> {
         self.runs.front().map(|(kind, _)| *kind)
     }
 
     /// `false` if there is no room.
     #[must_use]
-    pub(super) fn push(&mut self, kind: Kind) -> bool {
-        let is_full = self.runs.len() == MOST;
+    pub(super) fn push(&mut self, kind: CommandKind) -> bool {
+        let is_full = self.runs.len() == MAX_RUNS;
         match self.runs.back_mut() {
             Some((last, count)) if *last == kind => *count += 1,
             _ if is_full => return false,
@@ -37,7 +37,7 @@ impl Debt {
         true
     }
 
-    pub(super) fn pop(&mut self) -> Option<Kind> {
+    pub(super) fn pop(&mut self) -> Option<CommandKind> {
         let (kind, count) = self.runs.front_mut()?;
         let kind = *kind;
         *count -= 1;

@@ -1,11 +1,11 @@
 //! [`unread`]: what bytes mean that wait on a connection nobody uses. Pure.
 
-use super::reply_parser::{Replies, ServerMessage};
+use super::reply_parser::{ReplyParser, ServerMessage};
 use livepool::protocol::Verdict;
 
 /// Judges bytes that begin with something whole and may end within something.
 pub(crate) fn unread(mut bytes: &[u8]) -> Verdict {
-    let mut replies = Replies::new();
+    let mut replies = ReplyParser::new();
     loop {
         match replies.next(&mut bytes) {
             Some(ServerMessage::Push) => {}

@@ -1,9 +1,9 @@
-//! [`Replies`]: where what a server says begins and ends, RESP2 and RESP3. Pure.
+//! [`ReplyParser`]: where what a server says begins and ends, RESP2 and RESP3. Pure.
 
-use super::error_code::{code, first_word};
-use super::line::{Line, Read, Word, number, strict};
+use super::error_code::{error_code, first_word};
+use super::line::{LineRead, PartialLine, Word, number, strict};
 
-use crate::seen::Seen;
+use crate::seen::PendingErrors;
 
 /// Something the server said, complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,17 +16,17 @@ pub(super) enum ServerMessage {
 
 /// Follows what the server says, and keeps nothing of it but the beginning of a status or an error.
 #[derive(Debug)]
-pub(super) struct Replies {
-    state: State,
-    /// The aggregates that are not complete. A peer can open no more than [`DEEPEST`].
-    open: Vec<Open>,
+pub(super) struct ReplyParser {
+    state: ReplyState,
+    /// The aggregates that are not complete. A peer can open no more than [`MAX_DEPTH`].
+    aggregates: Vec<Aggregate>,
     /// The type of what stands outside of all of them; `None` in between.
-    top: Option<u8>,
+    outermost: Option<u8>,
     /// The type of the status or error that is under way, and how it begins.
-    saying: Option<u8>,
-    text: [u8; MOST_TEXT],
+    text_type: Option<u8>,
+    text: [u8; MAX_TEXT],
     text_len: usize,
-    errors: Seen<Word>,
+    errors: PendingErrors<Word>,
     /// What the client holds of what is under way, announced payloads and elements included.
     held: u64,
     /// The most it held since that was asked last.
@@ -34,17 +34,17 @@ pub(super) struct Replies {
 }
 
 /// What an element costs a client beside its content: the largest there are take 56 bytes.
-const ELEMENT: u64 = 64;
+const ELEMENT_OVERHEAD: u64 = 64;
 
 #[derive(Debug)]
-enum State {
+enum ReplyState {
     Type,
     /// A line of any length, and whether its last byte was CR.
     Text {
         is_cr: bool,
     },
     /// The line with the length of a payload, of a part of a streamed one, or of an aggregate.
-    Length(u8, Line<24>),
+    Length(u8, PartialLine<24>),
     Payload {
         left: u64,
         is_part: bool,
@@ -52,40 +52,40 @@ enum State {
     /// The empty line behind a payload.
     Close {
         is_part: bool,
-        line: Line<1>,
+        line: PartialLine<1>,
     },
     /// The type of the next part of a streamed payload.
     Part,
     /// The line that ends a streamed aggregate.
-    End(Line<1>),
+    End(PartialLine<1>),
     /// It is not RESP, or deeper than any server would have it.
     Broken,
 }
 
 /// An aggregate.
 #[derive(Debug)]
-struct Open {
+struct Aggregate {
     /// How many elements are to come; `None` if it says itself when it ends.
     left: Option<u64>,
     /// It says something about what follows it, and counts for nothing.
     is_attribute: bool,
 }
 
-const DEEPEST: usize = 128;
+const MAX_DEPTH: usize = 128;
 
 /// More than stands before the word that counts, wherever a server puts it.
-const MOST_TEXT: usize = 160;
+const MAX_TEXT: usize = 160;
 
-impl Replies {
+impl ReplyParser {
     pub(super) fn new() -> Self {
         Self {
-            state: State::Type,
-            open: Vec::new(),
-            top: None,
-            saying: None,
-            text: [0; MOST_TEXT],
+            state: ReplyState::Type,
+            aggregates: Vec::new(),
+            outermost: None,
+            text_type: None,
+            text: [0; MAX_TEXT],
             text_len: 0,
-            errors: Seen::new(),
+            errors: PendingErrors::new(),
             held: 0,
             longest: 0,
         }
@@ -103,64 +103,64 @@ impl Replies {
     }
 
     /// The client holds so much more.
-    fn hold(&mut self, bytes: u64) {
+    fn add_held(&mut self, bytes: u64) {
         self.held = self.held.saturating_add(bytes);
         self.longest = self.longest.max(self.held);
     }
 
     /// It is not RESP: what follows means nothing.
     pub(super) fn is_broken(&self) -> bool {
-        matches!(self.state, State::Broken)
+        matches!(self.state, ReplyState::Broken)
     }
 
     /// What began and is not complete is something other than a push.
     pub(super) fn is_within_reply(&self) -> bool {
-        self.top.is_some_and(|top| top != b'>')
+        self.outermost.is_some_and(|top| top != b'>')
     }
 
     /// Takes bytes until something is complete; `None` if more have to come.
     pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<ServerMessage> {
         while !bytes.is_empty() {
-            let said = match std::mem::replace(&mut self.state, State::Broken) {
-                State::Type => self.begins(take(bytes)?, bytes),
-                State::Text { is_cr } => self.line(is_cr, bytes),
-                State::Length(kind, line) => self.length(kind, line, bytes),
-                State::Payload { left, is_part } => self.payload(left, is_part, bytes),
-                State::Close { is_part, line } => self.close(is_part, line, bytes),
-                State::Part if take(bytes) == Some(b';') => {
-                    self.state = State::Length(b';', Line::new());
+            let message = match std::mem::replace(&mut self.state, ReplyState::Broken) {
+                ReplyState::Type => self.begin(take(bytes)?, bytes),
+                ReplyState::Text { is_cr } => self.line(is_cr, bytes),
+                ReplyState::Length(kind, line) => self.length(kind, line, bytes),
+                ReplyState::Payload { left, is_part } => self.payload(left, is_part, bytes),
+                ReplyState::Close { is_part, line } => self.close(is_part, line, bytes),
+                ReplyState::Part if take(bytes) == Some(b';') => {
+                    self.state = ReplyState::Length(b';', PartialLine::new());
                     None
                 }
-                State::End(line) => self.end(line, bytes),
-                State::Part | State::Broken => {
+                ReplyState::End(line) => self.end(line, bytes),
+                ReplyState::Part | ReplyState::Broken => {
                     // The client may wait for the end of it all the same.
-                    self.hold(bytes.len() as u64);
+                    self.add_held(bytes.len() as u64);
                     *bytes = &[];
                     return None;
                 }
             };
-            if said.is_some() {
-                return said;
+            if message.is_some() {
+                return message;
             }
         }
         None
     }
 
-    fn begins(&mut self, kind: u8, bytes: &mut &[u8]) -> Option<ServerMessage> {
-        if self.open.is_empty() {
-            self.top = Some(kind);
+    fn begin(&mut self, kind: u8, bytes: &mut &[u8]) -> Option<ServerMessage> {
+        if self.aggregates.is_empty() {
+            self.outermost = Some(kind);
         }
-        self.saying = matches!(kind, b'+' | b'-' | b'!').then_some(kind);
+        self.text_type = matches!(kind, b'+' | b'-' | b'!').then_some(kind);
         self.text_len = 0;
         match kind {
             b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => self.line(false, bytes),
             // A push stands for itself, never within an answer.
-            b'>' if !self.open.is_empty() => None,
+            b'>' if !self.aggregates.is_empty() => None,
             b'$' | b'!' | b'=' | b'*' | b'~' | b'%' | b'|' | b'>' => {
-                self.length(kind, Line::new(), bytes)
+                self.length(kind, PartialLine::new(), bytes)
             }
-            b'.' if matches!(self.open.last(), Some(Open { left: None, .. })) => {
-                self.end(Line::new(), bytes)
+            b'.' if matches!(self.aggregates.last(), Some(Aggregate { left: None, .. })) => {
+                self.end(PartialLine::new(), bytes)
             }
             _ => None,
         }
@@ -168,54 +168,59 @@ impl Replies {
 
     fn line(&mut self, is_cr: bool, bytes: &mut &[u8]) -> Option<ServerMessage> {
         let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
-            self.hold(bytes.len() as u64);
-            self.says(bytes);
-            self.state = State::Text { is_cr: bytes.last() == Some(&b'\r') };
+            self.add_held(bytes.len() as u64);
+            self.keep_text(bytes);
+            self.state = ReplyState::Text { is_cr: bytes.last() == Some(&b'\r') };
             *bytes = &[];
             return None;
         };
         let (line, rest) = bytes.split_at(end);
         *bytes = &rest[1..];
-        self.hold(line.len() as u64);
-        self.says(line);
+        self.add_held(line.len() as u64);
+        self.keep_text(line);
         let is_cr = line.last().map_or(is_cr, |last| *last == b'\r');
-        if is_cr { self.element() } else { None }
+        if is_cr { self.finish_element() } else { None }
     }
 
-    fn length(&mut self, kind: u8, mut line: Line<24>, bytes: &mut &[u8]) -> Option<ServerMessage> {
+    fn length(
+        &mut self,
+        kind: u8,
+        mut line: PartialLine<24>,
+        bytes: &mut &[u8],
+    ) -> Option<ServerMessage> {
         let line = match line.read(bytes) {
-            Read::Part => {
-                self.state = State::Length(kind, line);
+            LineRead::Part => {
+                self.state = ReplyState::Length(kind, line);
                 return None;
             }
-            Read::TooLong => return None,
-            Read::Whole(line) => line,
+            LineRead::TooLong => return None,
+            LineRead::Whole(line) => line,
         };
         let text = strict(line)?;
         match (kind, text) {
-            (b'$' | b'*', b"-1") => return self.element(),
-            (b'$', b"?") => self.state = State::Part,
-            (b'*' | b'~' | b'%', b"?") => self.open(None, false),
-            (b';', b"0") => return self.element(),
+            (b'$' | b'*', b"-1") => return self.finish_element(),
+            (b'$', b"?") => self.state = ReplyState::Part,
+            (b'*' | b'~' | b'%', b"?") => self.open_aggregate(None, false),
+            (b';', b"0") => return self.finish_element(),
             (b'$' | b'!' | b'=', _) => {
                 let left = number(text)?;
-                self.hold(left);
+                self.add_held(left);
                 return self.payload(left, false, bytes);
             }
             (b';', _) => {
                 let left = number(text)?;
-                self.hold(left);
+                self.add_held(left);
                 return self.payload(left, true, bytes);
             }
             (b'*' | b'~' | b'>', _) => match number(text)? {
-                0 => return self.element(),
-                left => self.open(Some(left), false),
+                0 => return self.finish_element(),
+                left => self.open_aggregate(Some(left), false),
             },
             // A key and a value each.
             (b'%' | b'|', _) => match (number(text)?.checked_mul(2)?, kind) {
-                (0, b'%') => return self.element(),
-                (0, _) => self.state = State::Type,
-                (left, _) => self.open(Some(left), kind == b'|'),
+                (0, b'%') => return self.finish_element(),
+                (0, _) => self.state = ReplyState::Type,
+                (left, _) => self.open_aggregate(Some(left), kind == b'|'),
             },
             _ => {}
         }
@@ -226,11 +231,11 @@ impl Replies {
         let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         let (payload, rest) = bytes.split_at(here);
         *bytes = rest;
-        self.says(payload);
+        self.keep_text(payload);
         match left - payload.len() as u64 {
-            0 => self.close(is_part, Line::new(), bytes),
+            0 => self.close(is_part, PartialLine::new(), bytes),
             left => {
-                self.state = State::Payload { left, is_part };
+                self.state = ReplyState::Payload { left, is_part };
                 None
             }
         }
@@ -239,33 +244,33 @@ impl Replies {
     fn close(
         &mut self,
         is_part: bool,
-        mut line: Line<1>,
+        mut line: PartialLine<1>,
         bytes: &mut &[u8],
     ) -> Option<ServerMessage> {
         match line.read(bytes) {
-            Read::Part => self.state = State::Close { is_part, line },
-            Read::Whole(b"\r") if is_part => self.state = State::Part,
-            Read::Whole(b"\r") => return self.element(),
+            LineRead::Part => self.state = ReplyState::Close { is_part, line },
+            LineRead::Whole(b"\r") if is_part => self.state = ReplyState::Part,
+            LineRead::Whole(b"\r") => return self.finish_element(),
             _ => {}
         }
         None
     }
 
-    fn end(&mut self, mut line: Line<1>, bytes: &mut &[u8]) -> Option<ServerMessage> {
+    fn end(&mut self, mut line: PartialLine<1>, bytes: &mut &[u8]) -> Option<ServerMessage> {
         match line.read(bytes) {
-            Read::Part => self.state = State::End(line),
-            Read::Whole(b"\r") => {
-                self.open.pop();
-                return self.element();
+            LineRead::Part => self.state = ReplyState::End(line),
+            LineRead::Whole(b"\r") => {
+                self.aggregates.pop();
+                return self.finish_element();
             }
             _ => {}
         }
         None
     }
 
-    fn says(&mut self, text: &[u8]) {
-        if self.saying.is_some() {
-            let kept = &text[..text.len().min(MOST_TEXT - self.text_len)];
+    fn keep_text(&mut self, text: &[u8]) {
+        if self.text_type.is_some() {
+            let kept = &text[..text.len().min(MAX_TEXT - self.text_len)];
             self.text[self.text_len..][..kept.len()].copy_from_slice(kept);
             self.text_len += kept.len();
         }
@@ -275,25 +280,25 @@ impl Replies {
         self.text[..self.text_len].trim_ascii_end()
     }
 
-    fn open(&mut self, left: Option<u64>, is_attribute: bool) {
+    fn open_aggregate(&mut self, left: Option<u64>, is_attribute: bool) {
         // The room for all of them may be made at once.
-        self.hold(left.unwrap_or(0).saturating_mul(ELEMENT));
-        if self.open.len() < DEEPEST {
-            self.open.push(Open { left, is_attribute });
-            self.state = State::Type;
+        self.add_held(left.unwrap_or(0).saturating_mul(ELEMENT_OVERHEAD));
+        if self.aggregates.len() < MAX_DEPTH {
+            self.aggregates.push(Aggregate { left, is_attribute });
+            self.state = ReplyState::Type;
         }
     }
 
     /// An element is complete, and with it perhaps those it is the last one of.
-    fn element(&mut self) -> Option<ServerMessage> {
-        self.state = State::Type;
-        if matches!(self.saying, Some(b'-' | b'!')) {
-            self.errors.note(Word::of(code(self.text())));
+    fn finish_element(&mut self) -> Option<ServerMessage> {
+        self.state = ReplyState::Type;
+        if matches!(self.text_type, Some(b'-' | b'!')) {
+            self.errors.record(Word::of(error_code(self.text())));
         }
-        if let Some(Open { left: None, .. }) = self.open.last() {
-            self.hold(ELEMENT);
+        if let Some(Aggregate { left: None, .. }) = self.aggregates.last() {
+            self.add_held(ELEMENT_OVERHEAD);
         }
-        while let Some(Open { left, is_attribute }) = self.open.last_mut() {
+        while let Some(Aggregate { left, is_attribute }) = self.aggregates.last_mut() {
             match left {
                 None => return None,
                 Some(left) if *left > 1 => {
@@ -302,7 +307,7 @@ impl Replies {
                 }
                 Some(_) => {
                     let is_attribute = *is_attribute;
-                    self.open.pop();
+                    self.aggregates.pop();
                     if is_attribute {
                         return None;
                     }
@@ -310,7 +315,7 @@ impl Replies {
             }
         }
         self.held = 0;
-        Some(match self.top.take()? {
+        Some(match self.outermost.take()? {
             b'>' => ServerMessage::Push,
             kind @ (b'+' | b'-' | b'!') => {
                 ServerMessage::Reply(kind, Word::of(first_word(self.text())))

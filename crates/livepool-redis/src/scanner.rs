@@ -1,10 +1,10 @@
 //! [`RedisScanner`]: reads along with a Redis client, RESP2 or RESP3. Pure.
 
-use super::command::Kind;
-use super::command_parser::Commands;
-use super::debt::Debt;
+use super::command::CommandKind;
+use super::command_parser::CommandParser;
+use super::debt::PendingReplies;
 use super::line::Word;
-use super::reply_parser::{Replies, ServerMessage};
+use super::reply_parser::{ReplyParser, ServerMessage};
 
 /// Follows both directions of one connection, from its first byte.
 ///
@@ -12,9 +12,9 @@ use super::reply_parser::{Replies, ServerMessage};
 /// server said so.
 #[derive(Debug)]
 pub(crate) struct RedisScanner {
-    commands: Commands,
-    replies: Replies,
-    debt: Debt,
+    commands: CommandParser,
+    replies: ReplyParser,
+    pending: PendingReplies,
     is_subscribed: bool,
     is_streaming: bool,
     /// Some command that is not counted may be answered as RESET is.
@@ -35,9 +35,9 @@ pub(crate) struct RedisScanner {
 impl RedisScanner {
     pub(crate) fn new() -> Self {
         Self {
-            commands: Commands::new(),
-            replies: Replies::new(),
-            debt: Debt::default(),
+            commands: CommandParser::new(),
+            replies: ReplyParser::new(),
+            pending: PendingReplies::default(),
             is_subscribed: false,
             is_streaming: false,
             is_reset_unclear: false,
@@ -61,13 +61,13 @@ impl RedisScanner {
 
     /// How many answers are owed. A command half sent counts as one.
     pub(crate) fn owed(&self) -> usize {
-        self.debt.owed() + usize::from(self.commands.is_midway())
+        self.pending.owed() + usize::from(self.commands.is_within_command())
     }
 
     /// The answer that comes next may take as long as the client said in its command. Within a
     /// transaction, no command waits.
     pub(crate) fn is_blocking_owed(&self) -> bool {
-        self.debt.first() == Some(Kind::Blocking)
+        self.pending.first() == Some(CommandKind::Blocking)
     }
 
     /// The client has subscribed to something, or the reverse: answers are not counted until RESET.
@@ -118,33 +118,33 @@ impl RedisScanner {
 
     pub(crate) fn sent(&mut self, mut bytes: &[u8]) {
         while let Some(kind) = self.commands.next(&mut bytes) {
-            self.has_sent(kind);
+            self.on_command(kind);
         }
     }
 
-    fn has_sent(&mut self, kind: Kind) {
+    fn on_command(&mut self, kind: CommandKind) {
         match kind {
-            Kind::Subscribe | Kind::Monitor => {
-                self.is_subscribed |= kind == Kind::Subscribe;
-                self.is_streaming |= kind == Kind::Monitor;
-                self.is_reset_unclear |= self.debt.owed() > 0;
-                self.debt.clear();
+            CommandKind::Subscribe | CommandKind::Monitor => {
+                self.is_subscribed |= kind == CommandKind::Subscribe;
+                self.is_streaming |= kind == CommandKind::Monitor;
+                self.is_reset_unclear |= self.pending.owed() > 0;
+                self.pending.clear();
                 return;
             }
-            Kind::Multi => self.in_transaction = true,
-            Kind::Watch => self.is_watching = true,
-            Kind::Identity => self.is_identity_changed = true,
-            Kind::Unfathomable => self.is_lost = true,
+            CommandKind::Multi => self.in_transaction = true,
+            CommandKind::Watch => self.is_watching = true,
+            CommandKind::Identity => self.is_identity_changed = true,
+            CommandKind::Uncountable => self.is_lost = true,
             _ => {}
         }
         let kind = match kind {
-            Kind::Blocking if self.in_transaction => Kind::Plain,
+            CommandKind::Blocking if self.in_transaction => CommandKind::Plain,
             kind => kind,
         };
         // What is sent behind a RESET is counted again, if no other answer can be like that one.
-        if !self.is_uncounted() || self.debt.owed() > 0 || kind == Kind::Reset {
+        if !self.is_uncounted() || self.pending.owed() > 0 || kind == CommandKind::Reset {
             self.is_lost |= self.is_uncounted() && self.is_reset_unclear;
-            self.is_lost |= !self.debt.push(kind);
+            self.is_lost |= !self.pending.push(kind);
         } else {
             self.is_reset_unclear = true;
         }
@@ -157,47 +157,47 @@ impl RedisScanner {
     pub(crate) fn received(&mut self, mut bytes: &[u8]) {
         while let Some(said) = self.replies.next(&mut bytes) {
             if let ServerMessage::Reply(kind, word) = said {
-                self.is_answered(matches!(kind, b'-' | b'!'), word.as_bytes());
+                self.on_reply(matches!(kind, b'-' | b'!'), word.as_bytes());
             }
         }
     }
 
-    fn is_answered(&mut self, is_error: bool, word: &[u8]) {
-        if self.is_uncounted() && (self.debt.owed() == 0 || is_error || word != b"RESET") {
+    fn on_reply(&mut self, is_error: bool, word: &[u8]) {
+        if self.is_uncounted() && (self.pending.owed() == 0 || is_error || word != b"RESET") {
             return;
         }
-        match (self.debt.pop(), is_error) {
+        match (self.pending.pop(), is_error) {
             (None, _) => self.is_lost = true,
             // Any other error leaves the transaction as it is, if there is one.
-            (Some(Kind::Exec), true) if word == b"EXECABORT" => self.ends_transaction(),
+            (Some(CommandKind::Exec), true) if word == b"EXECABORT" => self.end_transaction(),
             (Some(_), true) => {}
-            (Some(kind), false) => self.has_done(kind, word == b"QUEUED"),
+            (Some(kind), false) => self.apply(kind, word == b"QUEUED"),
         }
     }
 
-    fn has_done(&mut self, kind: Kind, is_queued: bool) {
+    fn apply(&mut self, kind: CommandKind, is_queued: bool) {
         match kind {
-            Kind::Multi => self.in_transaction = true,
-            Kind::Watch => self.is_watching = true,
-            Kind::Identity => self.is_identity_changed = true,
-            Kind::Exec | Kind::Discard => self.ends_transaction(),
-            Kind::Unwatch => self.is_watching &= is_queued,
-            Kind::Select(database) => self.database = database.filter(|_| !is_queued),
-            Kind::Reset => {
+            CommandKind::Multi => self.in_transaction = true,
+            CommandKind::Watch => self.is_watching = true,
+            CommandKind::Identity => self.is_identity_changed = true,
+            CommandKind::Exec | CommandKind::Discard => self.end_transaction(),
+            CommandKind::Unwatch => self.is_watching &= is_queued,
+            CommandKind::Select(database) => self.database = database.filter(|_| !is_queued),
+            CommandKind::Reset => {
                 self.is_subscribed = false;
                 self.is_streaming = false;
                 self.is_reset_unclear = false;
-                self.ends_transaction();
+                self.end_transaction();
                 self.database = Some(0);
                 // The login and the protocol of the handshake are gone, too.
                 self.is_identity_changed = self.had_identity;
             }
-            Kind::Plain | Kind::Blocking => {}
-            Kind::Subscribe | Kind::Monitor | Kind::Unfathomable => {}
+            CommandKind::Plain | CommandKind::Blocking => {}
+            CommandKind::Subscribe | CommandKind::Monitor | CommandKind::Uncountable => {}
         }
     }
 
-    fn ends_transaction(&mut self) {
+    fn end_transaction(&mut self) {
         self.in_transaction = false;
         self.is_watching = false;
     }

@@ -1,21 +1,21 @@
-//! [`Seen`]: errors that came in one piece of bytes, until somebody asks for them.
+//! [`PendingErrors`]: errors that came in one piece of bytes, until somebody asks for them.
 
 use std::collections::VecDeque;
 
 /// One piece may bring several errors, and the one that matters to the whole pool may stand between
 /// others: each kind is kept once, and no more kinds than a peer can mean.
 #[derive(Debug)]
-pub(super) struct Seen<T>(VecDeque<T>);
+pub(super) struct PendingErrors<T>(VecDeque<T>);
 
-const MOST: usize = 16;
+const MAX_ERRORS: usize = 16;
 
-impl<T: PartialEq> Seen<T> {
+impl<T: PartialEq> PendingErrors<T> {
     pub(super) fn new() -> Self {
         Self(VecDeque::new())
     }
 
-    pub(super) fn note(&mut self, error: T) {
-        if self.0.len() < MOST && !self.0.contains(&error) {
+    pub(super) fn record(&mut self, error: T) {
+        if self.0.len() < MAX_ERRORS && !self.0.contains(&error) {
             self.0.push_back(error);
         }
     }
@@ -32,11 +32,11 @@ mod tests {
 
     #[test]
     fn each_is_kept_once_and_a_peer_cannot_fill_the_memory() {
-        let mut seen = Seen::new();
+        let mut errors = PendingErrors::new();
         for n in (0..1000).flat_map(|n| [n, n]) {
-            seen.note(n);
+            errors.record(n);
         }
-        let kept: Vec<_> = std::iter::from_fn(|| seen.take()).collect();
-        assert_eq!(kept, (0..MOST).collect::<Vec<_>>());
+        let kept: Vec<_> = std::iter::from_fn(|| errors.take()).collect();
+        assert_eq!(kept, (0..MAX_ERRORS).collect::<Vec<_>>());
     }
 }

@@ -1,4 +1,4 @@
-//! [`State`]: what the scanner knows, for those who cannot reach it.
+//! [`SessionState`]: what the scanner knows, for those who cannot reach it.
 //!
 //! The scanner reads along inside the connection, under its lock. A pool that asks whether the
 //! connection may be reused looks here.
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::RedisScanner;
-use super::classify::Worst;
+use super::classify::WorstError;
 use super::settings::Role;
 use livepool::protocol::Verdict;
 use livepool::protocol::{Scanner, Wire};
@@ -15,60 +15,60 @@ use livepool::protocol::{Scanner, Wire};
 const OWED: u8 = 1;
 const TRANSACTION: u8 = 1 << 1;
 const WATCHING: u8 = 1 << 2;
-const ELSEWHERE: u8 = 1 << 3;
+const OTHER_DATABASE: u8 = 1 << 3;
 /// Used for something else, or nobody knows what for, or waiting for who knows how long.
-const LOST: u8 = 1 << 4;
+const UNUSABLE: u8 = 1 << 4;
 /// Everybody who uses it finds what the handshake has made.
-const GREETED: u8 = 1 << 7;
+const READY: u8 = 1 << 7;
 
 /// More than any refusal has.
-const MOST_HEARD: usize = 256;
+const MAX_EARLY: usize = 256;
 
 /// Bits, as they were after the last byte.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct SessionState {
     bits: AtomicU8,
     /// What the server said before the handshake was over. Its beginning is enough.
-    heard: Mutex<Vec<u8>>,
+    early: Mutex<Vec<u8>>,
 }
 
-impl State {
+impl SessionState {
     /// Begins to read along on this wire, of which nothing was sent or received yet.
-    pub(super) fn along(wire: &Wire, role: Role) -> Arc<Self> {
+    pub(super) fn scan(wire: &Wire, role: Role) -> Arc<Self> {
         let state = Arc::<Self>::default();
         let scanner = RedisScanner::new();
-        let (state_of, worst) = (Arc::clone(&state), Worst::new());
-        let along = Along { scanner, state: state_of, role, is_greeted: false, worst };
+        let (state_of, worst) = (Arc::clone(&state), WorstError::new());
+        let scanner = SessionScanner { scanner, state: state_of, role, is_ready: false, worst };
         // The wire lives as long as its ledger would.
-        drop(wire.scan(along));
+        drop(wire.scan(scanner));
         state
     }
 
     /// The handshake is answered: what it chose is what every user finds.
-    pub(super) fn greeted(&self) {
-        self.bits.fetch_or(GREETED, Ordering::AcqRel);
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
+    pub(super) fn mark_ready(&self) {
+        self.bits.fetch_or(READY, Ordering::AcqRel);
+        *self.early.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
     }
 
     /// What the server said first.
-    pub(super) fn first_words(&self) -> Vec<u8> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn early_bytes(&self) -> Vec<u8> {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn hear(&self, bytes: &[u8]) {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = MOST_HEARD.saturating_sub(heard.len());
-        heard.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    fn keep_early(&self, bytes: &[u8]) {
+        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = MAX_EARLY.saturating_sub(early.len());
+        early.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
     /// Whether it cannot be made fit for another user, or not soon.
-    pub(super) fn is_beyond_repair(&self) -> bool {
-        self.has(LOST)
+    pub(super) fn is_unusable(&self) -> bool {
+        self.has(UNUSABLE)
     }
 
     /// Whether its next user would notice the last one.
-    pub(super) fn needs_repair(&self) -> bool {
-        self.has(OWED | TRANSACTION | WATCHING | ELSEWHERE)
+    pub(super) fn needs_reset(&self) -> bool {
+        self.has(OWED | TRANSACTION | WATCHING | OTHER_DATABASE)
     }
 
     pub(super) fn in_transaction(&self) -> bool {
@@ -80,8 +80,8 @@ impl State {
     }
 
     /// Whether it uses another database than it should.
-    pub(super) fn is_elsewhere(&self) -> bool {
-        self.has(ELSEWHERE)
+    pub(super) fn is_database_changed(&self) -> bool {
+        self.has(OTHER_DATABASE)
     }
 
     fn has(&self, any: u8) -> bool {
@@ -90,31 +90,31 @@ impl State {
 }
 
 /// The scanner, which tells.
-struct Along {
+struct SessionScanner {
     scanner: RedisScanner,
-    state: Arc<State>,
+    state: Arc<SessionState>,
     role: Role,
-    is_greeted: bool,
+    is_ready: bool,
     /// Of the errors that were asked for last.
-    worst: Worst,
+    worst: WorstError,
 }
 
-impl Along {
+impl SessionScanner {
     /// Whether the handshake is over.
-    fn is_greeted(&mut self) -> bool {
-        if !self.is_greeted && self.state.has(GREETED) {
-            self.is_greeted = true;
+    fn check_ready(&mut self) -> bool {
+        if !self.is_ready && self.state.has(READY) {
+            self.is_ready = true;
             self.scanner.handshake_done();
             while self.scanner.take_error().is_some() {}
         }
-        self.is_greeted
+        self.is_ready
     }
 
-    fn tell(&self) {
+    fn publish(&self) {
         let scanner = &self.scanner;
         let bit = |is: bool, bit: u8| if is { bit } else { 0 };
-        if !self.is_greeted {
-            self.state.bits.fetch_or(bit(scanner.is_lost(), LOST), Ordering::AcqRel);
+        if !self.is_ready {
+            self.state.bits.fetch_or(bit(scanner.is_lost(), UNUSABLE), Ordering::AcqRel);
             return;
         }
         let is_lost = scanner.is_lost()
@@ -122,29 +122,29 @@ impl Along {
             || scanner.is_streaming()
             || scanner.is_identity_changed()
             || scanner.is_blocking_owed();
-        let bits = GREETED
+        let bits = READY
             | bit(scanner.owed() > 0, OWED)
             | bit(scanner.in_transaction(), TRANSACTION)
             | bit(scanner.is_watching(), WATCHING)
-            | bit(scanner.is_database_changed(), ELSEWHERE)
-            | bit(is_lost, LOST);
+            | bit(scanner.is_database_changed(), OTHER_DATABASE)
+            | bit(is_lost, UNUSABLE);
         self.state.bits.store(bits, Ordering::Release);
     }
 }
 
-impl Scanner for Along {
+impl Scanner for SessionScanner {
     fn sent(&mut self, bytes: &[u8]) {
-        self.is_greeted();
+        self.check_ready();
         self.scanner.sent(bytes);
-        self.tell();
+        self.publish();
     }
 
     fn received(&mut self, bytes: &[u8]) {
-        if !self.is_greeted() {
-            self.state.hear(bytes);
+        if !self.check_ready() {
+            self.state.keep_early(bytes);
         }
         self.scanner.received(bytes);
-        self.tell();
+        self.publish();
     }
 
     fn owed(&self) -> usize {
@@ -156,14 +156,14 @@ impl Scanner for Along {
     }
 
     fn verdict(&mut self) -> Verdict {
-        self.worst = Worst::new();
+        self.worst = WorstError::new();
         // What a handshake is refused for, it says itself.
-        while self.is_greeted
+        while self.is_ready
             && let Some(code) = self.scanner.take_error()
         {
-            self.worst.note(code, self.role);
+            self.worst.record(code, self.role);
         }
-        self.worst.consequence
+        self.worst.verdict
     }
 
     fn code(&self) -> Option<String> {

@@ -5,7 +5,7 @@ use std::fmt;
 use ::redis::{ConnectionAddr, ConnectionInfo, RedisConnectionInfo};
 
 use super::error::SettingsError;
-use super::transport::Secrecy;
+use super::transport::Transport;
 use livepool::Pool;
 use livepool::config::{Config, ConfigError};
 use std::sync::Arc;
@@ -31,15 +31,15 @@ pub enum Role {
 #[derive(Debug, Clone)]
 pub struct Redis {
     /// Shared: every client of the pool keeps it.
-    pub(super) settings: Arc<Settings>,
+    pub(super) settings: Arc<RedisSettings>,
 }
 
 #[derive(Clone)]
-pub(super) struct Settings {
+pub(super) struct RedisSettings {
     pub(super) upstream: String,
     pub(super) info: RedisConnectionInfo,
     pub(super) role: Role,
-    pub(super) secrecy: Secrecy,
+    pub(super) transport: Transport,
 }
 
 impl Redis {
@@ -65,8 +65,8 @@ impl Redis {
     ///
     /// [`SettingsError`], which says what to change.
     pub fn from_info(info: ConnectionInfo) -> Result<Self, SettingsError> {
-        let (upstream, secrecy) = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => (host_port(host, *port), Secrecy::Plain),
+        let (upstream, transport) = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => (host_port(host, *port), Transport::Plain),
             ConnectionAddr::TcpTls { insecure: true, .. } => return Err(SettingsError::insecure()),
             // Silently without them, a server would be trusted that is not, or be shown nobody.
             ConnectionAddr::TcpTls { tls_params: Some(_), .. } => {
@@ -76,9 +76,9 @@ impl Redis {
                 ));
             }
             ConnectionAddr::TcpTls { host, port, .. } => {
-                (host_port(host, *port), Secrecy::of_system()?)
+                (host_port(host, *port), Transport::system_tls()?)
             }
-            ConnectionAddr::Unix(path) => (format!("unix:{}", path.display()), Secrecy::Plain),
+            ConnectionAddr::Unix(path) => (format!("unix:{}", path.display()), Transport::Plain),
             other => return Err(SettingsError::new(format!("cannot connect to {other}"))),
         };
         let info = info.redis_settings().clone();
@@ -94,7 +94,9 @@ impl Redis {
                  user:password, or leave the user out",
             ));
         }
-        Ok(Self { settings: Arc::new(Settings { upstream, info, role: Role::Any, secrecy }) })
+        Ok(Self {
+            settings: Arc::new(RedisSettings { upstream, info, role: Role::Any, transport }),
+        })
     }
 
     /// The same for servers of this kind only.
@@ -109,7 +111,7 @@ impl Redis {
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn with_tls(mut self, tls: livepool_tls::Tls) -> Self {
-        Arc::make_mut(&mut self.settings).secrecy = Secrecy::of(tls);
+        Arc::make_mut(&mut self.settings).transport = Transport::with_tls(tls);
         self
     }
 
@@ -138,14 +140,14 @@ fn host_port(host: &str, port: u16) -> String {
     }
 }
 
-impl fmt::Debug for Settings {
+impl fmt::Debug for RedisSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
             .field("upstream", &self.upstream)
             .field("user", &self.info.username())
             .field("db", &self.info.db())
             .field("role", &self.role)
-            .field("secrecy", &self.secrecy)
+            .field("transport", &self.transport)
             .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,7 @@ use ::redis::IntoConnectionInfo;
 
 use super::error::SettingsError;
 use super::settings::Redis;
-use super::transport::Secrecy;
+use super::transport::Transport;
 
 const SHAPE: &str = "must look like redis://[user:password@]host:port/db, rediss://... for TLS, or \
                      redis+unix:///path";
@@ -39,7 +39,7 @@ pub(super) fn parse(url: &str) -> Result<Redis, SettingsError> {
     })?;
     let mut redis = Redis::from_info(info)?;
     if encrypted {
-        Arc::make_mut(&mut redis.settings).secrecy = Secrecy::of_system()?;
+        Arc::make_mut(&mut redis.settings).transport = Transport::system_tls()?;
     }
     Ok(redis)
 }
@@ -118,7 +118,7 @@ mod tests {
     fn with_tls_its_url_is_encrypted() {
         for url in ["rediss://h:7/1", "valkeys://h", "REDISS://h", "Valkeys://h"] {
             let redis = parse(url).unwrap();
-            assert!(matches!(redis.settings.secrecy, Secrecy::Tls(_)), "{url}");
+            assert!(matches!(redis.settings.transport, Transport::Tls(_)), "{url}");
         }
     }
 
