@@ -69,20 +69,15 @@ mod classify;
 mod client;
 mod command;
 mod command_parser;
-mod debt;
-mod error;
-mod error_code;
 #[cfg(any(test, feature = "__properties"))]
 #[doc(hidden)]
 pub mod fuzzed;
 mod handshake;
-mod idle;
 mod line;
 mod protocol;
 mod pubsub;
 mod reply_parser;
 mod scanner;
-mod seen;
 mod session;
 mod settings;
 mod shared_wire;
@@ -91,18 +86,16 @@ mod tests;
 mod transport;
 mod url;
 
-use idle::unread;
 #[cfg(test)]
 use line::Word;
-use scanner::RedisScanner;
+use scanner::{RedisScanner, unread};
 
 /// The library underneath.
 pub use ::redis;
 pub use client::Client;
-pub use error::SettingsError;
 /// The pool.
 pub use livepool;
-pub use settings::{Redis, Role};
+pub use settings::{Redis, Role, SettingsError};
 
 /// The example of the README compiles.
 #[cfg(doctest)]

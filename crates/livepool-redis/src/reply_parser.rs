@@ -1,9 +1,9 @@
 //! [`ReplyParser`]: where what a server says begins and ends, RESP2 and RESP3. Pure.
 
-use super::error_code::{error_code, first_word};
-use super::line::{LineRead, PartialLine, Word, number, strict};
+use std::collections::VecDeque;
 
-use crate::seen::PendingErrors;
+use super::classify::{error_code, first_word};
+use super::line::{LineRead, PartialLine, Word, number, strict};
 
 /// Something the server said, complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -329,4 +329,43 @@ fn take(bytes: &mut &[u8]) -> Option<u8> {
     let (first, rest) = bytes.split_first()?;
     *bytes = rest;
     Some(*first)
+}
+
+/// One piece may bring several errors, and the one that matters to the whole pool may stand between
+/// others: each kind is kept once, and no more kinds than a peer can mean.
+#[derive(Debug)]
+pub(super) struct PendingErrors<T>(VecDeque<T>);
+
+const MAX_ERRORS: usize = 16;
+
+impl<T: PartialEq> PendingErrors<T> {
+    pub(super) fn new() -> Self {
+        Self(VecDeque::new())
+    }
+
+    pub(super) fn record(&mut self, error: T) {
+        if self.0.len() < MAX_ERRORS && !self.0.contains(&error) {
+            self.0.push_back(error);
+        }
+    }
+
+    /// The oldest.
+    pub(super) fn take(&mut self) -> Option<T> {
+        self.0.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_kept_once_and_a_peer_cannot_fill_the_memory() {
+        let mut errors = PendingErrors::new();
+        for n in (0..1000).flat_map(|n| [n, n]) {
+            errors.record(n);
+        }
+        let kept: Vec<_> = std::iter::from_fn(|| errors.take()).collect();
+        assert_eq!(kept, (0..MAX_ERRORS).collect::<Vec<_>>());
+    }
 }

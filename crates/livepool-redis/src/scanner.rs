@@ -1,8 +1,11 @@
 //! [`RedisScanner`]: reads along with a Redis client, RESP2 or RESP3. Pure.
 
+use std::collections::VecDeque;
+
+use livepool::protocol::Verdict;
+
 use super::command::CommandKind;
 use super::command_parser::CommandParser;
-use super::debt::PendingReplies;
 use super::line::Word;
 use super::reply_parser::{ReplyParser, ServerMessage};
 
@@ -200,5 +203,91 @@ impl RedisScanner {
     fn end_transaction(&mut self) {
         self.in_transaction = false;
         self.is_watching = false;
+    }
+}
+
+/// In the order of their answers, equal ones that follow each other as one entry.
+#[derive(Debug, Default)]
+pub(super) struct PendingReplies {
+    runs: VecDeque<(CommandKind, usize)>,
+    owed: usize,
+}
+
+/// A client with more in flight is not followed.
+const MAX_RUNS: usize = 1 << 16;
+
+impl PendingReplies {
+    pub(super) fn owed(&self) -> usize {
+        self.owed
+    }
+
+    /// The one that is answered next.
+    pub(super) fn first(&self) -> Option<CommandKind> {
+        self.runs.front().map(|(kind, _)| *kind)
+    }
+
+    /// `false` if there is no room.
+    #[must_use]
+    pub(super) fn push(&mut self, kind: CommandKind) -> bool {
+        let is_full = self.runs.len() == MAX_RUNS;
+        match self.runs.back_mut() {
+            Some((last, count)) if *last == kind => *count += 1,
+            _ if is_full => return false,
+            _ => self.runs.push_back((kind, 1)),
+        }
+        self.owed += 1;
+        true
+    }
+
+    pub(super) fn pop(&mut self) -> Option<CommandKind> {
+        let (kind, count) = self.runs.front_mut()?;
+        let kind = *kind;
+        *count -= 1;
+        self.owed -= 1;
+        if *count == 0 {
+            self.runs.pop_front();
+        }
+        Some(kind)
+    }
+
+    /// Nothing that was sent is answered in a way that can be counted.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Judges bytes that begin with something whole and may end within something.
+pub(crate) fn unread(mut bytes: &[u8]) -> Verdict {
+    let mut replies = ReplyParser::new();
+    loop {
+        match replies.next(&mut bytes) {
+            Some(ServerMessage::Push) => {}
+            Some(ServerMessage::Reply(..)) => return Verdict::Close,
+            None if replies.is_broken() || replies.is_within_reply() => return Verdict::Close,
+            None => return Verdict::Keep,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Verdict::{Close, Keep};
+
+    #[test]
+    fn only_what_a_server_says_unasked_is_harmless() {
+        let table: [(&[u8], Verdict); 8] = [
+            (b"", Keep),
+            (b">", Keep),
+            (b">2\r\n$10\r\ninval", Keep),
+            (b">1\r\n+a\r\n>1\r\n+b\r\n", Keep),
+            (b">1\r\n+a\r\n+OK", Close),
+            (b">x\r\n", Close),
+            (b"-ERR\r\n", Close),
+            (b"*1\r\n", Close),
+        ];
+        for (bytes, expected) in table {
+            assert_eq!(unread(bytes), expected, "{}", bytes.escape_ascii());
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::error::SettingsError;
+use super::settings::SettingsError;
 use livepool::protocol::Wire;
 #[cfg(feature = "tls")]
 use livepool_tls::Tls;

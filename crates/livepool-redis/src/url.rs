@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use ::redis::IntoConnectionInfo;
 
-use super::error::SettingsError;
 use super::settings::Redis;
+use super::settings::SettingsError;
 use super::transport::Transport;
 
 const SHAPE: &str = "must look like redis://[user:password@]host:port/db, rediss://... for TLS, or \
