@@ -10,16 +10,16 @@ use ::redis::{Arg, Cmd, Pipeline};
 
 use super::command::is_blocking;
 
-/// Somebody left.
+/// A caller went away before the answer came.
 const ABANDONED: u8 = 1;
-/// What was left waits for something to happen, perhaps for ever.
+/// An abandoned command waits for something to happen, perhaps for ever.
 const BLOCKING: u8 = 2;
 
 #[derive(Debug, Default)]
 pub(super) struct AbandonedCommands(AtomicU8);
 
 impl AbandonedCommands {
-    /// Notes it unless the returned value is told that the answer came.
+    /// Records the command as abandoned, unless the returned value is told that the answer came.
     pub(super) fn track<'a>(&'a self, command: &'a dyn MayBlock) -> AwaitedReply<'a> {
         AwaitedReply { commands: self, command: Some(command) }
     }
@@ -32,7 +32,7 @@ impl AbandonedCommands {
         self.0.load(Ordering::Acquire) & BLOCKING != 0
     }
 
-    /// An answer came to what was asked after them.
+    /// Forgets them all, once a later command was answered.
     pub(super) fn clear(&self) {
         self.0.store(0, Ordering::Release);
     }
@@ -50,7 +50,7 @@ pub(super) struct AwaitedReply<'a> {
 }
 
 impl AwaitedReply<'_> {
-    /// The answer came, or none ever will.
+    /// Ends the wait: the answer came, or none ever will.
     pub(super) fn mark_answered(mut self) {
         self.command = None;
     }
@@ -64,9 +64,9 @@ impl Drop for AwaitedReply<'_> {
     }
 }
 
-/// What was command.
+/// A command, or a pipeline of them.
 pub(super) trait MayBlock: Sync {
-    /// Whether its answer may wait for something to happen.
+    /// Whether an answer may wait for something to happen.
     fn may_block(&self) -> bool;
 }
 

@@ -1,4 +1,5 @@
-//! What an error means: for its connection, for all others, and for the next attempt.
+//! Judgement of errors: whether the connection is kept, whether the pool's others are, and whether
+//! another attempt can succeed. Pure.
 
 use std::error::Error;
 use std::io;
@@ -11,7 +12,7 @@ use super::transport;
 use livepool::protocol::Verdict;
 use std::sync::Arc;
 
-/// What follows from an error that a caller was given, and the server's word for it.
+/// The verdict on an error that a caller was given, and the server's code for it.
 pub(super) fn classify(error: &RedisError, role: Role) -> (Verdict, Option<String>) {
     match error.kind() {
         ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed => {
@@ -29,7 +30,7 @@ pub(super) fn classify(error: &RedisError, role: Role) -> (Verdict, Option<Strin
     }
 }
 
-/// What follows from several errors: from the worst of them, and the first of its kind.
+/// The worst of several errors, the first one of equals.
 #[derive(Debug)]
 pub(super) struct WorstError {
     pub(super) verdict: Verdict,
@@ -53,18 +54,18 @@ impl WorstError {
         }
     }
 
-    /// The server's word for it.
+    /// The server's code of that error; `None` if no error was worse than harmless.
     pub(super) fn code(&self) -> Option<String> {
         let word = first_word(self.code.as_bytes());
         (!word.is_empty()).then(|| String::from_utf8_lossy(word).into_owned())
     }
 }
 
-/// What follows from an error of this [`error_code`].
+/// The verdict on an error of this [`error_code`].
 ///
-/// That the server is short of memory, disk, replicas or time (`OOM`, `MISCONF`, `NOREPLICAS`,
-/// `BUSY`), or that its cluster is (`CLUSTERDOWN`), concerns some commands: another connection would
-/// lead to the same server, and the one there is may still read.
+/// A server that is short of memory, disk, replicas or time (`OOM`, `MISCONF`, `NOREPLICAS`,
+/// `BUSY`), or whose cluster is (`CLUSTERDOWN`), keeps its connections: another one would lead to
+/// the same server, and this one may still read.
 fn verdict_of(code: &[u8], role: Role) -> Verdict {
     match code {
         // Who asked for a replica is told nothing new by one.
@@ -92,9 +93,9 @@ fn io_error(error: &RedisError) -> Option<&io::Error> {
     (**shared).downcast_ref()
 }
 
-/// The word of an error that says what kind it is: the first one, or the first one of the error that
-/// it wraps. Nowhere else does a word count, since the rest of an error repeats what a client sent:
-/// ``ERR unknown command `READONLY` ``.
+/// The code of an error: its first word, or the first word of the error that it wraps. The rest of
+/// an error may repeat what a client sent (``ERR unknown command `READONLY` ``) and is not
+/// searched.
 ///
 /// `text` may end within the error.
 pub(super) fn error_code(text: &[u8]) -> &[u8] {
@@ -118,7 +119,7 @@ pub(super) fn error_code(text: &[u8]) -> &[u8] {
     first_word(text)
 }
 
-/// How a server that follows another from now on ends the commands that wait.
+/// The error with which a server that became a replica ends the commands that wait.
 pub(super) const ROLE_CHANGED: &[u8] = b"UNBLOCKED force";
 
 pub(super) fn first_word(text: &[u8]) -> &[u8] {
@@ -126,7 +127,8 @@ pub(super) fn first_word(text: &[u8]) -> &[u8] {
     &text[..end.unwrap_or(text.len())]
 }
 
-/// What follows the places in a script at which an error passed: `@user_script:1: ` each.
+/// The text behind the positions of a script through which an error passed, `@user_script:1: `
+/// each.
 fn skip_script_positions(mut text: &[u8]) -> &[u8] {
     while let Some(place) = text.strip_prefix(b"@user_script:") {
         let line = place.strip_prefix(b" ").unwrap_or(place);

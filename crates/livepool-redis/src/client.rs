@@ -16,13 +16,13 @@ use std::sync::Arc;
 
 /// A connection to a Redis server that nobody shares.
 ///
-/// It is what the crate `redis` calls a [`ConnectionLike`], and so is a guard that holds it:
-/// `redis::cmd(..).query_async(&mut guard)`, pipelines, and everything in `redis::AsyncCommands` work on
-/// either.
+/// A client is what the crate `redis` calls a [`ConnectionLike`], and so is a guard that holds one:
+/// `redis::cmd(..).query_async(&mut guard)`, pipelines, and everything in `redis::AsyncCommands`
+/// work on either.
 ///
-/// Because it is yours while you hold it, commands that wait for something (`BLPOP`, `XREAD BLOCK`)
-/// hold up nobody else, `WATCH` and `MULTI` are yours alone, and a subscription takes the connection
-/// for itself: [`into_pubsub`](Self::into_pubsub).
+/// The connection is yours while you hold it: commands that wait for something (`BLPOP`, `XREAD
+/// BLOCK`) hold up nobody else, `WATCH` and `MULTI` are yours alone, and a subscription takes the
+/// connection for itself: [`into_pubsub`](Self::into_pubsub).
 pub struct Client {
     pub(super) connection: MultiplexedConnection,
     pub(super) driver: DriverTask,
@@ -33,8 +33,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Whether the server is well. An answer is taken for its own only if no other command has it:
-    /// otherwise a reply that nobody asked for would do, and the next user would read the one behind it.
+    /// Asks whether the server is well, with a payload that only this ping is answered with. Any
+    /// other answer is an error.
     pub(super) async fn ping(&mut self) -> RedisResult<()> {
         let word = unique_payload();
         let answer = self.connection.send_packed_command(cmd("PING").arg(&word)).await?;
@@ -48,7 +48,7 @@ impl Client {
         }
     }
 
-    /// Waits until everything that was asked before is answered or dropped: the driver asks in order.
+    /// Waits until every earlier command is answered or dropped.
     pub(super) async fn drain_replies(&mut self) -> RedisResult<()> {
         // Not by a PING, which a server in trouble answers with that.
         let word = unique_payload();
@@ -90,12 +90,12 @@ impl Client {
     }
 }
 
-/// What no other command is answered with.
+/// A payload that no other command is answered with.
 fn unique_payload() -> String {
     format!("livepool {:016x}", fastrand::u64(..))
 }
 
-/// Whether this is what the word was answered with.
+/// Checks that this is the answer to the command with that payload.
 fn is_echo(word: &str, answer: Value) -> RedisResult<()> {
     match answer {
         Value::BulkString(echo) if echo == word.as_bytes() => Ok(()),
@@ -153,7 +153,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// The task that reads and writes. It ends with this.
+/// The crate's task that reads and writes, aborted when this is dropped.
 #[derive(Debug)]
 pub(super) struct DriverTask(JoinHandle<()>);
 

@@ -2,28 +2,28 @@
 
 use super::line::number;
 
-/// What a command means for whoever uses the connection next, or waits for its answer.
+/// The effect of a command on the session, and the number of its answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CommandKind {
-    /// One answer, and nothing else.
+    /// A command with one answer and no lasting effect.
     Plain,
-    /// One answer, which may take as long as the client said.
+    /// A command whose one answer may take as long as the client said.
     Blocking,
     Multi,
     Exec,
     Discard,
     Watch,
     Unwatch,
-    /// This database; `None` if it is not a number.
+    /// A change of database; `None` if the argument is not a number.
     Select(Option<u32>),
-    /// Who the client is, which protocol it speaks, or how it is to be treated.
+    /// A change of user, protocol, or how the server treats the client.
     Identity,
     Reset,
-    /// As many answers as there are channels, and messages from then on.
+    /// A command with one answer for each channel, and messages from then on.
     Subscribe,
-    /// Everything that others do, from then on.
+    /// A command after which the server reports what all its clients do.
     Monitor,
-    /// What comes after it cannot be counted, or nothing comes.
+    /// A command after which answers cannot be counted, or none come.
     Uncountable,
 }
 
@@ -34,27 +34,27 @@ pub(super) fn is_blocking<'a>(words: impl Iterator<Item = &'a [u8]>) -> bool {
     command.kind() == CommandKind::Blocking
 }
 
-/// Longer than any word that matters here.
+/// The bytes of an argument that are looked at. The longest word that matters here has 12.
 pub(super) const MAX_ARGUMENT: usize = 16;
 
-/// Learns the arguments of a command, one by one.
+/// Classifies a command by its arguments, taken one by one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CommandClassifier {
     kind: CommandKind,
     next: NextArgument,
 }
 
-/// What has to be known of the arguments that are to come.
+/// The meaning of the next argument.
 #[derive(Debug, Clone, Copy)]
 enum NextArgument {
     Name,
     Nothing,
     Database,
-    /// CLIENT: which of its commands.
+    /// The subcommand of CLIENT.
     ClientSubcommand,
-    /// CLIENT REPLY: whether it is ON.
+    /// The mode of CLIENT REPLY.
     ReplyMode,
-    /// XREAD: whether BLOCK comes before STREAMS. So many arguments are names first.
+    /// An option of XREAD, where BLOCK may come before STREAMS; so many names come first.
     Block(u8),
 }
 
@@ -67,7 +67,7 @@ impl CommandClassifier {
         self.kind
     }
 
-    /// The next argument: all of it, if it is shorter than [`MAX_ARGUMENT`], or that much of it.
+    /// Takes the next argument, cut to its first [`MAX_ARGUMENT`] bytes.
     pub(super) fn push_argument(&mut self, text: &[u8]) {
         let mut upper = [0; MAX_ARGUMENT];
         let upper = &mut upper[..text.len().min(MAX_ARGUMENT)];

@@ -3,31 +3,32 @@
 use super::command::{CommandClassifier, CommandKind, MAX_ARGUMENT};
 use super::line::{LineRead, PartialLine, lenient, number, strict};
 
-/// Follows what a client sends, and keeps nothing of it but the beginning of an argument.
+/// Finds the commands in the bytes that a client sends, and keeps only the beginning of one
+/// argument.
 #[derive(Debug)]
 pub(super) struct CommandParser {
     state: CommandState,
     command: CommandClassifier,
-    /// Arguments that are to come.
+    /// The number of arguments that are to come.
     arguments_left: u64,
     argument: [u8; MAX_ARGUMENT],
-    /// How much of that is kept.
+    /// The length of the kept part of the argument.
     argument_len: usize,
 }
 
 #[derive(Debug)]
 enum CommandState {
     Start,
-    /// A command in one line, as a person types it.
+    /// An inline command: one line, as a person types it.
     Inline(PartialLine<128>),
     /// The line with the number of arguments.
     Count(PartialLine<24>),
     /// The type of an argument, which must be that of a payload.
     Type,
-    /// The line with its length.
+    /// The line with an argument's length.
     Length(PartialLine<24>),
     Payload(u64),
-    /// The empty line behind it.
+    /// The empty line behind an argument.
     Close(PartialLine<1>),
     Broken,
 }
@@ -43,12 +44,12 @@ impl CommandParser {
         }
     }
 
-    /// It is not RESP: what follows means nothing.
+    /// Whether the bytes were not RESP, so that the rest means nothing.
     pub(super) fn is_broken(&self) -> bool {
         matches!(self.state, CommandState::Broken)
     }
 
-    /// A command has begun and not ended.
+    /// Whether a command has begun and not ended.
     pub(super) fn is_within_command(&self) -> bool {
         !matches!(self.state, CommandState::Start)
     }

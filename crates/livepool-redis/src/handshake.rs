@@ -1,9 +1,9 @@
 //! The first round trip of a connection: who we are, which database, and whether this server is one
 //! to use at all.
 //!
-//! The crate has a handshake of its own. It does not ask whether the server is still loading its data
-//! or is only a replica, and gives a wrong password and a server that is full the same name. So this
-//! asks everything in one piece, and reads the answers one by one.
+//! The crate's own handshake does not ask whether the server is still loading its data or is only a
+//! replica, and reports a wrong password and a full server alike. The handshake here asks
+//! everything in one write, and judges the answers one by one.
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{
@@ -18,7 +18,7 @@ use super::shared_wire::SharedWire;
 use super::transport::Transport;
 use livepool::protocol::Escaped;
 
-/// What a command of the handshake is for.
+/// The purpose of a command of the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HandshakeStep {
     Hello,
@@ -26,11 +26,11 @@ enum HandshakeStep {
     Database,
     Alive,
     Role,
-    /// Servers that do not know it are fine.
+    /// The name and version of this client. Servers that do not know the command are fine.
     ClientInfo,
 }
 
-/// Starts the driver, and shakes hands.
+/// Starts the driver task, and performs the handshake.
 pub(super) async fn shake_hands(
     shared_wire: &SharedWire,
     state: &SessionState,
@@ -60,8 +60,8 @@ pub(super) async fn shake_hands(
     Ok((connection, driver))
 }
 
-/// Why there are no answers. What the server said unasked tells, which the crate throws away: one that
-/// has no room says so and hangs up before it was asked anything, and some are no Redis.
+/// Explains why there are no answers, by the bytes that the server sent unasked. A full server says
+/// so and hangs up before it was asked anything, and some servers are no Redis.
 fn explain(error: RedisError, state: &SessionState, settings: &RedisSettings) -> RedisError {
     let early = state.early_bytes();
     match (early.first(), ::redis::parse_redis_value(&early)) {
@@ -87,7 +87,7 @@ fn explain(error: RedisError, state: &SessionState, settings: &RedisSettings) ->
     }
 }
 
-/// Servers that do not know a command repeat all of it.
+/// Hides the password: servers that do not know a command repeat all of it.
 fn redact_password(said: String, settings: &RedisSettings) -> String {
     match settings.info.password().filter(|password| !password.is_empty()) {
         Some(password) => said.replace(password, "***"),
@@ -178,7 +178,7 @@ fn is_expected(step: HandshakeStep, answer: &Value) -> bool {
     }
 }
 
-/// What a refusal means: some last until somebody changes something.
+/// Turns a refusal into an error whose kind says whether another attempt can succeed.
 fn check_refusal(
     step: HandshakeStep,
     error: &ServerError,

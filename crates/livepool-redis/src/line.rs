@@ -12,9 +12,9 @@ pub(super) struct PartialLine<const MAX: usize> {
 /// How far a line has come.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum LineRead<'a> {
-    /// It goes on.
+    /// The end of the line has not come.
     Part,
-    /// What stands before LF.
+    /// The line, without its LF.
     Whole(&'a [u8]),
     TooLong,
 }
@@ -24,8 +24,8 @@ impl<const MAX: usize> PartialLine<MAX> {
         Self { text: [0; MAX], len: 0 }
     }
 
-    /// Takes the rest of the line off `bytes`, up to the byte that ends it. What comes in one piece is
-    /// not copied.
+    /// Takes the rest of the line off `bytes`, LF included. A line that comes in one piece is not
+    /// copied.
     pub(super) fn read<'a, 'b: 'a>(&'a mut self, bytes: &mut &'b [u8]) -> LineRead<'a> {
         let room = MAX - self.len;
         let end = bytes.iter().take(room + 1).position(|byte| *byte == b'\n');
@@ -44,12 +44,12 @@ impl<const MAX: usize> PartialLine<MAX> {
     }
 }
 
-/// What stands before CR LF; `None` if CR is missing.
+/// The line without its CR; `None` if CR is missing.
 pub(super) fn strict(line: &[u8]) -> Option<&[u8]> {
     line.strip_suffix(b"\r")
 }
 
-/// What stands before LF, and before CR if it is there.
+/// The line without its CR, if it has one.
 pub(super) fn lenient(line: &[u8]) -> &[u8] {
     strict(line).unwrap_or(line)
 }
@@ -63,7 +63,7 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() { None } else { text.iter().try_fold(0, and_digit) }
 }
 
-/// A word, or as much of it as is needed to know it.
+/// The first 16 bytes of a word, enough to recognise it.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Word {
     text: [u8; 16],

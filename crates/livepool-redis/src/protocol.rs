@@ -1,4 +1,4 @@
-//! What a pool has to know of Redis.
+//! The [`Protocol`] of Redis.
 
 use std::sync::Arc;
 

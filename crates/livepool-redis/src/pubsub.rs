@@ -18,7 +18,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// That of the connection, or that a transaction is open on it.
+    /// The error of the connection, or that a transaction is open on it.
     ///
     /// # Cancel safety
     ///
@@ -43,7 +43,8 @@ impl Client {
     }
 }
 
-/// Counts nothing that is owed. How long a message is remains bounded.
+/// A scanner that counts no answers, so that no read timeout applies. The length of a message
+/// remains bounded.
 struct UncountedScanner(ReplyParser);
 
 impl Scanner for UncountedScanner {

@@ -5,35 +5,38 @@ use std::collections::VecDeque;
 use super::classify::{error_code, first_word};
 use super::line::{LineRead, PartialLine, Word, number, strict};
 
-/// Something the server said, complete.
+/// A complete message of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ServerMessage {
-    /// An answer: its type, and how it begins if it is a status or an error.
+    /// An answer: its type byte, and the first word if it is a status or an error.
     Reply(u8, Word),
-    /// Something said unasked.
+    /// A message that no command asked for.
     Push,
 }
 
-/// Follows what the server says, and keeps nothing of it but the beginning of a status or an error.
+/// Finds the messages in the bytes that a server sends, and keeps only the beginning of a status or
+/// an error.
 #[derive(Debug)]
 pub(super) struct ReplyParser {
     state: ReplyState,
     /// The aggregates that are not complete. A peer can open no more than [`MAX_DEPTH`].
     aggregates: Vec<Aggregate>,
-    /// The type of what stands outside of all of them; `None` in between.
+    /// The type of the outermost element; `None` between messages.
     outermost: Option<u8>,
-    /// The type of the status or error that is under way, and how it begins.
+    /// The type of the status or error under way; its beginning is in `text`.
     text_type: Option<u8>,
     text: [u8; MAX_TEXT],
     text_len: usize,
     errors: PendingErrors<Word>,
-    /// What the client holds of what is under way, announced payloads and elements included.
+    /// The bytes that the client holds of the message under way, announced payloads and elements
+    /// included.
     held: u64,
-    /// The most it held since that was asked last.
+    /// The largest value of `held` since the last call of `longest`.
     longest: u64,
 }
 
-/// What an element costs a client beside its content: the largest there are take 56 bytes.
+/// The bytes that an element takes in a client beside its content, rounded up: a `redis::Value` has
+/// 56.
 const ELEMENT_OVERHEAD: u64 = 64;
 
 #[derive(Debug)]
@@ -58,22 +61,23 @@ enum ReplyState {
     Part,
     /// The line that ends a streamed aggregate.
     End(PartialLine<1>),
-    /// It is not RESP, or deeper than any server would have it.
+    /// The end: the bytes were not RESP, or nested deeper than [`MAX_DEPTH`].
     Broken,
 }
 
 /// An aggregate.
 #[derive(Debug)]
 struct Aggregate {
-    /// How many elements are to come; `None` if it says itself when it ends.
+    /// The number of elements that are to come; `None` if the aggregate is streamed.
     left: Option<u64>,
-    /// It says something about what follows it, and counts for nothing.
+    /// Whether this is an attribute, which describes the next element and is none itself.
     is_attribute: bool,
 }
 
 const MAX_DEPTH: usize = 128;
 
-/// More than stands before the word that counts, wherever a server puts it.
+/// The bytes of a status or error that are kept: more than stand before the code, wherever a server
+/// puts it.
 const MAX_TEXT: usize = 160;
 
 impl ReplyParser {
@@ -91,34 +95,34 @@ impl ReplyParser {
         }
     }
 
-    /// What the client had to hold at once since this was asked last.
+    /// The most bytes that the client had to hold at once since the last call.
     pub(super) fn longest(&mut self) -> u64 {
         std::mem::replace(&mut self.longest, self.held)
     }
 
-    /// The code of an error that came since this was asked last, within an answer or as one; the
-    /// oldest first, each once.
+    /// Takes the oldest error code that arrived since the last call, within an answer or as one,
+    /// each kind once.
     pub(super) fn take_error(&mut self) -> Option<Word> {
         self.errors.take()
     }
 
-    /// The client holds so much more.
+    /// Adds to the bytes that the client holds.
     fn add_held(&mut self, bytes: u64) {
         self.held = self.held.saturating_add(bytes);
         self.longest = self.longest.max(self.held);
     }
 
-    /// It is not RESP: what follows means nothing.
+    /// Whether the bytes were not RESP, so that the rest means nothing.
     pub(super) fn is_broken(&self) -> bool {
         matches!(self.state, ReplyState::Broken)
     }
 
-    /// What began and is not complete is something other than a push.
+    /// Whether a message other than a push has begun and is not complete.
     pub(super) fn is_within_reply(&self) -> bool {
         self.outermost.is_some_and(|top| top != b'>')
     }
 
-    /// Takes bytes until something is complete; `None` if more have to come.
+    /// Takes bytes until a message is complete; `None` if more have to come.
     pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<ServerMessage> {
         while !bytes.is_empty() {
             let message = match std::mem::replace(&mut self.state, ReplyState::Broken) {
@@ -289,7 +293,7 @@ impl ReplyParser {
         }
     }
 
-    /// An element is complete, and with it perhaps those it is the last one of.
+    /// Ends an element, and the aggregates whose last one it is.
     fn finish_element(&mut self) -> Option<ServerMessage> {
         self.state = ReplyState::Type;
         if matches!(self.text_type, Some(b'-' | b'!')) {
@@ -331,8 +335,8 @@ fn take(bytes: &mut &[u8]) -> Option<u8> {
     Some(*first)
 }
 
-/// One piece may bring several errors, and the one that matters to the whole pool may stand between
-/// others: each kind is kept once, and no more kinds than a peer can mean.
+/// The error codes that arrived and were not asked for yet, each kind once, 16 kinds at most. One
+/// read may bring several, and the one that matters to the whole pool may stand between others.
 #[derive(Debug)]
 pub(super) struct PendingErrors<T>(VecDeque<T>);
 
@@ -349,7 +353,7 @@ impl<T: PartialEq> PendingErrors<T> {
         }
     }
 
-    /// The oldest.
+    /// Takes the oldest.
     pub(super) fn take(&mut self) -> Option<T> {
         self.0.pop_front()
     }

@@ -11,8 +11,8 @@ use super::reply_parser::{ReplyParser, ServerMessage};
 
 /// Follows both directions of one connection, from its first byte.
 ///
-/// What a command does to the session is believed when it is sent, and believed undone only when the
-/// server said so.
+/// An effect on the session counts from the moment a command is sent, and until the server has
+/// confirmed that it is undone.
 #[derive(Debug)]
 pub(crate) struct RedisScanner {
     commands: CommandParser,
@@ -20,16 +20,16 @@ pub(crate) struct RedisScanner {
     pending: PendingReplies,
     is_subscribed: bool,
     is_streaming: bool,
-    /// Some command that is not counted may be answered as RESET is.
+    /// Whether a command that is not counted may be answered as RESET is.
     is_reset_unclear: bool,
     in_transaction: bool,
     is_watching: bool,
     /// The database; `None` if it cannot be told.
     database: Option<u32>,
-    /// The one of the handshake, once that is over.
+    /// The database that the handshake chose.
     first_database: Option<u32>,
     is_handshake_over: bool,
-    /// The handshake said who the client is, or which protocol it speaks.
+    /// Whether the handshake set the user or the protocol.
     had_identity: bool,
     is_identity_changed: bool,
     is_lost: bool,
@@ -55,35 +55,34 @@ impl RedisScanner {
         }
     }
 
-    /// The handshake is answered: what it chose is what every user finds.
+    /// Ends the handshake: the session as it is now is the one that every user has to find.
     pub(crate) fn handshake_done(&mut self) {
         self.is_handshake_over = true;
         self.first_database = self.database;
         self.had_identity = std::mem::take(&mut self.is_identity_changed);
     }
 
-    /// How many answers are owed. A command half sent counts as one.
+    /// The number of answers that are owed. A command half sent counts as one.
     pub(crate) fn owed(&self) -> usize {
         self.pending.owed() + usize::from(self.commands.is_within_command())
     }
 
-    /// The answer that comes next may take as long as the client said in its command. Within a
-    /// transaction, no command waits.
+    /// Whether the next answer may take as long as the client said in its command.
     pub(crate) fn is_blocking_owed(&self) -> bool {
         self.pending.first() == Some(CommandKind::Blocking)
     }
 
-    /// The client has subscribed to something, or the reverse: answers are not counted until RESET.
+    /// Whether the client has subscribed or unsubscribed: answers are not counted until RESET.
     pub(crate) fn is_subscribed(&self) -> bool {
         self.is_subscribed
     }
 
-    /// The client sees what others do: answers are not counted until RESET.
+    /// Whether the client monitors the server: answers are not counted until RESET.
     pub(crate) fn is_streaming(&self) -> bool {
         self.is_streaming
     }
 
-    /// MULTI was sent, and neither EXEC nor DISCARD has ended it.
+    /// Whether MULTI was sent, and neither EXEC nor DISCARD has ended it.
     pub(crate) fn in_transaction(&self) -> bool {
         self.in_transaction
     }
@@ -92,29 +91,29 @@ impl RedisScanner {
         self.is_watching
     }
 
-    /// It is not the one of the handshake, or may not be.
+    /// Whether the database is, or may be, another one than the handshake chose.
     pub(crate) fn is_database_changed(&self) -> bool {
         self.database.is_none() || self.database != self.first_database
     }
 
-    /// Somebody else is logged in than after the handshake, or another protocol is spoken.
+    /// Whether the user or the protocol is, or may be, another one than the handshake chose.
     pub(crate) fn is_identity_changed(&self) -> bool {
         self.is_handshake_over && self.is_identity_changed
     }
 
-    /// The connection ended, or something happened on it that is not understood: it must not be
-    /// reused.
+    /// Whether the connection must not be reused, because it ended or because something on it was
+    /// not understood.
     pub(crate) fn is_lost(&self) -> bool {
         self.is_lost || self.commands.is_broken() || self.replies.is_broken()
     }
 
-    /// The code of an error that came since this was asked last, the oldest first, each once.
+    /// Takes the oldest error code that arrived since the last call, each kind once.
     pub(crate) fn take_error(&mut self) -> Option<Word> {
         self.replies.take_error()
     }
 
-    /// What the client had to hold of the largest answer since this was asked last. The one under way
-    /// counts as far as it is announced.
+    /// The most bytes that the client had to hold for one answer since the last call. An answer
+    /// under way counts as far as it is announced.
     pub(crate) fn longest(&mut self) -> u64 {
         self.replies.longest()
     }
@@ -206,14 +205,14 @@ impl RedisScanner {
     }
 }
 
-/// In the order of their answers, equal ones that follow each other as one entry.
+/// The commands without an answer, in order; a run of equal ones is one entry.
 #[derive(Debug, Default)]
 pub(super) struct PendingReplies {
     runs: VecDeque<(CommandKind, usize)>,
     owed: usize,
 }
 
-/// A client with more in flight is not followed.
+/// The most runs that are kept: 65 536. A client with more in flight is not followed.
 const MAX_RUNS: usize = 1 << 16;
 
 impl PendingReplies {
@@ -221,12 +220,12 @@ impl PendingReplies {
         self.owed
     }
 
-    /// The one that is answered next.
+    /// The command that is answered next.
     pub(super) fn first(&self) -> Option<CommandKind> {
         self.runs.front().map(|(kind, _)| *kind)
     }
 
-    /// `false` if there is no room.
+    /// Adds a command. Returns `false` if there is no room.
     #[must_use]
     pub(super) fn push(&mut self, kind: CommandKind) -> bool {
         let is_full = self.runs.len() == MAX_RUNS;
@@ -250,13 +249,14 @@ impl PendingReplies {
         Some(kind)
     }
 
-    /// Nothing that was sent is answered in a way that can be counted.
+    /// Forgets all of them: their answers can no longer be counted.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 }
 
-/// Judges bytes that begin with something whole and may end within something.
+/// Judges bytes that wait on an idle connection. They begin with a whole message and may end within
+/// one.
 pub(crate) fn unread(mut bytes: &[u8]) -> Verdict {
     let mut replies = ReplyParser::new();
     loop {

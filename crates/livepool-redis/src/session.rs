@@ -1,4 +1,4 @@
-//! [`SessionState`]: what the scanner knows, for those who cannot reach it.
+//! [`SessionState`]: the session as the scanner sees it, readable without the stream's lock.
 //!
 //! The scanner reads along inside the connection, under its lock. A pool that asks whether the
 //! connection may be reused looks here.
@@ -16,24 +16,25 @@ const OWED: u8 = 1;
 const TRANSACTION: u8 = 1 << 1;
 const WATCHING: u8 = 1 << 2;
 const OTHER_DATABASE: u8 = 1 << 3;
-/// Used for something else, or nobody knows what for, or waiting for who knows how long.
+/// The connection is subscribed, monitoring, logged in as somebody else, out of step, or in a
+/// command that waits.
 const UNUSABLE: u8 = 1 << 4;
-/// Everybody who uses it finds what the handshake has made.
+/// The handshake is over.
 const READY: u8 = 1 << 7;
 
-/// More than any refusal has.
+/// The bytes kept of what a server sends before the handshake is over: more than any refusal has.
 const MAX_EARLY: usize = 256;
 
-/// Bits, as they were after the last byte.
+/// The state of a session after the last byte that was scanned.
 #[derive(Debug, Default)]
 pub(super) struct SessionState {
     bits: AtomicU8,
-    /// What the server said before the handshake was over. Its beginning is enough.
+    /// The first bytes that the server sent, until the handshake is over.
     early: Mutex<Vec<u8>>,
 }
 
 impl SessionState {
-    /// Begins to read along on this wire, of which nothing was sent or received yet.
+    /// Attaches a scanner to this wire, on which nothing was sent or received yet.
     pub(super) fn scan(wire: &Wire, role: Role) -> Arc<Self> {
         let state = Arc::<Self>::default();
         let scanner = RedisScanner::new();
@@ -44,13 +45,13 @@ impl SessionState {
         state
     }
 
-    /// The handshake is answered: what it chose is what every user finds.
+    /// Ends the handshake. The scanner notices at its next byte.
     pub(super) fn mark_ready(&self) {
         self.bits.fetch_or(READY, Ordering::AcqRel);
         *self.early.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
     }
 
-    /// What the server said first.
+    /// The first bytes that the server sent.
     pub(super) fn early_bytes(&self) -> Vec<u8> {
         self.early.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -61,12 +62,12 @@ impl SessionState {
         early.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
-    /// Whether it cannot be made fit for another user, or not soon.
+    /// Whether no reset makes the connection fit for another user, or not soon.
     pub(super) fn is_unusable(&self) -> bool {
         self.has(UNUSABLE)
     }
 
-    /// Whether its next user would notice the last one.
+    /// Whether the next user of the connection would notice the last one.
     pub(super) fn needs_reset(&self) -> bool {
         self.has(OWED | TRANSACTION | WATCHING | OTHER_DATABASE)
     }
@@ -79,7 +80,7 @@ impl SessionState {
         self.has(WATCHING)
     }
 
-    /// Whether it uses another database than it should.
+    /// Whether the session uses another database than the settings name.
     pub(super) fn is_database_changed(&self) -> bool {
         self.has(OTHER_DATABASE)
     }
@@ -89,18 +90,18 @@ impl SessionState {
     }
 }
 
-/// The scanner, which tells.
+/// The scanner of a connection, which publishes the state after each piece of bytes.
 struct SessionScanner {
     scanner: RedisScanner,
     state: Arc<SessionState>,
     role: Role,
     is_ready: bool,
-    /// Of the errors that were asked for last.
+    /// The worst of the errors that the last verdict was about.
     worst: WorstError,
 }
 
 impl SessionScanner {
-    /// Whether the handshake is over.
+    /// Learns whether the handshake is over, and returns it.
     fn check_ready(&mut self) -> bool {
         if !self.is_ready && self.state.has(READY) {
             self.is_ready = true;

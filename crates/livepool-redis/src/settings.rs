@@ -9,17 +9,17 @@ use livepool::Pool;
 use livepool::config::{Config, ConfigError};
 use std::sync::Arc;
 
-/// What kind of server a connection must lead to. Asked with `ROLE` when it is made.
+/// The kind of server that a connection must lead to, asked with `ROLE` during the handshake.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Role {
-    /// Any will do.
+    /// Any server.
     #[default]
     Any,
-    /// One that takes writes. Where `upstream` has several addresses, those of replicas are passed
-    /// over, so that a failover is followed.
+    /// A server that takes writes. Where `upstream` has several addresses, those of replicas are
+    /// passed over, so that a failover is followed.
     Master,
-    /// One that only copies. Writes fail, and that costs the connection and no other.
+    /// A server that only copies. A write fails, and closes that connection and no other.
     Replica,
 }
 
@@ -29,7 +29,7 @@ pub enum Role {
 /// Servers that speak the same protocol, as Valkey does, are meant as well.
 #[derive(Debug, Clone)]
 pub struct Redis {
-    /// Shared: every client of the pool keeps it.
+    /// The settings, shared by every client of the pool.
     pub(super) settings: Arc<RedisSettings>,
 }
 
@@ -52,13 +52,13 @@ impl Redis {
     ///
     /// # Errors
     ///
-    /// [`SettingsError`], which says what to change. It never repeats the password.
+    /// [`SettingsError`], which says what to change and never repeats the password.
     pub fn from_url(url: impl AsRef<str>) -> Result<Self, SettingsError> {
         super::url::parse(url.as_ref())
     }
 
-    /// From the crate's own description of a connection. Its TCP settings are not used: sockets are
-    /// as [`Config::socket`](livepool::Config::socket) has them.
+    /// From the crate's own description of a connection. The description's TCP settings are not
+    /// used: sockets are as [`Config::socket`](livepool::Config::socket) has them.
     ///
     /// # Errors
     ///
@@ -151,7 +151,7 @@ impl fmt::Debug for RedisSettings {
     }
 }
 
-/// Settings that cannot be used, and what to change. It never repeats a password.
+/// Settings that cannot be used, and what to change. The text never repeats a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingsError(String);
 

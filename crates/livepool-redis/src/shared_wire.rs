@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use livepool::protocol::{DeferredEvents, Wire};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Where the wire is. Locked for one poll.
+/// The place of the wire, shared by the client and the driver task. The lock is held for one poll.
 #[derive(Debug, Clone)]
 pub(super) struct SharedWire(Arc<Mutex<Option<Wire>>>);
 
@@ -21,7 +21,7 @@ impl SharedWire {
         Self(Arc::new(Mutex::new(Some(wire))))
     }
 
-    /// What the driver gets.
+    /// The stream that the driver is given for good.
     pub(super) fn driver_io(&self) -> SharedWireIo {
         let events = self.wire().as_ref().map(Wire::defer_events);
         SharedWireIo { shared_wire: self.clone(), events }
@@ -37,11 +37,11 @@ impl SharedWire {
     }
 }
 
-/// What the driver reads and writes.
+/// The stream that the driver reads and writes.
 #[derive(Debug)]
 pub(super) struct SharedWireIo {
     shared_wire: SharedWire,
-    /// Nobody hears of an event while the slot is locked.
+    /// The events of a poll, held back until the lock is free: observers are foreign code.
     events: Option<DeferredEvents>,
 }
 

@@ -9,33 +9,33 @@ use livepool_tls::Tls;
 #[cfg(feature = "tls")]
 use std::sync::{Arc, OnceLock};
 
-/// The kind of the error of a system that trusts nobody.
+/// The kind of the error of a system without trusted authorities.
 #[cfg(feature = "tls")]
 const NO_TRUSTED_ROOTS: io::ErrorKind = io::ErrorKind::Unsupported;
 
 #[derive(Debug, Clone)]
 pub(super) enum Transport {
     Plain,
-    /// If nobody gave one: of the authorities that this system trusts, looked for at the first
-    /// connection, so that a system without any does no harm to those who bring their own.
+    /// TLS. Without settings of the user, those of the system are loaded at the first connection,
+    /// so that a system without authorities does no harm to users who bring their own.
     #[cfg(feature = "tls")]
     Tls(Arc<OnceLock<Tls>>),
 }
 
 impl Transport {
-    /// TLS, as this system has it.
+    /// TLS with the authorities that this system trusts.
     #[cfg(feature = "tls")]
     pub(super) fn system_tls() -> Result<Self, SettingsError> {
         Ok(Self::Tls(Arc::default()))
     }
 
-    /// TLS, as somebody wants it.
+    /// TLS with the user's settings.
     #[cfg(feature = "tls")]
     pub(super) fn with_tls(tls: Tls) -> Self {
         Self::Tls(Arc::new(OnceLock::from(tls)))
     }
 
-    /// TLS, which is not there.
+    /// The error that TLS is not built in.
     #[cfg(not(feature = "tls"))]
     pub(super) fn system_tls() -> Result<Self, SettingsError> {
         Err(SettingsError::new(
@@ -44,7 +44,7 @@ impl Transport {
         ))
     }
 
-    /// Begins to encrypt, if that is wanted.
+    /// Encrypts the wire, if that is wanted.
     #[cfg(feature = "tls")]
     pub(super) async fn encrypt(&self, wire: Wire) -> io::Result<Wire> {
         let Self::Tls(tls) = self else { return Ok(wire) };

@@ -1,4 +1,4 @@
-//! URLs of the field, and what is wrong with one.
+//! Parsing of URLs, and advice on what is wrong with one.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ pub(super) fn parse(url: &str) -> Result<Redis, SettingsError> {
     Ok(redis)
 }
 
-/// What follows a colon begins small, unless it is a name.
+/// The text with a small first letter, unless it begins with an abbreviation: it follows a colon.
 fn lower(text: &str) -> String {
     let mut chars = text.chars();
     match (chars.next(), chars.clone().next()) {
