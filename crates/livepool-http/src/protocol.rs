@@ -8,9 +8,9 @@ use http::{HeaderValue, Method, Request, Uri};
 use hyper::client::conn::http1::Builder;
 use hyper_util::rt::TokioIo;
 
-use super::driver::{Driver, Open};
+use super::driver::{HyperDriver, HyperIo};
 use super::prepare::prepare;
-use super::upload::{PAUSE, Upload};
+use super::upload::{DEFAULT_LONGEST_PAUSE, Upload};
 use super::{Client, Error, Failure};
 use livepool::net::PeerAddr;
 use livepool::protocol::Wire;
@@ -47,7 +47,7 @@ impl Default for Http1 {
             host: None,
             ping: None,
             hyper: Builder::new(),
-            longest_pause: Some(PAUSE),
+            longest_pause: Some(DEFAULT_LONGEST_PAUSE),
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -151,10 +151,10 @@ impl Protocol for Http1 {
         let wire = self.encrypted(wire).await?;
         let ledger = wire.count_debt();
         let upload = Upload::new(ledger.clone());
-        let open = Open { wire, upload: Arc::clone(&upload) };
+        let open = HyperIo { wire, upload: Arc::clone(&upload) };
         let connection = self.hyper.handshake(TokioIo::new(open)).await;
         let (sender, connection) = connection.map_err(Error::setup)?;
-        let driver = Driver::new(connection);
+        let driver = HyperDriver::new(connection);
         Ok(Client::new(self, sender, driver, upload, ledger, host))
     }
 
@@ -180,7 +180,7 @@ impl Protocol for Http1 {
 
     fn reuse(&self, client: &Client) -> Verdict {
         // Whether an answer is still owed is counted.
-        if client.has_rest() { Verdict::NeedsReset } else { Verdict::Keep }
+        if client.has_unread_rest() { Verdict::NeedsReset } else { Verdict::Keep }
     }
 
     fn idle_limit(&self, client: &Client) -> Option<Duration> {

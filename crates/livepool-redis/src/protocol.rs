@@ -1,17 +1,17 @@
-//! What a pool has to know of Redis.
+//! The [`Protocol`] of Redis.
 
 use std::sync::Arc;
 
 use ::redis::{ErrorKind, RedisError, RedisResult};
 
+use super::abandoned::AbandonedCommands;
+use super::classify;
 use super::client::Client;
 use super::handshake::shake_hands;
-use super::left::Left;
-use super::loan::Slot;
-use super::meaning;
-use super::secrecy::Secrecy;
+use super::session::SessionState;
 use super::settings::Redis;
-use super::state::State;
+use super::shared_wire::SharedWire;
+use super::transport::Transport;
 use livepool::protocol::Wire;
 use livepool::protocol::{Protocol, Verdict};
 
@@ -20,12 +20,12 @@ impl Protocol for Redis {
     type Error = RedisError;
 
     async fn connect(&self, wire: Wire) -> RedisResult<Client> {
-        let wire = self.settings.secrecy.begin(wire).await?;
-        let state = State::along(&wire, self.settings.role);
-        let slot = Slot::new(wire);
-        let (connection, driver) = shake_hands(&slot, &state, &self.settings).await?;
-        let (settings, left) = (Arc::clone(&self.settings), Left::default());
-        Ok(Client { connection, driver, slot, state, left, settings })
+        let wire = self.settings.transport.encrypt(wire).await?;
+        let state = SessionState::scan(&wire, self.settings.role);
+        let shared_wire = SharedWire::new(wire);
+        let (connection, driver) = shake_hands(&shared_wire, &state, &self.settings).await?;
+        let (settings, abandoned) = (Arc::clone(&self.settings), AbandonedCommands::default());
+        Ok(Client { connection, driver, shared_wire, state, abandoned, settings })
     }
 
     async fn ping(&self, client: &mut Client) -> RedisResult<()> {
@@ -33,10 +33,10 @@ impl Protocol for Redis {
     }
 
     fn reuse(&self, client: &Client) -> Verdict {
-        let Client { state, left, .. } = client;
-        if state.is_beyond_repair() || left.waiting() {
+        let Client { state, abandoned, .. } = client;
+        if state.is_unusable() || abandoned.has_blocking() {
             Verdict::Close
-        } else if state.needs_repair() || left.any() {
+        } else if state.needs_reset() || abandoned.has_any() {
             Verdict::NeedsReset
         } else {
             Verdict::Keep
@@ -44,27 +44,27 @@ impl Protocol for Redis {
     }
 
     async fn reset(&self, client: &mut Client) -> RedisResult<()> {
-        client.repair().await?;
-        if client.state.is_beyond_repair() || client.state.needs_repair() {
+        client.reset_session().await?;
+        if client.state.is_unusable() || client.state.needs_reset() {
             return Err(RedisError::from((ErrorKind::Client, "it is not as it was")));
         }
         Ok(())
     }
 
     fn classify(&self, error: &RedisError) -> Verdict {
-        meaning::consequence(error, self.settings.role).0
+        classify::classify(error, self.settings.role).0
     }
 
     fn code(&self, error: &RedisError) -> Option<String> {
-        meaning::consequence(error, self.settings.role).1
+        classify::classify(error, self.settings.role).1
     }
 
     fn is_permanent(&self, error: &RedisError) -> bool {
-        meaning::is_permanent(error)
+        classify::is_permanent(error)
     }
 
     fn speaks(&self) -> &'static str {
-        if matches!(self.settings.secrecy, Secrecy::Plain) { "Redis" } else { "Redis over TLS" }
+        if matches!(self.settings.transport, Transport::Plain) { "Redis" } else { "Redis over TLS" }
     }
 
     fn is_gibberish(&self, error: &RedisError) -> bool {
