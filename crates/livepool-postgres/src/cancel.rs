@@ -17,8 +17,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
-use super::already::Already;
-use super::encryption::Encryption;
+use super::encryption::{Encryption, NegotiatedConnect};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use livepool::event::CancelOutcome;
@@ -185,7 +184,7 @@ impl Inner {
         self.is_loose.store(true, SeqCst);
         // The library ends its side then, and so do we not: a bouncer (PgBouncer 1.18) that has not passed
         // the request on takes that for the end of it. libpq waits as well.
-        let asked = self.token.cancel_query_raw(Open(&mut stream), Already).await;
+        let asked = self.token.cancel_query_raw(Open(&mut stream), NegotiatedConnect).await;
         asked.map_err(io::Error::other)?;
         // It answers nothing, and closes in whichever way.
         let _ = stream.read(&mut [0; 1]).await;
@@ -195,7 +194,7 @@ impl Inner {
 
     /// The library makes its errors itself: this is its one about a stream that fails so.
     async fn error(&self, error: io::Error) -> Result<(), tokio_postgres::Error> {
-        self.token.cancel_query_raw(Broken(Some(error)), Already).await
+        self.token.cancel_query_raw(Broken(Some(error)), NegotiatedConnect).await
     }
 }
 

@@ -5,9 +5,9 @@ use std::task::Poll;
 use tokio_postgres::{Connection, Error};
 
 use super::cancel::Canceller;
+use super::driver_stream::Watched;
 use super::line::Line;
 use super::notify::Board;
-use super::watched::Watched;
 use crate::sync::{Arc, OnceLock};
 use livepool::protocol::{Linger, Wire, log_trouble};
 

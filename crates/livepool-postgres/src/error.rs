@@ -5,10 +5,10 @@ use std::io;
 
 use tokio_postgres::error::SqlState;
 
-use super::fields::PgError;
+use super::driver_stream;
 use super::role::{Role, Target};
 use super::setup::SetupError;
-use super::watched;
+use super::wire_format::PgError;
 use livepool::protocol::Consequence;
 use livepool::protocol::Escaped;
 use livepool::protocol::OneLine;
@@ -58,7 +58,7 @@ impl Error {
         let Self::Postgres(error) = self else { return false };
         let cause = std::error::Error::source(error);
         match error.as_db_error() {
-            Some(db) => watched::is_ours(db) && db.code().code() == watched::TIME_IS_UP,
+            Some(db) => driver_stream::is_ours(db) && db.code().code() == driver_stream::TIME_IS_UP,
             None => cause.and_then(|cause| cause.downcast_ref()).is_some_and(livepool::is_timeout),
         }
     }
@@ -110,7 +110,7 @@ impl Error {
     pub(super) fn consequence(&self) -> Consequence {
         match self {
             Self::Postgres(error) => match error.as_db_error() {
-                Some(db) if watched::is_ours(db) => Consequence::Evict,
+                Some(db) if driver_stream::is_ours(db) => Consequence::Evict,
                 Some(db) => {
                     let severity = db.parsed_severity();
                     let fatal = severity.map_or(db.severity() == "FATAL", |severity| {

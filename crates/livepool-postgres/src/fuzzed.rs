@@ -1,11 +1,9 @@
 //! Properties of what is read along with a client of PostgreSQL, and of its URLs.
 
 use super::Postgres;
-use super::fields::Fields;
-use super::idle::unread;
-use super::opening::Opening;
-use super::parameter::{Parameter, Parameters};
 use super::scanner::{PgScanner, Status};
+use super::statement_text::Opening;
+use super::wire_format::{Fields, Parameter, Parameters, unread};
 use livepool::fuzzed::{Property, cut, pieces, says_something, ways};
 use livepool::protocol::Unread;
 
@@ -82,7 +80,7 @@ struct Known {
     is_listening: bool,
     is_lost: bool,
     role: String,
-    errors: Vec<super::fields::PgError>,
+    errors: Vec<super::wire_format::PgError>,
 }
 
 fn known(scanner: &mut PgScanner) -> Known {

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use tokio::sync::Notify;
 
 use super::role::Role;
-use super::unbound::Unbound;
+use super::unclaimed::Unbound;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use crate::sync::{Arc, AtomicWaker, Mutex, OnceLock, PoisonError};

@@ -4,21 +4,20 @@ use std::fmt;
 
 use tokio::time::Instant;
 
-use super::along::Along;
-use super::already::Already;
 use super::cancel::Canceller;
 use super::client::Client;
 use super::driver::Driver;
-use super::encryption::{Agreed, Wanted};
+use super::driver_stream::Watched;
+use super::encryption::{Negotiated, NegotiatedConnect, TlsPolicy};
 use super::error::Error;
 use super::line::Line;
 use super::notify::Board;
 use super::reset::{self, RecyclingMethod};
 use super::role::{Role, Target};
+use super::session_scanner::Along;
 use super::statements::{self, StatementCache, Statements};
-use super::unbound::Unbound;
+use super::unclaimed::Unbound;
 use super::url::Keepalives;
-use super::watched::Watched;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, OnceLock};
 use livepool::net::PeerAddr;
@@ -124,10 +123,10 @@ impl Postgres {
         false
     }
 
-    fn wanted(&self, peer: &PeerAddr) -> Wanted {
+    fn tls_policy(&self, peer: &PeerAddr) -> TlsPolicy {
         #[cfg(not(feature = "tls"))]
         let _ = peer;
-        Wanted {
+        TlsPolicy {
             mode: self.config.get_ssl_mode(),
             #[cfg(feature = "tls")]
             negotiation: self.config.get_ssl_negotiation(),
@@ -148,15 +147,16 @@ impl Protocol for Postgres {
         self.check().map_err(Error::Setup)?;
         let began = Instant::now();
         let peer = wire.peer_addr().clone();
-        let Agreed { wire, encryption, end_point } = self.wanted(&peer).begin(wire).await?;
+        let Negotiated { wire, encryption, end_point } =
+            self.tls_policy(&peer).negotiate(wire).await?;
         let line = Line::new();
         // Its ledger only repeats what the line knows.
         drop(wire.scan(Along::new(&line, self.target, &self.generation)));
         let mut config = (*self.config).clone();
-        Already::tell(encryption.is_some(), &mut config);
+        NegotiatedConnect::configure(encryption.is_some(), &mut config);
         let (side, linger) = (wire.side_channel(), wire.linger());
         let watched = Watched::new(wire, &line, end_point);
-        let (client, connection) = config.connect_raw(watched, Already).await?;
+        let (client, connection) = config.connect_raw(watched, NegotiatedConnect).await?;
         let handshake = began.elapsed();
 
         let canceller = Canceller::new(client.cancel_token(), side, encryption);
@@ -236,7 +236,7 @@ impl Protocol for Postgres {
     }
 
     fn unread(&self, bytes: &[u8]) -> Unread {
-        super::idle::unread(bytes)
+        super::wire_format::unread(bytes)
     }
 }
 

@@ -11,7 +11,7 @@ use super::client::Client;
 use super::error::Error;
 use super::role;
 use super::statements::is_unknown_statement;
-use super::unbound::Unbound;
+use super::unclaimed::Unbound;
 use livepool::protocol::log_trouble;
 
 /// What a connection is made to forget when it comes back.

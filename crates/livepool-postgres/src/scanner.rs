@@ -1,15 +1,13 @@
 //! [`PgScanner`]: reads along with a PostgreSQL client, protocol 3. Pure.
 
-use super::debt::Debt;
-use super::fields::{Fields, PgError};
-use super::frames::{Frames, Piece};
-use super::message::{Named, Receiving, Sending};
-use super::opening::{Lasting, Opening, Says};
-use super::parameter::{Parameter, Parameters};
-use super::path::SearchPath;
+use super::outstanding::Debt;
 use super::role::Role;
-use super::unbound::Unbound;
-use crate::seen::Seen;
+use super::search_path::SearchPath;
+use super::statement_text::{Lasting, Opening, Says};
+use super::unclaimed::Unbound;
+use super::wire_format::{
+    Fields, Frames, Named, Parameter, Parameters, PgError, Piece, Receiving, Seen, Sending,
+};
 use crate::sync::Arc;
 
 /// Whether the session is in a transaction, as the server said last.

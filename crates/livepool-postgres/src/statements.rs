@@ -10,7 +10,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};
 
 use super::line::Line;
-use super::unbound;
+use super::unclaimed;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -129,7 +129,7 @@ impl StatementCache {
         if let Some(statement) = self.get(query, types, path) {
             return Ok(statement);
         }
-        let hash = unbound::hash(query, types);
+        let hash = unclaimed::hash(query, types);
         let (statement, is_current) = match self.mode {
             Statements::Named => {
                 let statement = client.prepare_typed(query, types).await?;

@@ -159,7 +159,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 }
 
-/// It is below, where the pool can reach it: see [`Already`](super::already::Already).
+/// It is below, where the pool can reach it: see [`NegotiatedConnect`](super::encryption::NegotiatedConnect).
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for Watched<S> {
     fn channel_binding(&self) -> ChannelBinding {
         match &self.end_point {

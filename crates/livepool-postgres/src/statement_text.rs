@@ -1,10 +1,64 @@
 //! [`Opening`]: what is read of the text of a statement. Pure.
 
-use super::path::{self, Path};
 use super::reset::CLEAN;
-use super::words::{
-    ADVISORY_LOCK, LISTEN, SEARCH_PATH, SET_CONFIG, TEMP, UNLISTEN, Words, is_name,
-};
+use super::search_path::{self, Path};
+
+/// What is looked for anywhere in a text, and whether it ends a name. Its first letter must not occur in it
+/// again.
+const WORDS: [(&[u8], bool); 6] = [
+    (b"search_path", true),
+    (b"listen", true),
+    (b"unlisten", true),
+    (b"set_config", true),
+    (b"advisory_lock", false),
+    (b"temp", false),
+];
+pub(super) const SEARCH_PATH: usize = 0;
+pub(super) const LISTEN: usize = 1;
+pub(super) const UNLISTEN: usize = 2;
+pub(super) const SET_CONFIG: usize = 3;
+pub(super) const ADVISORY_LOCK: usize = 4;
+pub(super) const TEMP: usize = 5;
+
+/// How much of each word stands before the next byte, and how often each was seen.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    have: [u8; WORDS.len()],
+    times: [u32; WORDS.len()],
+}
+
+/// Whether it may stand in a name.
+pub(super) fn is_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
+}
+
+impl Words {
+    pub(super) fn read(&mut self, byte: u8) {
+        let byte = byte.to_ascii_lowercase();
+        for (at, (word, ends)) in WORDS.iter().enumerate() {
+            let have = usize::from(self.have[at]);
+            if have == 0 && byte != word[0] {
+                continue;
+            }
+            if have == word.len() && !(*ends && is_name(byte)) {
+                self.times[at] = self.times[at].saturating_add(1);
+            }
+            self.have[at] = if word.get(have) == Some(&byte) {
+                self.have[at] + 1
+            } else {
+                u8::from(byte == word[0])
+            };
+        }
+    }
+
+    pub(super) fn has(&self, word: usize) -> bool {
+        self.times[word] > 0
+    }
+
+    pub(super) fn times(&self, word: usize) -> u32 {
+        self.times[word]
+    }
+}
 
 /// What a statement does to the notifications of its session. A statement that stands behind another one
 /// is not recognized here: the server says what it was when it is complete.
@@ -99,7 +153,7 @@ impl Opening {
             len: 0,
             is_cut: false,
             is_over: false,
-            hash: path::EMPTY,
+            hash: search_path::EMPTY,
             words: Words::default(),
         }
     }
@@ -118,7 +172,7 @@ impl Opening {
                 }
                 continue;
             }
-            self.hash = path::hashed(self.hash, byte);
+            self.hash = search_path::hashed(self.hash, byte);
             if self.is_over {
                 continue;
             }
@@ -144,7 +198,7 @@ impl Opening {
     }
 
     /// Of the text, and the types of its parameters, as far as the client gave them. See
-    /// [`path::of_statement`].
+    /// [`search_path::of_statement`].
     pub(super) fn hash(&self) -> u64 {
         self.hash
     }

@@ -4,7 +4,7 @@
 //! the answer was read: of whom gave up before, a statement stays in the session. It shows on the wire as
 //! one that is never run and never closed.
 
-use super::path;
+use super::search_path;
 use crate::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use crate::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -37,7 +37,7 @@ pub(super) fn hash(query: &str, types: &[Type]) -> u64 {
     let count = u16::try_from(types.len()).unwrap_or_default().to_be_bytes();
     let types = types.iter().flat_map(|of| of.oid().to_be_bytes());
     let bytes = query.bytes().chain([0]).chain(count).chain(types);
-    bytes.fold(path::EMPTY, path::hashed)
+    bytes.fold(search_path::EMPTY, search_path::hashed)
 }
 
 impl Unbound {
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_text_with_its_types_stands_for_itself() {
-        assert_eq!(hash("a", &[]), path::hash(b"a\0\0\0"));
-        assert_eq!(hash("a", &[Type::INT8]), path::hash(b"a\0\0\x01\0\0\0\x14"));
+        assert_eq!(hash("a", &[]), search_path::hash(b"a\0\0\0"));
+        assert_eq!(hash("a", &[Type::INT8]), search_path::hash(b"a\0\0\x01\0\0\0\x14"));
     }
 }
