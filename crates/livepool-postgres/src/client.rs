@@ -9,7 +9,7 @@ use tokio_postgres::{Error, IsolationLevel, Statement};
 
 use super::cancel::{CancelToken, Canceller};
 use super::line::Line;
-use super::notify::{Board, Notifications};
+use super::notify::{NotificationBoard, Notifications};
 use super::statements::StatementCache;
 use crate::sync::{Arc, OnceLock};
 
@@ -26,7 +26,7 @@ pub struct Client {
     pub(super) client: tokio_postgres::Client,
     pub(super) statements: Arc<StatementCache>,
     pub(super) line: Arc<Line>,
-    pub(super) board: Arc<Board>,
+    pub(super) board: Arc<NotificationBoard>,
     pub(super) canceller: Canceller,
     pub(super) end: Arc<OnceLock<Error>>,
     /// How long its handshake took.

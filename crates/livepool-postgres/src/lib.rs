@@ -169,7 +169,7 @@ pub use statements::{StatementCache, Statements};
 
 #[cfg(test)]
 use {
-    scanner::{PgScanner, Status},
+    scanner::{PgScanner, TransactionStatus},
     wire_format::{PgError, unread},
 };
 

@@ -1,4 +1,4 @@
-//! [`Unbound`]: statements that were prepared and never run. Pure.
+//! [`UnclaimedStatements`]: statements that were prepared and never run. Pure.
 //!
 //! The client library closes a statement when nobody has it any more, and makes its `Statement` only when
 //! the answer was read: of whom gave up before, a statement stays in the session. It shows on the wire as
@@ -11,18 +11,18 @@ use crate::sync::{Mutex, MutexGuard, PoisonError};
 use tokio_postgres::types::Type;
 
 /// A session with more of them is not used again.
-const MOST: usize = 4096;
+const MAX_UNCLAIMED: usize = 4096;
 
 /// Of one session. The scanner writes it, the cache and the reset read it.
 #[derive(Debug, Default)]
-pub(crate) struct Unbound {
+pub(crate) struct UnclaimedStatements {
     /// Looked at and changed under this lock, nothing else.
-    parses: Mutex<Vec<Parse>>,
+    statements: Mutex<Vec<UnclaimedStatement>>,
     len: AtomicUsize,
 }
 
 #[derive(Debug)]
-struct Parse {
+struct UnclaimedStatement {
     /// The number in its name.
     name: u64,
     /// Of its text and the types of its parameters.
@@ -40,62 +40,66 @@ pub(super) fn hash(query: &str, types: &[Type]) -> u64 {
     bytes.fold(search_path::EMPTY, search_path::hashed)
 }
 
-impl Unbound {
+impl UnclaimedStatements {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.len.load(SeqCst)
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.len() >= MOST
+        self.len() >= MAX_UNCLAIMED
     }
 
     /// One is being prepared, behind so many other answers.
-    pub(super) fn parse(&self, name: u64, hash: u64, behind: usize) {
-        self.change(|parses| {
-            if parses.len() < MOST {
-                parses.push(Parse { name, hash, behind, is_answered: false });
+    pub(super) fn add(&self, name: u64, hash: u64, behind: usize) {
+        self.change(|statements| {
+            if statements.len() < MAX_UNCLAIMED {
+                statements.push(UnclaimedStatement { name, hash, behind, is_answered: false });
             }
         });
     }
 
     /// It is being run, or closed: somebody has it, or had it.
-    pub(super) fn known(&self, name: u64) {
+    pub(super) fn remove(&self, name: u64) {
         if self.len() > 0 {
-            self.change(|parses| {
-                if let Some(at) = parses.iter().rposition(|parse| parse.name == name) {
-                    parses.remove(at);
+            self.change(|statements| {
+                if let Some(at) = statements.iter().rposition(|statement| statement.name == name) {
+                    statements.remove(at);
                 }
             });
         }
     }
 
     /// The oldest is prepared.
-    pub(super) fn answered(&self) {
+    pub(super) fn parse_complete(&self) {
         if self.len() > 0 {
-            self.change(|parses| {
-                let waits = |parse: &&mut Parse| !parse.is_answered && parse.behind == 0;
-                if let Some(parse) = parses.iter_mut().find(waits) {
-                    parse.is_answered = true;
+            self.change(|statements| {
+                let waits = |statement: &&mut UnclaimedStatement| {
+                    !statement.is_answered && statement.behind == 0
+                };
+                if let Some(statement) = statements.iter_mut().find(waits) {
+                    statement.is_answered = true;
                 }
             });
         }
     }
 
     /// Those whose turn it was are not.
-    pub(super) fn failed(&self) {
+    pub(super) fn error_response(&self) {
         if self.len() > 0 {
-            self.change(|parses| parses.retain(|parse| parse.is_answered || parse.behind > 0));
+            self.change(|statements| {
+                statements.retain(|statement| statement.is_answered || statement.behind > 0)
+            });
         }
     }
 
     /// One more answer is complete.
-    pub(super) fn ready(&self) {
+    pub(super) fn ready_for_query(&self) {
         if self.len() > 0 {
-            self.failed();
-            self.change(|parses| {
-                for parse in parses.iter_mut().filter(|parse| !parse.is_answered) {
-                    parse.behind -= 1;
+            self.error_response();
+            self.change(|statements| {
+                for statement in statements.iter_mut().filter(|statement| !statement.is_answered) {
+                    statement.behind -= 1;
                 }
             });
         }
@@ -108,27 +112,31 @@ impl Unbound {
 
     /// The one that was prepared last of this text and types belongs to a cache from now on. Its number.
     pub(super) fn claim(&self, hash: u64) -> Option<u64> {
-        self.change(|parses| {
-            let is_it = |parse: &Parse| parse.is_answered && parse.hash == hash;
-            Some(parses.remove(parses.iter().rposition(is_it)?).name)
+        self.change(|statements| {
+            let is_it =
+                |statement: &UnclaimedStatement| statement.is_answered && statement.hash == hash;
+            Some(statements.remove(statements.iter().rposition(is_it)?).name)
         })
     }
 
     /// Those that nobody has, when nothing is owed any more.
     pub(super) fn take(&self) -> Vec<u64> {
         let all = self.change(std::mem::take);
-        all.into_iter().filter(|parse| parse.is_answered).map(|parse| parse.name).collect()
+        all.into_iter()
+            .filter(|statement| statement.is_answered)
+            .map(|statement| statement.name)
+            .collect()
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Vec<Parse>) -> T) -> T {
-        let mut parses = self.parses();
-        let result = change(&mut parses);
-        self.len.store(parses.len(), SeqCst);
+    fn change<T>(&self, change: impl FnOnce(&mut Vec<UnclaimedStatement>) -> T) -> T {
+        let mut statements = self.statements();
+        let result = change(&mut statements);
+        self.len.store(statements.len(), SeqCst);
         result
     }
 
-    fn parses(&self) -> MutexGuard<'_, Vec<Parse>> {
-        self.parses.lock().unwrap_or_else(PoisonError::into_inner)
+    fn statements(&self) -> MutexGuard<'_, Vec<UnclaimedStatement>> {
+        self.statements.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,25 +146,25 @@ mod tests {
 
     #[test]
     fn what_is_neither_run_nor_closed_nor_refused_is_left() {
-        let unbound = Unbound::default();
+        let unclaimed = UnclaimedStatements::default();
         for (name, behind) in [(1, 0), (2, 1), (3, 2), (4, 3), (5, 4)] {
-            unbound.parse(name, name % 2, behind);
+            unclaimed.add(name, name % 2, behind);
         }
-        unbound.answered();
-        unbound.ready();
-        unbound.failed();
-        unbound.ready();
+        unclaimed.parse_complete();
+        unclaimed.ready_for_query();
+        unclaimed.error_response();
+        unclaimed.ready_for_query();
         for _ in [3, 4, 5] {
-            unbound.answered();
-            unbound.ready();
+            unclaimed.parse_complete();
+            unclaimed.ready_for_query();
         }
         // The second was refused. The first was closed, the fourth is run.
-        unbound.known(1);
-        unbound.known(4);
-        assert_eq!(unbound.claim(0), None);
-        assert_eq!(unbound.claim(1), Some(5));
-        assert_eq!(unbound.take(), [3]);
-        assert_eq!(unbound.len(), 0);
+        unclaimed.remove(1);
+        unclaimed.remove(4);
+        assert_eq!(unclaimed.claim(0), None);
+        assert_eq!(unclaimed.claim(1), Some(5));
+        assert_eq!(unclaimed.take(), [3]);
+        assert_eq!(unclaimed.len(), 0);
     }
 
     #[test]

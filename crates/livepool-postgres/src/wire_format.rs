@@ -3,20 +3,20 @@
 
 use std::collections::VecDeque;
 
-use super::role::Role;
+use super::role::ServerRole;
 use super::search_path;
-use super::statement_text::{Name, Opening};
+use super::statement_text::{StatementName, StatementText};
 use livepool::protocol::Unread;
 
 /// Splits one direction of the stream into messages, and keeps nothing of them but the header.
 #[derive(Debug)]
-pub(super) struct Frames {
+pub(super) struct Framer {
     /// Messages begin with a byte that says what they are. The client's first ones do not.
     typed: bool,
     header: [u8; 5],
     have: usize,
     /// What is to come of the body; `None` before it.
-    left: Option<usize>,
+    remaining: Option<usize>,
 }
 
 /// What the next bytes are.
@@ -34,9 +34,9 @@ pub(super) enum Piece<'a> {
     Broken,
 }
 
-impl Frames {
+impl Framer {
     pub(super) fn typed() -> Self {
-        Self { typed: true, header: [0; 5], have: 0, left: None }
+        Self { typed: true, header: [0; 5], have: 0, remaining: None }
     }
 
     pub(super) fn untyped() -> Self {
@@ -55,18 +55,18 @@ impl Frames {
 
     /// Takes the next piece off `bytes`; `None` if more have to come.
     pub(super) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Piece<'a>> {
-        match self.left {
+        match self.remaining {
             None => self.start(bytes),
             Some(0) => {
                 self.have = 0;
-                self.left = None;
+                self.remaining = None;
                 Some(Piece::End)
             }
             Some(_) if bytes.is_empty() => None,
-            Some(left) => {
-                let (body, rest) = bytes.split_at(left.min(bytes.len()));
+            Some(remaining) => {
+                let (body, rest) = bytes.split_at(remaining.min(bytes.len()));
                 *bytes = rest;
-                self.left = Some(left - body.len());
+                self.remaining = Some(remaining - body.len());
                 Some(Piece::Body(body))
             }
         }
@@ -86,7 +86,7 @@ impl Frames {
         // The length counts its own four bytes.
         match usize::try_from(i32::from_be_bytes(len)).ok().and_then(|len| len.checked_sub(4)) {
             Some(len) => {
-                self.left = Some(len);
+                self.remaining = Some(len);
                 Some(Piece::Start { tag, len })
             }
             None => Some(Piece::Broken),
@@ -99,52 +99,52 @@ impl Frames {
 pub(super) enum Sending {
     /// Its first four bytes, and how many of them came.
     Startup([u8; 4], usize),
-    Query(Opening),
-    Parse(Opening),
+    Query(StatementText),
+    Parse(StatementText),
     /// A Bind or a Close, whose statement is looked for.
-    Bind(Named),
-    Close(Named),
+    Bind(StatementReference),
+    Close(StatementReference),
     Nothing,
 }
 
 /// The name of a statement that something else stands in front of.
 #[derive(Debug)]
-pub(super) struct Named {
-    front: Front,
-    name: Name,
+pub(super) struct StatementReference {
+    front: NamePrefix,
+    name: StatementName,
 }
 
 /// What stands in front of it.
 #[derive(Debug)]
-enum Front {
+enum NamePrefix {
     /// The name of a portal, with a zero behind.
     Portal,
     /// An `S`. With anything else it is no statement's name.
     Kind,
     Nothing,
     /// The name was read.
-    All,
+    Read,
 }
 
-impl Named {
+impl StatementReference {
     pub(super) fn of_bind() -> Self {
-        Self { front: Front::Portal, name: Name::default() }
+        Self { front: NamePrefix::Portal, name: StatementName::default() }
     }
 
     pub(super) fn of_close() -> Self {
-        Self { front: Front::Kind, name: Name::default() }
+        Self { front: NamePrefix::Kind, name: StatementName::default() }
     }
 
     fn read(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             self.front = match (&self.front, byte) {
-                (Front::All, _) => return,
-                (Front::Portal, 0) | (Front::Kind, b'S') => Front::Nothing,
-                (Front::Portal, _) => Front::Portal,
-                (Front::Kind, _) | (Front::Nothing, 0) => Front::All,
-                (Front::Nothing, byte) => {
+                (NamePrefix::Read, _) => return,
+                (NamePrefix::Portal, 0) | (NamePrefix::Kind, b'S') => NamePrefix::Nothing,
+                (NamePrefix::Portal, _) => NamePrefix::Portal,
+                (NamePrefix::Kind, _) | (NamePrefix::Nothing, 0) => NamePrefix::Read,
+                (NamePrefix::Nothing, byte) => {
                     self.name.read(byte);
-                    Front::Nothing
+                    NamePrefix::Nothing
                 }
             };
         }
@@ -159,11 +159,11 @@ impl Named {
 /// What of the message that is being received has to be read.
 #[derive(Debug)]
 pub(super) enum Receiving {
-    Error(Fields),
-    Parameter(Parameter),
+    ErrorResponse(ErrorFields),
+    ParameterStatus(ShortText),
     /// What a statement was that is complete.
-    Complete(Parameter),
-    Ready,
+    CommandComplete(ShortText),
+    ReadyForQuery,
     Nothing,
 }
 
@@ -200,7 +200,7 @@ const REVALIDATE: &[u8] = b"RevalidateCachedQuery";
 
 /// Reads the fields of one error and keeps four of them, cut short.
 #[derive(Debug, Default)]
-pub(super) struct Fields {
+pub(super) struct ErrorFields {
     /// The field that is being read, and how much of it came.
     field: Option<(u8, usize)>,
     severity: [u8; 6],
@@ -210,7 +210,7 @@ pub(super) struct Fields {
     routine: [u8; REVALIDATE.len() + 1],
 }
 
-impl Fields {
+impl ErrorFields {
     pub(super) fn read(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             match (&mut self.field, byte) {
@@ -234,7 +234,7 @@ impl Fields {
     }
 
     /// A prepared statement is not what it was when it was prepared.
-    pub(super) fn is_of_plan(&self) -> bool {
+    pub(super) fn is_stale_plan(&self) -> bool {
         self.routine.strip_suffix(b"\0") == Some(REVALIDATE)
     }
 
@@ -254,7 +254,7 @@ const MAX_PARAMETER: usize = 34;
 
 /// A ParameterStatus or another short text, as far as it was read.
 #[derive(Debug)]
-pub(super) struct Parameter {
+pub(super) struct ShortText {
     text: [u8; MAX_PARAMETER],
     len: usize,
     /// Of all of it.
@@ -263,12 +263,12 @@ pub(super) struct Parameter {
 
 /// Servers before PostgreSQL 14, and some that stand in between, do not say it.
 #[derive(Debug, Default)]
-pub(super) struct Parameters {
+pub(super) struct RoleParameters {
     is_standby: Option<bool>,
     is_read_only: Option<bool>,
 }
 
-impl Parameter {
+impl ShortText {
     pub(super) fn new() -> Self {
         Self { text: [0; MAX_PARAMETER], len: 0, hash: search_path::EMPTY }
     }
@@ -281,7 +281,7 @@ impl Parameter {
     }
 
     /// Up to its first zero.
-    pub(super) fn word(&self) -> &[u8] {
+    pub(super) fn first_string(&self) -> &[u8] {
         self.text[..self.len].split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
@@ -291,8 +291,8 @@ impl Parameter {
     }
 }
 
-impl Parameters {
-    pub(super) fn set(&mut self, parameter: &Parameter) {
+impl RoleParameters {
+    pub(super) fn set(&mut self, parameter: &ShortText) {
         let mut parts = parameter.text[..parameter.len].split(|byte| *byte == 0);
         let (name, value) = (parts.next(), parts.next());
         let is_on = match value {
@@ -307,16 +307,16 @@ impl Parameters {
         }
     }
 
-    pub(super) fn role(&self) -> Option<Role> {
+    pub(super) fn role(&self) -> Option<ServerRole> {
         let is_standby = self.is_standby?;
-        Some(Role { is_standby, is_read_only: is_standby || self.is_read_only? })
+        Some(ServerRole { is_standby, is_read_only: is_standby || self.is_read_only? })
     }
 }
 
 /// Judges bytes that begin with a message and may end within one.
 pub(crate) fn unread(mut bytes: &[u8]) -> Unread {
     // A type alone already tells.
-    let mut frames = Frames::typed();
+    let mut frames = Framer::typed();
     while let Some(tag) = bytes.first() {
         match tag {
             // ParameterStatus and NoticeResponse come at any time. So does NotificationResponse, but
@@ -339,23 +339,23 @@ pub(crate) fn unread(mut bytes: &[u8]) -> Unread {
 /// One piece may bring several errors, and the one that matters to the whole pool may stand between
 /// others: each kind is kept once, and no more kinds than a peer can mean.
 #[derive(Debug)]
-pub(super) struct Seen<T>(VecDeque<T>);
+pub(super) struct ErrorQueue<T>(VecDeque<T>);
 
 const MAX_ERRORS: usize = 16;
 
-impl<T: PartialEq> Seen<T> {
+impl<T: PartialEq> ErrorQueue<T> {
     pub(super) fn new() -> Self {
         Self(VecDeque::new())
     }
 
-    pub(super) fn note(&mut self, error: T) {
+    pub(super) fn push(&mut self, error: T) {
         if self.0.len() < MAX_ERRORS && !self.0.contains(&error) {
             self.0.push_back(error);
         }
     }
 
     /// The oldest.
-    pub(super) fn take(&mut self) -> Option<T> {
+    pub(super) fn pop(&mut self) -> Option<T> {
         self.0.pop_front()
     }
 }
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_message_without_a_body_ends_where_it_begins() {
-        let mut frames = Frames::typed();
+        let mut frames = Framer::typed();
         let mut bytes: &[u8] = b"S\0\0\0\x04d\0\0\0\x06ab";
         let pieces: Vec<_> = std::iter::from_fn(|| frames.next(&mut bytes)).collect();
         let start = |tag, len| Start { tag, len };
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn the_first_messages_of_a_client_have_no_type() {
-        let mut frames = Frames::untyped();
+        let mut frames = Framer::untyped();
         let mut bytes: &[u8] = b"\0\0\0\x05x";
         assert_eq!(frames.next(&mut bytes), Some(Start { tag: 0, len: 1 }));
     }
@@ -386,12 +386,12 @@ mod tests {
     #[test]
     fn a_length_that_cannot_be_is_not_believed() {
         for header in [b"X\0\0\0\x03", b"X\xff\xff\xff\xff"] {
-            assert_eq!(Frames::typed().next(&mut &header[..]), Some(Broken));
+            assert_eq!(Framer::typed().next(&mut &header[..]), Some(Broken));
         }
     }
 
     fn error(fields: &[u8]) -> PgError {
-        let mut read = Fields::default();
+        let mut read = ErrorFields::default();
         fields.iter().for_each(|byte| read.read(&[*byte]));
         read.error()
     }
@@ -417,14 +417,14 @@ mod tests {
 
     #[test]
     fn the_role_is_known_when_both_have_been_said() {
-        let mut parameters = Parameters::default();
+        let mut parameters = RoleParameters::default();
         let mut say = |text: &[u8]| {
-            let mut parameter = Parameter::new();
+            let mut parameter = ShortText::new();
             text.iter().for_each(|byte| parameter.read(&[*byte]));
             parameters.set(&parameter);
             parameters.role()
         };
-        let role = |is_standby, is_read_only| Some(Role { is_standby, is_read_only });
+        let role = |is_standby, is_read_only| Some(ServerRole { is_standby, is_read_only });
         assert_eq!(say(b"server_version\0a very long text that is no number at all\0"), None);
         assert_eq!(say(b"in_hot_standby\0off\0"), None);
         assert_eq!(say(b"default_transaction_read_only\0off\0"), role(false, false));
@@ -454,11 +454,11 @@ mod tests {
 
     #[test]
     fn each_is_kept_once_and_a_peer_cannot_fill_the_memory() {
-        let mut seen = Seen::new();
+        let mut queue = ErrorQueue::new();
         for n in (0..1000).flat_map(|n| [n, n]) {
-            seen.note(n);
+            queue.push(n);
         }
-        let kept: Vec<_> = std::iter::from_fn(|| seen.take()).collect();
+        let kept: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
         assert_eq!(kept, (0..MAX_ERRORS).collect::<Vec<_>>());
     }
 }
