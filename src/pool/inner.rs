@@ -17,7 +17,7 @@ use crate::pool::acquire::idle_set::IdleSet;
 use crate::pool::acquire::ping::{PingInTime, Pinger};
 use crate::pool::acquire::wait_queue::WaitQueue;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::{Entry, FiredQueue, Listing, Parts};
+use crate::pool::conn::entry::{Entry, FiredEntries, Listing, Parts};
 use crate::pool::conn::erased::PoolProtocol;
 use crate::pool::conn::generation::PoolGeneration;
 use crate::pool::conn::registry::{Counts, Registry};
@@ -62,7 +62,7 @@ pub(in crate::pool) struct PoolInner {
     pub(in crate::pool) warm_up_targets: WarmUpTargets,
     pub(in crate::pool) registry: Registry,
     pub(in crate::pool) generation: Arc<PoolGeneration>,
-    pub(in crate::pool) fired_queue: Arc<FiredQueue>,
+    pub(in crate::pool) fired_queue: Arc<FiredEntries>,
     pub(in crate::pool) probing: ProbingQueue,
     /// Connections that are reset before the next caller gets them.
     pub(in crate::pool) resets: Resets,

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::cancel::Canceller;
 use super::client::Client;
-use super::driver::Driver;
+use super::driver::SessionDriver;
 use super::driver_stream::DriverStream;
 use super::encryption::{Negotiated, NegotiatedConnect, TlsPolicy};
 use super::error::Error;
@@ -175,7 +175,7 @@ impl Protocol for Postgres {
             end: Arc::clone(&end),
             handshake,
         };
-        tokio::spawn(Driver { connection, line, board, end, canceller, linger }.run());
+        tokio::spawn(SessionDriver { connection, line, board, end, canceller, linger }.run());
         if self.target != Target::Any {
             let role = match client.line.role() {
                 Some(role) => role,

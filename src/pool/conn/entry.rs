@@ -25,7 +25,7 @@ use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use crate::telemetry::Span;
 
 /// Connections whose sentinel has fired. The queue keeps no connection alive.
-pub(in crate::pool) type FiredQueue = fired::FiredQueue<Weak<Entry>>;
+pub(in crate::pool) type FiredEntries = fired::FiredQueue<Weak<Entry>>;
 
 /// State of a connection: the right to touch it. The thread that made a [transition](TRANSITIONS)
 /// into a state owns the stream until the next one; in `Idle` no thread does.
@@ -132,7 +132,7 @@ pub(in crate::pool) struct Parts<'a> {
     /// The pool's generation when the dial began.
     pub(in crate::pool) generation: u64,
     pub(in crate::pool) pool_generation: &'a Arc<PoolGeneration>,
-    pub(in crate::pool) fired_queue: &'a Arc<FiredQueue>,
+    pub(in crate::pool) fired_queue: &'a Arc<FiredEntries>,
     pub(in crate::pool) max_lifetime: Option<Duration>,
     pub(in crate::pool) max_silence: Option<Duration>,
 }
@@ -524,7 +524,7 @@ impl fmt::Debug for Entry {
 /// the waker, and the connection holds the stream.
 struct Sentinel {
     entry: Weak<Entry>,
-    fired_queue: Arc<FiredQueue>,
+    fired_queue: Arc<FiredEntries>,
 }
 
 impl Wake for Sentinel {
