@@ -27,6 +27,8 @@ use livepool::protocol::GuardExt;
 ///
 /// ```no_run
 /// # async fn f(pool: livepool::Pool<livepool_http::Http1>) -> Result<(), livepool_http::Error> {
+/// use livepool_http::HttpPool;
+///
 /// let request = livepool_http::Request::get("/log").body(()).unwrap();
 /// let mut body = pool.send(request).await?.into_body();
 /// while let Some(frame) = body.frame().await {

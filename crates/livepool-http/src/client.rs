@@ -22,7 +22,7 @@ use livepool::event::CloseReason;
 use livepool::protocol::{Ledger, Owed};
 use std::sync::Arc;
 
-/// A connection that speaks HTTP/1.1. [`Guard::send`](livepool::Guard::send) makes a request on it.
+/// A connection that speaks HTTP/1.1. [`HttpGuard::send`](super::HttpGuard::send) makes a request on one.
 pub struct Client {
     sender: SendRequest<RequestBody>,
     driver: HyperDriver,

@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), livepool_http::Error> {
-//! use livepool_http::Request;
+//! use livepool_http::{HttpPool, Request};
 //!
 //! let pool = livepool_http::pool("http://127.0.0.1:8080")?;
 //! let request = Request::get("/status").body(()).unwrap();
