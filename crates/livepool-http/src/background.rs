@@ -1,7 +1,7 @@
-//! [`UnreadBody`]: what is left of a response that nobody reads, and of the request that belongs to it.
+//! [`UnreadBody`]: the rest of an exchange that no caller waits for, finished in the background.
 //!
-//! A little of the one is read, so that the connection can be used again; all of the other is sent,
-//! since the caller was told that the server had accepted it.
+//! A little of the response is read, so that the connection can be used again. All of the request
+//! is sent, since the caller was told that the server had accepted it.
 
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
@@ -19,33 +19,36 @@ use livepool::Guard;
 use livepool::event::CloseReason;
 use livepool::protocol::{GuardExt, log_trouble};
 
-/// The most that is read for nobody. More than this is slower to read than a new connection is to make.
+/// The most that is read for nobody: 64 KiB. More is slower to read than a new connection is to
+/// make.
 const MAX_DRAINED: u64 = 64 * 1024;
 
-/// How long an end is waited for that was not announced. That of a small response comes right behind
-/// it; that of a stream of events never does, and its place in the pool is wanted.
+/// The time for which an end is awaited that was not announced: 50 ms. The end of a small response
+/// comes right behind it; the end of a stream of events never does, and its place in the pool is
+/// wanted.
 const UNANNOUNCED_END_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// What is left of a response that nobody reads.
+/// The rest of a response that nobody reads.
 pub(super) struct UnreadBody {
     body: Incoming,
-    /// How much more is read.
+    /// The bytes that may still be read.
     left: u64,
     is_announced: bool,
 }
 
 impl UnreadBody {
-    /// `None`, if it is not worth reading.
+    /// Takes over a body; `None` if it is not worth reading.
     pub(super) fn of(body: Incoming, is_chunked: bool) -> Option<Self> {
         let announced = body.size_hint().upper();
-        // Without a length or chunks it ends with its connection.
+        // Without a length or chunks the response ends with its connection.
         let is_worth_it = announced.map_or(is_chunked, |rest| rest <= MAX_DRAINED);
         is_worth_it.then(|| Self { body, left: MAX_DRAINED, is_announced: announced.is_some() })
     }
 }
 
 impl Client {
-    /// Reads that rest, if that is worth it. If not, the answer is still owed when this returns.
+    /// Reads the rest of the response. If that is too long or takes too long, the answer is still
+    /// owed afterwards.
     pub(super) async fn drain(&mut self) -> Result<(), Error> {
         let is_endless = self.unread.as_ref().is_some_and(|rest| !rest.is_announced);
         let limit = is_endless.then_some(UNANNOUNCED_END_TIMEOUT);
@@ -59,16 +62,18 @@ impl Client {
         }
     }
 
-    /// Sends what the request still has, and reads what its response has meanwhile. Ends with both, or
-    /// when only the response goes on, or when nothing has moved for too long.
+    /// Sends the rest of the request, and reads the response meanwhile. Ends with both, or when
+    /// only the response goes on, or when no byte has moved for too long.
     async fn finish_upload(&mut self) {
         loop {
             let writes = self.upload.writes();
             let sent = within(self.longest_pause, poll_fn(|cx| self.poll_upload(cx))).await;
+            // Only a pause counts: a slow upload goes on for as long as bytes move.
             if sent.is_some() || self.upload.writes() == writes {
                 break;
             }
         }
+        // Otherwise `reset` would read a response whose request was never completed.
         if !self.upload.is_sent() {
             self.unread = None;
         }
@@ -102,13 +107,13 @@ impl Client {
         }
         self.drive(cx);
         match self.progress() {
-            Progress::InProgress => Poll::Pending,
+            Progress::Ongoing => Poll::Pending,
             Progress::Done | Progress::Over => Poll::Ready(Ok(Drained::All)),
         }
     }
 }
 
-/// What it comes to, or `None` where it takes longer.
+/// The output of the future, or `None` where it takes longer.
 async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
     match limit {
         Some(limit) => timeout(limit, future).await.ok(),
@@ -116,7 +121,7 @@ async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Outp
     }
 }
 
-/// What became of a rest.
+/// The end of an attempt to read the rest of a response.
 enum Drained {
     All,
     TooLong,
@@ -125,20 +130,20 @@ enum Drained {
 /// Has a task of the pool send the rest of a request, and gives the connection back then.
 pub(super) fn finish_in_background(guard: Guard<Http1>) {
     guard.work_on(async |mut guard| {
-        // Its source is its caller's code.
+        // The source of the body is the caller's code, and may panic in this task.
         if AssertUnwindSafe(guard.finish_upload()).catch_unwind().await.is_err() {
             guard.taint_as(CloseReason::Panicked);
         }
         if !guard.upload.is_sent() {
             let why = guard.tainted().map_or("its source paused for too long", CloseReason::as_str);
             log_trouble(Some(guard.id()), &why, "the rest of a request was not sent");
-        } else if guard.progress() != Progress::InProgress {
+        } else if guard.progress() != Progress::Ongoing {
             finish_exchange(&mut guard);
         }
     });
 }
 
-/// An exchange is over. Returns what its connection is to be closed for, if it is.
+/// Ends an exchange. Returns the reason for which its connection is to be closed, if it is.
 pub(super) fn finish_exchange(guard: &mut Guard<Http1>) -> Option<CloseReason> {
     if let Some(reason) = guard.close_reason() {
         guard.taint_as(reason);

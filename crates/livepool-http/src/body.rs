@@ -1,4 +1,4 @@
-//! [`Body`]: what a response carries, and the connection it comes over.
+//! [`Body`]: the body of a response, and the connection it comes over.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -17,8 +17,9 @@ use livepool::Guard;
 use livepool::event::{CloseReason, ConnId};
 use livepool::protocol::GuardExt;
 
-/// What a response carries. It holds its connection until both sides are done with the exchange, and
-/// gives it back then; see [when a connection is used again](super#when-a-connection-is-used-again).
+/// The body of a response. A body holds its connection until both sides are done with the exchange,
+/// and gives it back then; see [when a connection is used
+/// again](super#when-a-connection-is-used-again).
 ///
 /// The connection moves only while this is polled: a request body that is still being sent, too. When
 /// this was read to its end, or is dropped, the rest of a request [goes on by
@@ -26,6 +27,8 @@ use livepool::protocol::GuardExt;
 ///
 /// ```no_run
 /// # async fn f(pool: livepool::Pool<livepool_http::Http1>) -> Result<(), livepool_http::Error> {
+/// use livepool_http::HttpPool;
+///
 /// let request = livepool_http::Request::get("/log").body(()).unwrap();
 /// let mut body = pool.send(request).await?.into_body();
 /// while let Some(frame) = body.frame().await {
@@ -40,11 +43,12 @@ use livepool::protocol::GuardExt;
 ///
 /// A frame whose future was dropped is not lost.
 pub struct Body {
-    /// Taken out when it is left unread.
+    /// The rest of the body; `None` once the pool reads it in the background.
     incoming: Option<Incoming>,
-    /// Until both sides are done.
+    /// The connection, until both sides are done.
     guard: Option<Guard<Http1>>,
-    /// What the connection was closed for, though a part of this may have been received.
+    /// The reason for which the connection was closed, although a part of the body may have been
+    /// received.
     close_reason: Option<CloseReason>,
     conn: ConnId,
     target: RequestTarget,
@@ -59,17 +63,17 @@ impl Body {
         body
     }
 
-    /// The connection it comes over, as in events and logs.
+    /// The number of the body's connection, as in events and logs.
     pub fn conn_id(&self) -> ConnId {
         self.conn
     }
 
-    /// Whether it still holds its connection.
+    /// Whether the body still holds its connection.
     pub fn holds_connection(&self) -> bool {
         self.guard.is_some()
     }
 
-    /// All of it, if that is at most `most` bytes.
+    /// Reads the whole body, if that is at most `most` bytes.
     ///
     /// # Errors
     ///
@@ -87,6 +91,7 @@ impl Body {
                 return Err(Error::new(Failure::TooLong).at(&self.target));
             }
             if first.is_empty() && all.is_empty() {
+                // A body of one piece is returned without a copy.
                 first = data;
                 continue;
             }
@@ -96,7 +101,7 @@ impl Body {
         Ok(if all.is_empty() { first } else { all.freeze() })
     }
 
-    /// The next piece: data, or the trailers. `None` at the end.
+    /// The next piece: data, or the trailers; `None` at the end.
     ///
     /// # Errors
     ///
@@ -104,32 +109,32 @@ impl Body {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// Dropping the future loses no data.
     pub async fn frame(&mut self) -> Option<Result<Frame<Bytes>, Error>> {
         poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut *self), cx)).await
     }
 
-    /// Gives the connection back, or closes it, if nothing more comes over it.
+    /// Gives the connection back, or closes it, if the exchange is over.
     fn release_if_done(&mut self) {
         let Some(guard) = &mut self.guard else { return };
         let progress = guard.progress();
-        if progress == Progress::InProgress {
+        if progress == Progress::Ongoing {
             if self.incoming.as_ref().is_some_and(http_body::Body::is_end_stream) {
                 self.finish_request();
             }
             return;
         }
         self.close_reason = background::finish_exchange(guard);
-        // hyper gave up, and the body is going to say why.
+        // If hyper gave up, the body's next frame is the error: the guard is needed for it.
         if progress == Progress::Done || self.close_reason.is_some() {
             self.guard = None;
         }
     }
 
-    /// This was read to its end, and of the request something is left.
+    /// Has the rest of the request sent, once the body was read to its end.
     fn finish_request(&mut self) {
         if let Some(mut guard) = self.guard.take()
-            && guard.progress() == Progress::InProgress
+            && guard.progress() == Progress::Ongoing
             && !guard.is_upload_unwanted()
         {
             finish_in_background(guard);
@@ -185,6 +190,7 @@ impl http_body::Body for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
+        // The exchange may have ended while no caller polled the body.
         self.release_if_done();
         let (Some(mut guard), Some(incoming)) = (self.guard.take(), self.incoming.take()) else {
             return;

@@ -22,24 +22,25 @@ use livepool::event::CloseReason;
 use livepool::protocol::{Ledger, Owed};
 use std::sync::Arc;
 
-/// A connection that speaks HTTP/1.1. [`Guard::send`](livepool::Guard::send) makes a request on it.
+/// A connection that speaks HTTP/1.1. [`HttpGuard::send`](super::HttpGuard::send) makes a request on one.
 pub struct Client {
     sender: SendRequest<RequestBody>,
     driver: HyperDriver,
     ledger: Ledger,
     pub(super) upload: Arc<Upload>,
-    /// From the first byte of a request to the last of its response, whoever waits for that.
+    /// The debt of an answer, from the first byte of a request to the last of its response.
     owed: Option<Owed>,
-    /// The head of the response is there.
+    /// Whether the head of the response has arrived.
     is_answering: bool,
-    /// The response has a status of 400 or more: whatever of the request was not sent is not wanted.
+    /// Whether the response has a status of 400 or more, so that the rest of the request is not
+    /// wanted.
     is_refused: bool,
-    /// The request said that it is the last.
+    /// Whether the request had `Connection: close`.
     requested_close: bool,
     persistence: Persistence,
-    /// Of a response that nobody reads.
+    /// The rest of a response that nobody reads.
     pub(super) unread: Option<UnreadBody>,
-    /// How long the source of an upload may pause that nobody waits for.
+    /// The time for which the source of an upload may pause that nobody waits for.
     pub(super) longest_pause: Option<Duration>,
     pub(super) host: HeaderValue,
     pub(super) is_secure: bool,
@@ -48,10 +49,10 @@ pub struct Client {
 /// Where the exchange on a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    InProgress,
-    /// Both sides are done, and the next request may come.
+    Ongoing,
+    /// Both sides are done, so the next request may come.
     Done,
-    /// Nothing comes here again.
+    /// hyper has ended the connection.
     Over,
 }
 
@@ -111,7 +112,7 @@ impl Client {
         }
         // hyper takes the next request although its buffers hold some of this one.
         if !self.is_answering || !self.sender.is_ready() || !self.upload.is_sent() {
-            return Progress::InProgress;
+            return Progress::Ongoing;
         }
         self.owed = None;
         self.driver.clear_waker();
@@ -129,12 +130,14 @@ impl Client {
         body: &mut Incoming,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        // A frame that hyper has ready needs no reading from the socket.
         let mut noop = Context::from_waker(Waker::noop());
         if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(&mut noop) {
             return Poll::Ready(frame);
         }
         self.driver.poll(cx);
         match self.driver.is_over() {
+            // No driver wakes the caller any more, so the body has to.
             true => Pin::new(body).poll_frame(cx),
             false => Pin::new(body).poll_frame(&mut noop),
         }
@@ -168,8 +171,8 @@ impl Client {
         is_unwanted && !self.upload.is_sent()
     }
 
-    /// Nobody reads the rest of this response. Returns whether somebody else may: what can be had for
-    /// little is read in the background.
+    /// Takes the rest of a response that nobody reads. Returns whether it is little enough to be
+    /// read in the background.
     pub(super) fn leave_unread(&mut self, body: Incoming) -> bool {
         if !self.is_upload_unwanted() && !self.driver.is_over() && self.close_reason().is_none() {
             self.unread = UnreadBody::of(body, self.persistence.is_chunked);

@@ -1,4 +1,4 @@
-//! [`HyperDriver`]: hyper's side of a connection, which moves only while somebody polls it.
+//! [`HyperDriver`]: hyper's side of a connection, which moves only while a caller polls it.
 //!
 //! No task reads a connection that nobody uses: that is the pool's own sentinel's business. And a
 //! request whose caller has gone stands still, until its connection is closed.
@@ -24,7 +24,7 @@ pub(super) struct HyperDriver {
     state: DriverState,
     error: Option<hyper::Error>,
     relay: Arc<RelayWaker>,
-    /// What hyper wakes.
+    /// The waker that hyper is polled with: that of `relay`.
     waker: Waker,
 }
 
@@ -46,7 +46,8 @@ impl Wake for RelayWaker {
 
 enum DriverState {
     Running(Box<HyperConnection>),
-    /// hyper is done with it. The wire is kept: dropped, it would name itself as the reason.
+    /// hyper has ended the connection. The wire is kept: dropped, it would name itself as the
+    /// reason.
     Over {
         _io: TokioIo<HyperIo>,
     },
@@ -60,9 +61,11 @@ impl HyperDriver {
         Self { state: DriverState::Running(Box::new(connection)), error: None, relay, waker }
     }
 
-    /// Moves what can be moved. Whoever waits for something from hyper looks again afterwards.
+    /// Lets hyper read and write. A caller that waits for something from hyper has to look again
+    /// afterwards.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         let DriverState::Running(connection) = &mut self.state else { return };
+        // Before the poll: a wake during it must reach this task.
         self.relay.0.register(cx.waker());
         let mut cx = Context::from_waker(&self.waker);
         let Poll::Ready(result) = Pin::new(&mut **connection).poll(&mut cx) else { return };
@@ -75,8 +78,9 @@ impl HyperDriver {
         }
     }
 
-    /// Nobody waits for anything here any more.
+    /// Forgets the task that was polling.
     pub(super) fn clear_waker(&self) {
+        // An idle connection must not keep the task of its last user alive.
         drop(self.relay.0.take());
     }
 
@@ -85,14 +89,14 @@ impl HyperDriver {
         !matches!(self.state, DriverState::Running(_))
     }
 
-    /// What it ended with, if nobody else was told.
+    /// The error that hyper ended with and reported to nobody else.
     pub(super) fn error(&self) -> Option<&hyper::Error> {
         self.error.as_ref()
     }
 }
 
-/// A wire that is not shut down: hyper does that where a connection is not to be used again, and the
-/// pool closes it then, for a reason of its own. It notes how far a request has been sent.
+/// The stream that hyper reads and writes. The stream records how far a request has been sent, and
+/// ignores a shutdown.
 pub(super) struct HyperIo {
     pub(super) wire: Wire,
     pub(super) upload: Arc<Upload>,
@@ -129,6 +133,7 @@ impl AsyncWrite for HyperIo {
         result
     }
 
+    // hyper shuts a wire down that is not to be used again. The pool closes it, for its own reason.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

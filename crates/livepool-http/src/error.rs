@@ -1,4 +1,4 @@
-//! [`Error`]: what became of a request that has no response, or of a response that broke off.
+//! [`Error`]: a request without a response, or a response that broke off.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -13,20 +13,21 @@ use livepool::net::PeerAddr;
 use livepool::protocol::Escaped;
 use livepool::protocol::OneLine;
 
-/// How far a request came.
+/// The step at which a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Failure {
     /// The URL, the configuration or the certificates are not ones to make a pool of, or the
     /// handshake of a new connection failed.
     Setup,
-    /// It was refused before anything was sent: its text says why.
+    /// The request was refused before anything was sent: the error's text says why.
     Refused,
     /// No connection was to be had: [`Error::checkout_error`] is why.
     Checkout,
-    /// The connection ended before anything of it was sent.
+    /// The connection ended before anything of the request was sent.
     Unsent,
-    /// It was sent, or a part of it, and no byte of an answer came. The server may have acted on it.
+    /// The request was sent, or a part of it, and no byte of an answer came. The server may have
+    /// acted on it.
     Unanswered,
     /// The answer broke off in its head.
     Answer,
@@ -42,10 +43,10 @@ pub enum Failure {
     TooLong,
 }
 
-/// What became of a request that has no response, or of a response that broke off.
+/// A request without a response, or a response that broke off.
 ///
-/// Its text carries its causes, in one line; so it has no [`source`](StdError::source), and a cause is
-/// found by its type with [`find`](Self::find).
+/// The text carries the causes, in one line; so there is no [`source`](StdError::source), and a
+/// cause is found by its type with [`find`](Self::find).
 ///
 /// Of the request's URI its text and its `Debug` show the path alone: the query, and what stands before
 /// the host, may hold what no log should.
@@ -53,13 +54,13 @@ pub enum Failure {
 pub struct Error {
     failure: Failure,
     target: Option<Box<RequestTarget>>,
-    /// What the connection was closed for.
+    /// The reason for which the connection was closed.
     reason: Option<CloseReason>,
     why: Option<Box<str>>,
     source: Option<BoxError>,
 }
 
-/// Which request it was. Cheap to clone.
+/// The request that failed, and its peer. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct RequestTarget {
     pub(super) method: Method,
@@ -90,12 +91,13 @@ impl Error {
         Self { why: Some(why.into()), ..Self::new(Failure::Refused) }
     }
 
-    /// The answer is not one, for this reason.
+    /// An answer that is not HTTP, for this reason.
     pub(super) fn malformed(why: impl Into<Box<str>>) -> Self {
         Self { why: Some(why.into()), ..Self::new(Failure::Malformed) }
     }
 
-    /// As hyper says it of a head. `None`, if it was understood as far as it came.
+    /// The error of a head that hyper could not parse; `None` if it was understood as far as it
+    /// came.
     pub(super) fn of_head(source: &hyper::Error) -> Option<Self> {
         if !source.is_parse() {
             return None;
@@ -120,7 +122,7 @@ impl Error {
         }
     }
 
-    /// What its connection is closed for, unless something else was wrong with it before.
+    /// The reason for which the connection is closed, unless it has one already.
     pub(super) fn close_reason(&self) -> CloseReason {
         match self.failure {
             // An idle connection that still stands can only have been spoken on.
@@ -148,7 +150,8 @@ impl Error {
         self.failure
     }
 
-    /// What its connection was closed for, if it had one: as in the event.
+    /// The reason for which the request's connection was closed, as in the event; `None` if there
+    /// was no connection, or it stays open.
     pub fn reason(&self) -> Option<CloseReason> {
         self.reason
     }

@@ -1,4 +1,5 @@
-//! One request on one connection, and what it means for the connection when there is no response.
+//! A single request on a single connection, and the fate of the connection when there is no
+//! response.
 
 use http::{Request, Response, StatusCode};
 
@@ -16,13 +17,13 @@ pub(super) struct FailedExchange {
     pub(super) then: FollowUp,
 }
 
-/// What may follow.
+/// The retry that a failed request allows.
 pub(super) enum FollowUp {
-    /// Nothing of this was sent.
+    /// The request was not sent at all, and is given back.
     Unsent(Box<Request<RequestBody>>),
-    /// The server said that it had given up waiting for a request. It did not mean this one.
+    /// The server had given up waiting for a request (408) before this one reached it.
     RequestTimeout,
-    /// It depends on the connection, and on the request.
+    /// A retry depends on the connection, and on the request.
     Unknown,
 }
 
@@ -45,6 +46,7 @@ pub(super) async fn exchange(
             return Err(FailedExchange::of(guard, error, unsent, &target));
         }
     };
+    // `check` refuses every request that asks for one.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let error = "the server switched to another protocol, which nobody asked for";
         return Err(FailedExchange::closing(
@@ -56,6 +58,7 @@ pub(super) async fn exchange(
     // RFC 9110 section 15.5.9: it closes a connection on which it waited in vain.
     if is_old && response.status() == StatusCode::REQUEST_TIMEOUT && guard.close_reason().is_some()
     {
+        // Before `closing`, whose reason would be an I/O error.
         guard.taint_as(CloseReason::PeerClosed);
         let error = Error::new(Failure::Unanswered).at(&target);
         return Err(FailedExchange::closing(guard, error, FollowUp::RequestTimeout));
@@ -68,7 +71,7 @@ impl FailedExchange {
         Box::new(Self { guard, error, then })
     }
 
-    /// The connection is of no use any more.
+    /// A failure that closes the connection.
     fn closing(mut guard: Guard<Http1>, error: Error, then: FollowUp) -> Box<Self> {
         guard.taint_as(error.close_reason());
         let error = error.closed_for(guard.tainted());

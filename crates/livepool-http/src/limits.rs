@@ -8,7 +8,7 @@ use std::time::Duration;
 /// # async fn f(pool: livepool::Pool<livepool_http::Http1>) -> Result<(), livepool_http::Error> {
 /// use std::time::Duration;
 ///
-/// use livepool_http::{Limits, Request};
+/// use livepool_http::{HttpPool, Limits, Request};
 ///
 /// // A long poll: its answer may take as long as it likes, within two minutes.
 /// let limits = Limits::new().with_read_timeout(None).with_deadline(Duration::from_secs(120));
@@ -25,13 +25,13 @@ pub struct Limits {
     /// Default `None`: each step has its own timeout, and the request and response together, from the
     /// checkout on, `timeouts.operation`, if that is set.
     pub deadline: Option<Duration>,
-    /// The read timeout while this answer is owed, instead of `timeouts.read`. `Some(None)`: it may
-    /// take for ever. Default `None`: that of the pool.
+    /// The read timeout while this answer is owed, instead of `timeouts.read`. The answer may take
+    /// for ever with `Some(None)`. Default `None`: that of the pool.
     pub read_timeout: Option<Option<Duration>>,
 }
 
 impl Limits {
-    /// Those of the pool.
+    /// The limits of the pool.
     pub fn new() -> Self {
         Self::default()
     }

@@ -1,4 +1,4 @@
-//! What a response says about the future of its connection. Pure.
+//! [`Persistence`]: the future of a connection, as a response announces it. Pure.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use http::{HeaderMap, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// What the peer said of the time after this exchange.
+/// The future of a connection after this exchange, as the server announced it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Persistence {
-    /// This exchange is the last.
+    /// Whether this exchange is the last.
     pub(super) is_last: bool,
-    /// Its length was said in two ways: somebody may be smuggling a response, and this exchange is the
-    /// last.
+    /// Whether the length was given in two ways, so that a response may have been smuggled. Such an
+    /// exchange is the last.
     pub(super) has_two_lengths: bool,
-    /// The response says where it ends, though not beforehand.
+    /// Whether the response comes in chunks.
     pub(super) is_chunked: bool,
-    /// How long the connection may be idle.
+    /// The time for which the connection may be idle.
     pub(super) idle_limit: Option<Duration>,
 }
 
@@ -43,9 +43,9 @@ impl Persistence {
     }
 }
 
-/// The server's clock began earlier than ours, and a request needs time to get there: a second, or
-/// half of what there is.
+/// The timeout less a margin of one second, or of half the timeout if that is less.
 fn subtract_margin(timeout: Duration) -> Duration {
+    // The server's clock began earlier than ours, and a request takes time to get there.
     timeout - (timeout / 2).min(Duration::from_secs(1))
 }
 

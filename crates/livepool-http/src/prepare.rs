@@ -1,5 +1,5 @@
-//! Refusing what is no request for a pool, before a connection is taken for it; and making a request fit
-//! for its connection: its form, its `Host`.
+//! Checks whether a request is one for a pool, before a connection is taken for it; and adaptation
+//! of a request to its connection: its form, its `Host`.
 
 use http::header::{HOST, UPGRADE};
 use http::uri::{PathAndQuery, Scheme};
@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, Request, Uri, Version};
 use super::Error;
 use super::persistence::has_token;
 
-/// Whether this can be made on a connection of such a pool.
+/// Refuses a request that cannot be made on a connection of such a pool.
 pub(super) fn check<B>(request: &Request<B>, is_secure: bool) -> Result<(), Error> {
     if request.method() == Method::CONNECT {
         return Err(Error::refused("CONNECT makes a tunnel of its connection; this is a pool"));
@@ -31,8 +31,8 @@ pub(super) fn check<B>(request: &Request<B>, is_secure: bool) -> Result<(), Erro
     Ok(())
 }
 
-/// RFC 9112 section 3.2: a server gets the path and query (origin-form), and the authority in `Host`.
-/// What is already so stays as it is.
+/// RFC 9112 section 3.2: a server gets the path and query (origin-form), and the authority in
+/// `Host`. A request in that form stays as it is.
 pub(super) fn prepare<B>(request: &mut Request<B>, host: &HeaderValue) -> Result<(), Error> {
     let named = match request.uri().authority() {
         None => None,

@@ -1,4 +1,4 @@
-//! [`Http1`]: what the pool has to know of it.
+//! [`Http1`]: the [`Protocol`] of HTTP/1.1.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use livepool::protocol::Wire;
 use livepool::protocol::{Protocol, Verdict};
 use std::sync::Arc;
 
-/// HTTP/1.1, as the [`Protocol`] of a pool. [`http1::pool`](super::pool) makes a pool of it from a
+/// HTTP/1.1, as the [`Protocol`] of a pool. [`pool`](super::pool) makes a pool of it from a
 /// URL; with [`Builder::protocol`](livepool::Builder::protocol) it has any configuration.
 ///
 /// ```
@@ -82,8 +82,8 @@ impl Http1 {
     }
 
     /// The same with a ping, `HEAD` of this path, for pools whose
-    /// [`validation`](livepool::Config::validation) asks for one. Any answer will do but a server error
-    /// (5xx).
+    /// [`validation`](livepool::Config::validation) asks for one. The ping succeeds with every
+    /// answer but a server error (5xx).
     ///
     /// # Errors
     ///
@@ -125,7 +125,7 @@ impl Http1 {
         Ok(wire)
     }
 
-    /// What to call the server of this connection.
+    /// The `Host` of requests on this connection that have none.
     fn host_of(&self, wire: &Wire) -> Result<HeaderValue, Error> {
         if let Some(host) = &self.host {
             return Ok(host.clone());
@@ -163,6 +163,7 @@ impl Protocol for Http1 {
         let mut request = Request::new(().into());
         *request.method_mut() = Method::HEAD;
         *request.uri_mut() = Uri::from(path.clone());
+        // A ping is no caller's request, so `check` has nothing to refuse.
         prepare(&mut request, &client.host)?;
         let response = client
             .ask(request)

@@ -1,4 +1,4 @@
-//! [`RequestBody`]: what a request carries.
+//! [`RequestBody`]: the body of a request.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,10 +13,10 @@ use std::sync::{Mutex, PoisonError};
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a request carries: nothing (`()`), bytes or text, or a stream.
+/// The body of a request: empty (`()`), bytes or text, or a stream.
 ///
-/// Nothing, bytes and text can be sent again, which costs no copy; see
-/// [when a request is made again](super#when-a-request-is-made-again). A stream cannot.
+/// Empty bodies, bytes and text can be sent again, without a copy; see [when a request is made
+/// again](super#when-a-request-is-made-again). A stream cannot.
 ///
 /// ```
 /// use http_body_util::Full;
@@ -30,9 +30,9 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Default)]
 pub struct RequestBody {
     kind: BodyKind,
-    /// While it is being sent.
+    /// The upload that this body belongs to, while it is being sent.
     source: Option<UploadSource>,
-    /// Of a stream: what it gave, and was too long for one piece.
+    /// The rest of a stream's last data, which was too long for one piece.
     unsent: Bytes,
 }
 
@@ -66,7 +66,7 @@ impl RequestBody {
         BodyKind::Stream(Mutex::new(Box::pin(BoxedErrors(Box::pin(body))))).into()
     }
 
-    /// The same body once more, if it can be had.
+    /// The same body once more; `None` for a stream.
     pub(super) fn try_clone(&self) -> Option<Self> {
         match &self.kind {
             BodyKind::Empty => Some(BodyKind::Empty.into()),
@@ -75,7 +75,7 @@ impl RequestBody {
         }
     }
 
-    /// It is on its way.
+    /// Attaches the body to the upload that it is sent in.
     pub(super) fn attach(&mut self, source: UploadSource) {
         self.source = Some(source);
     }
@@ -126,6 +126,8 @@ impl Body for RequestBody {
                 let body = body.get_mut().unwrap_or_else(PoisonError::into_inner);
                 let frame = body.as_mut().poll_frame(cx);
                 if let Some(source) = source {
+                    // The server cannot answer what the source has not given: its read timeout
+                    // pauses.
                     source.set_paused(frame.is_pending());
                 }
                 frame.map_ok(|frame| match frame.into_data() {

@@ -30,7 +30,7 @@ pub trait HttpPool: sealed::SealedHttp {
     /// The path is enough as its URI; `Host` is filled in. The authority of a whole URI becomes the
     /// `Host`, and nothing else: the request goes to the pool's upstream.
     ///
-    /// It may be made a second time, on another connection: see
+    /// The request may be made a second time, on another connection: see
     /// [when](crate#when-a-request-is-made-again).
     ///
     /// # Errors
@@ -98,7 +98,7 @@ async fn send(
     taken_at: &'static Location<'static>,
 ) -> Result<Response<Body>, Error> {
     let is_secure = pool.protocol().is_some_and(Http1::is_secure);
-    // Where it has no connection to name.
+    // For errors without a connection, and so without a peer.
     let target = |request: &Request<RequestBody>| {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         RequestTarget { method, uri, peer: None }
@@ -120,6 +120,7 @@ async fn send(
             None => deadline = guard.due(),
         }
         let is_old = retry.predates(&guard);
+        // Copied beforehand, since hyper consumes the request; and only where a retry is possible.
         let once_more = if is_old && !was_sent { copy(&request) } else { None };
         let failed = match exchange(guard, request, once_more.is_some()).await {
             Ok(response) => return Ok(response),

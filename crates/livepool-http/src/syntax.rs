@@ -1,5 +1,5 @@
-//! How much of a response is taken, and what is tolerated in it: hyper's own settings, and how long an
-//! upload may pause that nobody waits for.
+//! Settings of [`Http1`]: limits of a response and tolerance for its syntax, which are hyper's own,
+//! and the longest pause of an upload that nobody waits for.
 
 use std::time::Duration;
 
@@ -104,10 +104,11 @@ impl Http1 {
         self
     }
 
-    /// The same with this limit for a request that is still being sent when its response was [read or
-    /// dropped](super#when-the-answer-comes-before-the-request-is-over): if its source gives nothing,
-    /// or the server takes nothing, for so long, the connection is closed. `None`: it may take for ever.
-    /// Default 5 minutes, so that a source that is forgotten does not hold its place in the pool.
+    /// The same with this limit for a request that is still being sent when its response was [read
+    /// or dropped](super#when-the-answer-comes-before-the-request-is-over): if its source gives
+    /// nothing, or the server takes nothing, for so long, the connection is closed. The pause may
+    /// be of any length with `None`. Default 5 minutes, so that a source that is forgotten does not
+    /// hold its place in the pool.
     #[must_use]
     pub fn with_longest_pause(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.longest_pause = limit.into();

@@ -9,7 +9,7 @@ use livepool::protocol::Ledger;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-/// How far a request has been sent. One per connection.
+/// The progress of the request on a connection, kept for the connection's life.
 #[derive(Debug)]
 pub(super) struct Upload {
     stage: AtomicU8,
@@ -18,14 +18,15 @@ pub(super) struct Upload {
     ledger: Ledger,
 }
 
-/// Its body may have more to come.
+/// The body may have more to come.
 const BODY_OPEN: u8 = 0;
 /// hyper has all of it, and may have to write some.
 const BODY_TAKEN: u8 = 1;
-/// The server's kernel has it, or ours.
+/// The request is in the server's kernel, or in ours.
 const SENT: u8 = 2;
 
-/// How long the source of a body may pause once nobody waits for the response any more.
+/// The default time for which the source of a body may pause once nobody waits for the response: 5
+/// minutes.
 pub(super) const DEFAULT_LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 impl Upload {
@@ -34,16 +35,16 @@ impl Upload {
         Arc::new(Self { stage, writes, ledger })
     }
 
-    /// A request begins. What is returned is for its body to hold.
+    /// Begins a request. The returned value is for its body to hold.
     pub(super) fn begin(self: &Arc<Self>) -> UploadSource {
         self.stage.store(BODY_OPEN, Ordering::Release);
         UploadSource(Arc::clone(self))
     }
 
-    /// The server took bytes.
+    /// Records that the server took bytes.
     pub(super) fn note_write(&self) {
-        // Whoever writes is alone.
         let writes = self.writes.load(Ordering::Relaxed).wrapping_add(1);
+        // Only the task that drives the connection writes, so load and store need not be one step.
         self.writes.store(writes, Ordering::Relaxed);
     }
 
@@ -51,8 +52,9 @@ impl Upload {
         self.writes.load(Ordering::Relaxed)
     }
 
-    /// Everything that hyper had to write is written.
+    /// Records that hyper has flushed its buffers.
     pub(super) fn note_flush(&self) {
+        // A flush before the body's end leaves some of the request behind.
         if self.stage.load(Ordering::Acquire) == BODY_TAKEN {
             self.stage.store(SENT, Ordering::Release);
         }
@@ -69,8 +71,8 @@ impl Upload {
 pub(super) struct UploadSource(Arc<Upload>);
 
 impl UploadSource {
-    /// It has nothing now, or something. While it has nothing the server waits for us, though an answer
-    /// is owed. While it has something and hyper does not ask, the server takes no bytes.
+    /// Says whether the source has no data now. Meanwhile the read timeout pauses: the server waits
+    /// for us, though an answer is owed.
     pub(super) fn set_paused(&self, is_paused: bool) {
         self.0.ledger.set_patient(is_paused);
     }
@@ -78,6 +80,7 @@ impl UploadSource {
 
 impl Drop for UploadSource {
     fn drop(&mut self) {
+        // From here on the server has all that it needs, so the read timeout runs.
         self.set_paused(false);
         self.0.stage.store(BODY_TAKEN, Ordering::Release);
     }

@@ -1,4 +1,4 @@
-//! From a URL to a pool.
+//! Pools, and their parts, from URLs.
 
 use http::Uri;
 
@@ -17,13 +17,13 @@ pub fn pool(url: &str) -> Result<Pool<Http1>, Error> {
     Pool::builder(config).protocol(http1).build().map_err(Error::setup)
 }
 
-/// What [`pool`] is made of, for those who want to change it first:
+/// The parts of which [`pool`] makes a pool, so that they can be changed first:
 ///
 /// ```
 /// # fn f() -> Result<(), Box<dyn std::error::Error>> {
-/// use livepool::{Pool, http1};
+/// use livepool::Pool;
 ///
-/// let (config, http1) = http1::at("http://127.0.0.1:8080")?;
+/// let (config, http1) = livepool_http::at("http://127.0.0.1:8080")?;
 /// let pool = Pool::builder(config.with_max_size(64)).protocol(http1).build()?;
 /// # Ok(()) }
 /// # f().unwrap();

@@ -34,11 +34,13 @@ impl AbandonedCommands {
 
     /// Forgets them all, once a later command was answered.
     pub(super) fn clear(&self) {
+        // The caller has the client alone, so no command can be recorded meanwhile.
         self.0.store(0, Ordering::Release);
     }
 
     fn record(&self, command: &dyn MayBlock) {
         let waiting = if command.may_block() { BLOCKING } else { 0 };
+        // Or, not store: an earlier command may be one that blocks.
         self.0.fetch_or(ABANDONED | waiting, Ordering::AcqRel);
     }
 }
@@ -74,6 +76,7 @@ impl MayBlock for Cmd {
     fn may_block(&self) -> bool {
         let words = self.args_iter().map(|arg| match arg {
             Arg::Simple(word) => word,
+            // A cursor is a number, which no word here is.
             _ => &[],
         });
         is_blocking(words)

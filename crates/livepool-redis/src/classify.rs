@@ -15,12 +15,13 @@ use std::sync::Arc;
 /// The verdict on an error that a caller was given, and the server's code for it.
 pub(super) fn classify(error: &RedisError, role: Role) -> (Verdict, Option<String>) {
     match error.kind() {
+        // The stream of answers is broken, or the server did not let this connection in.
         ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed => {
             (Verdict::Close, error.code().map(str::to_owned))
         }
         _ => {
             let mut worst = WorstError::new();
-            // One of many commands may be the one that tells.
+            // Any command of a pipeline may be the one whose error concerns the connection.
             for (_, error) in error.clone().into_server_errors().iter().flat_map(|all| all.iter()) {
                 let text = format!("{} {}", error.code(), error.details().unwrap_or_default());
                 worst.record(Word::of(error_code(text.as_bytes())), role);
@@ -56,6 +57,7 @@ impl WorstError {
 
     /// The server's code of that error; `None` if no error was worse than harmless.
     pub(super) fn code(&self) -> Option<String> {
+        // Without the "force" of `ROLE_CHANGED`, which is no code.
         let word = first_word(self.code.as_bytes());
         (!word.is_empty()).then(|| String::from_utf8_lossy(word).into_owned())
     }
@@ -68,7 +70,7 @@ impl WorstError {
 /// the same server, and this one may still read.
 fn verdict_of(code: &[u8], role: Role) -> Verdict {
     match code {
-        // Who asked for a replica is told nothing new by one.
+        // A caller who asked for a replica learns nothing new from one that refuses a write.
         b"READONLY" | b"MASTERDOWN" | ROLE_CHANGED if role == Role::Replica => Verdict::Close,
         b"READONLY" | b"MASTERDOWN" | ROLE_CHANGED => Verdict::InvalidatePool,
         b"LOADING" | b"NOAUTH" => Verdict::Close,
@@ -112,7 +114,7 @@ pub(super) fn error_code(text: &[u8]) -> &[u8] {
     {
         return first_word(cause);
     }
-    // Said to clients that wait in a command, which are also told so by CLIENT UNBLOCK.
+    // CLIENT UNBLOCK ends a wait as well, without "force": that says nothing about the server.
     if text.starts_with(ROLE_CHANGED) {
         return ROLE_CHANGED;
     }

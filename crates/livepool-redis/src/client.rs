@@ -36,11 +36,13 @@ impl Client {
     /// Asks whether the server is well, with a payload that only this ping is answered with. Any
     /// other answer is an error.
     pub(super) async fn ping(&mut self) -> RedisResult<()> {
+        // A reply that an earlier command left behind would pass for a bare PONG, and the next user
+        // would read the one behind it.
         let word = unique_payload();
         let answer = self.connection.send_packed_command(cmd("PING").arg(&word)).await?;
         match answer {
-            // Who may not ask is answered all the same, and what cannot save its data can be read
-            // from. Neither answer is like no other.
+            // A user who may not ping is answered all the same, and a server that cannot save its
+            // data can be read from. But these answers may belong to another command.
             Value::ServerError(error) if matches!(error.code(), "NOPERM" | "MISCONF") => {
                 self.drain_replies().await
             }
@@ -50,10 +52,11 @@ impl Client {
 
     /// Waits until every earlier command is answered or dropped.
     pub(super) async fn drain_replies(&mut self) -> RedisResult<()> {
-        // Not by a PING, which a server in trouble answers with that.
+        // Not PING: a server in trouble (MISCONF) refuses that, and answers ECHO.
         let word = unique_payload();
+        // The driver asks in order: with this answer every earlier command is answered or dropped.
         let answer = self.connection.send_packed_command(cmd("ECHO").arg(&word)).await?;
-        // Within a transaction it is answered later. Whoever discards that asks again.
+        // Within a transaction ECHO is queued. `reset_session` discards that and asks again.
         let is_queued = answer == Value::SimpleString("QUEUED".to_owned());
         if !(is_queued && self.state.in_transaction()) {
             is_echo(&word, answer)?;
@@ -80,6 +83,7 @@ impl Client {
             return Ok(());
         }
         let word = unique_payload();
+        // The last answer shows that the ones before it belong to these commands.
         repairs.cmd("ECHO").arg(&word);
         let mut answers = self.connection.send_packed_commands(&repairs, 0, repairs.len()).await?;
         let last = answers.pop().unwrap_or(Value::Nil);
@@ -99,7 +103,7 @@ fn unique_payload() -> String {
 fn is_echo(word: &str, answer: Value) -> RedisResult<()> {
     match answer {
         Value::BulkString(echo) if echo == word.as_bytes() => Ok(()),
-        // Who may not ask is answered all the same.
+        // The refusal names the command, so it answers this ECHO and nothing else.
         Value::ServerError(error) if error.code() == "NOPERM" && names_echo(&error) => Ok(()),
         other => {
             other.extract_error()?;
@@ -118,7 +122,7 @@ impl ConnectionLike for Client {
         Box::pin(async move {
             let reply = abandoned.track(cmd);
             let result = connection.send_packed_command(cmd).await;
-            // Of what nobody wants to hear the answer, that is yet to come.
+            // The crate returns before the answer to such a command has come.
             if !cmd.is_no_response() {
                 reply.mark_answered();
             }
@@ -136,6 +140,7 @@ impl ConnectionLike for Client {
         Box::pin(async move {
             let reply = abandoned.track(pipeline);
             let result = connection.send_packed_commands(pipeline, offset, count).await;
+            // Also after an error: the crate reports one only for an answer or a dead connection.
             reply.mark_answered();
             result
         })
@@ -165,6 +170,7 @@ impl DriverTask {
 
 impl Drop for DriverTask {
     fn drop(&mut self) {
+        // The crate's task would keep the connection until the last of its handles is gone.
         self.0.abort();
     }
 }

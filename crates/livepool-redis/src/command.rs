@@ -69,6 +69,7 @@ impl CommandClassifier {
 
     /// Takes the next argument, cut to its first [`MAX_ARGUMENT`] bytes.
     pub(super) fn push_argument(&mut self, text: &[u8]) {
+        // On the stack: this runs for each argument, and nothing may be allocated there.
         let mut upper = [0; MAX_ARGUMENT];
         let upper = &mut upper[..text.len().min(MAX_ARGUMENT)];
         upper.copy_from_slice(&text[..upper.len()]);
@@ -84,6 +85,7 @@ impl CommandClassifier {
             NextArgument::ClientSubcommand => {
                 (self.kind, self.next) = match upper {
                     b"REPLY" => (CommandKind::Plain, NextArgument::ReplyMode),
+                    // The next user would find the name, or get invalidations it did not ask for.
                     b"SETNAME" | b"TRACKING" | b"CACHING" | b"NO-EVICT" | b"NO-TOUCH" => {
                         (CommandKind::Identity, NextArgument::Nothing)
                     }
@@ -92,10 +94,12 @@ impl CommandClassifier {
             }
             NextArgument::ReplyMode => {
                 self.next = NextArgument::Nothing;
+                // OFF and SKIP leave out answers, so the count would be wrong from here on.
                 if upper != b"ON" {
                     self.kind = CommandKind::Uncountable;
                 }
             }
+            // Behind STREAMS come keys, one of which may be called BLOCK.
             NextArgument::Block(0) if upper == b"STREAMS" => self.next = NextArgument::Nothing,
             NextArgument::Block(0) if upper == b"BLOCK" => {
                 (self.kind, self.next) = (CommandKind::Blocking, NextArgument::Nothing);

@@ -57,6 +57,7 @@ impl CommandParser {
     /// Takes bytes until a command is complete; `None` if more have to come.
     pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<CommandKind> {
         while !bytes.is_empty() {
+            // Broken unless a step below says otherwise: each `?` and `return None` leaves it so.
             let kind = match std::mem::replace(&mut self.state, CommandState::Broken) {
                 CommandState::Start => self.begin(bytes),
                 CommandState::Inline(line) => self.inline(line, bytes),
@@ -97,13 +98,14 @@ impl CommandParser {
             LineRead::Whole(line) => line,
         };
         let text = lenient(line);
+        // A quoted word may hold spaces, and no library sends one: it is not RESP here.
         if text.iter().any(|byte| matches!(byte, b'"' | b'\'' | 0)) {
             return None;
         }
         self.state = CommandState::Start;
         let mut words =
             text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).peekable();
-        // An empty line is nothing to answer.
+        // A server does not answer an empty line.
         words.peek()?;
         words.for_each(|word| self.command.push_argument(word));
         Some(self.command.kind())
@@ -119,7 +121,7 @@ impl CommandParser {
             LineRead::Whole(line) => line,
         };
         self.arguments_left = number(strict(line)?)?;
-        // Nothing is nothing to answer.
+        // A server does not answer an array without elements.
         self.state =
             if self.arguments_left == 0 { CommandState::Start } else { CommandState::Type };
         None
@@ -134,6 +136,7 @@ impl CommandParser {
             LineRead::TooLong => return None,
             LineRead::Whole(line) => line,
         };
+        // Only the beginning of one argument is kept at a time.
         self.argument_len = 0;
         self.payload(number(strict(line)?)?, bytes)
     }

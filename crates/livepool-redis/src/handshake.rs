@@ -36,7 +36,7 @@ pub(super) async fn shake_hands(
     state: &SessionState,
     settings: &RedisSettings,
 ) -> RedisResult<(MultiplexedConnection, DriverTask)> {
-    // Timeouts are those of the pool, and nothing is said that we do not say below.
+    // The pool has timeouts of its own, and every command of the handshake is in `steps`.
     let config =
         AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
     let anonymous = RedisConnectionInfo::default().set_skip_set_lib_name();
@@ -77,6 +77,7 @@ fn explain(error: RedisError, state: &SessionState, settings: &RedisSettings) ->
         (_, Ok(Value::ServerError(said))) => {
             check_refusal(HandshakeStep::Alive, &said, settings).err().unwrap_or(error)
         }
+        // No type of RESP begins so: perhaps HTTP, or TLS.
         (Some(first), _) if !b"+-:$*_,#!=(~%|>".contains(first) => {
             let said = redact_password(String::from_utf8_lossy(&early).into_owned(), settings);
             let what = "what answers there is no Redis server";
@@ -102,6 +103,8 @@ fn steps(settings: &RedisSettings) -> (Vec<HandshakeStep>, Pipeline) {
         let mut hello = cmd("HELLO");
         hello.arg(3);
         if let Some(password) = info.password() {
+            // HELLO takes a password only together with a user; "default" is the one without a
+            // name.
             hello.arg("AUTH").arg(info.username().unwrap_or("default")).arg(password);
         }
         all.push((HandshakeStep::Hello, hello));
@@ -187,13 +190,15 @@ fn check_refusal(
     let said = format!("{} {}", error.code(), error.details().unwrap_or_default());
     let said = redact_password(said, settings);
     let (kind, what) = match (step, error.code()) {
+        // Before Redis 7.2 there is no CLIENT SETINFO.
         (HandshakeStep::ClientInfo, _) => return Ok(()),
-        // Who may not even ask is alive, and what cannot save its data can be read from.
+        // A server that refuses the ping is alive, and one that cannot save its data can be read.
         (HandshakeStep::Alive, "NOPERM" | "MISCONF") => return Ok(()),
         // For now: it has no room, or no time, or no data.
         (_, "LOADING" | "MASTERDOWN" | "BUSY" | "CLUSTERDOWN" | "TRYAGAIN") => {
             (ErrorKind::Client, "the server is not ready")
         }
+        // This refusal has the code ERR, as many others have.
         _ if said.contains("max number of clients") => (ErrorKind::Client, "the server is full"),
         (_, "NOAUTH") => {
             (ErrorKind::AuthenticationFailed, "the server wants a password and none was given")

@@ -34,6 +34,7 @@ impl Protocol for Redis {
 
     fn reuse(&self, client: &Client) -> Verdict {
         let Client { state, abandoned, .. } = client;
+        // Nobody knows when a command that blocks is answered, so a reset could wait for ever.
         if state.is_unusable() || abandoned.has_blocking() {
             Verdict::Close
         } else if state.needs_reset() || abandoned.has_any() {
@@ -45,6 +46,7 @@ impl Protocol for Redis {
 
     async fn reset(&self, client: &mut Client) -> RedisResult<()> {
         client.reset_session().await?;
+        // A reset that failed in part must not pass the connection on.
         if client.state.is_unusable() || client.state.needs_reset() {
             return Err(RedisError::from((ErrorKind::Client, "it is not as it was")));
         }

@@ -33,7 +33,9 @@ impl Client {
             )));
         }
         let wire = self.shared_wire.take().ok_or((ErrorKind::Io, "the connection was closed"))?;
+        // The task polls the wire only through the shared place, which is empty now.
         drop(self.driver);
+        // A subscriber is owed nothing: the old scanner would keep the read timeout running.
         let _ = wire.scan(UncountedScanner(ReplyParser::new()));
         // It is logged in already; only the protocol has to be said again.
         let info = RedisConnectionInfo::default()

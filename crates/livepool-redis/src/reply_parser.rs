@@ -125,6 +125,7 @@ impl ReplyParser {
     /// Takes bytes until a message is complete; `None` if more have to come.
     pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<ServerMessage> {
         while !bytes.is_empty() {
+            // Broken unless a step below says otherwise: each `?` and `return None` leaves it so.
             let message = match std::mem::replace(&mut self.state, ReplyState::Broken) {
                 ReplyState::Type => self.begin(take(bytes)?, bytes),
                 ReplyState::Text { is_cr } => self.line(is_cr, bytes),
@@ -183,6 +184,7 @@ impl ReplyParser {
         self.add_held(line.len() as u64);
         self.keep_text(line);
         let is_cr = line.last().map_or(is_cr, |last| *last == b'\r');
+        // A line that ends without CR is not RESP.
         if is_cr { self.finish_element() } else { None }
     }
 
@@ -202,6 +204,7 @@ impl ReplyParser {
         };
         let text = strict(line)?;
         match (kind, text) {
+            // RESP2 writes null so.
             (b'$' | b'*', b"-1") => return self.finish_element(),
             (b'$', b"?") => self.state = ReplyState::Part,
             (b'*' | b'~' | b'%', b"?") => self.open_aggregate(None, false),
@@ -223,6 +226,7 @@ impl ReplyParser {
             // A key and a value each.
             (b'%' | b'|', _) => match (number(text)?.checked_mul(2)?, kind) {
                 (0, b'%') => return self.finish_element(),
+                // An attribute without entries: the element that it describes follows.
                 (0, _) => self.state = ReplyState::Type,
                 (left, _) => self.open_aggregate(Some(left), kind == b'|'),
             },
@@ -285,8 +289,9 @@ impl ReplyParser {
     }
 
     fn open_aggregate(&mut self, left: Option<u64>, is_attribute: bool) {
-        // The room for all of them may be made at once.
+        // A client may allocate the room for all of them at once.
         self.add_held(left.unwrap_or(0).saturating_mul(ELEMENT_OVERHEAD));
+        // A peer must not make this stack grow without end.
         if self.aggregates.len() < MAX_DEPTH {
             self.aggregates.push(Aggregate { left, is_attribute });
             self.state = ReplyState::Type;
@@ -299,6 +304,7 @@ impl ReplyParser {
         if matches!(self.text_type, Some(b'-' | b'!')) {
             self.errors.record(Word::of(error_code(self.text())));
         }
+        // The elements of a streamed aggregate are not announced, so each is added when it ends.
         if let Some(Aggregate { left: None, .. }) = self.aggregates.last() {
             self.add_held(ELEMENT_OVERHEAD);
         }
@@ -312,12 +318,14 @@ impl ReplyParser {
                 Some(_) => {
                     let is_attribute = *is_attribute;
                     self.aggregates.pop();
+                    // The element that it describes is still to come, at the same place.
                     if is_attribute {
                         return None;
                     }
                 }
             }
         }
+        // The client takes the message, and its memory is free again.
         self.held = 0;
         Some(match self.outermost.take()? {
             b'>' => ServerMessage::Push,
@@ -348,6 +356,7 @@ impl<T: PartialEq> PendingErrors<T> {
     }
 
     pub(super) fn record(&mut self, error: T) {
+        // Bounded: a peer could invent codes without end.
         if self.0.len() < MAX_ERRORS && !self.0.contains(&error) {
             self.0.push_back(error);
         }

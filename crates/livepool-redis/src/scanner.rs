@@ -129,7 +129,9 @@ impl RedisScanner {
             CommandKind::Subscribe | CommandKind::Monitor => {
                 self.is_subscribed |= kind == CommandKind::Subscribe;
                 self.is_streaming |= kind == CommandKind::Monitor;
+                // An answer to these may look like that of a later RESET.
                 self.is_reset_unclear |= self.pending.owed() > 0;
+                // Messages come between the answers from here on, so they are not counted.
                 self.pending.clear();
                 return;
             }
@@ -140,11 +142,13 @@ impl RedisScanner {
             _ => {}
         }
         let kind = match kind {
+            // Within a transaction no command waits.
             CommandKind::Blocking if self.in_transaction => CommandKind::Plain,
             kind => kind,
         };
         // What is sent behind a RESET is counted again, if no other answer can be like that one.
         if !self.is_uncounted() || self.pending.owed() > 0 || kind == CommandKind::Reset {
+            // The answer to this RESET could not be told from that of another command.
             self.is_lost |= self.is_uncounted() && self.is_reset_unclear;
             self.is_lost |= !self.pending.push(kind);
         } else {
@@ -169,6 +173,7 @@ impl RedisScanner {
             return;
         }
         match (self.pending.pop(), is_error) {
+            // An answer that nobody asked for: every later one would go to the wrong command.
             (None, _) => self.is_lost = true,
             // Any other error leaves the transaction as it is, if there is one.
             (Some(CommandKind::Exec), true) if word == b"EXECABORT" => self.end_transaction(),
@@ -179,11 +184,15 @@ impl RedisScanner {
 
     fn apply(&mut self, kind: CommandKind, is_queued: bool) {
         match kind {
+            // Again at the answer: an earlier EXEC or RESET may have ended the effect since it was
+            // sent.
             CommandKind::Multi => self.in_transaction = true,
             CommandKind::Watch => self.is_watching = true,
             CommandKind::Identity => self.is_identity_changed = true,
             CommandKind::Exec | CommandKind::Discard => self.end_transaction(),
+            // A queued UNWATCH has no effect before EXEC, which unwatches by itself.
             CommandKind::Unwatch => self.is_watching &= is_queued,
+            // A queued SELECT takes effect with EXEC, or never: the database cannot be told.
             CommandKind::Select(database) => self.database = database.filter(|_| !is_queued),
             CommandKind::Reset => {
                 self.is_subscribed = false;
@@ -228,6 +237,7 @@ impl PendingReplies {
     /// Adds a command. Returns `false` if there is no room.
     #[must_use]
     pub(super) fn push(&mut self, kind: CommandKind) -> bool {
+        // Bounded, since a client that never reads could make it grow without end.
         let is_full = self.runs.len() == MAX_RUNS;
         match self.runs.back_mut() {
             Some((last, count)) if *last == kind => *count += 1,
@@ -261,8 +271,10 @@ pub(crate) fn unread(mut bytes: &[u8]) -> Verdict {
     let mut replies = ReplyParser::new();
     loop {
         match replies.next(&mut bytes) {
+            // A push is for the client library, which takes it at its next read.
             Some(ServerMessage::Push) => {}
             Some(ServerMessage::Reply(..)) => return Verdict::Close,
+            // The beginning of an answer is enough: no command is waiting for one.
             None if replies.is_broken() || replies.is_within_reply() => return Verdict::Close,
             None => return Verdict::Keep,
         }

@@ -40,7 +40,7 @@ impl SessionState {
         let scanner = RedisScanner::new();
         let (state_of, worst) = (Arc::clone(&state), WorstError::new());
         let scanner = ConnectionScanner { scanner, state: state_of, role, is_ready: false, worst };
-        // The wire lives as long as its ledger would.
+        // Only the scanner itself is needed here: the wire lives as long as its ledger would.
         drop(wire.scan(scanner));
         state
     }
@@ -48,6 +48,7 @@ impl SessionState {
     /// Ends the handshake. The scanner notices at its next byte.
     pub(super) fn mark_ready(&self) {
         self.bits.fetch_or(READY, Ordering::AcqRel);
+        // The bytes are of no use any more, and every idle connection would keep them.
         *self.early.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
     }
 
@@ -106,6 +107,7 @@ impl ConnectionScanner {
         if !self.is_ready && self.state.has(READY) {
             self.is_ready = true;
             self.scanner.handshake_done();
+            // The handshake reports its own errors; they must not count against the pool.
             while self.scanner.take_error().is_some() {}
         }
         self.is_ready
@@ -115,6 +117,7 @@ impl ConnectionScanner {
         let scanner = &self.scanner;
         let bit = |is: bool, bit: u8| if is { bit } else { 0 };
         if !self.is_ready {
+            // Or, not store: the client may set READY at the same moment.
             self.state.bits.fetch_or(bit(scanner.is_lost(), UNUSABLE), Ordering::AcqRel);
             return;
         }
@@ -129,6 +132,7 @@ impl ConnectionScanner {
             | bit(scanner.is_watching(), WATCHING)
             | bit(scanner.is_database_changed(), OTHER_DATABASE)
             | bit(is_lost, UNUSABLE);
+        // Release, so that whoever sees the bits sees the answers they are about.
         self.state.bits.store(bits, Ordering::Release);
     }
 }
@@ -158,7 +162,7 @@ impl Scanner for ConnectionScanner {
 
     fn verdict(&mut self) -> Verdict {
         self.worst = WorstError::new();
-        // What a handshake is refused for, it says itself.
+        // The handshake reports its own errors.
         while self.is_ready
             && let Some(code) = self.scanner.take_error()
         {

@@ -52,7 +52,7 @@ impl SharedWireIo {
     ) -> Poll<io::Result<T>> {
         let poll = || match &mut *self.shared_wire.wire() {
             Some(wire) => poll(Pin::new(wire)),
-            // Whoever took it ends the driver.
+            // The client has taken it, and aborts the driver.
             None => Poll::Pending,
         };
         match &self.events {

@@ -53,6 +53,7 @@ impl Transport {
             None => {
                 let system = Tls::builder().with_native_roots().build();
                 let system = system.map_err(|error| io::Error::new(NO_TRUSTED_ROOTS, error))?;
+                // Another connection may have been first; both are alike.
                 tls.get_or_init(|| system)
             }
         };

@@ -22,6 +22,7 @@ pub(super) fn parse(url: &str) -> Result<Redis, SettingsError> {
         "valkeys" => ("valkey", true),
         other => (other, false),
     };
+    // The last "#", since a password may hold one as well.
     let (rest, fragment) = match rest.rsplit_once('#') {
         Some((rest, fragment)) => (rest, Some(fragment)),
         None => (rest, None),
@@ -34,6 +35,7 @@ pub(super) fn parse(url: &str) -> Result<Redis, SettingsError> {
     }
     let info = format!("{scheme}://{rest}").into_connection_info().map_err(|error| {
         let detail = error.to_string();
+        // The crate adds its error kind behind the dash.
         let detail = detail.split(" - ").next().unwrap_or_default();
         SettingsError::new(format!("{}: the URL {SHAPE}", lower(detail)))
     })?;

@@ -1,8 +1,8 @@
 //! TLS (rustls), under any other protocol or alone.
 //!
 //! A TLS server sends on its own: session tickets after the handshake, and a `close_notify` before
-//! it closes. Tickets that wait on an idle connection are taken in by its session and are no dirt; a
-//! `close_notify` ends the connection as a FIN does. Whatever else comes is judged decrypted.
+//! it closes. Tickets that wait on an idle connection are taken in by its session and are no dirt;
+//! a `close_notify` ends the connection as a FIN does. Other bytes are judged decrypted.
 //!
 //! ```no_run
 //! use livepool_tls::Tls;
@@ -36,7 +36,7 @@ use livepool::net::{ConnectError, PeerAddr};
 use livepool::protocol::{Protocol, Wire};
 use std::sync::Arc;
 
-/// What callers of a pool of [`Tls`] get: the bytes, decrypted.
+/// The client that callers of a pool of [`Tls`] get: the bytes, decrypted.
 pub use livepool::protocol::WireStream as TlsStream;
 
 /// The pool.
@@ -46,8 +46,8 @@ pub use tokio_rustls;
 
 /// How connections are encrypted, and whom they trust.
 ///
-/// As the [`Protocol`] of a pool it gives callers the bytes, as a [`TlsStream`]. Other protocols run
-/// over the [`Wire`] that [`connect`](Self::connect) encrypts. Cloning is cheap.
+/// As the [`Protocol`] of a pool it gives callers the bytes, as a [`TlsStream`]. A protocol above
+/// TLS runs over the [`Wire`] that [`connect`](Self::connect) encrypts. Cloning is cheap.
 #[derive(Clone)]
 pub struct Tls {
     connector: TlsConnector,
@@ -76,11 +76,11 @@ impl Tls {
         Ok(self)
     }
 
-    /// Begins to encrypt: the wire that is returned carries what is encrypted over the one given.
+    /// Encrypts a wire: data written to the returned wire goes over the given one, encrypted.
     ///
     /// # Errors
     ///
-    /// That of the connection or of the handshake. [`is_distrusted`] tells whether it is the
+    /// The error of the connection or of the handshake. [`is_distrusted`] tells whether it is the
     /// certificate.
     ///
     /// # Cancel safety
@@ -91,7 +91,7 @@ impl Tls {
         Ok(self.agree(name, wire, |_| ()).await?.0)
     }
 
-    /// Encrypts, and takes what is wanted of what was agreed on.
+    /// Performs the handshake, and returns what `take` wants of the session.
     async fn agree<T>(
         &self,
         name: ServerName<'static>,
@@ -231,7 +231,7 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// Whom to trust, and who we are. See [`Tls::builder`].
+/// The authorities to trust, and the client's own certificate. See [`Tls::builder`].
 #[derive(Debug, Default)]
 #[must_use = "a builder does nothing until build() is called"]
 pub struct Builder {
@@ -286,6 +286,7 @@ impl Builder {
         if self.native {
             let found = rustls_native_certs::load_native_certs();
             let (added, _) = roots.add_parsable_certificates(found.certs);
+            // A certificate that cannot be parsed is no reason to refuse the others.
             if added == 0 {
                 let why = found.errors.first().map(ToString::to_string).unwrap_or_default();
                 return Err(TlsError(format!("this system names no authority to trust: {why}")));
@@ -305,6 +306,7 @@ impl Builder {
                     .to_owned(),
             ));
         }
+        // Named, so that a default set by the process, or none, makes no difference.
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -20,7 +20,7 @@ use livepool::net::{ConnectError, Resolve};
 #[derive(Debug, Clone)]
 pub struct Connect {
     connector: Connector,
-    /// After so long a silence a peer is asked for a sign of life.
+    /// The silence after which a peer is asked for a sign of life.
     max_silence: Option<Duration>,
 }
 
@@ -62,24 +62,25 @@ fn template(config: &Config) -> Config {
     if config.upstream.is_empty() {
         config.upstream.push(PLACEHOLDER_UPSTREAM.to_owned());
         if config.name.is_empty() {
+            // Else the name would be made of the placeholder.
             "tower".clone_into(&mut config.name);
         }
     }
     config
 }
 
-/// Whether its scheme is one of these, in whatever case (RFC 3986 section 3.1).
+/// Whether the URI's scheme is one of these, in whatever case (RFC 3986 section 3.1).
 fn names(uri: &Uri, schemes: [&str; 2]) -> bool {
     uri.scheme_str()
         .is_some_and(|own| schemes.iter().any(|scheme| own.eq_ignore_ascii_case(scheme)))
 }
 
-/// Whether it may be spoken to under TLS only.
+/// Whether the URI is to be spoken to under TLS only.
 fn is_secure(uri: &Uri) -> bool {
     names(uri, ["https", "wss"])
 }
 
-/// Where a URI leads: `host:port`. What it is refused for repeats nothing of it.
+/// The `host:port` of a URI. An error repeats nothing of the URI.
 fn upstream(uri: &Uri) -> Result<String, Error> {
     let host = uri.host().ok_or_else(|| Error::Uri("it names no host".to_owned()))?;
     let port = match uri.port_u16() {
@@ -139,9 +140,10 @@ impl fmt::Debug for Connecting {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The URI does not say where to go. It is not repeated here, since it may hold a password.
+    /// The URI does not say where to go. The text does not repeat the URI, since it may hold a
+    /// password.
     Uri(String),
-    /// It could not be made.
+    /// The connection could not be made.
     Connect(ConnectError),
 }
 
@@ -154,7 +156,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// Its text carries its cause, and so it has no source.
+/// The text carries the cause, and so there is no source.
 impl std::error::Error for Error {}
 
 #[cfg(test)]

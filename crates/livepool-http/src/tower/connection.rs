@@ -14,7 +14,7 @@ use super::request_tracker::{RequestTracker, TLS};
 use livepool::Stream;
 use livepool::protocol::{Ledger, Owed};
 
-/// A connection made by [`Connect`](super::Connect), with its timeouts. It has hyper's `Read` and
+/// A connection made by [`Connect`](super::Connect), with its timeouts, and with hyper's `Read` and
 /// `Write`.
 pub struct Connection(TokioIo<TimedStream>);
 
@@ -25,7 +25,7 @@ struct TimedStream {
     ledger: Ledger,
     owed: Option<Owed>,
     requests: RequestTracker,
-    /// Its URI says that nothing is to be written but TLS.
+    /// Whether the first byte has to be TLS, as the URI says.
     is_for_tls: bool,
 }
 
@@ -51,7 +51,7 @@ impl connect::Connection for Connection {
 }
 
 impl TimedStream {
-    /// Refuses what is not to be written in the clear.
+    /// Refuses a first byte in the clear where the URI asks for TLS.
     fn check_encrypted(&mut self, first: &[u8]) -> io::Result<()> {
         let Some(first) = first.first() else { return Ok(()) };
         if self.is_for_tls && *first != TLS {
@@ -61,11 +61,12 @@ impl TimedStream {
                  adds TLS, such as that of hyper-rustls",
             ));
         }
+        // Only the first byte of a connection tells.
         self.is_for_tls = false;
         Ok(())
     }
 
-    /// So much of these was written.
+    /// Records so many bytes of these as written.
     fn wrote<'a>(
         &mut self,
         bufs: impl IntoIterator<Item = &'a [u8]>,

@@ -1,5 +1,5 @@
-//! Our sockets under the pools of others: a connector for hyper-util's client, tonic, and whatever
-//! else takes a [`tower_service::Service`] from a URI to a connection.
+//! Managed sockets under other pools: a connector for hyper-util's client, tonic, and every other
+//! client that takes a [`tower_service::Service`] from a URI to a connection.
 //!
 //! ```no_run
 //! use hyper_util::client::legacy::Client;
@@ -15,24 +15,26 @@
 //! ```
 //!
 //! Every connection has the keepalive, user timeout and other socket options of the configuration,
-//! its connect deadline and its timeouts, and is counted by reason when it ends. Which connection is
-//! used, and how many there are, is the other pool's business. It cannot be told of what our pool
-//! would have noticed; but a peer that vanishes ends its connection within the keepalive's time, or
-//! sooner where an answer is waited for: it has to give signs of life meanwhile.
+//! its connect deadline and its timeouts, and is counted by reason when it ends. The other pool
+//! decides which connection is used, and how many there are. A pool of `livepool` would be told of
+//! changes on idle connections, and that one cannot be; but a peer that vanishes ends its
+//! connection within the keepalive's time, or sooner where an answer is waited for: it has to give
+//! signs of life meanwhile.
 //!
 //! # The read timeout
 //!
-//! There is none unless [`timeouts.read`](livepool::config::Timeouts::read) is set. Such a pool reads its
-//! connections all the time, also while nothing is asked. So the connection reads along with what is
-//! written. The read timeout runs where that is HTTP/1 in the clear: from the last byte of a request
-//! until the first bytes that follow. While an upload's source pauses the server waits for us, and
-//! nothing times out; where it takes no bytes `timeouts.write` is the bound. An answer that stops
-//! half-way is not seen: give the request a timeout of its own for that.
+//! A read timeout runs only if [`timeouts.read`](livepool::config::Timeouts::read) is set. The
+//! other pool reads its connections all the time, also while no request is on them. So the
+//! connection reads along with what is written. The read timeout runs where that is HTTP/1 in the
+//! clear: from the last byte of a request until the first bytes that follow. While an upload's
+//! source pauses the server waits for us, and nothing times out; where it takes no bytes
+//! `timeouts.write` is the bound. An answer that stops half-way is not seen: give the request a
+//! timeout of its own for that.
 //!
-//! Everything else has no read timeout, since nobody could tell what is owed: HTTP/2; a WebSocket or
-//! another protocol behind an upgrade; a tunnel; and what runs under TLS, except that a server has to
-//! answer the first message of its handshake in time. Give such requests timeouts of their own, and have
-//! HTTP/2 send pings (`http2_keep_alive_interval`).
+//! Other traffic has no read timeout, since the debt cannot be seen: HTTP/2; a WebSocket or another
+//! protocol behind an upgrade; a tunnel; and what runs under TLS, except that a server has to
+//! answer the first message of its handshake in time. Give such requests timeouts of their own, and
+//! have HTTP/2 send pings (`http2_keep_alive_interval`).
 //!
 //! # `https`
 //!

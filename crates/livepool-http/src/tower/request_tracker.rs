@@ -1,23 +1,24 @@
-//! [`RequestTracker`]: what the bytes that were written ask for. Pure.
+//! [`RequestTracker`]: the requests in the bytes that were written, and whether an answer is owed.
+//! Pure.
 //!
-//! The read timeout may run while the peer owes an answer and has all that it needs for it. Nobody tells
-//! this side of a connection what it carries, so it reads along: a request of HTTP/1 in the clear says
-//! where it ends. Everything else, a WebSocket or a tunnel behind such a request too, owes nothing that
-//! could be seen from here; but the first flight of TLS is answered.
+//! The read timeout may run while the peer owes an answer and has all that it needs for it. A
+//! connection is not told what it carries, so the bytes are parsed: a request of HTTP/1 in the
+//! clear says where it ends. In other traffic, such as a WebSocket or a tunnel behind such a
+//! request, no debt can be seen from here; but the first flight of TLS is answered.
 
 /// The longest line of a head that is kept. hyper's URIs have at most 64 KiB.
 const MAX_LINE: usize = 70 * 1024;
 
-/// What is known of a conversation, by what was written so far.
+/// The state of a conversation, by the bytes that were written so far.
 #[derive(Debug, Default)]
 pub(super) enum RequestTracker {
-    /// Nothing was written.
+    /// The state before the first byte.
     #[default]
     Nothing,
     Requests(WrittenRequest),
-    /// A ClientHello, and nothing was heard since.
+    /// A ClientHello was written, and no byte was read since.
     ClientHello,
-    /// What cannot be seen through.
+    /// The bytes are neither HTTP/1 nor the beginning of TLS.
     Opaque,
 }
 
@@ -25,7 +26,7 @@ pub(super) enum RequestTracker {
 pub(super) const TLS: u8 = 0x16;
 
 impl RequestTracker {
-    /// This was written.
+    /// Takes bytes that were written.
     pub(super) fn note_write(&mut self, mut bytes: &[u8]) {
         while let Some(first) = bytes.first() {
             match self {
@@ -34,6 +35,7 @@ impl RequestTracker {
                 Self::Requests(request) => {
                     if request.part == RequestPart::End {
                         *request = WrittenRequest {
+                            // Keeps the memory of the line for the next request.
                             line: std::mem::take(&mut request.line),
                             ..WrittenRequest::default()
                         };
@@ -49,7 +51,7 @@ impl RequestTracker {
         }
     }
 
-    /// Something was read.
+    /// Records that bytes were read.
     pub(super) fn note_read(&mut self) {
         match self {
             Self::Requests(request) => request.is_answered = true,
@@ -72,34 +74,34 @@ impl RequestTracker {
 #[derive(Debug, Default)]
 pub(super) struct WrittenRequest {
     part: RequestPart,
-    /// Of a line that came in pieces, what came so far.
+    /// The beginning of a line that was written in pieces.
     line: Vec<u8>,
-    /// What the head says of the body.
+    /// The length of the body, as the head has it.
     length: u64,
     is_chunked: bool,
-    /// Something was read since it began.
+    /// Whether bytes were read since the request began.
     is_answered: bool,
 }
 
-/// A place in a request.
+/// The part of a request that comes next.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum RequestPart {
     /// In the request line.
     #[default]
     Start,
     Fields,
-    /// So much is left of the body.
+    /// The body, of which so many bytes are left.
     Body(u64),
     ChunkSize,
-    /// So much is left of a chunk, its end of line included.
+    /// A chunk, of which so many bytes are left, its end of line included.
     Chunk(u64),
     Trailers,
     End,
 }
 
 impl WrittenRequest {
-    /// Takes in what belongs to one place of the request. Returns how much that was; `None`, if this is
-    /// no request.
+    /// Takes the bytes of one part of the request. Returns their number; `None` if this is no
+    /// request.
     fn consume(&mut self, bytes: &[u8]) -> Option<usize> {
         if let RequestPart::Body(left) | RequestPart::Chunk(left) = &mut self.part {
             let taken = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
@@ -111,6 +113,7 @@ impl WrittenRequest {
             }
             return Some(taken);
         }
+        // One byte tells binary protocols apart, before a line of them is buffered.
         if self.part == RequestPart::Start && self.line.is_empty() && !is_of_token(bytes[0]) {
             return None;
         }
@@ -124,7 +127,6 @@ impl WrittenRequest {
             self.keep(&bytes[..end])?;
             let line = std::mem::take(&mut self.line);
             self.read_line(&line)?;
-            // Its memory is used again.
             self.line = line;
             self.line.clear();
         }
@@ -141,7 +143,7 @@ impl WrittenRequest {
         Some(())
     }
 
-    /// A whole line, without its end.
+    /// Parses a whole line, without its end.
     fn read_line(&mut self, line: &[u8]) -> Option<()> {
         let line = line.trim_ascii();
         self.part = match self.part {
@@ -157,6 +159,7 @@ impl WrittenRequest {
             }
             RequestPart::ChunkSize => match chunk_size(line)? {
                 0 => RequestPart::Trailers,
+                // The CR LF behind a chunk's data.
                 size => RequestPart::Chunk(size.checked_add(2)?),
             },
             RequestPart::Trailers if line.is_empty() => RequestPart::End,
@@ -172,6 +175,8 @@ impl WrittenRequest {
         if name.eq_ignore_ascii_case(b"content-length") {
             self.length = std::str::from_utf8(value).ok()?.parse().ok()?;
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            // Only as the last coding does "chunked" say where the body ends (RFC 9112 section
+            // 6.3).
             let last = value.rsplit(|byte| *byte == b',').next()?;
             self.is_chunked = last.trim_ascii().eq_ignore_ascii_case(b"chunked");
         }
@@ -184,7 +189,7 @@ fn is_of_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// `GET / HTTP/1.1`. That of HTTP/2's preface has another version (RFC 9113 section 3.4).
+/// `GET / HTTP/1.1`. HTTP/2's preface has another version (RFC 9113 section 3.4).
 fn is_request_line(line: &[u8]) -> bool {
     let mut words = line.split(|byte| *byte == b' ');
     let (method, target, version) = (words.next(), words.next(), words.next());
