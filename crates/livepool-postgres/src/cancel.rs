@@ -1,8 +1,8 @@
 //! Cancelling at the server.
 //!
-//! Who goes away from a query leaves it running: the server does not look at its client until it has
-//! something to send. PostgreSQL takes a request to cancel over a connection of its own
-//! ("Canceling Requests in Progress" in its chapter on the message flow).
+//! A query whose caller has gone goes on: the server does not look at its client until it has
+//! something to send. PostgreSQL takes a request to cancel over a connection of its own ("Canceling
+//! Requests in Progress" in its chapter on the message flow).
 
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
@@ -28,25 +28,25 @@ pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// How long the place of a connection is kept whose statement does not end though the server was asked.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The right to cancel what one connection is doing. One request at a time, and few at a time of all
-/// connections of a pool.
+/// The right to cancel the query of one connection. A connection has one request at a time, and a
+/// pool `max_connecting` of them.
 #[derive(Clone)]
 pub(super) struct Canceller(Arc<CancelState>);
 
 struct CancelState {
     token: tokio_postgres::CancelToken,
     side: Option<SideChannel>,
-    /// As the connection itself has it.
+    /// The encryption of the connection itself.
     encryption: Option<Encryption>,
     /// The number of the last request that the server took, in the hands of whoever makes the next.
     turn: Arc<Mutex<u64>>,
-    /// How many were sent.
+    /// The number of requests that were sent.
     sent: AtomicU64,
-    /// How often the connection has come back.
+    /// The number of times that the connection has come back to its pool.
     returns: AtomicU64,
-    /// Its user has asked for one.
+    /// Whether the user of the connection has asked for a request since the last return.
     was_requested: AtomicBool,
-    /// One was sent, and nobody saw whether it was taken: it may still come, and hit whatever runs.
+    /// Whether a request was sent that nobody saw being taken: it may still hit the next query.
     is_unconfirmed: AtomicBool,
 }
 
@@ -68,11 +68,12 @@ impl Canceller {
         }))
     }
 
-    /// Asks the server to cancel, and waits until it has passed that on: it closes the connection
-    /// then. What ran has not necessarily stopped yet. False: `unless` was ready before its turn came.
+    /// Asks the server to cancel, and waits until the server has closed the request's connection,
+    /// which it does after it has passed the request on. The query has not necessarily stopped yet.
+    /// Returns false if `unless` was ready before the request's turn came.
     ///
-    /// Whoever goes away leaves a request that was sent to a task: it ends within the time that making a
-    /// connection has.
+    /// Dropped, the future leaves a request that was begun to a task, which ends within
+    /// `timeouts.connect`.
     pub(super) async fn cancel(&self, unless: impl Future<Output = ()>) -> io::Result<bool> {
         let inner = &self.0;
         let Some(side) = &inner.side else { return Err(io::ErrorKind::Unsupported.into()) };
@@ -89,7 +90,7 @@ impl Canceller {
             }
         };
         if *last > sent_before {
-            // One that was sent after this was wanted has done it.
+            // A request that was sent after this one was wanted has stopped the same query.
             return Ok(true);
         }
         let request = Arc::clone(inner).request(last, permit, began, deadline);
@@ -97,9 +98,10 @@ impl Canceller {
         Ok(true)
     }
 
-    /// Waits until no request is under way. Returns whether its user made one since the last time; an
-    /// error, if one may still hit whoever has the connection next.
+    /// Waits until no request is under way. Returns whether the connection's user made one since
+    /// the last time; an error, if a request may still hit the next user's query.
     pub(super) async fn settle(&self) -> io::Result<bool> {
+        // Whoever makes a request has the lock until the server has closed that connection.
         drop(self.0.turn.lock().await);
         match self.0.is_unconfirmed.load(SeqCst) {
             true => Err(io::ErrorKind::TimedOut.into()),
@@ -107,19 +109,20 @@ impl Canceller {
         }
     }
 
-    /// Its user has given it back. Returns whether he has cancelled something, perhaps this very moment.
+    /// Counts a return to the pool, which makes all tokens stale. Returns whether the user has
+    /// asked to cancel, perhaps this very moment.
     pub(super) fn note_return(&self) -> bool {
         self.0.returns.fetch_add(1, SeqCst);
         self.0.was_requested.load(SeqCst)
     }
 
-    /// For its user.
+    /// A token for the present user.
     pub(super) fn token(&self) -> CancelToken {
         CancelToken { canceller: self.clone(), returns: self.0.returns.load(SeqCst) }
     }
 
-    /// Has the server end what it still does for a connection that has ended. Until it has, and for so
-    /// long, the place of the connection is not free.
+    /// Has the server end the query of a connection that has ended. Until then, and for 5 s at
+    /// most, the place of the connection is not free.
     pub(super) async fn end(&self, linger: Linger) {
         let mut left = None;
         let mut deadline = None;
@@ -128,11 +131,13 @@ impl Canceller {
                 log_trouble(None, &error, "a query may still run at the server");
                 return;
             }
+            // The 5 s count from the first request that the server took.
             if left.is_none() {
                 left = linger.closed().await;
                 deadline = Some(Instant::now() + END_TIMEOUT);
             }
             let Some(left) = &mut left else { return };
+            // Asked again, as a request stops one statement and the next may have been sent behind it.
             let is_late = || deadline.is_some_and(|at| at <= Instant::now());
             if left.end_within(RETRY_INTERVAL).await || is_late() {
                 return;
@@ -165,7 +170,7 @@ impl CancelState {
         result
     }
 
-    /// Returns the number it has.
+    /// Sends a request over a connection of its own, and returns the request's number.
     async fn connect_and_send(
         &self,
         side: &SideChannel,
@@ -186,18 +191,21 @@ impl CancelState {
         mut stream: S,
     ) -> io::Result<u64> {
         let number = self.sent.fetch_add(1, SeqCst) + 1;
+        // Until the server has closed: dropped in between, nobody knows when the request arrives.
         self.is_unconfirmed.store(true, SeqCst);
-        // The library ends its side then, and so do we not: a bouncer (PgBouncer 1.18) that has not passed
-        // the request on takes that for the end of it. libpq waits as well.
+        // The library would end its side then. A bouncer (PgBouncer 1.18) that has not passed the request on
+        // takes that for the end of the request. libpq waits as well.
         let asked = self.token.cancel_query_raw(KeepOpen(&mut stream), NegotiatedConnect).await;
         asked.map_err(io::Error::other)?;
-        // It answers nothing, and closes in whichever way.
+        // The server answers nothing, and closes when it has passed the request on ("Canceling Requests in
+        // Progress"). It may close in whichever way.
         let _ = stream.read(&mut [0; 1]).await;
         self.is_unconfirmed.store(false, SeqCst);
         Ok(number)
     }
 
-    /// The library makes its errors itself: this is its one about a stream that fails so.
+    /// The client library's error about a stream that fails with this one. No other code can make
+    /// it.
     async fn error(&self, error: io::Error) -> Result<(), tokio_postgres::Error> {
         self.token.cancel_query_raw(FailingStream(Some(error)), NegotiatedConnect).await
     }
@@ -247,7 +255,8 @@ impl CancelToken {
         if is_stale() {
             return Ok(());
         }
-        // Before the look, as whoever gives it back looks afterwards.
+        // Before the look at `returns`, as a return counts first and looks at this afterwards: one of both
+        // sees the other.
         inner.was_requested.store(true, SeqCst);
         let is_stale = poll_fn(|_| if is_stale() { Poll::Ready(()) } else { Poll::Pending });
         match self.canceller.cancel(is_stale).await {
@@ -261,11 +270,11 @@ impl CancelToken {
     ///
     /// # Errors
     ///
-    /// Those of [`cancel`](Self::cancel).
+    /// The errors of [`cancel`](Self::cancel).
     ///
     /// # Cancel safety
     ///
-    /// That of [`cancel`](Self::cancel).
+    /// As [`cancel`](Self::cancel).
     pub async fn cancel_query<T>(&self, tls: T) -> Result<(), tokio_postgres::Error> {
         drop(tls);
         self.cancel().await
@@ -309,7 +318,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for KeepOpen<'_, S> {
     }
 }
 
-/// Nobody logs in over it.
+/// A request to cancel logs nobody in, so there is no channel binding.
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for KeepOpen<'_, S> {
     fn channel_binding(&self) -> ChannelBinding {
         ChannelBinding::none()

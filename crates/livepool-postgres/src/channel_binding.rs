@@ -1,5 +1,5 @@
-//! What an authentication is bound to: the certificate of the server that was spoken to (RFC 5929,
-//! `tls-server-end-point`). Somebody in between has another one.
+//! Channel binding data of the type `tls-server-end-point` (RFC 5929): a hash of the server's
+//! certificate. A proxy in between that decrypts has another certificate.
 
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
@@ -11,8 +11,8 @@ enum SignatureHash {
     Sha512,
 }
 
-/// RFC 5929, section 4.1: by the hash of the certificate's signature, SHA-256 for the weak ones. `None`
-/// where there is not one hash: Ed25519, say.
+/// The certificate hashed as its signature is, with SHA-256 in place of MD5 and SHA-1 (RFC 5929,
+/// section 4.1). A signature without a single hash, as of Ed25519, gives `None`.
 pub(super) fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     Some(match signature_hash(certificate)? {
         SignatureHash::Sha256 => Sha256::digest(certificate).to_vec(),

@@ -16,12 +16,12 @@ use crate::sync::{Arc, OnceLock};
 /// A client of one connection: [`tokio_postgres::Client`], which it derefs to, with prepared
 /// statements that are kept and notifications.
 ///
-/// It may be given back in any state: in the middle of a query, a transaction or a `COPY`. What runs
-/// is cancelled at the server, and the next user gets the connection when that is proven, or another
-/// one. After a `COPY` that failed or was given up that takes one round trip; a connection is closed if
-/// its server answered twice, as when a `BEFORE STATEMENT` trigger refuses a `COPY` before its first row,
-/// and if what is under way does not end within `timeouts.reset`: because somebody keeps the sink of a
-/// `COPY`, say.
+/// A client may be given back in any state: in the middle of a query, a transaction or a `COPY`. A
+/// running query is cancelled at the server, and the next user gets the connection when that is
+/// proven, or another one. After a `COPY` that failed or was given up that takes one round trip; a
+/// connection is closed if its server answered twice, as when a `BEFORE STATEMENT` trigger refuses
+/// a `COPY` before its first row, and if what is under way does not end within `timeouts.reset`:
+/// because somebody keeps the sink of a `COPY`, say.
 pub struct Client {
     pub(super) client: tokio_postgres::Client,
     pub(super) statements: Arc<StatementCache>,
@@ -29,7 +29,7 @@ pub struct Client {
     pub(super) board: Arc<NotificationBoard>,
     pub(super) canceller: Canceller,
     pub(super) end: Arc<OnceLock<Error>>,
-    /// How long its handshake took.
+    /// The time that the handshake took.
     pub(super) handshake: Duration,
 }
 
@@ -43,11 +43,11 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Those of [`tokio_postgres::Client::prepare`].
+    /// The errors of [`tokio_postgres::Client::prepare`].
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost but the statement.
+    /// Dropped, the future loses nothing but the statement.
     pub async fn prepare_cached(&self, query: &str) -> Result<Statement, Error> {
         self.prepare_typed_cached(query, &[]).await
     }
@@ -56,11 +56,11 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Those of [`tokio_postgres::Client::prepare_typed`].
+    /// The errors of [`tokio_postgres::Client::prepare_typed`].
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost but the statement.
+    /// Dropped, the future loses nothing but the statement.
     pub async fn prepare_typed_cached(
         &self,
         query: &str,
@@ -79,7 +79,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Those of [`tokio_postgres::Client::transaction`].
+    /// The errors of [`tokio_postgres::Client::transaction`].
     ///
     /// # Cancel safety
     ///
@@ -95,9 +95,9 @@ impl Client {
         TransactionBuilder::new(builder, &self.statements, &self.canceller)
     }
 
-    /// The right to cancel what this connection does for its present user, to be used while it does. It
-    /// stands before that of [`tokio_postgres::Client`], which knows no server here and whose
-    /// `cancel_query` fails.
+    /// The right to cancel what this connection does for its present user, to be used while it
+    /// does. The method of [`tokio_postgres::Client`] with the same name knows no server here, and
+    /// its token's `cancel_query` fails.
     pub fn cancel_token(&self) -> CancelToken {
         self.canceller.token()
     }
@@ -106,11 +106,11 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Those of [`CancelToken::cancel`].
+    /// The errors of [`CancelToken::cancel`].
     ///
     /// # Cancel safety
     ///
-    /// That of [`CancelToken::cancel`].
+    /// As [`CancelToken::cancel`].
     pub async fn cancel(&self) -> Result<(), Error> {
         self.cancel_token().cancel().await
     }
@@ -118,18 +118,20 @@ impl Client {
     /// The notifications that arrive from now on, until the connection is given back. Call it
     /// before `LISTEN`.
     ///
-    /// The next user inherits neither them nor the subscription: that of a `LISTEN`, wherever it stands, of
-    /// a `DO` block, a procedure, or a function whose name ends with `listen`. A function of another name
-    /// that subscribes is not noticed before its first notification. That ends the connection if nobody
-    /// has it (`dirty`); whoever has it then gets it, and nobody after him. Give such a session back with
-    /// `UNLISTEN *`, or use [`RecyclingMethod::Clean`](super::RecyclingMethod::Clean).
+    /// The next user inherits neither them nor the subscription: that of a `LISTEN`, wherever it
+    /// stands, of a `DO` block, a procedure, or a function whose name ends with `listen`. A
+    /// function of another name that subscribes is not noticed before its first notification. The
+    /// notification ends the connection if nobody has it (`dirty`); a user who has it gets the
+    /// notification, and the connection has no next user. Give such a session back with `UNLISTEN
+    /// *`, or use [`RecyclingMethod::Clean`](super::RecyclingMethod::Clean).
     pub fn notifications(&self) -> Notifications {
         self.board.subscribe()
     }
 
-    /// What the connection ended with, once it has: a moment after whoever waited was told. Those of
-    /// its calls that waited for an answer say it themselves, where the pool ended it: see the
-    /// [module's page](super). All later ones fail with "connection closed", whatever the reason was.
+    /// The error that the connection ended with, a moment after the calls that waited were told.
+    /// Where the pool ended the connection, the calls that waited for an answer say so themselves:
+    /// see the [module's page](super). Later calls fail with "connection closed", whatever the
+    /// reason was.
     pub fn ended_with(&self) -> Option<&Error> {
         self.end.get()
     }
@@ -186,11 +188,11 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`tokio_postgres::Client::prepare`].
+    /// The errors of [`tokio_postgres::Client::prepare`].
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost but the statement.
+    /// Dropped, the future loses nothing but the statement.
     pub async fn prepare_cached(&self, query: &str) -> Result<Statement, Error> {
         self.prepare_typed_cached(query, &[]).await
     }
@@ -199,11 +201,11 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`tokio_postgres::Client::prepare_typed`].
+    /// The errors of [`tokio_postgres::Client::prepare_typed`].
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost but the statement.
+    /// Dropped, the future loses nothing but the statement.
     pub async fn prepare_typed_cached(
         &self,
         query: &str,
@@ -218,11 +220,11 @@ impl<'a> Transaction<'a> {
         (self.transaction.client(), &self.statements)
     }
 
-    /// Makes it last.
+    /// Commits the transaction.
     ///
     /// # Errors
     ///
-    /// Those of [`tokio_postgres::Transaction::commit`].
+    /// The errors of [`tokio_postgres::Transaction::commit`].
     ///
     /// # Cancel safety
     ///
@@ -231,11 +233,11 @@ impl<'a> Transaction<'a> {
         self.transaction.commit().await
     }
 
-    /// Takes it back, and says when that is done.
+    /// Rolls the transaction back, and returns when that is done.
     ///
     /// # Errors
     ///
-    /// Those of [`tokio_postgres::Transaction::rollback`].
+    /// The errors of [`tokio_postgres::Transaction::rollback`].
     ///
     /// # Cancel safety
     ///
@@ -248,7 +250,7 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`tokio_postgres::Transaction::transaction`].
+    /// The errors of [`tokio_postgres::Transaction::transaction`].
     ///
     /// # Cancel safety
     ///
@@ -262,11 +264,11 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`tokio_postgres::Transaction::savepoint`].
+    /// The errors of [`tokio_postgres::Transaction::savepoint`].
     ///
     /// # Cancel safety
     ///
-    /// As that of [`transaction`](Self::transaction).
+    /// As [`transaction`](Self::transaction).
     pub async fn savepoint(&mut self, name: impl Into<String>) -> Result<Transaction<'_>, Error> {
         let transaction = self.transaction.savepoint(name).await?;
         Ok(Transaction::new(transaction, &self.statements, &self.canceller))
@@ -311,26 +313,27 @@ impl<'a> TransactionBuilder<'a> {
         Self { builder, statements: Arc::clone(statements), canceller: canceller.clone() }
     }
 
-    /// What it sees of others.
+    /// Sets the isolation level.
     pub fn isolation_level(self, level: IsolationLevel) -> Self {
         Self { builder: self.builder.isolation_level(level), ..self }
     }
 
-    /// Whether it may write.
+    /// Sets whether the transaction may only read.
     pub fn read_only(self, read_only: bool) -> Self {
         Self { builder: self.builder.read_only(read_only), ..self }
     }
 
-    /// Whether a serializable one that only reads may wait at its start, to run undisturbed then.
+    /// Sets whether a serializable transaction that only reads may wait at its start, to run
+    /// undisturbed then.
     pub fn deferrable(self, deferrable: bool) -> Self {
         Self { builder: self.builder.deferrable(deferrable), ..self }
     }
 
-    /// Begins it.
+    /// Begins the transaction.
     ///
     /// # Errors
     ///
-    /// Those of [`tokio_postgres::TransactionBuilder::start`].
+    /// The errors of [`tokio_postgres::TransactionBuilder::start`].
     ///
     /// # Cancel safety
     ///

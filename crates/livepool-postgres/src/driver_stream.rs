@@ -1,9 +1,10 @@
-//! [`DriverStream`]: the driver's stream, and the last words on it.
+//! [`DriverStream`]: the driver's stream, on which a connection that the pool ends gets an error to
+//! read first.
 //!
-//! The client library says "connection closed" to whoever waits for an answer, whatever has ended the
-//! connection, unless the server has said why. So where this side ends it, the library reads an error in
-//! the server's form first, and the end behind it. That is written above the scanner, which reads the
-//! server's own words only.
+//! The client library says "connection closed" to whoever waits for an answer, whatever has ended
+//! the connection, unless the server has said why. So where this side ends it, the library reads an
+//! error in the server's form first, and the end behind it. The error is put in above the scanner,
+//! which reads the server's own messages only.
 
 use std::io;
 use std::pin::Pin;
@@ -17,10 +18,11 @@ use super::line::Line;
 use crate::sync::Arc;
 use livepool::{Interrupted, OpTimeout, PeerSilent, TooLarge};
 
-/// Where a server has the name of its function: these are ours.
+/// The value of the field `R`, where a server has the name of its function.
 const ROUTINE: &str = "livepool";
 
-/// For so many requests that wait for an answer. Those behind them hear of the end alone.
+/// The number of waiting requests that get an error of their own. Requests behind them fail with
+/// the end of the stream.
 const MAX_NOTICES: usize = 64;
 
 /// `query_canceled`, as for the server's own `statement_timeout`.
@@ -32,23 +34,23 @@ const ADMIN_SHUTDOWN_CODE: &str = "57P01";
 /// `program_limit_exceeded`.
 const PROGRAM_LIMIT_EXCEEDED_CODE: &str = "54000";
 
-/// Whether these words are ours, and not a server's.
+/// Whether an error was put in by the pool, and not said by a server.
 pub(super) fn is_from_pool(error: &DbError) -> bool {
     error.routine() == Some(ROUTINE)
 }
 
-/// The driver's stream: it tells the line when there is nothing more to read.
+/// The driver's stream, which tells the line when there is nothing more to read.
 #[derive(Debug)]
 pub(super) struct DriverStream<S> {
     io: S,
     line: Arc<Line>,
-    /// What the authentication is bound to, if that can be said.
+    /// The channel binding data; `None` if there is none.
     end_point: Option<Vec<u8>>,
-    /// Boxed: most connections do not end like this.
+    /// The errors still to be read, after this side has ended the connection.
     ended: Option<Box<EndNotice>>,
 }
 
-/// Why this side has ended a connection.
+/// The reason for which this side has ended a connection.
 #[derive(Debug, Clone, Copy)]
 enum EndReason {
     Timeout(OpTimeout),
@@ -60,7 +62,7 @@ enum EndReason {
 #[derive(Debug)]
 struct EndNotice {
     why: EndReason,
-    /// What is still to be read.
+    /// The bytes that the client library has still to read.
     response: Vec<u8>,
 }
 
@@ -69,13 +71,13 @@ impl<S> DriverStream<S> {
         Self { io, line: Arc::clone(line), end_point, ended: None }
     }
 
-    /// It ends with this error. Whether there is something to say, to so many who wait for an answer:
-    /// not in the middle of a message.
+    /// Notes that the stream ends with this error. Returns whether there are errors to be read
+    /// first: to a number of `waiting` requests, and only between two messages.
     fn begin_end(&mut self, error: &io::Error, waiting: impl FnOnce(&Line) -> usize) -> bool {
         let Some(why) = EndReason::of(error) else { return false };
         self.line.ends_here();
         let is_between = match why {
-            // The piece that it came with is not handed out.
+            // The piece that was too large is not handed out, so the client stands where it was before.
             EndReason::TooLarge(_) => self.line.was_between(),
             _ => self.line.is_between(),
         };
@@ -87,18 +89,19 @@ impl<S> DriverStream<S> {
         self.ended.is_some()
     }
 
-    /// An operation of the writing side.
+    /// Polls an operation of the writing side.
     fn poll_write_side<T>(
         &mut self,
         cx: &mut Context<'_>,
         write: impl FnOnce(&mut S, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if let Some(ended) = &self.ended {
-            // It was told to read first, and did not.
+            // The driver was woken to read the errors first, and writes instead.
             return Poll::Ready(Err(ended.why.into()));
         }
         match write(&mut self.io, cx) {
-            // Whoever has something written waits for its answer.
+            // At least one: the request that is being written may not be counted as owed yet.
+            // Pending, as the client library reads before it writes when it is polled again.
             Poll::Ready(Err(error)) if self.begin_end(&error, |line| line.owed().max(1)) => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -160,7 +163,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DriverStream<S> {
     }
 }
 
-/// It is below, where the pool can reach it: see [`NegotiatedConnect`](super::encryption::NegotiatedConnect).
+/// The TLS lies below, where the pool can reach it: see
+/// [`NegotiatedConnect`](super::encryption::NegotiatedConnect).
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for DriverStream<S> {
     fn channel_binding(&self) -> ChannelBinding {
         match &self.end_point {

@@ -15,8 +15,9 @@ use livepool::protocol::Verdict;
 
 /// Why a connection could not be made, checked or made fit for its next user.
 ///
-/// Queries fail with [`tokio_postgres::Error`], from which this is made. What the server says is escaped
-/// and cut in the text of this one; in that of the other it is as the server wrote it.
+/// Queries fail with [`tokio_postgres::Error`], from which this error is made. The server's text is
+/// escaped and cut in the text of this error; [`tokio_postgres::Error`] has it as the server wrote
+/// it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -26,13 +27,14 @@ pub enum Error {
     Tls(io::Error),
     /// `sslmode=require`, or a stronger one, and the server has no TLS.
     NoTls,
-    /// Its URL demands what the pool was not given: whom to trust, for `sslmode=require`.
+    /// The URL demands a setting that the pool was not given: `sslmode=require`, say, without whom
+    /// to trust.
     Setup(SetupError),
     /// The server is not one to use.
     NotWanted {
-        /// What is wanted.
+        /// The target that the pool was given.
         target: Target,
-        /// What it is.
+        /// The role of the server.
         found: String,
     },
     /// A transaction or an answer was left behind that could not be got rid of.
@@ -135,17 +137,19 @@ impl Error {
 /// A write where only reading is allowed.
 pub(super) const READ_ONLY: &[u8; 5] = b"25006";
 
-/// What follows from an error of the server.
+/// The consequence of an error of the server.
 ///
 /// - `25006`: the server has changed its role, and all connections go. Unless it said that it takes
 ///   writes, as those since PostgreSQL 14 do: then a transaction was begun to read only.
-/// - `57P02`, `57P03`, `57P04`: it crashed, starts, or the database is gone. All go.
-/// - `57P01`, ended by an administrator: that is said to a single backend that is terminated, and to
-///   every one when the server stops. Each connection is told for itself, so each goes for itself.
+/// - `57P02`, `57P03`, `57P04`: the server crashed or starts, or the database is gone, and all
+///   connections go.
+/// - `57P01`, ended by an administrator: the server says that to a single backend that is
+///   terminated, and to all when it stops. So a connection goes when it is told itself.
 /// - `26000`, an unknown prepared statement, and `42P05`, one that is there already: the statements this
 ///   connection remembers are not those of its session, and it goes. Unless it was a statement in SQL
 ///   that named them.
-/// - Any other error after which the server closes ends that connection; the rest harm none.
+/// - After an error of severity `FATAL` or `PANIC` the server closes this connection; the rest harm
+///   none.
 pub(super) fn of_error(error: &PgError) -> Verdict {
     match &error.code {
         READ_ONLY | b"57P02" | b"57P03" | b"57P04" => Verdict::InvalidatePool,
@@ -156,7 +160,7 @@ pub(super) fn of_error(error: &PgError) -> Verdict {
     }
 }
 
-/// As far as the library lets anybody know.
+/// Whether the connection failed, as far as the client library tells.
 fn is_of_connection(error: &tokio_postgres::Error) -> bool {
     let cause = std::error::Error::source(error);
     error.is_closed()
@@ -193,7 +197,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// Its text carries its causes, and so it has no source.
+/// The text carries the causes, so there is no source.
 impl std::error::Error for Error {}
 
 #[cfg(test)]

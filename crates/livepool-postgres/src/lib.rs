@@ -1,7 +1,7 @@
 //! PostgreSQL, on [`tokio_postgres`].
 //!
-//! That library logs statements and their parameters at `debug`, with the target `tokio_postgres`: leave
-//! it out of your filter where those may hold secrets.
+//! The library logs statements and their parameters at `debug`, with the target `tokio_postgres`:
+//! leave it out of your filter where those may hold secrets.
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -13,7 +13,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! What a pool of these does that the client library does not:
+//! A pool of these does what the client library alone does not:
 //!
 //! - **A guard may be dropped at any moment.** The bytes are read along, so the pool knows what is
 //!   owed and whether a transaction is open. A query that nobody waits for any more is cancelled at
@@ -21,33 +21,35 @@
 //!   the connection used again. If that cannot be done within `timeouts.reset`, it is closed.
 //! - **No query goes on for nobody.** That of a connection that timed out, was interrupted or closed
 //!   is cancelled as well, and until it has ended nobody has its place.
-//! - **A living server may take its time.** By default no read times out: a statement may take hours,
-//!   and while it does the server's host has to give a sign of life every second or so. Nobody waits
-//!   longer than [`timeouts.operation`](livepool::config::Timeouts::operation), if that is set, or
-//!   [`Guard::deadline`](livepool::Guard::deadline). With
-//!   [`timeouts.read`](livepool::config::Timeouts::read) set, an idle connection, one that listens, or one
-//!   that waits for *our* data in a `COPY` still has none; a query that may take longer than others says
-//!   so: [`Guard::set_read_timeout`](livepool::Guard::set_read_timeout).
-//! - **Whoever waits is told why it ends**, also one who has only a `&tokio_postgres::Client`: where the
-//!   pool ends a connection, the client reads an error in the server's form, unless the server was in
-//!   the middle of a message. Its severity is `FATAL`, its text begins with "livepool", and its code is
-//!   `57014` (`query_canceled`) when a read timeout or a deadline was over, `08006`
-//!   (`connection_failure`) when the server was found dead, `57P01` (`admin_shutdown`) when the pool was
-//!   closed or interrupted, `54000` (`program_limit_exceeded`) for a message above `limits.message`.
+//! - **A living server may take its time.** By default no read times out: a statement may take
+//!   hours, and while it does the server's host has to give a sign of life every second or so. No
+//!   use waits longer than [`timeouts.operation`](livepool::config::Timeouts::operation), if that
+//!   is set, or [`Guard::deadline`](livepool::Guard::deadline). With
+//!   [`timeouts.read`](livepool::config::Timeouts::read) set, an idle connection, one that listens,
+//!   or one that waits for *our* data in a `COPY` still has none; a query that may take longer than
+//!   others says so: [`Guard::set_read_timeout`](livepool::Guard::set_read_timeout).
+//! - **Whoever waits is told why it ends**, also one who has only a `&tokio_postgres::Client`:
+//!   where the pool ends a connection, the client reads an error in the server's form, unless the
+//!   server was in the middle of a message. The error's severity is `FATAL`, its text begins with
+//!   "livepool", and its code is `57014` (`query_canceled`) when a read timeout or a deadline was
+//!   over, `08006` (`connection_failure`) when the server was found dead, `57P01`
+//!   (`admin_shutdown`) when the pool was closed or interrupted, `54000` (`program_limit_exceeded`)
+//!   for a message above `limits.message`.
 //! - **A cached statement that became useless fails nobody.** Its table was altered, its type made anew,
 //!   `search_path` set, `DISCARD ALL` said: it is prepared anew. See [`Client::query`], and
-//!   [`Pool::clear_statement_caches`](livepool::Pool::clear_statement_caches).
+//!   [`Postgres::clear_statement_caches`].
 //! - **The next user finds the session as it was**: settings, role, locks and temporary tables of the
 //!   last one are gone, and only who left something pays a round trip. See [`RecyclingMethod`].
-//! - **A change of role ends all connections.** A write that is refused because the server has become
-//!   read-only invalidates the pool, and with [`Target::ReadWrite`] the next dial goes to the host
-//!   that takes writes. Nobody has to report it.
+//! - **A change of role ends all connections.** A write that is refused because the server has
+//!   become read-only invalidates the pool, and with [`Target::ReadWrite`] the next dial goes to
+//!   the host that takes writes. A user has to report nothing.
 //!
 //! ## Encryption
 //!
-//! What the URL demands is done or refused, whatever way the pool is built, before a password is sent.
-//! Whom to trust stands in the URL, `sslrootcert=/path/ca.pem` or `sslrootcert=system` (and who we are:
-//! `sslcert`, `sslkey`), or is said by [`Postgres::with_tls`].
+//! The demands of the URL are met or refused, whatever way the pool is built, before a password is
+//! sent. The authorities to trust stand in the URL, `sslrootcert=/path/ca.pem` or
+//! `sslrootcert=system` (and the client's certificate: `sslcert`, `sslkey`), or are given to
+//! [`Postgres::with_tls`].
 //!
 //! | `sslmode` | encrypted | the certificate is checked for |
 //! |---|---|---|
@@ -55,30 +57,34 @@
 //! | `allow`, `prefer` (the default) | if the server has TLS and the pool was told whom to trust; else in clear, with [`Event::Unencrypted`](livepool::Event::Unencrypted) | authority, time and name, when it is encrypted |
 //! | `require`, `verify-ca`, `verify-full` | always, or no connection | authority, time and name |
 //!
-//! There is no encryption without that check, so that `require` and `verify-ca` are stricter than
-//! libpq's. With `hostaddr` the address is dialed and the name is that of the `host` beside it. Over a
-//! Unix socket PostgreSQL has no TLS: `prefer` does not ask there, and what demands it is refused.
+//! Without that check nothing is encrypted, so that `require` and `verify-ca` are stricter than
+//! libpq's. With `hostaddr` the address is dialed and the name is that of the `host` beside it.
+//! Over a Unix socket PostgreSQL has no TLS: `prefer` does not ask there, and what demands it is
+//! refused.
 //!
-//! The password is bound to the server's certificate (`channel_binding=prefer`, SCRAM-SHA-256-PLUS) where
-//! the server offers that and the certificate is signed with one hash, as RSA and ECDSA do; with
-//! `channel_binding=require` nobody is logged in otherwise. A proxy that decrypts and encrypts anew is what
-//! this finds: behind one of your own write `channel_binding=disable`. Any other option that libpq knows
-//! is done, or says what is so anyhow, or is refused with what to write instead.
+//! The password is bound to the server's certificate (`channel_binding=prefer`, SCRAM-SHA-256-PLUS)
+//! where the server offers that and the certificate is signed with one hash, as RSA and ECDSA do;
+//! with `channel_binding=require` nobody is logged in otherwise. A proxy that decrypts and encrypts
+//! anew is what this finds: behind one of your own write `channel_binding=disable`. The other
+//! options that libpq knows are done, or say what is so anyhow, or are refused with what to write
+//! instead.
 //!
 //! ## Cancelling
 //!
-//! A query is cancelled when its guard is dropped, when its connection ends in the middle of it, and by
-//! [`Client::cancel_token`]. PostgreSQL takes that over a connection of its own: it is made as those of the
-//! pool are, to the same address, encrypted as the other one is, within `timeouts.connect`; at
-//! most `max_connecting` at a time, and one at a time for each connection; and it stays open
-//! until the server has closed it. Each is an [`Event::CancelRequested`](livepool::Event::CancelRequested).
-//! Behind a balancer it may reach another server than the session has, as that of any client.
+//! A query is cancelled when its guard is dropped, when its connection ends in the middle of it,
+//! and by [`Client::cancel_token`]. PostgreSQL takes that over a connection of its own: it is made
+//! as those of the pool are, to the same address, encrypted as the other one is, within
+//! `timeouts.connect`; at most `max_connecting` at a time, and one at a time for each connection;
+//! and it stays open until the server has closed it. Requests are events:
+//! [`Event::CancelRequested`](livepool::Event::CancelRequested). Behind a balancer it may reach
+//! another server than the session has, as that of any client.
 //!
-//! The place of a connection that ends in the middle of a query is free when the server has closed its
-//! side, after the statement has ended there: so no more than `max_size` work for one pool. That takes
-//! 5 s at most after the server has taken the request, and is not waited for if the request cannot be
-//! made, or if something speaks against the server (it was silent, or reset the connection, or the pool was
-//! invalidated). [`Status::ending`](livepool::Status::ending) counts them.
+//! The place of a connection that ends in the middle of a query is free when the server has closed
+//! its side, after the statement has ended there: so no more than `max_size` work for one pool. The
+//! wait takes 5 s at most after the server has taken the request, and is left out if the request
+//! cannot be made, or if something speaks against the server (it was silent, or reset the
+//! connection, or the pool was invalidated). [`Status::ending`](livepool::Status::ending) counts
+//! them.
 //!
 //! ## Errors
 //!
@@ -100,14 +106,14 @@
 //!
 //! ## Coming from deadpool-postgres
 //!
-//! `get`, `prepare_cached` and `transaction` are what they were, and so is `cancel_token`, whose type is
-//! ours and which does nothing once the connection has gone back. What differs:
+//! `get`, `prepare_cached` and `transaction` are what they were, and so is `cancel_token`, whose
+//! type is ours and which does nothing once the connection has gone back. The differences:
 //!
 //! - [`RecyclingMethod`] is `Tidy` unless you say otherwise, which undoes what a user did to the session.
 //!   `Fast`, which leaves it to the next one, is deadpool's default.
 //! - The statement cache is bounded ([`Postgres::with_statement_cache`]), and
 //!   `manager.statement_caches.clear()` is
-//!   [`pool.clear_statement_caches()`](livepool::Pool::clear_statement_caches).
+//!   [`postgres.clear_statement_caches()`](Postgres::clear_statement_caches).
 //! - `query`, `query_one`, `query_opt` and `execute` are methods of [`Client`] and [`Transaction`] of their
 //!   own. In generic code their bound is [`ToStatement`] of this module.
 //! - A `RowStream`, `CopyInSink` or `CopyOutStream` that is kept for longer than its guard ends early: what

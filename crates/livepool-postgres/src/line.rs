@@ -5,9 +5,10 @@
 //! much of that it has dealt with. At rest, it has sent everything it was given and read everything
 //! there was.
 //!
-//! [`Wire::driver`](livepool::protocol::Wire::driver) does not do here. It takes a driver that was polled for one
-//! that has dealt with what woke it, and this one holds back when it has an answer for which nobody
-//! reads; and it goes through the scheduler where this polls again at once.
+//! [`Wire::driver`](livepool::protocol::Wire::driver) does not do here. The core's driver takes a
+//! task that was polled for one that has dealt with what woke it. The client library's task holds
+//! back when it has an answer for which nobody reads. And the core's goes through the scheduler
+//! where this one polls again at once.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -25,7 +26,8 @@ use livepool::protocol::Verdict;
 /// How often a driver is polled at a time.
 const MOST_POLLS: usize = 4;
 
-/// One per connection: its driver and its scanner write it, its client and the pool read it.
+/// The state of one connection. The driver and the scanner write it, the client and the pool read
+/// it.
 #[derive(Debug)]
 pub(super) struct Line {
     /// How often the driver was woken or polled, and which of these it has dealt with. They differ
@@ -33,41 +35,42 @@ pub(super) struct Line {
     woken: AtomicUsize,
     handled: AtomicUsize,
     driver: AtomicWaker,
-    /// It is being polled, and will be again if it was woken meanwhile.
+    /// Whether the driver is being polled, and will be again if it was woken meanwhile.
     is_polled: AtomicBool,
-    /// In the driver's present poll there was nothing more to read.
+    /// Whether there was nothing more to read in the driver's present poll.
     has_read_all: AtomicBool,
     /// Answers that the server owes, to requests that were sent.
     owed: AtomicUsize,
-    /// The last word of the server was that it is in a transaction.
+    /// Whether the session was in a transaction at the last ReadyForQuery.
     in_transaction: AtomicBool,
-    /// There may be subscriptions to notifications.
+    /// Whether the session may have subscriptions to notifications.
     listens: AtomicBool,
-    /// Something may be left in the session.
+    /// Whether state of the user may be left in the session.
     is_touched: AtomicBool,
-    /// Stands for the path on which the session looks for names.
+    /// The number of the path on which the session looks for names.
     path: AtomicU64,
-    /// How often the session lost what was prepared.
+    /// The number of times that the session lost prepared statements.
     forgotten: AtomicU64,
-    /// What failed last was refused before anything was run.
+    /// Whether the last statement that failed was refused before anything was run.
     was_early: AtomicBool,
     /// Statements that nobody runs.
     unclaimed: OnceLock<Arc<UnclaimedStatements>>,
-    /// A write was refused, and the server or the session may be read-only.
+    /// Whether a write was refused, and the server or the session may be read-only.
     doubts_role: AtomicBool,
-    /// What the answer to that means: for the next one who reads along.
+    /// The consequence of the server's answer about that, for the scanner to take.
     verdict: Mutex<Option<Verdict>>,
     has_verdict: AtomicBool,
-    /// Over, or not understood any more.
+    /// Whether the connection has ended, or is not understood any more.
     is_lost: AtomicBool,
-    /// Whether a COPY that failed is answered once more is not known before the next answer begins.
+    /// Whether one ReadyForQuery more may come for a COPY that failed: the next answer shows it.
     is_unsure: AtomicBool,
-    /// What the client has read ends with a message, and did before the last piece that came.
+    /// Whether the bytes that the client has read end with a message, now and before the last
+    /// piece.
     is_between: AtomicBool,
     was_between: AtomicBool,
-    /// It was this side that ended it.
+    /// Whether this side has ended the connection.
     is_ended_here: AtomicBool,
-    /// What the server was at the start, if it said so.
+    /// The server's role at the start, if the server said so.
     role: OnceLock<ServerRole>,
     changed: Notify,
 }
@@ -118,12 +121,12 @@ impl Line {
         self.listens.store(false, SeqCst);
     }
 
-    /// It has ended, or nobody can tell what is owed.
+    /// Whether the connection has ended, or the answers that are owed cannot be told.
     pub(super) fn is_lost(&self) -> bool {
         self.is_lost.load(SeqCst)
     }
 
-    /// Nothing is under way: neither owed nor about to be sent.
+    /// Whether no answer is owed, and no request about to be sent.
     pub(super) fn is_quiet(&self) -> bool {
         // At rest, the driver has sent all it was given, and read all there is. What was handled is read
         // first: it only ever catches up.
@@ -146,7 +149,7 @@ impl Line {
         }
     }
 
-    /// What the scanner knows after each piece.
+    /// Takes over the scanner's knowledge after a piece.
     pub(super) fn scanned(&self, owed: usize, in_transaction: bool, listens: bool) {
         self.owed.store(owed, SeqCst);
         self.in_transaction.store(in_transaction, SeqCst);
@@ -155,7 +158,7 @@ impl Line {
         }
     }
 
-    /// What the scanner knows of the session after each piece that was received.
+    /// Takes over the scanner's knowledge of the session after a piece that was received.
     pub(super) fn remembers(&self, path: u64, forgotten: u64, was_early: bool) {
         // They rarely change, and to look costs less.
         if self.path() != path {
@@ -191,7 +194,7 @@ impl Line {
         self.was_early.load(SeqCst)
     }
 
-    /// The scanner counts them here.
+    /// Shares the scanner's list of unclaimed statements.
     pub(super) fn counts(&self, unclaimed: &Arc<UnclaimedStatements>) {
         let _ = self.unclaimed.set(Arc::clone(unclaimed));
     }
@@ -208,7 +211,7 @@ impl Line {
         self.doubts_role.load(SeqCst)
     }
 
-    /// There is no doubt any more. What follows is found by the scanner with the next answer.
+    /// Ends the doubt about the server's role. The scanner takes the verdict with the next answer.
     pub(super) fn judge(&self, verdict: Option<Verdict>) {
         self.doubts_role.store(false, SeqCst);
         *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = verdict;
@@ -223,7 +226,7 @@ impl Line {
         self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// A round trip is needed to know whether something more comes.
+    /// Whether only a round trip shows that no ReadyForQuery more comes.
     pub(super) fn is_unsure(&self) -> bool {
         self.is_unsure.load(SeqCst)
     }
@@ -270,7 +273,7 @@ impl Line {
         self.has_read_all.store(true, SeqCst);
     }
 
-    /// It ended, or something happened on it that is not understood.
+    /// Gives the connection up: it has ended, or a message on it is not understood.
     pub(super) fn lose(&self) {
         self.is_lost.store(true, SeqCst);
         self.changed.notify_waiters();

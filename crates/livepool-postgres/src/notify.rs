@@ -8,9 +8,10 @@ use livepool::protocol::Escaped;
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 use tokio_postgres::{AsyncMessage, Notification};
 
-/// How many notifications are kept for one who does not take them.
+/// Notifications that are kept for a subscriber who does not take them.
 const MAX_KEPT: usize = 1024;
-/// A longer one is none: a server sends at most 8 000 bytes, however it was built less than 32 KiB.
+/// The longest notification in bytes; longer ones are dropped. A server sends at most 8 000 bytes,
+/// and less than 32 KiB however it was built.
 const MAX_NOTIFICATION: usize = 32 * 1024;
 
 /// The notifications that arrive while a connection is held. See
@@ -27,7 +28,7 @@ impl Notifications {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// Dropped, the future has taken no notification.
     pub async fn recv(&mut self) -> Option<Notification> {
         loop {
             match self.receiver.recv().await {
@@ -55,10 +56,10 @@ impl Notifications {
     }
 }
 
-/// Where the driver leaves them.
+/// The place where the driver leaves notifications for those who subscribed.
 #[derive(Debug, Default)]
 pub(super) struct NotificationBoard {
-    /// Only used under this lock, nothing else.
+    /// The sender, from the first subscription on. No other code runs under the lock.
     sender: Mutex<Option<broadcast::Sender<Notification>>>,
 }
 
@@ -69,7 +70,7 @@ impl NotificationBoard {
         Notifications { receiver: sender.subscribe(), missed: 0 }
     }
 
-    /// Whoever reads here reads no further: the connection is somebody else's now.
+    /// Ends all subscriptions: the connection has ended, or has another user now.
     pub(super) fn close(&self) {
         let sender = self.sender().take();
         // It wakes whoever waits, outside of the lock.

@@ -1,50 +1,54 @@
-//! [`OutstandingReplies`]: how often the server has still to say ReadyForQuery. Pure.
+//! [`OutstandingReplies`]: the number of ReadyForQuery that the server still owes. Pure.
 //!
-//! Counting alone would not do. A client may send Sync behind an Execute before it knows that the
-//! statement is a COPY; the server ignores it then, and answers the one after the data. So what was
-//! sent is remembered until it is answered, one byte for a message.
+//! A counter alone would not do. A client may send Sync behind an Execute before it knows that the
+//! statement is a COPY; the server ignores that Sync, and answers the one after the data. So
+//! messages are remembered until they are answered, one byte for each. The rules are those of
+//! PostgreSQL's documentation, "Message Flow", sections "Extended Query", "COPY Operations" and
+//! "Pipelining".
 
 use std::collections::VecDeque;
 
-/// What the client sent and the server has not dealt with.
+/// A message that the client sent and the server has not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sent {
-    /// A startup, a Query or a FunctionCall: one ReadyForQuery.
+    /// A StartupMessage, a Query or a FunctionCall: one ReadyForQuery.
     Request,
-    /// Messages of the extended protocol: none, until a Sync.
+    /// Messages of the extended protocol in a row: no ReadyForQuery, until a Sync.
     Extended,
-    /// One ReadyForQuery, unless it comes while the server wants data.
+    /// A Sync: one ReadyForQuery, unless it arrives while the server wants data.
     Sync,
-    /// The end of the data of a COPY, sent before the server asked for data.
+    /// A CopyDone or a CopyFail, sent before the server asked for data.
     CopyEnd,
 }
 
-/// Where a COPY from the client is.
+/// The state of a COPY from the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CopyState {
     None,
-    /// The server wants data.
+    /// The server has sent CopyInResponse, and wants data.
     AwaitsData,
-    /// The client sent all of it, the server has not said that it is content.
+    /// The client has sent all data, and the server has not sent CommandComplete.
     Ended,
 }
 
-/// A client with more in flight is not followed.
+/// The number of messages that are remembered. A client with more of them unanswered is not
+/// followed.
 const MAX_SENT: usize = 1 << 18;
 
 #[derive(Debug)]
 pub(super) struct OutstandingReplies {
     sent: VecDeque<Sent>,
-    /// How many of them are answered by a ReadyForQuery.
+    /// The number of ReadyForQuery that `sent` is answered with.
     replies: usize,
-    /// There is work that no Sync follows.
+    /// Whether the last messages of the extended protocol have no Sync behind them.
     is_unsynced: bool,
     copy: CopyState,
-    /// How many Syncs were taken for ignored in this COPY.
+    /// The number of Syncs that were taken for ignored in this COPY.
     ignored: usize,
-    /// So many of those of a COPY that failed: the server answers what it had not read before that.
+    /// The number of them in a COPY that failed: those that the server had not read before it
+    /// failed are answered after all.
     unsure: usize,
-    /// Nothing has answered a Sync since then.
+    /// Whether no ReadyForQuery has come since that failure.
     is_failing: bool,
     is_lost: bool,
 }
@@ -67,54 +71,58 @@ impl OutstandingReplies {
         self.replies + usize::from(self.is_unsynced)
     }
 
-    /// How often the server has still to say that it is ready.
+    /// The number of ReadyForQuery that are owed for certain.
     pub(super) fn replies(&self) -> usize {
         self.replies
     }
 
-    /// What the server deals with now are messages of the extended protocol.
+    /// Whether the server deals with messages of the extended protocol now.
     pub(super) fn is_extended(&self) -> bool {
         self.sent.front() == Some(&Sent::Extended)
     }
 
-    /// The server waits for data, and owes nothing until it has it.
+    /// Whether the server waits for the data of a COPY, and owes nothing until then.
     pub(super) fn awaits_client(&self) -> bool {
         self.copy == CopyState::AwaitsData
     }
 
-    /// What is owed cannot be told any more.
+    /// Whether the number that is owed cannot be told any more.
     pub(super) fn is_lost(&self) -> bool {
         self.is_lost
     }
 
-    /// How many ReadyForQuery come for a COPY that failed is known within one: one more may come than
-    /// are counted. The beginning of the next answer shows that none does.
+    /// Whether one ReadyForQuery more may come than is counted, for a COPY that failed. The
+    /// beginning of the next reply shows that none does.
     pub(super) fn is_unsure(&self) -> bool {
         self.unsure > 0 && !self.is_failing
     }
 
-    /// An answer begins, or goes on: all Syncs before what it answers have been answered.
+    /// Notes that a reply begins, or goes on: all Syncs before its request have been answered.
     pub(super) fn reply_begins(&mut self) {
         if !self.is_failing {
             self.unsure = 0;
         }
     }
 
-    /// The client sent a startup, a Query or a FunctionCall. Behind work without a Sync it is
-    /// answered if the work succeeds, and ignored if not: no client does that.
+    /// Notes a StartupMessage, a Query or a FunctionCall of the client.
     pub(super) fn request_sent(&mut self) {
+        // Behind messages without a Sync a Query is answered if they succeed, and skipped if not ("Extended
+        // Query": the server reads and discards until a Sync). In a COPY it makes the COPY fail. No
+        // client does either.
         self.is_lost |= self.is_unsynced || self.copy == CopyState::AwaitsData;
         self.replies += 1;
         self.push(Sent::Request);
     }
 
-    /// The client sent a message of the extended protocol. In the middle of a COPY, before the Sync
-    /// that ends it, it makes that fail, or is ignored, or neither: no client does that.
+    /// Notes a message of the extended protocol.
     pub(super) fn extended_sent(&mut self) {
+        // In the middle of a COPY, before the Sync that ends it, the message makes the COPY fail, or is
+        // skipped, or neither: it depends on how far the server has read. No client does that.
         let in_copy = self.copy != CopyState::None || self.is_failing;
         let is_copys = in_copy && self.is_unsynced && self.replies == 0;
         self.is_lost |= self.copy == CopyState::AwaitsData || is_copys;
         self.is_unsynced = true;
+        // One entry for all in a row: only their Sync is answered with ReadyForQuery.
         if self.sent.back() != Some(&Sent::Extended) {
             self.push(Sent::Extended);
         }
@@ -122,6 +130,7 @@ impl OutstandingReplies {
 
     pub(super) fn sync_sent(&mut self) {
         if self.copy == CopyState::AwaitsData {
+            // "COPY Operations": in copy-in mode the backend ignores Flush and Sync.
             self.ignored += 1;
         } else {
             self.is_unsynced = false;
@@ -130,17 +139,21 @@ impl OutstandingReplies {
         }
     }
 
-    /// The client sent CopyDone or CopyFail. Without a COPY it means nothing: the server drops it.
+    /// Notes a CopyDone or a CopyFail of the client.
     pub(super) fn copy_end_sent(&mut self) {
         if self.copy == CopyState::AwaitsData {
             self.copy = CopyState::Ended;
         } else if !self.sent.is_empty() {
+            // A client that knows its statement sends the data without waiting for CopyInResponse. Where
+            // nothing is unanswered there can be no COPY, and the server drops the message.
             self.push(Sent::CopyEnd);
         }
     }
 
-    /// The server wants data. What was sent behind the statement it has ignored, or is the data.
+    /// Notes a CopyInResponse. The server has ignored the Syncs that were sent behind the
+    /// statement.
     pub(super) fn copy_in_response(&mut self) {
+        // The statement that copies stands in front; `at` is where the messages behind it begin.
         let mut at = match self.sent.front() {
             Some(Sent::Request) => 1,
             Some(Sent::Extended) => {
@@ -152,6 +165,7 @@ impl OutstandingReplies {
         self.copy = CopyState::AwaitsData;
         while self.copy == CopyState::AwaitsData && at < self.sent.len() {
             match self.sent.remove(at) {
+                // Counted when it was sent, when nobody knew of the COPY.
                 Some(Sent::Sync) => {
                     self.replies -= 1;
                     self.ignored += 1;
@@ -172,14 +186,17 @@ impl OutstandingReplies {
         self.is_unsynced = last == Some(&Sent::Extended);
     }
 
-    /// A statement is complete.
+    /// Notes a CommandComplete, or another end of a statement.
     pub(super) fn command_complete(&mut self) {
         self.copy = CopyState::None;
         self.ignored = 0;
     }
 
-    /// A statement failed.
+    /// Notes an ErrorResponse.
     pub(super) fn error_response(&mut self) {
+        // A Sync that the server read before the COPY failed was ignored, and one that it reads afterwards is
+        // answered ("COPY Operations": it is back to normal then, or discards until a Sync). Nothing on the
+        // wire tells which: so many of them may be answered after all.
         if self.copy != CopyState::None && self.ignored > 0 {
             // Behind another failure nobody could tell whose it is.
             self.is_lost |= self.unsure > 0;
@@ -189,12 +206,13 @@ impl OutstandingReplies {
         self.command_complete();
     }
 
-    /// The server is ready for a query.
+    /// Notes a ReadyForQuery.
     pub(super) fn ready_for_query(&mut self) {
         let is_first = std::mem::take(&mut self.is_failing);
         self.command_complete();
         // Every request is answered but a bare Sync: this one is not its.
         self.is_lost |= self.unsure > 0 && !is_first && self.next_is_answered();
+        // A ReadyForQuery more than is owed.
         if self.unsure > 0 && self.replies == 0 {
             // It was for a Sync that seemed ignored: it was read behind the failure, after all.
             self.unsure -= 1;
@@ -203,19 +221,22 @@ impl OutstandingReplies {
             return;
         }
         while let Some(sent) = self.sent.pop_front() {
+            // Messages of the extended protocol in front are answered with their Sync.
             if matches!(sent, Sent::Request | Sent::Sync) {
                 self.replies -= 1;
+                // A CopyDone of a statement that did not copy: the server has dropped it.
                 while self.sent.front() == Some(&Sent::CopyEnd) {
                     self.sent.pop_front();
                 }
                 return;
             }
         }
+        // Nobody has asked for this one.
         self.is_unsynced = false;
         self.is_lost = true;
     }
 
-    /// Something comes before the next ReadyForQuery that is owed.
+    /// Whether other messages come before the next ReadyForQuery that is owed.
     fn next_is_answered(&self) -> bool {
         matches!(self.sent.front(), Some(Sent::Request | Sent::Extended))
     }

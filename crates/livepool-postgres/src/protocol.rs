@@ -34,23 +34,24 @@ pub struct Postgres {
     pub(super) config: Arc<tokio_postgres::Config>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<Tls>,
-    /// It is that of the files that the URL names.
+    /// Whether `tls` was made from the files that the URL names.
     #[cfg(feature = "tls")]
     pub(super) has_tls_files: bool,
-    /// Somebody called [`with_tls`](Self::with_tls).
+    /// Whether [`with_tls`](Self::with_tls) was called.
     pub(super) was_given_tls: bool,
-    /// What the URL says of it.
+    /// The options of the URL about keepalive.
     pub(super) keepalive: KeepaliveOptions,
     recycling: RecyclingMethod,
     target: Target,
     statements: Statements,
     capacity: usize,
-    /// What was prepared before the last change of this is of no use, on any connection.
+    /// The generation of prepared statements, of all connections. Statements of an older one are
+    /// prepared anew.
     pub(super) generation: Arc<AtomicU64>,
 }
 
 impl Postgres {
-    /// With these settings. What concerns sockets and hosts is the pool's business: see
+    /// A protocol with these settings. Sockets and hosts are the pool's business: see
     /// [`config`](Self::config).
     pub fn new(config: tokio_postgres::Config) -> Self {
         Self {
@@ -74,28 +75,31 @@ impl Postgres {
     /// verifies as this says: [`Tls::builder`] the authority, the name and the time, [`Tls::new`]
     /// what its configuration does.
     ///
-    /// Under `prefer` whoever is between us and the server decides. That a connection is not encrypted
-    /// is an event ([`Event::Unencrypted`](livepool::Event::Unencrypted)); to rule it out, require it.
+    /// Under `prefer` whoever is between us and the server decides. A connection in clear is an
+    /// event ([`Event::Unencrypted`](livepool::Event::Unencrypted)); `sslmode=require` rules it
+    /// out.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn with_tls(self, tls: Tls) -> Self {
         Self { tls: Some(tls), was_given_tls: true, ..self }
     }
 
-    /// What a connection that comes back is made to forget. Default [`RecyclingMethod::Tidy`].
+    /// Sets how a connection that comes back is made fit for its next user. Default
+    /// [`RecyclingMethod::Tidy`].
     #[must_use]
     pub fn with_recycling(self, recycling: RecyclingMethod) -> Self {
         Self { recycling, ..self }
     }
 
-    /// Which of several servers to use. Default: as `target_session_attrs` of the URL says, else
-    /// any.
+    /// Sets which of several servers to use. Default: as `target_session_attrs` of the URL says,
+    /// else any.
     #[must_use]
     pub fn with_target(self, target: Target) -> Self {
         Self { target, ..self }
     }
 
-    /// How many prepared statements each connection keeps. Default 256; with 0 nothing is kept.
+    /// Sets the number of prepared statements that each connection keeps. Default 256; with 0
+    /// nothing is kept.
     #[must_use]
     pub fn with_statement_cache(self, capacity: usize) -> Self {
         Self { capacity, ..self }
@@ -115,7 +119,7 @@ impl Postgres {
         false
     }
 
-    /// Whether its URL names the files of certificates.
+    /// Whether the URL names the files of certificates.
     pub(super) fn has_tls_files(&self) -> bool {
         #[cfg(feature = "tls")]
         return self.has_tls_files;
@@ -151,6 +155,7 @@ impl Protocol for Postgres {
             self.tls_policy(&peer).negotiate(wire).await?;
         let line = Line::new();
         // Its ledger only repeats what the line knows.
+        // Before the first byte of the startup: the scanner has to see both directions from the beginning.
         drop(wire.scan(SessionScanner::new(&line, self.target, &self.generation)));
         let mut config = (*self.config).clone();
         NegotiatedConnect::configure(encryption.is_some(), &mut config);
@@ -175,8 +180,10 @@ impl Protocol for Postgres {
             end: Arc::clone(&end),
             handshake,
         };
+        // Before the role is asked for: without the driver no answer would be read.
         tokio::spawn(SessionDriver { connection, line, board, end, canceller, linger }.run());
         if self.target != Target::Any {
+            // Servers since PostgreSQL 14 report their role in the handshake, which saves a round trip.
             let role = match client.line.role() {
                 Some(role) => role,
                 None => ServerRole::ask(&client).await?,
@@ -185,6 +192,7 @@ impl Protocol for Postgres {
                 return Err(Error::not_wanted(self.target, role));
             }
         }
+        // The answer may be complete while the driver still has to send, or to read on.
         client.line.quiet().await;
         Ok(client)
     }
@@ -196,6 +204,7 @@ impl Protocol for Postgres {
     fn reuse(&self, client: &Client) -> Verdict {
         // Whatever comes from now on is not for the one who was told so far.
         client.board.close();
+        // First, so that a token of the last user is stale before anything is judged.
         let was_cancelled = client.canceller.note_return();
         let line = &client.line;
         if line.is_lost() || line.unclaimed().is_some_and(UnclaimedStatements::is_full) {

@@ -13,7 +13,7 @@ mod private {
         fn runnable(&self) -> Runnable<'_>;
     }
 
-    /// What is to be run.
+    /// A statement or a text that is to be run.
     #[derive(Debug, Clone, Copy)]
     pub enum Runnable<'a> {
         Statement(&'a Statement),
@@ -23,8 +23,8 @@ mod private {
 
 pub(super) use private::Runnable;
 
-/// What can be run: a prepared [`Statement`], or a text. As [`tokio_postgres::ToStatement`], which is
-/// implemented for the same types.
+/// A prepared [`Statement`], or a text, that can be run. As [`tokio_postgres::ToStatement`], which
+/// is implemented for the same types.
 pub trait ToStatement: tokio_postgres::ToStatement + private::AsRunnable {}
 
 impl ToStatement for Statement {}
@@ -54,14 +54,15 @@ pub(super) type Params<'a> = [&'a (dyn ToSql + Sync)];
 
 /// How a statement is run.
 pub(super) enum RunMode {
-    /// As it was given.
+    /// With the call of the client library that was asked for.
     AsGiven,
-    /// By its text.
+    /// With a call that sends the text and the types of the parameters each time.
     Typed(String, Vec<Type>),
 }
 
 impl StatementCache {
-    /// How this one is run with so many parameters.
+    /// Decides how a statement is run with so many parameters; with unnamed statements that may ask
+    /// the server for its types.
     pub(super) async fn run_mode(
         &self,
         client: &Client,
@@ -119,7 +120,7 @@ macro_rules! queries {
         ///
         /// # Errors
         ///
-        #[doc = concat!("Those of [`tokio_postgres::Client::", stringify!($name), "`].")]
+        #[doc = concat!("The errors of [`tokio_postgres::Client::", stringify!($name), "`].")]
         ///
         /// # Cancel safety
         ///
@@ -154,7 +155,7 @@ macro_rules! queries {
     )+ };
 }
 
-/// The same for a client and a transaction.
+/// The calls that a client and a transaction have in common.
 macro_rules! all_queries {
     () => {
         super::query::queries! {

@@ -1,4 +1,4 @@
-//! What is done to a connection that came back, before its next user gets it.
+//! Making a connection that came back fit for its next user.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use super::statements::is_unknown_statement;
 use super::unclaimed::UnclaimedStatements;
 use livepool::protocol::log_trouble;
 
-/// What a connection is made to forget when it comes back.
+/// How a connection is made fit for its next user when it comes back.
 ///
-/// Whatever is chosen: a query that still runs is cancelled at the server, a transaction is rolled
-/// back, subscriptions to notifications are ended, and statements that were prepared for somebody who did
-/// not wait for it are deallocated. What is chosen here comes on top. Four of the names are those of
-/// deadpool-postgres, whose default is `Fast`.
+/// Under each method a query that still runs is cancelled at the server, a transaction is rolled
+/// back, subscriptions to notifications are ended, and statements that were prepared for somebody
+/// who did not wait for it are deallocated. The method's statements come on top. Four of the names
+/// are those of deadpool-postgres, whose default is `Fast`.
 ///
 /// | the next user finds | `Tidy` | `Fast`, `Verified` | `Clean` | `Custom("DISCARD ALL")` |
 /// |---|---|---|---|---|
@@ -32,31 +32,33 @@ use livepool::protocol::log_trouble;
 /// | subscriptions (`LISTEN`), a transaction, a query | no | no | no | no |
 /// | what a return costs | nothing, or a round trip | nothing; a round trip | a round trip | a round trip |
 ///
-/// A round trip takes the connection out of use for as long as it takes: with one for each use, a pool
-/// serves about half as many requests. (`get`, `SELECT 1`, return; 20 callers, 4 connections, loopback:
-/// 8 700 requests/s with `Fast`, 3 400 with `Clean`; one caller: 27 and 102 µs. With a network in
-/// between, 710 and 350, and twice the time.) That is why `Clean` is not the default, and `Tidy` is.
+/// A round trip takes the connection out of use for as long as it takes: with one for each use, a
+/// pool serves about half as many requests. (`get`, `SELECT 1`, return; 20 callers, 4 connections,
+/// loopback: 8 700 requests/s with `Fast`, 3 400 with `Clean`; one caller: 27 and 102 µs. With a
+/// network in between, 710 and 350, and twice the time.) For this price `Tidy` is the default, and
+/// not `Clean`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RecyclingMethod {
-    /// As `Clean`, if anything of its last user may be left; else as `Fast`. What was left is known from
-    /// what the server said of each statement (`SET`, `PREPARE`, `DECLARE`, `CREATE TEMP`), and from texts
-    /// that name a function which leaves something (`set_config`, `pg_advisory_lock`) or run code that
-    /// nobody can see (`DO`, `CALL`).
+    /// As `Clean`, if anything of its last user may be left; else as `Fast`. State that was left is
+    /// known from the tag of each complete statement (`SET`, `PREPARE`, `DECLARE`, `CREATE TEMP`),
+    /// and from texts that name a function which leaves something (`set_config`,
+    /// `pg_advisory_lock`) or run code that nobody can see (`DO`, `CALL`).
     ///
     /// A function of another name that changes its session, in a `SELECT`, is not noticed; nor is `SELECT
     /// INTO TEMP`. Where that is done, use `Clean`.
     #[default]
     Tidy,
-    /// Nothing more. A connection on which nothing is owed and that is in no transaction goes back
-    /// at once, without a round trip. Its next user finds all settings of the last one, and the role.
+    /// No more than under each method. A connection on which nothing is owed and that is in no
+    /// transaction goes back at once, without a round trip. The next user finds all settings of the
+    /// last one, and the role.
     Fast,
     /// A round trip proves that the server answers.
     Verified,
-    /// Everything a session can change is reset, but for prepared statements: settings, temporary
-    /// tables, cursors, advisory locks, sequences.
+    /// The session's settings, temporary tables, cursors, advisory locks and sequences are reset,
+    /// in one round trip. Prepared statements stay.
     Clean,
-    /// These statements are run.
+    /// SQL statements are run, in one round trip.
     Custom(Cow<'static, str>),
 }
 
@@ -65,7 +67,7 @@ pub(super) const CLEAN: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RE
                      SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
 
 impl RecyclingMethod {
-    /// What is run in a session that was left like this.
+    /// The statements for a session that was left with, or without, state of its user.
     pub(super) fn sql(&self, is_touched: bool) -> Option<&str> {
         match self {
             Self::Tidy => is_touched.then_some(CLEAN),
@@ -77,21 +79,21 @@ impl RecyclingMethod {
     }
 }
 
-/// What is under way may end by itself for this long, and for as long as the handshake took: to
-/// cancel is to make a connection, and costs as much.
+/// The time in which a query may end by itself before it is cancelled: as long as the handshake
+/// took, within these limits. To cancel is to make a connection, and costs as much.
 const MIN_GRACE: Duration = Duration::from_millis(5);
 const MAX_GRACE: Duration = Duration::from_millis(100);
 
-/// Makes it fit for its next user. Its pool sets the limit.
+/// Makes a client fit for its next user. The pool limits the time.
 pub(super) async fn reset(client: &Client, method: &RecyclingMethod) -> Result<(), Error> {
     let grace = client.handshake.clamp(MIN_GRACE, MAX_GRACE);
-    // Its user may have cancelled something.
+    // A request that is under way may hit what is sent next: no step before it is settled.
     let mut cancelled = client.canceller.settle().await.map_err(|_| Error::NotClean)?;
     if !is_quiet_within(client, grace).await? {
         cancel(client).await?;
         cancelled = true;
     }
-    // A request to cancel may come late and hit what is sent next.
+    // More than once: a request to cancel may come late and hit the ROLLBACK itself.
     for _ in 0..3 {
         if !client.line.is_in_transaction() {
             break;
@@ -101,7 +103,8 @@ pub(super) async fn reset(client: &Client, method: &RecyclingMethod) -> Result<(
     if client.line.is_in_transaction() {
         return Err(Error::NotClean);
     }
-    // Or something more comes for a COPY that failed: before the answer of this, if at all.
+    // A round trip, for a late cancel to hit nobody else, and for a second ReadyForQuery of a COPY that
+    // failed: it comes before the answer of this, if at all.
     if cancelled || client.line.is_unsure() {
         run(client, "").await?;
     }
@@ -134,16 +137,17 @@ async fn close_statements(client: &Client) -> Result<(), Error> {
     if !names.is_empty() {
         let sql: String = names.iter().map(|name| format!("DEALLOCATE s{name};")).collect();
         match run(client, &sql).await {
-            // A proxy that gives them names of its own, and takes care of them itself.
+            // A proxy that gives statements names of its own does not know these, and takes care of them.
             Err(Error::Postgres(error)) if is_unknown_statement(&error) => {}
             done => done?,
         }
+        // The scanner takes a DEALLOCATE for a loss of the cache's statements; these were none of them.
         client.statements.keep();
     }
     Ok(())
 }
 
-/// Runs it; once more, if a late cancel hit it.
+/// Runs statements; once more, if a late request to cancel hit them.
 async fn run(client: &Client, sql: &str) -> Result<(), Error> {
     match client.client.batch_execute(sql).await {
         Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
@@ -153,13 +157,13 @@ async fn run(client: &Client, sql: &str) -> Result<(), Error> {
     }
 }
 
-/// Waits until nothing is under way, for so long.
+/// Waits for at most this long until nothing is under way. Returns whether that is so.
 async fn is_quiet_within(client: &Client, limit: Duration) -> Result<bool, Error> {
     let is_quiet = timeout(limit, client.line.quiet()).await.is_ok();
     if client.line.is_lost() { Err(Error::NotClean) } else { Ok(is_quiet) }
 }
 
-/// Has the server stop what runs, as often as there is something.
+/// Has the server cancel, until nothing is under way.
 async fn cancel(client: &Client) -> Result<(), Error> {
     loop {
         let began = Instant::now();

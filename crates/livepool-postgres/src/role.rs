@@ -7,34 +7,34 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use livepool::protocol::Verdict;
 
-/// Which server of several is to be used: libpq calls it `target_session_attrs`. Another one is
-/// passed over, and the dial goes on to the next address.
+/// The kind of server to use of several: libpq's `target_session_attrs`. Servers of another kind
+/// are passed over, and the dial goes on to the next address.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Target {
-    /// Whichever answers.
+    /// The first server that answers.
     #[default]
     Any,
-    /// One that takes writes.
+    /// A server that takes writes.
     ReadWrite,
-    /// One that does not.
+    /// A server that takes no writes.
     ReadOnly,
-    /// One that is no standby.
+    /// A server that is no standby.
     Primary,
     /// A standby.
     Standby,
 }
 
-/// What a server is.
+/// The role of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ServerRole {
     pub(super) is_standby: bool,
-    /// Its sessions read only, unless they ask for more.
+    /// Whether its sessions only read, unless they ask for more.
     pub(super) is_read_only: bool,
 }
 
 impl ServerRole {
-    /// By asking.
+    /// Asks the server for its role, in one round trip.
     pub(super) async fn ask(client: &Client) -> Result<Self, tokio_postgres::Error> {
         let sql = "SELECT pg_catalog.pg_is_in_recovery(), \
                    pg_catalog.current_setting('transaction_read_only')";
@@ -49,8 +49,8 @@ impl ServerRole {
     }
 }
 
-/// What it means that a session refused a write. Asks it: whether the server takes none, or the session
-/// was told to.
+/// Asks a session that refused a write whether the server takes none, or the session was told so.
+/// Returns the consequence.
 pub(super) async fn why_read_only(
     client: &Client,
     began_as: Option<ServerRole>,

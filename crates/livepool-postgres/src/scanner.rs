@@ -11,14 +11,14 @@ use super::wire_format::{
 };
 use crate::sync::Arc;
 
-/// Whether the session is in a transaction, as the server said last.
+/// The state of the session's transaction, as the last ReadyForQuery said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TransactionStatus {
     Idle,
     InTransaction,
-    /// In one that failed, and has to be rolled back.
+    /// In a transaction that failed, and has to be rolled back.
     Failed,
-    /// It has not said it yet.
+    /// Before the first ReadyForQuery.
     Unknown,
 }
 
@@ -28,7 +28,7 @@ const HEADER: u64 = 5;
 /// The longest startup message a server takes.
 const MAX_STARTUP: usize = 10_000;
 
-/// A session does not keep more prepared statements that may listen, or leave something.
+/// The number of prepared statements with an effect of their own that are remembered of a session.
 const MAX_EFFECTFUL: usize = 1024;
 
 /// A prepared statement that may do more when it is run than its answer tells, or less.
@@ -40,7 +40,7 @@ struct EffectfulStatement {
     lasting: LastingEffect,
 }
 
-/// Follows both directions of one connection, from its first byte.
+/// The state machine of one connection, which reads both directions from the first byte on.
 #[derive(Debug)]
 pub(crate) struct PgScanner {
     client: Framer,
@@ -48,36 +48,37 @@ pub(crate) struct PgScanner {
     server: Framer,
     receiving: Receiving,
     outstanding: OutstandingReplies,
-    /// The client asked for encryption: one bare byte answers that.
+    /// Whether an SSLRequest is unanswered, which one bare byte answers.
     awaits_byte: bool,
     status: TransactionStatus,
     is_listening: bool,
-    /// The client asked to hear no notifications any more, outside of a transaction.
+    /// Whether a text that ends all subscriptions is unanswered, outside of a transaction.
     will_forget: bool,
-    /// The session may not be what it was at the beginning.
+    /// Whether the session may have state of its user.
     is_touched: bool,
-    /// The client asked for it to be as it was, outside of a transaction.
+    /// Whether a text that resets the session is unanswered, outside of a transaction.
     will_clean: bool,
-    /// Of the last text, or of all that were not answered.
+    /// The properties of the last text, or of all that are unanswered.
     lasting: LastingEffect,
     has_unanswered_text: bool,
     has_completed: bool,
-    /// Prepared statements that may do such a thing when they are run.
+    /// Prepared statements with an effect on the session that no tag tells of.
     effectful: Vec<EffectfulStatement>,
     unclaimed: Arc<UnclaimedStatements>,
     path: SearchPath,
-    /// How often the session lost its prepared statements.
+    /// The number of times that the session lost prepared statements.
     forgotten: u64,
-    /// A prepared statement was found outdated.
+    /// Whether a prepared statement was found outdated.
     is_outdated: bool,
-    /// What the server deals with now has got beyond its Bind.
+    /// Whether a BindComplete has come since the last ReadyForQuery.
     is_bound: bool,
-    /// The last error came before that.
+    /// Whether the last error came before a BindComplete.
     was_early: bool,
     errors: ErrorQueue<PgError>,
     parameters: RoleParameters,
-    /// Of the server's messages since that was asked last, and of the one under way.
+    /// The length in bytes of the longest message since it was asked last.
     longest: u64,
+    /// The length in bytes of the message under way; 0 between two.
     under_way: u64,
     is_lost: bool,
 }
@@ -114,25 +115,25 @@ impl PgScanner {
         }
     }
 
-    /// How many answers are owed. Work without a Sync and a message half sent count as one: nothing
-    /// answers them, but nobody else may speak in between.
+    /// The number of answers that are owed. Messages without a Sync and a message half sent count
+    /// as one: nothing answers them, but nobody else may speak in between.
     pub(crate) fn owed(&self) -> usize {
         let owed = self.outstanding.owed() + usize::from(self.awaits_byte);
         owed.max(usize::from(self.client.is_midway()))
     }
 
-    /// The server waits for the data of a COPY: it is not late, however long that takes.
+    /// Whether the server waits for the data of a COPY, and is not late, however long that takes.
     pub(crate) fn awaits_client(&self) -> bool {
         self.outstanding.awaits_client()
     }
 
-    /// A COPY failed, and whether one more ReadyForQuery comes for it shows when the next answer
-    /// begins.
+    /// Whether a COPY failed for which one more ReadyForQuery may come. The beginning of the next
+    /// reply shows it.
     pub(crate) fn is_unsure(&self) -> bool {
         self.outstanding.is_unsure()
     }
 
-    /// The session has begun, and what came of the server ends with a message.
+    /// Whether the session has begun, and the server's bytes so far end with a message.
     pub(crate) fn is_between(&self) -> bool {
         self.status != TransactionStatus::Unknown && !self.server.is_midway()
     }
@@ -141,23 +142,23 @@ impl PgScanner {
         self.status
     }
 
-    /// Notifications may come that the next user did not ask for.
+    /// Whether notifications may come that the next user did not ask for.
     pub(crate) fn is_listening(&self) -> bool {
         self.is_listening
     }
 
-    /// Something may be left in the session: settings, locks, temporary tables.
+    /// Whether state may be left in the session: settings, locks, temporary tables.
     pub(super) fn is_touched(&self) -> bool {
         self.is_touched
     }
 
-    /// The connection ended, or something happened on it that is not understood: it must not be
-    /// reused.
+    /// Whether the connection must not be used again: it has ended, or a message on it is not
+    /// understood.
     pub(crate) fn is_lost(&self) -> bool {
         self.is_lost || self.outstanding.is_lost()
     }
 
-    /// What the server said of itself last, if it does.
+    /// The role that the server reported last, if it does.
     pub(crate) fn role(&self) -> Option<ServerRole> {
         self.parameters.role()
     }
@@ -167,33 +168,34 @@ impl PgScanner {
         &self.unclaimed
     }
 
-    /// Stands for the path on which the session looks for names.
+    /// The number of the path on which the session looks for names.
     pub(super) fn path(&self) -> u64 {
         self.path.now()
     }
 
-    /// Another number than before: nothing is left of what was prepared.
+    /// The number of times that prepared statements were lost, or became useless under a path that
+    /// is unknown.
     pub(super) fn forgotten(&self) -> u64 {
         self.forgotten + self.path.times_unknown()
     }
 
-    /// A prepared statement was found outdated since this was asked last: others may be, in any session.
+    /// Takes whether a prepared statement was found outdated: others may be, in any session.
     pub(super) fn take_outdated(&mut self) -> bool {
         std::mem::take(&mut self.is_outdated)
     }
 
-    /// What failed last was refused before anything was run.
+    /// Whether the last statement that failed was refused before anything was run.
     pub(super) fn was_early(&self) -> bool {
         self.was_early
     }
 
-    /// An error that came since this was asked last, the oldest first, each kind once.
+    /// Takes an error, the oldest first, each kind once.
     pub(crate) fn take_error(&mut self) -> Option<PgError> {
         self.errors.pop()
     }
 
-    /// How long the longest message of the server was since this was asked last, its header included.
-    /// The one under way counts as soon as it is announced.
+    /// The length in bytes of the server's longest message since this was asked last, with its
+    /// header. A message counts as soon as it is announced.
     pub(crate) fn longest(&mut self) -> u64 {
         std::mem::replace(&mut self.longest, self.under_way)
     }
@@ -219,19 +221,23 @@ impl PgScanner {
                 return Sending::Startup([0; 4], 0);
             }
             b'Q' => {
+                // Only a text that is alone, outside of a transaction: in one a rollback brings the
+                // subscriptions back, and behind another text nobody knows which answer is its own.
                 self.will_forget =
                     self.outstanding.owed() == 0 && self.status == TransactionStatus::Idle;
                 self.outstanding.request_sent();
                 return Sending::Query(StatementText::of_query());
             }
+            // FunctionCall: answered as a Query is.
             b'F' => self.outstanding.request_sent(),
             b'P' => {
                 self.outstanding.extended_sent();
                 return Sending::Parse(StatementText::of_parse());
             }
+            // Bind, Describe, Execute, Close. With a failed one the server skips to the next Sync.
             b'B' | b'D' | b'E' | b'C' => {
                 self.outstanding.extended_sent();
-                // Only of these anything has to be known.
+                // The name is read only where a statement is looked for: most sessions have none.
                 if self.unclaimed.len() + self.effectful.len() > 0 {
                     match tag {
                         b'B' => return Sending::Bind(StatementReference::of_bind()),
@@ -241,6 +247,7 @@ impl PgScanner {
                 }
             }
             b'S' => self.outstanding.sync_sent(),
+            // CopyDone, CopyFail.
             b'c' | b'f' => self.outstanding.copy_end_sent(),
             // Flush, the data of a COPY, and whatever answers a request for authentication.
             b'H' | b'd' | b'p' => {}
@@ -316,7 +323,7 @@ impl PgScanner {
                 self.outstanding.request_sent();
                 self.client.become_typed();
             }
-            // SSLRequest and GSSENCRequest; a startup follows.
+            // SSLRequest and GSSENCRequest ("SSL Session Encryption"); a StartupMessage follows.
             (1234, 5679 | 5680) => self.awaits_byte = true,
             // CancelRequest, after which the server closes the connection, or nothing that is known.
             _ => self.is_lost = true,
@@ -362,6 +369,7 @@ impl PgScanner {
 
     fn begin_received(&mut self, tag: u8, len: usize) -> Receiving {
         let is_owed = self.outstanding.owed() > 0;
+        // A ReadyForQuery alone may still be that of a Sync before, which seemed ignored.
         if !matches!(tag, b'A' | b'N' | b'S' | b'Z') {
             self.outstanding.reply_begins();
         }
@@ -371,15 +379,18 @@ impl PgScanner {
             b'A' => self.is_listening = true,
             b'N' => {}
             b'S' => return Receiving::ParameterStatus(ShortText::new()),
+            // Unasked, it is the last message: an administrator has ended the session, say.
             b'E' => {
                 self.is_lost |= !is_owed;
                 return Receiving::ErrorResponse(ErrorFields::default());
             }
+            // From here on only answers: without a request the two sides do not agree any more.
             _ if !is_owed => self.is_lost = true,
             b'Z' => {
                 self.is_lost |= len != 1;
                 return Receiving::ReadyForQuery;
             }
+            // CopyInResponse: the server waits for data, and ignores Syncs from here on.
             b'G' => self.outstanding.copy_in_response(),
             b'C' => {
                 self.outstanding.command_complete();
@@ -388,7 +399,11 @@ impl PgScanner {
             // Replication: both sides talk at will, and no pool has a use for that.
             b'W' => self.is_lost = true,
             b'1' => self.unclaimed.parse_complete(),
+            // BindComplete: an error that comes now is one of running, and the statement may have acted.
             b'2' => self.is_bound = true,
+            // CloseComplete, DataRow, CopyOutResponse, EmptyQueryResponse, BackendKeyData, Authentication,
+            // RowDescription, FunctionCallResponse; then CopyDone, CopyData, NoData, PortalSuspended,
+            // ParameterDescription, NegotiateProtocolVersion.
             b'3' | b'D' | b'H' | b'I' | b'K' | b'R' | b'T' | b'V' => {}
             b'c' | b'd' | b'n' | b's' | b't' | b'v' => {}
             _ => self.is_lost = true,
@@ -415,13 +430,14 @@ impl PgScanner {
             Receiving::ErrorResponse(fields) => {
                 let mut error = fields.error();
                 error.is_early = !self.is_bound && self.outstanding.is_extended();
-                // The latter: the number of a type, say, that is not in the catalogue any more.
+                // XX000 (internal_error): the number of a type, say, that is not in the catalogue any more.
                 let is_outdated = fields.is_stale_plan() || error.code == *b"XX000";
                 self.is_outdated |= is_outdated && error.is_early;
                 self.was_early = error.is_early;
                 self.path.error_response();
                 self.unclaimed.error_response();
                 self.is_lost |= error.fatal;
+                // A text that failed has unsubscribed nothing.
                 self.will_forget = false;
                 self.errors.push(error);
                 self.outstanding.error_response();
@@ -439,7 +455,8 @@ impl PgScanner {
                 self.path.ready_for_query(self.status);
                 self.is_bound = false;
                 self.has_unanswered_text &= self.outstanding.owed() > 0;
-                // What is run without a text was prepared before.
+                // The next statement may come without a text, prepared before: these properties are not
+                // its own.
                 if std::mem::take(&mut self.has_completed) {
                     self.lasting = LastingEffect::default();
                 }
@@ -453,7 +470,7 @@ impl PgScanner {
         }
     }
 
-    /// A statement is complete, wherever it stood in its text.
+    /// Notes a CommandComplete, wherever the statement stood in its text.
     fn command_complete(&mut self, tag: &[u8]) {
         self.has_completed = true;
         self.path.command_complete(tag, self.status);
@@ -468,6 +485,7 @@ impl PgScanner {
                     self.path.discarded();
                 }
             }
+            // One of SQL's `PREPARE`, or one of the cache: the tag does not tell which.
             b"DEALLOCATE" => self.forgotten += 1,
             _ => {}
         }

@@ -1,23 +1,25 @@
-//! [`SearchPath`]: on which path the session looks for names, as far as its statements tell. Pure.
+//! [`SearchPath`]: the `search_path` of a session, as far as its statements tell. Pure.
 //!
 //! A prepared statement belongs to the path under which it was prepared: under another one the same
 //! text may mean other tables, and the server refuses to give other columns than it announced.
-//! PostgreSQL says its path since version 18; before, it is read from the statements that set it.
+//! Servers report their path (ParameterStatus) since PostgreSQL 18; before, it is read from the
+//! statements that set it.
 
 use super::scanner::TransactionStatus;
 
-/// What a statement does to the path.
+/// The effect of a statement on the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PathEffect {
-    /// It is this one from now on, or until the end of the transaction. A number stands for it.
+    /// The path becomes this one, whose hash is given, for good or until the end of the
+    /// transaction.
     Sets { to: u64, is_local: bool },
-    /// Something that cannot be read from the text.
+    /// The path may become another one, which cannot be read from the text.
     Unknown,
-    /// Nothing.
+    /// No effect.
     Other,
 }
 
-/// The hash of nothing, and of one more byte (FNV-1a).
+/// The hash of no bytes (FNV-1a).
 pub(super) const EMPTY: u64 = 0xcbf2_9ce4_8422_2325;
 
 pub(super) fn hashed(hash: u64, byte: u8) -> u64 {
@@ -29,7 +31,7 @@ pub(super) fn hash(bytes: &[u8]) -> u64 {
 }
 
 impl PathEffect {
-    /// Of one statement that is known to its end.
+    /// The effect of one statement that is known to its end.
     pub(super) fn of(text: &[u8]) -> Self {
         let is_space = |byte: &u8| byte.is_ascii_whitespace() || *byte == b';';
         let end = text.iter().rposition(|byte| !is_space(byte)).map_or(0, |last| last + 1);
@@ -57,11 +59,12 @@ impl PathEffect {
             (to, value) if to == b"=" || to.eq_ignore_ascii_case(b"TO") => value,
             _ => value,
         };
+        // Two spellings of one path (`ta`, `'ta'`) are two here, which costs a statement and no more.
         Self::Sets { to: hash(value), is_local }
     }
 }
 
-/// The first word, or an `=`, and what comes after it and the space behind.
+/// The first word, or an `=`, and the text behind it and its space.
 fn word(text: &[u8]) -> (&[u8], &[u8]) {
     let text = text.trim_ascii_start();
     let is_end = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'=';
@@ -76,19 +79,22 @@ fn word(text: &[u8]) -> (&[u8], &[u8]) {
 /// The path of one session.
 #[derive(Debug)]
 pub(super) struct SearchPath {
-    /// Stands for the path. The same number again means the same path.
+    /// The number of the path, 0 at the beginning. The same number again means the same path.
     now: u64,
-    /// How often it became one that nobody knows. What was prepared before is of no use then.
+    /// The number of times that the path became unknown. Statements that were prepared before are
+    /// of no use then.
     times_unknown: u64,
-    /// What the last text does, when it is complete.
+    /// The effect of the last text, once it is complete.
     effect: PathEffect,
-    /// Where the transaction that is open began, and what it has set for good if it is committed.
+    /// The path at the beginning of the open transaction, if it has set another one.
     before: Option<u64>,
+    /// The path that the open transaction has set for good, if it is committed.
     kept: Option<u64>,
-    /// How the last statement ended: the transaction was committed, or taken back.
+    /// Whether the last statement committed the transaction.
     is_committed: bool,
+    /// Whether the last statement rolled back, the transaction or to a savepoint.
     is_rolled_back: bool,
-    /// The server says it.
+    /// Whether the server reports its path.
     is_reported: bool,
 }
 
@@ -114,38 +120,41 @@ impl SearchPath {
         self.times_unknown
     }
 
-    /// A text was sent, to be run now or later.
+    /// Notes the effect of a text that was sent, to be run now or later.
     pub(super) fn set_effect(&mut self, path: PathEffect) {
         self.effect = path;
     }
 
-    /// The server says that it is this one.
+    /// Notes a ParameterStatus about the path.
     pub(super) fn reported(&mut self, path: u64) {
         self.is_reported = true;
         self.now = path;
     }
 
-    /// Everything is as it was at the beginning.
+    /// Notes a `DISCARD ALL`: the path is as it was at the beginning.
     pub(super) fn discarded(&mut self) {
         if !self.is_reported {
             self.now = 0;
         }
     }
 
-    /// A statement is complete, in a session that was in this state before.
+    /// Notes a CommandComplete, in a session that was in this state before.
     pub(super) fn command_complete(&mut self, tag: &[u8], before: TransactionStatus) {
         self.is_committed = tag == b"COMMIT";
         self.is_rolled_back = tag == b"ROLLBACK";
         let in_transaction = before == TransactionStatus::InTransaction;
         match std::mem::replace(&mut self.effect, PathEffect::Other) {
+            // The server reports the path before ReadyForQuery.
             _ if self.is_reported => {}
             PathEffect::Other => {}
             PathEffect::Unknown => {
                 self.become_unknown();
                 if in_transaction {
+                    // A commit keeps an unknown path, too.
                     self.kept = Some(0);
                 }
             }
+            // Without a transaction `SET LOCAL` is a warning.
             PathEffect::Sets { is_local: true, .. } if !in_transaction => {}
             PathEffect::Sets { to, is_local } => {
                 if in_transaction {
@@ -163,19 +172,20 @@ impl SearchPath {
         self.effect = PathEffect::Other;
     }
 
-    /// The server is ready, and in this state.
+    /// Notes a ReadyForQuery with this state.
     pub(super) fn ready_for_query(&mut self, status: TransactionStatus) {
         if self.is_reported {
             return;
         }
         if status == TransactionStatus::Idle {
+            // Committed, the last `SET` stays; `SET LOCAL` and all of a rollback are undone.
             let kept = self.kept.take().filter(|_| self.is_committed);
             if let Some(path) = kept.or(self.before) {
                 self.now = path;
             }
             self.before = None;
         } else if std::mem::take(&mut self.is_rolled_back) && self.before.is_some() {
-            // To a savepoint, before or after it was set.
+            // To a savepoint, before or after the path was set: nobody knows which.
             self.become_unknown();
         }
     }

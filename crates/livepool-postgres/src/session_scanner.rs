@@ -1,4 +1,5 @@
-//! The scanner of one connection, as the pool and the connection's line get to know it.
+//! [`SessionScanner`]: the scanner of one connection, which reports to the pool and to the
+//! connection's [`Line`].
 
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -10,17 +11,16 @@ use super::scanner::{PgScanner, TransactionStatus};
 use livepool::protocol::Scanner;
 use livepool::protocol::Verdict;
 
-/// Reads along, and tells the line.
+/// The scanner's state machine with its connection's line, role and generation.
 pub(super) struct SessionScanner {
     scanner: PgScanner,
     line: Arc<Line>,
     target: Target,
-    /// Of the pool's prepared statements.
+    /// The generation of the pool's prepared statements.
     generation: Arc<AtomicU64>,
-    /// A write was refused because only reading is allowed. What follows is known when the server
-    /// has said whether that is its own doing: before it is ready for the next query.
+    /// Whether a write was refused with `25006` since the last ReadyForQuery.
     write_was_refused: bool,
-    /// Of the error that the worst consequence followed from.
+    /// The SQLSTATE of the error with the worst consequence; zeros before one.
     code: [u8; 5],
 }
 
@@ -38,7 +38,8 @@ impl SessionScanner {
         }
     }
 
-    /// The server is not what it was. Only asked when it has said all it had to say.
+    /// Decides, once nothing is owed, whether the server has changed its role, and forgets a
+    /// refused write.
     fn check_role(&mut self) -> bool {
         let role = self.scanner.role();
         // A standby that was promoted; sessions cannot set this.
@@ -55,9 +56,9 @@ impl SessionScanner {
         let is_refused = std::mem::take(&mut self.write_was_refused);
         match role {
             Some(role) if role.is_standby => is_refused || is_other,
-            // Whoever began a transaction that only reads and writes in it has a fault of his own.
+            // The server takes writes: a transaction was begun to only read, and its user wrote in it.
             Some(role) if !role.is_read_only => is_other,
-            // The server's setting, or the session's own: it is asked when it comes back.
+            // The server's setting, or the session's own: the reset asks, when the connection comes back.
             _ => {
                 if is_refused {
                     self.line.doubt_role();
@@ -67,9 +68,10 @@ impl SessionScanner {
         }
     }
 
-    /// What the server has said may concern what is kept of this session, or of all.
+    /// Passes on to the statement caches of this session, or of all, that statements are outdated.
     fn report_statements(&mut self) {
         if self.scanner.take_outdated() {
+            // One table that was altered concerns the statements of all connections.
             self.generation.fetch_add(1, Ordering::SeqCst);
         }
         let scanner = &self.scanner;
@@ -101,7 +103,7 @@ impl Scanner for SessionScanner {
         let was_between = self.scanner.is_between();
         self.scanner.received(bytes);
         self.line.set_between(was_between, self.scanner.is_between());
-        // First: nobody is told of an answer that is complete before.
+        // Before `owed` falls: whoever sees that the answer is complete must find the statements outdated.
         self.report_statements();
         self.report();
     }
@@ -110,7 +112,7 @@ impl Scanner for SessionScanner {
         self.scanner.owed()
     }
 
-    /// While a `COPY` waits for our data nobody is late but us.
+    /// While a `COPY` waits for the client's data, the server is not late.
     fn is_patient(&self) -> bool {
         self.scanner.awaits_client()
     }
@@ -119,6 +121,7 @@ impl Scanner for SessionScanner {
         let mut worst = Verdict::Keep;
         while let Some(error) = self.scanner.take_error() {
             match &error.code {
+                // Judged at ReadyForQuery: a role the server reports (ParameterStatus) comes before it.
                 READ_ONLY => self.write_was_refused = true,
                 _ => {
                     let consequence = of_error(&error);
@@ -147,7 +150,7 @@ impl Scanner for SessionScanner {
     }
 }
 
-/// The greater, the more it costs.
+/// The order of consequences, by the number of connections that go.
 fn rank(consequence: Verdict) -> u8 {
     match consequence {
         Verdict::Keep => 0,

@@ -12,7 +12,7 @@ use livepool::config::{Config, ConfigError, SocketConfig, Timeouts};
 use livepool::net::PeerAddr;
 use livepool::{Builder, Pool};
 
-/// The port servers listen on if nobody says otherwise.
+/// The port that servers listen on by default.
 const PORT: u16 = 5432;
 
 /// A pool for the server at this URL, `postgres://user:password@host:5432/database`, or of these
@@ -27,16 +27,17 @@ pub fn pool(url: &str) -> Result<Pool<Postgres>, SetupError> {
 }
 
 impl Postgres {
-    /// For the servers of this URL, `postgres://user:password@host1:5432,host2/database?...`, or of
-    /// these settings, `host=... user=...`, as libpq has them. What it demands is done, or refused with
-    /// what to write instead. The [module's page](crate) has a table of what `sslmode` means.
+    /// A protocol for the servers of this URL,
+    /// `postgres://user:password@host1:5432,host2/database?...`, or of these settings, `host=...
+    /// user=...`, as libpq has them. The URL's demands are met, or refused with what to write
+    /// instead. The [module's page](crate) has a table of what `sslmode` means.
     ///
     /// The files of `sslrootcert`, `sslcert` and `sslkey` are read now. `sslrootcert=system` trusts
     /// the authorities that this system trusts.
     ///
     /// # Errors
     ///
-    /// [`SetupError`], if it is not understood, or a file cannot be read.
+    /// [`SetupError`], if the URL is not understood, or a file cannot be read.
     pub fn from_url(url: &str) -> Result<Self, SetupError> {
         let demands = url::read(url)?;
         let mut postgres = Self::new(demands.config);
@@ -107,7 +108,7 @@ impl Postgres {
         Ok(config)
     }
 
-    /// As the URL says; what it does not say stays.
+    /// The socket's settings, changed as the URL says.
     fn socket(&self, socket: SocketConfig) -> SocketConfig {
         let said = &self.keepalive;
         let mut keepalive = socket.keepalive.clone().unwrap_or_default();
@@ -200,8 +201,8 @@ impl Postgres {
         Ok(entries)
     }
 
-    /// What would only be found out with the first connection, or never. Each connection asks again:
-    /// a pool may be built without this.
+    /// Refuses demands that would only fail with the first connection, or never be met. A
+    /// connection checks again, as a pool may be built without this.
     pub(super) fn check(&self) -> Result<(), SetupError> {
         let mode = self.config.get_ssl_mode();
         let binds = self.config.get_channel_binding() == ChannelBinding::Require;
@@ -232,7 +233,7 @@ impl Postgres {
     }
 }
 
-/// A URL, settings or a configuration that cannot be used. Its text repeats no value of them.
+/// A URL, settings or a configuration that cannot be used. The text repeats no value of them.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SetupError {
@@ -263,7 +264,7 @@ impl fmt::Display for SetupError {
     }
 }
 
-/// Its text carries its cause, and so it has no source.
+/// The text carries the cause, so there is no source.
 impl std::error::Error for SetupError {}
 
 impl From<ConfigError> for SetupError {

@@ -1,10 +1,10 @@
-//! [`StatementText`]: what is read of the text of a statement. Pure.
+//! [`StatementText`]: the parts of a statement's text by which its effect on the session is known.
+//! Pure.
 
 use super::reset::CLEAN;
 use super::search_path::{self, PathEffect};
 
-/// What is looked for anywhere in a text, and whether it ends a name. Its first letter must not occur in it
-/// again.
+/// The words that are looked for anywhere in a text, and whether a name must end with them.
 const KEYWORDS: [(&[u8], bool); 6] = [
     (b"search_path", true),
     (b"listen", true),
@@ -20,20 +20,21 @@ pub(super) const SET_CONFIG: usize = 3;
 pub(super) const ADVISORY_LOCK: usize = 4;
 pub(super) const TEMP: usize = 5;
 
-/// How much of each word stands before the next byte, and how often each was seen.
+/// The part of each word that stands before the next byte, and the number of times that each came.
 #[derive(Debug, Default)]
 pub(super) struct KeywordCounts {
     have: [u8; KEYWORDS.len()],
     times: [u32; KEYWORDS.len()],
 }
 
-/// Whether it may stand in a name.
+/// Whether a byte may stand in a name.
 pub(super) fn is_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
 }
 
 impl KeywordCounts {
     pub(super) fn read(&mut self, byte: u8) {
+        // Without going back: a first letter that does not come again cannot begin a second match.
         let byte = byte.to_ascii_lowercase();
         for (at, (word, ends_name)) in KEYWORDS.iter().enumerate() {
             let have = usize::from(self.have[at]);
@@ -60,19 +61,20 @@ impl KeywordCounts {
     }
 }
 
-/// What a statement does to the notifications of its session. A statement that stands behind another one
-/// is not recognized here: the server says what it was when it is complete.
+/// The effect of a statement on the subscriptions of its session. A `LISTEN` behind another
+/// statement of the same text is known from its CommandComplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ListenEffect {
-    /// Notifications come from now on, or may: it runs code of its own, or names what may listen.
+    /// Notifications may come: the text listens, runs code of its own, or names a function that may
+    /// listen.
     Listen,
-    /// None come any more.
+    /// The session ends all subscriptions.
     Forget,
-    /// Nothing that matters here.
+    /// No effect on subscriptions.
     Other,
 }
 
-/// What has to be known of a text when its answer comes.
+/// The properties of a text by which its CommandComplete tells whether state is left.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct LastingEffect {
     is_local: bool,
@@ -80,7 +82,7 @@ pub(super) struct LastingEffect {
 }
 
 impl LastingEffect {
-    /// Of two texts, one of which is answered next.
+    /// The properties of either of two texts, one of which is answered next.
     pub(super) fn or(self, other: Self) -> Self {
         Self {
             is_local: self.is_local && other.is_local,
@@ -93,31 +95,34 @@ impl LastingEffect {
         match tag {
             b"SET" => !self.is_local,
             b"PREPARE" | b"DECLARE CURSOR" | b"LOAD" => true,
+            // The tag of `CREATE TEMP TABLE` is `CREATE TABLE`.
             _ => self.is_temporary && tag.starts_with(b"CREATE"),
         }
     }
 }
 
-/// Room for a statement that is understood as a whole: one that sets a path for names.
+/// The bytes of a text that are kept: enough for a statement that sets a path, which has to be
+/// understood as a whole.
 const MAX_TEXT: usize = 128;
 
 /// The first bytes of a statement's text, and which words stand anywhere in it.
 #[derive(Debug)]
 pub(super) struct StatementText {
-    /// A name comes first, and ends with a zero.
+    /// Whether the statement's name is being read, which comes first in a Parse and ends with a
+    /// zero.
     in_name: bool,
     name: StatementName,
     text: [u8; MAX_TEXT],
     len: usize,
-    /// There was no room for all of it.
+    /// Whether the text was longer than its room.
     is_cut: bool,
-    /// The text is over. What follows are numbers.
+    /// Whether the text is over. The object identifiers of parameter types follow it in a Parse.
     is_over: bool,
     hash: u64,
     words: KeywordCounts,
 }
 
-/// The name of a prepared statement. Those of the client library are an `s` and a number.
+/// The name of a prepared statement. The client library's names are an `s` and a number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct StatementName {
     number: u64,
@@ -129,6 +134,7 @@ impl StatementName {
     pub(super) fn read(&mut self, byte: u8) {
         match byte {
             b's' if self.len == 0 => {}
+            // 18 digits fit in 64 bits.
             b'0'..=b'9' if (1..=18).contains(&self.len) => {
                 self.number = self.number * 10 + u64::from(byte - b'0');
             }
@@ -137,14 +143,14 @@ impl StatementName {
         self.len += 1;
     }
 
-    /// Its number, if the client library made it.
+    /// The number in the name, if the client library made it.
     pub(super) fn number(self) -> Option<u64> {
         (self.len > 1 && !self.is_other).then_some(self.number)
     }
 }
 
 impl StatementText {
-    /// Of the body of a Query.
+    /// A reader of the body of a Query.
     pub(super) fn of_query() -> Self {
         Self {
             in_name: false,
@@ -158,7 +164,7 @@ impl StatementText {
         }
     }
 
-    /// Of the body of a Parse.
+    /// A reader of the body of a Parse.
     pub(super) fn of_parse() -> Self {
         Self { in_name: true, ..Self::of_query() }
     }
@@ -178,7 +184,7 @@ impl StatementText {
             }
             self.is_over = byte == 0;
             self.words.read(byte);
-            // Space in front does not matter.
+            // Space in front takes no room, so that the first words are always kept.
             if self.len == 0 && byte.is_ascii_whitespace() {
                 continue;
             }
@@ -192,18 +198,18 @@ impl StatementText {
         }
     }
 
-    /// The name of the statement that is prepared.
+    /// The number in the name of the statement that is prepared.
     pub(super) fn name(&self) -> Option<u64> {
         self.name.number()
     }
 
-    /// Of the text, and the types of its parameters, as far as the client gave them. See
-    /// [`search_path::of_statement`].
+    /// The hash of the text, and of the types of its parameters as far as the client gave them: see
+    /// [`hash`](super::unclaimed::hash).
     pub(super) fn hash(&self) -> u64 {
         self.hash
     }
 
-    /// Whether it begins with this word, in capitals, and no longer one.
+    /// Whether the text begins with this word, and no longer one.
     fn begins(&self, word: &[u8]) -> bool {
         let (begin, rest) = self.text[..self.len].split_at(word.len().min(self.len));
         begin.eq_ignore_ascii_case(word) && rest.first().is_some_and(|next| !is_name(*next))
@@ -214,7 +220,7 @@ impl StatementText {
         self.begins(b"DO") || self.begins(b"CALL")
     }
 
-    /// It is the one that makes a session forget everything but its prepared statements.
+    /// Whether the text is [`CLEAN`], which resets all of a session but its prepared statements.
     pub(super) fn is_clean(&self) -> bool {
         self.text[..self.len].starts_with(&CLEAN.as_bytes()[..CLEAN.len().min(MAX_TEXT)])
     }
@@ -222,6 +228,7 @@ impl StatementText {
     pub(super) fn listen_effect(&self) -> ListenEffect {
         let text = self.text[..self.len].to_ascii_uppercase();
         let is_end = |byte: &u8| byte.is_ascii_whitespace() || *byte == b';' || *byte == 0;
+        // Three, as behind the two that are compared there must be no other statement.
         let words: Vec<_> = text.split(is_end).filter(|word| !word.is_empty()).take(3).collect();
         match words[..] {
             [b"UNLISTEN", b"*"] | [b"DISCARD", b"ALL"] if !self.is_cut => {
@@ -230,19 +237,20 @@ impl StatementText {
             _ if self.is_clean() => return ListenEffect::Forget,
             _ => {}
         }
+        // Each `unlisten` holds a `listen`.
         if self.words.times(LISTEN) > self.words.times(UNLISTEN) || self.runs_code() {
             return ListenEffect::Listen;
         }
         ListenEffect::Other
     }
 
-    /// It ends subscriptions, and leaves everything else as it is.
+    /// Whether the text ends subscriptions, and leaves everything else as it is.
     pub(super) fn only_stops_listening(&self) -> bool {
         self.begins(b"UNLISTEN")
     }
 
-    /// Whether it may leave something in the session that no answer tells of: a setting or a lock that a
-    /// function makes.
+    /// Whether the text may leave state in the session that no answer tells of: a setting or a lock
+    /// that a function makes.
     pub(super) fn touches(&self) -> bool {
         let is_temporary = self.words.has(TEMP) && self.begins(b"CREATE");
         self.words.has(SET_CONFIG)
@@ -251,8 +259,8 @@ impl StatementText {
             || self.runs_code()
     }
 
-    /// What the answer tells that a statement is complete, for this text: it changes the session for longer
-    /// than its transaction.
+    /// The properties by which the answer tells whether the session is changed for longer than its
+    /// transaction.
     pub(super) fn lasting_effect(&self) -> LastingEffect {
         LastingEffect {
             // Also the one that begins a transaction with its properties.
@@ -267,7 +275,7 @@ impl StatementText {
         is_query && !self.words.has(SET_CONFIG)
     }
 
-    /// What it does to the path on which names are looked for.
+    /// The effect of the text on the path on which names are looked for.
     pub(super) fn path(&self) -> PathEffect {
         let text = self.text[..self.len].split(|byte| *byte == 0).next().unwrap_or_default();
         match PathEffect::of(text) {

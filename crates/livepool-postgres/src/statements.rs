@@ -22,40 +22,41 @@ pub(super) const CAPACITY: usize = 256;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Statements {
-    /// They do, under names. The session has to be the same from one request to the next: that of a
-    /// server, of a PgBouncer in session mode, or of one in transaction mode that keeps track of them
-    /// (`max_prepared_statements`, from 1.21 on).
+    /// Sessions keep statements, under names. The session has to be the same from one request to
+    /// the next: that of a server, of a PgBouncer in session mode, or of one in transaction mode
+    /// that keeps track of them (`max_prepared_statements`, from 1.21 on).
     #[default]
     Named,
-    /// They do not: for a PgBouncer in transaction mode that is older, and for others like it. What
-    /// [`prepare_cached`](super::Client::prepare_cached) gives is a description, which is asked for in
-    /// a short transaction, once per text and connection; what the calls below run on the same
-    /// connection at the same time waits for its end. [`query`](super::Client::query),
-    /// [`query_one`](super::Client::query_one), [`query_opt`](super::Client::query_opt) and
-    /// [`execute`](super::Client::execute) send the text with each use, in one round trip, as
-    /// `query_typed` does. Everything else (`query_raw`, `copy_in`, `prepare`) is the client library's,
-    /// which names statements and waits for no description: use it in transactions only. Parameters and
-    /// columns need types that PostgreSQL itself brings; cast others (`$1::text::mood`, `mood::text`).
+    /// Sessions keep no statements: for a PgBouncer in transaction mode that is older, and for
+    /// others like it. [`prepare_cached`](super::Client::prepare_cached) gives a description, which
+    /// is asked for in a short transaction, once per text and connection; the calls below wait for
+    /// its end when they run on the same connection at the same time.
+    /// [`query`](super::Client::query), [`query_one`](super::Client::query_one),
+    /// [`query_opt`](super::Client::query_opt) and [`execute`](super::Client::execute) send the
+    /// text with each use, in one round trip, as `query_typed` does. The other calls (`query_raw`,
+    /// `copy_in`, `prepare`) are the client library's, which names statements and waits for no
+    /// description: use them in transactions only. Parameters and columns need types that
+    /// PostgreSQL itself brings; cast others (`$1::text::mood`, `mood::text`).
     Unnamed,
 }
 
 /// The prepared statements of one connection, by their text and parameter types, and by the
 /// `search_path` under which they were prepared.
 ///
-/// It is bounded: a program that writes values into its texts would otherwise fill the server's
-/// memory. The statement that was not used for the longest time makes room. It is empty again when one
-/// was found outdated on any connection of the pool, when the session's statements were deallocated,
-/// and after [`Pool::clear_statement_caches`](livepool::Pool::clear_statement_caches).
+/// The cache is bounded: a program that writes values into its texts would otherwise fill the
+/// server's memory. The statement that was not used for the longest time makes room. The cache is
+/// empty again when a statement was found outdated on any connection of the pool, when the
+/// session's statements were deallocated, and after
+/// [`Postgres::clear_statement_caches`](super::Postgres::clear_statement_caches).
 pub struct StatementCache {
-    /// Only looked at and changed under this lock. Statements are dropped outside: they tell their
-    /// client.
+    /// The statements, which are dropped outside of the lock, as they tell their client.
     cache: Mutex<CachedStatements>,
     mode: Statements,
     capacity: usize,
     line: Arc<Line>,
-    /// Of all connections.
+    /// The generation of prepared statements, of all connections.
     generation: Arc<AtomicU64>,
-    /// Held by who has begun a transaction for a description: what others run would be a part of it.
+    /// The lock that keeps other calls out of a transaction that was begun for a description.
     describing: RwLock<()>,
 }
 
@@ -69,7 +70,7 @@ struct CachedStatements {
 
 struct CachedStatement {
     types: Vec<Type>,
-    /// Stands for the path under which it was prepared.
+    /// The number of the `search_path` under which it was prepared.
     path: u64,
     statement: Statement,
     used: u64,
@@ -96,19 +97,19 @@ impl StatementCache {
         cache
     }
 
-    /// How many statements it has.
+    /// The number of statements in the cache.
     pub fn size(&self) -> usize {
         self.refresh();
         self.cache().len
     }
 
-    /// Forgets all of them. Those in use are closed at the server when their users are done.
+    /// Forgets all statements. The server closes a statement when its last user is done.
     pub fn clear(&self) {
         let statements = self.cache().take();
         drop(statements);
     }
 
-    /// Forgets one.
+    /// Forgets a statement.
     pub fn remove(&self, query: &str, types: &[Type]) -> Option<Statement> {
         let removed = self.cache().remove(query, |cached| cached.types == types)?;
         Some(removed.statement)
@@ -125,6 +126,7 @@ impl StatementCache {
         types: &[Type],
     ) -> Result<Statement, Error> {
         self.refresh();
+        // Read before the statement is prepared: what makes it useless meanwhile is newer than these.
         let (epoch, path) = (self.now(), self.line.path());
         if let Some(statement) = self.get(query, types, path) {
             return Ok(statement);
@@ -135,10 +137,10 @@ impl StatementCache {
                 let statement = client.prepare_typed(query, types).await?;
                 (statement, epoch == self.now())
             }
-            // It outlives its session.
+            // A description outlives its session.
             Statements::Unnamed => (self.describe(client, query, types, hash).await?, true),
         };
-        // What has become useless meanwhile is given away, and not kept.
+        // A statement that has become useless meanwhile is handed out, and not kept: its user finds out.
         if self.capacity > 0 && is_current {
             if let Some(unclaimed) = self.line.unclaimed() {
                 unclaimed.claim(hash);
@@ -148,8 +150,8 @@ impl StatementCache {
         Ok(statement)
     }
 
-    /// What a text takes and gives, without leaving anything at the server: whoever is in between gives
-    /// one transaction one session, and no more.
+    /// Asks for the parameters and columns of a text, without leaving anything at the server. A
+    /// pooler in between gives one session to one transaction, so all of it happens in one.
     async fn describe(
         &self,
         client: &Client,
@@ -161,6 +163,7 @@ impl StatementCache {
         let mut begun = None;
         if is_alone {
             let others = self.describing.write().await;
+            // Before the BEGIN is awaited: dropped in the middle of that, it has to be rolled back as well.
             begun = Some(DescribeTransaction { client, is_over: false, _others: others });
             client.batch_execute("BEGIN").await?;
         }
@@ -187,8 +190,7 @@ impl StatementCache {
         }
     }
 
-    /// In a transaction, which ends with it if it was begun for it. A proxy that gives statements names of
-    /// its own does not know this one in SQL: it takes care of them itself.
+    /// Deallocates a statement inside a transaction, and commits it if it was begun for this.
     async fn deallocate(&self, client: &Client, name: u64, is_alone: bool) -> Result<(), Error> {
         let (begin, end, undo) = if is_alone {
             ("", "COMMIT", "ROLLBACK")
@@ -197,6 +199,8 @@ impl StatementCache {
             ("SAVEPOINT livepool;", "RELEASE SAVEPOINT livepool", undo)
         };
         match client.batch_execute(&format!("{begin} DEALLOCATE s{name}; {end}")).await {
+            // A proxy that gives statements names of its own does not know this one in SQL, and takes care of
+            // it itself.
             Err(error) if is_unknown_statement(&error) => client.batch_execute(undo).await?,
             done => done?,
         }
@@ -204,7 +208,7 @@ impl StatementCache {
         Ok(())
     }
 
-    /// The text and types of a statement that it has.
+    /// The text and types of a statement of the cache.
     pub(super) fn text_of(&self, statement: &Statement) -> Option<(String, Vec<Type>)> {
         let cache = self.cache();
         let all = cache.statements.iter();
@@ -214,8 +218,8 @@ impl StatementCache {
         Some((query.clone(), cached.types.clone()))
     }
 
-    /// Another statement in place of this one, if it has become useless and the server has run nothing:
-    /// the caller may try again, and need not know.
+    /// Prepares a statement anew that has become useless, if the server has run nothing, so that
+    /// the caller may try again.
     pub(super) async fn renew_statement(
         &self,
         client: &Client,
@@ -223,7 +227,7 @@ impl StatementCache {
         error: &Error,
     ) -> Option<Statement> {
         let is_useless = matches!(error.code()?.code(), "0A000" | "26000" | "XX000");
-        // Of a function's own statement, something has run before.
+        // With a context (`where`) the error is of a statement inside a function, and something has run.
         let is_its_own = error.as_db_error()?.where_().is_none();
         if !is_useless || !is_its_own || !self.line.was_early() || self.line.is_in_transaction() {
             return None;
@@ -235,7 +239,7 @@ impl StatementCache {
         self.prepare(client, &query, &types).await.ok()
     }
 
-    /// The session lost statements, and none of these.
+    /// Keeps the cache although the session lost statements: none of the cache's was among them.
     pub(super) fn keep(&self) {
         self.cache().epoch.forgotten = self.line.forgotten();
     }
@@ -245,7 +249,7 @@ impl StatementCache {
         CacheEpoch { generation, forgotten: self.line.forgotten() }
     }
 
-    /// Empties it, if what it has is of no use any more.
+    /// Empties the cache, if its statements are of an older epoch.
     fn refresh(&self) {
         let now = self.now();
         let mut cache = self.cache();
@@ -317,12 +321,11 @@ impl CachedStatements {
     }
 }
 
-/// A transaction that was begun for a description. Whoever goes away in the middle of it, or has an error,
-/// has begun none.
+/// A transaction that was begun for a description. Dropped before its end, it is rolled back.
 struct DescribeTransaction<'a> {
     client: &'a Client,
     is_over: bool,
-    /// Others may run something when the transaction's end is on its way.
+    /// The lock that other calls wait for until the transaction's end is on its way.
     _others: RwLockWriteGuard<'a, ()>,
 }
 
@@ -339,8 +342,8 @@ pub(super) fn is_unknown_statement(error: &Error) -> bool {
     error.code() == Some(&SqlState::INVALID_SQL_STATEMENT_NAME)
 }
 
-/// Whether these are one statement. Its name is the client library's own; two that live at the same time
-/// have their parameters and columns at different places, if they have any.
+/// Whether these are one statement. The client library hides a statement's name, but two that live
+/// at the same time have their parameters and columns at different addresses, if they have any.
 fn is_same(a: &Statement, b: &Statement) -> bool {
     let is_one = |a: *const (), b: *const (), len: usize| len > 0 && a == b;
     let (columns, params) = ((a.columns(), b.columns()), (a.params(), b.params()));

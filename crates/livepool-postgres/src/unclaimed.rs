@@ -1,8 +1,8 @@
 //! [`UnclaimedStatements`]: statements that were prepared and never run. Pure.
 //!
-//! The client library closes a statement when nobody has it any more, and makes its `Statement` only when
-//! the answer was read: of whom gave up before, a statement stays in the session. It shows on the wire as
-//! one that is never run and never closed.
+//! The client library closes a statement when nobody has it any more, and makes its `Statement`
+//! only when the answer was read: a caller who gave up before leaves a statement in the session. On
+//! the wire such a statement is never run and never closed.
 
 use super::search_path;
 use crate::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -13,10 +13,11 @@ use tokio_postgres::types::Type;
 /// A session with more of them is not used again.
 const MAX_UNCLAIMED: usize = 4096;
 
-/// Of one session. The scanner writes it, the cache and the reset read it.
+/// The unclaimed statements of one session. The scanner writes them, the cache and the reset read
+/// them.
 #[derive(Debug, Default)]
 pub(crate) struct UnclaimedStatements {
-    /// Looked at and changed under this lock, nothing else.
+    /// The statements in the order of their Parse messages. No other code runs under the lock.
     statements: Mutex<Vec<UnclaimedStatement>>,
     len: AtomicUsize,
 }
@@ -25,14 +26,14 @@ pub(crate) struct UnclaimedStatements {
 struct UnclaimedStatement {
     /// The number in its name.
     name: u64,
-    /// Of its text and the types of its parameters.
+    /// The hash of its text and the types of its parameters.
     hash: u64,
-    /// How many answers are owed before its own.
+    /// The number of ReadyForQuery that come before the statement's own answer.
     behind: usize,
     is_answered: bool,
 }
 
-/// What stands for a text and the types of its parameters.
+/// The hash of a text and the types of its parameters, laid out as the body of a Parse message is.
 pub(super) fn hash(query: &str, types: &[Type]) -> u64 {
     let count = u16::try_from(types.len()).unwrap_or_default().to_be_bytes();
     let types = types.iter().flat_map(|of| of.oid().to_be_bytes());
@@ -41,7 +42,7 @@ pub(super) fn hash(query: &str, types: &[Type]) -> u64 {
 }
 
 impl UnclaimedStatements {
-    /// How many there are.
+    /// The number of unclaimed statements.
     pub(super) fn len(&self) -> usize {
         self.len.load(SeqCst)
     }
@@ -50,7 +51,7 @@ impl UnclaimedStatements {
         self.len() >= MAX_UNCLAIMED
     }
 
-    /// One is being prepared, behind so many other answers.
+    /// Notes a Parse message, behind so many ReadyForQuery.
     pub(super) fn add(&self, name: u64, hash: u64, behind: usize) {
         self.change(|statements| {
             if statements.len() < MAX_UNCLAIMED {
@@ -59,7 +60,7 @@ impl UnclaimedStatements {
         });
     }
 
-    /// It is being run, or closed: somebody has it, or had it.
+    /// Notes a Bind or a Close of a statement: a caller has it, or had it.
     pub(super) fn remove(&self, name: u64) {
         if self.len() > 0 {
             self.change(|statements| {
@@ -70,10 +71,11 @@ impl UnclaimedStatements {
         }
     }
 
-    /// The oldest is prepared.
+    /// Notes a ParseComplete, for the oldest Parse that is unanswered.
     pub(super) fn parse_complete(&self) {
         if self.len() > 0 {
             self.change(|statements| {
+                // A Parse behind an error is skipped, so answers come in the order of what is left.
                 let waits = |statement: &&mut UnclaimedStatement| {
                     !statement.is_answered && statement.behind == 0
                 };
@@ -84,7 +86,8 @@ impl UnclaimedStatements {
         }
     }
 
-    /// Those whose turn it was are not.
+    /// Notes an ErrorResponse: the server skips to the next Sync, and the statements before it were
+    /// not prepared.
     pub(super) fn error_response(&self) {
         if self.len() > 0 {
             self.change(|statements| {
@@ -93,7 +96,7 @@ impl UnclaimedStatements {
         }
     }
 
-    /// One more answer is complete.
+    /// Notes a ReadyForQuery.
     pub(super) fn ready_for_query(&self) {
         if self.len() > 0 {
             self.error_response();
@@ -105,12 +108,12 @@ impl UnclaimedStatements {
         }
     }
 
-    /// The session has no statements any more.
+    /// Forgets all statements, as the session has done.
     pub(super) fn clear(&self) {
         self.change(Vec::clear);
     }
 
-    /// The one that was prepared last of this text and types belongs to a cache from now on. Its number.
+    /// Hands the statement with this hash that was prepared last to a cache. Returns its number.
     pub(super) fn claim(&self, hash: u64) -> Option<u64> {
         self.change(|statements| {
             let is_it =
@@ -119,7 +122,7 @@ impl UnclaimedStatements {
         })
     }
 
-    /// Those that nobody has, when nothing is owed any more.
+    /// Takes the numbers of all statements that nobody has. Called when nothing is owed any more.
     pub(super) fn take(&self) -> Vec<u64> {
         let all = self.change(std::mem::take);
         all.into_iter()

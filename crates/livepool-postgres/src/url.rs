@@ -1,8 +1,10 @@
-//! What a connection URL says: who does each of its options, or what to write instead.
+//! Reading a connection URL: each option is passed on, done here, or refused with what to write
+//! instead.
 //!
-//! The client library knows a part of what libpq knows, and leaves out silently what is of no use to it.
-//! Here nothing is left out: an option is the library's, or ours, or says what is so anyhow, or is
-//! refused with what to write instead. No text repeats a value, and names only names that are known.
+//! The client library knows a part of what libpq knows, and leaves out silently what is of no use
+//! to it. Here no option is left out silently: the client library does it, or this crate, or it
+//! says what is so anyhow, or it is refused. No text repeats a value, and names only names that are
+//! known.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use std::time::Duration;
 use super::role::Target;
 use super::setup::SetupError;
 
-/// What a URL says.
+/// The options of a URL, by who does them.
 #[derive(Debug, Default)]
 pub(super) struct UrlOptions {
     pub(super) config: tokio_postgres::Config,
@@ -27,7 +29,7 @@ pub(super) struct TlsFiles {
     pub(super) key: Option<String>,
 }
 
-/// What a URL says about keepalive; what it does not say is the pool's.
+/// The options about keepalive; `None` leaves the pool's setting.
 #[derive(Debug, Clone, Default)]
 pub(super) struct KeepaliveOptions {
     pub(super) is_off: bool,
@@ -36,7 +38,7 @@ pub(super) struct KeepaliveOptions {
     pub(super) retries: Option<u32>,
 }
 
-/// Whom to trust: those whom this system trusts.
+/// The value of `sslrootcert` for the authorities that this system trusts.
 pub(super) const SYSTEM: &str = "system";
 
 /// Options that are known and not done: the values that say what is so anyhow, and what to write
@@ -181,8 +183,8 @@ pub(super) fn read(text: &str) -> Result<UrlOptions, SetupError> {
     Ok(demands)
 }
 
-/// In the words of the library. Whoever is encrypted to is always verified, so that there is no weaker
-/// one of these.
+/// The mode in the client library's words. With encryption the certificate is always verified, so
+/// the weaker modes become the strictest.
 fn sslmode(value: &str) -> Result<&'static str, SetupError> {
     match value {
         "disable" => Ok("disable"),
@@ -224,14 +226,14 @@ fn number(name: &str, value: &str) -> Result<u32, SetupError> {
     value.parse().map_err(|_| SetupError::new(&format!("{name} is a number")))
 }
 
-/// Zero and less: as the pool has it.
+/// A number of seconds; zero and less leave the pool's setting.
 fn seconds(name: &str, value: &str) -> Result<Option<Duration>, SetupError> {
     let seconds: i64 =
         value.parse().map_err(|_| SetupError::new(&format!("{name} is a number of seconds")))?;
     Ok(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs))
 }
 
-/// Either way of writing it.
+/// The options in the form in which they were written.
 enum ConnectionString {
     SplitUrl(SplitUrl),
     Settings(Vec<(String, String)>),
@@ -245,7 +247,7 @@ impl ConnectionString {
         }
     }
 
-    /// The same with these options.
+    /// The same string with these options in place of its own.
     fn with(&self, options: &[(String, String)]) -> String {
         match self {
             Self::SplitUrl(url) => {
@@ -275,7 +277,8 @@ struct SplitUrl {
 }
 
 impl SplitUrl {
-    /// As the library does it. `None`: it is no URL.
+    /// Splits a URL where the client library does. Returns `None` for settings (`host=...
+    /// user=...`).
     fn split(text: &str) -> Result<Option<Self>, SetupError> {
         let schemes = ["postgres://", "postgresql://"];
         let Some(scheme) = schemes.into_iter().find(|scheme| text.starts_with(scheme)) else {
@@ -361,7 +364,7 @@ fn settings(text: &str) -> Result<Vec<(String, String)>, SetupError> {
     Ok(settings)
 }
 
-/// What stands before the end, without its backslashes, and what follows.
+/// The text before the end, without its backslashes, and the text behind it.
 fn up_to(text: &str, is_end: impl Fn(char) -> bool) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -396,7 +399,7 @@ fn hides_options(rest: &str) -> bool {
     options.is_some_and(|(_, options)| options.contains('='))
 }
 
-/// What the library says is wrong, as far as it repeats nothing that may be a secret.
+/// The client library's error, as far as it repeats nothing that may be a secret.
 pub(super) fn harmless(cause: &str) -> Option<&str> {
     let fixed = ["invalid value for option `", "unexpected EOF", "unterminated"];
     fixed.iter().any(|text| cause.starts_with(text)).then_some(cause)

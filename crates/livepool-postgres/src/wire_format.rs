@@ -8,29 +8,31 @@ use super::search_path;
 use super::statement_text::{StatementName, StatementText};
 use livepool::protocol::Verdict;
 
-/// Splits one direction of the stream into messages, and keeps nothing of them but the header.
+/// The framer of one direction of the stream, which keeps nothing of a message but its header.
 #[derive(Debug)]
 pub(super) struct Framer {
-    /// Messages begin with a byte that says what they are. The client's first ones do not.
+    /// Whether messages begin with a byte for their type. The client's first ones (SSLRequest,
+    /// StartupMessage) do not.
     typed: bool,
     header: [u8; 5],
     have: usize,
-    /// What is to come of the body; `None` before it.
+    /// The number of bytes that are to come of the body; `None` in front of it.
     remaining: Option<usize>,
 }
 
-/// What the next bytes are.
+/// The meaning of the next bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Piece<'a> {
-    /// A message begins, with this type (zero if it has none) and this many bytes after its header.
+    /// The header of a message: its type, zero if it has none, and the number of bytes after the
+    /// header.
     Start {
         tag: u8,
         len: usize,
     },
-    /// A part of its body, never an empty one.
+    /// A part of a body, never an empty one.
     Body(&'a [u8]),
     End,
-    /// No message has such a length. What comes after it means nothing.
+    /// A length that no message has. The bytes behind it mean nothing.
     Broken,
 }
 
@@ -43,12 +45,12 @@ impl Framer {
         Self { typed: false, ..Self::typed() }
     }
 
-    /// From the next message on, messages say what they are.
+    /// Expects a type from the next message on.
     pub(super) fn become_typed(&mut self) {
         self.typed = true;
     }
 
-    /// A message has begun and not ended.
+    /// Whether a message has begun and not ended.
     pub(super) fn is_midway(&self) -> bool {
         self.have > 0
     }
@@ -94,35 +96,35 @@ impl Framer {
     }
 }
 
-/// What of the message that is being sent has to be read.
+/// The part that has to be read of the message that is being sent.
 #[derive(Debug)]
 pub(super) enum Sending {
-    /// Its first four bytes, and how many of them came.
+    /// The first four bytes of an untyped message, its code, and how many of them came.
     Startup([u8; 4], usize),
     Query(StatementText),
     Parse(StatementText),
-    /// A Bind or a Close, whose statement is looked for.
+    /// A Bind, or a Close, of which the statement's name is read.
     Bind(StatementReference),
     Close(StatementReference),
     Nothing,
 }
 
-/// The name of a statement that something else stands in front of.
+/// The name of a statement, in a body where another field stands in front of it.
 #[derive(Debug)]
 pub(super) struct StatementReference {
     front: NamePrefix,
     name: StatementName,
 }
 
-/// What stands in front of it.
+/// The field of the body that is being read.
 #[derive(Debug)]
 enum NamePrefix {
     /// The name of a portal, with a zero behind.
     Portal,
-    /// An `S`. With anything else it is no statement's name.
+    /// The kind of a Close: `S` for a statement, `P` for a portal.
     Kind,
     Nothing,
-    /// The name was read.
+    /// The end: the name was read, or there is none.
     Read,
 }
 
@@ -150,18 +152,18 @@ impl StatementReference {
         }
     }
 
-    /// Its number, if the client library made it.
+    /// The number in the name, if the client library made it.
     pub(super) fn number(&self) -> Option<u64> {
         self.name.number()
     }
 }
 
-/// What of the message that is being received has to be read.
+/// The part that has to be read of the message that is being received.
 #[derive(Debug)]
 pub(super) enum Receiving {
     ErrorResponse(ErrorFields),
     ParameterStatus(ShortText),
-    /// What a statement was that is complete.
+    /// The tag of a statement that is complete: `INSERT 0 1`.
     CommandComplete(ShortText),
     ReadyForQuery,
     Nothing,
@@ -187,24 +189,25 @@ impl Sending {
 /// An error of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PgError {
-    /// The server closes the connection after it.
+    /// Whether the server closes the connection after it: `FATAL` or `PANIC`.
     pub(crate) fatal: bool,
-    /// Its SQLSTATE; zeros if it has none.
+    /// The SQLSTATE; zeros if the error has none.
     pub(crate) code: [u8; 5],
-    /// It refuses a Parse or a Bind: nothing was run.
+    /// Whether it refuses a Parse or a Bind, so that nothing was run.
     pub(crate) is_early: bool,
 }
 
-/// The server's function that finds a plan outdated: the text of the error is in the server's language.
+/// The server's function that finds a plan outdated.
+// The text of the error is in the server's language, the name of the function is not.
 const REVALIDATE: &[u8] = b"RevalidateCachedQuery";
 
-/// Reads the fields of one error and keeps four of them, cut short.
+/// The fields of one ErrorResponse, of which four are kept, cut short.
 #[derive(Debug, Default)]
 pub(super) struct ErrorFields {
-    /// The field that is being read, and how much of it came.
+    /// The type of the field that is being read, and how much of it came.
     field: Option<(u8, usize)>,
     severity: [u8; 6],
-    /// The same in the server's language. Servers before 9.6 have no other.
+    /// The severity in the server's language (field `S`). Servers before 9.6 have no other.
     localized: [u8; 6],
     code: [u8; 5],
     routine: [u8; REVALIDATE.len() + 1],
@@ -233,12 +236,13 @@ impl ErrorFields {
         }
     }
 
-    /// A prepared statement is not what it was when it was prepared.
+    /// Whether the error says that a prepared statement's result has changed since it was prepared.
     pub(super) fn is_stale_plan(&self) -> bool {
         self.routine.strip_suffix(b"\0") == Some(REVALIDATE)
     }
 
     pub(super) fn error(&self) -> PgError {
+        // `V` is never translated, `S` is.
         let known = self.severity[0] != 0;
         let severity = if known { &self.severity } else { &self.localized };
         PgError {
@@ -249,19 +253,21 @@ impl ErrorFields {
     }
 }
 
-/// Room for the longest name that matters, and `off`.
+/// The room for a short text: the longest name that matters (`default_transaction_read_only`), and
+/// `off`.
 const MAX_PARAMETER: usize = 34;
 
-/// A ParameterStatus or another short text, as far as it was read.
+/// The body of a ParameterStatus or a CommandComplete, cut short.
 #[derive(Debug)]
 pub(super) struct ShortText {
     text: [u8; MAX_PARAMETER],
     len: usize,
-    /// Of all of it.
+    /// The hash of the whole body.
     hash: u64,
 }
 
-/// Servers before PostgreSQL 14, and some that stand in between, do not say it.
+/// The parameters that tell a server's role. Servers before PostgreSQL 14, and some poolers, do not
+/// send them.
 #[derive(Debug, Default)]
 pub(super) struct RoleParameters {
     is_standby: Option<bool>,
@@ -280,12 +286,12 @@ impl ShortText {
         self.len += count;
     }
 
-    /// Up to its first zero.
+    /// The text up to its first zero.
     pub(super) fn first_string(&self) -> &[u8] {
         self.text[..self.len].split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
-    /// A number that stands for name and value.
+    /// The number that stands for name and value.
     pub(super) fn hash(&self) -> u64 {
         self.hash
     }
@@ -313,7 +319,8 @@ impl RoleParameters {
     }
 }
 
-/// Judges bytes that begin with a message and may end within one.
+/// Judges bytes that wait on a connection nobody uses, which begin with a message and may end
+/// within one.
 pub(crate) fn unread(mut bytes: &[u8]) -> Verdict {
     // A type alone already tells.
     let mut frames = Framer::typed();
@@ -322,6 +329,7 @@ pub(crate) fn unread(mut bytes: &[u8]) -> Verdict {
             // ParameterStatus and NoticeResponse come at any time. So does NotificationResponse, but
             // only to who has subscribed: an idle session has not, as far as anybody knows.
             b'S' | b'N' => {}
+            // An error that nobody asked for is the server's last message.
             b'E' => return Verdict::PeerCloses,
             _ => return Verdict::Close,
         }
@@ -336,11 +344,12 @@ pub(crate) fn unread(mut bytes: &[u8]) -> Verdict {
     Verdict::Keep
 }
 
-/// One piece may bring several errors, and the one that matters to the whole pool may stand between
-/// others: each kind is kept once, and no more kinds than a peer can mean.
+/// Errors that came in one piece of bytes, the oldest first, each kind once. The error that matters
+/// to the whole pool may stand between others.
 #[derive(Debug)]
 pub(super) struct ErrorQueue<T>(VecDeque<T>);
 
+/// The number of kinds that are kept: more than a peer can mean.
 const MAX_ERRORS: usize = 16;
 
 impl<T: PartialEq> ErrorQueue<T> {
@@ -354,7 +363,7 @@ impl<T: PartialEq> ErrorQueue<T> {
         }
     }
 
-    /// The oldest.
+    /// Takes the oldest error.
     pub(super) fn pop(&mut self) -> Option<T> {
         self.0.pop_front()
     }
