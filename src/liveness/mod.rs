@@ -2,7 +2,7 @@
 //!
 //! 0. *flag*: the [sentinel](sentinel) has already been told by the reactor that something happened.
 //! 1. *peek*: `recv(MSG_PEEK | MSG_DONTWAIT)`, the authority. The peek asks the kernel, not tokio's
-//!   cached readiness, which may lag by milliseconds on a busy runtime.
+//!    cached readiness, which may lag by milliseconds on a busy runtime.
 //!
 //! 2. [*life*](Life): `TCP_INFO` knows how long ago the peer's kernel was last heard.
 //! 3. [*probe*](probe): [keepalive probes](session) on demand ask a silent peer, until an answer or a

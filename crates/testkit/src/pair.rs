@@ -112,6 +112,12 @@ async fn listen(addr: &str, timeouts: Timeouts, socket: SocketConfig) -> (Listen
 /// A directory that is removed with everything in it.
 pub struct Scratch(PathBuf);
 
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Scratch {
     pub fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);

@@ -26,6 +26,12 @@ pub struct Certs {
     client: Identity,
 }
 
+impl Default for Certs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Certs {
     /// The server's certificate is for `localhost` and 127.0.0.1.
     pub fn new() -> Self {
