@@ -1,4 +1,5 @@
-//! What a look at an idle socket means: what a peek found, and what the kernel remembers of the peer.
+//! The meaning of a look at an idle socket: of what a peek found, and of what the kernel remembers
+//! of the peer.
 
 use std::task::Waker;
 use std::time::Duration;
@@ -11,9 +12,9 @@ use crate::sys::peek::Peeked;
 /// The answer to a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Liveness {
-    /// Nothing speaks against using the connection.
+    /// The connection may be used.
     Alive,
-    /// It must not be used, for this reason.
+    /// The connection must not be used, for this reason.
     Dead(CloseReason),
 }
 
@@ -43,8 +44,8 @@ pub(crate) fn check(io: &Io, has_fired: bool, waker: &Waker) -> Liveness {
     Liveness::of_peek(io.peek())
 }
 
-/// What a reading of `TCP_INFO` says about a connection over which nothing is known to have come for
-/// at least a second.
+/// The meaning of a reading of `TCP_INFO`, for a connection over which nothing is known to have
+/// come for at least a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Life {
     /// The peer was heard this long ago, lately enough.

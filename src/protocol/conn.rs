@@ -42,7 +42,7 @@ impl Bare {
         Self { shared: Shared::new(stream, judge, limits), has_client: false }
     }
 
-    /// What ended the handshake, if the peer sent too much.
+    /// The error that ended the handshake, if the peer sent too much.
     pub(crate) fn exceeded(&self) -> Option<TooLarge> {
         self.shared.bounds().exceeded()
     }
@@ -128,7 +128,7 @@ impl Conn {
         }
     }
 
-    /// What its user works with: the client, or the stream itself.
+    /// The user's view: the client, or the stream itself.
     pub(crate) fn as_any(&self) -> &(dyn Any + Send + Sync) {
         match self {
             Self::Raw(stream) => &**stream,

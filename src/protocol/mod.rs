@@ -47,7 +47,7 @@ pub(crate) use linger::{Lingering, Place};
 #[cfg(all(test, unix))]
 pub(crate) use shared::Shared;
 
-/// What runs over the connections of a pool. Given to
+/// A protocol that runs over the connections of a pool. Given to
 /// [`Builder::protocol`](crate::Builder::protocol).
 ///
 /// The client may hold its [`Wire`] itself, behind a codec say, or give it to a task of its own. When
@@ -73,10 +73,10 @@ pub(crate) use shared::Shared;
 /// Every future may be dropped at any await: when its time is up, when its caller goes, when the pool
 /// is closed. The connection is closed then.
 pub trait Protocol: Send + Sync + 'static {
-    /// What callers get.
+    /// The client that callers get.
     type Client: Send + Sync + 'static;
 
-    /// What its handshake, ping and reset fail with, and its client.
+    /// The error of its handshake, ping, reset and client.
     type Error: Error + Send + Sync + 'static;
 
     /// Makes a client of a connection that was just made, within `timeouts.connect`. The connection
@@ -84,8 +84,9 @@ pub trait Protocol: Send + Sync + 'static {
     fn connect(&self, wire: Wire)
     -> impl Future<Output = Result<Self::Client, Self::Error>> + Send;
 
-    /// One request that does no harm, and its answer. Made before a connection is handed out that was
-    /// idle, if [`Config::validation`](crate::Config::validation) asks for it, within `timeouts.ping`.
+    /// Makes one request that does no harm, and reads its answer. Made before a connection is
+    /// handed out that was idle, if [`Config::validation`](crate::Config::validation) asks for it,
+    /// within `timeouts.ping`.
     fn ping(
         &self,
         client: &mut Self::Client,
@@ -96,7 +97,8 @@ pub trait Protocol: Send + Sync + 'static {
         true
     }
 
-    /// What is to become of a connection that came back. Called in the guard's drop: it must not wait.
+    /// Says what is to become of a connection that came back. Called in the guard's drop: it must
+    /// not wait.
     fn reuse(&self, client: &Self::Client) -> Verdict {
         let _ = client;
         Verdict::Keep
@@ -119,7 +121,7 @@ pub trait Protocol: Send + Sync + 'static {
         std::future::ready(Ok(()))
     }
 
-    /// What follows from an error, for this connection and all others.
+    /// Says what follows from an error, for this connection and all others.
     fn classify(&self, error: &Self::Error) -> Verdict {
         let _ = error;
         Verdict::Close
@@ -141,9 +143,9 @@ pub trait Protocol: Send + Sync + 'static {
         false
     }
 
-    /// Its name, `"PostgreSQL"` say, for the question that the error of a doubtful handshake ends with:
-    /// "does the server there speak PostgreSQL?". Default: none, and the question is for "this
-    /// protocol".
+    /// The protocol's name, `"PostgreSQL"` say, for the question that the error of a doubtful
+    /// handshake ends with: "does the server there speak PostgreSQL?". Default: none, and the
+    /// question is for "this protocol".
     fn speaks(&self) -> &'static str {
         ""
     }
@@ -158,9 +160,9 @@ pub trait Protocol: Send + Sync + 'static {
         false
     }
 
-    /// What these bytes mean, which came while nobody used the connection and nothing was owed. They
-    /// begin with a message, perhaps several, and may be cut short: asked again when more comes, it is
-    /// told all that came within a second.
+    /// Says what these bytes mean, which came while nobody used the connection and nothing was
+    /// owed. The bytes begin with a message, perhaps several, and may be cut short: asked again
+    /// when more comes, the protocol is told all that came within a second.
     fn unread(&self, bytes: &[u8]) -> Verdict {
         let _ = bytes;
         Verdict::Close

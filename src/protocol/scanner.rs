@@ -9,11 +9,13 @@ use crate::sync::{Arc, Mutex, PoisonError};
 /// order, in pieces of any size, before encryption and after decryption.
 ///
 /// A client library with a driver task does not say when an answer is complete, and a caller who
-/// went away does not wait for it. Whoever knows the framing of the protocol can tell from the bytes:
-/// how many answers are owed, so that the read timeout runs only while one is, and a connection that
-/// owes one to its last user is never given to the next. Given to [`Wire::scan`](crate::protocol::Wire::scan).
+/// went away does not wait for it. The framing of the protocol tells from the bytes how many
+/// answers are owed, so that the read timeout runs only while one is, and a connection that owes
+/// one to its last user is never given to the next. Given to
+/// [`Wire::scan`](crate::protocol::Wire::scan).
 ///
-/// It is called on every read and write: no waiting, no blocking, and as little copying as can be.
+/// A scanner is called on every read and write: no waiting, no blocking, and as little copying as
+/// can be.
 pub trait Scanner: Send + 'static {
     /// The client sent these bytes.
     fn sent(&mut self, bytes: &[u8]);
@@ -30,8 +32,8 @@ pub trait Scanner: Send + 'static {
         false
     }
 
-    /// What follows from the bytes so far; asked after every piece that was received.
-    /// A server that says that it became read-only, say, makes all others of no use, too.
+    /// Says what follows from the bytes so far; asked after every piece that was received. A server
+    /// that says that it became read-only, say, makes all others of no use, too.
     fn verdict(&mut self) -> Verdict {
         Verdict::Keep
     }
@@ -45,7 +47,7 @@ pub trait Scanner: Send + 'static {
 
     /// How long the longest message of the peer was since this was asked last, the one under way
     /// included: what the client has to hold at once, as it is announced, or as far as it has come
-    /// where nothing announces it. What the client hands out in pieces is no message.
+    /// where nothing announces it. Data that the client hands out in pieces is no message.
     ///
     /// Asked after every piece that was received, and compared with
     /// [`Limits`](crate::config::Limits): a peer that announces more than `limits.message` has lost

@@ -1,9 +1,9 @@
-//! [`Verdict`]: what follows from what a protocol has seen.
+//! [`Verdict`]: the consequence of what a protocol has seen.
 
 use crate::event::CloseReason;
 
-/// What follows from what a [`Protocol`](super::Protocol) or [`Scanner`](super::Scanner) has seen, for
-/// the connection that it was seen on, and for the others.
+/// The consequence of what a [`Protocol`](super::Protocol) or [`Scanner`](super::Scanner) has seen,
+/// for the connection that it was seen on, and for the others.
 ///
 /// The same words wherever a protocol is asked:
 ///
@@ -39,7 +39,7 @@ pub enum Verdict {
     Close,
     /// The connection must not be reused: the peer has said that it ends it.
     PeerCloses,
-    /// Neither this connection nor any other that was made before is of use: the upstream has changed
+    /// The connection is of no use, nor is any other that was made before: the upstream has changed
     /// its role, or is going away.
     InvalidatePool,
 }

@@ -1,4 +1,4 @@
-//! What a stream can know about the exchange on it, and whether it may be reused. Pure.
+//! A stream's knowledge of the exchange on it, and whether it may be reused. Pure.
 
 use crate::event::CloseReason;
 
@@ -21,7 +21,7 @@ pub(crate) enum Ending {
     Answered,
     /// The protocol is one-way: nothing answers what was written.
     Unanswered,
-    /// Nothing was said; the guard was just dropped.
+    /// The guard was dropped without a word.
     Silent,
 }
 

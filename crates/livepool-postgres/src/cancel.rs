@@ -17,24 +17,23 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
-use super::already::Already;
-use super::encryption::Encryption;
+use super::encryption::{Encryption, NegotiatedConnect};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use livepool::event::CancelOutcome;
 use livepool::protocol::{Linger, SideChannel, SidePermit, log_trouble};
 
 /// A request to cancel stops one statement; the next one may have been sent before.
-pub(super) const NEXT: Duration = Duration::from_millis(250);
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// How long the place of a connection is kept whose statement does not end though the server was asked.
-const ENDING: Duration = Duration::from_secs(5);
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The right to cancel what one connection is doing. One request at a time, and few at a time of all
 /// connections of a pool.
 #[derive(Clone)]
-pub(super) struct Canceller(Arc<Inner>);
+pub(super) struct Canceller(Arc<CancelState>);
 
-struct Inner {
+struct CancelState {
     token: tokio_postgres::CancelToken,
     side: Option<SideChannel>,
     /// As the connection itself has it.
@@ -46,9 +45,9 @@ struct Inner {
     /// How often the connection has come back.
     returns: AtomicU64,
     /// Its user has asked for one.
-    was_asked: AtomicBool,
+    was_requested: AtomicBool,
     /// One was sent, and nobody saw whether it was taken: it may still come, and hit whatever runs.
-    is_loose: AtomicBool,
+    is_unconfirmed: AtomicBool,
 }
 
 impl Canceller {
@@ -57,15 +56,15 @@ impl Canceller {
         side: Option<SideChannel>,
         encryption: Option<Encryption>,
     ) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(CancelState {
             token,
             side,
             encryption,
             turn: Arc::default(),
             sent: AtomicU64::new(0),
             returns: AtomicU64::new(0),
-            was_asked: AtomicBool::new(false),
-            is_loose: AtomicBool::new(false),
+            was_requested: AtomicBool::new(false),
+            is_unconfirmed: AtomicBool::new(false),
         }))
     }
 
@@ -100,18 +99,18 @@ impl Canceller {
 
     /// Waits until no request is under way. Returns whether its user made one since the last time; an
     /// error, if one may still hit whoever has the connection next.
-    pub(super) async fn settled(&self) -> io::Result<bool> {
+    pub(super) async fn settle(&self) -> io::Result<bool> {
         drop(self.0.turn.lock().await);
-        match self.0.is_loose.load(SeqCst) {
+        match self.0.is_unconfirmed.load(SeqCst) {
             true => Err(io::ErrorKind::TimedOut.into()),
-            false => Ok(self.0.was_asked.swap(false, SeqCst)),
+            false => Ok(self.0.was_requested.swap(false, SeqCst)),
         }
     }
 
     /// Its user has given it back. Returns whether he has cancelled something, perhaps this very moment.
-    pub(super) fn comes_back(&self) -> bool {
+    pub(super) fn note_return(&self) -> bool {
         self.0.returns.fetch_add(1, SeqCst);
-        self.0.was_asked.load(SeqCst)
+        self.0.was_requested.load(SeqCst)
     }
 
     /// For its user.
@@ -131,18 +130,18 @@ impl Canceller {
             }
             if left.is_none() {
                 left = linger.closed().await;
-                deadline = Some(Instant::now() + ENDING);
+                deadline = Some(Instant::now() + END_TIMEOUT);
             }
             let Some(left) = &mut left else { return };
             let is_late = || deadline.is_some_and(|at| at <= Instant::now());
-            if left.end_within(NEXT).await || is_late() {
+            if left.end_within(RETRY_INTERVAL).await || is_late() {
                 return;
             }
         }
     }
 }
 
-impl Inner {
+impl CancelState {
     async fn request(
         self: Arc<Self>,
         mut last: OwnedMutexGuard<u64>,
@@ -151,7 +150,7 @@ impl Inner {
         deadline: Instant,
     ) -> io::Result<()> {
         let Some(side) = &self.side else { return Ok(()) };
-        let made = timeout_at(deadline, self.make(side, &permit, deadline)).await;
+        let made = timeout_at(deadline, self.connect_and_send(side, &permit, deadline)).await;
         let (outcome, result) = match made {
             Ok(Ok(number)) => {
                 *last = number;
@@ -167,7 +166,7 @@ impl Inner {
     }
 
     /// Returns the number it has.
-    async fn make(
+    async fn connect_and_send(
         &self,
         side: &SideChannel,
         permit: &SidePermit,
@@ -175,27 +174,32 @@ impl Inner {
     ) -> io::Result<u64> {
         let stream = side.connect(permit, deadline).await?;
         match &self.encryption {
-            None => self.ask(stream).await,
-            Some(encryption) => self.ask(encryption.encrypt(side.peer_addr(), stream).await?).await,
+            None => self.send_request(stream).await,
+            Some(encryption) => {
+                self.send_request(encryption.encrypt(side.peer_addr(), stream).await?).await
+            }
         }
     }
 
-    async fn ask<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S) -> io::Result<u64> {
+    async fn send_request<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        mut stream: S,
+    ) -> io::Result<u64> {
         let number = self.sent.fetch_add(1, SeqCst) + 1;
-        self.is_loose.store(true, SeqCst);
+        self.is_unconfirmed.store(true, SeqCst);
         // The library ends its side then, and so do we not: a bouncer (PgBouncer 1.18) that has not passed
         // the request on takes that for the end of it. libpq waits as well.
-        let asked = self.token.cancel_query_raw(Open(&mut stream), Already).await;
+        let asked = self.token.cancel_query_raw(KeepOpen(&mut stream), NegotiatedConnect).await;
         asked.map_err(io::Error::other)?;
         // It answers nothing, and closes in whichever way.
         let _ = stream.read(&mut [0; 1]).await;
-        self.is_loose.store(false, SeqCst);
+        self.is_unconfirmed.store(false, SeqCst);
         Ok(number)
     }
 
     /// The library makes its errors itself: this is its one about a stream that fails so.
     async fn error(&self, error: io::Error) -> Result<(), tokio_postgres::Error> {
-        self.token.cancel_query_raw(Broken(Some(error)), Already).await
+        self.token.cancel_query_raw(FailingStream(Some(error)), NegotiatedConnect).await
     }
 }
 
@@ -244,7 +248,7 @@ impl CancelToken {
             return Ok(());
         }
         // Before the look, as whoever gives it back looks afterwards.
-        inner.was_asked.store(true, SeqCst);
+        inner.was_requested.store(true, SeqCst);
         let is_stale = poll_fn(|_| if is_stale() { Poll::Ready(()) } else { Poll::Pending });
         match self.canceller.cancel(is_stale).await {
             Ok(_) => Ok(()),
@@ -275,9 +279,9 @@ impl fmt::Debug for CancelToken {
 }
 
 /// A stream that is not shut down when it is told to be.
-struct Open<'a, S>(&'a mut S);
+struct KeepOpen<'a, S>(&'a mut S);
 
-impl<S: AsyncRead + Unpin> AsyncRead for Open<'_, S> {
+impl<S: AsyncRead + Unpin> AsyncRead for KeepOpen<'_, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -287,7 +291,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Open<'_, S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Open<'_, S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for KeepOpen<'_, S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -306,22 +310,22 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Open<'_, S> {
 }
 
 /// Nobody logs in over it.
-impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for Open<'_, S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for KeepOpen<'_, S> {
     fn channel_binding(&self) -> ChannelBinding {
         ChannelBinding::none()
     }
 }
 
 /// A stream that fails.
-struct Broken(Option<io::Error>);
+struct FailingStream(Option<io::Error>);
 
-impl Broken {
+impl FailingStream {
     fn fail<T>(&mut self) -> Poll<io::Result<T>> {
         Poll::Ready(Err(self.0.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())))
     }
 }
 
-impl AsyncRead for Broken {
+impl AsyncRead for FailingStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -331,7 +335,7 @@ impl AsyncRead for Broken {
     }
 }
 
-impl AsyncWrite for Broken {
+impl AsyncWrite for FailingStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -349,7 +353,7 @@ impl AsyncWrite for Broken {
     }
 }
 
-impl TlsStream for Broken {
+impl TlsStream for FailingStream {
     fn channel_binding(&self) -> ChannelBinding {
         ChannelBinding::none()
     }

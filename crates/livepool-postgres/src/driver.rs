@@ -5,23 +5,23 @@ use std::task::Poll;
 use tokio_postgres::{Connection, Error};
 
 use super::cancel::Canceller;
+use super::driver_stream::DriverStream;
 use super::line::Line;
-use super::notify::Board;
-use super::watched::Watched;
+use super::notify::NotificationBoard;
 use crate::sync::{Arc, OnceLock};
 use livepool::protocol::{Linger, Wire, log_trouble};
 
 /// Of one connection.
-pub(super) struct Driver {
-    pub(super) connection: Connection<Watched<Wire>, Watched<Wire>>,
+pub(super) struct SessionDriver {
+    pub(super) connection: Connection<DriverStream<Wire>, DriverStream<Wire>>,
     pub(super) line: Arc<Line>,
-    pub(super) board: Arc<Board>,
+    pub(super) board: Arc<NotificationBoard>,
     pub(super) end: Arc<OnceLock<Error>>,
     pub(super) canceller: Canceller,
     pub(super) linger: Linger,
 }
 
-impl Driver {
+impl SessionDriver {
     /// Reads and writes until the connection has ended.
     pub(super) async fn run(self) {
         let Self { mut connection, line, board, end, canceller, linger } = self;

@@ -5,10 +5,10 @@ use std::io;
 
 use tokio_postgres::error::SqlState;
 
-use super::fields::PgError;
-use super::role::{Role, Target};
+use super::driver_stream;
+use super::role::{ServerRole, Target};
 use super::setup::SetupError;
-use super::watched;
+use super::wire_format::PgError;
 use livepool::protocol::Escaped;
 use livepool::protocol::OneLine;
 use livepool::protocol::Verdict;
@@ -40,7 +40,7 @@ pub enum Error {
 }
 
 impl Error {
-    pub(super) fn not_wanted(target: Target, found: Role) -> Self {
+    pub(super) fn not_wanted(target: Target, found: ServerRole) -> Self {
         Self::NotWanted { target, found: found.to_string() }
     }
 
@@ -58,7 +58,10 @@ impl Error {
         let Self::Postgres(error) = self else { return false };
         let cause = std::error::Error::source(error);
         match error.as_db_error() {
-            Some(db) => watched::is_ours(db) && db.code().code() == watched::TIME_IS_UP,
+            Some(db) => {
+                driver_stream::is_from_pool(db)
+                    && db.code().code() == driver_stream::QUERY_CANCELED_CODE
+            }
             None => cause.and_then(|cause| cause.downcast_ref()).is_some_and(livepool::is_timeout),
         }
     }
@@ -107,10 +110,10 @@ impl Error {
         }
     }
 
-    pub(super) fn verdict(&self) -> Verdict {
+    pub(super) fn consequence(&self) -> Verdict {
         match self {
             Self::Postgres(error) => match error.as_db_error() {
-                Some(db) if watched::is_ours(db) => Verdict::Close,
+                Some(db) if driver_stream::is_from_pool(db) => Verdict::Close,
                 Some(db) => {
                     let severity = db.parsed_severity();
                     let fatal = severity.map_or(db.severity() == "FATAL", |severity| {

@@ -1,11 +1,9 @@
 //! Properties of what is read along with a client of PostgreSQL, and of its URLs.
 
 use super::Postgres;
-use super::fields::Fields;
-use super::idle::unread;
-use super::opening::Opening;
-use super::parameter::{Parameter, Parameters};
-use super::scanner::{PgScanner, Status};
+use super::scanner::{PgScanner, TransactionStatus};
+use super::statement_text::StatementText;
+use super::wire_format::{ErrorFields, RoleParameters, ShortText, unread};
 use livepool::fuzzed::{Property, cut, pieces, says_something, ways};
 use livepool::protocol::Verdict;
 
@@ -77,12 +75,12 @@ pub fn all() -> Vec<Property> {
 #[derive(Debug, PartialEq, Eq)]
 struct Known {
     owed: usize,
-    status: Status,
+    status: TransactionStatus,
     awaits_client: bool,
     is_listening: bool,
     is_lost: bool,
     role: String,
-    errors: Vec<super::fields::PgError>,
+    errors: Vec<super::wire_format::PgError>,
 }
 
 fn known(scanner: &mut PgScanner) -> Known {
@@ -141,21 +139,21 @@ fn what_waits_is_judged_as_the_scanner_would(input: &[u8]) {
 
 fn short_texts_are_the_same_in_pieces_of_any_size(input: &[u8]) {
     let known = ways(input).map(|mut size| {
-        let mut fields = Fields::default();
-        let (mut query, mut parse) = (Opening::of_query(), Opening::of_parse());
-        let mut parameter = Parameter::new();
+        let mut fields = ErrorFields::default();
+        let (mut query, mut parse) = (StatementText::of_query(), StatementText::of_parse());
+        let mut parameter = ShortText::new();
         cut(input, &mut size, |part| {
             fields.read(part);
             query.read(part);
             parse.read(part);
             parameter.read(part);
         });
-        let mut parameters = Parameters::default();
+        let mut parameters = RoleParameters::default();
         parameters.set(&parameter);
         let role = format!("{:?}", parameters.role());
-        let said =
-            [&query, &parse].map(|text| (text.says(), text.path(), text.name(), text.hash()));
-        (fields.error(), fields.is_of_plan(), said, role, parameter.hash())
+        let said = [&query, &parse]
+            .map(|text| (text.listen_effect(), text.path(), text.name(), text.hash()));
+        (fields.error(), fields.is_stale_plan(), said, role, parameter.hash())
     });
     assert!(known[0] == known[1] && known[0] == known[2], "{known:?}");
 }

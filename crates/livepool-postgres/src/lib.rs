@@ -115,50 +115,41 @@
 //!   the guard together with the stream, or collect the rows first. (deadpool-postgres gives the
 //!   connection to the next user while it goes on.)
 
-mod along;
-mod already;
-#[cfg(feature = "tls")]
-mod binding;
 mod cancel;
+#[cfg(feature = "tls")]
+mod channel_binding;
 mod client;
-mod debt;
 mod driver;
-#[cfg_attr(not(feature = "tls"), path = "unencrypted.rs")]
+mod driver_stream;
 mod encryption;
 mod error;
-mod fields;
-mod frames;
 #[cfg(any(test, feature = "__properties"))]
 #[doc(hidden)]
 pub mod fuzzed;
-mod idle;
 mod line;
-mod message;
 #[cfg(shuttle)]
 #[doc(hidden)]
 pub mod models;
 mod notify;
-mod opening;
-mod parameter;
-mod path;
+mod outstanding;
 mod protocol;
 mod query;
 mod reset;
 mod role;
 mod scanner;
-mod seen;
+mod search_path;
+mod session_scanner;
 mod setup;
 #[cfg(test)]
 mod simulated;
+mod statement_text;
 mod statements;
 mod sync;
 #[cfg(test)]
 mod tests;
-mod transaction;
-mod unbound;
+mod unclaimed;
 mod url;
-mod watched;
-mod words;
+mod wire_format;
 
 /// The pool.
 pub use livepool;
@@ -166,7 +157,7 @@ pub use livepool;
 pub use tokio_postgres;
 
 pub use cancel::CancelToken;
-pub use client::Client;
+pub use client::{Client, Transaction, TransactionBuilder};
 pub use error::Error;
 pub use notify::Notifications;
 pub use protocol::Postgres;
@@ -175,13 +166,11 @@ pub use reset::RecyclingMethod;
 pub use role::Target;
 pub use setup::{SetupError, pool};
 pub use statements::{StatementCache, Statements};
-pub use transaction::{Transaction, TransactionBuilder};
 
 #[cfg(test)]
 use {
-    fields::PgError,
-    idle::unread,
-    scanner::{PgScanner, Status},
+    scanner::{PgScanner, TransactionStatus},
+    wire_format::{PgError, unread},
 };
 
 /// The example of the README compiles.

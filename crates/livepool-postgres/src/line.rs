@@ -15,8 +15,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::sync::Notify;
 
-use super::role::Role;
-use super::unbound::Unbound;
+use super::role::ServerRole;
+use super::unclaimed::UnclaimedStatements;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use crate::sync::{Arc, AtomicWaker, Mutex, OnceLock, PoisonError};
@@ -52,7 +52,7 @@ pub(super) struct Line {
     /// What failed last was refused before anything was run.
     was_early: AtomicBool,
     /// Statements that nobody runs.
-    unbound: OnceLock<Arc<Unbound>>,
+    unclaimed: OnceLock<Arc<UnclaimedStatements>>,
     /// A write was refused, and the server or the session may be read-only.
     doubts_role: AtomicBool,
     /// What the answer to that means: for the next one who reads along.
@@ -68,7 +68,7 @@ pub(super) struct Line {
     /// It was this side that ended it.
     is_ended_here: AtomicBool,
     /// What the server was at the start, if it said so.
-    role: OnceLock<Role>,
+    role: OnceLock<ServerRole>,
     changed: Notify,
 }
 
@@ -88,7 +88,7 @@ impl Line {
             path: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
             was_early: AtomicBool::new(false),
-            unbound: OnceLock::new(),
+            unclaimed: OnceLock::new(),
             doubts_role: AtomicBool::new(false),
             verdict: Mutex::new(None),
             has_verdict: AtomicBool::new(false),
@@ -100,13 +100,6 @@ impl Line {
             role: OnceLock::new(),
             changed: Notify::new(),
         })
-    }
-
-    /// The driver has sent all it was given, and read all there is.
-    pub(super) fn is_at_rest(&self) -> bool {
-        // What was handled first: it only ever catches up.
-        let handled = self.handled.load(SeqCst);
-        self.woken.load(SeqCst) == handled
     }
 
     pub(super) fn owed(&self) -> usize {
@@ -132,7 +125,13 @@ impl Line {
 
     /// Nothing is under way: neither owed nor about to be sent.
     pub(super) fn is_quiet(&self) -> bool {
-        self.is_at_rest() && self.owed() == 0
+        // At rest, the driver has sent all it was given, and read all there is. What was handled is read
+        // first: it only ever catches up.
+        let handled = self.handled.load(SeqCst);
+        let is_at_rest = || self.woken.load(SeqCst) == handled;
+        // Looked at again after the count: an answer may have come between, which is owed no more and
+        // still in the driver's hands.
+        is_at_rest() && self.owed() == 0 && is_at_rest()
     }
 
     /// Resolves when nothing is under way, or the connection is lost.
@@ -193,12 +192,12 @@ impl Line {
     }
 
     /// The scanner counts them here.
-    pub(super) fn counts(&self, unbound: &Arc<Unbound>) {
-        let _ = self.unbound.set(Arc::clone(unbound));
+    pub(super) fn counts(&self, unclaimed: &Arc<UnclaimedStatements>) {
+        let _ = self.unclaimed.set(Arc::clone(unclaimed));
     }
 
-    pub(super) fn unbound(&self) -> Option<&Unbound> {
-        self.unbound.get().map(|unbound| &**unbound)
+    pub(super) fn unclaimed(&self) -> Option<&UnclaimedStatements> {
+        self.unclaimed.get().map(|unclaimed| &**unclaimed)
     }
 
     pub(super) fn doubt_role(&self) {
@@ -259,11 +258,11 @@ impl Line {
         self.is_ended_here.store(true, SeqCst);
     }
 
-    pub(super) fn role(&self) -> Option<Role> {
+    pub(super) fn role(&self) -> Option<ServerRole> {
         self.role.get().copied()
     }
 
-    pub(super) fn began_as(&self, role: Role) {
+    pub(super) fn began_as(&self, role: ServerRole) {
         let _ = self.role.set(role);
     }
 

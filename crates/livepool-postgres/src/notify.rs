@@ -9,9 +9,9 @@ use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 use tokio_postgres::{AsyncMessage, Notification};
 
 /// How many notifications are kept for one who does not take them.
-const MOST_KEPT: usize = 1024;
+const MAX_KEPT: usize = 1024;
 /// A longer one is none: a server sends at most 8 000 bytes, however it was built less than 32 KiB.
-const LONGEST: usize = 32 * 1024;
+const MAX_NOTIFICATION: usize = 32 * 1024;
 
 /// The notifications that arrive while a connection is held. See
 /// [`Client::notifications`](super::Client::notifications).
@@ -57,15 +57,15 @@ impl Notifications {
 
 /// Where the driver leaves them.
 #[derive(Debug, Default)]
-pub(super) struct Board {
+pub(super) struct NotificationBoard {
     /// Only used under this lock, nothing else.
     sender: Mutex<Option<broadcast::Sender<Notification>>>,
 }
 
-impl Board {
+impl NotificationBoard {
     pub(super) fn subscribe(&self) -> Notifications {
         let mut sender = self.sender();
-        let sender = sender.get_or_insert_with(|| broadcast::channel(MOST_KEPT).0);
+        let sender = sender.get_or_insert_with(|| broadcast::channel(MAX_KEPT).0);
         Notifications { receiver: sender.subscribe(), missed: 0 }
     }
 
@@ -79,7 +79,8 @@ impl Board {
     pub(super) fn post(&self, message: AsyncMessage) {
         match message {
             AsyncMessage::Notification(notification)
-                if notification.channel().len() + notification.payload().len() <= LONGEST =>
+                if notification.channel().len() + notification.payload().len()
+                    <= MAX_NOTIFICATION =>
             {
                 let sender = self.sender().clone();
                 if let Some(sender) = sender {

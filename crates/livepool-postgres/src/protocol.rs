@@ -4,21 +4,20 @@ use std::fmt;
 
 use tokio::time::Instant;
 
-use super::along::Along;
-use super::already::Already;
 use super::cancel::Canceller;
 use super::client::Client;
-use super::driver::Driver;
-use super::encryption::{Agreed, Wanted};
+use super::driver::SessionDriver;
+use super::driver_stream::DriverStream;
+use super::encryption::{Negotiated, NegotiatedConnect, TlsPolicy};
 use super::error::Error;
 use super::line::Line;
-use super::notify::Board;
+use super::notify::NotificationBoard;
 use super::reset::{self, RecyclingMethod};
-use super::role::{Role, Target};
+use super::role::{ServerRole, Target};
+use super::session_scanner::SessionScanner;
 use super::statements::{self, StatementCache, Statements};
-use super::unbound::Unbound;
-use super::url::Keepalives;
-use super::watched::Watched;
+use super::unclaimed::UnclaimedStatements;
+use super::url::KeepaliveOptions;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, OnceLock};
 use livepool::net::PeerAddr;
@@ -37,11 +36,11 @@ pub struct Postgres {
     pub(super) tls: Option<Tls>,
     /// It is that of the files that the URL names.
     #[cfg(feature = "tls")]
-    pub(super) has_files: bool,
+    pub(super) has_tls_files: bool,
     /// Somebody called [`with_tls`](Self::with_tls).
-    pub(super) is_told_tls: bool,
+    pub(super) was_given_tls: bool,
     /// What the URL says of it.
-    pub(super) keepalive: Keepalives,
+    pub(super) keepalive: KeepaliveOptions,
     recycling: RecyclingMethod,
     target: Target,
     statements: Statements,
@@ -60,9 +59,9 @@ impl Postgres {
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "tls")]
-            has_files: false,
-            is_told_tls: false,
-            keepalive: Keepalives::default(),
+            has_tls_files: false,
+            was_given_tls: false,
+            keepalive: KeepaliveOptions::default(),
             recycling: RecyclingMethod::default(),
             statements: Statements::default(),
             capacity: statements::CAPACITY,
@@ -80,7 +79,7 @@ impl Postgres {
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn with_tls(self, tls: Tls) -> Self {
-        Self { tls: Some(tls), is_told_tls: true, ..self }
+        Self { tls: Some(tls), was_given_tls: true, ..self }
     }
 
     /// What a connection that comes back is made to forget. Default [`RecyclingMethod::Tidy`].
@@ -117,17 +116,17 @@ impl Postgres {
     }
 
     /// Whether its URL names the files of certificates.
-    pub(super) fn has_files(&self) -> bool {
+    pub(super) fn has_tls_files(&self) -> bool {
         #[cfg(feature = "tls")]
-        return self.has_files;
+        return self.has_tls_files;
         #[cfg(not(feature = "tls"))]
         false
     }
 
-    fn wanted(&self, peer: &PeerAddr) -> Wanted {
+    fn tls_policy(&self, peer: &PeerAddr) -> TlsPolicy {
         #[cfg(not(feature = "tls"))]
         let _ = peer;
-        Wanted {
+        TlsPolicy {
             mode: self.config.get_ssl_mode(),
             #[cfg(feature = "tls")]
             negotiation: self.config.get_ssl_negotiation(),
@@ -148,19 +147,20 @@ impl Protocol for Postgres {
         self.check().map_err(Error::Setup)?;
         let began = Instant::now();
         let peer = wire.peer_addr().clone();
-        let Agreed { wire, encryption, end_point } = self.wanted(&peer).begin(wire).await?;
+        let Negotiated { wire, encryption, end_point } =
+            self.tls_policy(&peer).negotiate(wire).await?;
         let line = Line::new();
         // Its ledger only repeats what the line knows.
-        drop(wire.scan(Along::new(&line, self.target, &self.generation)));
+        drop(wire.scan(SessionScanner::new(&line, self.target, &self.generation)));
         let mut config = (*self.config).clone();
-        Already::tell(encryption.is_some(), &mut config);
+        NegotiatedConnect::configure(encryption.is_some(), &mut config);
         let (side, linger) = (wire.side_channel(), wire.linger());
-        let watched = Watched::new(wire, &line, end_point);
-        let (client, connection) = config.connect_raw(watched, Already).await?;
+        let stream = DriverStream::new(wire, &line, end_point);
+        let (client, connection) = config.connect_raw(stream, NegotiatedConnect).await?;
         let handshake = began.elapsed();
 
         let canceller = Canceller::new(client.cancel_token(), side, encryption);
-        let (board, end) = (Arc::<Board>::default(), Arc::<OnceLock<_>>::default());
+        let (board, end) = (Arc::<NotificationBoard>::default(), Arc::<OnceLock<_>>::default());
         let client = Client {
             client,
             statements: Arc::new(StatementCache::new(
@@ -175,11 +175,11 @@ impl Protocol for Postgres {
             end: Arc::clone(&end),
             handshake,
         };
-        tokio::spawn(Driver { connection, line, board, end, canceller, linger }.run());
+        tokio::spawn(SessionDriver { connection, line, board, end, canceller, linger }.run());
         if self.target != Target::Any {
             let role = match client.line.role() {
                 Some(role) => role,
-                None => Role::ask(&client).await?,
+                None => ServerRole::ask(&client).await?,
             };
             if !self.target.accepts(role) {
                 return Err(Error::not_wanted(self.target, role));
@@ -196,12 +196,12 @@ impl Protocol for Postgres {
     fn reuse(&self, client: &Client) -> Verdict {
         // Whatever comes from now on is not for the one who was told so far.
         client.board.close();
-        let was_cancelled = client.canceller.comes_back();
+        let was_cancelled = client.canceller.note_return();
         let line = &client.line;
-        if line.is_lost() || line.unbound().is_some_and(Unbound::is_full) {
+        if line.is_lost() || line.unclaimed().is_some_and(UnclaimedStatements::is_full) {
             return Verdict::Close;
         }
-        let left = line.unbound().map_or(0, Unbound::len);
+        let left = line.unclaimed().map_or(0, UnclaimedStatements::len);
         let is_known = left == 0 && !line.doubts_role() && !was_cancelled && !line.is_unsure();
         let is_clean = line.is_quiet() && !line.is_in_transaction() && !line.listens() && is_known;
         if is_clean && self.recycling.sql(line.is_touched()).is_none() {
@@ -216,7 +216,7 @@ impl Protocol for Postgres {
     }
 
     fn classify(&self, error: &Error) -> Verdict {
-        error.verdict()
+        error.consequence()
     }
 
     fn speaks(&self) -> &'static str {
@@ -236,7 +236,7 @@ impl Protocol for Postgres {
     }
 
     fn unread(&self, bytes: &[u8]) -> Verdict {
-        super::idle::unread(bytes)
+        super::wire_format::unread(bytes)
     }
 }
 

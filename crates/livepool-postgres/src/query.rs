@@ -8,44 +8,44 @@ use super::statements::{StatementCache, Statements};
 mod private {
     use tokio_postgres::Statement;
 
-    pub trait Sealed {
+    pub trait AsRunnable {
         #[doc(hidden)]
-        fn given(&self) -> Given<'_>;
+        fn runnable(&self) -> Runnable<'_>;
     }
 
     /// What is to be run.
     #[derive(Debug, Clone, Copy)]
-    pub enum Given<'a> {
+    pub enum Runnable<'a> {
         Statement(&'a Statement),
         Text(&'a str),
     }
 }
 
-pub(super) use private::Given;
+pub(super) use private::Runnable;
 
 /// What can be run: a prepared [`Statement`], or a text. As [`tokio_postgres::ToStatement`], which is
 /// implemented for the same types.
-pub trait ToStatement: tokio_postgres::ToStatement + private::Sealed {}
+pub trait ToStatement: tokio_postgres::ToStatement + private::AsRunnable {}
 
 impl ToStatement for Statement {}
 impl ToStatement for str {}
 impl ToStatement for String {}
 
-impl private::Sealed for Statement {
-    fn given(&self) -> Given<'_> {
-        Given::Statement(self)
+impl private::AsRunnable for Statement {
+    fn runnable(&self) -> Runnable<'_> {
+        Runnable::Statement(self)
     }
 }
 
-impl private::Sealed for str {
-    fn given(&self) -> Given<'_> {
-        Given::Text(self)
+impl private::AsRunnable for str {
+    fn runnable(&self) -> Runnable<'_> {
+        Runnable::Text(self)
     }
 }
 
-impl private::Sealed for String {
-    fn given(&self) -> Given<'_> {
-        Given::Text(self)
+impl private::AsRunnable for String {
+    fn runnable(&self) -> Runnable<'_> {
+        Runnable::Text(self)
     }
 }
 
@@ -53,47 +53,49 @@ impl private::Sealed for String {
 pub(super) type Params<'a> = [&'a (dyn ToSql + Sync)];
 
 /// How a statement is run.
-pub(super) enum Way {
+pub(super) enum RunMode {
     /// As it was given.
-    Given,
+    AsGiven,
     /// By its text.
     Typed(String, Vec<Type>),
 }
 
 impl StatementCache {
     /// How this one is run with so many parameters.
-    pub(super) async fn way(
+    pub(super) async fn run_mode(
         &self,
         client: &Client,
-        given: Given<'_>,
+        runnable: Runnable<'_>,
         params: usize,
-    ) -> Result<Way, Error> {
+    ) -> Result<RunMode, Error> {
         if self.mode() == Statements::Named {
-            return Ok(Way::Given);
+            return Ok(RunMode::AsGiven);
         }
-        let (text, statement) = match given {
-            Given::Text(text) if params == 0 => return Ok(Way::Typed(text.to_owned(), Vec::new())),
-            Given::Text(text) => (text.to_owned(), self.prepare(client, text, &[]).await?),
-            Given::Statement(statement) => match self.text_of(statement) {
+        let (text, statement) = match runnable {
+            Runnable::Text(text) if params == 0 => {
+                return Ok(RunMode::Typed(text.to_owned(), Vec::new()));
+            }
+            Runnable::Text(text) => (text.to_owned(), self.prepare(client, text, &[]).await?),
+            Runnable::Statement(statement) => match self.text_of(statement) {
                 Some((text, _)) => (text, statement.clone()),
                 // Prepared by the client library's own call.
-                None => return Ok(Way::Given),
+                None => return Ok(RunMode::AsGiven),
             },
         };
         // With too many or too few of them the client library has the error.
         let fits = statement.params().len() == params;
-        Ok(if fits { Way::Typed(text, statement.params().to_vec()) } else { Way::Given })
+        Ok(if fits { RunMode::Typed(text, statement.params().to_vec()) } else { RunMode::AsGiven })
     }
 
-    pub(super) async fn renewed_of(
+    pub(super) async fn renew(
         &self,
         client: &Client,
-        given: Given<'_>,
+        runnable: Runnable<'_>,
         error: &Error,
     ) -> Option<Statement> {
-        match given {
-            Given::Statement(statement) => self.renewed(client, statement, error).await,
-            Given::Text(_) => None,
+        match runnable {
+            Runnable::Statement(statement) => self.renew_statement(client, statement, error).await,
+            Runnable::Text(_) => None,
         }
     }
 }
@@ -130,18 +132,18 @@ macro_rules! queries {
         where
             T: ?Sized + super::query::ToStatement,
         {
-            use super::query::{Way, typed};
+            use super::query::{RunMode, typed};
             let (client, cache) = self.parts();
-            let way = cache.way(client, statement.given(), params.len()).await?;
-            let running = cache.running().await;
-            match way {
-                Way::Typed(text, types) => client.$typed(&text, &typed(params, types)).await,
-                Way::Given => match client.$name(statement, params).await {
+            let run_mode = cache.run_mode(client, statement.runnable(), params.len()).await?;
+            let running = cache.running_guard().await;
+            match run_mode {
+                RunMode::Typed(text, types) => client.$typed(&text, &typed(params, types)).await,
+                RunMode::AsGiven => match client.$name(statement, params).await {
                     Ok(out) => Ok(out),
                     Err(error) => {
                         // To renew it may take a transaction.
                         drop(running);
-                        match cache.renewed_of(client, statement.given(), &error).await {
+                        match cache.renew(client, statement.runnable(), &error).await {
                             Some(renewed) => client.$name(&renewed, params).await,
                             None => Err(error),
                         }

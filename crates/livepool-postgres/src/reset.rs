@@ -11,7 +11,7 @@ use super::client::Client;
 use super::error::Error;
 use super::role;
 use super::statements::is_unknown_statement;
-use super::unbound::Unbound;
+use super::unclaimed::UnclaimedStatements;
 use livepool::protocol::log_trouble;
 
 /// What a connection is made to forget when it comes back.
@@ -79,14 +79,14 @@ impl RecyclingMethod {
 
 /// What is under way may end by itself for this long, and for as long as the handshake took: to
 /// cancel is to make a connection, and costs as much.
-const LEAST_GRACE: Duration = Duration::from_millis(5);
-const MOST_GRACE: Duration = Duration::from_millis(100);
+const MIN_GRACE: Duration = Duration::from_millis(5);
+const MAX_GRACE: Duration = Duration::from_millis(100);
 
 /// Makes it fit for its next user. Its pool sets the limit.
 pub(super) async fn reset(client: &Client, method: &RecyclingMethod) -> Result<(), Error> {
-    let grace = client.handshake.clamp(LEAST_GRACE, MOST_GRACE);
+    let grace = client.handshake.clamp(MIN_GRACE, MAX_GRACE);
     // Its user may have cancelled something.
-    let mut cancelled = client.canceller.settled().await.map_err(|_| Error::NotClean)?;
+    let mut cancelled = client.canceller.settle().await.map_err(|_| Error::NotClean)?;
     if !is_quiet_within(client, grace).await? {
         cancel(client).await?;
         cancelled = true;
@@ -130,7 +130,7 @@ pub(super) async fn reset(client: &Client, method: &RecyclingMethod) -> Result<(
 
 /// Closes the statements that were prepared for somebody who did not wait for it.
 async fn close_statements(client: &Client) -> Result<(), Error> {
-    let names = client.line.unbound().map(Unbound::take).unwrap_or_default();
+    let names = client.line.unclaimed().map(UnclaimedStatements::take).unwrap_or_default();
     if !names.is_empty() {
         let sql: String = names.iter().map(|name| format!("DEALLOCATE s{name};")).collect();
         match run(client, &sql).await {
@@ -167,7 +167,7 @@ async fn cancel(client: &Client) -> Result<(), Error> {
             log_trouble(None, &error, "a query could not be cancelled");
             return Err(Error::NotClean);
         }
-        let left = cancel::NEXT.saturating_sub(began.elapsed()).max(LEAST_GRACE);
+        let left = cancel::RETRY_INTERVAL.saturating_sub(began.elapsed()).max(MIN_GRACE);
         if is_quiet_within(client, left).await? {
             return Ok(());
         }

@@ -27,13 +27,13 @@ pub enum Target {
 
 /// What a server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Role {
+pub(crate) struct ServerRole {
     pub(super) is_standby: bool,
     /// Its sessions read only, unless they ask for more.
     pub(super) is_read_only: bool,
 }
 
-impl Role {
+impl ServerRole {
     /// By asking.
     pub(super) async fn ask(client: &Client) -> Result<Self, tokio_postgres::Error> {
         let sql = "SELECT pg_catalog.pg_is_in_recovery(), \
@@ -53,7 +53,7 @@ impl Role {
 /// was told to.
 pub(super) async fn why_read_only(
     client: &Client,
-    began_as: Option<Role>,
+    began_as: Option<ServerRole>,
 ) -> Result<Option<Verdict>, tokio_postgres::Error> {
     let sql = "SELECT pg_catalog.pg_is_in_recovery(), setting, reset_val \
                FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only'";
@@ -78,7 +78,7 @@ pub(super) async fn why_read_only(
 }
 
 impl Target {
-    pub(super) fn accepts(self, role: Role) -> bool {
+    pub(super) fn accepts(self, role: ServerRole) -> bool {
         match self {
             Self::Any => true,
             Self::ReadWrite => !role.is_read_only,
@@ -109,7 +109,7 @@ impl fmt::Display for Target {
     }
 }
 
-impl fmt::Display for Role {
+impl fmt::Display for ServerRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match (self.is_standby, self.is_read_only) {
             (true, _) => "a standby",
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn each_target_accepts_the_servers_it_says() {
-        let role = |is_standby, is_read_only| Role { is_standby, is_read_only };
+        let role = |is_standby, is_read_only| ServerRole { is_standby, is_read_only };
         for (role, accepted) in [
             (role(false, false), [true, true, false, true, false]),
             (role(false, true), [true, false, true, true, false]),

@@ -1,20 +1,19 @@
 //! [`PgScanner`]: reads along with a PostgreSQL client, protocol 3. Pure.
 
-use super::debt::Debt;
-use super::fields::{Fields, PgError};
-use super::frames::{Frames, Piece};
-use super::message::{Named, Receiving, Sending};
-use super::opening::{Lasting, Opening, Says};
-use super::parameter::{Parameter, Parameters};
-use super::path::SearchPath;
-use super::role::Role;
-use super::unbound::Unbound;
-use crate::seen::Seen;
+use super::outstanding::OutstandingReplies;
+use super::role::ServerRole;
+use super::search_path::SearchPath;
+use super::statement_text::{LastingEffect, ListenEffect, StatementText};
+use super::unclaimed::UnclaimedStatements;
+use super::wire_format::{
+    ErrorFields, ErrorQueue, Framer, PgError, Piece, Receiving, RoleParameters, Sending, ShortText,
+    StatementReference,
+};
 use crate::sync::Arc;
 
 /// Whether the session is in a transaction, as the server said last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
+pub(crate) enum TransactionStatus {
     Idle,
     InTransaction,
     /// In one that failed, and has to be rolled back.
@@ -27,31 +26,31 @@ pub(crate) enum Status {
 const HEADER: u64 = 5;
 
 /// The longest startup message a server takes.
-const LONGEST_STARTUP: usize = 10_000;
+const MAX_STARTUP: usize = 10_000;
 
 /// A session does not keep more prepared statements that may listen, or leave something.
-const MOST_DOERS: usize = 1024;
+const MAX_EFFECTFUL: usize = 1024;
 
 /// A prepared statement that may do more when it is run than its answer tells, or less.
 #[derive(Debug)]
-struct Doer {
+struct EffectfulStatement {
     number: u64,
     listens: bool,
     touches: bool,
-    lasting: Lasting,
+    lasting: LastingEffect,
 }
 
 /// Follows both directions of one connection, from its first byte.
 #[derive(Debug)]
 pub(crate) struct PgScanner {
-    client: Frames,
+    client: Framer,
     sending: Sending,
-    server: Frames,
+    server: Framer,
     receiving: Receiving,
-    debt: Debt,
+    outstanding: OutstandingReplies,
     /// The client asked for encryption: one bare byte answers that.
     awaits_byte: bool,
-    status: Status,
+    status: TransactionStatus,
     is_listening: bool,
     /// The client asked to hear no notifications any more, outside of a transaction.
     will_forget: bool,
@@ -60,12 +59,12 @@ pub(crate) struct PgScanner {
     /// The client asked for it to be as it was, outside of a transaction.
     will_clean: bool,
     /// Of the last text, or of all that were not answered.
-    lasting: Lasting,
-    texts_wait: bool,
+    lasting: LastingEffect,
+    has_unanswered_text: bool,
     has_completed: bool,
     /// Prepared statements that may do such a thing when they are run.
-    doers: Vec<Doer>,
-    unbound: Arc<Unbound>,
+    effectful: Vec<EffectfulStatement>,
+    unclaimed: Arc<UnclaimedStatements>,
     path: SearchPath,
     /// How often the session lost its prepared statements.
     forgotten: u64,
@@ -75,8 +74,8 @@ pub(crate) struct PgScanner {
     is_bound: bool,
     /// The last error came before that.
     was_early: bool,
-    errors: Seen<PgError>,
-    parameters: Parameters,
+    errors: ErrorQueue<PgError>,
+    parameters: RoleParameters,
     /// Of the server's messages since that was asked last, and of the one under way.
     longest: u64,
     under_way: u64,
@@ -86,29 +85,29 @@ pub(crate) struct PgScanner {
 impl PgScanner {
     pub(crate) fn new() -> Self {
         Self {
-            client: Frames::untyped(),
+            client: Framer::untyped(),
             sending: Sending::Nothing,
-            server: Frames::typed(),
+            server: Framer::typed(),
             receiving: Receiving::Nothing,
-            debt: Debt::new(),
+            outstanding: OutstandingReplies::new(),
             awaits_byte: false,
-            status: Status::Unknown,
+            status: TransactionStatus::Unknown,
             is_listening: false,
             will_forget: false,
             is_touched: false,
             will_clean: false,
-            lasting: Lasting::default(),
-            texts_wait: false,
+            lasting: LastingEffect::default(),
+            has_unanswered_text: false,
             has_completed: false,
-            doers: Vec::new(),
-            unbound: Arc::default(),
+            effectful: Vec::new(),
+            unclaimed: Arc::default(),
             path: SearchPath::new(),
             forgotten: 0,
             is_outdated: false,
             is_bound: false,
             was_early: false,
-            errors: Seen::new(),
-            parameters: Parameters::default(),
+            errors: ErrorQueue::new(),
+            parameters: RoleParameters::default(),
             longest: 0,
             under_way: 0,
             is_lost: false,
@@ -118,27 +117,27 @@ impl PgScanner {
     /// How many answers are owed. Work without a Sync and a message half sent count as one: nothing
     /// answers them, but nobody else may speak in between.
     pub(crate) fn owed(&self) -> usize {
-        let owed = self.debt.owed() + usize::from(self.awaits_byte);
+        let owed = self.outstanding.owed() + usize::from(self.awaits_byte);
         owed.max(usize::from(self.client.is_midway()))
     }
 
     /// The server waits for the data of a COPY: it is not late, however long that takes.
     pub(crate) fn awaits_client(&self) -> bool {
-        self.debt.awaits_client()
+        self.outstanding.awaits_client()
     }
 
     /// A COPY failed, and whether one more ReadyForQuery comes for it shows when the next answer
     /// begins.
     pub(crate) fn is_unsure(&self) -> bool {
-        self.debt.is_unsure()
+        self.outstanding.is_unsure()
     }
 
     /// The session has begun, and what came of the server ends with a message.
     pub(crate) fn is_between(&self) -> bool {
-        self.status != Status::Unknown && !self.server.is_midway()
+        self.status != TransactionStatus::Unknown && !self.server.is_midway()
     }
 
-    pub(crate) fn transaction(&self) -> Status {
+    pub(crate) fn transaction(&self) -> TransactionStatus {
         self.status
     }
 
@@ -155,17 +154,17 @@ impl PgScanner {
     /// The connection ended, or something happened on it that is not understood: it must not be
     /// reused.
     pub(crate) fn is_lost(&self) -> bool {
-        self.is_lost || self.debt.is_lost()
+        self.is_lost || self.outstanding.is_lost()
     }
 
     /// What the server said of itself last, if it does.
-    pub(crate) fn role(&self) -> Option<Role> {
+    pub(crate) fn role(&self) -> Option<ServerRole> {
         self.parameters.role()
     }
 
     /// Statements that were prepared, and not run or closed since.
-    pub(super) fn unbound(&self) -> &Arc<Unbound> {
-        &self.unbound
+    pub(super) fn unclaimed(&self) -> &Arc<UnclaimedStatements> {
+        &self.unclaimed
     }
 
     /// Stands for the path on which the session looks for names.
@@ -175,7 +174,7 @@ impl PgScanner {
 
     /// Another number than before: nothing is left of what was prepared.
     pub(super) fn forgotten(&self) -> u64 {
-        self.forgotten + self.path.lost()
+        self.forgotten + self.path.times_unknown()
     }
 
     /// A prepared statement was found outdated since this was asked last: others may be, in any session.
@@ -190,7 +189,7 @@ impl PgScanner {
 
     /// An error that came since this was asked last, the oldest first, each kind once.
     pub(crate) fn take_error(&mut self) -> Option<PgError> {
-        self.errors.take()
+        self.errors.pop()
     }
 
     /// How long the longest message of the server was since this was asked last, its header included.
@@ -202,9 +201,9 @@ impl PgScanner {
     pub(crate) fn sent(&mut self, mut bytes: &[u8]) {
         while let Some(piece) = self.client.next(&mut bytes) {
             match piece {
-                Piece::Start { tag, len } => self.sending = self.begins_to_send(tag, len),
+                Piece::Start { tag, len } => self.sending = self.begin_sent(tag, len),
                 Piece::Body(body) => self.sending.read(body),
-                Piece::End => self.has_sent(),
+                Piece::End => self.handle_sent(),
                 Piece::Broken => {
                     self.is_lost = true;
                     return;
@@ -213,35 +212,36 @@ impl PgScanner {
         }
     }
 
-    fn begins_to_send(&mut self, tag: u8, len: usize) -> Sending {
+    fn begin_sent(&mut self, tag: u8, len: usize) -> Sending {
         match tag {
             0 => {
-                self.is_lost |= len > LONGEST_STARTUP;
+                self.is_lost |= len > MAX_STARTUP;
                 return Sending::Startup([0; 4], 0);
             }
             b'Q' => {
-                self.will_forget = self.debt.owed() == 0 && self.status == Status::Idle;
-                self.debt.whole();
-                return Sending::Query(Opening::of_query());
+                self.will_forget =
+                    self.outstanding.owed() == 0 && self.status == TransactionStatus::Idle;
+                self.outstanding.request_sent();
+                return Sending::Query(StatementText::of_query());
             }
-            b'F' => self.debt.whole(),
+            b'F' => self.outstanding.request_sent(),
             b'P' => {
-                self.debt.work();
-                return Sending::Parse(Opening::of_parse());
+                self.outstanding.extended_sent();
+                return Sending::Parse(StatementText::of_parse());
             }
             b'B' | b'D' | b'E' | b'C' => {
-                self.debt.work();
+                self.outstanding.extended_sent();
                 // Only of these anything has to be known.
-                if self.unbound.len() + self.doers.len() > 0 {
+                if self.unclaimed.len() + self.effectful.len() > 0 {
                     match tag {
-                        b'B' => return Sending::Bind(Named::of_bind()),
-                        b'C' => return Sending::Close(Named::of_close()),
+                        b'B' => return Sending::Bind(StatementReference::of_bind()),
+                        b'C' => return Sending::Close(StatementReference::of_close()),
                         _ => {}
                     }
                 }
             }
-            b'S' => self.debt.sync(),
-            b'c' | b'f' => self.debt.data_end(),
+            b'S' => self.outstanding.sync_sent(),
+            b'c' | b'f' => self.outstanding.copy_end_sent(),
             // Flush, the data of a COPY, and whatever answers a request for authentication.
             b'H' | b'd' | b'p' => {}
             // Terminate, or nothing that is known.
@@ -250,67 +250,70 @@ impl PgScanner {
         Sending::Nothing
     }
 
-    fn has_sent(&mut self) {
+    fn handle_sent(&mut self) {
         match std::mem::replace(&mut self.sending, Sending::Nothing) {
-            Sending::Startup(code, 4) => self.has_started(u32::from_be_bytes(code)),
+            Sending::Startup(code, 4) => self.handle_startup(u32::from_be_bytes(code)),
             Sending::Startup(..) => self.is_lost = true,
             Sending::Query(text) => {
-                self.path.said(text.path());
-                self.will_last(text.lasts());
+                self.path.set_effect(text.path());
+                self.note_lasting_effect(text.lasting_effect());
                 self.is_touched |= text.touches();
-                let is_clean = text.says() == Says::Forget && !text.only_stops_listening();
+                let is_clean =
+                    text.listen_effect() == ListenEffect::Forget && !text.only_stops_listening();
                 self.will_clean = self.will_forget && is_clean;
-                self.has_said(text.says());
+                self.note_listen_effect(text.listen_effect());
             }
-            Sending::Parse(text) => self.prepares(&text),
+            Sending::Parse(text) => self.note_parse(&text),
             Sending::Bind(statement) => {
                 if let Some(number) = statement.number() {
-                    self.unbound.known(number);
-                    if let Some(doer) = self.doers.iter().find(|doer| doer.number == number) {
-                        self.is_listening |= doer.listens;
-                        self.is_touched |= doer.touches;
-                        self.will_last(doer.lasting);
+                    self.unclaimed.remove(number);
+                    if let Some(statement) =
+                        self.effectful.iter().find(|statement| statement.number == number)
+                    {
+                        self.is_listening |= statement.listens;
+                        self.is_touched |= statement.touches;
+                        self.note_lasting_effect(statement.lasting);
                     }
                 }
             }
             Sending::Close(statement) => {
                 if let Some(number) = statement.number() {
-                    self.unbound.known(number);
-                    self.doers.retain(|doer| doer.number != number);
+                    self.unclaimed.remove(number);
+                    self.effectful.retain(|statement| statement.number != number);
                 }
             }
             Sending::Nothing => {}
         }
     }
 
-    fn will_last(&mut self, lasting: Lasting) {
-        let others_wait = std::mem::replace(&mut self.texts_wait, true);
+    fn note_lasting_effect(&mut self, lasting: LastingEffect) {
+        let others_wait = std::mem::replace(&mut self.has_unanswered_text, true);
         self.lasting = if others_wait { self.lasting.or(lasting) } else { lasting };
     }
 
-    fn prepares(&mut self, text: &Opening) {
-        self.path.said(text.path());
-        self.will_last(text.lasts());
-        let (listens, touches) = (text.says() == Says::Listen, text.touches());
+    fn note_parse(&mut self, text: &StatementText) {
+        self.path.set_effect(text.path());
+        self.note_lasting_effect(text.lasting_effect());
+        let (listens, touches) = (text.listen_effect() == ListenEffect::Listen, text.touches());
         self.is_touched |= touches;
         if listens {
-            self.has_said(Says::Listen);
+            self.note_listen_effect(ListenEffect::Listen);
         }
         if let Some(number) = text.name() {
-            self.unbound.parse(number, text.hash(), self.debt.answers());
-            let lasting = text.lasts();
-            if listens || touches || lasting != Lasting::default() {
+            self.unclaimed.add(number, text.hash(), self.outstanding.replies());
+            let lasting = text.lasting_effect();
+            if listens || touches || lasting != LastingEffect::default() {
                 // A session with more of them than anybody can remember is not used again.
-                self.is_lost |= self.doers.len() >= MOST_DOERS;
-                self.doers.push(Doer { number, listens, touches, lasting });
+                self.is_lost |= self.effectful.len() >= MAX_EFFECTFUL;
+                self.effectful.push(EffectfulStatement { number, listens, touches, lasting });
             }
         }
     }
 
-    fn has_started(&mut self, code: u32) {
+    fn handle_startup(&mut self, code: u32) {
         match (code >> 16, code & 0xffff) {
             (3, _) => {
-                self.debt.whole();
+                self.outstanding.request_sent();
                 self.client.become_typed();
             }
             // SSLRequest and GSSENCRequest; a startup follows.
@@ -320,9 +323,9 @@ impl PgScanner {
         }
     }
 
-    fn has_said(&mut self, says: Says) {
-        self.will_forget &= says == Says::Forget;
-        self.is_listening |= says == Says::Listen;
+    fn note_listen_effect(&mut self, listen_effect: ListenEffect) {
+        self.will_forget &= listen_effect == ListenEffect::Forget;
+        self.is_listening |= listen_effect == ListenEffect::Listen;
     }
 
     pub(crate) fn received(&mut self, mut bytes: &[u8]) {
@@ -342,12 +345,12 @@ impl PgScanner {
                 Piece::Start { tag, len } => {
                     self.under_way = len as u64 + HEADER;
                     self.longest = self.longest.max(self.under_way);
-                    self.receiving = self.begins_to_receive(tag, len);
+                    self.receiving = self.begin_received(tag, len);
                 }
-                Piece::Body(body) => self.reads(body),
+                Piece::Body(body) => self.read_body(body),
                 Piece::End => {
                     self.under_way = 0;
-                    self.has_received();
+                    self.handle_received();
                 }
                 Piece::Broken => {
                     self.is_lost = true;
@@ -357,34 +360,34 @@ impl PgScanner {
         }
     }
 
-    fn begins_to_receive(&mut self, tag: u8, len: usize) -> Receiving {
-        let is_owed = self.debt.owed() > 0;
+    fn begin_received(&mut self, tag: u8, len: usize) -> Receiving {
+        let is_owed = self.outstanding.owed() > 0;
         if !matches!(tag, b'A' | b'N' | b'S' | b'Z') {
-            self.debt.answer_begins();
+            self.outstanding.reply_begins();
         }
         match tag {
             // These come at any time. A notification for nobody: something subscribed that was not
             // seen to.
             b'A' => self.is_listening = true,
             b'N' => {}
-            b'S' => return Receiving::Parameter(Parameter::new()),
+            b'S' => return Receiving::ParameterStatus(ShortText::new()),
             b'E' => {
                 self.is_lost |= !is_owed;
-                return Receiving::Error(Fields::default());
+                return Receiving::ErrorResponse(ErrorFields::default());
             }
             _ if !is_owed => self.is_lost = true,
             b'Z' => {
                 self.is_lost |= len != 1;
-                return Receiving::Ready;
+                return Receiving::ReadyForQuery;
             }
-            b'G' => self.debt.copy_in(),
+            b'G' => self.outstanding.copy_in_response(),
             b'C' => {
-                self.debt.complete();
-                return Receiving::Complete(Parameter::new());
+                self.outstanding.command_complete();
+                return Receiving::CommandComplete(ShortText::new());
             }
             // Replication: both sides talk at will, and no pool has a use for that.
             b'W' => self.is_lost = true,
-            b'1' => self.unbound.answered(),
+            b'1' => self.unclaimed.parse_complete(),
             b'2' => self.is_bound = true,
             b'3' | b'D' | b'H' | b'I' | b'K' | b'R' | b'T' | b'V' => {}
             b'c' | b'd' | b'n' | b's' | b't' | b'v' => {}
@@ -393,55 +396,55 @@ impl PgScanner {
         Receiving::Nothing
     }
 
-    fn reads(&mut self, body: &[u8]) {
+    fn read_body(&mut self, body: &[u8]) {
         match &mut self.receiving {
-            Receiving::Error(fields) => fields.read(body),
-            Receiving::Parameter(text) | Receiving::Complete(text) => text.read(body),
-            Receiving::Ready => match body {
-                b"I" => self.status = Status::Idle,
-                b"T" => self.status = Status::InTransaction,
-                b"E" => self.status = Status::Failed,
+            Receiving::ErrorResponse(fields) => fields.read(body),
+            Receiving::ParameterStatus(text) | Receiving::CommandComplete(text) => text.read(body),
+            Receiving::ReadyForQuery => match body {
+                b"I" => self.status = TransactionStatus::Idle,
+                b"T" => self.status = TransactionStatus::InTransaction,
+                b"E" => self.status = TransactionStatus::Failed,
                 _ => self.is_lost = true,
             },
             Receiving::Nothing => {}
         }
     }
 
-    fn has_received(&mut self) {
+    fn handle_received(&mut self) {
         match std::mem::replace(&mut self.receiving, Receiving::Nothing) {
-            Receiving::Error(fields) => {
+            Receiving::ErrorResponse(fields) => {
                 let mut error = fields.error();
-                error.is_early = !self.is_bound && self.debt.is_extended();
+                error.is_early = !self.is_bound && self.outstanding.is_extended();
                 // The latter: the number of a type, say, that is not in the catalogue any more.
-                let is_outdated = fields.is_of_plan() || error.code == *b"XX000";
+                let is_outdated = fields.is_stale_plan() || error.code == *b"XX000";
                 self.is_outdated |= is_outdated && error.is_early;
                 self.was_early = error.is_early;
-                self.path.failed();
-                self.unbound.failed();
+                self.path.error_response();
+                self.unclaimed.error_response();
                 self.is_lost |= error.fatal;
                 self.will_forget = false;
-                self.errors.note(error);
-                self.debt.failed();
+                self.errors.push(error);
+                self.outstanding.error_response();
             }
-            Receiving::Parameter(parameter) => {
-                if parameter.word() == b"search_path" {
+            Receiving::ParameterStatus(parameter) => {
+                if parameter.first_string() == b"search_path" {
                     self.path.reported(parameter.hash());
                 }
                 self.parameters.set(&parameter);
             }
-            Receiving::Complete(tag) => self.has_completed(tag.word()),
-            Receiving::Ready => {
-                self.debt.ready();
-                self.unbound.ready();
-                self.path.ready(self.status);
+            Receiving::CommandComplete(tag) => self.command_complete(tag.first_string()),
+            Receiving::ReadyForQuery => {
+                self.outstanding.ready_for_query();
+                self.unclaimed.ready_for_query();
+                self.path.ready_for_query(self.status);
                 self.is_bound = false;
-                self.texts_wait &= self.debt.owed() > 0;
+                self.has_unanswered_text &= self.outstanding.owed() > 0;
                 // What is run without a text was prepared before.
                 if std::mem::take(&mut self.has_completed) {
-                    self.lasting = Lasting::default();
+                    self.lasting = LastingEffect::default();
                 }
                 let is_cleaned = std::mem::take(&mut self.will_clean);
-                if std::mem::take(&mut self.will_forget) && self.status == Status::Idle {
+                if std::mem::take(&mut self.will_forget) && self.status == TransactionStatus::Idle {
                     self.is_listening = false;
                     self.is_touched &= !is_cleaned;
                 }
@@ -451,16 +454,16 @@ impl PgScanner {
     }
 
     /// A statement is complete, wherever it stood in its text.
-    fn has_completed(&mut self, tag: &[u8]) {
+    fn command_complete(&mut self, tag: &[u8]) {
         self.has_completed = true;
-        self.path.complete(tag, self.status);
-        self.is_touched |= !self.will_clean && self.lasting.is_left_by(tag);
+        self.path.command_complete(tag, self.status);
+        self.is_touched |= !self.will_clean && self.lasting.leaves_state(tag);
         match tag {
             b"LISTEN" => self.is_listening = true,
             b"DISCARD ALL" | b"DEALLOCATE ALL" => {
                 self.forgotten += 1;
-                self.unbound.clear();
-                self.doers.clear();
+                self.unclaimed.clear();
+                self.effectful.clear();
                 if tag == b"DISCARD ALL" {
                     self.path.discarded();
                 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
 
 use super::Postgres;
-use super::url::{self, Files};
+use super::url::{self, TlsFiles};
 use livepool::config::{Config, ConfigError, SocketConfig, Timeouts};
 #[cfg(any(feature = "tls", test))]
 use livepool::net::PeerAddr;
@@ -49,7 +49,7 @@ impl Postgres {
     }
 
     #[cfg(feature = "tls")]
-    fn read_files(&mut self, files: &Files) -> Result<(), SetupError> {
+    fn read_files(&mut self, files: &TlsFiles) -> Result<(), SetupError> {
         use livepool_tls::Tls;
 
         let read = |name, path: &str| {
@@ -78,14 +78,14 @@ impl Postgres {
         }
         let tls = tls.build().map_err(|error| SetupError::new(&error.to_string()))?;
         self.tls = Some(tls);
-        self.has_files = true;
+        self.has_tls_files = true;
         Ok(())
     }
 
     #[cfg(not(feature = "tls"))]
-    fn read_files(&mut self, files: &Files) -> Result<(), SetupError> {
+    fn read_files(&mut self, files: &TlsFiles) -> Result<(), SetupError> {
         match files {
-            Files { root: None, cert: None, key: None } => Ok(()),
+            TlsFiles { root: None, cert: None, key: None } => Ok(()),
             _ => Err(SetupError::new("sslrootcert needs the feature \"tls\" of livepool")),
         }
     }
@@ -205,7 +205,7 @@ impl Postgres {
     pub(super) fn check(&self) -> Result<(), SetupError> {
         let mode = self.config.get_ssl_mode();
         let binds = self.config.get_channel_binding() == ChannelBinding::Require;
-        if self.has_files() && self.is_told_tls {
+        if self.has_tls_files() && self.was_given_tls {
             return Err(SetupError::new(
                 "sslrootcert says whom to trust, and so does with_tls(): leave one of them out",
             ));

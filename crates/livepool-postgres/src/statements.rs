@@ -10,7 +10,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};
 
 use super::line::Line;
-use super::unbound;
+use super::unclaimed;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -49,25 +49,25 @@ pub enum Statements {
 pub struct StatementCache {
     /// Only looked at and changed under this lock. Statements are dropped outside: they tell their
     /// client.
-    cache: Mutex<Cache>,
+    cache: Mutex<CachedStatements>,
     mode: Statements,
     capacity: usize,
     line: Arc<Line>,
     /// Of all connections.
     generation: Arc<AtomicU64>,
     /// Held by who has begun a transaction for a description: what others run would be a part of it.
-    described: RwLock<()>,
+    describing: RwLock<()>,
 }
 
 #[derive(Default)]
-struct Cache {
-    statements: HashMap<String, Vec<Entry>>,
+struct CachedStatements {
+    statements: HashMap<String, Vec<CachedStatement>>,
     len: usize,
     uses: u64,
-    as_of: AsOf,
+    epoch: CacheEpoch,
 }
 
-struct Entry {
+struct CachedStatement {
     types: Vec<Type>,
     /// Stands for the path under which it was prepared.
     path: u64,
@@ -77,7 +77,7 @@ struct Entry {
 
 /// When a statement was prepared: before or after what makes it useless.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct AsOf {
+struct CacheEpoch {
     generation: u64,
     forgotten: u64,
 }
@@ -90,9 +90,9 @@ impl StatementCache {
         generation: &Arc<AtomicU64>,
     ) -> Self {
         let (line, generation) = (Arc::clone(line), Arc::clone(generation));
-        let (cache, described) = (Mutex::default(), RwLock::default());
-        let cache = Self { cache, mode, capacity, line, generation, described };
-        cache.cache().as_of = cache.now();
+        let (cache, describing) = (Mutex::default(), RwLock::default());
+        let cache = Self { cache, mode, capacity, line, generation, describing };
+        cache.cache().epoch = cache.now();
         cache
     }
 
@@ -110,7 +110,7 @@ impl StatementCache {
 
     /// Forgets one.
     pub fn remove(&self, query: &str, types: &[Type]) -> Option<Statement> {
-        let removed = self.cache().remove(query, |entry| entry.types == types)?;
+        let removed = self.cache().remove(query, |cached| cached.types == types)?;
         Some(removed.statement)
     }
 
@@ -125,23 +125,23 @@ impl StatementCache {
         types: &[Type],
     ) -> Result<Statement, Error> {
         self.refresh();
-        let (as_of, path) = (self.now(), self.line.path());
+        let (epoch, path) = (self.now(), self.line.path());
         if let Some(statement) = self.get(query, types, path) {
             return Ok(statement);
         }
-        let hash = unbound::hash(query, types);
+        let hash = unclaimed::hash(query, types);
         let (statement, is_current) = match self.mode {
             Statements::Named => {
                 let statement = client.prepare_typed(query, types).await?;
-                (statement, as_of == self.now())
+                (statement, epoch == self.now())
             }
             // It outlives its session.
             Statements::Unnamed => (self.describe(client, query, types, hash).await?, true),
         };
         // What has become useless meanwhile is given away, and not kept.
         if self.capacity > 0 && is_current {
-            if let Some(unbound) = self.line.unbound() {
-                unbound.claim(hash);
+            if let Some(unclaimed) = self.line.unclaimed() {
+                unclaimed.claim(hash);
             }
             self.insert(query, types, path, &statement);
         }
@@ -160,12 +160,12 @@ impl StatementCache {
         let is_alone = !self.line.is_in_transaction();
         let mut begun = None;
         if is_alone {
-            let others = self.described.write().await;
-            begun = Some(Begun { client, is_over: false, _others: others });
+            let others = self.describing.write().await;
+            begun = Some(DescribeTransaction { client, is_over: false, _others: others });
             client.batch_execute("BEGIN").await?;
         }
         let prepared = client.prepare_typed(query, types).await;
-        let name = self.line.unbound().and_then(|unbound| unbound.claim(hash));
+        let name = self.line.unclaimed().and_then(|unclaimed| unclaimed.claim(hash));
         match (&prepared, name) {
             (Ok(_), Some(name)) => self.deallocate(client, name, is_alone).await?,
             _ if is_alone => client.batch_execute("ROLLBACK").await?,
@@ -178,10 +178,10 @@ impl StatementCache {
     }
 
     /// While this is held, no transaction is begun for a description.
-    pub(super) async fn running(&self) -> Option<RwLockReadGuard<'_, ()>> {
+    pub(super) async fn running_guard(&self) -> Option<RwLockReadGuard<'_, ()>> {
         match self.mode {
             Statements::Unnamed if !self.line.is_in_transaction() => {
-                Some(self.described.read().await)
+                Some(self.describing.read().await)
             }
             _ => None,
         }
@@ -208,14 +208,15 @@ impl StatementCache {
     pub(super) fn text_of(&self, statement: &Statement) -> Option<(String, Vec<Type>)> {
         let cache = self.cache();
         let all = cache.statements.iter();
-        let mut all = all.flat_map(|(query, entries)| entries.iter().map(move |e| (query, e)));
-        let (query, entry) = all.find(|(_, entry)| is_same(&entry.statement, statement))?;
-        Some((query.clone(), entry.types.clone()))
+        let mut all = all
+            .flat_map(|(query, all_of_text)| all_of_text.iter().map(move |cached| (query, cached)));
+        let (query, cached) = all.find(|(_, cached)| is_same(&cached.statement, statement))?;
+        Some((query.clone(), cached.types.clone()))
     }
 
     /// Another statement in place of this one, if it has become useless and the server has run nothing:
     /// the caller may try again, and need not know.
-    pub(super) async fn renewed(
+    pub(super) async fn renew_statement(
         &self,
         client: &Client,
         statement: &Statement,
@@ -236,20 +237,20 @@ impl StatementCache {
 
     /// The session lost statements, and none of these.
     pub(super) fn keep(&self) {
-        self.cache().as_of.forgotten = self.line.forgotten();
+        self.cache().epoch.forgotten = self.line.forgotten();
     }
 
-    fn now(&self) -> AsOf {
+    fn now(&self) -> CacheEpoch {
         let generation = self.generation.load(Ordering::SeqCst);
-        AsOf { generation, forgotten: self.line.forgotten() }
+        CacheEpoch { generation, forgotten: self.line.forgotten() }
     }
 
     /// Empties it, if what it has is of no use any more.
     fn refresh(&self) {
         let now = self.now();
         let mut cache = self.cache();
-        if cache.as_of != now {
-            cache.as_of = now;
+        if cache.epoch != now {
+            cache.epoch = now;
             let statements = cache.take();
             drop(cache);
             drop(statements);
@@ -260,67 +261,72 @@ impl StatementCache {
         let mut cache = self.cache();
         let cache = &mut *cache;
         cache.uses += 1;
-        let mut entries = cache.statements.get_mut(query)?.iter_mut();
-        let entry = entries.find(|entry| entry.types == types && entry.path == path)?;
-        entry.used = cache.uses;
-        Some(entry.statement.clone())
+        let mut all_of_text = cache.statements.get_mut(query)?.iter_mut();
+        let cached = all_of_text.find(|cached| cached.types == types && cached.path == path)?;
+        cached.used = cache.uses;
+        Some(cached.statement.clone())
     }
 
     fn insert(&self, query: &str, types: &[Type], path: u64, statement: &Statement) {
         let mut cache = self.cache();
-        let is_it = |entry: &Entry| entry.types == types && entry.path == path;
+        let is_it = |cached: &CachedStatement| cached.types == types && cached.path == path;
         let replaced = cache.remove(query, is_it);
         let oldest = if cache.len < self.capacity { None } else { cache.remove_oldest() };
         cache.uses += 1;
         cache.len += 1;
         let (types, used) = (types.to_vec(), cache.uses);
-        let entry = Entry { types, path, statement: statement.clone(), used };
-        cache.statements.entry(query.to_owned()).or_default().push(entry);
+        let cached = CachedStatement { types, path, statement: statement.clone(), used };
+        cache.statements.entry(query.to_owned()).or_default().push(cached);
         // What is replaced or makes room is dropped when the lock is open again.
         drop(cache);
         drop((replaced, oldest));
     }
 
-    fn cache(&self) -> MutexGuard<'_, Cache> {
+    fn cache(&self) -> MutexGuard<'_, CachedStatements> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Cache {
-    fn take(&mut self) -> HashMap<String, Vec<Entry>> {
+impl CachedStatements {
+    fn take(&mut self) -> HashMap<String, Vec<CachedStatement>> {
         self.len = 0;
         std::mem::take(&mut self.statements)
     }
 
-    fn remove(&mut self, query: &str, is_it: impl Fn(&Entry) -> bool) -> Option<Entry> {
-        let entries = self.statements.get_mut(query)?;
-        let entry = entries.swap_remove(entries.iter().position(is_it)?);
-        if entries.is_empty() {
+    fn remove(
+        &mut self,
+        query: &str,
+        is_it: impl Fn(&CachedStatement) -> bool,
+    ) -> Option<CachedStatement> {
+        let all_of_text = self.statements.get_mut(query)?;
+        let cached = all_of_text.swap_remove(all_of_text.iter().position(is_it)?);
+        if all_of_text.is_empty() {
             self.statements.remove(query);
         }
         self.len -= 1;
-        Some(entry)
+        Some(cached)
     }
 
-    fn remove_oldest(&mut self) -> Option<Entry> {
+    fn remove_oldest(&mut self) -> Option<CachedStatement> {
         let all = self.statements.iter();
-        let all = all.flat_map(|(query, entries)| entries.iter().map(move |e| (query, e)));
-        let (query, entry) = all.min_by_key(|(_, entry)| entry.used)?;
-        let (query, used) = (query.clone(), entry.used);
-        self.remove(&query, |entry| entry.used == used)
+        let all = all
+            .flat_map(|(query, all_of_text)| all_of_text.iter().map(move |cached| (query, cached)));
+        let (query, cached) = all.min_by_key(|(_, cached)| cached.used)?;
+        let (query, used) = (query.clone(), cached.used);
+        self.remove(&query, |cached| cached.used == used)
     }
 }
 
 /// A transaction that was begun for a description. Whoever goes away in the middle of it, or has an error,
 /// has begun none.
-struct Begun<'a> {
+struct DescribeTransaction<'a> {
     client: &'a Client,
     is_over: bool,
     /// Others may run something when the transaction's end is on its way.
     _others: RwLockWriteGuard<'a, ()>,
 }
 
-impl Drop for Begun<'_> {
+impl Drop for DescribeTransaction<'_> {
     fn drop(&mut self) {
         if !self.is_over {
             // The first poll sends it, and nobody waits for the answer.

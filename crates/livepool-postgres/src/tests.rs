@@ -1,23 +1,23 @@
 //! Whole sessions, in pieces of every kind.
 
-use super::{PgError, PgScanner, Status, unread};
+use super::{PgError, PgScanner, TransactionStatus, unread};
 use livepool::fuzzed::splits;
 use livepool::protocol::Verdict;
 
 /// Who says what.
 #[derive(Clone, Copy)]
-enum SessionLine<'a> {
+enum Sent<'a> {
     Client(&'a [u8]),
     Server(&'a [u8]),
 }
-use SessionLine::{Client, Server};
-use Status::{Failed, Idle, InTransaction, Unknown};
+use Sent::{Client, Server};
+use TransactionStatus::{Failed, Idle, InTransaction, Unknown};
 
 /// What a scanner knows.
 #[derive(Debug, PartialEq, Eq)]
 struct Known {
     owed: usize,
-    status: Status,
+    status: TransactionStatus,
     awaits_client: bool,
     is_listening: bool,
     is_unsure: bool,
@@ -70,7 +70,7 @@ fn query(text: &str) -> Vec<u8> {
 }
 
 /// Plays a session, cut in every way, after a startup. What is known at the end is always the same.
-fn play(session: &[SessionLine<'_>]) -> (Known, Vec<PgError>) {
+fn play(session: &[Sent<'_>]) -> (Known, Vec<PgError>) {
     let mut results = splits(10_000).map(|sizes| {
         let mut scanner = PgScanner::new();
         scanner.sent(STARTUP);
@@ -99,7 +99,7 @@ fn play(session: &[SessionLine<'_>]) -> (Known, Vec<PgError>) {
     first
 }
 
-fn after(session: &[SessionLine<'_>]) -> Known {
+fn after(session: &[Sent<'_>]) -> Known {
     play(session).0
 }
 
@@ -277,7 +277,7 @@ fn a_session_that_lost_its_statements_is_not_asked_for_them() {
         scanner.sent(&query("whatever"));
         scanner.received(&[complete(tag), IDLE.to_vec()].concat());
         assert_eq!(scanner.forgotten() != forgotten, loses, "{tag}");
-        assert_eq!(scanner.unbound().len(), left, "{tag}");
+        assert_eq!(scanner.unclaimed().len(), left, "{tag}");
         forgotten = scanner.forgotten();
     }
 }

@@ -12,16 +12,16 @@ use super::setup::SetupError;
 
 /// What a URL says.
 #[derive(Debug, Default)]
-pub(super) struct Demands {
+pub(super) struct UrlOptions {
     pub(super) config: tokio_postgres::Config,
     pub(super) target: Option<Target>,
-    pub(super) files: Files,
-    pub(super) keepalive: Keepalives,
+    pub(super) files: TlsFiles,
+    pub(super) keepalive: KeepaliveOptions,
 }
 
 /// The files of certificates and keys that a URL names.
 #[derive(Debug, Default)]
-pub(super) struct Files {
+pub(super) struct TlsFiles {
     pub(super) root: Option<String>,
     pub(super) cert: Option<String>,
     pub(super) key: Option<String>,
@@ -29,7 +29,7 @@ pub(super) struct Files {
 
 /// What a URL says about keepalive; what it does not say is the pool's.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Keepalives {
+pub(super) struct KeepaliveOptions {
     pub(super) is_off: bool,
     pub(super) idle: Option<Duration>,
     pub(super) interval: Option<Duration>,
@@ -97,7 +97,7 @@ const IN_OPTIONS: &str = "write options=-cname%3Dvalue";
 const BRING_TLS: &str = "give with_tls(Tls::new()) a rustls configuration that says it";
 
 /// Options that the client library does.
-const DONE: [&str; 12] = [
+const PASSED_ON: [&str; 12] = [
     "application_name",
     "channel_binding",
     "connect_timeout",
@@ -113,11 +113,11 @@ const DONE: [&str; 12] = [
 ];
 
 /// Reads a URL, or settings.
-pub(super) fn read(text: &str) -> Result<Demands, SetupError> {
-    let mut demands = Demands::default();
-    let form = match Url::split(text)? {
-        Some(url) => Form::Url(url),
-        None => Form::Settings(settings(text)?),
+pub(super) fn read(text: &str) -> Result<UrlOptions, SetupError> {
+    let mut demands = UrlOptions::default();
+    let form = match SplitUrl::split(text)? {
+        Some(url) => ConnectionString::SplitUrl(url),
+        None => ConnectionString::Settings(settings(text)?),
     };
     let mut rest = Vec::new();
     let (mut has_mode, mut fallback_name, mut has_name) = (false, None, false);
@@ -149,12 +149,12 @@ pub(super) fn read(text: &str) -> Result<Demands, SetupError> {
                 demands.keepalive.retries = Some(retries).filter(|retries| *retries > 0);
             }
             "fallback_application_name" => fallback_name = Some(value),
-            known if DONE.contains(&known) => {
+            known if PASSED_ON.contains(&known) => {
                 has_name |= known == "application_name";
                 rest.push((name, value));
             }
             _ => match REFUSED.iter().find(|(known, ..)| *known == name) {
-                Some((_, anyhow, _)) if anyhow.contains(&value.as_str()) => {}
+                Some((_, accepted, _)) if accepted.contains(&value.as_str()) => {}
                 Some((known, _, instead)) => {
                     return Err(SetupError::new(&format!(
                         "it has the option {known}, which is not done: {instead}"
@@ -232,15 +232,15 @@ fn seconds(name: &str, value: &str) -> Result<Option<Duration>, SetupError> {
 }
 
 /// Either way of writing it.
-enum Form {
-    Url(Url),
+enum ConnectionString {
+    SplitUrl(SplitUrl),
     Settings(Vec<(String, String)>),
 }
 
-impl Form {
+impl ConnectionString {
     fn options(&self) -> Vec<(String, String)> {
         match self {
-            Self::Url(url) => url.options.clone(),
+            Self::SplitUrl(url) => url.options.clone(),
             Self::Settings(settings) => settings.clone(),
         }
     }
@@ -248,7 +248,7 @@ impl Form {
     /// The same with these options.
     fn with(&self, options: &[(String, String)]) -> String {
         match self {
-            Self::Url(url) => {
+            Self::SplitUrl(url) => {
                 let escaped = options.iter().map(|(name, value)| {
                     let escape = |text: &str| {
                         text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>()
@@ -269,12 +269,12 @@ impl Form {
 }
 
 /// A URL up to its options, and these.
-struct Url {
+struct SplitUrl {
     names: String,
     options: Vec<(String, String)>,
 }
 
-impl Url {
+impl SplitUrl {
     /// As the library does it. `None`: it is no URL.
     fn split(text: &str) -> Result<Option<Self>, SetupError> {
         let schemes = ["postgres://", "postgresql://"];
@@ -451,7 +451,7 @@ mod tests {
             assert_eq!(config.get_channel_binding(), ChannelBinding::Require, "{text}");
         }
         for text in both("sslrootcert=ca.pem&sslcert=me.pem&sslkey=me.key&sslmode=verify-ca") {
-            let Files { root, cert, key } = read(&text).unwrap().files;
+            let TlsFiles { root, cert, key } = read(&text).unwrap().files;
             let files = [root, cert, key].map(Option::unwrap);
             assert_eq!(files, ["ca.pem", "me.pem", "me.key"], "{text}");
         }

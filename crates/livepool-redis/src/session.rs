@@ -39,7 +39,7 @@ impl SessionState {
         let state = Arc::<Self>::default();
         let scanner = RedisScanner::new();
         let (state_of, worst) = (Arc::clone(&state), WorstError::new());
-        let scanner = SessionScanner { scanner, state: state_of, role, is_ready: false, worst };
+        let scanner = ConnectionScanner { scanner, state: state_of, role, is_ready: false, worst };
         // Only the scanner itself is needed here: the wire lives as long as its ledger would.
         drop(wire.scan(scanner));
         state
@@ -92,7 +92,7 @@ impl SessionState {
 }
 
 /// The scanner of a connection, which publishes the state after each piece of bytes.
-struct SessionScanner {
+struct ConnectionScanner {
     scanner: RedisScanner,
     state: Arc<SessionState>,
     role: Role,
@@ -101,7 +101,7 @@ struct SessionScanner {
     worst: WorstError,
 }
 
-impl SessionScanner {
+impl ConnectionScanner {
     /// Learns whether the handshake is over, and returns it.
     fn check_ready(&mut self) -> bool {
         if !self.is_ready && self.state.has(READY) {
@@ -137,7 +137,7 @@ impl SessionScanner {
     }
 }
 
-impl Scanner for SessionScanner {
+impl Scanner for ConnectionScanner {
     fn sent(&mut self, bytes: &[u8]) {
         self.check_ready();
         self.scanner.sent(bytes);

@@ -200,7 +200,12 @@ impl Quarantined {
         let Some(conn) = &self.conn else { return Step::Unknown };
         self.round_trip = info.rtt + 4 * info.rttvar;
         self.heard = Some(info.heard);
-        let own = || self.pool.probing.keepalive(conn);
+        // Read before the stream is locked for the step: it may be a client's.
+        let own = match self.probe.is_under_way() {
+            true => None,
+            false => self.pool.probing.keepalive(conn),
+        };
+        let own = || own;
         let step = self.probe.step(&conn.stream().io().sock_ref(), now, info, own);
         if let Step::Wait { look_in, .. } = step {
             self.due = now + look_in;

@@ -1,4 +1,4 @@
-//! [`Debt`]: how often the server has still to say ReadyForQuery. Pure.
+//! [`OutstandingReplies`]: how often the server has still to say ReadyForQuery. Pure.
 //!
 //! Counting alone would not do. A client may send Sync behind an Execute before it knows that the
 //! statement is a COPY; the server ignores it then, and answers the one after the data. So what was
@@ -10,36 +10,36 @@ use std::collections::VecDeque;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sent {
     /// A startup, a Query or a FunctionCall: one ReadyForQuery.
-    Whole,
+    Request,
     /// Messages of the extended protocol: none, until a Sync.
-    Work,
+    Extended,
     /// One ReadyForQuery, unless it comes while the server wants data.
     Sync,
     /// The end of the data of a COPY, sent before the server asked for data.
-    DataEnd,
+    CopyEnd,
 }
 
 /// Where a COPY from the client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Copy {
-    No,
+enum CopyState {
+    None,
     /// The server wants data.
-    Open,
+    AwaitsData,
     /// The client sent all of it, the server has not said that it is content.
     Ended,
 }
 
 /// A client with more in flight is not followed.
-const MOST: usize = 1 << 18;
+const MAX_SENT: usize = 1 << 18;
 
 #[derive(Debug)]
-pub(super) struct Debt {
+pub(super) struct OutstandingReplies {
     sent: VecDeque<Sent>,
     /// How many of them are answered by a ReadyForQuery.
-    answers: usize,
+    replies: usize,
     /// There is work that no Sync follows.
     is_unsynced: bool,
-    copy: Copy,
+    copy: CopyState,
     /// How many Syncs were taken for ignored in this COPY.
     ignored: usize,
     /// So many of those of a COPY that failed: the server answers what it had not read before that.
@@ -49,13 +49,13 @@ pub(super) struct Debt {
     is_lost: bool,
 }
 
-impl Debt {
+impl OutstandingReplies {
     pub(super) fn new() -> Self {
         Self {
             sent: VecDeque::new(),
-            answers: 0,
+            replies: 0,
             is_unsynced: false,
-            copy: Copy::No,
+            copy: CopyState::None,
             ignored: 0,
             unsure: 0,
             is_failing: false,
@@ -64,22 +64,22 @@ impl Debt {
     }
 
     pub(super) fn owed(&self) -> usize {
-        self.answers + usize::from(self.is_unsynced)
+        self.replies + usize::from(self.is_unsynced)
     }
 
     /// How often the server has still to say that it is ready.
-    pub(super) fn answers(&self) -> usize {
-        self.answers
+    pub(super) fn replies(&self) -> usize {
+        self.replies
     }
 
     /// What the server deals with now are messages of the extended protocol.
     pub(super) fn is_extended(&self) -> bool {
-        self.sent.front() == Some(&Sent::Work)
+        self.sent.front() == Some(&Sent::Extended)
     }
 
     /// The server waits for data, and owes nothing until it has it.
     pub(super) fn awaits_client(&self) -> bool {
-        self.copy == Copy::Open
+        self.copy == CopyState::AwaitsData
     }
 
     /// What is owed cannot be told any more.
@@ -94,7 +94,7 @@ impl Debt {
     }
 
     /// An answer begins, or goes on: all Syncs before what it answers have been answered.
-    pub(super) fn answer_begins(&mut self) {
+    pub(super) fn reply_begins(&mut self) {
         if !self.is_failing {
             self.unsure = 0;
         }
@@ -102,59 +102,61 @@ impl Debt {
 
     /// The client sent a startup, a Query or a FunctionCall. Behind work without a Sync it is
     /// answered if the work succeeds, and ignored if not: no client does that.
-    pub(super) fn whole(&mut self) {
-        self.is_lost |= self.is_unsynced || self.copy == Copy::Open;
-        self.answers += 1;
-        self.push(Sent::Whole);
+    pub(super) fn request_sent(&mut self) {
+        self.is_lost |= self.is_unsynced || self.copy == CopyState::AwaitsData;
+        self.replies += 1;
+        self.push(Sent::Request);
     }
 
     /// The client sent a message of the extended protocol. In the middle of a COPY, before the Sync
     /// that ends it, it makes that fail, or is ignored, or neither: no client does that.
-    pub(super) fn work(&mut self) {
-        let in_copy = self.copy != Copy::No || self.is_failing;
-        let is_copys = in_copy && self.is_unsynced && self.answers == 0;
-        self.is_lost |= self.copy == Copy::Open || is_copys;
+    pub(super) fn extended_sent(&mut self) {
+        let in_copy = self.copy != CopyState::None || self.is_failing;
+        let is_copys = in_copy && self.is_unsynced && self.replies == 0;
+        self.is_lost |= self.copy == CopyState::AwaitsData || is_copys;
         self.is_unsynced = true;
-        if self.sent.back() != Some(&Sent::Work) {
-            self.push(Sent::Work);
+        if self.sent.back() != Some(&Sent::Extended) {
+            self.push(Sent::Extended);
         }
     }
 
-    pub(super) fn sync(&mut self) {
-        if self.copy == Copy::Open {
+    pub(super) fn sync_sent(&mut self) {
+        if self.copy == CopyState::AwaitsData {
             self.ignored += 1;
         } else {
             self.is_unsynced = false;
-            self.answers += 1;
+            self.replies += 1;
             self.push(Sent::Sync);
         }
     }
 
     /// The client sent CopyDone or CopyFail. Without a COPY it means nothing: the server drops it.
-    pub(super) fn data_end(&mut self) {
-        if self.copy == Copy::Open {
-            self.copy = Copy::Ended;
+    pub(super) fn copy_end_sent(&mut self) {
+        if self.copy == CopyState::AwaitsData {
+            self.copy = CopyState::Ended;
         } else if !self.sent.is_empty() {
-            self.push(Sent::DataEnd);
+            self.push(Sent::CopyEnd);
         }
     }
 
     /// The server wants data. What was sent behind the statement it has ignored, or is the data.
-    pub(super) fn copy_in(&mut self) {
+    pub(super) fn copy_in_response(&mut self) {
         let mut at = match self.sent.front() {
-            Some(Sent::Whole) => 1,
-            Some(Sent::Work) => self.sent.iter().take_while(|sent| **sent == Sent::Work).count(),
+            Some(Sent::Request) => 1,
+            Some(Sent::Extended) => {
+                self.sent.iter().take_while(|sent| **sent == Sent::Extended).count()
+            }
             _ => 0,
         };
-        self.is_lost |= at == 0 || self.copy == Copy::Open;
-        self.copy = Copy::Open;
-        while self.copy == Copy::Open && at < self.sent.len() {
+        self.is_lost |= at == 0 || self.copy == CopyState::AwaitsData;
+        self.copy = CopyState::AwaitsData;
+        while self.copy == CopyState::AwaitsData && at < self.sent.len() {
             match self.sent.remove(at) {
                 Some(Sent::Sync) => {
-                    self.answers -= 1;
+                    self.replies -= 1;
                     self.ignored += 1;
                 }
-                Some(Sent::DataEnd) => self.copy = Copy::Ended,
+                Some(Sent::CopyEnd) => self.copy = CopyState::Ended,
                 // A request in the middle of a COPY makes it fail.
                 _ => {
                     self.is_lost = true;
@@ -163,37 +165,37 @@ impl Debt {
             }
         }
         // Nor does anybody ask for more behind the data and before the Sync that ends it.
-        let mut behind = self.sent.iter().skip(at).filter(|sent| **sent != Sent::DataEnd);
-        let asks = matches!(behind.next(), Some(Sent::Work | Sent::Whole));
-        self.is_lost |= asks && self.sent.front() == Some(&Sent::Work);
-        let last = self.sent.iter().rfind(|sent| **sent != Sent::DataEnd);
-        self.is_unsynced = last == Some(&Sent::Work);
+        let mut behind = self.sent.iter().skip(at).filter(|sent| **sent != Sent::CopyEnd);
+        let asks = matches!(behind.next(), Some(Sent::Extended | Sent::Request));
+        self.is_lost |= asks && self.sent.front() == Some(&Sent::Extended);
+        let last = self.sent.iter().rfind(|sent| **sent != Sent::CopyEnd);
+        self.is_unsynced = last == Some(&Sent::Extended);
     }
 
     /// A statement is complete.
-    pub(super) fn complete(&mut self) {
-        self.copy = Copy::No;
+    pub(super) fn command_complete(&mut self) {
+        self.copy = CopyState::None;
         self.ignored = 0;
     }
 
     /// A statement failed.
-    pub(super) fn failed(&mut self) {
-        if self.copy != Copy::No && self.ignored > 0 {
+    pub(super) fn error_response(&mut self) {
+        if self.copy != CopyState::None && self.ignored > 0 {
             // Behind another failure nobody could tell whose it is.
             self.is_lost |= self.unsure > 0;
             self.unsure = self.ignored;
             self.is_failing = true;
         }
-        self.complete();
+        self.command_complete();
     }
 
     /// The server is ready for a query.
-    pub(super) fn ready(&mut self) {
+    pub(super) fn ready_for_query(&mut self) {
         let is_first = std::mem::take(&mut self.is_failing);
-        self.complete();
+        self.command_complete();
         // Every request is answered but a bare Sync: this one is not its.
         self.is_lost |= self.unsure > 0 && !is_first && self.next_is_answered();
-        if self.unsure > 0 && self.answers == 0 {
+        if self.unsure > 0 && self.replies == 0 {
             // It was for a Sync that seemed ignored: it was read behind the failure, after all.
             self.unsure -= 1;
             self.sent.clear();
@@ -201,9 +203,9 @@ impl Debt {
             return;
         }
         while let Some(sent) = self.sent.pop_front() {
-            if matches!(sent, Sent::Whole | Sent::Sync) {
-                self.answers -= 1;
-                while self.sent.front() == Some(&Sent::DataEnd) {
+            if matches!(sent, Sent::Request | Sent::Sync) {
+                self.replies -= 1;
+                while self.sent.front() == Some(&Sent::CopyEnd) {
                     self.sent.pop_front();
                 }
                 return;
@@ -215,11 +217,11 @@ impl Debt {
 
     /// Something comes before the next ReadyForQuery that is owed.
     fn next_is_answered(&self) -> bool {
-        matches!(self.sent.front(), Some(Sent::Whole | Sent::Work))
+        matches!(self.sent.front(), Some(Sent::Request | Sent::Extended))
     }
 
     fn push(&mut self, sent: Sent) {
-        if self.sent.len() < MOST {
+        if self.sent.len() < MAX_SENT {
             self.sent.push_back(sent);
         } else {
             self.is_lost = true;

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256, Sha384, Sha512};
 
 /// Hashes that certificates are signed with, by the object identifiers of the signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hash {
+enum SignatureHash {
     Sha256,
     Sha384,
     Sha512,
@@ -14,15 +14,15 @@ enum Hash {
 /// RFC 5929, section 4.1: by the hash of the certificate's signature, SHA-256 for the weak ones. `None`
 /// where there is not one hash: Ed25519, say.
 pub(super) fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
-    Some(match signed_with(certificate)? {
-        Hash::Sha256 => Sha256::digest(certificate).to_vec(),
-        Hash::Sha384 => Sha384::digest(certificate).to_vec(),
-        Hash::Sha512 => Sha512::digest(certificate).to_vec(),
+    Some(match signature_hash(certificate)? {
+        SignatureHash::Sha256 => Sha256::digest(certificate).to_vec(),
+        SignatureHash::Sha384 => Sha384::digest(certificate).to_vec(),
+        SignatureHash::Sha512 => Sha512::digest(certificate).to_vec(),
     })
 }
 
 /// RFC 5280, section 4.1: a certificate is a sequence of what is signed, the algorithm, and the signature.
-fn signed_with(certificate: &[u8]) -> Option<Hash> {
+fn signature_hash(certificate: &[u8]) -> Option<SignatureHash> {
     const SEQUENCE: u8 = 0x30;
     let (whole, _) = element(SEQUENCE, certificate)?;
     let (_, after) = element(SEQUENCE, whole)?;
@@ -31,32 +31,34 @@ fn signed_with(certificate: &[u8]) -> Option<Hash> {
     match identifier {
         // 1.2.840.113549.1.1.x, RSA: with MD5, SHA-1, SHA-256, SHA-384, SHA-512.
         b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04" | b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05" => {
-            Some(Hash::Sha256)
+            Some(SignatureHash::Sha256)
         }
-        b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b" => Some(Hash::Sha256),
-        b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0c" => Some(Hash::Sha384),
-        b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0d" => Some(Hash::Sha512),
+        b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b" => Some(SignatureHash::Sha256),
+        b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0c" => Some(SignatureHash::Sha384),
+        b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0d" => Some(SignatureHash::Sha512),
         // RSASSA-PSS: its parameters say (RFC 4055).
         b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0a" => {
             let (fields, _) = element(SEQUENCE, parameters)?;
             let Some((hash, _)) = element(0xa0, fields) else {
                 // SHA-1, which is the default there.
-                return Some(Hash::Sha256);
+                return Some(SignatureHash::Sha256);
             };
             let (hash, _) = element(SEQUENCE, hash)?;
             match element(0x06, hash)?.0 {
                 b"\x2b\x0e\x03\x02\x1a" | b"\x60\x86\x48\x01\x65\x03\x04\x02\x01" => {
-                    Some(Hash::Sha256)
+                    Some(SignatureHash::Sha256)
                 }
-                b"\x60\x86\x48\x01\x65\x03\x04\x02\x02" => Some(Hash::Sha384),
-                b"\x60\x86\x48\x01\x65\x03\x04\x02\x03" => Some(Hash::Sha512),
+                b"\x60\x86\x48\x01\x65\x03\x04\x02\x02" => Some(SignatureHash::Sha384),
+                b"\x60\x86\x48\x01\x65\x03\x04\x02\x03" => Some(SignatureHash::Sha512),
                 _ => None,
             }
         }
         // 1.2.840.10045.4.x, ECDSA: with SHA-1, SHA-256, SHA-384, SHA-512.
-        b"\x2a\x86\x48\xce\x3d\x04\x01" | b"\x2a\x86\x48\xce\x3d\x04\x03\x02" => Some(Hash::Sha256),
-        b"\x2a\x86\x48\xce\x3d\x04\x03\x03" => Some(Hash::Sha384),
-        b"\x2a\x86\x48\xce\x3d\x04\x03\x04" => Some(Hash::Sha512),
+        b"\x2a\x86\x48\xce\x3d\x04\x01" | b"\x2a\x86\x48\xce\x3d\x04\x03\x02" => {
+            Some(SignatureHash::Sha256)
+        }
+        b"\x2a\x86\x48\xce\x3d\x04\x03\x03" => Some(SignatureHash::Sha384),
+        b"\x2a\x86\x48\xce\x3d\x04\x03\x04" => Some(SignatureHash::Sha512),
         _ => None,
     }
 }

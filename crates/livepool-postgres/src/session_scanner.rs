@@ -6,12 +6,12 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use super::error::{READ_ONLY, of_error};
 use super::line::Line;
 use super::role::Target;
-use super::scanner::{PgScanner, Status};
+use super::scanner::{PgScanner, TransactionStatus};
 use livepool::protocol::Scanner;
 use livepool::protocol::Verdict;
 
 /// Reads along, and tells the line.
-pub(super) struct Along {
+pub(super) struct SessionScanner {
     scanner: PgScanner,
     line: Arc<Line>,
     target: Target,
@@ -19,27 +19,27 @@ pub(super) struct Along {
     generation: Arc<AtomicU64>,
     /// A write was refused because only reading is allowed. What follows is known when the server
     /// has said whether that is its own doing: before it is ready for the next query.
-    may_have_turned: bool,
+    write_was_refused: bool,
     /// Of the error that the worst consequence followed from.
     code: [u8; 5],
 }
 
-impl Along {
+impl SessionScanner {
     pub(super) fn new(line: &Arc<Line>, target: Target, generation: &Arc<AtomicU64>) -> Self {
         let scanner = PgScanner::new();
-        line.counts(scanner.unbound());
+        line.counts(scanner.unclaimed());
         Self {
             scanner,
             line: Arc::clone(line),
             target,
             generation: Arc::clone(generation),
-            may_have_turned: false,
+            write_was_refused: false,
             code: [0; 5],
         }
     }
 
     /// The server is not what it was. Only asked when it has said all it had to say.
-    fn has_turned(&mut self) -> bool {
+    fn check_role(&mut self) -> bool {
         let role = self.scanner.role();
         // A standby that was promoted; sessions cannot set this.
         let is_other = match (self.line.role(), role) {
@@ -52,7 +52,7 @@ impl Along {
             }
             _ => false,
         };
-        let is_refused = std::mem::take(&mut self.may_have_turned);
+        let is_refused = std::mem::take(&mut self.write_was_refused);
         match role {
             Some(role) if role.is_standby => is_refused || is_other,
             // Whoever began a transaction that only reads and writes in it has a fault of his own.
@@ -68,7 +68,7 @@ impl Along {
     }
 
     /// What the server has said may concern what is kept of this session, or of all.
-    fn tell_of_statements(&mut self) {
+    fn report_statements(&mut self) {
         if self.scanner.take_outdated() {
             self.generation.fetch_add(1, Ordering::SeqCst);
         }
@@ -76,10 +76,12 @@ impl Along {
         self.line.remembers(scanner.path(), scanner.forgotten(), scanner.was_early());
     }
 
-    fn tell(&self) {
+    fn report(&self) {
         let scanner = &self.scanner;
-        let in_transaction =
-            matches!(scanner.transaction(), Status::InTransaction | Status::Failed);
+        let in_transaction = matches!(
+            scanner.transaction(),
+            TransactionStatus::InTransaction | TransactionStatus::Failed
+        );
         self.line.set_unsure(scanner.is_unsure());
         self.line.touched(scanner.is_touched());
         self.line.scanned(scanner.owed(), in_transaction, scanner.is_listening());
@@ -89,10 +91,10 @@ impl Along {
     }
 }
 
-impl Scanner for Along {
+impl Scanner for SessionScanner {
     fn sent(&mut self, bytes: &[u8]) {
         self.scanner.sent(bytes);
-        self.tell();
+        self.report();
     }
 
     fn received(&mut self, bytes: &[u8]) {
@@ -100,8 +102,8 @@ impl Scanner for Along {
         self.scanner.received(bytes);
         self.line.set_between(was_between, self.scanner.is_between());
         // First: nobody is told of an answer that is complete before.
-        self.tell_of_statements();
-        self.tell();
+        self.report_statements();
+        self.report();
     }
 
     fn owed(&self) -> usize {
@@ -117,7 +119,7 @@ impl Scanner for Along {
         let mut worst = Verdict::Keep;
         while let Some(error) = self.scanner.take_error() {
             match &error.code {
-                READ_ONLY => self.may_have_turned = true,
+                READ_ONLY => self.write_was_refused = true,
                 _ => {
                     let consequence = of_error(&error);
                     if rank(consequence) > rank(worst) {
@@ -126,7 +128,7 @@ impl Scanner for Along {
                 }
             }
         }
-        if self.scanner.owed() == 0 && self.has_turned() {
+        if self.scanner.owed() == 0 && self.check_role() {
             (worst, self.code) = (Verdict::InvalidatePool, *READ_ONLY);
         }
         if let Some(verdict) = self.line.take_verdict() {

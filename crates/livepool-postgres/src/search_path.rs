@@ -4,11 +4,11 @@
 //! text may mean other tables, and the server refuses to give other columns than it announced.
 //! PostgreSQL says its path since version 18; before, it is read from the statements that set it.
 
-use super::scanner::Status;
+use super::scanner::TransactionStatus;
 
 /// What a statement does to the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Path {
+pub(super) enum PathEffect {
     /// It is this one from now on, or until the end of the transaction. A number stands for it.
     Sets { to: u64, is_local: bool },
     /// Something that cannot be read from the text.
@@ -28,7 +28,7 @@ pub(super) fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(EMPTY, |hash, byte| hashed(hash, *byte))
 }
 
-impl Path {
+impl PathEffect {
     /// Of one statement that is known to its end.
     pub(super) fn of(text: &[u8]) -> Self {
         let is_space = |byte: &u8| byte.is_ascii_whitespace() || *byte == b';';
@@ -79,9 +79,9 @@ pub(super) struct SearchPath {
     /// Stands for the path. The same number again means the same path.
     now: u64,
     /// How often it became one that nobody knows. What was prepared before is of no use then.
-    lost: u64,
+    times_unknown: u64,
     /// What the last text does, when it is complete.
-    said: Path,
+    effect: PathEffect,
     /// Where the transaction that is open began, and what it has set for good if it is committed.
     before: Option<u64>,
     kept: Option<u64>,
@@ -96,8 +96,8 @@ impl SearchPath {
     pub(super) fn new() -> Self {
         Self {
             now: 0,
-            lost: 0,
-            said: Path::Other,
+            times_unknown: 0,
+            effect: PathEffect::Other,
             before: None,
             kept: None,
             is_committed: false,
@@ -110,13 +110,13 @@ impl SearchPath {
         self.now
     }
 
-    pub(super) fn lost(&self) -> u64 {
-        self.lost
+    pub(super) fn times_unknown(&self) -> u64 {
+        self.times_unknown
     }
 
     /// A text was sent, to be run now or later.
-    pub(super) fn said(&mut self, path: Path) {
-        self.said = path;
+    pub(super) fn set_effect(&mut self, path: PathEffect) {
+        self.effect = path;
     }
 
     /// The server says that it is this one.
@@ -133,21 +133,21 @@ impl SearchPath {
     }
 
     /// A statement is complete, in a session that was in this state before.
-    pub(super) fn complete(&mut self, tag: &[u8], before: Status) {
+    pub(super) fn command_complete(&mut self, tag: &[u8], before: TransactionStatus) {
         self.is_committed = tag == b"COMMIT";
         self.is_rolled_back = tag == b"ROLLBACK";
-        let in_transaction = before == Status::InTransaction;
-        match std::mem::replace(&mut self.said, Path::Other) {
+        let in_transaction = before == TransactionStatus::InTransaction;
+        match std::mem::replace(&mut self.effect, PathEffect::Other) {
             _ if self.is_reported => {}
-            Path::Other => {}
-            Path::Unknown => {
+            PathEffect::Other => {}
+            PathEffect::Unknown => {
                 self.become_unknown();
                 if in_transaction {
                     self.kept = Some(0);
                 }
             }
-            Path::Sets { is_local: true, .. } if !in_transaction => {}
-            Path::Sets { to, is_local } => {
+            PathEffect::Sets { is_local: true, .. } if !in_transaction => {}
+            PathEffect::Sets { to, is_local } => {
                 if in_transaction {
                     self.before.get_or_insert(self.now);
                     if !is_local {
@@ -159,16 +159,16 @@ impl SearchPath {
         }
     }
 
-    pub(super) fn failed(&mut self) {
-        self.said = Path::Other;
+    pub(super) fn error_response(&mut self) {
+        self.effect = PathEffect::Other;
     }
 
     /// The server is ready, and in this state.
-    pub(super) fn ready(&mut self, status: Status) {
+    pub(super) fn ready_for_query(&mut self, status: TransactionStatus) {
         if self.is_reported {
             return;
         }
-        if status == Status::Idle {
+        if status == TransactionStatus::Idle {
             let kept = self.kept.take().filter(|_| self.is_committed);
             if let Some(path) = kept.or(self.before) {
                 self.now = path;
@@ -181,7 +181,7 @@ impl SearchPath {
     }
 
     fn become_unknown(&mut self) {
-        self.lost += 1;
+        self.times_unknown += 1;
         self.now = 0;
     }
 }
@@ -189,11 +189,11 @@ impl SearchPath {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Status::{Idle, InTransaction};
+    use TransactionStatus::{Idle, InTransaction};
 
     fn sets(text: &str) -> u64 {
-        match Path::of(text.as_bytes()) {
-            Path::Sets { to, .. } => to,
+        match PathEffect::of(text.as_bytes()) {
+            PathEffect::Sets { to, .. } => to,
             other => panic!("{text}: {other:?}"),
         }
     }
@@ -213,19 +213,19 @@ mod tests {
         assert_ne!(sets("SET search_path = tb"), ta);
         assert_ne!(sets("SET search_path = ta, tb"), ta);
         assert_eq!(sets("SET SCHEMA 'ta'"), hash(b"'ta'"));
-        assert_eq!(Path::of(b"SET statement_timeout = 5"), Path::Other);
-        assert_eq!(Path::of(b"SELECT 1"), Path::Other);
-        assert_eq!(Path::of(b"RESET ALL"), Path::Unknown);
-        assert_eq!(Path::of(b"SET search_path = ta; SELECT 1"), Path::Unknown);
+        assert_eq!(PathEffect::of(b"SET statement_timeout = 5"), PathEffect::Other);
+        assert_eq!(PathEffect::of(b"SELECT 1"), PathEffect::Other);
+        assert_eq!(PathEffect::of(b"RESET ALL"), PathEffect::Unknown);
+        assert_eq!(PathEffect::of(b"SET search_path = ta; SELECT 1"), PathEffect::Unknown);
     }
 
     #[test]
     fn a_path_of_a_transaction_ends_with_it() {
         let mut path = SearchPath::new();
         let say = |path: &mut SearchPath, text: &str, tag: &str, before, after| {
-            path.said(Path::of(text.as_bytes()));
-            path.complete(tag.as_bytes(), before);
-            path.ready(after);
+            path.set_effect(PathEffect::of(text.as_bytes()));
+            path.command_complete(tag.as_bytes(), before);
+            path.ready_for_query(after);
             path.now()
         };
         assert_eq!(say(&mut path, "SET search_path = ta", "SET", Idle, Idle), hash(b"ta"));
@@ -241,11 +241,11 @@ mod tests {
             let now = say(&mut path, end, end, InTransaction, Idle);
             assert_eq!(now, hash(expected.as_bytes()), "{set}, {end}");
         }
-        assert_eq!(path.lost(), 0);
+        assert_eq!(path.times_unknown(), 0);
         say(&mut path, "BEGIN", "BEGIN", Idle, InTransaction);
         say(&mut path, "SET LOCAL search_path = tc", "SET", InTransaction, InTransaction);
         say(&mut path, "ROLLBACK TO a", "ROLLBACK", InTransaction, InTransaction);
-        assert_eq!(path.lost(), 1, "it may be either");
+        assert_eq!(path.times_unknown(), 1, "it may be either");
         assert_eq!(say(&mut path, "COMMIT", "COMMIT", InTransaction, Idle), hash(b"tb"));
     }
 
@@ -253,10 +253,10 @@ mod tests {
     fn what_the_server_says_is_believed_and_nothing_else() {
         let mut path = SearchPath::new();
         path.reported(7);
-        path.said(Path::Unknown);
-        path.complete(b"SELECT 1", Idle);
-        path.ready(Idle);
+        path.set_effect(PathEffect::Unknown);
+        path.command_complete(b"SELECT 1", Idle);
+        path.ready_for_query(Idle);
         path.discarded();
-        assert_eq!((path.now(), path.lost()), (7, 0));
+        assert_eq!((path.now(), path.times_unknown()), (7, 0));
     }
 }

@@ -1,15 +1,69 @@
-//! [`Opening`]: what is read of the text of a statement. Pure.
+//! [`StatementText`]: what is read of the text of a statement. Pure.
 
-use super::path::{self, Path};
 use super::reset::CLEAN;
-use super::words::{
-    ADVISORY_LOCK, LISTEN, SEARCH_PATH, SET_CONFIG, TEMP, UNLISTEN, Words, is_name,
-};
+use super::search_path::{self, PathEffect};
+
+/// What is looked for anywhere in a text, and whether it ends a name. Its first letter must not occur in it
+/// again.
+const KEYWORDS: [(&[u8], bool); 6] = [
+    (b"search_path", true),
+    (b"listen", true),
+    (b"unlisten", true),
+    (b"set_config", true),
+    (b"advisory_lock", false),
+    (b"temp", false),
+];
+pub(super) const SEARCH_PATH: usize = 0;
+pub(super) const LISTEN: usize = 1;
+pub(super) const UNLISTEN: usize = 2;
+pub(super) const SET_CONFIG: usize = 3;
+pub(super) const ADVISORY_LOCK: usize = 4;
+pub(super) const TEMP: usize = 5;
+
+/// How much of each word stands before the next byte, and how often each was seen.
+#[derive(Debug, Default)]
+pub(super) struct KeywordCounts {
+    have: [u8; KEYWORDS.len()],
+    times: [u32; KEYWORDS.len()],
+}
+
+/// Whether it may stand in a name.
+pub(super) fn is_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
+}
+
+impl KeywordCounts {
+    pub(super) fn read(&mut self, byte: u8) {
+        let byte = byte.to_ascii_lowercase();
+        for (at, (word, ends_name)) in KEYWORDS.iter().enumerate() {
+            let have = usize::from(self.have[at]);
+            if have == 0 && byte != word[0] {
+                continue;
+            }
+            if have == word.len() && !(*ends_name && is_name(byte)) {
+                self.times[at] = self.times[at].saturating_add(1);
+            }
+            self.have[at] = if word.get(have) == Some(&byte) {
+                self.have[at] + 1
+            } else {
+                u8::from(byte == word[0])
+            };
+        }
+    }
+
+    pub(super) fn has(&self, word: usize) -> bool {
+        self.times[word] > 0
+    }
+
+    pub(super) fn times(&self, word: usize) -> u32 {
+        self.times[word]
+    }
+}
 
 /// What a statement does to the notifications of its session. A statement that stands behind another one
 /// is not recognized here: the server says what it was when it is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Says {
+pub(super) enum ListenEffect {
     /// Notifications come from now on, or may: it runs code of its own, or names what may listen.
     Listen,
     /// None come any more.
@@ -20,12 +74,12 @@ pub(super) enum Says {
 
 /// What has to be known of a text when its answer comes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Lasting {
+pub(super) struct LastingEffect {
     is_local: bool,
     is_temporary: bool,
 }
 
-impl Lasting {
+impl LastingEffect {
     /// Of two texts, one of which is answered next.
     pub(super) fn or(self, other: Self) -> Self {
         Self {
@@ -35,7 +89,7 @@ impl Lasting {
     }
 
     /// Whether a statement that ends with this tag leaves something in its session.
-    pub(super) fn is_left_by(self, tag: &[u8]) -> bool {
+    pub(super) fn leaves_state(self, tag: &[u8]) -> bool {
         match tag {
             b"SET" => !self.is_local,
             b"PREPARE" | b"DECLARE CURSOR" | b"LOAD" => true,
@@ -45,33 +99,33 @@ impl Lasting {
 }
 
 /// Room for a statement that is understood as a whole: one that sets a path for names.
-const ROOM: usize = 128;
+const MAX_TEXT: usize = 128;
 
 /// The first bytes of a statement's text, and which words stand anywhere in it.
 #[derive(Debug)]
-pub(super) struct Opening {
+pub(super) struct StatementText {
     /// A name comes first, and ends with a zero.
     in_name: bool,
-    name: Name,
-    text: [u8; ROOM],
+    name: StatementName,
+    text: [u8; MAX_TEXT],
     len: usize,
     /// There was no room for all of it.
     is_cut: bool,
     /// The text is over. What follows are numbers.
     is_over: bool,
     hash: u64,
-    words: Words,
+    words: KeywordCounts,
 }
 
 /// The name of a prepared statement. Those of the client library are an `s` and a number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Name {
+pub(super) struct StatementName {
     number: u64,
     len: usize,
     is_other: bool,
 }
 
-impl Name {
+impl StatementName {
     pub(super) fn read(&mut self, byte: u8) {
         match byte {
             b's' if self.len == 0 => {}
@@ -89,18 +143,18 @@ impl Name {
     }
 }
 
-impl Opening {
+impl StatementText {
     /// Of the body of a Query.
     pub(super) fn of_query() -> Self {
         Self {
             in_name: false,
-            name: Name::default(),
-            text: [0; ROOM],
+            name: StatementName::default(),
+            text: [0; MAX_TEXT],
             len: 0,
             is_cut: false,
             is_over: false,
-            hash: path::EMPTY,
-            words: Words::default(),
+            hash: search_path::EMPTY,
+            words: KeywordCounts::default(),
         }
     }
 
@@ -118,7 +172,7 @@ impl Opening {
                 }
                 continue;
             }
-            self.hash = path::hashed(self.hash, byte);
+            self.hash = search_path::hashed(self.hash, byte);
             if self.is_over {
                 continue;
             }
@@ -144,7 +198,7 @@ impl Opening {
     }
 
     /// Of the text, and the types of its parameters, as far as the client gave them. See
-    /// [`path::of_statement`].
+    /// [`search_path::of_statement`].
     pub(super) fn hash(&self) -> u64 {
         self.hash
     }
@@ -162,22 +216,24 @@ impl Opening {
 
     /// It is the one that makes a session forget everything but its prepared statements.
     pub(super) fn is_clean(&self) -> bool {
-        self.text[..self.len].starts_with(&CLEAN.as_bytes()[..CLEAN.len().min(ROOM)])
+        self.text[..self.len].starts_with(&CLEAN.as_bytes()[..CLEAN.len().min(MAX_TEXT)])
     }
 
-    pub(super) fn says(&self) -> Says {
+    pub(super) fn listen_effect(&self) -> ListenEffect {
         let text = self.text[..self.len].to_ascii_uppercase();
         let is_end = |byte: &u8| byte.is_ascii_whitespace() || *byte == b';' || *byte == 0;
         let words: Vec<_> = text.split(is_end).filter(|word| !word.is_empty()).take(3).collect();
         match words[..] {
-            [b"UNLISTEN", b"*"] | [b"DISCARD", b"ALL"] if !self.is_cut => return Says::Forget,
-            _ if self.is_clean() => return Says::Forget,
+            [b"UNLISTEN", b"*"] | [b"DISCARD", b"ALL"] if !self.is_cut => {
+                return ListenEffect::Forget;
+            }
+            _ if self.is_clean() => return ListenEffect::Forget,
             _ => {}
         }
         if self.words.times(LISTEN) > self.words.times(UNLISTEN) || self.runs_code() {
-            return Says::Listen;
+            return ListenEffect::Listen;
         }
-        Says::Other
+        ListenEffect::Other
     }
 
     /// It ends subscriptions, and leaves everything else as it is.
@@ -197,8 +253,8 @@ impl Opening {
 
     /// What the answer tells that a statement is complete, for this text: it changes the session for longer
     /// than its transaction.
-    pub(super) fn lasts(&self) -> Lasting {
-        Lasting {
+    pub(super) fn lasting_effect(&self) -> LastingEffect {
+        LastingEffect {
             // Also the one that begins a transaction with its properties.
             is_local: self.begins(b"SET LOCAL") || self.begins(b"SET TRANSACTION"),
             is_temporary: self.words.has(TEMP),
@@ -212,13 +268,15 @@ impl Opening {
     }
 
     /// What it does to the path on which names are looked for.
-    pub(super) fn path(&self) -> Path {
+    pub(super) fn path(&self) -> PathEffect {
         let text = self.text[..self.len].split(|byte| *byte == 0).next().unwrap_or_default();
-        match Path::of(text) {
+        match PathEffect::of(text) {
             // What it was at the beginning.
-            _ if self.is_clean() => Path::Sets { to: 0, is_local: false },
-            Path::Other if self.words.has(SEARCH_PATH) && !self.only_reads() => Path::Unknown,
-            Path::Sets { .. } if self.is_cut => Path::Unknown,
+            _ if self.is_clean() => PathEffect::Sets { to: 0, is_local: false },
+            PathEffect::Other if self.words.has(SEARCH_PATH) && !self.only_reads() => {
+                PathEffect::Unknown
+            }
+            PathEffect::Sets { .. } if self.is_cut => PathEffect::Unknown,
             path => path,
         }
     }
@@ -227,11 +285,11 @@ impl Opening {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Says::{Forget, Listen, Other};
+    use ListenEffect::{Forget, Listen, Other};
 
     #[test]
     fn a_statement_is_known_by_its_first_words_and_what_may_listen_by_any() {
-        let table: [(&[u8], Says); 20] = [
+        let table: [(&[u8], ListenEffect); 20] = [
             (b"LISTEN jobs\0", Listen),
             (b"  \n\tlisten \"a very long name of a channel\"\0", Listen),
             (b"listen\"x\"\0", Listen),
@@ -254,14 +312,14 @@ mod tests {
             (b"SELECT lislisten\0", Listen),
         ];
         for (text, expected) in table {
-            let mut query = Opening::of_query();
+            let mut query = StatementText::of_query();
             query.read(text);
-            assert_eq!(query.says(), expected, "{}", text.escape_ascii());
+            assert_eq!(query.listen_effect(), expected, "{}", text.escape_ascii());
 
-            let mut parse = Opening::of_parse();
+            let mut parse = StatementText::of_parse();
             parse.read(b"s12\0");
             text.iter().for_each(|byte| parse.read(&[*byte]));
-            assert_eq!(parse.says(), expected, "{}", text.escape_ascii());
+            assert_eq!(parse.listen_effect(), expected, "{}", text.escape_ascii());
             assert_eq!(parse.name(), Some(12));
         }
     }
@@ -285,16 +343,16 @@ mod tests {
             ("DO $$ BEGIN END $$", "DO", true, false),
             ("call p()", "CALL", true, false),
         ];
-        for (text, tag, touches, lasts) in table {
-            let mut query = Opening::of_query();
+        for (text, tag, touches, lasting_effect) in table {
+            let mut query = StatementText::of_query();
             text.bytes().chain([0]).for_each(|byte| query.read(&[byte]));
-            let found = (query.touches(), query.lasts().is_left_by(tag.as_bytes()));
-            assert_eq!(found, (touches, lasts), "{text}");
+            let found = (query.touches(), query.lasting_effect().leaves_state(tag.as_bytes()));
+            assert_eq!(found, (touches, lasting_effect), "{text}");
         }
-        let mut clean = Opening::of_query();
+        let mut clean = StatementText::of_query();
         CLEAN.bytes().chain([0]).for_each(|byte| clean.read(&[byte]));
-        assert_eq!((clean.is_clean(), clean.says()), (true, Forget));
-        assert_eq!(clean.path(), Path::Sets { to: 0, is_local: false });
+        assert_eq!((clean.is_clean(), clean.listen_effect()), (true, Forget));
+        assert_eq!(clean.path(), PathEffect::Sets { to: 0, is_local: false });
     }
 
     #[test]
@@ -308,7 +366,7 @@ mod tests {
             (b"s1x", None),
             (b"s12345678901234567890123", None),
         ] {
-            let mut known = Name::default();
+            let mut known = StatementName::default();
             name.iter().for_each(|byte| known.read(*byte));
             assert_eq!(known.number(), number, "{}", name.escape_ascii());
         }
@@ -317,16 +375,16 @@ mod tests {
     #[test]
     fn a_text_says_what_it_does_to_the_path() {
         let path = |text: &str| {
-            let mut query = Opening::of_query();
+            let mut query = StatementText::of_query();
             text.bytes().chain([0]).for_each(|byte| query.read(&[byte]));
             query.path()
         };
-        let long = format!("SET search_path = {}", "x".repeat(ROOM));
-        assert!(matches!(path(" set search_path to ta"), Path::Sets { is_local: false, .. }));
-        assert_eq!(path("SELECT 1"), Path::Other);
-        assert_eq!(path("SELECT current_setting('search_path')"), Path::Other);
-        assert_eq!(path("SHOW search_path"), Path::Other);
-        assert_eq!(path("SET statement_timeout = 5; SET lock_timeout = 5"), Path::Other);
+        let long = format!("SET search_path = {}", "x".repeat(MAX_TEXT));
+        assert!(matches!(path(" set search_path to ta"), PathEffect::Sets { is_local: false, .. }));
+        assert_eq!(path("SELECT 1"), PathEffect::Other);
+        assert_eq!(path("SELECT current_setting('search_path')"), PathEffect::Other);
+        assert_eq!(path("SHOW search_path"), PathEffect::Other);
+        assert_eq!(path("SET statement_timeout = 5; SET lock_timeout = 5"), PathEffect::Other);
         for unknown in [
             "SELECT set_config('search_path', $1, false)",
             "BEGIN; SET LOCAL search_path = ta",
@@ -334,7 +392,7 @@ mod tests {
             "RESET ALL",
             &long,
         ] {
-            assert_eq!(path(unknown), Path::Unknown, "{unknown}");
+            assert_eq!(path(unknown), PathEffect::Unknown, "{unknown}");
         }
     }
 }
