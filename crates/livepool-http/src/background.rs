@@ -80,6 +80,7 @@ impl Client {
     }
 
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Both directions at once: a server may not read on before its answer is taken.
         let is_over = self.poll_drain(cx).is_ready();
         if is_over || self.upload.is_sent() && self.unread.is_some() {
             return Poll::Ready(());
@@ -132,6 +133,7 @@ pub(super) fn finish_in_background(guard: Guard<Http1>) {
     guard.work_on(async |mut guard| {
         // The source of the body is the caller's code, and may panic in this task.
         if AssertUnwindSafe(guard.finish_upload()).catch_unwind().await.is_err() {
+            // Half a request is on the wire, and its body is gone.
             guard.taint_as(CloseReason::Panicked);
         }
         if !guard.upload.is_sent() {

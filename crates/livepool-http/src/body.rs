@@ -135,6 +135,7 @@ impl Body {
     fn finish_request(&mut self) {
         if let Some(mut guard) = self.guard.take()
             && guard.progress() == Progress::Ongoing
+            // The server refused the request or closes: it does not want the rest.
             && !guard.is_upload_unwanted()
         {
             finish_in_background(guard);
@@ -167,6 +168,7 @@ impl http_body::Body for Body {
         });
         match frame {
             Some(Ok(frame)) => {
+                // With the last frame, not with the end behind it, for which a caller need not poll.
                 this.release_if_done();
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -195,6 +197,7 @@ impl Drop for Body {
         let (Some(mut guard), Some(incoming)) = (self.guard.take(), self.incoming.take()) else {
             return;
         };
+        // A short rest is read by `reset`; a task is needed only while the upload goes on.
         if guard.leave_unread(incoming) && !guard.upload.is_sent() {
             finish_in_background(guard);
         }

@@ -88,6 +88,7 @@ impl Client {
         mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         request.body_mut().attach(self.upload.begin());
+        // Before the first byte, so that no answer counts as one that nobody asked for.
         self.owed = Some(self.ledger.owe());
         self.is_answering = false;
         self.requested_close = super::persistence::has_token(request.headers(), "close");

@@ -69,6 +69,7 @@ impl HyperDriver {
         self.relay.0.register(cx.waker());
         let mut cx = Context::from_waker(&self.waker);
         let Poll::Ready(result) = Pin::new(&mut **connection).poll(&mut cx) else { return };
+        // hyper reports an error here only if no request is waiting for it.
         self.error = result.err();
         if let DriverState::Running(connection) =
             std::mem::replace(&mut self.state, DriverState::Taken)

@@ -168,6 +168,7 @@ impl Error {
         match self.failure {
             Failure::Checkout => self.checkout_error().is_some_and(CheckoutError::is_retryable),
             Failure::Unsent => true,
+            // The server may have acted on it already.
             Failure::Unanswered | Failure::Answer | Failure::Body => {
                 self.target.as_ref().is_some_and(|target| target.method.is_idempotent())
             }
@@ -183,6 +184,7 @@ impl Error {
     /// The cause of this type, if it is among them: an [`OpTimeout`](livepool::OpTimeout), an
     /// [`io::Error`](std::io::Error), the error of the body that was to be sent.
     pub fn find<E: StdError + 'static>(&self) -> Option<&E> {
+        // A checkout error hides its causes from `source`, so it is asked itself.
         livepool::error::find(self.cause()?).or_else(|| self.checkout_error()?.find())
     }
 

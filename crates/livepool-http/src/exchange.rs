@@ -86,8 +86,10 @@ impl FailedExchange {
     ) -> Box<Self> {
         let malformed = Error::of_head(&source);
         let failure = match &unsent {
+            // hyper gives a request back only if it has written nothing of it.
             Some(_) => Failure::Unsent,
             None if source.is_user() => Failure::RequestBody,
+            // A byte of an answer: the server has begun to act.
             None if guard.was_heard() => Failure::Answer,
             None => Failure::Unanswered,
         };

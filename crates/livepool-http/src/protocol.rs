@@ -149,6 +149,7 @@ impl Protocol for Http1 {
     async fn connect(&self, wire: Wire) -> Result<Client, Error> {
         let host = self.host_of(&wire)?;
         let wire = self.encrypted(wire).await?;
+        // Before the first byte: from here on hyper's requests say when an answer is owed.
         let ledger = wire.count_debt();
         let upload = Upload::new(ledger.clone());
         let open = HyperIo { wire, upload: Arc::clone(&upload) };

@@ -125,6 +125,7 @@ impl Body for RequestBody {
             BodyKind::Stream(body) => {
                 let body = body.get_mut().unwrap_or_else(PoisonError::into_inner);
                 let frame = body.as_mut().poll_frame(cx);
+                // Only a stream can pause: bytes are there at once.
                 if let Some(source) = source {
                     // The server cannot answer what the source has not given: its read timeout
                     // pauses.

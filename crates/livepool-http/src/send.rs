@@ -84,6 +84,7 @@ impl HttpPool for Pool<Http1> {
         request: Request<B>,
         limits: Limits,
     ) -> impl Future<Output = Result<Response<Body>, Error>> + Send {
+        // A limit beyond the clock's range is no limit.
         let deadline = limits.deadline.and_then(|limit| Instant::now().checked_add(limit));
         let (request, taken_at) = (request.map(Into::into), Location::caller());
         async move { send(self, request, limits, deadline, taken_at).await }
@@ -103,6 +104,7 @@ async fn send(
         let (method, uri) = (request.method().clone(), request.uri().clone());
         RequestTarget { method, uri, peer: None }
     };
+    // Before a connection is taken: a refused request must not cost one.
     check(&request, is_secure).map_err(|error| error.at(&target(&request)))?;
     let retry = Retry::new(pool, deadline, taken_at);
     let (mut was_sent, mut was_new) = (false, false);
@@ -112,6 +114,7 @@ async fn send(
             Err(error) => return Err(Error::from(error).at(&target(&request))),
         };
         if let Some(limit) = limits.read_timeout {
+            // On the guard, so that it ends with this request and the next user has the pool's.
             guard.set_read_timeout(limit);
         }
         match deadline {
@@ -150,6 +153,7 @@ async fn send(
 
 /// The same request, if repeating it does no harm.
 fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    // RFC 9110 section 9.2.2: the server may have acted on the first one.
     if !request.method().is_idempotent() {
         return None;
     }

@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 /// A connection to a Redis server that nobody shares.
 ///
-/// A client is what the crate `redis` calls a [`ConnectionLike`], and so is a guard that holds one:
-/// `redis::cmd(..).query_async(&mut guard)`, pipelines, and everything in `redis::AsyncCommands`
-/// work on either.
+/// A client is what the crate `redis` calls a [`ConnectionLike`]: pipelines, everything in
+/// `redis::AsyncCommands`, and `redis::cmd(..).query_async(&mut *guard)` work on the client that a
+/// guard holds.
 ///
 /// The connection is yours while you hold it: commands that wait for something (`BLPOP`, `XREAD
 /// BLOCK`) hold up nobody else, `WATCH` and `MULTI` are yours alone, and a subscription takes the

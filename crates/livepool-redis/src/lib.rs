@@ -9,7 +9,7 @@
 //!
 //! let mut conn = pool.get().await?;
 //! let _: () = conn.set("greeting", "hello").await?;
-//! let text: String = redis::cmd("GET").arg("greeting").query_async(&mut conn).await?;
+//! let text: String = redis::cmd("GET").arg("greeting").query_async(&mut *conn).await?;
 //! assert_eq!(text, "hello");
 //! // Dropped, it goes back: every answer has come.
 //! # Ok(()) }

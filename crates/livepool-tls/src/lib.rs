@@ -101,6 +101,7 @@ impl Tls {
         let mut taken = None;
         let wire = wire.layer(async |below| {
             let session = self.connector.connect(name, below).await?;
+            // Now, since the session cannot be reached any more once it is a layer.
             taken = Some(take(session.get_ref().1));
             Ok(session)
         });
@@ -142,6 +143,7 @@ impl Tls {
     #[must_use]
     pub fn offering(&self, is_spoken: impl Fn(&[u8]) -> bool) -> Self {
         let mut config = ClientConfig::clone(self.connector.config());
+        // A server picks one of the offered protocols, also one that the caller cannot speak.
         config.alpn_protocols.retain(|protocol| is_spoken(protocol));
         Self { connector: TlsConnector::from(Arc::new(config)), name: self.name.clone() }
     }

@@ -112,6 +112,8 @@ impl Service<Uri> for Connect {
         });
         Connecting(Box::pin(async move {
             let mut stream = connector?.connect().await.map_err(Error::Connect)?;
+            // The other pool reads all the time, so a read timeout alone would never see a silent
+            // peer.
             stream.watch_peer(max_silence);
             Ok(Connection::new(stream, is_for_tls))
         }))

@@ -95,6 +95,7 @@ impl AsyncRead for TimedStream {
         let this = self.get_mut();
         let before = buf.filled().len();
         let result = Pin::new(&mut this.stream).poll_read(cx, buf);
+        // An end of stream is no answer.
         if buf.filled().len() > before {
             this.requests.note_read();
             this.owed = None;
