@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use livepool::protocol::{Consequence, Ledger, Owed, Protocol, Unread, Wire};
+use livepool::protocol::{Ledger, Owed, Protocol, Verdict, Wire};
 use livepool::{Config, Event, Pool};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
@@ -80,11 +80,11 @@ impl Protocol for Shout {
         client.ask("ping").await.map(drop)
     }
 
-    fn classify(&self, error: &Error) -> Consequence {
+    fn classify(&self, error: &Error) -> Verdict {
         match error {
-            Error::Refused(why) if why == "standby" => Consequence::Invalidate,
-            Error::Refused(_) => Consequence::Keep,
-            Error::Io(_) => Consequence::Evict,
+            Error::Refused(why) if why == "standby" => Verdict::InvalidatePool,
+            Error::Refused(_) => Verdict::Keep,
+            Error::Io(_) => Verdict::Close,
         }
     }
 
@@ -93,8 +93,8 @@ impl Protocol for Shout {
     }
 
     // This server never speaks first, so `unread` stays as it is: whatever comes is dirt.
-    fn unread(&self, _: &[u8]) -> Unread {
-        Unread::Dirty
+    fn unread(&self, _: &[u8]) -> Verdict {
+        Verdict::Close
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`Deadline`]: one moment that bounds everything done before it. The only way to make a timeout.
+//! [`Deadline`]: a moment that bounds all work before it. Timeouts are made in no other way.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -23,25 +23,26 @@ use tokio::time::{Instant, sleep_until};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline(Option<Instant>);
 
-/// The deadline passed.
+/// The result of an operation whose deadline passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Elapsed;
 
 impl Deadline {
-    /// No limit.
+    /// The deadline that never passes.
     pub const NEVER: Self = Self(None);
 
-    /// `limit` from now. `None`, and a limit beyond what the clock can count, mean never.
+    /// The deadline `limit` from now. No limit, and a limit beyond what the clock can count, mean
+    /// never.
     pub(crate) fn after(limit: Option<Duration>) -> Self {
         Self::within(Instant::now(), limit)
     }
 
-    /// `limit` from this moment on.
+    /// The deadline `limit` after this moment.
     pub(crate) fn within(moment: Instant, limit: Option<Duration>) -> Self {
         Self(limit.and_then(|limit| moment.checked_add(limit)))
     }
 
-    /// At this moment.
+    /// The deadline at this moment.
     pub(crate) fn at(moment: Instant) -> Self {
         Self(Some(moment))
     }
@@ -65,6 +66,7 @@ impl Deadline {
         let mut future = pin!(future);
         let mut timer = pin!(None);
         poll_fn(|cx| {
+            // The future first: a result that is ready counts, even when the deadline has passed.
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }

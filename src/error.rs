@@ -233,6 +233,7 @@ impl From<CheckoutError> for io::Error {
 /// Whether `error` is a deadline of ours passing: a read, write, flush, shutdown, accept, connect or
 /// checkout. The kernel's own `ETIMEDOUT`, which means that the peer is dead, is not one.
 pub fn is_timeout(error: &io::Error) -> bool {
+    // An error of the kernel holds no other one.
     let Some(inner) = error.get_ref() else { return false };
     inner.is::<OpTimeout>()
         || inner.downcast_ref::<CheckoutError>().is_some_and(CheckoutError::is_timeout)

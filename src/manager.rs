@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::config::{Config, ConfigError};
 use crate::error::ConnectError;
 use crate::event::{CloseReason, Observer};
-use crate::liveness::{self, Verdict};
+use crate::liveness::{self, Liveness};
 use crate::pool::jittered;
 use crate::stream::{Connector, Ending, Ledger, Stream, delegate_io};
 
@@ -132,8 +132,8 @@ impl Connection {
         }
         // No waker to leave behind: deadpool does not watch idle connections.
         match liveness::check(self.stream.io(), true, Waker::noop()) {
-            Verdict::Alive => None,
-            Verdict::Dead(reason) => Some(reason),
+            Liveness::Alive => None,
+            Liveness::Dead(reason) => Some(reason),
         }
     }
 }

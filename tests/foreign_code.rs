@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use livepool::config::Validation;
 use livepool::event::{DialOutcome, Operation};
-use livepool::protocol::{Consequence, Protocol, Reuse, Scanner, Unread, Wire, WireStream};
+use livepool::protocol::{Protocol, Scanner, Verdict, Wire, WireStream};
 use livepool::{
     BoxFuture, CloseReason, Config, Event, Guard, Ping, Pool, Resolve, Stream, Timeouts,
 };
@@ -180,7 +180,7 @@ impl Protocol for Touchy {
         at(&self.spot, "has_ping");
         true
     }
-    fn reuse(&self, client: &Delicate) -> Reuse {
+    fn reuse(&self, client: &Delicate) -> Verdict {
         at(&self.spot, "reuse");
         self.lines.reuse(&client.client)
     }
@@ -192,7 +192,7 @@ impl Protocol for Touchy {
         at(&self.spot, "reset");
         self.lines.reset(&mut client.client).await
     }
-    fn classify(&self, error: &io::Error) -> Consequence {
+    fn classify(&self, error: &io::Error) -> Verdict {
         at(&self.spot, "classify");
         self.lines.classify(error)
     }
@@ -200,7 +200,7 @@ impl Protocol for Touchy {
         at(&self.spot, "is_permanent");
         self.lines.is_permanent(error)
     }
-    fn unread(&self, bytes: &[u8]) -> Unread {
+    fn unread(&self, bytes: &[u8]) -> Verdict {
         at(&self.spot, "unread");
         self.lines.unread(bytes)
     }
@@ -233,7 +233,7 @@ async fn a_protocol_that_panics_over_a_connection_costs_that_one_and_nobody_else
     for layered in [false, true] {
         for here in ["ping", "reset", "reuse", "idle_limit", "unread", "classify"] {
             let upstream = Upstream::start();
-            let reuse = if here == "reset" { Reuse::AfterReset } else { Reuse::AsItIs };
+            let reuse = if here == "reset" { Verdict::NeedsReset } else { Verdict::Keep };
             let lines = Lines { reuse, notice: Some(b'#'), ..Lines::default() };
             let protocol = Touchy { lines, layered, ..Touchy::default() };
             let validation = if here == "ping" { Validation::Ping } else { Validation::Peek };
@@ -247,7 +247,7 @@ async fn a_protocol_that_panics_over_a_connection_costs_that_one_and_nobody_else
                 "classify" => {
                     let mut guard = pool.get().await.unwrap();
                     let consequence = guard.report(&io::Error::other("whatever"));
-                    assert_eq!(consequence, Consequence::Evict);
+                    assert_eq!(consequence, Verdict::Close);
                 }
                 _ => assert_eq!(ask(&pool, "ECHO during").await.unwrap(), "during", "{here}"),
             }
@@ -260,7 +260,7 @@ async fn a_protocol_that_panics_over_a_connection_costs_that_one_and_nobody_else
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_protocol_and_its_layer_may_use_their_pool_from_wherever_they_are_called() {
     let upstream = Upstream::start();
-    let lines = Lines { reuse: Reuse::AfterReset, notice: Some(b'#'), ..Lines::default() };
+    let lines = Lines { reuse: Verdict::NeedsReset, notice: Some(b'#'), ..Lines::default() };
     let protocol = Touchy { lines, layered: true, ..Touchy::default() };
     let config = Config::default().with_validation(Validation::Ping);
     let (pool, events) = touchy(&upstream, &protocol, config);
@@ -387,9 +387,9 @@ impl Scanner for Shaky {
         at(&self.spot, "is_patient");
         false
     }
-    fn consequence(&mut self) -> Consequence {
+    fn verdict(&mut self) -> Verdict {
         at(&self.spot, "consequence");
-        Consequence::Keep
+        Verdict::Keep
     }
 }
 

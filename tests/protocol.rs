@@ -9,7 +9,7 @@ use std::time::Duration;
 use livepool::config::Validation;
 use livepool::error::CheckoutFailure;
 use livepool::event::{DialOutcome, Operation};
-use livepool::protocol::{Consequence, Ledger, Owed, Protocol, Reuse, Wire};
+use livepool::protocol::{Ledger, Owed, Protocol, Verdict, Wire};
 use livepool::{CloseReason, Config, Event, Guard, Interrupted, Pool, Release, Timeouts};
 use livepool_testkit::lines::{Client, Lines};
 use livepool_testkit::{Events, Order, Upstream, until, until_seen, until_status};
@@ -187,7 +187,7 @@ async fn a_ping_is_made_before_an_idle_client_is_handed_out() {
 async fn a_connection_that_came_back_is_reset_before_the_next_caller_has_it() {
     let upstream = Upstream::start();
     let lines =
-        Lines { reuse: Reuse::AfterReset, reset: "SLOW 200 done".to_owned(), ..Lines::default() };
+        Lines { reuse: Verdict::NeedsReset, reset: "SLOW 200 done".to_owned(), ..Lines::default() };
     let (pool, events) = pool_of(upstream.config().with_max_size(1), &lines);
     let client = pool.get().await.unwrap();
     let began = Instant::now();
@@ -199,6 +199,42 @@ async fn a_connection_that_came_back_is_reset_before_the_next_caller_has_it() {
     assert_eq!(client.ledger.debt(), 0);
     assert_eq!(client.ask("ECHO yours").await.unwrap(), "yours");
     assert_eq!((events.opened(), events.closed()), (1, vec![]));
+}
+
+#[tokio::test]
+async fn a_connection_that_an_answer_or_an_error_has_stained_is_reset_before_the_next_caller_has_it()
+ {
+    let upstream = Upstream::start();
+    let lines = Lines { reset: "SLOW 100 done".to_owned(), ..Lines::default() };
+    let (pool, events) = pool_of(upstream.config().with_max_size(1), &lines);
+    let client = pool.get().await.unwrap();
+    assert_eq!(client.ask("ECHO stain").await.unwrap(), "stain");
+    assert_eq!(client.release(), Release::Resetting);
+    let began = Instant::now();
+    let mut client = pool.get().await.unwrap();
+    assert!(began.elapsed() >= SECOND / 20, "it was reset once");
+    assert_eq!(client.report(&io::Error::other("stain")), Verdict::NeedsReset);
+    assert_eq!(client.release(), Release::Resetting);
+    // The next use is judged for itself.
+    assert_eq!(pool.get().await.unwrap().release(), Release::Reused);
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
+}
+
+#[tokio::test]
+async fn what_bytes_that_nobody_asked_for_mean_is_for_the_protocol_to_say() {
+    let upstream = Upstream::start();
+    let (pool, events) = pool(&upstream, &Lines::default());
+    let (a, b) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    // The idle one is told of a change of role: both go, also the one in use, when it comes back.
+    drop(a);
+    upstream.order_all(&Order::Say(b"*role\n".to_vec()));
+    assert_eq!(events.until_closed(1).await, [CloseReason::Invalidated]);
+    drop(b);
+    assert_eq!(events.until_closed(2).await, [CloseReason::Invalidated; 2]);
+    // A reset takes no bytes back.
+    ask(&pool, "ECHO a").await.unwrap();
+    upstream.order_all(&Order::Say(b"~stain\n".to_vec()));
+    assert_eq!(events.until_closed(3).await[2..], [CloseReason::Dirty]);
 }
 
 /// Something is asked on its connection just as it comes back, or is reset, as what outlives an earlier
@@ -237,12 +273,12 @@ impl Protocol for Overtaken {
         Ok(())
     }
 
-    fn reuse(&self, client: &Asking) -> Reuse {
+    fn reuse(&self, client: &Asking) -> Verdict {
         if self.at_reset || client.ledger.debt() > 0 {
-            return Reuse::AfterReset;
+            return Verdict::NeedsReset;
         }
         client.asks();
-        Reuse::AsItIs
+        Verdict::Keep
     }
 
     async fn reset(&self, client: &mut Asking) -> std::io::Result<()> {
@@ -274,7 +310,8 @@ async fn what_is_asked_while_a_connection_comes_back_or_is_reset_is_for_its_prot
 async fn a_reset_that_fails_or_hangs_closes_the_connection() {
     for reset in ["ECHO error", "HOLD"] {
         let upstream = Upstream::start();
-        let lines = Lines { reuse: Reuse::AfterReset, reset: reset.to_owned(), ..Lines::default() };
+        let lines =
+            Lines { reuse: Verdict::NeedsReset, reset: reset.to_owned(), ..Lines::default() };
         let timeouts = Timeouts::default().with_reset(Duration::from_millis(100));
         let (pool, events) = pool_of(upstream.config().with_timeouts(timeouts), &lines);
         ask(&pool, "ECHO a").await.unwrap();
@@ -288,7 +325,7 @@ async fn a_reset_that_fails_or_hangs_closes_the_connection() {
 #[tokio::test]
 async fn a_pool_that_is_dropped_during_a_reset_ends_it() {
     let upstream = Upstream::start();
-    let lines = Lines { reuse: Reuse::AfterReset, reset: "HOLD".to_owned(), ..Lines::default() };
+    let lines = Lines { reuse: Verdict::NeedsReset, reset: "HOLD".to_owned(), ..Lines::default() };
     let (pool, events) = pool(&upstream, &lines);
     ask(&pool, "ECHO a").await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -301,7 +338,7 @@ async fn a_pool_that_is_dropped_during_a_reset_ends_it() {
 #[test]
 fn a_client_may_come_back_outside_a_runtime() {
     let upstream = Upstream::start();
-    let lines = Lines { reuse: Reuse::AfterReset, ..Lines::default() };
+    let lines = Lines { reuse: Verdict::NeedsReset, ..Lines::default() };
     let (pool, events) = pool(&upstream, &lines);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let client = runtime.block_on(pool.get()).unwrap();
@@ -317,7 +354,7 @@ fn a_client_may_come_back_outside_a_runtime() {
 #[tokio::test]
 async fn a_protocol_may_refuse_to_have_a_connection_reused() {
     let upstream = Upstream::start();
-    let lines = Lines { reuse: Reuse::Never, ..Lines::default() };
+    let lines = Lines { reuse: Verdict::Close, ..Lines::default() };
     let (pool, events) = pool(&upstream, &lines);
     ask(&pool, "ECHO a").await.unwrap();
     assert_eq!(events.closed(), [CloseReason::NotReusable]);
@@ -328,17 +365,17 @@ async fn what_follows_from_an_error_is_for_the_protocol_to_say() {
     let upstream = Upstream::start();
     let (pool, events) = pool(&upstream, &Lines::default());
     let (mut a, mut b) = (pool.get().await.unwrap(), pool.get().await.unwrap());
-    assert_eq!(a.report(&io::Error::other("whatever")), Consequence::Keep);
+    assert_eq!(a.report(&io::Error::other("whatever")), Verdict::Keep);
     drop(a);
     assert_eq!(pool.status().idle, 1);
     a = pool.get().await.unwrap();
-    assert_eq!(a.report(&io::Error::other("evict")), Consequence::Evict);
+    assert_eq!(a.report(&io::Error::other("evict")), Verdict::Close);
     drop(a);
     assert_eq!(events.closed(), [CloseReason::ProtocolError]);
     a = pool.get().await.unwrap();
-    assert_eq!(a.report(&io::Error::other("invalidate")), Consequence::Invalidate);
+    assert_eq!(a.report(&io::Error::other("invalidate")), Verdict::InvalidatePool);
     drop(a);
-    assert_eq!(b.report(&io::Error::other("invalidate")), Consequence::Invalidate);
+    assert_eq!(b.report(&io::Error::other("invalidate")), Verdict::InvalidatePool);
     drop(b);
     let (closed, open) = (events.closed(), pool.get().await.unwrap());
     assert_eq!(closed[1..], [CloseReason::Invalidated, CloseReason::Invalidated]);
@@ -389,7 +426,7 @@ async fn a_peer_that_says_it_ends_the_connection_is_taken_at_its_word() {
     let (pool, events) = pool(&upstream, &Lines::default());
     assert_eq!(ask(&pool, "ECHO goodbye").await.unwrap(), "goodbye");
     let mut client = pool.get().await.unwrap();
-    assert_eq!(client.report(&io::Error::other("goodbye")), Consequence::Goodbye);
+    assert_eq!(client.report(&io::Error::other("goodbye")), Verdict::PeerCloses);
     drop(client);
     assert_eq!(events.closed(), [CloseReason::PeerClosed; 2]);
 }

@@ -92,12 +92,15 @@ impl Stalls {
     fn watch() -> Self {
         let lost = Arc::new(Mutex::new(Duration::ZERO));
         let shared = Arc::clone(&lost);
+        // One that begins before the task below has run counts, too.
+        let mut start = Instant::now();
         let task = tokio::spawn(async move {
             loop {
-                let start = Instant::now();
                 sleep(5 * MS).await;
+                let now = Instant::now();
                 // The timer counts milliseconds, and rounds up.
-                *shared.lock().unwrap() += start.elapsed().saturating_sub(7 * MS);
+                *shared.lock().unwrap() += (now - start).saturating_sub(7 * MS);
+                start = now;
             }
         });
         Self { lost, task }

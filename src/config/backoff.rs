@@ -47,6 +47,7 @@ impl Backoff {
 
     /// The bound after this many failures in a row, which are one at least.
     pub(crate) fn bound(&self, failures: u32) -> Duration {
+        // Both saturate: after some 30 failures, or with a `first` of years, the bound is `most` anyway.
         let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
         self.first.saturating_mul(doubled).min(self.most)
     }

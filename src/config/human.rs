@@ -73,6 +73,7 @@ pub(super) mod plain {
         deserializer: D,
     ) -> Result<Duration, D::Error> {
         let expecting = DURATION.to_owned();
+        // `any` needs a format that describes itself, as those of configuration files do.
         deserializer.deserialize_any(TextVisitor { expecting, text: duration, number: None })
     }
 }

@@ -40,6 +40,7 @@ impl Keepalive {
     /// retries`. The result is `None` when the system decides one of the values;
     /// [`SocketReport`](crate::SocketReport) has the values in force.
     pub fn detection_time(&self) -> Option<Duration> {
+        // Checked: the rules ask for this sum before the values are known to be in range.
         let probing = self.interval?.checked_mul(self.retries?)?;
         self.idle?.checked_add(probing)
     }

@@ -114,6 +114,7 @@ impl Config {
     }
 
     /// The same with [`upstream`](Self::upstream) changed.
+    // Not by `setters!`: any iterator of texts is taken.
     #[must_use]
     pub fn with_upstream<T: Into<String>>(mut self, upstream: impl IntoIterator<Item = T>) -> Self {
         self.upstream = upstream.into_iter().map(Into::into).collect();

@@ -319,6 +319,7 @@ pub(super) fn user_timeout(problems: &mut Problems, socket: &SocketConfig) {
                 lower keepalive's values, or set this to Off (\"off\")";
             problems.add(FIELD, value, rule);
         }
+        // Before the comparison with keepalive: a value out of range is told its range.
         (UserTimeout::After(limit), _)
             if limit.subsec_nanos() % 1_000_000 != 0
                 || limit.is_zero()
@@ -347,6 +348,7 @@ fn agreeing_user_timeouts(keepalive: &Keepalive) -> Option<(Duration, Duration)>
 }
 
 pub(super) fn buffer(problems: &mut Problems, field: &str, bytes: Option<usize>) {
+    // setsockopt(2) takes the size as an int.
     if let Some(bytes) = bytes
         && (bytes == 0 || i32::try_from(bytes).is_err())
     {

@@ -158,6 +158,7 @@ impl Timeouts {
             flush: limit,
             shutdown: limit,
             accept: limit,
+            // Not `limit`: a use consists of many operations.
             operation: None,
         }
     }

@@ -2,9 +2,9 @@
 //! Pure: readings and `now` in, steps out.
 //!
 //! Linux answers at most one keepalive probe per 500 ms and connection (`tcp_invalid_ratelimit`).
-//! So three probes in 76 ms are one piece of evidence, not three: repeating covers a lost probe, but
-//! not a lost answer. What counts is a *chance to answer*: a probe that was really sent, and 550 ms
-//! plus twice the longest plausible round trip for its answer.
+//! So three probes in 76 ms are one piece of evidence, not three: repeating covers a lost probe,
+//! but not a lost answer. A verdict counts *chances to answer*: a probe that was really sent, and
+//! 550 ms plus twice the longest plausible round trip for its answer.
 
 use std::time::Duration;
 
@@ -33,12 +33,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// The kernel counts in ticks of its clock, of 10 ms at most (`CONFIG_HZ` is 100 at least): the same
 /// moment, read twice, may seem to have moved by as much.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
-/// What a queue on the way adds to a round trip, beside twice the smallest one.
+/// Time that a queue on the way adds to a round trip, beside twice the smallest one.
 const LITTLE: Duration = Duration::from_millis(10);
 /// Retransmissions without an answer that are enough, if they span the time of a verdict.
 const RETRANSMISSIONS: u32 = 3;
 
-/// What to do next.
+/// The next thing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Heard since the probe began.
@@ -51,7 +51,7 @@ pub(crate) enum Step {
     Wait { send: bool, look_in: Duration },
 }
 
-/// One probe of one connection, from the suspicion to the verdict.
+/// The probe of one connection, from the suspicion to the verdict.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Probe {
     began: Instant,

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use super::Verdict;
+use super::Liveness;
 use crate::event::CloseReason;
 use crate::net::Io;
 
@@ -36,7 +36,7 @@ pub(crate) fn park(io: &Io, waker: &Waker) -> Parked {
             Poll::Pending => return Parked::Waiting,
             Poll::Ready(Err(_)) => return Parked::Unfit(CloseReason::RuntimeGone),
             Poll::Ready(Ok(())) => {
-                if let Verdict::Dead(reason) = Verdict::of_peek(io.try_io_peek()) {
+                if let Liveness::Dead(reason) = Liveness::of_peek(io.try_io_peek()) {
                     return Parked::Unfit(reason);
                 }
             }

@@ -37,9 +37,9 @@ impl ProbeSession {
         look_in
     }
 
-    /// One step, by this reading; the first one begins the probe, with the settings in force on this
-    /// socket, from `own`. Sends what there is to send. `Unknown` also if nobody knows the settings, or
-    /// the kernel refuses.
+    /// Takes one step, by this reading; the first one begins the probe, with the settings in force
+    /// on this socket, from `own`. Sends what there is to send. `Unknown` also if nobody knows the
+    /// settings, or the kernel refuses.
     pub(crate) fn step(
         &mut self,
         socket: &SockRef<'_>,

@@ -1,4 +1,5 @@
-//! What a look at an idle socket means: what a peek found, and what the kernel remembers of the peer.
+//! The meaning of a look at an idle socket: of what a peek found, and of what the kernel remembers
+//! of the peer.
 
 use std::task::Waker;
 use std::time::Duration;
@@ -10,14 +11,14 @@ use crate::sys::peek::Peeked;
 
 /// The answer to a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Nothing speaks against using the connection.
+pub(crate) enum Liveness {
+    /// The connection may be used.
     Alive,
-    /// It must not be used, for this reason.
+    /// The connection must not be used, for this reason.
     Dead(CloseReason),
 }
 
-impl Verdict {
+impl Liveness {
     /// Judges an idle connection by what a peek found. The error of a socket is one-shot: whoever
     /// peeks first learns it, so it is turned into a reason here and nowhere else.
     #[inline(always)]
@@ -36,15 +37,15 @@ impl Verdict {
 /// Checks an idle connection before it is handed out; this never waits. Where the sentinel has fired,
 /// that may be for the end of its runtime, which no peek shows: `waker` is left in the reader slot then.
 #[inline(always)]
-pub(crate) fn check(io: &Io, has_fired: bool, waker: &Waker) -> Verdict {
+pub(crate) fn check(io: &Io, has_fired: bool, waker: &Waker) -> Liveness {
     if has_fired && runtime_gone(io, waker) {
-        return Verdict::Dead(CloseReason::RuntimeGone);
+        return Liveness::Dead(CloseReason::RuntimeGone);
     }
-    Verdict::of_peek(io.peek())
+    Liveness::of_peek(io.peek())
 }
 
-/// What a reading of `TCP_INFO` says about a connection over which nothing is known to have come for
-/// at least a second.
+/// The meaning of a reading of `TCP_INFO`, for a connection over which nothing is known to have
+/// come for at least a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Life {
     /// The peer was heard this long ago, lately enough.
@@ -78,14 +79,14 @@ mod tests {
 
     #[test]
     fn only_an_empty_socket_is_alive_and_every_other_finding_has_its_reason() {
-        let dead = |kind: ErrorKind| Verdict::of_peek(Peeked::Error(Error::from(kind)));
-        assert_eq!(Verdict::of_peek(Peeked::Empty), Verdict::Alive);
-        assert_eq!(Verdict::of_peek(Peeked::Closed), Verdict::Dead(CloseReason::PeerClosed));
-        assert_eq!(Verdict::of_peek(Peeked::Bytes), Verdict::Dead(CloseReason::Dirty));
-        assert_eq!(dead(ErrorKind::ConnectionReset), Verdict::Dead(CloseReason::Reset));
-        assert_eq!(dead(ErrorKind::TimedOut), Verdict::Dead(CloseReason::KeepaliveTimeout));
-        assert_eq!(dead(ErrorKind::HostUnreachable), Verdict::Dead(CloseReason::KeepaliveTimeout));
-        assert_eq!(dead(ErrorKind::Other), Verdict::Dead(CloseReason::IoError));
+        let dead = |kind: ErrorKind| Liveness::of_peek(Peeked::Error(Error::from(kind)));
+        assert_eq!(Liveness::of_peek(Peeked::Empty), Liveness::Alive);
+        assert_eq!(Liveness::of_peek(Peeked::Closed), Liveness::Dead(CloseReason::PeerClosed));
+        assert_eq!(Liveness::of_peek(Peeked::Bytes), Liveness::Dead(CloseReason::Dirty));
+        assert_eq!(dead(ErrorKind::ConnectionReset), Liveness::Dead(CloseReason::Reset));
+        assert_eq!(dead(ErrorKind::TimedOut), Liveness::Dead(CloseReason::KeepaliveTimeout));
+        assert_eq!(dead(ErrorKind::HostUnreachable), Liveness::Dead(CloseReason::KeepaliveTimeout));
+        assert_eq!(dead(ErrorKind::Other), Liveness::Dead(CloseReason::IoError));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::net::PeerAddr;
 use crate::pool::conn::erased::{MADE, typed};
 use crate::pool::conn::lease::{Lease, Release};
 use crate::protocol::Conn;
-use crate::protocol::{Consequence, Protocol, Raw};
+use crate::protocol::{Protocol, Raw, Verdict};
 use crate::stream::{Ending, Ledger, Stream, delegate_io};
 use crate::sync::Arc;
 
@@ -77,32 +77,36 @@ impl<P: Protocol> Guard<P> {
     /// that was made before, is not reused.
     ///
     /// A protocol that reads along ([`Scanner`](crate::protocol::Scanner)) knows by itself.
-    pub fn report(&mut self, error: &P::Error) -> Consequence {
+    pub fn report(&mut self, error: &P::Error) -> Verdict {
         let protocol = self.lease.inner().protocol.clone();
         let classified = typed::<P>(&protocol).map(|protocol| {
             foreign::call(|| {
-                let consequence = protocol.classify(error);
-                let code = consequence.reason().and_then(|_| protocol.code(error));
-                (consequence, code)
+                let verdict = protocol.classify(error);
+                let code =
+                    verdict.reason(CloseReason::ProtocolError).and_then(|_| protocol.code(error));
+                (verdict, code)
             })
         });
-        let (consequence, code) = match classified {
+        let (verdict, code) = match classified {
             Some(Ok(classified)) => classified,
             Some(Err(Panicked)) => {
                 self.taint_as(CloseReason::Panicked);
-                (Consequence::Evict, None)
+                (Verdict::Close, None)
             }
-            None => (Consequence::Evict, None),
+            None => (Verdict::Close, None),
         };
-        if let Some(reason) = consequence.reason() {
+        if let Some(reason) = verdict.reason(CloseReason::ProtocolError) {
             let mut stream = self.lease.stream_mut();
             stream.link().note_code(reason, code);
             stream.taint(reason);
         }
-        if consequence == Consequence::Invalidate {
+        if verdict == Verdict::NeedsReset {
+            self.lease.stream_mut().need_reset();
+        }
+        if verdict == Verdict::InvalidatePool {
             self.lease.condemn();
         }
-        consequence
+        verdict
     }
 
     /// Closes the connection and frees its slot.

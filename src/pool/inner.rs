@@ -17,7 +17,7 @@ use crate::pool::acquire::idle_set::IdleSet;
 use crate::pool::acquire::ping::{PingInTime, Pinger};
 use crate::pool::acquire::wait_queue::WaitQueue;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::{Entry, FiredQueue, Listing, Parts};
+use crate::pool::conn::entry::{Entry, FiredEntries, Listing, Parts};
 use crate::pool::conn::erased::PoolProtocol;
 use crate::pool::conn::generation::PoolGeneration;
 use crate::pool::conn::registry::{Counts, Registry};
@@ -62,7 +62,7 @@ pub(in crate::pool) struct PoolInner {
     pub(in crate::pool) warm_up_targets: WarmUpTargets,
     pub(in crate::pool) registry: Registry,
     pub(in crate::pool) generation: Arc<PoolGeneration>,
-    pub(in crate::pool) fired_queue: Arc<FiredQueue>,
+    pub(in crate::pool) fired_queue: Arc<FiredEntries>,
     pub(in crate::pool) probing: ProbingQueue,
     /// Connections that are reset before the next caller gets them.
     pub(in crate::pool) resets: Resets,
@@ -214,17 +214,15 @@ impl PoolInner {
         reason: CloseReason,
         used: Option<Duration>,
     ) {
-        if entry.mark_closed() {
-            let kept = conn.close(reason);
-            self.end(entry, reason, used, kept);
-        }
+        entry.mark_closed();
+        let kept = conn.close(reason);
+        self.end(entry, reason, used, kept);
     }
 
     /// Lets a connection go on its own way, out of the pool.
     pub(in crate::pool) fn detach(&self, entry: &Entry, used: Duration) {
-        if entry.mark_closed() {
-            self.end(entry, CloseReason::Detached, Some(used), None);
-        }
+        entry.mark_closed();
+        self.end(entry, CloseReason::Detached, Some(used), None);
     }
 
     /// The registry forgets it, everybody learns why, and its slot is free: in this order, so that no

@@ -37,7 +37,7 @@ use crate::pool::health::maintenance;
 use crate::pool::health::quarantine::Quarantine;
 use crate::pool::health::silence::is_in_doubt;
 use crate::pool::inner::{PoolInner, Running};
-use crate::protocol::Unread;
+use crate::protocol::Verdict;
 use crate::protocol::{Bare, Conn, Wire};
 use crate::stream::models::{is_closed, pair, read, tcp_stream};
 use crate::stream::{Connector, Stream};
@@ -130,11 +130,11 @@ impl World {
         let mut conn = match kind {
             Kind::Raw => Conn::Raw(Box::new(stream)),
             Kind::Client => {
-                let judge = Arc::new(|_: &[u8]| Unread::Dirty);
+                let judge = Arc::new(|_: &[u8]| Verdict::Close);
                 Bare::new(Box::new(stream), judge, Limits::unlimited()).with_client(Box::new(()))
             }
             Kind::Reader => {
-                let judge = Arc::new(|_: &[u8]| Unread::Keep);
+                let judge = Arc::new(|_: &[u8]| Verdict::Keep);
                 let bare = Bare::new(Box::new(stream), judge, Limits::unlimited());
                 let wire = bare.wire();
                 // A read that is pending means nothing.

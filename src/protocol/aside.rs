@@ -1,8 +1,8 @@
 //! [`SideChannel`]: a connection beside one of a pool's, to say something about that one.
 //!
-//! To some peers it can only be said over another connection that what they work on is to end. It is
-//! made as the pool makes its own: to the same address, with the same socket options, within the same
-//! time; and few at a time whatever happens, as many as the pool dials at a time.
+//! To some peers it can only be said over another connection that what they work on is to end. The
+//! connection is made as the pool makes its own: to the same address, with the same socket options,
+//! within the same time; and at most as many at a time as the pool dials.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -23,7 +23,7 @@ use crate::telemetry::Emitter;
 /// Where making a connection has no limit, asking a peer to stop has this one.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Those of one pool.
+/// The side channels of one pool.
 pub(crate) struct Asides {
     settings: Arc<Settings>,
     emitter: Arc<Emitter>,
@@ -110,11 +110,11 @@ impl SideChannel {
         SidePermit(Arc::clone(&self.asides.turns).acquire_owned().await.ok())
     }
 
-    /// Makes a connection, until `deadline` at the latest. Its reads and writes have no timeouts.
+    /// Makes a connection, until `deadline` at the latest. Reads and writes on it have no timeouts.
     ///
     /// # Errors
     ///
-    /// What a dial of the pool fails with, a [`ConnectError`](crate::ConnectError), inside.
+    /// A [`ConnectError`](crate::ConnectError), as a dial of the pool fails with, inside.
     ///
     /// # Cancel safety
     ///

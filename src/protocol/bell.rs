@@ -10,16 +10,16 @@ use std::task::{Wake, Waker};
 use crate::stream::Link;
 use crate::sync::{Arc, OnceLock};
 
-/// Whoever looks after a connection while nobody uses it.
+/// The pool's ear on a connection while nobody uses it.
 pub(crate) trait Keeper: Send + Sync {
-    /// Something happened to the socket.
+    /// Tells that the socket has stirred.
     fn stirred(&self);
 
     /// The peer said that this connection and all that are as old are of no use.
     fn condemned(&self);
 }
 
-/// One per shared stream.
+/// The waker of a shared stream.
 pub(crate) struct Bell {
     link: Arc<Link>,
     keeper: OnceLock<Arc<dyn Keeper>>,

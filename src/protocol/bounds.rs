@@ -15,14 +15,14 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[derive(Debug)]
 pub(super) struct Bounds {
     limits: Limits,
-    /// What was read since the handshake began, or since what is below it was done.
+    /// Bytes read since the handshake began, or since the layer below was done with its own.
     read: AtomicU64,
     is_greeted: AtomicBool,
     /// What is below the protocol has its own handshake behind it.
     is_based: AtomicBool,
     /// A message went over it after which it is not kept.
     is_outgrown: AtomicBool,
-    /// What ended it.
+    /// The bound that ended the connection.
     exceeded: OnceLock<TooLarge>,
 }
 
@@ -90,7 +90,7 @@ impl Bounds {
         self.is_outgrown.load(Ordering::Relaxed)
     }
 
-    /// What ended it, if that was a length.
+    /// The bound that ended the connection, if one did.
     pub(super) fn exceeded(&self) -> Option<TooLarge> {
         self.exceeded.get().copied()
     }

@@ -11,7 +11,7 @@ use super::{Lingering, Wire, WireStream};
 use crate::config::Limits;
 use crate::event::CloseReason;
 use crate::foreign;
-use crate::liveness::{self, Parked, Verdict};
+use crate::liveness::{self, Liveness, Parked};
 use crate::stream::{Stream, TooLarge};
 use crate::sync::{Arc, MutexGuard};
 use crate::sys::peek::Peeked;
@@ -42,7 +42,7 @@ impl Bare {
         Self { shared: Shared::new(stream, judge, limits), has_client: false }
     }
 
-    /// What ended the handshake, if the peer sent too much.
+    /// The error that ended the handshake, if the peer sent too much.
     pub(crate) fn exceeded(&self) -> Option<TooLarge> {
         self.shared.bounds().exceeded()
     }
@@ -128,7 +128,7 @@ impl Conn {
         }
     }
 
-    /// What its user works with: the client, or the stream itself.
+    /// The user's view: the client, or the stream itself.
     pub(crate) fn as_any(&self) -> &(dyn Any + Send + Sync) {
         match self {
             Self::Raw(stream) => &**stream,
@@ -219,7 +219,7 @@ impl Conn {
 
     /// The rungs that never wait; see [`liveness::check`].
     #[inline(always)]
-    pub(crate) fn check(&self, has_fired: bool) -> Verdict {
+    pub(crate) fn check(&self, has_fired: bool) -> Liveness {
         match self {
             Self::Raw(stream) => liveness::check(stream.io(), has_fired, Waker::noop()),
             Self::Client(client) => client.check(),
@@ -227,9 +227,9 @@ impl Conn {
     }
 
     /// A peek alone.
-    pub(crate) fn peek(&self) -> Verdict {
+    pub(crate) fn peek(&self) -> Liveness {
         match self {
-            Self::Raw(stream) => Verdict::of_peek(stream.io().peek()),
+            Self::Raw(stream) => Liveness::of_peek(stream.io().peek()),
             Self::Client(client) => client.peek(),
         }
     }
@@ -259,19 +259,19 @@ impl Drop for Client {
 
 impl Client {
     #[inline(never)]
-    fn check(&self) -> Verdict {
+    fn check(&self) -> Liveness {
         if let Some(stream) = &*self.shared.stream() {
             if let Some(reason) = stream.tainted() {
-                return Verdict::Dead(reason);
+                return Liveness::Dead(reason);
             }
             if liveness::runtime_gone(stream.io(), self.shared.waker()) {
-                return Verdict::Dead(CloseReason::RuntimeGone);
+                return Liveness::Dead(CloseReason::RuntimeGone);
             }
         }
         self.peek()
     }
 
-    fn peek(&self) -> Verdict {
+    fn peek(&self) -> Liveness {
         let mut space = [0; 256];
         let (peeked, count, peer_closed, unasked) = match &*self.shared.stream() {
             Some(stream) => {
@@ -283,15 +283,15 @@ impl Client {
                 let info = if bytes { tcp_info(&stream.io().sock_ref()) } else { None };
                 (peeked, count, info.is_some_and(|info| info.peer_closed), unasked)
             }
-            None => return Verdict::Dead(CloseReason::Discarded),
+            None => return Liveness::Dead(CloseReason::Discarded),
         };
         if !matches!(peeked, Peeked::Bytes) {
-            return Verdict::of_peek(peeked);
+            return Liveness::of_peek(peeked);
         }
         match self.shared.judge_waiting(unasked, &space[..count]) {
-            None if peer_closed => Verdict::Dead(CloseReason::PeerClosed),
-            None => Verdict::Alive,
-            Some(reason) => Verdict::Dead(reason),
+            None if peer_closed => Liveness::Dead(CloseReason::PeerClosed),
+            None => Liveness::Alive,
+            Some(reason) => Liveness::Dead(reason),
         }
     }
 
@@ -311,8 +311,8 @@ impl Client {
             // It is for the protocol to say what bytes mean. Those that may wait keep the waker from
             // being parked: whoever takes the connection next looks again.
             Parked::Unfit(CloseReason::Dirty) => match self.peek() {
-                Verdict::Alive => Parked::Waiting,
-                Verdict::Dead(reason) => Parked::Unfit(reason),
+                Liveness::Alive => Parked::Waiting,
+                Liveness::Dead(reason) => Parked::Unfit(reason),
             },
             parked => parked,
         }

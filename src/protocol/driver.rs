@@ -63,13 +63,14 @@ impl Driver {
     /// work to do.
     pub fn run<F: Future>(self, task: F) -> Driven<F> {
         self.rest.state.store(WOKEN, Ordering::SeqCst);
-        let alarm = Arc::new(Alarm { rest: Arc::clone(&self.rest), task: AtomicWaker::new() });
+        let alarm =
+            Arc::new(DriverWaker { rest: Arc::clone(&self.rest), task: AtomicWaker::new() });
         Driven { task, waker: Waker::from(Arc::clone(&alarm)), end: End { alarm } }
     }
 }
 
 pin_project! {
-    /// What [`Driver::run`] returns.
+    /// The future that [`Driver::run`] returns.
     #[derive(Debug)]
     #[must_use = "it does nothing unless it is spawned"]
     pub struct Driven<F> {
@@ -85,7 +86,7 @@ impl<F: Future> Future for Driven<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let Alarm { rest, task } = &*this.end.alarm;
+        let DriverWaker { rest, task } = &*this.end.alarm;
         task.register(cx.waker());
         rest.state.store(POLLING, Ordering::SeqCst);
         let result = this.task.poll(&mut Context::from_waker(this.waker));
@@ -98,12 +99,12 @@ impl<F: Future> Future for Driven<F> {
 
 /// Notes that the task was woken, and wakes it.
 #[derive(Debug)]
-struct Alarm {
+struct DriverWaker {
     rest: Arc<Rest>,
     task: AtomicWaker,
 }
 
-impl Wake for Alarm {
+impl Wake for DriverWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -117,7 +118,7 @@ impl Wake for Alarm {
 /// A task that has ended does nothing any more, however it ended.
 #[derive(Debug)]
 struct End {
-    alarm: Arc<Alarm>,
+    alarm: Arc<DriverWaker>,
 }
 
 impl Drop for End {

@@ -8,7 +8,7 @@ use super::Protocol;
 use crate::event::CloseReason;
 use crate::pool::Guard;
 
-/// What a protocol may do with a [`Guard`] of its client, beside what its callers may: for one whose
+/// Rights of a protocol over a [`Guard`] of its client, beside those of its callers: for one whose
 /// exchanges take guards, as those of HTTP do.
 ///
 /// ```
@@ -32,8 +32,8 @@ pub trait GuardExt: sealed::Sealed + Sized {
     /// [`timeouts.operation`](crate::config::Timeouts::operation), or what was set since.
     fn due(&self) -> Option<Instant>;
 
-    /// Leaves the guard to a task of the pool, which works with it though its caller has gone, and gives
-    /// it back by dropping it. What is not done when the pool is closed is dropped.
+    /// Leaves the guard to a task of the pool, which works with it though its caller has gone, and
+    /// gives it back by dropping it. Work that is not done when the pool is closed is dropped.
     fn work_on<F>(self, work: impl FnOnce(Self) -> F)
     where
         F: Future<Output = ()> + Send + 'static;

@@ -50,7 +50,7 @@ pub(crate) type Place = Box<dyn Any + Send>;
 /// ```
 pub struct Linger(pub(super) Arc<Lingering>);
 
-/// One per connection whose protocol asks for it.
+/// The remains of one connection, where its protocol asks for them.
 #[derive(Default)]
 pub(crate) struct Lingering {
     /// Things are only moved in and out under this lock; nothing is dropped or called.
@@ -60,13 +60,13 @@ pub(crate) struct Lingering {
 
 #[derive(Default)]
 struct Left {
-    state: State,
+    state: LingerState,
     stream: Option<Box<Stream>>,
     place: Option<Place>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum State {
+enum LingerState {
     /// The connection is open.
     #[default]
     Open,
@@ -98,25 +98,25 @@ impl Lingering {
     /// The connection is closed. Returns whether what it leaves behind is kept.
     pub(super) fn begin(&self) -> bool {
         let mut left = self.lock();
-        let begins = left.state == State::Open;
+        let begins = left.state == LingerState::Open;
         if begins {
-            left.state = State::Kept;
+            left.state = LingerState::Kept;
         }
         begins
     }
 
     /// The connection ended in another way.
     pub(super) fn pass_if_open(&self) {
-        if self.lock().state == State::Open {
+        if self.lock().state == LingerState::Open {
             self.pass();
         }
     }
 
-    /// Nothing is left behind.
+    /// Leaves nothing behind.
     pub(super) fn pass(&self) {
         let left = {
             let mut left = self.lock();
-            std::mem::replace(&mut *left, Left { state: State::Over, ..Left::default() })
+            std::mem::replace(&mut *left, Left { state: LingerState::Over, ..Left::default() })
         };
         drop(left);
         self.news.notify_waiters();
@@ -127,8 +127,8 @@ impl Lingering {
         let unwanted = {
             let mut left = self.lock();
             match left.state {
-                State::Kept => left.stream.replace(stream),
-                State::Open | State::Over => Some(stream),
+                LingerState::Kept => left.stream.replace(stream),
+                LingerState::Open | LingerState::Over => Some(stream),
             }
         };
         drop(unwanted);
@@ -140,8 +140,8 @@ impl Lingering {
         let unwanted = {
             let mut left = self.lock();
             match left.state {
-                State::Kept => left.place.replace(place),
-                State::Open | State::Over => Some(place),
+                LingerState::Kept => left.place.replace(place),
+                LingerState::Open | LingerState::Over => Some(place),
             }
         };
         drop(unwanted);
@@ -159,7 +159,7 @@ impl Linger {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// No remains are lost.
     pub async fn closed(&self) -> Option<LingeringSocket> {
         loop {
             let mut news = pin!(self.0.news.notified());
@@ -167,7 +167,7 @@ impl Linger {
             {
                 let mut left = self.0.lock();
                 match (left.state, left.stream.take(), left.place.take()) {
-                    (State::Over, ..) => return None,
+                    (LingerState::Over, ..) => return None,
                     (_, Some(stream), Some(place)) => {
                         return Some(LingeringSocket {
                             stream,
@@ -205,7 +205,7 @@ impl LingeringSocket {
     ///
     /// # Cancel safety
     ///
-    /// It may be called again.
+    /// The call may be made again.
     pub async fn end_within(&mut self, limit: Duration) -> bool {
         Deadline::after(Some(limit)).run(self.end()).await.is_ok()
     }

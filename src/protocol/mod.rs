@@ -15,6 +15,7 @@ mod linger;
 pub(crate) mod models;
 mod scanner;
 mod shared;
+mod verdict;
 mod wire;
 mod wire_stream;
 
@@ -28,7 +29,8 @@ pub use self::guard_ext::GuardExt;
 pub use aside::{SideChannel, SidePermit};
 pub use driver::{Driven, Driver};
 pub use linger::{Linger, LingeringSocket};
-pub use scanner::{Consequence, Scanner, Unread};
+pub use scanner::Scanner;
+pub use verdict::Verdict;
 pub use wire::{DeferredEvents, Wire};
 pub use wire_stream::WireStream;
 
@@ -45,7 +47,7 @@ pub(crate) use linger::{Lingering, Place};
 #[cfg(all(test, unix))]
 pub(crate) use shared::Shared;
 
-/// What runs over the connections of a pool. Given to
+/// A protocol that runs over the connections of a pool. Given to
 /// [`Builder::protocol`](crate::Builder::protocol).
 ///
 /// The client may hold its [`Wire`] itself, behind a codec say, or give it to a task of its own. When
@@ -71,10 +73,10 @@ pub(crate) use shared::Shared;
 /// Every future may be dropped at any await: when its time is up, when its caller goes, when the pool
 /// is closed. The connection is closed then.
 pub trait Protocol: Send + Sync + 'static {
-    /// What callers get.
+    /// The client that callers get.
     type Client: Send + Sync + 'static;
 
-    /// What its handshake, ping and reset fail with, and its client.
+    /// The error of its handshake, ping, reset and client.
     type Error: Error + Send + Sync + 'static;
 
     /// Makes a client of a connection that was just made, within `timeouts.connect`. The connection
@@ -82,8 +84,9 @@ pub trait Protocol: Send + Sync + 'static {
     fn connect(&self, wire: Wire)
     -> impl Future<Output = Result<Self::Client, Self::Error>> + Send;
 
-    /// One request that does no harm, and its answer. Made before a connection is handed out that was
-    /// idle, if [`Config::validation`](crate::Config::validation) asks for it, within `timeouts.ping`.
+    /// Makes one request that does no harm, and reads its answer. Made before a connection is
+    /// handed out that was idle, if [`Config::validation`](crate::Config::validation) asks for it,
+    /// within `timeouts.ping`.
     fn ping(
         &self,
         client: &mut Self::Client,
@@ -94,10 +97,11 @@ pub trait Protocol: Send + Sync + 'static {
         true
     }
 
-    /// What is to become of a connection that came back. Called in the guard's drop: it must not wait.
-    fn reuse(&self, client: &Self::Client) -> Reuse {
+    /// Says what is to become of a connection that came back. Called in the guard's drop: it must
+    /// not wait.
+    fn reuse(&self, client: &Self::Client) -> Verdict {
         let _ = client;
-        Reuse::AsItIs
+        Verdict::Keep
     }
 
     /// How long the peer lets this connection be idle, if it said so. The pool does not use it after
@@ -117,10 +121,10 @@ pub trait Protocol: Send + Sync + 'static {
         std::future::ready(Ok(()))
     }
 
-    /// What follows from an error, for this connection and all others.
-    fn classify(&self, error: &Self::Error) -> Consequence {
+    /// Says what follows from an error, for this connection and all others.
+    fn classify(&self, error: &Self::Error) -> Verdict {
         let _ = error;
-        Consequence::Evict
+        Verdict::Close
     }
 
     /// The peer's own word in this error, if it has one: an SQLSTATE, say. Where the error costs a
@@ -139,9 +143,9 @@ pub trait Protocol: Send + Sync + 'static {
         false
     }
 
-    /// Its name, `"PostgreSQL"` say, for the question that the error of a doubtful handshake ends with:
-    /// "does the server there speak PostgreSQL?". Default: none, and the question is for "this
-    /// protocol".
+    /// The protocol's name, `"PostgreSQL"` say, for the question that the error of a doubtful
+    /// handshake ends with: "does the server there speak PostgreSQL?". Default: none, and the
+    /// question is for "this protocol".
     fn speaks(&self) -> &'static str {
         ""
     }
@@ -156,25 +160,13 @@ pub trait Protocol: Send + Sync + 'static {
         false
     }
 
-    /// What these bytes mean, which came while nobody used the connection and nothing was owed. They
-    /// begin with a message, perhaps several, and may be cut short: asked again when more comes, it is
-    /// told all that came within a second.
-    fn unread(&self, bytes: &[u8]) -> Unread {
+    /// Says what these bytes mean, which came while nobody used the connection and nothing was
+    /// owed. The bytes begin with a message, perhaps several, and may be cut short: asked again
+    /// when more comes, the protocol is told all that came within a second.
+    fn unread(&self, bytes: &[u8]) -> Verdict {
         let _ = bytes;
-        Unread::Dirty
+        Verdict::Close
     }
-}
-
-/// What is to become of a connection that came back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Reuse {
-    /// It goes to the next caller, if nothing is owed.
-    AsItIs,
-    /// It is [reset](Protocol::reset) first, even if something is owed.
-    AfterReset,
-    /// It is closed.
-    Never,
 }
 
 /// No protocol: callers get the [`Stream`] itself, and say where an exchange ends.

@@ -46,7 +46,7 @@ pub(crate) async fn read(wire: &mut Wire) -> std::io::Result<usize> {
 fn a_shared_stream_is_closed_whoever_uses_it() {
     let (stream, mut peer) = pair();
     let shared =
-        Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Unread::Keep), Limits::unlimited());
+        Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Verdict::Keep), Limits::unlimited());
     let mut wire = Wire::new(&shared);
     let reader = thread::spawn(move || {
         let end = block_on(async {
@@ -88,13 +88,13 @@ fn what_is_left_of_a_connection_is_let_go_of() {
     }
     let (stream, mut peer) = pair();
     let shared =
-        Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Unread::Keep), Limits::unlimited());
+        Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Verdict::Keep), Limits::unlimited());
     let ledger = shared.count_debt();
     let owed = ledger.owe();
     let (linger, freed) = (shared.linger(), Arc::new(AtomicUsize::new(0)));
     let task = thread::spawn(move || {
         let keeps = thread_rng().gen_bool(0.7);
-        if keeps && let Some(remains) = block_on(linger.left()) {
+        if keeps && let Some(remains) = block_on(linger.closed()) {
             turn();
             drop(remains);
         }
@@ -127,7 +127,7 @@ fn what_is_left_of_a_connection_is_let_go_of() {
 fn what_is_taken_in_for_nobody_reaches_the_next_reader() {
     let (stream, mut peer) = pair();
     let shared =
-        Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Unread::Keep), Limits::unlimited());
+        Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Verdict::Keep), Limits::unlimited());
     let wire = Wire::new(&shared).layer(|below| async { Ok(below) });
     let mut wire = block_on(wire).expect("the first layer");
     const PIECES: usize = 2;
@@ -178,7 +178,7 @@ impl Scanner for Count {
 fn an_answer_is_never_taken_for_what_nobody_asked_for() {
     const REQUESTS: usize = 2;
     let (stream, mut peer) = pair();
-    let judge = Arc::new(|_: &[u8]| Unread::Dirty);
+    let judge = Arc::new(|_: &[u8]| Verdict::Close);
     let bare = Bare::new(Box::new(stream), judge, Limits::unlimited());
     let mut wire = bare.wire();
     drop(wire.scan(Count(0)));
@@ -197,7 +197,7 @@ fn an_answer_is_never_taken_for_what_nobody_asked_for() {
     let pool = thread::spawn(move || {
         for _ in 0..4 {
             let verdict = conn.peek();
-            assert!(matches!(verdict, crate::liveness::Verdict::Alive), "{verdict:?}");
+            assert!(matches!(verdict, crate::liveness::Liveness::Alive), "{verdict:?}");
             thread::yield_now();
         }
         conn

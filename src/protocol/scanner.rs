@@ -2,18 +2,20 @@
 
 use std::fmt;
 
-use crate::event::CloseReason;
+use super::Verdict;
 use crate::sync::{Arc, Mutex, PoisonError};
 
 /// Reads along with a client: every byte that it sent and every byte it received passes here, in
 /// order, in pieces of any size, before encryption and after decryption.
 ///
 /// A client library with a driver task does not say when an answer is complete, and a caller who
-/// went away does not wait for it. Whoever knows the framing of the protocol can tell from the bytes:
-/// how many answers are owed, so that the read timeout runs only while one is, and a connection that
-/// owes one to its last user is never given to the next. Given to [`Wire::scan`](crate::protocol::Wire::scan).
+/// went away does not wait for it. The framing of the protocol tells from the bytes how many
+/// answers are owed, so that the read timeout runs only while one is, and a connection that owes
+/// one to its last user is never given to the next. Given to
+/// [`Wire::scan`](crate::protocol::Wire::scan).
 ///
-/// It is called on every read and write: no waiting, no blocking, and as little copying as can be.
+/// A scanner is called on every read and write: no waiting, no blocking, and as little copying as
+/// can be.
 pub trait Scanner: Send + 'static {
     /// The client sent these bytes.
     fn sent(&mut self, bytes: &[u8]);
@@ -30,14 +32,14 @@ pub trait Scanner: Send + 'static {
         false
     }
 
-    /// What follows from the bytes so far; asked after every piece that was received.
-    /// A server that says that it became read-only, say, makes all others of no use, too.
-    fn consequence(&mut self) -> Consequence {
-        Consequence::Keep
+    /// Says what follows from the bytes so far; asked after every piece that was received. A server
+    /// that says that it became read-only, say, makes all others of no use, too.
+    fn verdict(&mut self) -> Verdict {
+        Verdict::Keep
     }
 
-    /// The peer's own word for what the consequence followed from: an SQLSTATE, say. Asked after each
-    /// one but [`Consequence::Keep`], and shown in [`Event::Closed`](crate::Event::Closed) and the
+    /// The peer's own word for what the verdict followed from: an SQLSTATE, say. Asked after each
+    /// one that closes the connection, and shown in [`Event::Closed`](crate::Event::Closed) and the
     /// log, escaped and cut after 40 characters.
     fn code(&self) -> Option<String> {
         None
@@ -45,7 +47,7 @@ pub trait Scanner: Send + 'static {
 
     /// How long the longest message of the peer was since this was asked last, the one under way
     /// included: what the client has to hold at once, as it is announced, or as far as it has come
-    /// where nothing announces it. What the client hands out in pieces is no message.
+    /// where nothing announces it. Data that the client hands out in pieces is no message.
     ///
     /// Asked after every piece that was received, and compared with
     /// [`Limits`](crate::config::Limits): a peer that announces more than `limits.message` has lost
@@ -73,8 +75,8 @@ impl<S: Scanner> Scanner for Arc<Mutex<S>> {
         self.lock().unwrap_or_else(PoisonError::into_inner).is_patient()
     }
 
-    fn consequence(&mut self) -> Consequence {
-        self.lock().unwrap_or_else(PoisonError::into_inner).consequence()
+    fn verdict(&mut self) -> Verdict {
+        self.lock().unwrap_or_else(PoisonError::into_inner).verdict()
     }
 
     fn code(&self) -> Option<String> {
@@ -84,46 +86,6 @@ impl<S: Scanner> Scanner for Arc<Mutex<S>> {
     fn longest(&mut self) -> u64 {
         self.lock().unwrap_or_else(PoisonError::into_inner).longest()
     }
-}
-
-/// What follows from an error for the connection it came over, and for the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Consequence {
-    /// Nothing: the request was wrong, the connection is fine.
-    Keep,
-    /// The connection must not be reused: the peer said that its session is not what the client takes
-    /// it for. It closes as `protocol_error`.
-    Evict,
-    /// The same, because the peer has said that it ends it. It closes as `peer_closed`.
-    Goodbye,
-    /// Nor must any other that was made before: the upstream has changed its role, or is going away.
-    /// They close as `invalidated`.
-    Invalidate,
-}
-
-impl Consequence {
-    /// What the connection that it came over ends with.
-    pub(crate) fn reason(self) -> Option<CloseReason> {
-        match self {
-            Self::Keep => None,
-            Self::Evict => Some(CloseReason::ProtocolError),
-            Self::Goodbye => Some(CloseReason::PeerClosed),
-            Self::Invalidate => Some(CloseReason::Invalidated),
-        }
-    }
-}
-
-/// What bytes mean that came while nobody used the connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Unread {
-    /// Nothing bad: a notification, say. They stay where they are, for the client to read.
-    Keep,
-    /// Nobody asked for them: the connection must not be reused.
-    Dirty,
-    /// The peer said goodbye: the connection is as good as closed.
-    Goodbye,
 }
 
 impl fmt::Debug for dyn Scanner {

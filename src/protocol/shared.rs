@@ -21,7 +21,8 @@ use super::bell::{Bell, Keeper};
 use super::bounds::Bounds;
 use super::driver::Rest;
 use super::linger::{self, Linger, Lingering};
-use super::scanner::{Consequence, Scanner, Unread};
+use super::scanner::Scanner;
+use super::verdict::Verdict;
 use crate::config::Limits;
 use crate::event::{CloseReason, ConnId, Event};
 use crate::foreign;
@@ -31,10 +32,10 @@ use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use crate::telemetry::{self, Emitter};
 
-/// What a protocol says to bytes that came while nobody used the connection.
-pub(crate) type Judge = Arc<dyn Fn(&[u8]) -> Unread + Send + Sync>;
+/// The protocol's word on bytes that came while nobody used the connection.
+pub(crate) type Judge = Arc<dyn Fn(&[u8]) -> Verdict + Send + Sync>;
 
-/// What runs between a stream and its client.
+/// A layer between a stream and its client.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
@@ -42,7 +43,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// protocol sends on its own.
 const MOST_KEPT: usize = 16 * 1024;
 
-/// One per connection of a client library.
+/// The stream of one connection of a client library.
 pub(crate) struct Shared {
     /// Taken out when the connection is closed. Held for one poll or one look.
     stream: Mutex<Option<Box<Stream>>>,
@@ -68,9 +69,9 @@ pub(crate) struct Shared {
     /// The client reads or writes, and what it moves is not counted yet. Set before the stream is
     /// locked for that, cleared when it is: see [`unasked`](Self::unasked).
     is_telling: AtomicBool,
-    /// Nobody uses the connection.
+    /// The connection is in nobody's use.
     is_idle: AtomicBool,
-    /// What came since then. Pushed and copied under this lock, nothing else.
+    /// Bytes that came since then. Pushed and copied under this lock, nothing else.
     unasked: Mutex<Unasked>,
     has_unasked: AtomicBool,
     /// The protocol has made its client: how the connection is judged is settled.
@@ -95,30 +96,30 @@ pub(crate) struct Shared {
 
 struct Layer {
     io: Box<dyn Duplex>,
-    /// What was read for nobody, and is kept for whoever reads next.
+    /// Bytes that were read for nobody, kept for the next reader.
     kept: Vec<u8>,
 }
 
-/// What a client read while nobody used the connection. A message may come in two reads, and only its
-/// beginning says what it is.
+/// Bytes that a client read while nobody used the connection. A message may come in two reads, and
+/// only its beginning says what it is.
 #[derive(Default)]
 struct Unasked {
     bytes: Vec<u8>,
     last: Option<Instant>,
 }
 
-/// The pieces of one message come closer together than this. What comes later begins a new one.
+/// The pieces of one message come closer together than this. Bytes that come later begin a new one.
 const SAME_MESSAGE: Duration = Duration::from_secs(1);
 
 impl Unasked {
-    /// What came shortly before `now`.
+    /// Bytes that came shortly before `now`.
     fn recent(&self, now: Instant) -> &[u8] {
         let is_recent = |last| now.saturating_duration_since(last) < SAME_MESSAGE;
         if self.last.is_some_and(is_recent) { &self.bytes } else { &[] }
     }
 }
 
-/// What a layer took in that nobody had asked for.
+/// The outcome of a layer's taking in what nobody had asked for.
 enum TakenIn {
     Nothing,
     Bytes(Vec<u8>),
@@ -181,7 +182,7 @@ impl Shared {
         &self.link
     }
 
-    /// What is left in the socket's reader slot: it wakes the client and the pool.
+    /// The waker in the socket's reader slot: it wakes the client and the pool.
     pub(super) fn waker(&self) -> &Waker {
         &self.waker
     }
@@ -190,7 +191,7 @@ impl Shared {
         lock(&self.stream)
     }
 
-    /// The stream, for good. `None` if the connection was closed.
+    /// The stream, for good. Returns `None` if the connection was closed.
     pub(super) fn take(&self) -> Option<Box<Stream>> {
         let mut stream = self.stream().take()?;
         stream.ring(None);
@@ -370,7 +371,7 @@ impl Shared {
         self.link.interrupt(CloseReason::Panicked);
     }
 
-    /// What a wire says that has lost its stream.
+    /// The error of a wire that has lost its stream.
     pub(super) fn lost(&self) -> io::Error {
         Interrupted { reason: self.link.interrupted().unwrap_or(CloseReason::Discarded) }.into()
     }
@@ -489,26 +490,35 @@ impl Shared {
         let is_unasked = self.is_idle.load(Ordering::Acquire) && self.link.debt() == 0;
         let scanned = self.scanned(|scanner| {
             scanner.received(bytes);
-            let consequence = scanner.consequence();
-            let reason = consequence.reason();
+            let verdict = scanner.verdict();
+            let reason = verdict.reason(CloseReason::ProtocolError);
             let code = reason.and_then(|_| scanner.code());
-            (consequence, reason, code, scanner.longest())
+            (verdict, reason, code, scanner.longest())
         });
         let longest = scanned.as_ref().map(|(.., longest)| *longest);
-        if let Some((consequence, Some(reason), code, _)) = scanned {
-            self.link.note_code(reason, code);
-            self.taint(reason);
-            if consequence == Consequence::Invalidate
-                && let Some(keeper) = self.bell.keeper()
-            {
-                keeper.condemned();
+        match scanned {
+            Some((verdict, Some(reason), code, _)) => {
+                self.link.note_code(reason, code);
+                self.taint(reason);
+                self.condemn_on(verdict);
             }
+            Some((Verdict::NeedsReset, ..)) => self.record(|stream| stream.need_reset()),
+            _ => {}
         }
         if is_unasked && let Some(reason) = self.judge_read(bytes) {
             self.taint(reason);
         }
         let within = self.bounds.has_read(bytes.len());
         self.bounded(within.and_then(|()| self.bounds.receives(longest.unwrap_or(0))))
+    }
+
+    /// Has the pool give up all connections that are as old, if that is the verdict.
+    fn condemn_on(&self, verdict: Verdict) {
+        if verdict == Verdict::InvalidatePool
+            && let Some(keeper) = self.bell.keeper()
+        {
+            keeper.condemned();
+        }
     }
 
     /// Judges what the client has just read, together with what it read before.
@@ -528,12 +538,12 @@ impl Shared {
         if all.len() > MOST_KEPT { Some(CloseReason::Dirty) } else { self.judge(&all) }
     }
 
-    /// Something below the protocol received so much.
+    /// Counts bytes that a layer below the protocol received.
     pub(super) fn received_below(&self, bytes: usize) -> io::Result<()> {
         self.bounded(self.bounds.has_read_below(bytes))
     }
 
-    /// What came is not for the client, if it is too much.
+    /// Keeps bytes from the client that are too many.
     fn bounded(&self, within: io::Result<()>) -> io::Result<()> {
         if within.is_err() {
             self.taint(CloseReason::TooLarge);
@@ -632,9 +642,12 @@ impl Shared {
 
     fn judge(&self, bytes: &[u8]) -> Option<CloseReason> {
         match foreign::call(|| (self.judge)(bytes)) {
-            Ok(Unread::Keep) => None,
-            Ok(Unread::Dirty) => Some(CloseReason::Dirty),
-            Ok(Unread::Goodbye) => Some(CloseReason::PeerClosed),
+            // A reset takes no bytes back that nobody asked for.
+            Ok(Verdict::NeedsReset) => Some(CloseReason::Dirty),
+            Ok(verdict) => {
+                self.condemn_on(verdict);
+                verdict.reason(CloseReason::Dirty)
+            }
             Err(foreign::Panicked) => Some(CloseReason::Panicked),
         }
     }

@@ -123,8 +123,8 @@ impl Wire {
         Ok(self)
     }
 
-    /// The way to the same peer over connections of their own, to ask it to stop what it does for this
-    /// one. `None` for a connection that no pool has dialed.
+    /// The way to the same peer over connections of their own, to ask it to stop what it does for
+    /// this one. Returns `None` for a connection that no pool has dialed.
     pub fn side_channel(&self) -> Option<SideChannel> {
         self.shared.side_channel()
     }
@@ -143,8 +143,8 @@ impl Wire {
         self.shared.linger()
     }
 
-    /// Reports that the protocol would have encrypted this connection, and could not: the peer would not
-    /// (`was_asked`), or the pool has no TLS. It is an
+    /// Reports that the protocol would have encrypted this connection, and could not: the peer
+    /// would not (`was_asked`), or the pool has no TLS. The event is
     /// [`Event::Unencrypted`](crate::Event::Unencrypted).
     pub fn report_unencrypted(&self, was_asked: bool) {
         self.shared.is_unencrypted(was_asked);
@@ -166,7 +166,7 @@ impl Wire {
         self.shared.take().map(|stream| *stream).ok_or_else(|| self.shared.lost())
     }
 
-    /// One operation, and what it means for the connection.
+    /// Runs one operation, and notes what it means for the connection.
     fn poll<T>(
         &self,
         operation: impl FnOnce(Pin<&mut dyn Duplex>) -> Poll<io::Result<T>>,

@@ -13,9 +13,9 @@ use crate::net::PeerAddr;
 
 /// The bytes of a pooled connection, for callers to read and write.
 ///
-/// It is a [`Wire`] without anything that is for a protocol to decide: a caller who has it for a while
-/// cannot change how the connection is judged for those who have it later. Made of a wire with `into()`
-/// by protocols whose clients are bytes, as that of `livepool-tls` is.
+/// A `WireStream` is a [`Wire`] without anything that is for a protocol to decide: a caller who has
+/// it for a while cannot change how the connection is judged for those who have it later. Made of a
+/// wire with `into()` by protocols whose clients are bytes, as that of `livepool-tls` is.
 pub struct WireStream {
     wire: Wire,
     alpn: Option<Box<[u8]>>,

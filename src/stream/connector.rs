@@ -147,7 +147,7 @@ impl Connector {
     async fn dial(&self, route: Route<'_>, span: &Span) -> Result<Conn, ConnectError> {
         let began = Instant::now();
         let mut report = Report { emitter: &self.emitter, began, open: true };
-        let mut dial = Dial {
+        let mut dial = AddressWalk {
             connector: self,
             began,
             tried: HashSet::new(),
@@ -182,17 +182,17 @@ impl Connector {
 }
 
 /// One dial: to one address after the other, until the program at one of them shakes hands.
-struct Dial<'a> {
+struct AddressWalk<'a> {
     connector: &'a Connector,
     began: Instant,
-    /// Those that would not.
+    /// Peers that refused the handshake in this dial.
     tried: HashSet<PeerAddr>,
     /// How many attempts may still begin.
     attempts: Arc<AtomicUsize>,
     failed: Vec<ConnectAttempt>,
 }
 
-impl Dial<'_> {
+impl AddressWalk<'_> {
     async fn run(&mut self, route: &Route<'_>) -> Result<Conn, ConnectError> {
         let deadline = Deadline::after(route.limit);
         let Connector { settings, resolver, emitter, reported, asides } = self.connector;
@@ -291,7 +291,7 @@ pub(crate) struct Route<'a> {
     pub(crate) directory: &'a dyn Directory,
     /// To this address and no other.
     pub(crate) only: Option<&'a PeerAddr>,
-    /// What makes a connection of a stream.
+    /// The handshake that makes a connection of a stream.
     pub(crate) handshake: Option<&'a dyn Handshake>,
     pub(crate) limit: Option<Duration>,
 }

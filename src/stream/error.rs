@@ -8,19 +8,19 @@ use crate::event::{CloseReason, Operation};
 
 /// An operation on a stream passed its deadline.
 ///
-/// It travels inside an [`io::Error`] of kind [`io::ErrorKind::TimedOut`]. The kernel's own
+/// The error travels inside an [`io::Error`] of kind [`io::ErrorKind::TimedOut`]. The kernel's own
 /// `ETIMEDOUT` (keepalive or `TCP_USER_TIMEOUT` gave the peer up) has the same kind but not this
 /// content: [`OpTimeout::of`] tells them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpTimeout {
-    /// Which operation.
+    /// The operation that took too long.
     pub operation: Operation,
     /// The time it, or the exchange around it, was given.
     pub after: Duration,
     /// Whether the deadline of the whole exchange cut it, rather than its own timeout.
     pub of_exchange: bool,
-    /// What set that time: `timeouts.read`, say, `timeouts.operation`, `set_read_timeout`, or
+    /// The setting of that time: `timeouts.read`, say, `timeouts.operation`, `set_read_timeout`, or
     /// `deadline` for the one that its user gave the exchange.
     pub setting: &'static str,
 }
@@ -29,8 +29,8 @@ pub struct OpTimeout {
 pub(super) const DEADLINE: &str = "deadline";
 
 impl OpTimeout {
-    /// One of an operation that had so much time, by this setting. For tests of what makes something of
-    /// it.
+    /// The error of an operation that had so much time, by this setting. For tests of what makes
+    /// something of it.
     pub fn new(operation: Operation, after: Duration, setting: &'static str) -> Self {
         Self { operation, after, of_exchange: false, setting }
     }
@@ -85,7 +85,8 @@ pub struct PeerSilent {
 }
 
 impl PeerSilent {
-    /// One of a peer that was last heard so long ago. For tests of what makes something of it.
+    /// The error of a peer that was last heard so long ago. For tests of what makes something of
+    /// it.
     pub fn new(silent_for: Duration, reason: CloseReason) -> Self {
         Self { silent_for, reason }
     }
@@ -126,7 +127,7 @@ pub struct Interrupted {
 }
 
 impl Interrupted {
-    /// One for this reason. For tests of what makes something of it.
+    /// The error for this reason. For tests of what makes something of it.
     pub fn new(reason: CloseReason) -> Self {
         Self { reason }
     }
@@ -168,7 +169,8 @@ pub struct TooLarge {
 }
 
 impl TooLarge {
-    /// One of so many bytes where this was the limit. For tests of what makes something of it.
+    /// The error of a message of so many bytes, where this was the limit. For tests of what makes
+    /// something of it.
     pub fn new(length: u64, limit: usize) -> Self {
         Self { length, limit, in_handshake: false }
     }

@@ -1,4 +1,4 @@
-//! What a stream can know about the exchange on it, and whether it may be reused. Pure.
+//! A stream's knowledge of the exchange on it, and whether it may be reused. Pure.
 
 use crate::event::CloseReason;
 
@@ -21,7 +21,7 @@ pub(crate) enum Ending {
     Answered,
     /// The protocol is one-way: nothing answers what was written.
     Unanswered,
-    /// Nothing was said; the guard was just dropped.
+    /// The guard was dropped without a word.
     Silent,
 }
 
@@ -39,9 +39,19 @@ pub(super) struct Exchange {
     write_pending: bool,
     /// The stream must not be reused, for this reason. The first one stays.
     taint: Option<CloseReason>,
+    /// The protocol has said that the connection needs a reset before its next user.
+    needs_reset: bool,
 }
 
 impl Exchange {
+    pub(super) fn need_reset(&mut self) {
+        self.needs_reset = true;
+    }
+
+    pub(super) fn needs_reset(&self) -> bool {
+        self.needs_reset
+    }
+
     #[inline]
     pub(super) fn read(&mut self, bytes: usize) {
         self.read_pending = false;

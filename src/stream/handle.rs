@@ -1,4 +1,4 @@
-//! What a stream shares with those who may not touch its socket: interrupt, debt, activity.
+//! The part of a stream for those who may not touch its socket: interrupt, debt, activity.
 
 use std::pin::pin;
 
@@ -20,15 +20,15 @@ pub(crate) enum Side {
     Writing,
 }
 
-/// One per stream. The stream's user holds the stream; the listener's reaper, a pool and client
-/// drivers hold this.
+/// The handle of one stream. The stream's user holds the stream; the listener's reaper, a pool and
+/// client drivers hold this.
 #[derive(Debug)]
 pub(crate) struct Link {
     /// A [`CloseReason`], set before anybody is woken; the next poll of the stream returns it.
     interrupt: AtomicU8,
     /// Answers owed to this stream, one by one; see [`Ledger`].
     debt: AtomicUsize,
-    /// Those that whoever reads along has counted, as a whole.
+    /// Number of answers owed that a scanner has counted, as a whole.
     scanned: AtomicUsize,
     /// The next answer may take any time.
     patient: AtomicBool,
@@ -40,7 +40,7 @@ pub(crate) struct Link {
     activity: AtomicU64,
     reader: AtomicWaker,
     writer: AtomicWaker,
-    /// Nothing is owed any more, or nothing will be paid.
+    /// Ends the debt: nothing is owed any more, or nothing will be paid.
     settled: Notify,
     is_ended: AtomicBool,
     /// The peer's word for why its stream must not be used again. The first one stays.
@@ -90,7 +90,7 @@ impl Link {
         }
     }
 
-    /// What the peer said that led to this reason.
+    /// The peer's own word that led to this reason.
     pub(crate) fn code_for(&self, reason: CloseReason) -> Option<Arc<str>> {
         let (known, code) = self.code.get()?;
         (*known == reason).then(|| Arc::clone(code))
@@ -142,7 +142,7 @@ impl Link {
         drop(self.writer.take());
     }
 
-    /// All that is owed, whoever counts it.
+    /// The number of answers owed, whoever counts them.
     pub(crate) fn debt(&self) -> usize {
         // With each other in one order for all threads: of two who pay the last of either kind, one
         // sees that nothing is left.
@@ -194,7 +194,7 @@ impl Link {
     }
 }
 
-/// Whom a change concerns.
+/// The tasks that a change concerns.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wakes {
     reader: bool,
@@ -244,7 +244,7 @@ impl Ledger {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// No count is lost.
     pub async fn settled(&self) {
         loop {
             let mut settled = pin!(self.0.settled.notified());
@@ -257,7 +257,7 @@ impl Ledger {
     }
 }
 
-/// One answer that is owed. Dropping it says that the answer arrived in full.
+/// An answer that is owed. Dropping it says that the answer arrived in full.
 ///
 /// When the caller of a request goes away early, the answer is *still owed*: keep this value with
 /// whatever reads the answer, not with the caller.

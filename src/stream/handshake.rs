@@ -8,7 +8,7 @@ use super::Stream;
 use crate::config::Limits;
 use crate::protocol::Conn;
 
-/// What a protocol does with a stream that was just connected.
+/// A protocol's work on a stream that was just connected.
 pub(crate) trait Handshake: Send + Sync {
     /// Drop it, and the stream is closed. `limits`: how much the client may hold.
     fn shake_hands<'a>(
@@ -17,7 +17,7 @@ pub(crate) trait Handshake: Send + Sync {
         limits: Limits,
     ) -> BoxFuture<'a, Result<Conn, Refused>>;
 
-    /// What is spoken, by name; may be empty.
+    /// The protocol's name; may be empty.
     fn speaks(&self) -> &'static str;
 }
 
@@ -25,8 +25,8 @@ pub(crate) trait Handshake: Send + Sync {
 #[derive(Debug)]
 pub(crate) struct Refused {
     pub(crate) error: io::Error,
-    /// It will say the same until somebody changes something.
+    /// A later dial will be refused in the same way, until somebody changes something.
     pub(crate) is_permanent: bool,
-    /// Nothing shows that it speaks the protocol.
+    /// No answer shows that the peer speaks the protocol.
     pub(crate) is_doubtful: bool,
 }

@@ -15,8 +15,8 @@ use super::{Interrupted, Stream};
 use crate::event::{CloseReason, Operation};
 
 impl Stream {
-    /// Why an operation may not even begin. Whoever was not interrupted and has set no deadline
-    /// pays next to nothing.
+    /// Why an operation may not even begin. An operation that was not interrupted and has no
+    /// deadline pays next to nothing.
     #[inline]
     fn refused(&mut self, operation: Operation) -> Option<io::Error> {
         if self.deadline().is_none() && !self.link.is_interrupted() {
@@ -49,7 +49,7 @@ impl Stream {
         error
     }
 
-    /// What all operations of the writing side share once tokio has answered.
+    /// The end of each operation of the writing side, once tokio has answered.
     #[inline]
     fn settle<T>(
         &mut self,

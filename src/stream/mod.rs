@@ -26,6 +26,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::config::Timeouts;
+use crate::deadline::Deadline;
 use crate::event::{CloseReason, ConnId, Event, Operation};
 use crate::net::{Dialed, Io, PeerAddr, SocketReport};
 use crate::protocol::Asides;
@@ -34,7 +35,7 @@ use crate::telemetry::Emitter;
 
 use exchange::{Debt, Exchange};
 use peer_watch::Watch;
-use timeouts::Limits;
+use timeouts::ExchangeLimits;
 use timeouts::timer::Clock;
 
 pub use connector::Connector;
@@ -55,9 +56,9 @@ pub(crate) use reported::Reported;
 ///
 /// # The clock of a read
 ///
-/// It starts when a read has to wait and stops when bytes arrive. A read that is dropped and tried
-/// again, as in a `select!` loop, goes on with the same clock: otherwise a loop that ticks once a
-/// second would wait for ever.
+/// The clock starts when a read has to wait and stops when bytes arrive. A read that is dropped and
+/// tried again, as in a `select!` loop, goes on with the same clock: otherwise a loop that ticks
+/// once a second would wait for ever.
 ///
 /// # Cancel safety
 ///
@@ -79,21 +80,21 @@ pub struct Stream {
     asides: Option<Arc<Asides>>,
     /// As configured.
     defaults: Arc<Timeouts>,
-    /// What its user has set since it was last at rest, if `is_limited`. Boxed, and kept for the next
-    /// one: most users set nothing.
-    own: Option<Box<Limits>>,
+    /// Limits that the user has set since the stream was last at rest, if `is_limited`. Boxed, and
+    /// kept for the next one: most users set nothing.
+    own: Option<Box<ExchangeLimits>>,
     is_limited: bool,
     exchange: Exchange,
     counts_debt: bool,
     /// A protocol does, for as long as it lives.
     knows_debts: bool,
-    /// Its client has a task that reads all the time.
+    /// The client has a task that reads all the time.
     is_driven: bool,
     /// Of a stream that is shared: what came of a poll, for whoever tells when no lock is held.
     untold: Option<Box<Event>>,
     /// Of a stream that is shared: what is left in the socket's reader slot.
     bell: Option<Waker>,
-    /// Something between it and its user notes what is exchanged.
+    /// A layer above notes what is exchanged.
     recorded_above: bool,
     /// [`Link::debts_begun`] when the read clock last looked.
     debts_seen: usize,
@@ -105,7 +106,7 @@ pub struct Stream {
     read_waits: bool,
     /// A task has waited for it since it was last at rest.
     was_awaited: bool,
-    /// Which operation the writing clock runs for.
+    /// The operation that the writing clock runs for.
     writing_op: Operation,
     /// Of a stream that a pool owns: looks after the peer while a read waits.
     watch: Option<Watch>,
@@ -224,7 +225,7 @@ impl Stream {
 
     /// The timeouts in force. Of what was not set, that of a read is what it comes to here.
     pub fn timeouts(&self) -> Timeouts {
-        let Limits { read, write, flush, shutdown, .. } = self.limits();
+        let ExchangeLimits { read, write, flush, shutdown, .. } = self.limits();
         let read = read.limit(self.knows_debts).into();
         Timeouts { read, write, flush, shutdown, ..*self.defaults }
     }
@@ -246,8 +247,9 @@ impl Stream {
     }
 
     /// Sets the moment by which the whole exchange must be over: each later operation gets its own
-    /// timeout or what is left, whichever is less. `None` removes it.
-    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+    /// timeout or what is left, whichever is less. [`Deadline::NEVER`], or `None`, removes it.
+    pub fn set_deadline(&mut self, deadline: impl Into<Deadline>) {
+        let deadline = deadline.into().instant();
         let own = self.own_limits();
         own.deadline = deadline;
         own.deadline_set = deadline.map(|_| Instant::now());
@@ -266,8 +268,8 @@ impl Stream {
         Ledger(Arc::clone(&self.link))
     }
 
-    /// The socket, if this is TCP: for those who want to know something of it. What is read or written
-    /// through it passes this stream by, and its next user meets what is left of that.
+    /// The socket, if this is TCP: for those who want to know something of it. Bytes that are read
+    /// or written through it pass this stream by, and its next user meets what is left of them.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match &self.io {
             Io::Tcp(socket) => Some(socket),
@@ -293,7 +295,7 @@ impl Stream {
         self.asides.take()
     }
 
-    /// What came of a poll, to be told when no lock is held.
+    /// The event that a poll led to, to be emitted when no lock is held.
     pub(crate) fn take_untold(&mut self) -> Option<Box<Event>> {
         self.untold.take()
     }
@@ -357,6 +359,16 @@ impl Stream {
     /// Says that the stream must not be reused.
     pub(crate) fn taint(&mut self, reason: CloseReason) {
         self.exchange.taint(reason);
+    }
+
+    /// Notes that the connection needs a reset before its next user.
+    pub(crate) fn need_reset(&mut self) {
+        self.exchange.need_reset();
+    }
+
+    /// Whether the connection needs a reset before its next user.
+    pub(crate) fn needs_reset(&self) -> bool {
+        self.exchange.needs_reset()
     }
 
     /// Why the stream may not be reused, given how its exchange ended. See [`Exchange::unfit`].
@@ -424,7 +436,7 @@ impl Stream {
         false
     }
 
-    /// Nobody waits any more.
+    /// Forgets the tasks that waited.
     fn forget_tasks(&mut self) {
         self.reading.stop();
         self.writing.stop();

@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use super::*;
 use crate::config;
 use crate::error::is_timeout;
-use crate::protocol::{Shared, Unread, Wire};
+use crate::protocol::{Shared, Verdict, Wire};
 use crate::telemetry::Emitter;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -151,7 +151,7 @@ async fn a_read_times_out_also_when_the_last_user_counted_its_debt() {
 #[tokio::test(start_paused = true)]
 async fn a_look_of_the_pools_own_takes_nothing_from_the_time_of_the_next_read() {
     let (stream, _peer, _) = stream(Timeouts::all(10 * SECOND));
-    let (judge, limits) = (Arc::new(|_: &[u8]| Unread::Keep), config::Limits::default());
+    let (judge, limits) = (Arc::new(|_: &[u8]| Verdict::Keep), config::Limits::default());
     let shared = Shared::new(Box::new(stream), judge, limits);
     let wire = Wire::new(&shared).layer(|below| async { Ok(below) });
     let mut wire = wire.await.unwrap();

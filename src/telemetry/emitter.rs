@@ -123,8 +123,8 @@ impl Emitter {
     pub(super) fn record(&self, event: &Event) {
         let name = Some(self.name());
         let owner = match &self.handles {
-            Handles::Pool(_) => log::Owner { pool: name, listener: None },
-            Handles::Listener(_) => log::Owner { pool: None, listener: name },
+            Handles::Pool(_) => log::EventOwner { pool: name, listener: None },
+            Handles::Listener(_) => log::EventOwner { pool: None, listener: name },
         };
         let _ = foreign::call(|| log::event(owner, event));
         self.call_recorder(|| match &self.handles {

@@ -19,7 +19,7 @@ pub(super) const TARGET: &str = "livepool";
 
 /// The owner of an event: either a pool or a listener. The other one leaves no field behind.
 #[derive(Clone, Copy)]
-pub(super) struct Owner<'a> {
+pub(super) struct EventOwner<'a> {
     pub(super) pool: Option<&'a str>,
     pub(super) listener: Option<&'a str>,
 }
@@ -43,7 +43,7 @@ pub(super) fn is_traced() -> bool {
 }
 
 /// Writes an event.
-pub(super) fn event(owner: Owner<'_>, event: &Event) {
+pub(super) fn event(owner: EventOwner<'_>, event: &Event) {
     match event {
         // The events of every checkout are first; each costs a static check while `trace` is off.
         Event::CheckedOut { conn, waited } => {
@@ -70,12 +70,14 @@ pub(super) fn event(owner: Owner<'_>, event: &Event) {
             entry!(warn, owner, %outcome, ?took, error = %error, "dial failed");
         }
         Event::CheckoutFailed { outcome, waited } => match outcome {
+            // Callers wait in vain, and no other line tells of it.
             CheckoutOutcome::Timeout | CheckoutOutcome::QueueFull => {
                 entry!(warn, owner, %outcome, ?waited, "checkout failed");
             }
             CheckoutOutcome::Cancelled => {
                 entry!(debug, owner, %outcome, ?waited, "checkout failed");
             }
+            // The dial that failed is the line that warns, and a pool is closed by its owner.
             CheckoutOutcome::Ok | CheckoutOutcome::ConnectFailed | CheckoutOutcome::Closed => {
                 entry!(info, owner, %outcome, ?waited, "checkout failed");
             }
@@ -124,6 +126,7 @@ pub(super) fn event(owner: Owner<'_>, event: &Event) {
             CancelOutcome::Ok => {
                 entry!(debug, owner, conn_id = conn.get(), %peer, %outcome, ?took, "cancel requested");
             }
+            // The peer may still be at work on the request.
             CancelOutcome::Timeout | CancelOutcome::Failed => {
                 entry!(info, owner, conn_id = conn.get(), %peer, %outcome, ?took, "cancel requested");
             }

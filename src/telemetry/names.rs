@@ -53,6 +53,7 @@ const EVICTIONS: [&str; count_evictions()] = {
     names
 };
 
+// The length of `EVICTIONS`, which must be known before its values are.
 const fn count_evictions() -> usize {
     let (mut at, mut found) = (0, 0);
     while at < CloseReason::ALL.len() {

@@ -9,9 +9,9 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::background::{self, finish_in_background};
 use super::client::Progress;
-use super::error::Target;
-use super::rest::{self, send_on};
+use super::error::RequestTarget;
 use super::{Error, Failure, Http1};
 use livepool::Guard;
 use livepool::event::{CloseReason, ConnId};
@@ -45,17 +45,17 @@ pub struct Body {
     /// Until both sides are done.
     guard: Option<Guard<Http1>>,
     /// What the connection was closed for, though a part of this may have been received.
-    ended: Option<CloseReason>,
+    close_reason: Option<CloseReason>,
     conn: ConnId,
-    target: Target,
+    target: RequestTarget,
 }
 
 impl Body {
-    pub(super) fn new(incoming: Incoming, guard: Guard<Http1>, target: Target) -> Self {
+    pub(super) fn new(incoming: Incoming, guard: Guard<Http1>, target: RequestTarget) -> Self {
         let conn = guard.id();
         let mut body =
-            Self { incoming: Some(incoming), guard: Some(guard), ended: None, conn, target };
-        body.let_go_if_done();
+            Self { incoming: Some(incoming), guard: Some(guard), close_reason: None, conn, target };
+        body.release_if_done();
         body
     }
 
@@ -110,39 +110,39 @@ impl Body {
     }
 
     /// Gives the connection back, or closes it, if nothing more comes over it.
-    fn let_go_if_done(&mut self) {
+    fn release_if_done(&mut self) {
         let Some(guard) = &mut self.guard else { return };
         let progress = guard.progress();
-        if progress == Progress::UnderWay {
+        if progress == Progress::InProgress {
             if self.incoming.as_ref().is_some_and(http_body::Body::is_end_stream) {
-                self.go_on();
+                self.finish_request();
             }
             return;
         }
-        self.ended = rest::end(guard);
+        self.close_reason = background::finish_exchange(guard);
         // hyper gave up, and the body is going to say why.
-        if progress == Progress::Done || self.ended.is_some() {
+        if progress == Progress::Done || self.close_reason.is_some() {
             self.guard = None;
         }
     }
 
     /// This was read to its end, and of the request something is left.
-    fn go_on(&mut self) {
+    fn finish_request(&mut self) {
         if let Some(mut guard) = self.guard.take()
-            && guard.progress() == Progress::UnderWay
-            && !guard.is_cut()
+            && guard.progress() == Progress::InProgress
+            && !guard.is_upload_unwanted()
         {
-            send_on(guard);
+            finish_in_background(guard);
         }
     }
 
     fn failed(&mut self, source: hyper::Error) -> Error {
         let error = Error::of_body(source).at(&self.target);
         if let Some(mut guard) = self.guard.take() {
-            guard.taint_as(error.blames());
-            self.ended = guard.tainted();
+            guard.taint_as(error.close_reason());
+            self.close_reason = guard.tainted();
         }
-        error.closed_for(self.ended)
+        error.closed_for(self.close_reason)
     }
 }
 
@@ -162,13 +162,13 @@ impl http_body::Body for Body {
         });
         match frame {
             Some(Ok(frame)) => {
-                this.let_go_if_done();
+                this.release_if_done();
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => Poll::Ready(Some(Err(this.failed(error)))),
             None => {
-                this.let_go_if_done();
-                this.go_on();
+                this.release_if_done();
+                this.finish_request();
                 Poll::Ready(None)
             }
         }
@@ -185,12 +185,12 @@ impl http_body::Body for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        self.let_go_if_done();
+        self.release_if_done();
         let (Some(mut guard), Some(incoming)) = (self.guard.take(), self.incoming.take()) else {
             return;
         };
-        if guard.abandon(incoming) && !guard.upload.is_sent() {
-            send_on(guard);
+        if guard.leave_unread(incoming) && !guard.upload.is_sent() {
+            finish_in_background(guard);
         }
     }
 }

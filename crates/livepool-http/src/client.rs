@@ -13,10 +13,10 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
 
 use super::Http1;
-use super::driver::Driver;
-use super::hints::Hints;
+use super::background::UnreadBody;
+use super::driver::HyperDriver;
+use super::persistence::Persistence;
 use super::request_body::RequestBody;
-use super::rest::Rest;
 use super::upload::Upload;
 use livepool::event::CloseReason;
 use livepool::protocol::{Ledger, Owed};
@@ -25,7 +25,7 @@ use std::sync::Arc;
 /// A connection that speaks HTTP/1.1. [`Guard::send`](livepool::Guard::send) makes a request on it.
 pub struct Client {
     sender: SendRequest<RequestBody>,
-    driver: Driver,
+    driver: HyperDriver,
     ledger: Ledger,
     pub(super) upload: Arc<Upload>,
     /// From the first byte of a request to the last of its response, whoever waits for that.
@@ -35,10 +35,10 @@ pub struct Client {
     /// The response has a status of 400 or more: whatever of the request was not sent is not wanted.
     is_refused: bool,
     /// The request said that it is the last.
-    said_goodbye: bool,
-    hints: Hints,
+    requested_close: bool,
+    persistence: Persistence,
     /// Of a response that nobody reads.
-    pub(super) rest: Option<Rest>,
+    pub(super) unread: Option<UnreadBody>,
     /// How long the source of an upload may pause that nobody waits for.
     pub(super) longest_pause: Option<Duration>,
     pub(super) host: HeaderValue,
@@ -48,7 +48,7 @@ pub struct Client {
 /// Where the exchange on a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    UnderWay,
+    InProgress,
     /// Both sides are done, and the next request may come.
     Done,
     /// Nothing comes here again.
@@ -59,7 +59,7 @@ impl Client {
     pub(super) fn new(
         http1: &Http1,
         sender: SendRequest<RequestBody>,
-        driver: Driver,
+        driver: HyperDriver,
         upload: Arc<Upload>,
         ledger: Ledger,
         host: HeaderValue,
@@ -72,9 +72,9 @@ impl Client {
             owed: None,
             is_answering: false,
             is_refused: false,
-            said_goodbye: false,
-            hints: Hints::default(),
-            rest: None,
+            requested_close: false,
+            persistence: Persistence::default(),
+            unread: None,
             longest_pause: http1.longest_pause,
             host,
             is_secure: http1.is_secure(),
@@ -86,10 +86,10 @@ impl Client {
         &mut self,
         mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        request.body_mut().is_sent_as(self.upload.begin());
+        request.body_mut().attach(self.upload.begin());
         self.owed = Some(self.ledger.owe());
         self.is_answering = false;
-        self.said_goodbye = super::hints::has_token(request.headers(), "close");
+        self.requested_close = super::persistence::has_token(request.headers(), "close");
         let mut answer = pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
         let response = poll_fn(|cx| {
@@ -100,7 +100,7 @@ impl Client {
         .await?;
         self.is_answering = true;
         self.is_refused = response.status().as_u16() >= 400;
-        self.hints = Hints::of(response.version(), response.headers());
+        self.persistence = Persistence::of(response.version(), response.headers());
         Ok(response)
     }
 
@@ -111,16 +111,16 @@ impl Client {
         }
         // hyper takes the next request although its buffers hold some of this one.
         if !self.is_answering || !self.sender.is_ready() || !self.upload.is_sent() {
-            return Progress::UnderWay;
+            return Progress::InProgress;
         }
         self.owed = None;
-        self.driver.rest();
+        self.driver.clear_waker();
         Progress::Done
     }
 
     /// Whether another request may come now.
     pub(super) fn is_free(&mut self) -> bool {
-        self.progress() == Progress::Done && self.farewell().is_none()
+        self.progress() == Progress::Done && self.close_reason().is_none()
     }
 
     /// The next piece of this response.
@@ -141,45 +141,45 @@ impl Client {
     }
 
     /// Why the connection is not for another request, though this exchange went well.
-    pub(super) fn farewell(&self) -> Option<CloseReason> {
+    pub(super) fn close_reason(&self) -> Option<CloseReason> {
         if self.driver.error().is_some() {
             // More came than was asked for.
             return Some(CloseReason::Dirty);
         }
-        if self.hints.is_faulty {
+        if self.persistence.has_two_lengths {
             return Some(CloseReason::ProtocolError);
         }
-        if self.hints.is_last {
+        if self.persistence.is_last {
             return Some(CloseReason::PeerClosed);
         }
-        self.said_goodbye.then_some(CloseReason::Discarded)
+        self.requested_close.then_some(CloseReason::Discarded)
     }
 
     /// How long the server keeps the connection.
     pub(super) fn idle_limit(&self) -> Option<std::time::Duration> {
-        self.hints.idle_limit
+        self.persistence.idle_limit
     }
 
     /// Whether the request has a rest that is not sent when nobody waits for the response any more,
     /// because the server does not want it: it refused the request, or said that it closes the
     /// connection (RFC 9112 section 9.6).
-    pub(super) fn is_cut(&self) -> bool {
-        let is_unwanted = self.is_refused || self.hints.is_last || self.driver.is_over();
+    pub(super) fn is_upload_unwanted(&self) -> bool {
+        let is_unwanted = self.is_refused || self.persistence.is_last || self.driver.is_over();
         is_unwanted && !self.upload.is_sent()
     }
 
     /// Nobody reads the rest of this response. Returns whether somebody else may: what can be had for
     /// little is read in the background.
-    pub(super) fn abandon(&mut self, body: Incoming) -> bool {
-        if !self.is_cut() && !self.driver.is_over() && self.farewell().is_none() {
-            self.rest = Rest::of(body, self.hints.is_chunked);
+    pub(super) fn leave_unread(&mut self, body: Incoming) -> bool {
+        if !self.is_upload_unwanted() && !self.driver.is_over() && self.close_reason().is_none() {
+            self.unread = UnreadBody::of(body, self.persistence.is_chunked);
         }
-        self.rest.is_some()
+        self.unread.is_some()
     }
 
     /// Whether there is a rest that is worth reading.
-    pub(super) fn has_rest(&self) -> bool {
-        self.rest.is_some()
+    pub(super) fn has_unread_rest(&self) -> bool {
+        self.unread.is_some()
     }
 
     /// Moves what can be moved.

@@ -1,4 +1,4 @@
-//! [`Driver`]: hyper's side of a connection, which moves only while somebody polls it.
+//! [`HyperDriver`]: hyper's side of a connection, which moves only while somebody polls it.
 //!
 //! No task reads a connection that nobody uses: that is the pool's own sentinel's business. And a
 //! request whose caller has gone stands still, until its connection is closed.
@@ -17,13 +17,13 @@ use super::upload::Upload;
 use livepool::protocol::Wire;
 use std::sync::Arc;
 
-type Running = Connection<TokioIo<Open>, RequestBody>;
+type HyperConnection = Connection<TokioIo<HyperIo>, RequestBody>;
 
 /// hyper's side of one connection.
-pub(super) struct Driver {
-    state: State,
+pub(super) struct HyperDriver {
+    state: DriverState,
     error: Option<hyper::Error>,
-    relay: Arc<Relay>,
+    relay: Arc<RelayWaker>,
     /// What hyper wakes.
     waker: Waker,
 }
@@ -32,9 +32,9 @@ pub(super) struct Driver {
 /// in several places, and wakes it when the next request comes, and when the body of an answer is
 /// dropped: by then that task is a stranger, or is running.
 #[derive(Default)]
-struct Relay(AtomicWaker);
+struct RelayWaker(AtomicWaker);
 
-impl Wake for Relay {
+impl Wake for RelayWaker {
     fn wake(self: Arc<Self>) {
         self.0.wake();
     }
@@ -44,43 +44,45 @@ impl Wake for Relay {
     }
 }
 
-enum State {
-    Running(Box<Running>),
+enum DriverState {
+    Running(Box<HyperConnection>),
     /// hyper is done with it. The wire is kept: dropped, it would name itself as the reason.
     Over {
-        _io: TokioIo<Open>,
+        _io: TokioIo<HyperIo>,
     },
-    Between,
+    Taken,
 }
 
-impl Driver {
-    pub(super) fn new(connection: Running) -> Self {
-        let relay = Arc::<Relay>::default();
+impl HyperDriver {
+    pub(super) fn new(connection: HyperConnection) -> Self {
+        let relay = Arc::<RelayWaker>::default();
         let waker = Waker::from(Arc::clone(&relay));
-        Self { state: State::Running(Box::new(connection)), error: None, relay, waker }
+        Self { state: DriverState::Running(Box::new(connection)), error: None, relay, waker }
     }
 
     /// Moves what can be moved. Whoever waits for something from hyper looks again afterwards.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
-        let State::Running(connection) = &mut self.state else { return };
+        let DriverState::Running(connection) = &mut self.state else { return };
         self.relay.0.register(cx.waker());
         let mut cx = Context::from_waker(&self.waker);
         let Poll::Ready(result) = Pin::new(&mut **connection).poll(&mut cx) else { return };
         self.error = result.err();
-        if let State::Running(connection) = std::mem::replace(&mut self.state, State::Between) {
+        if let DriverState::Running(connection) =
+            std::mem::replace(&mut self.state, DriverState::Taken)
+        {
             // A request that hyper did not begin is given back by this.
-            self.state = State::Over { _io: connection.into_parts().io };
+            self.state = DriverState::Over { _io: connection.into_parts().io };
         }
     }
 
     /// Nobody waits for anything here any more.
-    pub(super) fn rest(&self) {
+    pub(super) fn clear_waker(&self) {
         drop(self.relay.0.take());
     }
 
     /// Whether hyper is done with the connection: nothing can be asked here again.
     pub(super) fn is_over(&self) -> bool {
-        !matches!(self.state, State::Running(_))
+        !matches!(self.state, DriverState::Running(_))
     }
 
     /// What it ended with, if nobody else was told.
@@ -91,12 +93,12 @@ impl Driver {
 
 /// A wire that is not shut down: hyper does that where a connection is not to be used again, and the
 /// pool closes it then, for a reason of its own. It notes how far a request has been sent.
-pub(super) struct Open {
+pub(super) struct HyperIo {
     pub(super) wire: Wire,
     pub(super) upload: Arc<Upload>,
 }
 
-impl AsyncRead for Open {
+impl AsyncRead for HyperIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -106,7 +108,7 @@ impl AsyncRead for Open {
     }
 }
 
-impl AsyncWrite for Open {
+impl AsyncWrite for HyperIo {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -114,7 +116,7 @@ impl AsyncWrite for Open {
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.wire).poll_write(cx, buf);
         if let Poll::Ready(Ok(1..)) = result {
-            self.upload.wrote();
+            self.upload.note_write();
         }
         result
     }
@@ -122,7 +124,7 @@ impl AsyncWrite for Open {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.wire).poll_flush(cx);
         if let Poll::Ready(Ok(())) = result {
-            self.upload.flushed();
+            self.upload.note_flush();
         }
         result
     }

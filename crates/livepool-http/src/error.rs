@@ -52,7 +52,7 @@ pub enum Failure {
 #[derive(Debug)]
 pub struct Error {
     failure: Failure,
-    target: Option<Box<Target>>,
+    target: Option<Box<RequestTarget>>,
     /// What the connection was closed for.
     reason: Option<CloseReason>,
     why: Option<Box<str>>,
@@ -61,13 +61,13 @@ pub struct Error {
 
 /// Which request it was. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(super) struct RequestTarget {
     pub(super) method: Method,
     pub(super) uri: Uri,
     pub(super) peer: Option<PeerAddr>,
 }
 
-impl fmt::Debug for Target {
+impl fmt::Debug for RequestTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Target")
             .field("method", &self.method)
@@ -121,7 +121,7 @@ impl Error {
     }
 
     /// What its connection is closed for, unless something else was wrong with it before.
-    pub(super) fn blames(&self) -> CloseReason {
+    pub(super) fn close_reason(&self) -> CloseReason {
         match self.failure {
             // An idle connection that still stands can only have been spoken on.
             Failure::Unsent => CloseReason::Dirty,
@@ -135,7 +135,7 @@ impl Error {
         Self { source: Some(source.into()), ..self }
     }
 
-    pub(super) fn at(self, target: &Target) -> Self {
+    pub(super) fn at(self, target: &RequestTarget) -> Self {
         Self { target: Some(Box::new(target.clone())), ..self }
     }
 
@@ -200,7 +200,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(Target { method, uri, peer }) = self.target.as_deref() {
+        if let Some(RequestTarget { method, uri, peer }) = self.target.as_deref() {
             // Without the query, which may hold what no log should.
             write!(f, "{method} {}", uri.path())?;
             if let Some(peer) = peer {

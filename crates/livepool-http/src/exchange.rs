@@ -2,7 +2,7 @@
 
 use http::{Request, Response, StatusCode};
 
-use super::error::Target;
+use super::error::RequestTarget;
 use super::prepare::{check, prepare};
 use super::{Body, Error, Failure, Http1, RequestBody};
 use livepool::Guard;
@@ -10,18 +10,18 @@ use livepool::event::CloseReason;
 use livepool::protocol::GuardExt;
 
 /// A request without a response.
-pub(super) struct Failed {
+pub(super) struct FailedExchange {
     pub(super) guard: Guard<Http1>,
     pub(super) error: Error,
-    pub(super) then: Then,
+    pub(super) then: FollowUp,
 }
 
 /// What may follow.
-pub(super) enum Then {
+pub(super) enum FollowUp {
     /// Nothing of this was sent.
     Unsent(Box<Request<RequestBody>>),
     /// The server said that it had given up waiting for a request. It did not mean this one.
-    TooLate,
+    RequestTimeout,
     /// It depends on the connection, and on the request.
     Unknown,
 }
@@ -31,41 +31,46 @@ pub(super) async fn exchange(
     mut guard: Guard<Http1>,
     mut request: Request<RequestBody>,
     is_old: bool,
-) -> Result<Response<Body>, Box<Failed>> {
+) -> Result<Response<Body>, Box<FailedExchange>> {
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    let target = Target { method, uri, peer: Some(guard.peer_addr().clone()) };
+    let target = RequestTarget { method, uri, peer: Some(guard.peer_addr().clone()) };
     let fit = check(&request, guard.is_secure);
     if let Err(error) = fit.and_then(|()| prepare(&mut request, &guard.host)) {
-        return Err(Failed::new(guard, error.at(&target), Then::Unknown));
+        return Err(FailedExchange::new(guard, error.at(&target), FollowUp::Unknown));
     }
     let response = match guard.ask(request).await {
         Ok(response) => response,
         Err(mut error) => {
             let (unsent, error) = (error.take_message(), error.into_error());
-            return Err(Failed::of(guard, error, unsent, &target));
+            return Err(FailedExchange::of(guard, error, unsent, &target));
         }
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let error = "the server switched to another protocol, which nobody asked for";
-        return Err(Failed::closing(guard, Error::malformed(error).at(&target), Then::Unknown));
+        return Err(FailedExchange::closing(
+            guard,
+            Error::malformed(error).at(&target),
+            FollowUp::Unknown,
+        ));
     }
     // RFC 9110 section 15.5.9: it closes a connection on which it waited in vain.
-    if is_old && response.status() == StatusCode::REQUEST_TIMEOUT && guard.farewell().is_some() {
+    if is_old && response.status() == StatusCode::REQUEST_TIMEOUT && guard.close_reason().is_some()
+    {
         guard.taint_as(CloseReason::PeerClosed);
         let error = Error::new(Failure::Unanswered).at(&target);
-        return Err(Failed::closing(guard, error, Then::TooLate));
+        return Err(FailedExchange::closing(guard, error, FollowUp::RequestTimeout));
     }
     Ok(response.map(|incoming| Body::new(incoming, guard, target)))
 }
 
-impl Failed {
-    fn new(guard: Guard<Http1>, error: Error, then: Then) -> Box<Self> {
+impl FailedExchange {
+    fn new(guard: Guard<Http1>, error: Error, then: FollowUp) -> Box<Self> {
         Box::new(Self { guard, error, then })
     }
 
     /// The connection is of no use any more.
-    fn closing(mut guard: Guard<Http1>, error: Error, then: Then) -> Box<Self> {
-        guard.taint_as(error.blames());
+    fn closing(mut guard: Guard<Http1>, error: Error, then: FollowUp) -> Box<Self> {
+        guard.taint_as(error.close_reason());
         let error = error.closed_for(guard.tainted());
         Self::new(guard, error, then)
     }
@@ -74,7 +79,7 @@ impl Failed {
         guard: Guard<Http1>,
         source: hyper::Error,
         unsent: Option<Request<RequestBody>>,
-        target: &Target,
+        target: &RequestTarget,
     ) -> Box<Self> {
         let malformed = Error::of_head(&source);
         let failure = match &unsent {
@@ -84,7 +89,7 @@ impl Failed {
             None => Failure::Unanswered,
         };
         let error = malformed.unwrap_or_else(|| Error::new(failure).because_of(source)).at(target);
-        let then = unsent.map_or(Then::Unknown, |request| Then::Unsent(Box::new(request)));
+        let then = unsent.map_or(FollowUp::Unknown, |request| FollowUp::Unsent(Box::new(request)));
         Self::closing(guard, error, then)
     }
 }

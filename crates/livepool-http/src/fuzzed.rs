@@ -6,7 +6,7 @@ use http::header::{CONNECTION, HeaderName};
 use http::{HeaderMap, HeaderValue, Version};
 
 use super::at;
-use super::hints::{Hints, has_token};
+use super::persistence::{Persistence, has_token};
 use livepool::fuzzed::{Property, says_something};
 
 /// All of this crate.
@@ -60,7 +60,7 @@ fn a_hint_shortens_the_life_of_a_connection_and_nothing_else(input: &[u8]) {
     };
     put(HeaderName::from_static("keep-alive"), alive);
     put(CONNECTION, connection);
-    let Hints { is_last, idle_limit, .. } = Hints::of(version, &map);
+    let Persistence { is_last, idle_limit, .. } = Persistence::of(version, &map);
     assert!(idle_limit.is_none_or(|limit| limit <= Duration::from_secs(u32::MAX.into())));
     if has_token(&map, "close") || version == Version::HTTP_10 && !has_token(&map, "keep-alive") {
         assert!(is_last, "it stays open although it was said to close");

@@ -69,6 +69,7 @@
 //! version are refused at once, before a connection is taken for them. Interim responses (1xx) are
 //! skipped. No redirects, no cookies, no decompression.
 
+mod background;
 mod body;
 mod client;
 mod driver;
@@ -77,12 +78,11 @@ mod exchange;
 #[cfg(any(test, feature = "__properties"))]
 #[doc(hidden)]
 pub mod fuzzed;
-mod hints;
 mod limits;
+mod persistence;
 mod prepare;
 mod protocol;
 mod request_body;
-mod rest;
 mod send;
 mod syntax;
 #[cfg(feature = "tower")]

@@ -6,7 +6,7 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Uri, Version};
 
 use super::Error;
-use super::hints::has_token;
+use super::persistence::has_token;
 
 /// Whether this can be made on a connection of such a pool.
 pub(super) fn check<B>(request: &Request<B>, is_secure: bool) -> Result<(), Error> {

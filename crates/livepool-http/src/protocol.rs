@@ -8,13 +8,13 @@ use http::{HeaderValue, Method, Request, Uri};
 use hyper::client::conn::http1::Builder;
 use hyper_util::rt::TokioIo;
 
-use super::driver::{Driver, Open};
+use super::driver::{HyperDriver, HyperIo};
 use super::prepare::prepare;
-use super::upload::{PAUSE, Upload};
+use super::upload::{DEFAULT_LONGEST_PAUSE, Upload};
 use super::{Client, Error, Failure};
 use livepool::net::PeerAddr;
 use livepool::protocol::Wire;
-use livepool::protocol::{Protocol, Reuse, Unread};
+use livepool::protocol::{Protocol, Verdict};
 use std::sync::Arc;
 
 /// HTTP/1.1, as the [`Protocol`] of a pool. [`http1::pool`](super::pool) makes a pool of it from a
@@ -47,7 +47,7 @@ impl Default for Http1 {
             host: None,
             ping: None,
             hyper: Builder::new(),
-            longest_pause: Some(PAUSE),
+            longest_pause: Some(DEFAULT_LONGEST_PAUSE),
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -151,10 +151,10 @@ impl Protocol for Http1 {
         let wire = self.encrypted(wire).await?;
         let ledger = wire.count_debt();
         let upload = Upload::new(ledger.clone());
-        let open = Open { wire, upload: Arc::clone(&upload) };
+        let open = HyperIo { wire, upload: Arc::clone(&upload) };
         let connection = self.hyper.handshake(TokioIo::new(open)).await;
         let (sender, connection) = connection.map_err(Error::setup)?;
-        let driver = Driver::new(connection);
+        let driver = HyperDriver::new(connection);
         Ok(Client::new(self, sender, driver, upload, ledger, host))
     }
 
@@ -178,9 +178,9 @@ impl Protocol for Http1 {
         self.ping.is_some()
     }
 
-    fn reuse(&self, client: &Client) -> Reuse {
+    fn reuse(&self, client: &Client) -> Verdict {
         // Whether an answer is still owed is counted.
-        if client.has_rest() { Reuse::AfterReset } else { Reuse::AsItIs }
+        if client.has_unread_rest() { Verdict::NeedsReset } else { Verdict::Keep }
     }
 
     fn idle_limit(&self, client: &Client) -> Option<Duration> {
@@ -204,9 +204,9 @@ impl Protocol for Http1 {
         error.is_distrusted()
     }
 
-    fn unread(&self, bytes: &[u8]) -> Unread {
+    fn unread(&self, bytes: &[u8]) -> Verdict {
         // What a server says that has waited in vain for a request, before it closes.
         let is_408 = bytes.starts_with(b"HTTP/1.1 408") || bytes.starts_with(b"HTTP/1.0 408");
-        if is_408 { Unread::Goodbye } else { Unread::Dirty }
+        if is_408 { Verdict::PeerCloses } else { Verdict::Close }
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::upload::Source;
+use super::upload::UploadSource;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -29,27 +29,27 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// ```
 #[derive(Default)]
 pub struct RequestBody {
-    inner: Inner,
+    kind: BodyKind,
     /// While it is being sent.
-    source: Option<Source>,
+    source: Option<UploadSource>,
     /// Of a stream: what it gave, and was too long for one piece.
-    left: Bytes,
+    unsent: Bytes,
 }
 
 /// hyper copies a piece into its buffer, and keeps the buffer: that would be as long as the longest
 /// piece for as long as the connection lives.
-const LONGEST_PIECE: usize = 128 * 1024;
+const MAX_PIECE: usize = 128 * 1024;
 
 /// The next piece of these bytes.
 fn piece(bytes: &mut Bytes) -> Frame<Bytes> {
-    Frame::data(bytes.split_to(bytes.len().min(LONGEST_PIECE)))
+    Frame::data(bytes.split_to(bytes.len().min(MAX_PIECE)))
 }
 
 /// `poll_frame` has it alone, so nobody ever waits for this lock: it makes the type `Sync`.
 type Streamed = Mutex<Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>>;
 
 #[derive(Default)]
-enum Inner {
+enum BodyKind {
     #[default]
     Empty,
     Bytes(Bytes),
@@ -63,28 +63,28 @@ impl RequestBody {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Inner::Stream(Mutex::new(Box::pin(Boxed(Box::pin(body))))).into()
+        BodyKind::Stream(Mutex::new(Box::pin(BoxedErrors(Box::pin(body))))).into()
     }
 
     /// The same body once more, if it can be had.
-    pub(super) fn again(&self) -> Option<Self> {
-        match &self.inner {
-            Inner::Empty => Some(Inner::Empty.into()),
-            Inner::Bytes(bytes) => Some(Inner::Bytes(bytes.clone()).into()),
-            Inner::Stream(_) => None,
+    pub(super) fn try_clone(&self) -> Option<Self> {
+        match &self.kind {
+            BodyKind::Empty => Some(BodyKind::Empty.into()),
+            BodyKind::Bytes(bytes) => Some(BodyKind::Bytes(bytes.clone()).into()),
+            BodyKind::Stream(_) => None,
         }
     }
 
     /// It is on its way.
-    pub(super) fn is_sent_as(&mut self, source: Source) {
+    pub(super) fn attach(&mut self, source: UploadSource) {
         self.source = Some(source);
     }
 }
 
 /// A body whose errors are boxed.
-struct Boxed<B>(Pin<Box<B>>);
+struct BoxedErrors<B>(Pin<Box<B>>);
 
-impl<B> Body for Boxed<B>
+impl<B> Body for BoxedErrors<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -116,22 +116,22 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Self { inner, source, left } = &mut *self;
-        match inner {
-            Inner::Empty => Poll::Ready(None),
-            Inner::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Inner::Bytes(bytes) => Poll::Ready(Some(Ok(piece(bytes)))),
-            Inner::Stream(_) if !left.is_empty() => Poll::Ready(Some(Ok(piece(left)))),
-            Inner::Stream(body) => {
+        let Self { kind, source, unsent } = &mut *self;
+        match kind {
+            BodyKind::Empty => Poll::Ready(None),
+            BodyKind::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
+            BodyKind::Bytes(bytes) => Poll::Ready(Some(Ok(piece(bytes)))),
+            BodyKind::Stream(_) if !unsent.is_empty() => Poll::Ready(Some(Ok(piece(unsent)))),
+            BodyKind::Stream(body) => {
                 let body = body.get_mut().unwrap_or_else(PoisonError::into_inner);
                 let frame = body.as_mut().poll_frame(cx);
                 if let Some(source) = source {
-                    source.pauses(frame.is_pending());
+                    source.set_paused(frame.is_pending());
                 }
                 frame.map_ok(|frame| match frame.into_data() {
                     Ok(data) => {
-                        *left = data;
-                        piece(left)
+                        *unsent = data;
+                        piece(unsent)
                     }
                     Err(frame) => frame,
                 })
@@ -140,32 +140,32 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.inner {
-            Inner::Empty => true,
-            Inner::Bytes(bytes) => bytes.is_empty(),
-            Inner::Stream(_) if !self.left.is_empty() => false,
-            Inner::Stream(body) => body.lock().is_ok_and(|body| body.is_end_stream()),
+        match &self.kind {
+            BodyKind::Empty => true,
+            BodyKind::Bytes(bytes) => bytes.is_empty(),
+            BodyKind::Stream(_) if !self.unsent.is_empty() => false,
+            BodyKind::Stream(body) => body.lock().is_ok_and(|body| body.is_end_stream()),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.inner {
-            Inner::Empty => SizeHint::with_exact(0),
-            Inner::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Inner::Stream(body) => body.lock().map(|body| body.size_hint()).unwrap_or_default(),
+        match &self.kind {
+            BodyKind::Empty => SizeHint::with_exact(0),
+            BodyKind::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            BodyKind::Stream(body) => body.lock().map(|body| body.size_hint()).unwrap_or_default(),
         }
     }
 }
 
-impl From<Inner> for RequestBody {
-    fn from(inner: Inner) -> Self {
-        Self { inner, source: None, left: Bytes::new() }
+impl From<BodyKind> for RequestBody {
+    fn from(kind: BodyKind) -> Self {
+        Self { kind, source: None, unsent: Bytes::new() }
     }
 }
 
 impl From<()> for RequestBody {
     fn from((): ()) -> Self {
-        Inner::Empty.into()
+        BodyKind::Empty.into()
     }
 }
 
@@ -173,7 +173,7 @@ macro_rules! from_bytes {
     ($($type:ty),+) => {$(
         impl From<$type> for RequestBody {
             fn from(bytes: $type) -> Self {
-                Inner::Bytes(Bytes::from(bytes)).into()
+                BodyKind::Bytes(Bytes::from(bytes)).into()
             }
         }
     )+};
@@ -182,10 +182,10 @@ from_bytes!(Bytes, Vec<u8>, String, &'static str, &'static [u8]);
 
 impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.inner {
-            Inner::Empty => f.write_str("RequestBody(empty)"),
-            Inner::Bytes(bytes) => write!(f, "RequestBody({} bytes)", bytes.len()),
-            Inner::Stream(_) => f.write_str("RequestBody(stream)"),
+        match &self.kind {
+            BodyKind::Empty => f.write_str("RequestBody(empty)"),
+            BodyKind::Bytes(bytes) => write!(f, "RequestBody({} bytes)", bytes.len()),
+            BodyKind::Stream(_) => f.write_str("RequestBody(stream)"),
         }
     }
 }

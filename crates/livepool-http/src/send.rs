@@ -6,8 +6,8 @@ use std::panic::Location;
 use http::{Request, Response};
 use tokio::time::Instant;
 
-use super::error::Target;
-use super::exchange::{Failed, Then, exchange};
+use super::error::RequestTarget;
+use super::exchange::{FailedExchange, FollowUp, exchange};
 use super::prepare::check;
 use super::{Body, Error, Http1, Limits, RequestBody};
 use livepool::protocol::{GuardExt, Retry, log_trouble};
@@ -23,7 +23,7 @@ use livepool::{Guard, Pool};
 /// let response = pool.send(Request::get("/status").body(()).unwrap()).await?;
 /// # Ok(()) }
 /// ```
-pub trait HttpPool: sealed::Sealed {
+pub trait HttpPool: sealed::SealedHttp {
     /// Makes a request on one of the pool's connections, and waits for the head of its response. The
     /// body of the response holds the connection for as long as anything comes over it.
     ///
@@ -101,7 +101,7 @@ async fn send(
     // Where it has no connection to name.
     let target = |request: &Request<RequestBody>| {
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        Target { method, uri, peer: None }
+        RequestTarget { method, uri, peer: None }
     };
     check(&request, is_secure).map_err(|error| error.at(&target(&request)))?;
     let retry = Retry::new(pool, deadline, taken_at);
@@ -125,19 +125,19 @@ async fn send(
             Ok(response) => return Ok(response),
             Err(failed) => *failed,
         };
-        let Failed { guard, error, then } = failed;
+        let FailedExchange { guard, error, then } = failed;
         request = match (then, once_more) {
             // As often as it takes: each time one connection less is old. And once where the server
             // has let go of a new one: it ends, and another one may be there.
-            (Then::Unsent(unsent), _) if is_old || !was_new => {
+            (FollowUp::Unsent(unsent), _) if is_old || !was_new => {
                 was_new |= !is_old;
                 *unsent
             }
-            (Then::TooLate, Some(copy)) => {
+            (FollowUp::RequestTimeout, Some(copy)) => {
                 was_sent = true;
                 copy
             }
-            (Then::Unknown, Some(copy)) if retry.retry_after(&guard) => {
+            (FollowUp::Unknown, Some(copy)) if retry.retry_after(&guard) => {
                 was_sent = true;
                 copy
             }
@@ -152,7 +152,7 @@ fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     if !request.method().is_idempotent() {
         return None;
     }
-    let body = request.body().again()?;
+    let body = request.body().try_clone()?;
     let mut copy = Request::new(body);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
@@ -173,7 +173,7 @@ fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
 /// let response = guard.send(Request::get("/status").body(()).unwrap()).await?;
 /// # Ok(()) }
 /// ```
-pub trait HttpGuard: sealed::Sealed {
+pub trait HttpGuard: sealed::SealedHttp {
     /// Makes a request on this very connection, once; [`HttpPool::send`] takes one by itself. The body of
     /// the response takes the guard over.
     ///
@@ -206,8 +206,8 @@ mod sealed {
 
     use crate::Http1;
 
-    pub trait Sealed {}
+    pub trait SealedHttp {}
 
-    impl Sealed for Pool<Http1> {}
-    impl Sealed for Guard<Http1> {}
+    impl SealedHttp for Pool<Http1> {}
+    impl SealedHttp for Guard<Http1> {}
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::{Error, Http1};
 
 /// hyper's buffers are not smaller than this.
-const LEAST_BUF: usize = 8192;
+const MIN_BUF_SIZE: usize = 8192;
 /// A `HeaderMap` of the crate `http` panics when it is to hold more than 24 576.
-const MOST_HEADERS: usize = 24_000;
+const MAX_HEADERS: usize = 24_000;
 
 impl Http1 {
     /// The same with so many header fields of a response at most, and of its trailers. Default 100, for
@@ -18,8 +18,8 @@ impl Http1 {
     ///
     /// [`Failure::Setup`](super::Failure::Setup), if that is more than 24 000.
     pub fn with_max_headers(mut self, most: usize) -> Result<Self, Error> {
-        if most > MOST_HEADERS {
-            return Err(Error::setup(format!("a head has {MOST_HEADERS} fields at most")));
+        if most > MAX_HEADERS {
+            return Err(Error::setup(format!("a head has {MAX_HEADERS} fields at most")));
         }
         self.hyper.max_headers(most);
         Ok(self)
@@ -40,8 +40,8 @@ impl Http1 {
     ///
     /// [`Failure::Setup`](super::Failure::Setup), if that is less than 8192.
     pub fn with_max_buf_size(mut self, bytes: usize) -> Result<Self, Error> {
-        if bytes < LEAST_BUF {
-            return Err(Error::setup(format!("a buffer has {LEAST_BUF} bytes at least")));
+        if bytes < MIN_BUF_SIZE {
+            return Err(Error::setup(format!("a buffer has {MIN_BUF_SIZE} bytes at least")));
         }
         self.hyper.max_buf_size(bytes);
         Ok(self)

@@ -14,46 +14,46 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 pub(super) struct Upload {
     stage: AtomicU8,
     /// A number that changes whenever the server takes bytes.
-    taken: AtomicUsize,
+    writes: AtomicUsize,
     ledger: Ledger,
 }
 
 /// Its body may have more to come.
-const MADE: u8 = 0;
+const BODY_OPEN: u8 = 0;
 /// hyper has all of it, and may have to write some.
-const TAKEN_IN: u8 = 1;
+const BODY_TAKEN: u8 = 1;
 /// The server's kernel has it, or ours.
 const SENT: u8 = 2;
 
 /// How long the source of a body may pause once nobody waits for the response any more.
-pub(super) const PAUSE: Duration = Duration::from_secs(300);
+pub(super) const DEFAULT_LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 impl Upload {
     pub(super) fn new(ledger: Ledger) -> Arc<Self> {
-        let (stage, taken) = (AtomicU8::new(SENT), AtomicUsize::new(0));
-        Arc::new(Self { stage, taken, ledger })
+        let (stage, writes) = (AtomicU8::new(SENT), AtomicUsize::new(0));
+        Arc::new(Self { stage, writes, ledger })
     }
 
     /// A request begins. What is returned is for its body to hold.
-    pub(super) fn begin(self: &Arc<Self>) -> Source {
-        self.stage.store(MADE, Ordering::Release);
-        Source(Arc::clone(self))
+    pub(super) fn begin(self: &Arc<Self>) -> UploadSource {
+        self.stage.store(BODY_OPEN, Ordering::Release);
+        UploadSource(Arc::clone(self))
     }
 
     /// The server took bytes.
-    pub(super) fn wrote(&self) {
+    pub(super) fn note_write(&self) {
         // Whoever writes is alone.
-        let taken = self.taken.load(Ordering::Relaxed).wrapping_add(1);
-        self.taken.store(taken, Ordering::Relaxed);
+        let writes = self.writes.load(Ordering::Relaxed).wrapping_add(1);
+        self.writes.store(writes, Ordering::Relaxed);
     }
 
-    pub(super) fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
+    pub(super) fn writes(&self) -> usize {
+        self.writes.load(Ordering::Relaxed)
     }
 
     /// Everything that hyper had to write is written.
-    pub(super) fn flushed(&self) {
-        if self.stage.load(Ordering::Acquire) == TAKEN_IN {
+    pub(super) fn note_flush(&self) {
+        if self.stage.load(Ordering::Acquire) == BODY_TAKEN {
             self.stage.store(SENT, Ordering::Release);
         }
     }
@@ -66,19 +66,19 @@ impl Upload {
 
 /// The body of the request that is on a connection. hyper drops it when it has taken in its end.
 #[derive(Debug)]
-pub(super) struct Source(Arc<Upload>);
+pub(super) struct UploadSource(Arc<Upload>);
 
-impl Source {
+impl UploadSource {
     /// It has nothing now, or something. While it has nothing the server waits for us, though an answer
     /// is owed. While it has something and hyper does not ask, the server takes no bytes.
-    pub(super) fn pauses(&self, pauses: bool) {
-        self.0.ledger.set_patient(pauses);
+    pub(super) fn set_paused(&self, is_paused: bool) {
+        self.0.ledger.set_patient(is_paused);
     }
 }
 
-impl Drop for Source {
+impl Drop for UploadSource {
     fn drop(&mut self) {
-        self.pauses(false);
-        self.0.stage.store(TAKEN_IN, Ordering::Release);
+        self.set_paused(false);
+        self.0.stage.store(BODY_TAKEN, Ordering::Release);
     }
 }

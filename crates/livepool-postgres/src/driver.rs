@@ -12,7 +12,7 @@ use crate::sync::{Arc, OnceLock};
 use livepool::protocol::{Linger, Wire, log_trouble};
 
 /// Of one connection.
-pub(super) struct Driver {
+pub(super) struct SessionDriver {
     pub(super) connection: Connection<DriverStream<Wire>, DriverStream<Wire>>,
     pub(super) line: Arc<Line>,
     pub(super) board: Arc<NotificationBoard>,
@@ -21,7 +21,7 @@ pub(super) struct Driver {
     pub(super) linger: Linger,
 }
 
-impl Driver {
+impl SessionDriver {
     /// Reads and writes until the connection has ended.
     pub(super) async fn run(self) {
         let Self { mut connection, line, board, end, canceller, linger } = self;

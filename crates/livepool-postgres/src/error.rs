@@ -9,9 +9,9 @@ use super::driver_stream;
 use super::role::{ServerRole, Target};
 use super::setup::SetupError;
 use super::wire_format::PgError;
-use livepool::protocol::Consequence;
 use livepool::protocol::Escaped;
 use livepool::protocol::OneLine;
+use livepool::protocol::Verdict;
 
 /// Why a connection could not be made, checked or made fit for its next user.
 ///
@@ -112,10 +112,10 @@ impl Error {
         }
     }
 
-    pub(super) fn consequence(&self) -> Consequence {
+    pub(super) fn consequence(&self) -> Verdict {
         match self {
             Self::Postgres(error) => match error.as_db_error() {
-                Some(db) if driver_stream::is_from_pool(db) => Consequence::Evict,
+                Some(db) if driver_stream::is_from_pool(db) => Verdict::Close,
                 Some(db) => {
                     let severity = db.parsed_severity();
                     let fatal = severity.map_or(db.severity() == "FATAL", |severity| {
@@ -126,10 +126,10 @@ impl Error {
                     of_error(&PgError { fatal, code, is_early: true })
                 }
                 // Its stream broke, or said what nobody understands.
-                None if is_of_connection(error) => Consequence::Evict,
-                None => Consequence::Keep,
+                None if is_of_connection(error) => Verdict::Close,
+                None => Verdict::Keep,
             },
-            _ => Consequence::Evict,
+            _ => Verdict::Close,
         }
     }
 }
@@ -150,13 +150,13 @@ pub(super) const READ_ONLY: &[u8; 5] = b"25006";
 ///   that named them.
 /// - After an error of severity `FATAL` or `PANIC` the server closes this connection; the rest harm
 ///   none.
-pub(super) fn of_error(error: &PgError) -> Consequence {
+pub(super) fn of_error(error: &PgError) -> Verdict {
     match &error.code {
-        READ_ONLY | b"57P02" | b"57P03" | b"57P04" => Consequence::Invalidate,
-        _ if error.fatal => Consequence::Goodbye,
-        b"57P01" => Consequence::Goodbye,
-        b"26000" | b"42P05" if error.is_early => Consequence::Evict,
-        _ => Consequence::Keep,
+        READ_ONLY | b"57P02" | b"57P03" | b"57P04" => Verdict::InvalidatePool,
+        _ if error.fatal => Verdict::PeerCloses,
+        b"57P01" => Verdict::PeerCloses,
+        b"26000" | b"42P05" if error.is_early => Verdict::Close,
+        _ => Verdict::Keep,
     }
 }
 
@@ -208,18 +208,18 @@ mod tests {
     fn an_error_costs_as_many_connections_as_it_concerns() {
         let error = |fatal, code, is_early| PgError { fatal, code, is_early };
         for (error, expected) in [
-            (error(false, *b"42601", true), Consequence::Keep),
-            (error(false, *b"57014", false), Consequence::Keep),
-            (error(false, *b"40001", false), Consequence::Keep),
-            (error(false, *b"26000", true), Consequence::Evict),
-            (error(false, *b"26000", false), Consequence::Keep),
-            (error(false, *b"42P05", true), Consequence::Evict),
-            (error(true, *b"57P01", false), Consequence::Goodbye),
-            (error(true, *b"57P05", false), Consequence::Goodbye),
-            (error(true, *b"25P03", false), Consequence::Goodbye),
-            (error(false, *b"57P02", false), Consequence::Invalidate),
-            (error(true, *b"57P03", false), Consequence::Invalidate),
-            (error(false, *b"25006", false), Consequence::Invalidate),
+            (error(false, *b"42601", true), Verdict::Keep),
+            (error(false, *b"57014", false), Verdict::Keep),
+            (error(false, *b"40001", false), Verdict::Keep),
+            (error(false, *b"26000", true), Verdict::Close),
+            (error(false, *b"26000", false), Verdict::Keep),
+            (error(false, *b"42P05", true), Verdict::Close),
+            (error(true, *b"57P01", false), Verdict::PeerCloses),
+            (error(true, *b"57P05", false), Verdict::PeerCloses),
+            (error(true, *b"25P03", false), Verdict::PeerCloses),
+            (error(false, *b"57P02", false), Verdict::InvalidatePool),
+            (error(true, *b"57P03", false), Verdict::InvalidatePool),
+            (error(false, *b"25006", false), Verdict::InvalidatePool),
         ] {
             assert_eq!(of_error(&error), expected, "{error:?}");
         }

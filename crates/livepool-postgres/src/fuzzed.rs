@@ -5,7 +5,7 @@ use super::scanner::{PgScanner, TransactionStatus};
 use super::statement_text::StatementText;
 use super::wire_format::{ErrorFields, RoleParameters, ShortText, unread};
 use livepool::fuzzed::{Property, cut, pieces, says_something, ways};
-use livepool::protocol::Unread;
+use livepool::protocol::Verdict;
 
 /// A client's startup, the server's welcome, and a query in each protocol. 0x80 marks the server.
 const SESSION: &[u8] = b"\x10\0\0\0\x10\0\x03\0\0user\0me\0\
@@ -128,12 +128,12 @@ fn what_waits_is_judged_as_the_scanner_would(input: &[u8]) {
     scanner.sent(b"\0\0\0\x10\0\x03\0\0user\0me\0");
     scanner.received(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I");
     scanner.received(input);
-    if verdict == Unread::Keep {
+    if verdict == Verdict::Keep {
         assert!(!scanner.is_lost() && scanner.owed() == 0, "it may wait, and is not understood");
     }
     for end in 0..input.len() {
         let so_far = unread(&input[..end]);
-        assert!(so_far == Unread::Keep || so_far == verdict, "{so_far:?}, then {verdict:?}");
+        assert!(so_far == Verdict::Keep || so_far == verdict, "{so_far:?}, then {verdict:?}");
     }
 }
 

@@ -21,7 +21,7 @@ use super::unclaimed::UnclaimedStatements;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use crate::sync::{Arc, AtomicWaker, Mutex, OnceLock, PoisonError};
-use livepool::protocol::Consequence;
+use livepool::protocol::Verdict;
 
 /// How often a driver is polled at a time.
 const MOST_POLLS: usize = 4;
@@ -58,7 +58,7 @@ pub(super) struct Line {
     /// Whether a write was refused, and the server or the session may be read-only.
     doubts_role: AtomicBool,
     /// The consequence of the server's answer about that, for the scanner to take.
-    verdict: Mutex<Option<Consequence>>,
+    verdict: Mutex<Option<Verdict>>,
     has_verdict: AtomicBool,
     /// Whether the connection has ended, or is not understood any more.
     is_lost: AtomicBool,
@@ -105,13 +105,6 @@ impl Line {
         })
     }
 
-    /// Whether the driver has sent all it was given, and read all there is.
-    pub(super) fn is_at_rest(&self) -> bool {
-        // What was handled first: it only ever catches up.
-        let handled = self.handled.load(SeqCst);
-        self.woken.load(SeqCst) == handled
-    }
-
     pub(super) fn owed(&self) -> usize {
         self.owed.load(SeqCst)
     }
@@ -135,7 +128,13 @@ impl Line {
 
     /// Whether no answer is owed, and no request about to be sent.
     pub(super) fn is_quiet(&self) -> bool {
-        self.is_at_rest() && self.owed() == 0
+        // At rest, the driver has sent all it was given, and read all there is. What was handled is read
+        // first: it only ever catches up.
+        let handled = self.handled.load(SeqCst);
+        let is_at_rest = || self.woken.load(SeqCst) == handled;
+        // Looked at again after the count: an answer may have come between, which is owed no more and
+        // still in the driver's hands.
+        is_at_rest() && self.owed() == 0 && is_at_rest()
     }
 
     /// Resolves when nothing is under way, or the connection is lost.
@@ -213,13 +212,13 @@ impl Line {
     }
 
     /// Ends the doubt about the server's role. The scanner takes the verdict with the next answer.
-    pub(super) fn judge(&self, verdict: Option<Consequence>) {
+    pub(super) fn judge(&self, verdict: Option<Verdict>) {
         self.doubts_role.store(false, SeqCst);
         *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = verdict;
         self.has_verdict.store(verdict.is_some(), SeqCst);
     }
 
-    pub(super) fn take_verdict(&self) -> Option<Consequence> {
+    pub(super) fn take_verdict(&self) -> Option<Verdict> {
         if !self.has_verdict.load(SeqCst) {
             return None;
         }

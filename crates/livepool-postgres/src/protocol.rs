@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::cancel::Canceller;
 use super::client::Client;
-use super::driver::Driver;
+use super::driver::SessionDriver;
 use super::driver_stream::DriverStream;
 use super::encryption::{Negotiated, NegotiatedConnect, TlsPolicy};
 use super::error::Error;
@@ -22,7 +22,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, OnceLock};
 use livepool::net::PeerAddr;
 use livepool::protocol::Wire;
-use livepool::protocol::{Consequence, Protocol, Reuse, Unread};
+use livepool::protocol::{Protocol, Verdict};
 #[cfg(feature = "tls")]
 use livepool_tls::Tls;
 
@@ -181,7 +181,7 @@ impl Protocol for Postgres {
             handshake,
         };
         // Before the role is asked for: without the driver no answer would be read.
-        tokio::spawn(Driver { connection, line, board, end, canceller, linger }.run());
+        tokio::spawn(SessionDriver { connection, line, board, end, canceller, linger }.run());
         if self.target != Target::Any {
             // Servers since PostgreSQL 14 report their role in the handshake, which saves a round trip.
             let role = match client.line.role() {
@@ -201,22 +201,22 @@ impl Protocol for Postgres {
         Ok(client.client.batch_execute("").await?)
     }
 
-    fn reuse(&self, client: &Client) -> Reuse {
+    fn reuse(&self, client: &Client) -> Verdict {
         // Whatever comes from now on is not for the one who was told so far.
         client.board.close();
         // First, so that a token of the last user is stale before anything is judged.
         let was_cancelled = client.canceller.note_return();
         let line = &client.line;
         if line.is_lost() || line.unclaimed().is_some_and(UnclaimedStatements::is_full) {
-            return Reuse::Never;
+            return Verdict::Close;
         }
         let left = line.unclaimed().map_or(0, UnclaimedStatements::len);
         let is_known = left == 0 && !line.doubts_role() && !was_cancelled && !line.is_unsure();
         let is_clean = line.is_quiet() && !line.is_in_transaction() && !line.listens() && is_known;
         if is_clean && self.recycling.sql(line.is_touched()).is_none() {
-            Reuse::AsItIs
+            Verdict::Keep
         } else {
-            Reuse::AfterReset
+            Verdict::NeedsReset
         }
     }
 
@@ -224,7 +224,7 @@ impl Protocol for Postgres {
         reset::reset(client, &self.recycling).await
     }
 
-    fn classify(&self, error: &Error) -> Consequence {
+    fn classify(&self, error: &Error) -> Verdict {
         error.consequence()
     }
 
@@ -244,7 +244,7 @@ impl Protocol for Postgres {
         error.is_permanent()
     }
 
-    fn unread(&self, bytes: &[u8]) -> Unread {
+    fn unread(&self, bytes: &[u8]) -> Verdict {
         super::wire_format::unread(bytes)
     }
 }

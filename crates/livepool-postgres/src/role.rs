@@ -5,7 +5,7 @@ use std::fmt;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use livepool::protocol::Consequence;
+use livepool::protocol::Verdict;
 
 /// The kind of server to use of several: libpq's `target_session_attrs`. Servers of another kind
 /// are passed over, and the dial goes on to the next address.
@@ -54,7 +54,7 @@ impl ServerRole {
 pub(super) async fn why_read_only(
     client: &Client,
     began_as: Option<ServerRole>,
-) -> Result<Option<Consequence>, tokio_postgres::Error> {
+) -> Result<Option<Verdict>, tokio_postgres::Error> {
     let sql = "SELECT pg_catalog.pg_is_in_recovery(), setting, reset_val \
                FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only'";
     let answer = client.simple_query(sql).await?;
@@ -63,15 +63,15 @@ pub(super) async fn why_read_only(
         _ => None,
     });
     Ok(match row {
-        Some([Some("t"), ..]) => Some(Consequence::Invalidate),
+        Some([Some("t"), ..]) => Some(Verdict::InvalidatePool),
         // What sessions get that set nothing: the server's word. If it was so from the beginning, nothing
         // has changed, and a new connection would be no other.
         Some([_, _, Some("on")]) => {
             let was_so = began_as.is_some_and(|role| role.is_read_only);
-            (!was_so).then_some(Consequence::Invalidate)
+            (!was_so).then_some(Verdict::InvalidatePool)
         }
         // Its last user's word.
-        Some([_, Some("on"), _]) => Some(Consequence::Evict),
+        Some([_, Some("on"), _]) => Some(Verdict::Close),
         // A transaction that was begun to read only.
         _ => None,
     })

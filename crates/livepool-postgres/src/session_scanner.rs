@@ -8,8 +8,8 @@ use super::error::{READ_ONLY, of_error};
 use super::line::Line;
 use super::role::Target;
 use super::scanner::{PgScanner, TransactionStatus};
-use livepool::protocol::Consequence;
 use livepool::protocol::Scanner;
+use livepool::protocol::Verdict;
 
 /// The scanner's state machine with its connection's line, role and generation.
 pub(super) struct SessionScanner {
@@ -117,8 +117,8 @@ impl Scanner for SessionScanner {
         self.scanner.awaits_client()
     }
 
-    fn consequence(&mut self) -> Consequence {
-        let mut worst = Consequence::Keep;
+    fn verdict(&mut self) -> Verdict {
+        let mut worst = Verdict::Keep;
         while let Some(error) = self.scanner.take_error() {
             match &error.code {
                 // Judged at ReadyForQuery: a role the server reports (ParameterStatus) comes before it.
@@ -132,7 +132,7 @@ impl Scanner for SessionScanner {
             }
         }
         if self.scanner.owed() == 0 && self.check_role() {
-            (worst, self.code) = (Consequence::Invalidate, *READ_ONLY);
+            (worst, self.code) = (Verdict::InvalidatePool, *READ_ONLY);
         }
         if let Some(verdict) = self.line.take_verdict() {
             (worst, self.code) = (verdict, *READ_ONLY);
@@ -151,11 +151,11 @@ impl Scanner for SessionScanner {
 }
 
 /// The order of consequences, by the number of connections that go.
-fn rank(consequence: Consequence) -> u8 {
+fn rank(consequence: Verdict) -> u8 {
     match consequence {
-        Consequence::Keep => 0,
-        Consequence::Evict => 1,
-        Consequence::Goodbye => 2,
+        Verdict::Keep => 0,
+        Verdict::Close => 1,
+        Verdict::PeerCloses => 2,
         // `Invalidate`, and what nobody knows yet.
         _ => 3,
     }

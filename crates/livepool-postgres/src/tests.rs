@@ -2,7 +2,7 @@
 
 use super::{PgError, PgScanner, TransactionStatus, unread};
 use livepool::fuzzed::splits;
-use livepool::protocol::Unread;
+use livepool::protocol::Verdict;
 
 /// Who says what.
 #[derive(Clone, Copy)]
@@ -170,7 +170,7 @@ fn a_message_half_sent_is_outstanding() {
 fn messages_that_come_at_any_time_pay_nothing() {
     let asides: &[u8] = b"N\0\0\0\x05\0S\0\0\0\x08a\0b\0";
     assert_eq!(after(&[Server(asides)]), CLEAN);
-    assert_eq!(unread(asides), Unread::Keep);
+    assert_eq!(unread(asides), Verdict::Keep);
     let select = query("SELECT 1");
     assert_eq!(after(&[Client(&select), Server(asides)]), Known { owed: 1, ..CLEAN });
 }
@@ -179,7 +179,7 @@ fn messages_that_come_at_any_time_pay_nothing() {
 fn who_is_notified_has_subscribed_however_that_was_done() {
     let notification: &[u8] = b"A\0\0\0\x0a\0\0\0\0a\0";
     assert_eq!(after(&[Server(notification)]), Known { is_listening: true, ..CLEAN });
-    assert_eq!(unread(notification), Unread::Dirty);
+    assert_eq!(unread(notification), Verdict::Close);
     for text in ["DO $$ BEGIN END $$", "CALL p()", "SELECT 1; LISTEN x", "SELECT listen('x')"] {
         let said = query(text);
         let listening = Known { owed: 1, is_listening: true, ..CLEAN };

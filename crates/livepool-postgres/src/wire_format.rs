@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::role::ServerRole;
 use super::search_path;
 use super::statement_text::{StatementName, StatementText};
-use livepool::protocol::Unread;
+use livepool::protocol::Verdict;
 
 /// The framer of one direction of the stream, which keeps nothing of a message but its header.
 #[derive(Debug)]
@@ -321,7 +321,7 @@ impl RoleParameters {
 
 /// Judges bytes that wait on a connection nobody uses, which begin with a message and may end
 /// within one.
-pub(crate) fn unread(mut bytes: &[u8]) -> Unread {
+pub(crate) fn unread(mut bytes: &[u8]) -> Verdict {
     // A type alone already tells.
     let mut frames = Framer::typed();
     while let Some(tag) = bytes.first() {
@@ -330,18 +330,18 @@ pub(crate) fn unread(mut bytes: &[u8]) -> Unread {
             // only to who has subscribed: an idle session has not, as far as anybody knows.
             b'S' | b'N' => {}
             // An error that nobody asked for is the server's last message.
-            b'E' => return Unread::Goodbye,
-            _ => return Unread::Dirty,
+            b'E' => return Verdict::PeerCloses,
+            _ => return Verdict::Close,
         }
         loop {
             match frames.next(&mut bytes) {
                 None | Some(Piece::End) => break,
-                Some(Piece::Broken) => return Unread::Dirty,
+                Some(Piece::Broken) => return Verdict::Close,
                 Some(Piece::Start { .. } | Piece::Body(_)) => {}
             }
         }
     }
-    Unread::Keep
+    Verdict::Keep
 }
 
 /// Errors that came in one piece of bytes, the oldest first, each kind once. The error that matters
@@ -373,7 +373,7 @@ impl<T: PartialEq> ErrorQueue<T> {
 mod tests {
     use super::*;
     use Piece::{Body, Broken, End, Start};
-    use Unread::{Dirty, Goodbye, Keep};
+    use Verdict::{Close as Dirty, Keep, PeerCloses as Goodbye};
 
     #[test]
     fn a_message_without_a_body_ends_where_it_begins() {
@@ -444,7 +444,7 @@ mod tests {
 
     #[test]
     fn only_what_a_server_may_say_unasked_is_harmless() {
-        let table: [(&[u8], Unread); 10] = [
+        let table: [(&[u8], Verdict); 10] = [
             (b"", Keep),
             (b"A", Dirty),
             (b"N\0\0\0\x05\0", Keep),

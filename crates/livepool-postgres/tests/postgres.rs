@@ -37,7 +37,7 @@ mod token;
 use std::task::Poll;
 use std::time::Duration;
 
-use livepool::{Config, Pool};
+use livepool::{Config, Pool, Timeouts};
 use livepool_postgres::{Client, Postgres};
 use livepool_testkit::Events;
 use livepool_testkit::servers::Postgres as Server;
@@ -63,7 +63,10 @@ fn pool(server: &Server, change: impl FnOnce(Config) -> Config) -> (Pool<Postgre
 
 fn pool_of(postgres: Postgres, change: impl FnOnce(Config) -> Config) -> (Pool<Postgres>, Events) {
     let events = Events::default();
-    let builder = postgres.builder(change).unwrap();
+    // A request to cancel is a connection, for which the server starts a process: on a busy machine it
+    // may take longer than the second that a reset has by default.
+    let timeouts = Timeouts::default().with_reset(20 * SECOND);
+    let builder = postgres.builder(|config| change(config.with_timeouts(timeouts))).unwrap();
     (builder.observer(events.observer()).build().unwrap(), events)
 }
 

@@ -8,64 +8,64 @@ use ::redis::{
 };
 use tokio::task::JoinHandle;
 
-use super::left::Left;
-use super::loan::Slot;
-use super::settings::Settings;
-use super::state::State;
+use super::abandoned::AbandonedCommands;
+use super::session::SessionState;
+use super::settings::RedisSettings;
+use super::shared_wire::SharedWire;
 use std::sync::Arc;
 
 /// A connection to a Redis server that nobody shares.
 ///
-/// It is what the crate `redis` calls a [`ConnectionLike`], and so is a guard that holds it:
-/// `redis::cmd(..).query_async(&mut guard)`, pipelines, and everything in `redis::AsyncCommands` work on
-/// either.
+/// A client is what the crate `redis` calls a [`ConnectionLike`], and so is a guard that holds one:
+/// `redis::cmd(..).query_async(&mut guard)`, pipelines, and everything in `redis::AsyncCommands`
+/// work on either.
 ///
-/// Because it is yours while you hold it, commands that wait for something (`BLPOP`, `XREAD BLOCK`)
-/// hold up nobody else, `WATCH` and `MULTI` are yours alone, and a subscription takes the connection
-/// for itself: [`into_pubsub`](Self::into_pubsub).
+/// The connection is yours while you hold it: commands that wait for something (`BLPOP`, `XREAD
+/// BLOCK`) hold up nobody else, `WATCH` and `MULTI` are yours alone, and a subscription takes the
+/// connection for itself: [`into_pubsub`](Self::into_pubsub).
 pub struct Client {
     pub(super) connection: MultiplexedConnection,
-    pub(super) driver: Driver,
-    pub(super) slot: Slot,
-    pub(super) state: Arc<State>,
-    pub(super) left: Left,
-    pub(super) settings: Arc<Settings>,
+    pub(super) driver: DriverTask,
+    pub(super) shared_wire: SharedWire,
+    pub(super) state: Arc<SessionState>,
+    pub(super) abandoned: AbandonedCommands,
+    pub(super) settings: Arc<RedisSettings>,
 }
 
 impl Client {
-    /// Whether the server is well. An answer is taken for its own only if no other command has it:
-    /// otherwise a reply that nobody asked for would do, and the next user would read the one behind it.
+    /// Asks whether the server is well, with a payload that only this ping is answered with. Any
+    /// other answer is an error.
     pub(super) async fn ping(&mut self) -> RedisResult<()> {
-        let word = word();
+        let word = unique_payload();
         let answer = self.connection.send_packed_command(cmd("PING").arg(&word)).await?;
         match answer {
             // Who may not ask is answered all the same, and what cannot save its data can be read
             // from. Neither answer is like no other.
             Value::ServerError(error) if matches!(error.code(), "NOPERM" | "MISCONF") => {
-                self.settle().await
+                self.drain_replies().await
             }
             answer => is_echo(&word, answer),
         }
     }
 
-    /// Waits until everything that was asked before is answered or dropped: the driver asks in order.
-    pub(super) async fn settle(&mut self) -> RedisResult<()> {
+    /// Waits until every earlier command is answered or dropped.
+    pub(super) async fn drain_replies(&mut self) -> RedisResult<()> {
         // Not by a PING, which a server in trouble answers with that.
-        let word = word();
+        let word = unique_payload();
         let answer = self.connection.send_packed_command(cmd("ECHO").arg(&word)).await?;
         // Within a transaction it is answered later. Whoever discards that asks again.
         let is_queued = answer == Value::SimpleString("QUEUED".to_owned());
         if !(is_queued && self.state.in_transaction()) {
             is_echo(&word, answer)?;
         }
-        self.left.forget();
+        self.abandoned.clear();
         Ok(())
     }
 
     /// Undoes what the last caller left behind, if that is possible: an open transaction, watched
     /// keys, another database.
-    pub(super) async fn repair(&mut self) -> RedisResult<()> {
-        self.settle().await?;
+    pub(super) async fn reset_session(&mut self) -> RedisResult<()> {
+        self.drain_replies().await?;
         let mut repairs = ::redis::pipe();
         if self.state.in_transaction() {
             repairs.cmd("DISCARD");
@@ -73,13 +73,13 @@ impl Client {
         if self.state.is_watching() {
             repairs.cmd("UNWATCH");
         }
-        if self.state.is_elsewhere() {
+        if self.state.is_database_changed() {
             repairs.cmd("SELECT").arg(self.settings.info.db());
         }
         if repairs.is_empty() {
             return Ok(());
         }
-        let word = word();
+        let word = unique_payload();
         repairs.cmd("ECHO").arg(&word);
         let mut answers = self.connection.send_packed_commands(&repairs, 0, repairs.len()).await?;
         let last = answers.pop().unwrap_or(Value::Nil);
@@ -90,12 +90,12 @@ impl Client {
     }
 }
 
-/// What no other command is answered with.
-fn word() -> String {
+/// A payload that no other command is answered with.
+fn unique_payload() -> String {
     format!("livepool {:016x}", fastrand::u64(..))
 }
 
-/// Whether this is what the word was answered with.
+/// Checks that this is the answer to the command with that payload.
 fn is_echo(word: &str, answer: Value) -> RedisResult<()> {
     match answer {
         Value::BulkString(echo) if echo == word.as_bytes() => Ok(()),
@@ -114,13 +114,13 @@ fn names_echo(error: &ServerError) -> bool {
 
 impl ConnectionLike for Client {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        let Self { connection, left, .. } = self;
+        let Self { connection, abandoned, .. } = self;
         Box::pin(async move {
-            let asking = left.unless_answered(cmd);
+            let reply = abandoned.track(cmd);
             let result = connection.send_packed_command(cmd).await;
             // Of what nobody wants to hear the answer, that is yet to come.
             if !cmd.is_no_response() {
-                asking.answered();
+                reply.mark_answered();
             }
             result
         })
@@ -132,11 +132,11 @@ impl ConnectionLike for Client {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        let Self { connection, left, .. } = self;
+        let Self { connection, abandoned, .. } = self;
         Box::pin(async move {
-            let asking = left.unless_answered(pipeline);
+            let reply = abandoned.track(pipeline);
             let result = connection.send_packed_commands(pipeline, offset, count).await;
-            asking.answered();
+            reply.mark_answered();
             result
         })
     }
@@ -153,17 +153,17 @@ impl fmt::Debug for Client {
     }
 }
 
-/// The task that reads and writes. It ends with this.
+/// The crate's task that reads and writes, aborted when this is dropped.
 #[derive(Debug)]
-pub(super) struct Driver(JoinHandle<()>);
+pub(super) struct DriverTask(JoinHandle<()>);
 
-impl Driver {
+impl DriverTask {
     pub(super) fn start(driver: impl Future<Output = ()> + Send + 'static) -> Self {
         Self(tokio::spawn(driver))
     }
 }
 
-impl Drop for Driver {
+impl Drop for DriverTask {
     fn drop(&mut self) {
         self.0.abort();
     }

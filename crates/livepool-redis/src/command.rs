@@ -1,142 +1,142 @@
-//! [`Kind`]: what a command does to the connection it is sent over. Pure.
+//! [`CommandKind`]: what a command does to the connection it is sent over. Pure.
 
 use super::line::number;
 
-/// What a command means for whoever uses the connection next, or waits for its answer.
+/// The effect of a command on the session, and the number of its answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// One answer, and nothing else.
+pub(super) enum CommandKind {
+    /// A command with one answer and no lasting effect.
     Plain,
-    /// One answer, which may take as long as the client said.
+    /// A command whose one answer may take as long as the client said.
     Blocking,
     Multi,
     Exec,
     Discard,
     Watch,
     Unwatch,
-    /// This database; `None` if it is not a number.
+    /// A change of database; `None` if the argument is not a number.
     Select(Option<u32>),
-    /// Who the client is, which protocol it speaks, or how it is to be treated.
+    /// A change of user, protocol, or how the server treats the client.
     Identity,
     Reset,
-    /// As many answers as there are channels, and messages from then on.
+    /// A command with one answer for each channel, and messages from then on.
     Subscribe,
-    /// Everything that others do, from then on.
+    /// A command after which the server reports what all its clients do.
     Monitor,
-    /// What comes after it cannot be counted, or nothing comes.
-    Unfathomable,
+    /// A command after which answers cannot be counted, or none come.
+    Uncountable,
 }
 
 /// Whether the answer to a command of these words may take as long as the client said.
 pub(super) fn is_blocking<'a>(words: impl Iterator<Item = &'a [u8]>) -> bool {
-    let mut command = Command::new();
-    words.for_each(|word| command.argument(word));
-    command.kind() == Kind::Blocking
+    let mut command = CommandClassifier::new();
+    words.for_each(|word| command.push_argument(word));
+    command.kind() == CommandKind::Blocking
 }
 
-/// Longer than any word that matters here.
-pub(super) const LONGEST: usize = 16;
+/// The bytes of an argument that are looked at. The longest word that matters here has 12.
+pub(super) const MAX_ARGUMENT: usize = 16;
 
-/// Learns the arguments of a command, one by one.
+/// Classifies a command by its arguments, taken one by one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Command {
-    kind: Kind,
-    ask: Ask,
+pub(super) struct CommandClassifier {
+    kind: CommandKind,
+    next: NextArgument,
 }
 
-/// What has to be known of the arguments that are to come.
+/// The meaning of the next argument.
 #[derive(Debug, Clone, Copy)]
-enum Ask {
+enum NextArgument {
     Name,
     Nothing,
     Database,
-    /// CLIENT: which of its commands.
-    OfClient,
-    /// CLIENT REPLY: whether it is ON.
-    Replies,
-    /// XREAD: whether BLOCK comes before STREAMS. So many arguments are names first.
+    /// The subcommand of CLIENT.
+    ClientSubcommand,
+    /// The mode of CLIENT REPLY.
+    ReplyMode,
+    /// An option of XREAD, where BLOCK may come before STREAMS; so many names come first.
     Block(u8),
 }
 
-impl Command {
+impl CommandClassifier {
     pub(super) fn new() -> Self {
-        Self { kind: Kind::Plain, ask: Ask::Name }
+        Self { kind: CommandKind::Plain, next: NextArgument::Name }
     }
 
-    pub(super) fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> CommandKind {
         self.kind
     }
 
-    /// The next argument: all of it, if it is shorter than [`LONGEST`], or that much of it.
-    pub(super) fn argument(&mut self, text: &[u8]) {
-        let mut upper = [0; LONGEST];
-        let upper = &mut upper[..text.len().min(LONGEST)];
+    /// Takes the next argument, cut to its first [`MAX_ARGUMENT`] bytes.
+    pub(super) fn push_argument(&mut self, text: &[u8]) {
+        let mut upper = [0; MAX_ARGUMENT];
+        let upper = &mut upper[..text.len().min(MAX_ARGUMENT)];
         upper.copy_from_slice(&text[..upper.len()]);
         upper.make_ascii_uppercase();
         let upper = &*upper;
-        match self.ask {
-            Ask::Nothing => {}
-            Ask::Name => (self.kind, self.ask) = named(upper),
-            Ask::Database => {
+        match self.next {
+            NextArgument::Nothing => {}
+            NextArgument::Name => (self.kind, self.next) = by_name(upper),
+            NextArgument::Database => {
                 let database = number(upper).and_then(|number| number.try_into().ok());
-                (self.kind, self.ask) = (Kind::Select(database), Ask::Nothing);
+                (self.kind, self.next) = (CommandKind::Select(database), NextArgument::Nothing);
             }
-            Ask::OfClient => {
-                (self.kind, self.ask) = match upper {
-                    b"REPLY" => (Kind::Plain, Ask::Replies),
+            NextArgument::ClientSubcommand => {
+                (self.kind, self.next) = match upper {
+                    b"REPLY" => (CommandKind::Plain, NextArgument::ReplyMode),
                     b"SETNAME" | b"TRACKING" | b"CACHING" | b"NO-EVICT" | b"NO-TOUCH" => {
-                        (Kind::Identity, Ask::Nothing)
+                        (CommandKind::Identity, NextArgument::Nothing)
                     }
-                    _ => (Kind::Plain, Ask::Nothing),
+                    _ => (CommandKind::Plain, NextArgument::Nothing),
                 };
             }
-            Ask::Replies => {
-                self.ask = Ask::Nothing;
+            NextArgument::ReplyMode => {
+                self.next = NextArgument::Nothing;
                 if upper != b"ON" {
-                    self.kind = Kind::Unfathomable;
+                    self.kind = CommandKind::Uncountable;
                 }
             }
-            Ask::Block(0) if upper == b"STREAMS" => self.ask = Ask::Nothing,
-            Ask::Block(0) if upper == b"BLOCK" => {
-                (self.kind, self.ask) = (Kind::Blocking, Ask::Nothing);
+            NextArgument::Block(0) if upper == b"STREAMS" => self.next = NextArgument::Nothing,
+            NextArgument::Block(0) if upper == b"BLOCK" => {
+                (self.kind, self.next) = (CommandKind::Blocking, NextArgument::Nothing);
             }
-            Ask::Block(names) => self.ask = Ask::Block(names.saturating_sub(1)),
+            NextArgument::Block(names) => self.next = NextArgument::Block(names.saturating_sub(1)),
         }
     }
 }
 
-fn named(name: &[u8]) -> (Kind, Ask) {
+fn by_name(name: &[u8]) -> (CommandKind, NextArgument) {
     let kind = match name {
-        b"SELECT" => return (Kind::Select(None), Ask::Database),
-        b"CLIENT" => return (Kind::Plain, Ask::OfClient),
-        b"XREAD" => return (Kind::Plain, Ask::Block(0)),
+        b"SELECT" => return (CommandKind::Select(None), NextArgument::Database),
+        b"CLIENT" => return (CommandKind::Plain, NextArgument::ClientSubcommand),
+        b"XREAD" => return (CommandKind::Plain, NextArgument::Block(0)),
         // GROUP, its name, and the consumer's.
-        b"XREADGROUP" => return (Kind::Plain, Ask::Block(3)),
-        b"BLPOP" | b"BRPOP" | b"BLMOVE" | b"BRPOPLPUSH" | b"BLMPOP" => Kind::Blocking,
-        b"BZPOPMIN" | b"BZPOPMAX" | b"BZMPOP" | b"WAIT" | b"WAITAOF" => Kind::Blocking,
-        b"MULTI" => Kind::Multi,
-        b"EXEC" => Kind::Exec,
-        b"DISCARD" => Kind::Discard,
-        b"WATCH" => Kind::Watch,
-        b"UNWATCH" => Kind::Unwatch,
-        b"AUTH" | b"HELLO" => Kind::Identity,
+        b"XREADGROUP" => return (CommandKind::Plain, NextArgument::Block(3)),
+        b"BLPOP" | b"BRPOP" | b"BLMOVE" | b"BRPOPLPUSH" | b"BLMPOP" => CommandKind::Blocking,
+        b"BZPOPMIN" | b"BZPOPMAX" | b"BZMPOP" | b"WAIT" | b"WAITAOF" => CommandKind::Blocking,
+        b"MULTI" => CommandKind::Multi,
+        b"EXEC" => CommandKind::Exec,
+        b"DISCARD" => CommandKind::Discard,
+        b"WATCH" => CommandKind::Watch,
+        b"UNWATCH" => CommandKind::Unwatch,
+        b"AUTH" | b"HELLO" => CommandKind::Identity,
         // How a node of a cluster treats this client.
-        b"READONLY" | b"READWRITE" | b"ASKING" => Kind::Identity,
-        b"RESET" => Kind::Reset,
-        b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" => Kind::Subscribe,
-        b"UNSUBSCRIBE" | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE" => Kind::Subscribe,
-        b"MONITOR" => Kind::Monitor,
+        b"READONLY" | b"READWRITE" | b"ASKING" => CommandKind::Identity,
+        b"RESET" => CommandKind::Reset,
+        b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" => CommandKind::Subscribe,
+        b"UNSUBSCRIBE" | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE" => CommandKind::Subscribe,
+        b"MONITOR" => CommandKind::Monitor,
         // The server closes the connection, or makes a replica of the client.
-        b"QUIT" | b"SYNC" | b"PSYNC" | b"REPLCONF" => Kind::Unfathomable,
-        _ => Kind::Plain,
+        b"QUIT" | b"SYNC" | b"PSYNC" | b"REPLCONF" => CommandKind::Uncountable,
+        _ => CommandKind::Plain,
     };
-    (kind, Ask::Nothing)
+    (kind, NextArgument::Nothing)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Kind::{Blocking, Identity, Plain, Select, Unfathomable};
+    use CommandKind::{Blocking, Identity, Plain, Select, Uncountable};
 
     #[test]
     fn a_command_is_known_by_its_name_and_the_arguments_that_matter() {
@@ -146,7 +146,7 @@ mod tests {
             ("SELECT 99999999999", Select(None)),
             ("select x", Select(None)),
             ("client reply on", Plain),
-            ("client REPLY skip", Unfathomable),
+            ("client REPLY skip", Uncountable),
             ("client setname reply off", Identity),
             ("client list", Plain),
             ("readonly", Identity),
@@ -158,8 +158,8 @@ mod tests {
             ("set block streams", Plain),
         ];
         for (text, expected) in table {
-            let mut command = Command::new();
-            text.split(' ').for_each(|argument| command.argument(argument.as_bytes()));
+            let mut command = CommandClassifier::new();
+            text.split(' ').for_each(|argument| command.push_argument(argument.as_bytes()));
             assert_eq!(command.kind(), expected, "{text}");
         }
     }

@@ -4,7 +4,7 @@ use super::scanner::RedisScanner;
 use super::{Redis, unread};
 use livepool::config::Config;
 use livepool::fuzzed::{Property, cut, pieces, says_something, ways};
-use livepool::protocol::Unread;
+use livepool::protocol::Verdict;
 
 /// All of this crate.
 pub fn all() -> Vec<Property> {
@@ -97,14 +97,14 @@ fn what_waits_is_judged_as_the_scanner_would(input: &[u8]) {
     let mut scanner = RedisScanner::new();
     scanner.handshake_done();
     scanner.received(input);
-    if verdict == Unread::Keep {
+    if verdict == Verdict::Keep {
         assert!(!scanner.is_lost() && scanner.owed() == 0, "it may wait, and is not understood");
     }
     // An attribute alone is taken for the beginning of an answer, and may turn out to be a push's.
     let end = if input.contains(&b'|') { 0 } else { input.len() };
     for end in 0..end {
         let so_far = unread(&input[..end]);
-        assert!(so_far == Unread::Keep || so_far == verdict, "{so_far:?}, then {verdict:?}");
+        assert!(so_far == Verdict::Keep || so_far == verdict, "{so_far:?}, then {verdict:?}");
     }
 }
 

@@ -17,7 +17,7 @@
 //!
 //! # Why a pool
 //!
-//! One multiplexed connection serves many callers well, until one of them waits. A connection of a
+//! A multiplexed connection serves many callers well, until one of them waits. A connection of a
 //! pool is yours alone while you hold it, so these are safe on it:
 //!
 //! - **Commands that wait**: `BLPOP`, `XREAD BLOCK`, `WAIT` and their like are answered whenever there
@@ -48,11 +48,11 @@
 //! `READONLY` and `MASTERDOWN` say that this server is no longer the one to talk to, and so does
 //! `UNBLOCKED` where it ends a command that waited because the master turned: every connection made
 //! before is used no more. `LOADING` and `NOAUTH` cost the one connection, with reason
-//! `protocol_error`. Any other error is between the command and its caller. The word counts where a
-//! server puts it: first in an error, also in one of an answer's elements, or first in the error that
-//! is wrapped, as a script's was before Redis 7 (`ERR Error running script …: -READONLY …`) and as
-//! `EXECABORT … because of: READONLY …` does. It does not count elsewhere, since errors repeat what
-//! clients send.
+//! `protocol_error`. Every other error is between the command and its caller. The word counts where
+//! a server puts it: first in an error, also in one of an answer's elements, or first in the error
+//! that is wrapped, as a script's was before Redis 7 (`ERR Error running script …: -READONLY …`)
+//! and as `EXECABORT … because of: READONLY …` does. Elsewhere the word does not count, since
+//! errors repeat what clients send.
 //!
 //! A server that is loading, is full, or does not have the [`Role`] that is wanted is passed over when
 //! a connection is made; one that refuses the password, has no such database or is no Redis at all is
@@ -64,45 +64,38 @@
 //! made fit for its next user is found out with `ECHO`. Behind a proxy that answers neither, do without
 //! [`Validation::Ping`](livepool::config::Validation::Ping); what would be put right is closed instead.
 
+mod abandoned;
+mod classify;
 mod client;
-mod code;
 mod command;
-mod commands;
-mod debt;
-mod error;
+mod command_parser;
 #[cfg(any(test, feature = "__properties"))]
 #[doc(hidden)]
 pub mod fuzzed;
 mod handshake;
-mod idle;
-mod left;
 mod line;
-mod loan;
-mod meaning;
 mod protocol;
 mod pubsub;
-mod replies;
+mod reply_parser;
 mod scanner;
-mod secrecy;
-mod seen;
+mod session;
 mod settings;
-mod state;
+mod shared_wire;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod url;
 
-use idle::unread;
 #[cfg(test)]
 use line::Word;
-use scanner::RedisScanner;
+use scanner::{RedisScanner, unread};
 
 /// The library underneath.
 pub use ::redis;
 pub use client::Client;
-pub use error::SettingsError;
 /// The pool.
 pub use livepool;
-pub use settings::{Redis, Role};
+pub use settings::{Redis, Role, SettingsError};
 
 /// The example of the README compiles.
 #[cfg(doctest)]

@@ -1,55 +1,55 @@
-//! [`Line`] and [`Word`]: short texts. Pure.
+//! [`PartialLine`] and [`Word`]: short texts. Pure.
 
 use std::fmt;
 
-/// A line, of which no more than `MOST` bytes are taken.
+/// A line, of which no more than `MAX` bytes are taken.
 #[derive(Debug)]
-pub(super) struct Line<const MOST: usize> {
-    text: [u8; MOST],
+pub(super) struct PartialLine<const MAX: usize> {
+    text: [u8; MAX],
     len: usize,
 }
 
 /// How far a line has come.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Read<'a> {
-    /// It goes on.
+pub(super) enum LineRead<'a> {
+    /// The end of the line has not come.
     Part,
-    /// What stands before LF.
+    /// The line, without its LF.
     Whole(&'a [u8]),
     TooLong,
 }
 
-impl<const MOST: usize> Line<MOST> {
+impl<const MAX: usize> PartialLine<MAX> {
     pub(super) fn new() -> Self {
-        Self { text: [0; MOST], len: 0 }
+        Self { text: [0; MAX], len: 0 }
     }
 
-    /// Takes the rest of the line off `bytes`, up to the byte that ends it. What comes in one piece is
-    /// not copied.
-    pub(super) fn read<'a, 'b: 'a>(&'a mut self, bytes: &mut &'b [u8]) -> Read<'a> {
-        let room = MOST - self.len;
+    /// Takes the rest of the line off `bytes`, LF included. A line that comes in one piece is not
+    /// copied.
+    pub(super) fn read<'a, 'b: 'a>(&'a mut self, bytes: &mut &'b [u8]) -> LineRead<'a> {
+        let room = MAX - self.len;
         let end = bytes.iter().take(room + 1).position(|byte| *byte == b'\n');
         if end.is_none() && bytes.len() > room {
             *bytes = &bytes[room + 1..];
-            return Read::TooLong;
+            return LineRead::TooLong;
         }
         let (part, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
         *bytes = rest.get(1..).unwrap_or_default();
         if end.is_some() && self.len == 0 {
-            return Read::Whole(part);
+            return LineRead::Whole(part);
         }
         self.text[self.len..][..part.len()].copy_from_slice(part);
         self.len += part.len();
-        if end.is_some() { Read::Whole(&self.text[..self.len]) } else { Read::Part }
+        if end.is_some() { LineRead::Whole(&self.text[..self.len]) } else { LineRead::Part }
     }
 }
 
-/// What stands before CR LF; `None` if CR is missing.
+/// The line without its CR; `None` if CR is missing.
 pub(super) fn strict(line: &[u8]) -> Option<&[u8]> {
     line.strip_suffix(b"\r")
 }
 
-/// What stands before LF, and before CR if it is there.
+/// The line without its CR, if it has one.
 pub(super) fn lenient(line: &[u8]) -> &[u8] {
     strict(line).unwrap_or(line)
 }
@@ -63,7 +63,7 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() { None } else { text.iter().try_fold(0, and_digit) }
 }
 
-/// A word, or as much of it as is needed to know it.
+/// The first 16 bytes of a word, enough to recognise it.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Word {
     text: [u8; 16],
@@ -97,16 +97,16 @@ mod tests {
         for pieces in
             [&[&b"123\r\nrest"[..]][..], &[b"12", b"", b"3\r\nrest"], &[b"123\r", b"\nrest"]]
         {
-            let mut line = Line::<4>::new();
+            let mut line = PartialLine::<4>::new();
             let (last, parts) = pieces.split_last().unwrap();
             for part in parts {
-                assert_eq!(line.read(&mut &part[..]), Read::Part);
+                assert_eq!(line.read(&mut &part[..]), LineRead::Part);
             }
             let mut bytes = *last;
-            assert_eq!(line.read(&mut bytes), Read::Whole(b"123\r"), "{pieces:?}");
+            assert_eq!(line.read(&mut bytes), LineRead::Whole(b"123\r"), "{pieces:?}");
             assert_eq!(bytes, b"rest");
         }
-        assert_eq!(Line::<4>::new().read(&mut &b"12345"[..]), Read::TooLong);
+        assert_eq!(PartialLine::<4>::new().read(&mut &b"12345"[..]), LineRead::TooLong);
         assert_eq!((strict(b"12\r"), lenient(b"12\r")), (Some(&b"12"[..]), &b"12"[..]));
         assert_eq!((strict(b"12"), lenient(b"12")), (None, &b"12"[..]));
     }

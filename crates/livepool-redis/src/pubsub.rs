@@ -4,7 +4,7 @@ use ::redis::aio::PubSub;
 use ::redis::{ErrorKind, RedisConnectionInfo, RedisError, RedisResult};
 
 use super::client::Client;
-use super::replies::Replies;
+use super::reply_parser::ReplyParser;
 use livepool::protocol::Scanner;
 
 impl Client {
@@ -18,23 +18,23 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// That of the connection, or that a transaction is open on it.
+    /// The error of the connection, or that a transaction is open on it.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future closes the connection.
     pub async fn into_pubsub(mut self) -> RedisResult<PubSub> {
-        self.settle().await?;
-        if self.state.in_transaction() || self.state.is_beyond_repair() {
+        self.drain_replies().await?;
+        if self.state.in_transaction() || self.state.is_unusable() {
             return Err(RedisError::from((
                 ErrorKind::Client,
                 "a connection in a transaction, or that is used for something else for good, cannot \
                  subscribe",
             )));
         }
-        let wire = self.slot.take().ok_or((ErrorKind::Io, "the connection was closed"))?;
+        let wire = self.shared_wire.take().ok_or((ErrorKind::Io, "the connection was closed"))?;
         drop(self.driver);
-        let _ = wire.scan(Quiet(Replies::new()));
+        let _ = wire.scan(UncountedScanner(ReplyParser::new()));
         // It is logged in already; only the protocol has to be said again.
         let info = RedisConnectionInfo::default()
             .set_protocol(self.settings.info.protocol())
@@ -43,10 +43,11 @@ impl Client {
     }
 }
 
-/// Counts nothing that is owed. How long a message is remains bounded.
-struct Quiet(Replies);
+/// A scanner that counts no answers, so that no read timeout applies. The length of a message
+/// remains bounded.
+struct UncountedScanner(ReplyParser);
 
-impl Scanner for Quiet {
+impl Scanner for UncountedScanner {
     fn sent(&mut self, _: &[u8]) {}
 
     fn received(&mut self, mut bytes: &[u8]) {

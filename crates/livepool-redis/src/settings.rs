@@ -4,23 +4,22 @@ use std::fmt;
 
 use ::redis::{ConnectionAddr, ConnectionInfo, RedisConnectionInfo};
 
-use super::error::SettingsError;
-use super::secrecy::Secrecy;
+use super::transport::Transport;
 use livepool::Pool;
 use livepool::config::{Config, ConfigError};
 use std::sync::Arc;
 
-/// What kind of server a connection must lead to. Asked with `ROLE` when it is made.
+/// The kind of server that a connection must lead to, asked with `ROLE` during the handshake.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Role {
-    /// Any will do.
+    /// Any server.
     #[default]
     Any,
-    /// One that takes writes. Where `upstream` has several addresses, those of replicas are passed
-    /// over, so that a failover is followed.
+    /// A server that takes writes. Where `upstream` has several addresses, those of replicas are
+    /// passed over, so that a failover is followed.
     Master,
-    /// One that only copies. Writes fail, and that costs the connection and no other.
+    /// A server that only copies. A write fails, and closes that connection and no other.
     Replica,
 }
 
@@ -30,16 +29,16 @@ pub enum Role {
 /// Servers that speak the same protocol, as Valkey does, are meant as well.
 #[derive(Debug, Clone)]
 pub struct Redis {
-    /// Shared: every client of the pool keeps it.
-    pub(super) settings: Arc<Settings>,
+    /// The settings, shared by every client of the pool.
+    pub(super) settings: Arc<RedisSettings>,
 }
 
 #[derive(Clone)]
-pub(super) struct Settings {
+pub(super) struct RedisSettings {
     pub(super) upstream: String,
     pub(super) info: RedisConnectionInfo,
     pub(super) role: Role,
-    pub(super) secrecy: Secrecy,
+    pub(super) transport: Transport,
 }
 
 impl Redis {
@@ -53,20 +52,20 @@ impl Redis {
     ///
     /// # Errors
     ///
-    /// [`SettingsError`], which says what to change. It never repeats the password.
+    /// [`SettingsError`], which says what to change and never repeats the password.
     pub fn from_url(url: impl AsRef<str>) -> Result<Self, SettingsError> {
         super::url::parse(url.as_ref())
     }
 
-    /// From the crate's own description of a connection. Its TCP settings are not used: sockets are
-    /// as [`Config::socket`](livepool::Config::socket) has them.
+    /// From the crate's own description of a connection. The description's TCP settings are not
+    /// used: sockets are as [`Config::socket`](livepool::Config::socket) has them.
     ///
     /// # Errors
     ///
     /// [`SettingsError`], which says what to change.
     pub fn from_info(info: ConnectionInfo) -> Result<Self, SettingsError> {
-        let (upstream, secrecy) = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => (host_port(host, *port), Secrecy::Plain),
+        let (upstream, transport) = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => (host_port(host, *port), Transport::Plain),
             ConnectionAddr::TcpTls { insecure: true, .. } => return Err(SettingsError::insecure()),
             // Silently without them, a server would be trusted that is not, or be shown nobody.
             ConnectionAddr::TcpTls { tls_params: Some(_), .. } => {
@@ -76,9 +75,9 @@ impl Redis {
                 ));
             }
             ConnectionAddr::TcpTls { host, port, .. } => {
-                (host_port(host, *port), Secrecy::of_system()?)
+                (host_port(host, *port), Transport::system_tls()?)
             }
-            ConnectionAddr::Unix(path) => (format!("unix:{}", path.display()), Secrecy::Plain),
+            ConnectionAddr::Unix(path) => (format!("unix:{}", path.display()), Transport::Plain),
             other => return Err(SettingsError::new(format!("cannot connect to {other}"))),
         };
         let info = info.redis_settings().clone();
@@ -94,7 +93,9 @@ impl Redis {
                  user:password, or leave the user out",
             ));
         }
-        Ok(Self { settings: Arc::new(Settings { upstream, info, role: Role::Any, secrecy }) })
+        Ok(Self {
+            settings: Arc::new(RedisSettings { upstream, info, role: Role::Any, transport }),
+        })
     }
 
     /// The same for servers of this kind only.
@@ -109,7 +110,7 @@ impl Redis {
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn with_tls(mut self, tls: livepool_tls::Tls) -> Self {
-        Arc::make_mut(&mut self.settings).secrecy = Secrecy::of(tls);
+        Arc::make_mut(&mut self.settings).transport = Transport::with_tls(tls);
         self
     }
 
@@ -138,14 +139,39 @@ fn host_port(host: &str, port: u16) -> String {
     }
 }
 
-impl fmt::Debug for Settings {
+impl fmt::Debug for RedisSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
             .field("upstream", &self.upstream)
             .field("user", &self.info.username())
             .field("db", &self.info.db())
             .field("role", &self.role)
-            .field("secrecy", &self.secrecy)
+            .field("transport", &self.transport)
             .finish_non_exhaustive()
     }
 }
+
+/// Settings that cannot be used, and what to change. The text never repeats a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettingsError(String);
+
+impl SettingsError {
+    pub(super) fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+
+    pub(super) fn insecure() -> Self {
+        Self::new(
+            "a certificate that is not checked protects nobody: leave #insecure out, and name the \
+             authority to trust with with_tls()",
+        )
+    }
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "redis: {}", self.0)
+    }
+}
+
+impl std::error::Error for SettingsError {}

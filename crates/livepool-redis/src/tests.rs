@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::{RedisScanner, Word, unread};
 use livepool::fuzzed::splits;
-use livepool::protocol::Unread;
+use livepool::protocol::Verdict;
 
 /// Plays a session, cut in every way: lines that begin with `>` are sent, lines that begin with `<`
 /// received, `!` ends the handshake. What is known at the end is always the same.
@@ -134,9 +134,9 @@ fn pushes_pay_nothing_and_may_come_at_any_time() {
 #[test]
 fn what_may_wait_on_an_idle_connection_does_a_scanner_no_harm_either() {
     let push = ">2^$10^invalidate^*1^$1^a^";
-    assert_eq!(unread(&unescape(push)), Unread::Keep);
+    assert_eq!(unread(&unescape(push)), Verdict::Keep);
     assert_eq!(after(&format!("< {push}")), "0");
-    assert_eq!(unread(&unescape("+OK^")), Unread::Dirty);
+    assert_eq!(unread(&unescape("+OK^")), Verdict::Close);
     assert_eq!(after("< +OK^"), "0 lost");
 }
 

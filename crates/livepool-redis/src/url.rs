@@ -1,12 +1,12 @@
-//! URLs of the field, and what is wrong with one.
+//! Parsing of URLs, and advice on what is wrong with one.
 
 use std::sync::Arc;
 
 use ::redis::IntoConnectionInfo;
 
-use super::error::SettingsError;
-use super::secrecy::Secrecy;
 use super::settings::Redis;
+use super::settings::SettingsError;
+use super::transport::Transport;
 
 const SHAPE: &str = "must look like redis://[user:password@]host:port/db, rediss://... for TLS, or \
                      redis+unix:///path";
@@ -39,12 +39,12 @@ pub(super) fn parse(url: &str) -> Result<Redis, SettingsError> {
     })?;
     let mut redis = Redis::from_info(info)?;
     if encrypted {
-        Arc::make_mut(&mut redis.settings).secrecy = Secrecy::of_system()?;
+        Arc::make_mut(&mut redis.settings).transport = Transport::system_tls()?;
     }
     Ok(redis)
 }
 
-/// What follows a colon begins small, unless it is a name.
+/// The text with a small first letter, unless it begins with an abbreviation: it follows a colon.
 fn lower(text: &str) -> String {
     let mut chars = text.chars();
     match (chars.next(), chars.clone().next()) {
@@ -118,7 +118,7 @@ mod tests {
     fn with_tls_its_url_is_encrypted() {
         for url in ["rediss://h:7/1", "valkeys://h", "REDISS://h", "Valkeys://h"] {
             let redis = parse(url).unwrap();
-            assert!(matches!(redis.settings.secrecy, Secrecy::Tls(_)), "{url}");
+            assert!(matches!(redis.settings.transport, Transport::Tls(_)), "{url}");
         }
     }
 

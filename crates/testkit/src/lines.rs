@@ -6,7 +6,7 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use livepool::protocol::{Consequence, Ledger, Protocol, Reuse, Scanner, Unread, Wire};
+use livepool::protocol::{Ledger, Protocol, Scanner, Verdict, Wire};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,7 +18,7 @@ pub struct Lines {
     /// What a ping and a reset ask.
     pub ping: String,
     pub reset: String,
-    pub reuse: Reuse,
+    pub reuse: Verdict,
     /// Bytes that may wait while nobody uses the connection begin so.
     pub notice: Option<u8>,
     /// An answer that begins so makes the connection, or all of them, unfit.
@@ -26,6 +26,8 @@ pub struct Lines {
     pub invalidate: &'static str,
     /// One that begins so says that the connection ends.
     pub goodbye: &'static str,
+    /// One that begins so says that the connection needs a reset.
+    pub stain: &'static str,
     /// A hello that is answered so is refused: for now, or for good.
     pub not_now: &'static str,
     pub never: &'static str,
@@ -39,11 +41,12 @@ impl Default for Lines {
             hello: "ECHO hello".to_owned(),
             ping: "ECHO ping".to_owned(),
             reset: "ECHO reset".to_owned(),
-            reuse: Reuse::AsItIs,
+            reuse: Verdict::Keep,
             notice: None,
             evict: "evict",
             invalidate: "invalidate",
             goodbye: "goodbye",
+            stain: "stain",
             not_now: "not now",
             never: "never",
             drivers: Arc::default(),
@@ -89,7 +92,8 @@ struct Count {
     evict: &'static str,
     invalidate: &'static str,
     goodbye: &'static str,
-    consequence: Consequence,
+    stain: &'static str,
+    verdict: Verdict,
     /// The line that it followed from.
     code: Option<String>,
 }
@@ -109,13 +113,15 @@ impl Scanner for Count {
                 self.owed = self.owed.saturating_sub(1);
             }
             if self.line.starts_with(self.invalidate.as_bytes()) {
-                self.consequence = Consequence::Invalidate;
+                self.verdict = Verdict::InvalidatePool;
             } else if self.line.starts_with(self.goodbye.as_bytes()) {
-                self.consequence = Consequence::Goodbye;
+                self.verdict = Verdict::PeerCloses;
+            } else if self.line.starts_with(self.stain.as_bytes()) {
+                self.verdict = Verdict::NeedsReset;
             } else if self.line.starts_with(self.evict.as_bytes()) {
-                self.consequence = Consequence::Evict;
+                self.verdict = Verdict::Close;
             }
-            if self.consequence != Consequence::Keep && self.code.is_none() {
+            if self.verdict != Verdict::Keep && self.code.is_none() {
                 self.code = Some(String::from_utf8_lossy(&self.line).into_owned());
             }
             self.line.clear();
@@ -126,8 +132,8 @@ impl Scanner for Count {
         self.owed
     }
 
-    fn consequence(&mut self) -> Consequence {
-        std::mem::replace(&mut self.consequence, Consequence::Keep)
+    fn verdict(&mut self) -> Verdict {
+        std::mem::replace(&mut self.verdict, Verdict::Keep)
     }
 
     fn code(&self) -> Option<String> {
@@ -143,7 +149,8 @@ impl Lines {
             evict: self.evict,
             invalidate: self.invalidate,
             goodbye: self.goodbye,
-            consequence: Consequence::Keep,
+            stain: self.stain,
+            verdict: Verdict::Keep,
             code: None,
         };
         let ledger = wire.scan(count);
@@ -206,7 +213,7 @@ impl Protocol for Lines {
         client.ask(&self.ping).await.map(drop)
     }
 
-    fn reuse(&self, _: &Client) -> Reuse {
+    fn reuse(&self, _: &Client) -> Verdict {
         self.reuse
     }
 
@@ -217,12 +224,13 @@ impl Protocol for Lines {
         }
     }
 
-    fn classify(&self, error: &io::Error) -> Consequence {
+    fn classify(&self, error: &io::Error) -> Verdict {
         match error.to_string() {
-            text if text == self.invalidate => Consequence::Invalidate,
-            text if text == self.evict => Consequence::Evict,
-            text if text == self.goodbye => Consequence::Goodbye,
-            _ => Consequence::Keep,
+            text if text == self.invalidate => Verdict::InvalidatePool,
+            text if text == self.evict => Verdict::Close,
+            text if text == self.goodbye => Verdict::PeerCloses,
+            text if text == self.stain => Verdict::NeedsReset,
+            _ => Verdict::Keep,
         }
     }
 
@@ -234,11 +242,13 @@ impl Protocol for Lines {
         error.to_string() == self.never
     }
 
-    fn unread(&self, bytes: &[u8]) -> Unread {
+    fn unread(&self, bytes: &[u8]) -> Verdict {
         match bytes.first() {
-            first if first == self.notice.as_ref() => Unread::Keep,
-            Some(b'!') => Unread::Goodbye,
-            _ => Unread::Dirty,
+            first if first == self.notice.as_ref() => Verdict::Keep,
+            Some(b'!') => Verdict::PeerCloses,
+            Some(b'*') => Verdict::InvalidatePool,
+            Some(b'~') => Verdict::NeedsReset,
+            _ => Verdict::Close,
         }
     }
 }

@@ -354,8 +354,8 @@ impl Protocol for Untidy {
         Ok(())
     }
 
-    fn reuse(&self, _: &livepool::protocol::Wire) -> livepool::protocol::Reuse {
-        livepool::protocol::Reuse::AfterReset
+    fn reuse(&self, _: &livepool::protocol::Wire) -> livepool::protocol::Verdict {
+        livepool::protocol::Verdict::NeedsReset
     }
 
     async fn reset(&self, _: &mut livepool::protocol::Wire) -> io::Result<()> {

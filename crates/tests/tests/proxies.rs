@@ -6,7 +6,7 @@ mod crossed;
 #[path = "proxies/idle.rs"]
 mod idle;
 
-use livepool::{Config, Pool};
+use livepool::{Config, Pool, Timeouts};
 use livepool_http::Http1;
 use livepool_postgres::Postgres;
 use livepool_redis::Redis;

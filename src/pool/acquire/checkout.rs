@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::deadline::Deadline;
 use crate::error::{CheckoutDetails, CheckoutError, CheckoutFailure, Phase};
 use crate::event::{Check, CheckVerdict, CheckoutOutcome, CloseReason, Event, Operation};
-use crate::liveness::Verdict;
+use crate::liveness::Liveness;
 use crate::net::ConnectError;
 use crate::pool::acquire::ping::Proof;
 use crate::pool::acquire::wait_queue::{Failed, Waiter};
@@ -254,11 +254,11 @@ impl PoolInner {
         }
         // Last, since it costs a system call: what the limits end need not be peeked at.
         match conn.check(has_fired) {
-            Verdict::Alive => {
+            Liveness::Alive => {
                 self.report_alive(entry);
                 None
             }
-            Verdict::Dead(reason) => {
+            Liveness::Dead(reason) => {
                 self.report_check(entry, Check::Peek, CheckVerdict::Dead, None);
                 Some(reason)
             }

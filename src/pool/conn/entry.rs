@@ -25,7 +25,7 @@ use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use crate::telemetry::Span;
 
 /// Connections whose sentinel has fired. The queue keeps no connection alive.
-pub(in crate::pool) type FiredQueue = fired::FiredQueue<Weak<Entry>>;
+pub(in crate::pool) type FiredEntries = fired::FiredQueue<Weak<Entry>>;
 
 /// State of a connection: the right to touch it. The thread that made a [transition](TRANSITIONS)
 /// into a state owns the stream until the next one; in `Idle` no thread does.
@@ -132,7 +132,7 @@ pub(in crate::pool) struct Parts<'a> {
     /// The pool's generation when the dial began.
     pub(in crate::pool) generation: u64,
     pub(in crate::pool) pool_generation: &'a Arc<PoolGeneration>,
-    pub(in crate::pool) fired_queue: &'a Arc<FiredQueue>,
+    pub(in crate::pool) fired_queue: &'a Arc<FiredEntries>,
     pub(in crate::pool) max_lifetime: Option<Duration>,
     pub(in crate::pool) max_silence: Option<Duration>,
 }
@@ -215,11 +215,10 @@ impl Entry {
         self.state.store(to as u8, order);
     }
 
-    /// Ends the connection. True for the one who does.
-    pub(in crate::pool) fn mark_closed(&self) -> bool {
-        // A swap and no check before: of two who end it, one gets the old state that is not
-        // `Closed`.
-        self.state.swap(Closed as u8, Ordering::AcqRel) != Closed as u8
+    /// Ends the connection. For whoever has its stream, which is taken once: so this is done once.
+    pub(in crate::pool) fn mark_closed(&self) {
+        debug_assert!(!self.is(Closed), "it has ended before");
+        self.state.store(Closed as u8, Ordering::Release);
     }
 
     /// Takes an idle connection for a caller: its stream, and whether its sentinel has fired since
@@ -502,6 +501,16 @@ impl Entry {
     }
 }
 
+impl Drop for Entry {
+    fn drop(&mut self) {
+        // Only where a panic has torn the connection out of its owner's hands: its socket and its slot
+        // are free by themselves, its peer has to be told.
+        if !self.is(Closed) {
+            self.peer.end();
+        }
+    }
+}
+
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
@@ -515,7 +524,7 @@ impl fmt::Debug for Entry {
 /// the waker, and the connection holds the stream.
 struct Sentinel {
     entry: Weak<Entry>,
-    fired_queue: Arc<FiredQueue>,
+    fired_queue: Arc<FiredEntries>,
 }
 
 impl Wake for Sentinel {

@@ -12,14 +12,14 @@ use crate::causes::{self, OneLine};
 use crate::config::Limits;
 use crate::foreign::{self, Held, Panicked};
 use crate::protocol::{Bare, Conn};
-use crate::protocol::{Protocol, Raw, Reuse};
+use crate::protocol::{Protocol, Raw, Verdict};
 use crate::stream::{Handshake, Refused, Stream};
 use crate::sync::Arc;
 
 /// A protocol without its types.
 pub(in crate::pool) trait ErasedProtocol: Handshake {
     fn ping<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>>;
-    fn reuse(&self, conn: &Conn) -> Reuse;
+    fn reuse(&self, conn: &Conn) -> Verdict;
     fn idle_limit(&self, conn: &Conn) -> Option<Duration>;
     fn reset<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>>;
     fn has_ping(&self) -> bool;
@@ -92,15 +92,15 @@ impl<P: Protocol> ErasedProtocol for Erased<P> {
         })
     }
 
-    fn reuse(&self, conn: &Conn) -> Reuse {
+    fn reuse(&self, conn: &Conn) -> Verdict {
         let client = client::<P>(conn);
         if !conn.is_over_its_own(client) {
-            return Reuse::Never;
+            return Verdict::Close;
         }
         // The taint decides then.
         foreign::call(|| self.0.reuse(client)).unwrap_or_else(|_| {
             conn.has_panicked();
-            Reuse::AsItIs
+            Verdict::Keep
         })
     }
 

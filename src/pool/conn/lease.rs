@@ -8,14 +8,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::event::{CloseReason, ConnId};
-use crate::liveness::Verdict;
+use crate::liveness::Liveness;
 use crate::net::PeerAddr;
 use crate::pool::conn::age::Age;
 use crate::pool::conn::entry::{Entry, Listing};
 use crate::pool::conn::erased::ErasedProtocol;
 use crate::pool::health::silence::{evidence, is_proved_since};
 use crate::pool::inner::PoolInner;
-use crate::protocol::Reuse;
+use crate::protocol::Verdict;
 use crate::protocol::{Access, AccessMut, Conn};
 use crate::stream::Ending;
 use crate::sync::Arc;
@@ -142,17 +142,23 @@ impl Lease {
         let leased = self.take();
         let pool = &leased.pool.0;
         pool.note_use(&leased.entry, &leased.conn);
-        let tainted = leased.conn.stream().tainted();
+        let (tainted, needs_reset) = {
+            let stream = leased.conn.stream();
+            (stream.tainted(), stream.needs_reset())
+        };
         let mut reuse = match &pool.protocol {
             // Its task may be about to send what its user has left behind.
-            Some(_) if !leased.conn.is_at_rest() => Reuse::AfterReset,
+            Some(_) if !leased.conn.is_at_rest() => Verdict::NeedsReset,
             Some(protocol) if leased.is_claimed() && tainted.is_none() => {
                 protocol.reuse(&leased.conn)
             }
-            _ => Reuse::AsItIs,
+            _ => Verdict::Keep,
         };
+        if reuse == Verdict::Keep && needs_reset {
+            reuse = Verdict::NeedsReset;
+        }
         let mut unfit = leased.unfit(reuse, ending);
-        if let (Reuse::AsItIs, Some(CloseReason::Unfinished), Some(protocol)) =
+        if let (Verdict::Keep, Some(CloseReason::Unfinished), Some(protocol)) =
             (reuse, unfit, &pool.protocol)
         {
             (reuse, unfit) = leased.judge_again(&**protocol, ending);
@@ -161,10 +167,13 @@ impl Lease {
             leased.warn_of_forgotten_release();
         }
         // Asked last: what is wrong with the connection says more than the end of the pool.
+        if reuse == Verdict::InvalidatePool {
+            leased.condemn();
+        }
         let closed = pool.is_closed().then_some(CloseReason::PoolClosed);
         match (unfit.or(closed), reuse) {
             (Some(reason), _) => leased.throw_away(reason),
-            (None, Reuse::AfterReset) => leased.wait_for_reset(),
+            (None, Verdict::NeedsReset) => leased.wait_for_reset(),
             (None, _) => leased.give_back(),
         }
     }
@@ -263,15 +272,17 @@ impl Leased {
 
     /// The reason against reusing the connection, if its protocol says this about it.
     #[inline(always)]
-    fn unfit(&self, reuse: Reuse, ending: Ending) -> Option<CloseReason> {
+    fn unfit(&self, reuse: Verdict, ending: Ending) -> Option<CloseReason> {
         let stream = self.conn.stream();
         match reuse {
-            Reuse::AsItIs => stream.unfit(ending),
-            Reuse::AfterReset => stream.tainted(),
-            Reuse::Never => stream.tainted().or(Some(match stream.is_owed() {
-                true => CloseReason::Unfinished,
-                false => CloseReason::NotReusable,
-            })),
+            Verdict::Keep => stream.unfit(ending),
+            Verdict::NeedsReset => stream.tainted(),
+            verdict => stream.tainted().or_else(|| {
+                verdict.reason(match stream.is_owed() {
+                    true => CloseReason::Unfinished,
+                    false => CloseReason::NotReusable,
+                })
+            }),
         }
     }
 
@@ -283,7 +294,7 @@ impl Leased {
         &self,
         protocol: &dyn ErasedProtocol,
         ending: Ending,
-    ) -> (Reuse, Option<CloseReason>) {
+    ) -> (Verdict, Option<CloseReason>) {
         let reuse = protocol.reuse(&self.conn);
         (reuse, self.unfit(reuse, ending))
     }
@@ -385,7 +396,7 @@ impl Leased {
             return Err(reason);
         }
         // As if its sentinel had fired, since it has none: the runtime may have ended.
-        if let Verdict::Dead(reason) = conn.check(true) {
+        if let Liveness::Dead(reason) = conn.check(true) {
             return Err(reason);
         }
         conn.set_idle(false);

@@ -8,7 +8,7 @@ use crate::deadline::Deadline;
 use crate::event::{CloseReason, Event, Operation};
 use crate::pool::conn::lease::Lease;
 use crate::pool::inbox::Inbox;
-use crate::protocol::Reuse;
+use crate::protocol::Verdict;
 use crate::stream::Ending;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -68,9 +68,10 @@ pub(in crate::pool) async fn reset(lease: Lease) {
             // nothing.
             conn.rested().await;
             match protocol.reuse(conn) {
-                Reuse::AsItIs => {}
-                Reuse::AfterReset => protocol.reset(conn).await?,
-                Reuse::Never => {
+                // The protocol may have said so of an answer or an error.
+                Verdict::Keep if !conn.stream().needs_reset() || is_again => {}
+                Verdict::Keep | Verdict::NeedsReset => protocol.reset(conn).await?,
+                _ => {
                     return Err(io::Error::other("its protocol says that it cannot be reset"));
                 }
             }

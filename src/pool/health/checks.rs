@@ -9,7 +9,7 @@ use crate::event::{Check, CheckVerdict};
 use crate::liveness::UNASKED;
 use crate::net::PeerAddr;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::{Entry, FiredQueue, Listing};
+use crate::pool::conn::entry::{Entry, FiredEntries, Listing};
 use crate::pool::health::quarantine::ProbeStart;
 use crate::pool::health::schedule::LOOKS;
 use crate::pool::health::silence::is_in_doubt;
@@ -21,7 +21,7 @@ use crate::sync::{Arc, Weak};
 /// Connections whose sentinel has fired, on their way to be looked at. Connections that are left
 /// when this is dropped, with the runtime of the maintenance task, wait for the next task.
 struct Fired<'a> {
-    queue: &'a FiredQueue,
+    queue: &'a FiredEntries,
     left: Vec<Weak<Entry>>,
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::event::{Check, CheckVerdict, CloseReason};
-use crate::liveness::{ProbeSession, Step, UNASKED, Verdict};
+use crate::liveness::{Liveness, ProbeSession, Step, UNASKED};
 use crate::pool::conn::entry::Entry;
 use crate::pool::health::schedule::LOOKS;
 use crate::pool::inbox::Inbox;
@@ -163,7 +163,7 @@ impl Quarantined {
         let info = tcp_info::tcp_info(&conn.stream().io().sock_ref());
         // The peek is the authority on an end; where there is none, it need not be asked.
         if info.is_none_or(|info| info.closed || info.peer_closed)
-            && let Verdict::Dead(reason) = conn.peek()
+            && let Liveness::Dead(reason) = conn.peek()
         {
             return Found::Dead(reason);
         }
@@ -200,7 +200,12 @@ impl Quarantined {
         let Some(conn) = &self.conn else { return Step::Unknown };
         self.round_trip = info.rtt + 4 * info.rttvar;
         self.heard = Some(info.heard);
-        let own = || self.pool.probing.keepalive(conn);
+        // Read before the stream is locked for the step: it may be a client's.
+        let own = match self.probe.is_under_way() {
+            true => None,
+            false => self.pool.probing.keepalive(conn),
+        };
+        let own = || own;
         let step = self.probe.step(&conn.stream().io().sock_ref(), now, info, own);
         if let Step::Wait { look_in, .. } = step {
             self.due = now + look_in;

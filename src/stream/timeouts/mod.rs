@@ -18,7 +18,7 @@ use timer::Now;
 
 /// The timeouts of a stream's operations, and of its exchange.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::stream) struct Limits {
+pub(in crate::stream) struct ExchangeLimits {
     pub(in crate::stream) read: ReadTimeout,
     pub(in crate::stream) write: Option<Duration>,
     pub(in crate::stream) flush: Option<Duration>,
@@ -30,7 +30,7 @@ pub(in crate::stream) struct Limits {
     pub(in crate::stream) is_configured: bool,
 }
 
-impl Limits {
+impl ExchangeLimits {
     pub(in crate::stream) fn of(timeouts: &Timeouts) -> Self {
         let Timeouts { read, write, flush, shutdown, .. } = *timeouts;
         let (deadline, deadline_set) = (None, None);
@@ -39,11 +39,11 @@ impl Limits {
 }
 
 impl Stream {
-    /// Those in force.
-    pub(in crate::stream) fn limits(&self) -> Limits {
+    /// The limits in force.
+    pub(in crate::stream) fn limits(&self) -> ExchangeLimits {
         match &self.own {
             Some(own) if self.is_limited => **own,
-            _ => Limits::of(&self.defaults),
+            _ => ExchangeLimits::of(&self.defaults),
         }
     }
 
@@ -53,9 +53,9 @@ impl Stream {
         if self.is_limited { self.own.as_ref()?.deadline } else { None }
     }
 
-    /// Those of its user, from now on.
-    pub(in crate::stream) fn own_limits(&mut self) -> &mut Limits {
-        let defaults = Limits::of(&self.defaults);
+    /// The user's own limits, from now on.
+    pub(in crate::stream) fn own_limits(&mut self) -> &mut ExchangeLimits {
+        let defaults = ExchangeLimits::of(&self.defaults);
         let own = self.own.get_or_insert_with(|| Box::new(defaults));
         if !std::mem::replace(&mut self.is_limited, true) {
             **own = defaults;
@@ -166,7 +166,7 @@ impl Stream {
         operation: Operation,
         after: Duration,
     ) -> std::io::Error {
-        let Limits { deadline, deadline_set, is_configured, .. } = self.limits();
+        let ExchangeLimits { deadline, deadline_set, is_configured, .. } = self.limits();
         let timeout = match (deadline, deadline_set) {
             (Some(deadline), Some(set)) if deadline <= Instant::now() => {
                 let setting = if is_configured { "timeouts.operation" } else { DEADLINE };
@@ -181,9 +181,9 @@ impl Stream {
         timeout.into()
     }
 
-    /// What has set the time of an operation.
+    /// The setting of an operation's time.
     fn setting(&self, operation: Operation) -> &'static str {
-        let (own, defaults) = (self.limits(), Limits::of(&self.defaults));
+        let (own, defaults) = (self.limits(), ExchangeLimits::of(&self.defaults));
         match operation {
             Operation::Flush if own.flush != defaults.flush => "set_write_timeout",
             Operation::Flush => "timeouts.flush",

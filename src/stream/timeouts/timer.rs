@@ -43,7 +43,7 @@ pub(in crate::stream) struct Clock {
     /// When the pending operation began, and when it must end.
     running: Option<(Instant, Instant)>,
     /// Boxed: most connections of a large pool never wait.
-    alarm: Option<Box<Alarm>>,
+    alarm: Option<Box<TimerSleep>>,
 }
 
 impl Clock {
@@ -59,7 +59,7 @@ impl Clock {
         self.running.is_some()
     }
 
-    /// Something moved: an operation that is still pending has its full time again.
+    /// Notes that bytes moved: an operation that is still pending has its full time again.
     pub(in crate::stream) fn restart(&mut self, limit: Option<Duration>, cap: Option<Instant>) {
         self.running = begin(&mut Now::default(), limit, cap);
     }
@@ -92,7 +92,7 @@ impl Clock {
             }
             let now = now.get();
             if now < deadline {
-                self.alarm = Some(Alarm::set(self.alarm.take(), deadline, link, side));
+                self.alarm = Some(TimerSleep::set(self.alarm.take(), deadline, link, side));
                 return Poll::Pending;
             }
             let unheard = self.alarm.as_ref().is_some_and(|alarm| alarm.rang_for_nobody(now));
@@ -112,16 +112,16 @@ impl Clock {
 
 /// A sleep that is registered with its runtime once and rings for whichever task waits.
 #[derive(Debug)]
-struct Alarm {
+struct TimerSleep {
     sleep: Pin<Box<Sleep>>,
-    bell: Arc<Bell>,
+    bell: Arc<TimerWaker>,
     /// The moment the sleep is registered for.
     armed: Instant,
     /// The runtime it is registered with. A sleep must not be polled when its runtime has ended.
     runtime: Option<Id>,
 }
 
-impl Alarm {
+impl TimerSleep {
     /// Sets the alarm, the last one if it can be used again.
     fn set(last: Option<Box<Self>>, deadline: Instant, link: &Arc<Link>, side: Side) -> Box<Self> {
         let runtime = Handle::try_current().ok().map(|handle| handle.id());
@@ -134,7 +134,7 @@ impl Alarm {
             }
             _ => Box::new(Self {
                 sleep: Box::pin(sleep_until(deadline)),
-                bell: Arc::new(Bell { link: Arc::clone(link), side, ring: Mutex::default() }),
+                bell: Arc::new(TimerWaker { link: Arc::clone(link), side, ring: Mutex::default() }),
                 armed: deadline,
                 runtime,
             }),
@@ -157,9 +157,9 @@ impl Alarm {
     }
 }
 
-/// What the sleep wakes: it notes when, and passes it on.
+/// The waker that the sleep wakes: it notes when, and passes the call on.
 #[derive(Debug)]
-struct Bell {
+struct TimerWaker {
     link: Arc<Link>,
     side: Side,
     /// Only read and set under this lock.
@@ -174,7 +174,7 @@ struct Ring {
     had_turn: bool,
 }
 
-impl Bell {
+impl TimerWaker {
     fn ring(&self) -> crate::sync::MutexGuard<'_, Option<Ring>> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -191,7 +191,7 @@ impl Bell {
     }
 }
 
-impl Wake for Bell {
+impl Wake for TimerWaker {
     fn wake(self: Arc<Self>) {
         let at = Instant::now();
         let runtime = Handle::try_current();

@@ -25,7 +25,7 @@ pub struct Connect {
 }
 
 /// Stands where a configuration has no upstream: every URI names its own.
-const NOWHERE: &str = "localhost:80";
+const PLACEHOLDER_UPSTREAM: &str = "localhost:80";
 
 impl Connect {
     /// Of this configuration its name, timeouts and socket options count. `upstream` does not: it
@@ -60,7 +60,7 @@ impl Connect {
 fn template(config: &Config) -> Config {
     let mut config = config.clone();
     if config.upstream.is_empty() {
-        config.upstream.push(NOWHERE.to_owned());
+        config.upstream.push(PLACEHOLDER_UPSTREAM.to_owned());
         if config.name.is_empty() {
             "tower".clone_into(&mut config.name);
         }

@@ -10,21 +10,21 @@ use hyper_util::client::legacy::connect::{self, Connected};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::asked::{Asked, TLS, Turn};
+use super::request_tracker::{RequestTracker, TLS};
 use livepool::Stream;
 use livepool::protocol::{Ledger, Owed};
 
 /// A connection made by [`Connect`](super::Connect), with its timeouts. It has hyper's `Read` and
 /// `Write`.
-pub struct Connection(TokioIo<Timed>);
+pub struct Connection(TokioIo<TimedStream>);
 
 /// A stream whose read timeout runs while a request that was written in full has had no answer.
 #[derive(Debug)]
-struct Timed {
+struct TimedStream {
     stream: Stream,
     ledger: Ledger,
     owed: Option<Owed>,
-    asked: Asked,
+    requests: RequestTracker,
     /// Its URI says that nothing is to be written but TLS.
     is_for_tls: bool,
 }
@@ -32,8 +32,8 @@ struct Timed {
 impl Connection {
     pub(super) fn new(mut stream: Stream, is_for_tls: bool) -> Self {
         let ledger = stream.count_debt_for_good();
-        let asked = Asked::default();
-        Self(TokioIo::new(Timed { stream, ledger, owed: None, asked, is_for_tls }))
+        let requests = RequestTracker::default();
+        Self(TokioIo::new(TimedStream { stream, ledger, owed: None, requests, is_for_tls }))
     }
 
     /// The stream below: its number, addresses, socket options.
@@ -50,9 +50,9 @@ impl connect::Connection for Connection {
     }
 }
 
-impl Timed {
+impl TimedStream {
     /// Refuses what is not to be written in the clear.
-    fn may_write(&mut self, first: &[u8]) -> io::Result<()> {
+    fn check_encrypted(&mut self, first: &[u8]) -> io::Result<()> {
         let Some(first) = first.first() else { return Ok(()) };
         if self.is_for_tls && *first != TLS {
             return Err(io::Error::new(
@@ -75,17 +75,17 @@ impl Timed {
         for buf in bufs {
             let written = &buf[..left.min(buf.len())];
             left -= written.len();
-            self.asked.wrote(written);
+            self.requests.note_write(written);
         }
-        match self.asked.turn() {
-            Turn::Peers if self.owed.is_none() => self.owed = Some(self.ledger.owe()),
-            Turn::Peers => {}
-            Turn::Nobodys => self.owed = None,
+        if !self.requests.is_reply_owed() {
+            self.owed = None;
+        } else if self.owed.is_none() {
+            self.owed = Some(self.ledger.owe());
         }
     }
 }
 
-impl AsyncRead for Timed {
+impl AsyncRead for TimedStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -95,21 +95,21 @@ impl AsyncRead for Timed {
         let before = buf.filled().len();
         let result = Pin::new(&mut this.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
-            this.asked.heard();
+            this.requests.note_read();
             this.owed = None;
         }
         result
     }
 }
 
-impl AsyncWrite for Timed {
+impl AsyncWrite for TimedStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.may_write(buf)?;
+        this.check_encrypted(buf)?;
         let result = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.wrote([buf], &result);
         result
@@ -121,7 +121,7 @@ impl AsyncWrite for Timed {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.may_write(bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf))?;
+        this.check_encrypted(bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf))?;
         let result = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
         this.wrote(bufs.iter().map(|buf| &**buf), &result);
         result

@@ -1,6 +1,6 @@
 //! A property of what is understood of the bytes that were written.
 
-use super::asked::Asked;
+use super::request_tracker::RequestTracker;
 use livepool::fuzzed::{Property, cut, pieces, ways};
 
 /// All of this crate.
@@ -20,13 +20,13 @@ pub fn all() -> Vec<Property> {
 
 fn what_was_written_is_understood_the_same_in_pieces_of_any_size(input: &[u8]) {
     let understood = ways(input).map(|mut size| {
-        let mut asked = Asked::default();
+        let mut requests = RequestTracker::default();
         let turn = |(is_ours, piece): (bool, &[u8])| {
             match is_ours {
-                true => cut(piece, &mut size, |part| asked.wrote(part)),
-                false => asked.heard(),
+                true => cut(piece, &mut size, |part| requests.note_write(part)),
+                false => requests.note_read(),
             }
-            asked.turn()
+            requests.is_reply_owed()
         };
         pieces(input).into_iter().map(turn).collect::<Vec<_>>()
     });

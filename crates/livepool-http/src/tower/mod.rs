@@ -46,12 +46,12 @@
 //! Responses carry hyper-util's `HttpInfo` in their extensions, as those of its own connector do: the
 //! addresses of both ends, for TCP.
 
-mod asked;
 mod connect;
 mod connection;
 #[cfg(any(test, feature = "__properties"))]
 #[doc(hidden)]
 pub mod fuzzed;
+mod request_tracker;
 
 pub use connect::{Connect, Connecting, Error};
 pub use connection::Connection;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use livepool::config::ReadTimeout;
 use livepool::event::Operation;
-use livepool::protocol::Consequence;
+use livepool::protocol::Verdict;
 use livepool::{CloseReason, Timeouts};
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
@@ -80,7 +80,7 @@ async fn a_time_that_is_up_is_told_to_whoever_waits_with_its_setting() {
     let error = livepool_postgres::Error::from(error);
     assert!(error.is_timeout(), "{error}");
     // It is no word of the server's, of which others would have to be told.
-    assert_eq!(conn.report(&error), Consequence::Evict);
+    assert_eq!(conn.report(&error), Verdict::Close);
     drop(conn);
     assert_eq!(events.closed(), [CloseReason::OpTimeout]);
     until_seen(|| running(&server, "pg_sleep(70)"), |seen| *seen == 0).await;

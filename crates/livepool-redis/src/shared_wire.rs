@@ -1,4 +1,4 @@
-//! [`Loan`]: a wire in the hands of the crate's driver task that can be taken back.
+//! [`SharedWireIo`]: a wire in the hands of the crate's driver task that can be taken back.
 //!
 //! The driver keeps what it is given for good, and a subscription needs the connection for itself. So
 //! the driver gets this; the wire stays in a slot that the [`Client`](super::Client) can reach too.
@@ -12,19 +12,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use livepool::protocol::{DeferredEvents, Wire};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Where the wire is. Locked for one poll.
+/// The place of the wire, shared by the client and the driver task. The lock is held for one poll.
 #[derive(Debug, Clone)]
-pub(super) struct Slot(Arc<Mutex<Option<Wire>>>);
+pub(super) struct SharedWire(Arc<Mutex<Option<Wire>>>);
 
-impl Slot {
+impl SharedWire {
     pub(super) fn new(wire: Wire) -> Self {
         Self(Arc::new(Mutex::new(Some(wire))))
     }
 
-    /// What the driver gets.
-    pub(super) fn lend(&self) -> Loan {
+    /// The stream that the driver is given for good.
+    pub(super) fn driver_io(&self) -> SharedWireIo {
         let events = self.wire().as_ref().map(Wire::defer_events);
-        Loan { slot: self.clone(), events }
+        SharedWireIo { shared_wire: self.clone(), events }
     }
 
     /// Takes the wire from the driver, which never hears of it again.
@@ -37,20 +37,20 @@ impl Slot {
     }
 }
 
-/// What the driver reads and writes.
+/// The stream that the driver reads and writes.
 #[derive(Debug)]
-pub(super) struct Loan {
-    slot: Slot,
-    /// Nobody hears of an event while the slot is locked.
+pub(super) struct SharedWireIo {
+    shared_wire: SharedWire,
+    /// The events of a poll, held back until the lock is free: observers are foreign code.
     events: Option<DeferredEvents>,
 }
 
-impl Loan {
+impl SharedWireIo {
     fn poll<T>(
         &self,
         poll: impl FnOnce(Pin<&mut Wire>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        let poll = || match &mut *self.slot.wire() {
+        let poll = || match &mut *self.shared_wire.wire() {
             Some(wire) => poll(Pin::new(wire)),
             // Whoever took it ends the driver.
             None => Poll::Pending,
@@ -62,14 +62,14 @@ impl Loan {
     }
 }
 
-impl Drop for Loan {
+impl Drop for SharedWireIo {
     /// The driver has ended, for whatever reason: the wire goes with it, which tells the pool.
     fn drop(&mut self) {
-        drop(self.slot.take());
+        drop(self.shared_wire.take());
     }
 }
 
-impl AsyncRead for Loan {
+impl AsyncRead for SharedWireIo {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -79,7 +79,7 @@ impl AsyncRead for Loan {
     }
 }
 
-impl AsyncWrite for Loan {
+impl AsyncWrite for SharedWireIo {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,58 +1,58 @@
-//! [`Secrecy`]: whether a connection is encrypted, and with whose certificates.
+//! [`Transport`]: whether a connection is encrypted, and with whose certificates.
 
 use std::io;
 
-use super::error::SettingsError;
+use super::settings::SettingsError;
 use livepool::protocol::Wire;
 #[cfg(feature = "tls")]
 use livepool_tls::Tls;
 #[cfg(feature = "tls")]
 use std::sync::{Arc, OnceLock};
 
-/// The kind of the error of a system that trusts nobody.
+/// The kind of the error of a system without trusted authorities.
 #[cfg(feature = "tls")]
-const UNTRUSTING: io::ErrorKind = io::ErrorKind::Unsupported;
+const NO_TRUSTED_ROOTS: io::ErrorKind = io::ErrorKind::Unsupported;
 
 #[derive(Debug, Clone)]
-pub(super) enum Secrecy {
+pub(super) enum Transport {
     Plain,
-    /// If nobody gave one: of the authorities that this system trusts, looked for at the first
-    /// connection, so that a system without any does no harm to those who bring their own.
+    /// TLS. Without settings of the user, those of the system are loaded at the first connection,
+    /// so that a system without authorities does no harm to users who bring their own.
     #[cfg(feature = "tls")]
     Tls(Arc<OnceLock<Tls>>),
 }
 
-impl Secrecy {
-    /// TLS, as this system has it.
+impl Transport {
+    /// TLS with the authorities that this system trusts.
     #[cfg(feature = "tls")]
-    pub(super) fn of_system() -> Result<Self, SettingsError> {
+    pub(super) fn system_tls() -> Result<Self, SettingsError> {
         Ok(Self::Tls(Arc::default()))
     }
 
-    /// TLS, as somebody wants it.
+    /// TLS with the user's settings.
     #[cfg(feature = "tls")]
-    pub(super) fn of(tls: Tls) -> Self {
+    pub(super) fn with_tls(tls: Tls) -> Self {
         Self::Tls(Arc::new(OnceLock::from(tls)))
     }
 
-    /// TLS, which is not there.
+    /// The error that TLS is not built in.
     #[cfg(not(feature = "tls"))]
-    pub(super) fn of_system() -> Result<Self, SettingsError> {
+    pub(super) fn system_tls() -> Result<Self, SettingsError> {
         Err(SettingsError::new(
             "TLS is wanted and not built in: enable the feature \"tls\" of livepool, or write \
              redis:// for a connection that is not encrypted",
         ))
     }
 
-    /// Begins to encrypt, if that is wanted.
+    /// Encrypts the wire, if that is wanted.
     #[cfg(feature = "tls")]
-    pub(super) async fn begin(&self, wire: Wire) -> io::Result<Wire> {
+    pub(super) async fn encrypt(&self, wire: Wire) -> io::Result<Wire> {
         let Self::Tls(tls) = self else { return Ok(wire) };
         let tls = match tls.get() {
             Some(tls) => tls,
             None => {
                 let system = Tls::builder().with_native_roots().build();
-                let system = system.map_err(|error| io::Error::new(UNTRUSTING, error))?;
+                let system = system.map_err(|error| io::Error::new(NO_TRUSTED_ROOTS, error))?;
                 tls.get_or_init(|| system)
             }
         };
@@ -61,7 +61,7 @@ impl Secrecy {
 
     #[cfg(not(feature = "tls"))]
     #[expect(clippy::unused_async, reason = "the same call as where there is TLS")]
-    pub(super) async fn begin(&self, wire: Wire) -> io::Result<Wire> {
+    pub(super) async fn encrypt(&self, wire: Wire) -> io::Result<Wire> {
         let Self::Plain = self;
         Ok(wire)
     }
@@ -70,7 +70,7 @@ impl Secrecy {
 /// Whether trying again is no use until somebody changes something.
 #[cfg(feature = "tls")]
 pub(super) fn is_permanent(error: &io::Error) -> bool {
-    error.kind() == UNTRUSTING || livepool_tls::is_distrusted(error)
+    error.kind() == NO_TRUSTED_ROOTS || livepool_tls::is_distrusted(error)
 }
 
 #[cfg(not(feature = "tls"))]

@@ -1,4 +1,4 @@
-//! [`Rest`]: what is left of a response that nobody reads, and of the request that belongs to it.
+//! [`UnreadBody`]: what is left of a response that nobody reads, and of the request that belongs to it.
 //!
 //! A little of the one is read, so that the connection can be used again; all of the other is sent,
 //! since the caller was told that the server had accepted it.
@@ -20,37 +20,37 @@ use livepool::event::CloseReason;
 use livepool::protocol::{GuardExt, log_trouble};
 
 /// The most that is read for nobody. More than this is slower to read than a new connection is to make.
-const MOST: u64 = 64 * 1024;
+const MAX_DRAINED: u64 = 64 * 1024;
 
 /// How long an end is waited for that was not announced. That of a small response comes right behind
 /// it; that of a stream of events never does, and its place in the pool is wanted.
-const UNANNOUNCED: Duration = Duration::from_millis(50);
+const UNANNOUNCED_END_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// What is left of a response that nobody reads.
-pub(super) struct Rest {
+pub(super) struct UnreadBody {
     body: Incoming,
     /// How much more is read.
     left: u64,
     is_announced: bool,
 }
 
-impl Rest {
+impl UnreadBody {
     /// `None`, if it is not worth reading.
     pub(super) fn of(body: Incoming, is_chunked: bool) -> Option<Self> {
         let announced = body.size_hint().upper();
         // Without a length or chunks it ends with its connection.
-        let is_worth_it = announced.map_or(is_chunked, |rest| rest <= MOST);
-        is_worth_it.then(|| Self { body, left: MOST, is_announced: announced.is_some() })
+        let is_worth_it = announced.map_or(is_chunked, |rest| rest <= MAX_DRAINED);
+        is_worth_it.then(|| Self { body, left: MAX_DRAINED, is_announced: announced.is_some() })
     }
 }
 
 impl Client {
     /// Reads that rest, if that is worth it. If not, the answer is still owed when this returns.
     pub(super) async fn drain(&mut self) -> Result<(), Error> {
-        let is_endless = self.rest.as_ref().is_some_and(|rest| !rest.is_announced);
-        let limit = is_endless.then_some(UNANNOUNCED);
-        let drained = within(limit, poll_fn(|cx| self.poll_rest(cx))).await;
-        self.rest = None;
+        let is_endless = self.unread.as_ref().is_some_and(|rest| !rest.is_announced);
+        let limit = is_endless.then_some(UNANNOUNCED_END_TIMEOUT);
+        let drained = within(limit, poll_fn(|cx| self.poll_drain(cx))).await;
+        self.unread = None;
         match drained {
             None | Some(Ok(Drained::TooLong)) => Ok(()),
             Some(Ok(Drained::All)) if self.is_free() => Ok(()),
@@ -61,33 +61,33 @@ impl Client {
 
     /// Sends what the request still has, and reads what its response has meanwhile. Ends with both, or
     /// when only the response goes on, or when nothing has moved for too long.
-    async fn send_rest(&mut self) {
+    async fn finish_upload(&mut self) {
         loop {
-            let taken = self.upload.taken();
+            let writes = self.upload.writes();
             let sent = within(self.longest_pause, poll_fn(|cx| self.poll_upload(cx))).await;
-            if sent.is_some() || self.upload.taken() == taken {
+            if sent.is_some() || self.upload.writes() == writes {
                 break;
             }
         }
         if !self.upload.is_sent() {
-            self.rest = None;
+            self.unread = None;
         }
     }
 
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let is_over = self.poll_rest(cx).is_ready();
-        if is_over || self.upload.is_sent() && self.rest.is_some() {
+        let is_over = self.poll_drain(cx).is_ready();
+        if is_over || self.upload.is_sent() && self.unread.is_some() {
             return Poll::Ready(());
         }
         Poll::Pending
     }
 
     /// Reads the rest, and has the request sent. Ready when the exchange is over on both sides.
-    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<Drained, hyper::Error>> {
-        while let Some(mut rest) = self.rest.take() {
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<Drained, hyper::Error>> {
+        while let Some(mut rest) = self.unread.take() {
             match self.poll_body(&mut rest.body, cx) {
                 Poll::Pending => {
-                    self.rest = Some(rest);
+                    self.unread = Some(rest);
                     return Poll::Pending;
                 }
                 Poll::Ready(None) => {}
@@ -96,13 +96,13 @@ impl Client {
                     let Some(left) = rest.left.checked_sub(length) else {
                         return Poll::Ready(Ok(Drained::TooLong));
                     };
-                    self.rest = Some(Rest { left, ..rest });
+                    self.unread = Some(UnreadBody { left, ..rest });
                 }
             }
         }
         self.drive(cx);
         match self.progress() {
-            Progress::UnderWay => Poll::Pending,
+            Progress::InProgress => Poll::Pending,
             Progress::Done | Progress::Over => Poll::Ready(Ok(Drained::All)),
         }
     }
@@ -123,24 +123,24 @@ enum Drained {
 }
 
 /// Has a task of the pool send the rest of a request, and gives the connection back then.
-pub(super) fn send_on(guard: Guard<Http1>) {
+pub(super) fn finish_in_background(guard: Guard<Http1>) {
     guard.work_on(async |mut guard| {
         // Its source is its caller's code.
-        if AssertUnwindSafe(guard.send_rest()).catch_unwind().await.is_err() {
+        if AssertUnwindSafe(guard.finish_upload()).catch_unwind().await.is_err() {
             guard.taint_as(CloseReason::Panicked);
         }
         if !guard.upload.is_sent() {
             let why = guard.tainted().map_or("its source paused for too long", CloseReason::as_str);
             log_trouble(Some(guard.id()), &why, "the rest of a request was not sent");
-        } else if guard.progress() != Progress::UnderWay {
-            end(&mut guard);
+        } else if guard.progress() != Progress::InProgress {
+            finish_exchange(&mut guard);
         }
     });
 }
 
 /// An exchange is over. Returns what its connection is to be closed for, if it is.
-pub(super) fn end(guard: &mut Guard<Http1>) -> Option<CloseReason> {
-    if let Some(reason) = guard.farewell() {
+pub(super) fn finish_exchange(guard: &mut Guard<Http1>) -> Option<CloseReason> {
+    if let Some(reason) = guard.close_reason() {
         guard.taint_as(reason);
     }
     guard.tainted()

@@ -9,43 +9,43 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// What the peer said of the time after this exchange.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Hints {
+pub(super) struct Persistence {
     /// This exchange is the last.
     pub(super) is_last: bool,
     /// Its length was said in two ways: somebody may be smuggling a response, and this exchange is the
     /// last.
-    pub(super) is_faulty: bool,
+    pub(super) has_two_lengths: bool,
     /// The response says where it ends, though not beforehand.
     pub(super) is_chunked: bool,
     /// How long the connection may be idle.
     pub(super) idle_limit: Option<Duration>,
 }
 
-impl Hints {
+impl Persistence {
     /// RFC 9112 section 9.3 on whether the connection persists, section 6.1 on two lengths; the
     /// `Keep-Alive` header as RFC 2068 section 19.7.1.1 has it and servers still send it.
     pub(super) fn of(version: Version, headers: &HeaderMap) -> Self {
         let stays = !has_token(headers, "close")
             && (version >= Version::HTTP_11 || has_token(headers, "keep-alive"));
         let is_chunked = headers.contains_key(TRANSFER_ENCODING);
-        let is_faulty = is_chunked && headers.contains_key(CONTENT_LENGTH);
-        let is_last = !stays || is_faulty;
-        let mut hints = Self { is_last, is_faulty, is_chunked, idle_limit: None };
+        let has_two_lengths = is_chunked && headers.contains_key(CONTENT_LENGTH);
+        let is_last = !stays || has_two_lengths;
+        let mut persistence = Self { is_last, has_two_lengths, is_chunked, idle_limit: None };
         for (name, value) in parameters(headers) {
             let Ok(value) = value.parse::<u32>() else { continue };
             if name.eq_ignore_ascii_case("timeout") {
-                hints.idle_limit = Some(less_margin(Duration::from_secs(value.into())));
+                persistence.idle_limit = Some(subtract_margin(Duration::from_secs(value.into())));
             } else if name.eq_ignore_ascii_case("max") && value == 0 {
-                hints.is_last = true;
+                persistence.is_last = true;
             }
         }
-        hints
+        persistence
     }
 }
 
 /// The server's clock began earlier than ours, and a request needs time to get there: a second, or
 /// half of what there is.
-fn less_margin(timeout: Duration) -> Duration {
+fn subtract_margin(timeout: Duration) -> Duration {
     timeout - (timeout / 2).min(Duration::from_secs(1))
 }
 
@@ -66,12 +66,12 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn hints(version: Version, headers: &[(HeaderName, &'static str)]) -> Hints {
+    fn persistence_of(version: Version, headers: &[(HeaderName, &'static str)]) -> Persistence {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(name, HeaderValue::from_static(value));
         }
-        Hints::of(version, &map)
+        Persistence::of(version, &map)
     }
 
     #[test]
@@ -86,8 +86,8 @@ mod tests {
             (Version::HTTP_10, "keep-alive, close", true),
         ];
         for (version, header, is_last) in table {
-            let hints = hints(version, &[(CONNECTION, header)]);
-            assert_eq!(hints.is_last, is_last, "{version:?} {header}");
+            let persistence = persistence_of(version, &[(CONNECTION, header)]);
+            assert_eq!(persistence.is_last, is_last, "{version:?} {header}");
         }
     }
 
@@ -100,15 +100,19 @@ mod tests {
             (vec![length.clone()], false),
             (vec![length, chunked], true),
         ];
-        for (headers, is_faulty) in table {
-            let hints = hints(Version::HTTP_11, &headers);
-            assert_eq!((hints.is_faulty, hints.is_last), (is_faulty, is_faulty), "{headers:?}");
+        for (headers, has_two_lengths) in table {
+            let persistence = persistence_of(Version::HTTP_11, &headers);
+            assert_eq!(
+                (persistence.has_two_lengths, persistence.is_last),
+                (has_two_lengths, has_two_lengths),
+                "{headers:?}"
+            );
         }
     }
 
     #[test]
     fn a_keep_alive_header_limits_the_time_and_the_number() {
-        let of = |value| hints(Version::HTTP_11, &[(KEEP_ALIVE, value)]);
+        let of = |value| persistence_of(Version::HTTP_11, &[(KEEP_ALIVE, value)]);
         let limit = |ms| Some(Duration::from_millis(ms));
         assert_eq!(of("timeout=5, max=100").idle_limit, limit(4000));
         assert_eq!(of("Timeout = \"60\"").idle_limit, limit(59_000));
@@ -116,7 +120,7 @@ mod tests {
         assert_eq!(of("timeout=0").idle_limit, limit(0));
         assert!(of("max=0, timeout=5").is_last);
         for nonsense in ["", "timeout", "timeout=soon", "max=-1", "timeout=99999999999"] {
-            assert_eq!(of(nonsense), Hints::default(), "{nonsense}");
+            assert_eq!(of(nonsense), Persistence::default(), "{nonsense}");
         }
     }
 }

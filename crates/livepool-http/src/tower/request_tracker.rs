@@ -1,4 +1,4 @@
-//! [`Asked`]: what the bytes that were written ask for. Pure.
+//! [`RequestTracker`]: what the bytes that were written ask for. Pure.
 //!
 //! The read timeout may run while the peer owes an answer and has all that it needs for it. Nobody tells
 //! this side of a connection what it carries, so it reads along: a request of HTTP/1 in the clear says
@@ -6,82 +6,72 @@
 //! could be seen from here; but the first flight of TLS is answered.
 
 /// The longest line of a head that is kept. hyper's URIs have at most 64 KiB.
-const LONGEST_LINE: usize = 70 * 1024;
+const MAX_LINE: usize = 70 * 1024;
 
 /// What is known of a conversation, by what was written so far.
 #[derive(Debug, Default)]
-pub(super) enum Asked {
+pub(super) enum RequestTracker {
     /// Nothing was written.
     #[default]
     Nothing,
-    Requests(Request),
+    Requests(WrittenRequest),
     /// A ClientHello, and nothing was heard since.
-    Handshake,
+    ClientHello,
     /// What cannot be seen through.
-    Something,
-}
-
-/// What the peer is to do now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// Nothing, or nobody can tell.
-    Nobodys,
-    /// It is to answer, and has all that it needs for that.
-    Peers,
+    Opaque,
 }
 
 /// A record of TLS that holds a handshake message (RFC 8446 section 5.1). No other protocol begins so.
 pub(super) const TLS: u8 = 0x16;
 
-impl Asked {
+impl RequestTracker {
     /// This was written.
-    pub(super) fn wrote(&mut self, mut bytes: &[u8]) {
+    pub(super) fn note_write(&mut self, mut bytes: &[u8]) {
         while let Some(first) = bytes.first() {
             match self {
-                Self::Nothing if *first == TLS => *self = Self::Handshake,
-                Self::Nothing => *self = Self::Requests(Request::default()),
+                Self::Nothing if *first == TLS => *self = Self::ClientHello,
+                Self::Nothing => *self = Self::Requests(WrittenRequest::default()),
                 Self::Requests(request) => {
-                    if request.at == At::End {
-                        *request = Request {
+                    if request.part == RequestPart::End {
+                        *request = WrittenRequest {
                             line: std::mem::take(&mut request.line),
-                            ..Request::default()
+                            ..WrittenRequest::default()
                         };
                         request.line.clear();
                     }
-                    match request.takes(bytes) {
+                    match request.consume(bytes) {
                         Some(taken) => bytes = &bytes[taken..],
-                        None => *self = Self::Something,
+                        None => *self = Self::Opaque,
                     }
                 }
-                Self::Handshake | Self::Something => return,
+                Self::ClientHello | Self::Opaque => return,
             }
         }
     }
 
     /// Something was read.
-    pub(super) fn heard(&mut self) {
+    pub(super) fn note_read(&mut self) {
         match self {
             Self::Requests(request) => request.is_answered = true,
-            Self::Handshake => *self = Self::Something,
-            Self::Nothing | Self::Something => {}
+            Self::ClientHello => *self = Self::Opaque,
+            Self::Nothing | Self::Opaque => {}
         }
     }
 
-    /// Who has to say something now.
-    pub(super) fn turn(&self) -> Turn {
+    /// Whether the peer owes an answer and has all that it needs for that. `false` where nobody can tell.
+    pub(super) fn is_reply_owed(&self) -> bool {
         match self {
-            Self::Requests(Request { at: At::End, is_answered: false, .. }) | Self::Handshake => {
-                Turn::Peers
-            }
-            _ => Turn::Nobodys,
+            Self::Requests(request) => request.part == RequestPart::End && !request.is_answered,
+            Self::ClientHello => true,
+            Self::Nothing | Self::Opaque => false,
         }
     }
 }
 
 /// How far a request of HTTP/1 has been written (RFC 9112).
 #[derive(Debug, Default)]
-pub(super) struct Request {
-    at: At,
+pub(super) struct WrittenRequest {
+    part: RequestPart,
     /// Of a line that came in pieces, what came so far.
     line: Vec<u8>,
     /// What the head says of the body.
@@ -93,7 +83,7 @@ pub(super) struct Request {
 
 /// A place in a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum At {
+enum RequestPart {
     /// In the request line.
     #[default]
     Start,
@@ -107,33 +97,33 @@ enum At {
     End,
 }
 
-impl Request {
+impl WrittenRequest {
     /// Takes in what belongs to one place of the request. Returns how much that was; `None`, if this is
     /// no request.
-    fn takes(&mut self, bytes: &[u8]) -> Option<usize> {
-        if let At::Body(left) | At::Chunk(left) = &mut self.at {
+    fn consume(&mut self, bytes: &[u8]) -> Option<usize> {
+        if let RequestPart::Body(left) | RequestPart::Chunk(left) = &mut self.part {
             let taken = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
             *left -= taken as u64;
-            match self.at {
-                At::Body(0) => self.at = At::End,
-                At::Chunk(0) => self.at = At::ChunkSize,
+            match self.part {
+                RequestPart::Body(0) => self.part = RequestPart::End,
+                RequestPart::Chunk(0) => self.part = RequestPart::ChunkSize,
                 _ => {}
             }
             return Some(taken);
         }
-        if self.at == At::Start && self.line.is_empty() && !is_of_token(bytes[0]) {
+        if self.part == RequestPart::Start && self.line.is_empty() && !is_of_token(bytes[0]) {
             return None;
         }
         let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
             self.keep(bytes)?;
             return Some(bytes.len());
         };
-        if self.line.is_empty() && end <= LONGEST_LINE {
-            self.reads(&bytes[..end])?;
+        if self.line.is_empty() && end <= MAX_LINE {
+            self.read_line(&bytes[..end])?;
         } else {
             self.keep(&bytes[..end])?;
             let line = std::mem::take(&mut self.line);
-            self.reads(&line)?;
+            self.read_line(&line)?;
             // Its memory is used again.
             self.line = line;
             self.line.clear();
@@ -142,8 +132,8 @@ impl Request {
     }
 
     fn keep(&mut self, bytes: &[u8]) -> Option<()> {
-        let room = LONGEST_LINE - self.line.len();
-        if room < bytes.len() && matches!(self.at, At::Start | At::ChunkSize) {
+        let room = MAX_LINE - self.line.len();
+        if room < bytes.len() && matches!(self.part, RequestPart::Start | RequestPart::ChunkSize) {
             return None;
         }
         // A field that is longer is none of those that matter here.
@@ -152,31 +142,31 @@ impl Request {
     }
 
     /// A whole line, without its end.
-    fn reads(&mut self, line: &[u8]) -> Option<()> {
+    fn read_line(&mut self, line: &[u8]) -> Option<()> {
         let line = line.trim_ascii();
-        self.at = match self.at {
-            At::Start if is_request_line(line) => At::Fields,
-            At::Fields if line.is_empty() => match (self.is_chunked, self.length) {
-                (true, _) => At::ChunkSize,
-                (false, 0) => At::End,
-                (false, length) => At::Body(length),
+        self.part = match self.part {
+            RequestPart::Start if is_request_line(line) => RequestPart::Fields,
+            RequestPart::Fields if line.is_empty() => match (self.is_chunked, self.length) {
+                (true, _) => RequestPart::ChunkSize,
+                (false, 0) => RequestPart::End,
+                (false, length) => RequestPart::Body(length),
             },
-            At::Fields => {
-                self.reads_field(line)?;
-                At::Fields
+            RequestPart::Fields => {
+                self.read_field(line)?;
+                RequestPart::Fields
             }
-            At::ChunkSize => match chunk_size(line)? {
-                0 => At::Trailers,
-                size => At::Chunk(size.checked_add(2)?),
+            RequestPart::ChunkSize => match chunk_size(line)? {
+                0 => RequestPart::Trailers,
+                size => RequestPart::Chunk(size.checked_add(2)?),
             },
-            At::Trailers if line.is_empty() => At::End,
-            At::Trailers => At::Trailers,
+            RequestPart::Trailers if line.is_empty() => RequestPart::End,
+            RequestPart::Trailers => RequestPart::Trailers,
             _ => return None,
         };
         Some(())
     }
 
-    fn reads_field(&mut self, line: &[u8]) -> Option<()> {
+    fn read_field(&mut self, line: &[u8]) -> Option<()> {
         let colon = line.iter().position(|byte| *byte == b':')?;
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
@@ -212,17 +202,16 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Turn::{Nobodys, Peers};
 
     /// Whose turn it is after this was written, all at once and byte by byte.
-    fn after(text: &str) -> Turn {
-        let (mut whole, mut pieces) = (Asked::default(), Asked::default());
-        whole.wrote(text.as_bytes());
+    fn after(text: &str) -> bool {
+        let (mut whole, mut pieces) = (RequestTracker::default(), RequestTracker::default());
+        whole.note_write(text.as_bytes());
         for byte in text.as_bytes() {
-            pieces.wrote(&[*byte]);
+            pieces.note_write(&[*byte]);
         }
-        assert_eq!(whole.turn(), pieces.turn(), "{text:?}");
-        whole.turn()
+        assert_eq!(whole.is_reply_owed(), pieces.is_reply_owed(), "{text:?}");
+        whole.is_reply_owed()
     }
 
     #[test]
@@ -235,11 +224,11 @@ mod tests {
         let bare = "GET / HTTP/1.0\n\n";
         for request in [get, sized, chunked, connect, bare] {
             for cut in 1..request.len() {
-                assert_eq!(after(&request[..cut]), Nobodys, "{:?}", &request[..cut]);
+                assert!(!after(&request[..cut]), "{:?}", &request[..cut]);
             }
-            assert_eq!(after(request), Peers, "{request:?}");
-            assert_eq!(after(&format!("{request}{sized}")), Peers, "the next one: {request:?}");
-            assert_eq!(after(&format!("{request}POST ")), Nobodys, "{request:?}");
+            assert!(after(request), "{request:?}");
+            assert!(after(&format!("{request}{sized}")), "the next one: {request:?}");
+            assert!(!after(&format!("{request}POST ")), "{request:?}");
         }
     }
 
@@ -255,35 +244,35 @@ mod tests {
             "POST / HTTP/1.1\r\ncontent-length: many\r\n\r\n",
             "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nx\r\n",
         ] {
-            assert_eq!(after(other), Nobodys, "{other:?}");
-            assert_eq!(after(&format!("{other}{get}")), Nobodys, "{other:?}");
-            assert_eq!(after(&format!("{get}{other}")), Nobodys, "behind a request: {other:?}");
+            assert!(!after(other), "{other:?}");
+            assert!(!after(&format!("{other}{get}")), "{other:?}");
+            assert!(!after(&format!("{get}{other}")), "behind a request: {other:?}");
         }
-        let long = "x".repeat(LONGEST_LINE);
-        assert_eq!(after(&format!("GET /{long} HTTP/1.1\r\n\r\n")), Nobodys);
-        assert_eq!(after(&format!("GET / HTTP/1.1\r\nx: {long}\r\n\r\n")), Peers);
+        let long = "x".repeat(MAX_LINE);
+        assert!(!after(&format!("GET /{long} HTTP/1.1\r\n\r\n")));
+        assert!(after(&format!("GET / HTTP/1.1\r\nx: {long}\r\n\r\n")));
     }
 
     #[test]
     fn an_answer_is_owed_until_its_first_bytes_and_only_if_none_came_before() {
-        let mut asked = Asked::default();
-        asked.wrote(b"POST / HTTP/1.1\r\ncontent-length: 4\r\n\r\n");
-        asked.heard();
-        asked.wrote(b"four");
-        assert_eq!(asked.turn(), Nobodys, "it was answered before it was over");
-        asked.wrote(b"GET / HTTP/1.1\r\n\r\n");
-        assert_eq!(asked.turn(), Peers);
-        asked.heard();
-        assert_eq!(asked.turn(), Nobodys);
+        let mut requests = RequestTracker::default();
+        requests.note_write(b"POST / HTTP/1.1\r\ncontent-length: 4\r\n\r\n");
+        requests.note_read();
+        requests.note_write(b"four");
+        assert!(!requests.is_reply_owed(), "it was answered before it was over");
+        requests.note_write(b"GET / HTTP/1.1\r\n\r\n");
+        assert!(requests.is_reply_owed());
+        requests.note_read();
+        assert!(!requests.is_reply_owed());
     }
 
     #[test]
     fn of_tls_the_first_flight_is_answered() {
-        let mut asked = Asked::default();
-        asked.wrote(&[TLS, 3, 1]);
-        assert_eq!(asked.turn(), Peers);
-        asked.heard();
-        asked.wrote(&[TLS, 3, 3]);
-        assert_eq!(asked.turn(), Nobodys);
+        let mut requests = RequestTracker::default();
+        requests.note_write(&[TLS, 3, 1]);
+        assert!(requests.is_reply_owed());
+        requests.note_read();
+        requests.note_write(&[TLS, 3, 3]);
+        assert!(!requests.is_reply_owed());
     }
 }
