@@ -112,7 +112,7 @@ impl Error {
         }
     }
 
-    pub(super) fn consequence(&self) -> Verdict {
+    pub(super) fn verdict(&self) -> Verdict {
         match self {
             Self::Postgres(error) => match error.as_db_error() {
                 Some(db) if driver_stream::is_from_pool(db) => Verdict::Close,
@@ -123,7 +123,7 @@ impl Error {
                         matches!(severity, Fatal | Panic)
                     });
                     let code = db.code().code().as_bytes().try_into().unwrap_or_default();
-                    of_error(&PgError { fatal, code, is_early: true })
+                    verdict_of(&PgError { fatal, code, is_early: true })
                 }
                 // Its stream broke, or said what nobody understands.
                 None if is_of_connection(error) => Verdict::Close,
@@ -137,7 +137,7 @@ impl Error {
 /// A write where only reading is allowed.
 pub(super) const READ_ONLY: &[u8; 5] = b"25006";
 
-/// The consequence of an error of the server.
+/// The verdict on an error of the server.
 ///
 /// - `25006`: the server has changed its role, and all connections go. Unless it said that it takes
 ///   writes, as those since PostgreSQL 14 do: then a transaction was begun to read only.
@@ -150,7 +150,7 @@ pub(super) const READ_ONLY: &[u8; 5] = b"25006";
 ///   that named them.
 /// - After an error of severity `FATAL` or `PANIC` the server closes this connection; the rest harm
 ///   none.
-pub(super) fn of_error(error: &PgError) -> Verdict {
+pub(super) fn verdict_of(error: &PgError) -> Verdict {
     match &error.code {
         READ_ONLY | b"57P02" | b"57P03" | b"57P04" => Verdict::InvalidatePool,
         _ if error.fatal => Verdict::PeerCloses,
@@ -221,7 +221,7 @@ mod tests {
             (error(true, *b"57P03", false), Verdict::InvalidatePool),
             (error(false, *b"25006", false), Verdict::InvalidatePool),
         ] {
-            assert_eq!(of_error(&error), expected, "{error:?}");
+            assert_eq!(verdict_of(&error), expected, "{error:?}");
         }
     }
 }

@@ -57,7 +57,7 @@ pub(super) struct Line {
     unclaimed: OnceLock<Arc<UnclaimedStatements>>,
     /// Whether a write was refused, and the server or the session may be read-only.
     doubts_role: AtomicBool,
-    /// The consequence of the server's answer about that, for the scanner to take.
+    /// The verdict on the server's answer about that, for the scanner to take.
     verdict: Mutex<Option<Verdict>>,
     has_verdict: AtomicBool,
     /// Whether the connection has ended, or is not understood any more.

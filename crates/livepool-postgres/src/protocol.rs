@@ -225,7 +225,7 @@ impl Protocol for Postgres {
     }
 
     fn classify(&self, error: &Error) -> Verdict {
-        error.consequence()
+        error.verdict()
     }
 
     fn speaks(&self) -> &'static str {

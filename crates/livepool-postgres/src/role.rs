@@ -50,7 +50,7 @@ impl ServerRole {
 }
 
 /// Asks a session that refused a write whether the server takes none, or the session was told so.
-/// Returns the consequence.
+/// Returns the verdict.
 pub(super) async fn why_read_only(
     client: &Client,
     began_as: Option<ServerRole>,

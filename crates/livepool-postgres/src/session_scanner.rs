@@ -4,7 +4,7 @@
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-use super::error::{READ_ONLY, of_error};
+use super::error::{READ_ONLY, verdict_of};
 use super::line::Line;
 use super::role::Target;
 use super::scanner::{PgScanner, TransactionStatus};
@@ -20,7 +20,7 @@ pub(super) struct SessionScanner {
     generation: Arc<AtomicU64>,
     /// Whether a write was refused with `25006` since the last ReadyForQuery.
     write_was_refused: bool,
-    /// The SQLSTATE of the error with the worst consequence; zeros before one.
+    /// The SQLSTATE of the error with the worst verdict; zeros before one.
     code: [u8; 5],
 }
 
@@ -124,9 +124,9 @@ impl Scanner for SessionScanner {
                 // Judged at ReadyForQuery: a role the server reports (ParameterStatus) comes before it.
                 READ_ONLY => self.write_was_refused = true,
                 _ => {
-                    let consequence = of_error(&error);
-                    if rank(consequence) > rank(worst) {
-                        (worst, self.code) = (consequence, error.code);
+                    let verdict = verdict_of(&error);
+                    if rank(verdict) > rank(worst) {
+                        (worst, self.code) = (verdict, error.code);
                     }
                 }
             }
@@ -150,13 +150,13 @@ impl Scanner for SessionScanner {
     }
 }
 
-/// The order of consequences, by the number of connections that go.
-fn rank(consequence: Verdict) -> u8 {
-    match consequence {
+/// The order of verdicts, by the number of connections that go.
+fn rank(verdict: Verdict) -> u8 {
+    match verdict {
         Verdict::Keep => 0,
         Verdict::Close => 1,
         Verdict::PeerCloses => 2,
-        // `Invalidate`, and what nobody knows yet.
+        // `InvalidatePool`, and a verdict that is added later.
         _ => 3,
     }
 }
