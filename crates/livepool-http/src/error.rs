@@ -193,7 +193,10 @@ impl Error {
     #[cfg(feature = "tls")]
     pub fn is_distrusted(&self) -> bool {
         self.cause().is_some_and(|cause| {
-            let own = livepool::error::find::<Self>(cause);
+            // Where no connection could be made, the error of the handshake is one of ours.
+            let checkout = livepool::error::find::<CheckoutError>(cause);
+            let own = checkout.and_then(CheckoutError::find::<Self>);
+            let own = own.or_else(|| livepool::error::find::<Self>(cause));
             own.map_or_else(|| livepool_tls::is_distrusted(cause), Self::is_distrusted)
         })
     }
