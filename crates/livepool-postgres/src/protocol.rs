@@ -270,7 +270,7 @@ impl Postgres {
     /// use livepool_postgres::Postgres;
     ///
     /// let postgres = Postgres::from_url("postgres://me:secret@db.example/orders")?;
-    /// let pool = postgres.pool()?;
+    /// let pool = postgres.clone().pool()?;
     /// postgres.clear_statement_caches();
     /// # Ok(()) }
     /// ```
