@@ -18,7 +18,14 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// An address that refuses.
 fn nobody() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let addr = socket.local_addr().unwrap();
+    // Kept, and never listened on: another program that is given the port would answer instead. Whoever
+    // listens there later reuses the address.
+    std::mem::forget(socket);
+    addr
 }
 
 /// The defaults for it. Its pools have never had a connection, and wait as those do that have had one.
