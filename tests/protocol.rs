@@ -306,6 +306,49 @@ async fn what_is_asked_while_a_connection_comes_back_or_is_reset_is_for_its_prot
     }
 }
 
+/// Says this of connections that come back, the last word first; then, that they are fine.
+struct Undecided {
+    words: Mutex<Vec<Verdict>>,
+}
+
+impl Protocol for Undecided {
+    type Client = (Ledger, Wire);
+    type Error = io::Error;
+
+    async fn connect(&self, wire: Wire) -> io::Result<(Ledger, Wire)> {
+        Ok((wire.count_debt(), wire))
+    }
+
+    async fn ping(&self, _: &mut (Ledger, Wire)) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn reuse(&self, _: &(Ledger, Wire)) -> Verdict {
+        self.words.lock().unwrap().pop().unwrap_or(Verdict::Keep)
+    }
+}
+
+#[tokio::test]
+async fn what_a_protocol_says_of_a_connection_when_its_reset_begins_is_done() {
+    use CloseReason::{Invalidated, PeerClosed};
+    let table = [
+        (Verdict::PeerCloses, vec![PeerClosed]),
+        (Verdict::InvalidatePool, vec![Invalidated, Invalidated]),
+    ];
+    for (verdict, expected) in table {
+        let (upstream, events) = (Upstream::start(), Events::default());
+        // In this order from the end: of the first that comes back, of the second, and at its reset.
+        let words = Mutex::new(vec![verdict, Verdict::NeedsReset, Verdict::Keep]);
+        let builder = Pool::builder(upstream.config().with_max_size(2)).observer(events.observer());
+        let pool = builder.protocol(Undecided { words }).build().unwrap();
+        let (first, second) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+        assert_eq!(first.release(), Release::Reused);
+        assert_eq!(second.release(), Release::Resetting);
+        assert_eq!(events.until_closed(expected.len()).await, expected, "{verdict:?}");
+        assert_eq!(pool.status().idle, 2 - expected.len(), "{verdict:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_reset_that_fails_or_hangs_closes_the_connection() {
     for reset in ["ECHO error", "HOLD"] {

@@ -61,6 +61,7 @@ pub(in crate::pool) async fn reset(lease: Lease) {
         return;
     };
     let limit = pool.settings().timeouts.reset;
+    let mut is_condemned = false;
     let reset = async {
         let mut is_again = false;
         loop {
@@ -71,8 +72,12 @@ pub(in crate::pool) async fn reset(lease: Lease) {
                 // The protocol may have said so of an answer or an error.
                 Verdict::Keep if !conn.stream().needs_reset() || is_again => {}
                 Verdict::Keep | Verdict::NeedsReset => protocol.reset(conn).await?,
-                _ => {
+                Verdict::Close => {
                     return Err(io::Error::other("its protocol says that it cannot be reset"));
+                }
+                verdict => {
+                    is_condemned = verdict == Verdict::InvalidatePool;
+                    return Ok(verdict.reason(CloseReason::ResetFailed));
                 }
             }
             let unfit = conn.stream().unfit(Ending::Answered);
@@ -86,6 +91,9 @@ pub(in crate::pool) async fn reset(lease: Lease) {
     let result = Deadline::after(limit).run(reset).await;
     // Uncounted before it goes on: the dialer must not wait for it any longer.
     let Some(mut lease) = lease.take() else { return };
+    if is_condemned {
+        lease.condemn();
+    }
     let failed = match result {
         Ok(Ok(unfit)) => unfit,
         Ok(Err(error)) => {
