@@ -23,6 +23,7 @@ use shuttle::{Config, MaxSteps, Runner, thread};
 use tokio::runtime::{Builder, Runtime};
 
 /// A small program, and what holds in it whatever its threads do in which order.
+#[derive(Debug)]
 pub struct Model {
     /// Its name.
     pub name: &'static str,

@@ -1,8 +1,8 @@
 //! Requests over HTTP/1.1, and what becomes of their connections.
 //!
 //! ```sh
-//! cargo run --features http1 --example http1
-//! cargo run --features http1 --example http1 -- --url http://127.0.0.1:8080
+//! cargo run -p livepool-http --example http1
+//! cargo run -p livepool-http --example http1 -- --url http://127.0.0.1:8080
 //! ```
 
 #[path = "support/web.rs"]

@@ -2,8 +2,8 @@
 //! end.
 //!
 //! ```sh
-//! cargo run --features tower --example hyper_util
-//! cargo run --features tower --example hyper_util -- --url http://127.0.0.1:8080
+//! cargo run -p livepool-http --features tower --example hyper_util
+//! cargo run -p livepool-http --features tower --example hyper_util -- --url http://127.0.0.1:8080
 //! ```
 
 #[path = "support/web.rs"]

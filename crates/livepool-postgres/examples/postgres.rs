@@ -2,8 +2,8 @@
 //! transactions that are dropped, a backend that is killed, a change of role.
 //!
 //! ```sh
-//! cargo run --features postgres --example postgres
-//! cargo run --features postgres --example postgres -- --url postgres://me:secret@host/database
+//! cargo run -p livepool-postgres --example postgres
+//! cargo run -p livepool-postgres --example postgres -- --url postgres://me:secret@host/database
 //! ```
 //!
 //! Without `--url` it starts a server of its own, where PostgreSQL is installed: in a directory that

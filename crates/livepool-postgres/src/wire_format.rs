@@ -373,7 +373,7 @@ impl<T: PartialEq> ErrorQueue<T> {
 mod tests {
     use super::*;
     use Piece::{Body, Broken, End, Start};
-    use Verdict::{Close as Dirty, Keep, PeerCloses as Goodbye};
+    use Verdict::{Close, Keep, PeerCloses};
 
     #[test]
     fn a_message_without_a_body_ends_where_it_begins() {
@@ -446,15 +446,15 @@ mod tests {
     fn only_what_a_server_may_say_unasked_is_harmless() {
         let table: [(&[u8], Verdict); 10] = [
             (b"", Keep),
-            (b"A", Dirty),
+            (b"A", Close),
             (b"N\0\0\0\x05\0", Keep),
             (b"N\0\0\x10\0rest is cut", Keep),
             (b"S\0\0\0\x08a\0b\0N\0\0\0\x05\0N\0\0", Keep),
-            (b"E\0\0\0\x10", Goodbye),
-            (b"N\0\0\0\x05\0E", Goodbye),
-            (b"Z\0\0\0\x05I", Dirty),
-            (b"N\0\0\0\x05\0D", Dirty),
-            (b"N\0\0\0\x01", Dirty),
+            (b"E\0\0\0\x10", PeerCloses),
+            (b"N\0\0\0\x05\0E", PeerCloses),
+            (b"Z\0\0\0\x05I", Close),
+            (b"N\0\0\0\x05\0D", Close),
+            (b"N\0\0\0\x01", Close),
         ];
         for (bytes, expected) in table {
             assert_eq!(unread(bytes), expected, "{}", bytes.escape_ascii());

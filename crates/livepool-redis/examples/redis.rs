@@ -2,8 +2,8 @@
 //! connection that the server kills, a transaction that is left open, and a failover.
 //!
 //! ```sh
-//! cargo run --example redis --features redis
-//! cargo run --example redis --features redis -- --url redis://127.0.0.1:6379
+//! cargo run -p livepool-redis --example redis
+//! cargo run -p livepool-redis --example redis -- --url redis://127.0.0.1:6379
 //! ```
 //!
 //! Without `--url` it starts two servers of its own (`redis-server`) on private ports, and the second

@@ -1,6 +1,6 @@
 //! Bytes over TLS, pooled: what a TLS server says on its own, and whom not to trust.
 //!
-//! Run it: `cargo run --features tls --example tls`
+//! Run it: `cargo run -p livepool-tls --example tls`
 //!
 //! It starts a server in the same process, which answers every line with that line, with certificates
 //! that are made on the spot.

@@ -1,6 +1,6 @@
 //! How many GETs a second go through a pool of ours, and through deadpool-redis, in one run.
 //!
-//! `LIVEPOOL_ROUNDS=7 cargo test --release --features redis --test redis_throughput -- --nocapture`
+//! `LIVEPOOL_ROUNDS=7 cargo test --release -p livepool-tests --test redis_throughput -- --nocapture`
 #![cfg(target_os = "linux")]
 
 use livepool::config::Validation;

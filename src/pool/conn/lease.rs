@@ -166,10 +166,10 @@ impl Lease {
         if ending == Ending::Silent && unfit == Some(CloseReason::Unfinished) {
             leased.warn_of_forgotten_release();
         }
-        // Asked last: what is wrong with the connection says more than the end of the pool.
         if reuse == Verdict::InvalidatePool {
             leased.condemn();
         }
+        // Asked last: what is wrong with the connection says more than the end of the pool.
         let closed = pool.is_closed().then_some(CloseReason::PoolClosed);
         match (unfit.or(closed), reuse) {
             (Some(reason), _) => leased.throw_away(reason),

@@ -39,8 +39,8 @@ impl PoolInner {
         let mut fired = Fired { queue: &self.fired_queue, left: self.fired_queue.take() };
         while let Some(entry) = fired.left.pop() {
             let Some(entry) = entry.upgrade() else { continue };
-            // Dropped before the pause: a handle kept here would keep a closed connection.
             self.check_socket(&entry);
+            // Before others run: a handle kept here would keep a closed connection.
             drop(entry);
             tokio::task::yield_now().await;
         }

@@ -1,6 +1,6 @@
 //! How fast requests go through the pool, beside hyper-util's own client, in the same run.
 //!
-//! `LIVEPOOL_ROUNDS=7 cargo test --release --features http1 --test http1 -- --nocapture beside`
+//! `LIVEPOOL_ROUNDS=7 cargo test --release -p livepool-http --all-features --test http1 -- --nocapture beside`
 
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;

@@ -1,6 +1,6 @@
 //! `SELECT 1` through this pool and through deadpool-postgres, side by side.
 //!
-//! `LIVEPOOL_ROUNDS=7 cargo test --release --features postgres --test postgres -- --nocapture beside`
+//! `LIVEPOOL_ROUNDS=7 cargo test --release -p livepool-postgres --all-features --test postgres -- --nocapture beside`
 
 use livepool_testkit::rates::{Rates, beside};
 

@@ -1,6 +1,7 @@
 //! Ten thousand requests with random cancellation behind a proxy: each answer reaches the one who
 //! asked, and giving up is nobody else's error. On plain pools of streams, answers do reach others:
-//! `tests/postgres/storm.rs`, `tests/redis_chaos.rs` and `tests/http1/crossed.rs` show it.
+//! `crates/livepool-postgres/tests/postgres/storm.rs`, `crates/livepool-redis/tests/redis_chaos.rs` and
+//! `crates/livepool-http/tests/http1/crossed.rs` show it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
