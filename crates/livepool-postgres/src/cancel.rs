@@ -3,6 +3,11 @@
 //! A query whose caller has gone goes on: the server does not look at its client until it has
 //! something to send. PostgreSQL takes a request to cancel over a connection of its own ("Canceling
 //! Requests in Progress" in its chapter on the message flow).
+//!
+//! No request reaches the next user's query. A return makes the last user's tokens stale
+//! ([`Canceller::note_return`]). The reset of a connection that was cancelled
+//! ([`reset`](super::reset::reset)) waits for the requests under way ([`Canceller::settle`]), gives the
+//! connection up if one of them may still arrive, and makes a round trip that takes in one that was late.
 
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
@@ -19,7 +24,7 @@ use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
 use super::encryption::{Encryption, NegotiatedConnect};
 use crate::sync::Arc;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use livepool::event::CancelOutcome;
 use livepool::protocol::{Linger, SideChannel, SidePermit, log_trouble};
 
@@ -46,8 +51,9 @@ struct CancelState {
     returns: AtomicU64,
     /// Whether the user of the connection has asked for a request since the last return.
     was_requested: AtomicBool,
-    /// Whether a request was sent that nobody saw being taken: it may still hit the next query.
-    is_unconfirmed: AtomicBool,
+    /// The number of requests that were sent and that nobody saw being taken: each may still hit the
+    /// next query, whatever became of later ones.
+    unconfirmed: AtomicUsize,
 }
 
 impl Canceller {
@@ -64,7 +70,7 @@ impl Canceller {
             sent: AtomicU64::new(0),
             returns: AtomicU64::new(0),
             was_requested: AtomicBool::new(false),
-            is_unconfirmed: AtomicBool::new(false),
+            unconfirmed: AtomicUsize::new(0),
         }))
     }
 
@@ -80,8 +86,8 @@ impl Canceller {
         let (began, deadline) = (Instant::now(), side.deadline());
         let sent_before = inner.sent.load(SeqCst);
         let turn = async { (Arc::clone(&inner.turn).lock_owned().await, side.permit().await) };
-        let (unless, turn) = (pin!(unless), pin!(turn));
-        let (last, permit) = match timeout_at(deadline, select(unless, turn)).await {
+        let (mut unless, turn) = (pin!(unless), pin!(turn));
+        let (last, permit) = match timeout_at(deadline, select(unless.as_mut(), turn)).await {
             Ok(Either::Left(_)) => return Ok(false),
             Ok(Either::Right((turn, _))) => turn,
             Err(_) => {
@@ -89,6 +95,11 @@ impl Canceller {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         };
+        // Looked at again with the turn in hand, which `settle` waits for: the connection may have come
+        // back, and been settled, between the last look and the turn.
+        if poll_fn(|cx| Poll::Ready(unless.as_mut().poll(cx).is_ready())).await {
+            return Ok(false);
+        }
         if *last > sent_before {
             // A request that was sent after this one was wanted has stopped the same query.
             return Ok(true);
@@ -103,7 +114,7 @@ impl Canceller {
     pub(super) async fn settle(&self) -> io::Result<bool> {
         // Whoever makes a request has the lock until the server has closed that connection.
         drop(self.0.turn.lock().await);
-        match self.0.is_unconfirmed.load(SeqCst) {
+        match self.0.unconfirmed.load(SeqCst) > 0 {
             true => Err(io::ErrorKind::TimedOut.into()),
             false => Ok(self.0.was_requested.swap(false, SeqCst)),
         }
@@ -192,7 +203,7 @@ impl CancelState {
     ) -> io::Result<u64> {
         let number = self.sent.fetch_add(1, SeqCst) + 1;
         // Until the server has closed: dropped in between, nobody knows when the request arrives.
-        self.is_unconfirmed.store(true, SeqCst);
+        self.unconfirmed.fetch_add(1, SeqCst);
         // The library would end its side then. A bouncer (PgBouncer 1.18) that has not passed the request on
         // takes that for the end of the request. libpq waits as well.
         let asked = self.token.cancel_query_raw(KeepOpen(&mut stream), NegotiatedConnect).await;
@@ -200,7 +211,7 @@ impl CancelState {
         // The server answers nothing, and closes when it has passed the request on ("Canceling Requests in
         // Progress"). It may close in whichever way.
         let _ = stream.read(&mut [0; 1]).await;
-        self.is_unconfirmed.store(false, SeqCst);
+        self.unconfirmed.fetch_sub(1, SeqCst);
         Ok(number)
     }
 
@@ -365,5 +376,88 @@ impl AsyncWrite for FailingStream {
 impl TlsStream for FailingStream {
     fn channel_binding(&self) -> ChannelBinding {
         ChannelBinding::none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use livepool::Pool;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::Postgres;
+
+    /// A server that lets everybody in, and does with each request to cancel, of which the number is
+    /// given, what it is told.
+    async fn server<F>(on_cancel: impl Fn(usize, TcpStream) -> F + Send + 'static) -> String
+    where
+        F: Future<Output = ()> + Send,
+    {
+        const CANCEL_REQUEST: [u8; 4] = 80_877_102_u32.to_be_bytes();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut sessions, mut cancels) = (Vec::new(), 0);
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = [0; 8];
+                stream.read_exact(&mut head).await.unwrap();
+                if head[4..] == CANCEL_REQUEST {
+                    on_cancel(cancels, stream).await;
+                    cancels += 1;
+                } else {
+                    // AuthenticationOk, BackendKeyData, ReadyForQuery.
+                    let hello = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
+                    stream.write_all(hello).await.unwrap();
+                    sessions.push(stream);
+                }
+            }
+        });
+        format!("postgres://me@127.0.0.1:{port}/db?sslmode=disable")
+    }
+
+    fn pool(url: &str, connect: Duration) -> Pool<Postgres> {
+        let postgres = Postgres::from_url(url).unwrap();
+        let mut config = postgres.config().unwrap();
+        config.timeouts.connect = Some(connect);
+        Pool::builder(config).protocol(postgres).build().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_stale_when_its_turn_has_come_is_not_sent() {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counts = Arc::clone(&sent);
+        let url = server(move |_, _| {
+            counts.fetch_add(1, SeqCst);
+            std::future::ready(())
+        })
+        .await;
+        let pool = pool(&url, Duration::from_secs(5));
+        let client = pool.get().await.unwrap();
+        // The connection comes back between the look and the turn.
+        let mut looks = 0;
+        let unless = poll_fn(|_| {
+            looks += 1;
+            if looks == 1 { Poll::Pending } else { Poll::Ready(()) }
+        });
+        assert!(!client.canceller.cancel(unless).await.unwrap());
+        assert_eq!(sent.load(SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_nobody_saw_arrive_is_not_forgotten_for_a_later_one() {
+        // The first one stays on its way, the second is taken at once.
+        let url = server(|number, stream| async move {
+            if number == 0 {
+                std::mem::forget(stream.into_std());
+            }
+        })
+        .await;
+        let pool = pool(&url, Duration::from_millis(500));
+        let client = pool.get().await.unwrap();
+        let canceller = &client.canceller;
+        assert_eq!(canceller.cancel(pending()).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(canceller.cancel(pending()).await.unwrap());
+        assert_eq!(canceller.settle().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }
