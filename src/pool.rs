@@ -1,7 +1,10 @@
 //! The pool: who may have a connection, which one, and what becomes of it.
 //!
-//! [`inner`] has the parts together. The rooms stand in the order in which a connection lives: it is
-//! dialed, waits idle, is acquired, used, given back, looked after, and closed.
+//! [`inner`] has the parts together; the methods of `PoolInner` stand in the rooms whose story they
+//! tell. A checkout is [`acquire::checkout`], and `take_idle` there. A dial that fails ends in
+//! `Dial::failed` (`dial/task.rs`). A return is `Lease::end` ([`conn::lease`]). A socket that stirs while
+//! idle wakes the sentinel ([`conn::entry`]), and `check_socket` looks at it (`health/checks.rs`). Every
+//! connection ends in `PoolInner::finish`.
 
 mod builder;
 mod guard;
@@ -138,8 +141,10 @@ impl<P: Protocol> Pool<P> {
     ///
     /// # Errors
     ///
-    /// [`CheckoutError`] when the one deadline over all of it (`timeouts.checkout`) passes, when no
-    /// connection can be made, when the queue is full or the pool closed. The error says how long
+    /// [`CheckoutError`] when the one deadline over all of it (`timeouts.checkout`) passes, when the
+    /// upstream refuses connections for good, when the queue is full or the pool closed. A dial that
+    /// fails for now does not fail the caller, who waits on; before the pool's first connection
+    /// [`first_connect`](Config::first_connect) decides. The error says how long
     /// the caller waited and how full the pool was.
     ///
     /// Outside a tokio runtime, if no connection is idle.

@@ -1,4 +1,5 @@
-//! The sentinel: an idle stream parks a small waker in tokio's own reader slot.
+//! Parking: an idle stream leaves a small waker, its sentinel, in tokio's own reader slot. The waker is
+//! made in `pool/conn/entry.rs`; whom it wakes looks in `pool/health/checks.rs`.
 //!
 //! tokio has every socket registered with the reactor anyway. Leaving a waker of ours there costs
 //! no system call, no second epoll and no task per connection, and it fires once on FIN, RST,

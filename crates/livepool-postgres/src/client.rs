@@ -97,7 +97,8 @@ impl Client {
 
     /// The right to cancel what this connection does for its present user, to be used while it
     /// does. The method of [`tokio_postgres::Client`] with the same name knows no server here, and
-    /// its token's `cancel_query` fails.
+    /// its token's `cancel_query` fails; what is sent by its `cancel_query_raw`, over a socket of your
+    /// own, no pool knows of: it may hit the next user's query.
     pub fn cancel_token(&self) -> CancelToken {
         self.canceller.token()
     }

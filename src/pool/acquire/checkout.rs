@@ -39,7 +39,9 @@ pub(in crate::pool) async fn checkout(
     until: Until,
     taken_at: &'static Location<'static>,
 ) -> Result<Lease, CheckoutError> {
-    // The usual case: no timer, no allocation, no clock but the one the check needs.
+    // The usual case: one system call, the peek (`sys/peek.rs`); a second one, TCP_INFO, where the last
+    // proof of life is too old (`PoolInner::silence`). No timer, no allocation, no clock but the one the
+    // check needs.
     match inner.at_once() {
         Some(mut lease) if !inner.pings() => {
             hand_out(inner, &mut lease, Duration::ZERO, taken_at);
@@ -252,7 +254,7 @@ impl PoolInner {
         if let Some(reason) = self.unwanted(entry, now).or_else(|| entry.idle_too_long(now)) {
             return Some(reason);
         }
-        // Last, since it costs a system call: what the limits end need not be peeked at.
+        // Last of these, since it costs a system call: what the limits end need not be peeked at.
         match conn.check(has_fired) {
             Liveness::Alive => {
                 self.report_alive(entry);

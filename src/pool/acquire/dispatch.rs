@@ -37,9 +37,9 @@ impl PoolInner {
         drop(refused);
     }
 
-    /// Tells those who wait for a new connection that there will be none: nobody else's turn would
-    /// come sooner, and no later dial would end otherwise. Where there is no connection at all, that is
-    /// everybody.
+    /// Tells those who wait for a new connection that there will be none, after a dial that failed
+    /// [in vain](crate::pool::dial::dialer::Dials::is_vain). That is everybody where the pool has no
+    /// connection; else as many as there are connections that nobody holds, at least one.
     pub(in crate::pool) fn fail_waiters(self: &Arc<Self>, error: &Arc<ConnectError>) {
         let failed = Failed { connect: Some(Arc::clone(error)), ..CheckoutFailure::Connect.into() };
         let waiting = self.wait_queue.waiting();

@@ -80,7 +80,7 @@ impl WaitQueue {
     }
 
     pub(in crate::pool) fn waiting(&self) -> usize {
-        // With `Common`'s flags, which whoever joins reads next, in one order for all threads.
+        // With the pool's flags, which whoever joins reads next, in one order for all threads.
         self.waiting.load(Ordering::SeqCst)
     }
 

@@ -302,7 +302,8 @@ impl Entry {
         Ok(())
     }
 
-    /// Parks the waker in the stream.
+    /// Looks at the socket and, if that is fit to wait, leaves the waker in its reader slot; of a client its
+    /// bell. This look is the one that finds a FIN.
     pub(in crate::pool) fn leave_sentinel(&self, conn: &Conn) -> Result<(), CloseReason> {
         match conn.park(&self.sentinel) {
             Parked::Unfit(reason) => return Err(reason),
@@ -520,8 +521,9 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// The waker parked in an idle stream. The sentinel holds the connection weakly: the stream holds
-/// the waker, and the connection holds the stream.
+/// The waker parked in an idle stream. A client's stream has its bell there, which tells this one. The
+/// sentinel holds the connection weakly: the stream holds the waker, and the connection holds the
+/// stream.
 struct Sentinel {
     entry: Weak<Entry>,
     fired_queue: Arc<FiredEntries>,
