@@ -64,6 +64,11 @@ pub(crate) fn advance(time: Duration) {
     runtime().block_on(tokio::time::advance(time));
 }
 
+/// The driver of a connection that has no wire.
+pub fn driver() -> crate::protocol::Driver {
+    crate::protocol::models::driver()
+}
+
 /// Runs a future, and polls it again when it was woken and at no other time. shuttle's own polls once
 /// more after every wake, which makes up for one that was lost.
 pub fn block_on<F: Future>(future: F) -> F::Output {

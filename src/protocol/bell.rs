@@ -8,6 +8,7 @@ use std::fmt;
 use std::task::{Wake, Waker};
 
 use crate::stream::Link;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, OnceLock};
 
 /// The pool's ear on a connection while nobody uses it.
@@ -22,12 +23,14 @@ pub(crate) trait Keeper: Send + Sync {
 /// The waker of a shared stream.
 pub(crate) struct Bell {
     link: Arc<Link>,
+    /// The connection is in nobody's use: only then is its keeper told.
+    is_idle: AtomicBool,
     keeper: OnceLock<Arc<dyn Keeper>>,
 }
 
 impl Bell {
     pub(super) fn new(link: Arc<Link>) -> Arc<Self> {
-        Arc::new(Self { link, keeper: OnceLock::new() })
+        Arc::new(Self { link, is_idle: AtomicBool::new(false), keeper: OnceLock::new() })
     }
 
     pub(super) fn waker(self: &Arc<Self>) -> Waker {
@@ -37,6 +40,16 @@ impl Bell {
     /// Once: from now on this one looks after it.
     pub(super) fn keep(&self, keeper: Arc<dyn Keeper>) {
         let _ = self.keeper.set(keeper);
+    }
+
+    /// To be said before the look at the socket that decides whether the connection may wait: what comes
+    /// later is told, and what came before is seen.
+    pub(super) fn set_idle(&self, is_idle: bool) {
+        self.is_idle.store(is_idle, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_idle.load(Ordering::SeqCst)
     }
 
     pub(super) fn keeper(&self) -> Option<&Arc<dyn Keeper>> {
@@ -51,7 +64,10 @@ impl Wake for Bell {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.link.reader().wake();
-        if let Some(keeper) = self.keeper() {
+        // A user's own answers ring as well.
+        if self.is_idle()
+            && let Some(keeper) = self.keeper()
+        {
             keeper.stirred();
         }
     }

@@ -6,6 +6,7 @@ use std::ops::{Deref, DerefMut};
 use std::task::Waker;
 
 use super::bell::Keeper;
+use super::driver::Rest;
 use super::shared::{Judge, Shared};
 use super::{Lingering, Wire, WireStream};
 use crate::config::Limits;
@@ -191,6 +192,14 @@ impl Conn {
         match self {
             Self::Raw(_) => true,
             Self::Client(client) => client.shared.rest().is_at_rest(),
+        }
+    }
+
+    /// The task of the client, if it may have one.
+    pub(crate) fn task(&self) -> Option<Arc<Rest>> {
+        match self {
+            Self::Raw(_) => None,
+            Self::Client(client) => Some(Arc::clone(client.shared.rest())),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::stream::Stream;
 
 pub use self::guard_ext::GuardExt;
 pub use aside::{SideChannel, SidePermit};
-pub use driver::{Driven, Driver};
+pub use driver::{Driven, Driver, DriverState};
 pub use linger::{Linger, LingeringSocket};
 pub use scanner::Scanner;
 pub use verdict::Verdict;

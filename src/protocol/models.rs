@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::task::Poll;
 
 use shuttle::rand::{Rng, thread_rng};
@@ -28,6 +28,7 @@ pub(crate) fn all() -> Vec<Model> {
         Model { name: "shared-layer", run: what_is_taken_in_for_nobody_reaches_the_next_reader },
         Model { name: "shared-debt", run: an_answer_is_never_taken_for_what_nobody_asked_for },
         Model { name: "driver", run: a_task_at_rest_has_sent_everything },
+        Model { name: "after-poll", run: what_is_left_to_a_task_is_done_once_when_it_is_at_rest },
         Model { name: "ledger", run: whoever_waits_for_the_last_answer_is_told_of_it },
     ]
 }
@@ -241,7 +242,7 @@ fn a_task_at_rest_has_sent_everything() {
             if now == REQUESTS { Poll::Ready(()) } else { Poll::Pending }
         })
     };
-    let driven = Driver { rest: Arc::clone(&rest) }.run(client);
+    let driven = Driver::new(&rest).run(client);
     let driver = thread::spawn(move || block_on(driven));
     let caller = {
         let rest = Arc::clone(&rest);
@@ -262,6 +263,63 @@ fn a_task_at_rest_has_sent_everything() {
     caller.join().expect("it came to rest");
     driver.join().expect("it ended");
     assert!(rest.is_at_rest(), "what has ended does nothing any more");
+}
+
+/// The driver of a connection that has no wire.
+pub(crate) fn driver() -> Driver {
+    Driver::new(&Arc::default())
+}
+
+/// A caller asks a client's task and goes away; its connection comes back and, while the task has work
+/// to do, is left to it. Whoever judges the connection, here or there, does so once, and with nothing
+/// left in the queue.
+fn what_is_left_to_a_task_is_done_once_when_it_is_at_rest() {
+    const RETURNS: usize = 3;
+    let rest = Arc::new(Rest::default());
+    let (asked, sent) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let task = Arc::new(futures_util::task::AtomicWaker::new());
+    let client = {
+        let (asked, sent, task) = (Arc::clone(&asked), Arc::clone(&sent), Arc::clone(&task));
+        let is_over = Arc::clone(&is_over);
+        poll_fn(move |cx| {
+            task.register(cx.waker());
+            thread::yield_now();
+            sent.store(asked.load(SeqCst), SeqCst);
+            thread::yield_now();
+            if is_over.load(SeqCst) { Poll::Ready(()) } else { Poll::Pending }
+        })
+    };
+    let driven = Driver::new(&rest).run(client);
+    let driver = thread::spawn(move || block_on(driven));
+    let judged = Arc::new(AtomicUsize::new(0));
+    for request in 1..=RETURNS {
+        asked.store(request, SeqCst);
+        task.wake();
+        let judge = {
+            let (judged, sent) = (Arc::clone(&judged), Arc::clone(&sent));
+            let (rest, is_over) = (Arc::clone(&rest), Arc::clone(&is_over));
+            move || {
+                if rest.is_at_rest() && !is_over.load(SeqCst) {
+                    assert_eq!(sent.load(SeqCst), request, "a request is still in the queue");
+                }
+                judged.fetch_add(1, SeqCst);
+            }
+        };
+        if rest.is_at_rest() {
+            judge();
+        } else if let Err(judge) = rest.after_poll(Box::new(judge)) {
+            judge();
+        }
+        // The next user has it when it was judged.
+        while judged.load(SeqCst) < request {
+            thread::yield_now();
+        }
+    }
+    is_over.store(true, SeqCst);
+    task.wake();
+    driver.join().expect("it ended");
+    assert_eq!(judged.load(SeqCst), RETURNS);
 }
 
 /// Answers are owed and come, by a ledger and by a scanner's sum, while others wait for the last one:

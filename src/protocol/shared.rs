@@ -27,7 +27,7 @@ use crate::config::Limits;
 use crate::event::{CloseReason, ConnId, Event};
 use crate::foreign;
 use crate::net::PeerAddr;
-use crate::stream::{Interrupted, Ledger, Link, Stream};
+use crate::stream::{Interrupted, Ledger, Link, Stream, Wakes};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use crate::telemetry::{self, Emitter};
@@ -69,9 +69,7 @@ pub(crate) struct Shared {
     /// The client reads or writes, and what it moves is not counted yet. Set before the stream is
     /// locked for that, cleared when it is: see [`unasked`](Self::unasked).
     is_telling: AtomicBool,
-    /// The connection is in nobody's use.
-    is_idle: AtomicBool,
-    /// Bytes that came since then. Pushed and copied under this lock, nothing else.
+    /// Bytes that came while the connection was in nobody's use. Pushed and copied under this lock, nothing else.
     unasked: Mutex<Unasked>,
     has_unasked: AtomicBool,
     /// The protocol has made its client: how the connection is judged is settled.
@@ -152,7 +150,6 @@ impl Shared {
             scanner: Mutex::new(None),
             is_scanned: AtomicBool::new(false),
             is_telling: AtomicBool::new(false),
-            is_idle: AtomicBool::new(false),
             unasked: Mutex::default(),
             has_unasked: AtomicBool::new(false),
             is_settled: AtomicBool::new(false),
@@ -216,7 +213,7 @@ impl Shared {
             *lock(&self.unasked) = Unasked::default();
             self.has_unasked.store(false, Ordering::Release);
         }
-        self.is_idle.store(idle, Ordering::Release);
+        self.bell.set_idle(idle);
     }
 
     /// The client was made, and belongs to the pool. From now on nobody who has a wire in his hands
@@ -487,13 +484,17 @@ impl Shared {
     /// The client received this. An error, if that is more than it may hold.
     pub(super) fn received(&self, bytes: &[u8]) -> io::Result<()> {
         // Something may be asked by what outlives its caller: a statement that is closed late, say.
-        let is_unasked = self.is_idle.load(Ordering::Acquire) && self.link.debt() == 0;
+        let is_unasked = self.bell.is_idle() && self.link.debt() == 0;
         let scanned = self.scanned(|scanner| {
             scanner.received(bytes);
             let verdict = scanner.verdict();
             let reason = verdict.reason(CloseReason::ProtocolError);
             let code = reason.and_then(|_| scanner.code());
             (verdict, reason, code, scanner.longest())
+        });
+        let scanned = scanned.map(|(said, wakes)| {
+            self.link.wake(wakes);
+            said
         });
         let longest = scanned.as_ref().map(|(.., longest)| *longest);
         match scanned {
@@ -576,18 +577,32 @@ impl Shared {
     /// The client sent this, the beginning of so many bytes that it had to send.
     pub(super) fn sent(&self, bytes: &[u8], of: usize) {
         self.bounds.grows_to(of as u64);
-        self.scanned(|scanner| scanner.sent(bytes));
-        if self.is_owed_by_use.load(Ordering::Acquire) {
-            // An answer is owed: a read that was pending without a clock has one from now on.
+        let wakes = self.scanned(|scanner| scanner.sent(bytes)).map(|((), wakes)| wakes);
+        let is_owed = self.is_owed_by_use.load(Ordering::Acquire);
+        if is_owed || wakes.is_some_and(|wakes| wakes.reader()) {
+            self.start_read_clock();
+        }
+        if let Some(wakes) = wakes {
+            self.link.wake(wakes.but_the_reader());
+        }
+    }
+
+    /// An answer is owed: a read that was pending without a clock has one from now on. It is started
+    /// here, since to wake the reader, which is the task that has just written, would cost a poll.
+    fn start_read_clock(&self) {
+        let mut is_over = false;
+        self.record(|stream| is_over = stream.start_read_clock());
+        if is_over {
             self.link.reader().wake();
         }
     }
 
-    fn scanned<T>(&self, read_along: impl FnOnce(&mut dyn Scanner) -> T) -> Option<T> {
+    /// Has the scanner read along. Whom to wake is for the caller to do.
+    fn scanned<T>(&self, read_along: impl FnOnce(&mut dyn Scanner) -> T) -> Option<(T, Wakes)> {
         if !self.is_scanned.load(Ordering::Acquire) {
             return None;
         }
-        let (result, wakes, broken) = {
+        let (result, broken) = {
             let mut place = lock(&self.scanner);
             let scanner = place.as_deref_mut()?;
             let read = foreign::call(|| {
@@ -595,16 +610,13 @@ impl Shared {
                 (result, scanner.owed(), scanner.is_patient())
             });
             match read {
+                // In the order of the calls.
                 Ok((result, owed, is_patient)) => {
-                    // In the order of the calls.
-                    (Some(result), Some(self.link.scanned(owed, is_patient)), None)
+                    (Some((result, self.link.scanned(owed, is_patient))), None)
                 }
-                Err(foreign::Panicked) => (None, None, place.take()),
+                Err(foreign::Panicked) => (None, place.take()),
             }
         };
-        if let Some(wakes) = wakes {
-            self.link.wake(wakes);
-        }
         if broken.is_some() {
             foreign::dispose(broken);
             self.has_panicked();

@@ -88,10 +88,10 @@ impl Wire {
     /// As [`count_debt`](Self::count_debt) it is for the protocol, while it makes its client.
     pub fn driver(&self) -> Driver {
         if self.shared.is_settled("driver() comes too late: the protocol has made its client") {
-            return Driver { rest: Arc::default() };
+            return Driver::new(&Arc::default());
         }
         self.shared.is_driven();
-        Driver { rest: Arc::clone(self.shared.rest()) }
+        Driver::new(self.shared.rest())
     }
 
     /// Puts something between the socket and the client, which encrypts, say: `wrap` gets the wire
@@ -262,6 +262,9 @@ impl AsyncRead for Wire {
             result => result,
         };
         if !matches!(result, Poll::Ready(Ok(()))) {
+            if result.is_pending() && !self.is_below {
+                self.shared.rest().has_read_all();
+            }
             return result;
         }
         let within = match &buf.filled()[before..] {

@@ -201,6 +201,17 @@ pub(crate) struct Wakes {
     settled: bool,
 }
 
+impl Wakes {
+    /// Whether a read that is pending has to look at its clock.
+    pub(crate) fn reader(self) -> bool {
+        self.reader
+    }
+
+    pub(crate) fn but_the_reader(self) -> Self {
+        Self { reader: false, ..self }
+    }
+}
+
 /// Counts the answers a stream is owed, for clients that read all the time in a driver task.
 ///
 /// Such a client must neither die of a read timeout while nothing is asked, nor hang for ever in

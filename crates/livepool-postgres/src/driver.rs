@@ -1,5 +1,7 @@
 //! The task that reads and writes for a client, and what it does when that is over.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::task::Poll;
 
 use tokio_postgres::{Connection, Error};
@@ -9,11 +11,12 @@ use super::driver_stream::DriverStream;
 use super::line::Line;
 use super::notify::NotificationBoard;
 use crate::sync::{Arc, OnceLock};
-use livepool::protocol::{Linger, Wire, log_trouble};
+use livepool::protocol::{Driver, Linger, Wire, log_trouble};
 
 /// Of one connection.
 pub(super) struct SessionDriver {
     pub(super) connection: Connection<DriverStream<Wire>, DriverStream<Wire>>,
+    pub(super) driver: Driver,
     pub(super) line: Arc<Line>,
     pub(super) board: Arc<NotificationBoard>,
     pub(super) end: Arc<OnceLock<Error>>,
@@ -24,9 +27,10 @@ pub(super) struct SessionDriver {
 impl SessionDriver {
     /// Reads and writes until the connection has ended.
     pub(super) async fn run(self) {
-        let Self { mut connection, line, board, end, canceller, linger } = self;
-        let error = line
-            .run(|cx| {
+        let Self { mut connection, driver, line, board, end, canceller, linger } = self;
+        let error = {
+            // It reads before it writes, unless it has an answer for which nobody reads.
+            let mut driven = pin!(driver.run_reading(poll_fn(|cx| {
                 loop {
                     match connection.poll_message(cx) {
                         Poll::Ready(Some(Ok(message))) => board.post(message),
@@ -35,15 +39,18 @@ impl SessionDriver {
                         Poll::Pending => return Poll::Pending,
                     }
                 }
-            })
-            .await;
+            })));
+            let error = driven.as_mut().await;
+            // While the task still counts as busy: whoever finds it at rest finds the line lost.
+            line.lose();
+            error
+        };
         let server_ended_it = !line.is_ended_here()
             && error.as_ref().is_some_and(|error| error.is_closed() || error.code().is_some());
         if let Some(error) = error {
             log_trouble(None, &error, "a connection to PostgreSQL ended");
             let _ = end.set(error);
         }
-        line.lose();
         board.close();
         // The socket is closed before anybody is told.
         drop(connection);

@@ -39,7 +39,7 @@ pub(super) fn is_from_pool(error: &DbError) -> bool {
     error.routine() == Some(ROUTINE)
 }
 
-/// The driver's stream, which tells the line when there is nothing more to read.
+/// The driver's stream.
 #[derive(Debug)]
 pub(super) struct DriverStream<S> {
     io: S,
@@ -133,12 +133,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for DriverStream<S> {
         if this.ended.is_none() {
             match Pin::new(&mut this.io).poll_read(cx, buf) {
                 Poll::Ready(Err(error)) if this.begin_end(&error, Line::owed) => {}
-                polled => {
-                    if polled.is_pending() {
-                        this.line.read_all();
-                    }
-                    return polled;
-                }
+                polled => return polled,
             }
         }
         Poll::Ready(this.ended.as_mut().map_or(Ok(()), |ended| ended.read_into(buf)))
@@ -226,6 +221,7 @@ mod tests {
 
     use super::*;
     use livepool::event::{CloseReason, Operation};
+    use livepool::protocol::DriverState;
 
     /// Whose every operation has this end.
     #[derive(Debug, Clone, Copy)]
@@ -264,7 +260,7 @@ mod tests {
 
     /// A line on which so many answers are owed.
     fn line(owed: usize, is_between: bool) -> Arc<Line> {
-        let line = Line::new();
+        let line = Line::new(DriverState::default());
         line.scanned(owed, false, false);
         line.set_between(true, is_between);
         line

@@ -1,44 +1,26 @@
 //! [`Line`]: what is known of a connection from outside, while a driver task has it.
 //!
 //! Requests reach the driver through a queue of the client library that nobody else can see: a query
-//! whose caller has just gone may still be in it, unsent. So it counts who woke the driver and how
-//! much of that it has dealt with. At rest, it has sent everything it was given and read everything
-//! there was.
-//!
-//! [`Wire::driver`](livepool::protocol::Wire::driver) does not do here. The core's driver takes a
-//! task that was polled for one that has dealt with what woke it. The client library's task holds
-//! back when it has an answer for which nobody reads. And the core's goes through the scheduler
-//! where this one polls again at once.
+//! whose caller has just gone may still be in it, unsent. At rest, the driver has sent everything it was
+//! given and read everything there was: see [`Driver`](livepool::protocol::Driver).
 
-use std::future::poll_fn;
 use std::pin::pin;
-use std::task::{Context, Poll, Wake, Waker};
 
+use futures_util::future::select;
 use tokio::sync::Notify;
 
 use super::role::ServerRole;
 use super::unclaimed::UnclaimedStatements;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use crate::sync::{Arc, AtomicWaker, Mutex, OnceLock, PoisonError};
-use livepool::protocol::Verdict;
+use crate::sync::{Arc, Mutex, OnceLock, PoisonError};
+use livepool::protocol::{DriverState, Verdict};
 
-/// How often a driver is polled at a time.
-const MOST_POLLS: usize = 4;
-
-/// The state of one connection. The driver and the scanner write it, the client and the pool read
+/// The state of one connection. The driver's task and the scanner write it, the client and the pool read
 /// it.
 #[derive(Debug)]
 pub(super) struct Line {
-    /// How often the driver was woken or polled, and which of these it has dealt with. They differ
-    /// from before a request is in the driver's queue until it was sent.
-    woken: AtomicUsize,
-    handled: AtomicUsize,
-    driver: AtomicWaker,
-    /// Whether the driver is being polled, and will be again if it was woken meanwhile.
-    is_polled: AtomicBool,
-    /// Whether there was nothing more to read in the driver's present poll.
-    has_read_all: AtomicBool,
+    driver: DriverState,
     /// Answers that the server owes, to requests that were sent.
     owed: AtomicUsize,
     /// Whether the session was in a transaction at the last ReadyForQuery.
@@ -72,18 +54,14 @@ pub(super) struct Line {
     is_ended_here: AtomicBool,
     /// The server's role at the start, if the server said so.
     role: OnceLock<ServerRole>,
-    changed: Notify,
+    /// The connection was lost.
+    lost: Notify,
 }
 
 impl Line {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(driver: DriverState) -> Arc<Self> {
         Arc::new(Self {
-            // Until it has been polled once, the driver is not at rest.
-            woken: AtomicUsize::new(1),
-            handled: AtomicUsize::new(0),
-            driver: AtomicWaker::new(),
-            is_polled: AtomicBool::new(false),
-            has_read_all: AtomicBool::new(false),
+            driver,
             owed: AtomicUsize::new(0),
             in_transaction: AtomicBool::new(false),
             listens: AtomicBool::new(false),
@@ -101,7 +79,7 @@ impl Line {
             was_between: AtomicBool::new(false),
             is_ended_here: AtomicBool::new(false),
             role: OnceLock::new(),
-            changed: Notify::new(),
+            lost: Notify::new(),
         })
     }
 
@@ -128,24 +106,15 @@ impl Line {
 
     /// Whether no answer is owed, and no request about to be sent.
     pub(super) fn is_quiet(&self) -> bool {
-        // At rest, the driver has sent all it was given, and read all there is. What was handled is read
-        // first: it only ever catches up.
-        let handled = self.handled.load(SeqCst);
-        let is_at_rest = || self.woken.load(SeqCst) == handled;
-        // Looked at again after the count: an answer may have come between, which is owed no more and
-        // still in the driver's hands.
-        is_at_rest() && self.owed() == 0 && is_at_rest()
+        self.driver.is_at_rest_while(|| self.owed() == 0)
     }
 
     /// Resolves when nothing is under way, or the connection is lost.
     pub(super) async fn quiet(&self) {
-        loop {
-            let mut changed = pin!(self.changed.notified());
-            changed.as_mut().enable();
-            if self.is_quiet() || self.is_lost() {
-                return;
-            }
-            changed.await;
+        let mut lost = pin!(self.lost.notified());
+        lost.as_mut().enable();
+        if !self.is_lost() {
+            select(lost, pin!(self.driver.rested_while(|| self.owed() == 0))).await;
         }
     }
 
@@ -269,62 +238,9 @@ impl Line {
         let _ = self.role.set(role);
     }
 
-    pub(super) fn read_all(&self) {
-        self.has_read_all.store(true, SeqCst);
-    }
-
     /// Gives the connection up: it has ended, or a message on it is not understood.
     pub(super) fn lose(&self) {
         self.is_lost.store(true, SeqCst);
-        self.changed.notify_waiters();
-    }
-
-    /// Runs the driver: `poll` polls it for as far as it comes.
-    pub(super) async fn run<T>(
-        self: &Arc<Self>,
-        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> T {
-        let waker = Waker::from(Arc::clone(self));
-        poll_fn(|cx| {
-            self.driver.register(cx.waker());
-            for _ in 0..MOST_POLLS {
-                self.is_polled.store(true, SeqCst);
-                // Busy from here: whoever looks meanwhile sees it.
-                let now = self.woken.fetch_add(1, SeqCst) + 1;
-                self.has_read_all.store(false, SeqCst);
-                let polled = poll(&mut Context::from_waker(&waker));
-                if polled.is_ready() {
-                    return polled;
-                }
-                // A driver that holds an answer for which nobody reads does not get to reading.
-                if self.has_read_all.load(SeqCst) {
-                    self.handled.store(now, SeqCst);
-                    self.changed.notify_waiters();
-                }
-                self.is_polled.store(false, SeqCst);
-                if self.woken.load(SeqCst) == now {
-                    return Poll::Pending;
-                }
-            }
-            // Others have their turn.
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-impl Wake for Line {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.woken.fetch_add(1, SeqCst);
-        // Whoever polls it looks afterwards. To go through the scheduler costs more than a poll, and
-        // every request wakes its own driver: an answer is owed, and the clock starts.
-        if !self.is_polled.load(SeqCst) {
-            self.driver.wake();
-        }
+        self.lost.notify_waiters();
     }
 }

@@ -40,9 +40,11 @@ struct Between {
 /// stand before the next user's; and whoever waits for that is told in the end.
 fn a_quiet_line_owes_nothing_and_has_sent_everything() {
     const REQUESTS: usize = 2;
-    let (line, between) = (Line::new(), Arc::new(Between::default()));
+    let driver = livepool::models::driver();
+    let state = driver.state();
+    let (line, between) = (Line::new(state.clone()), Arc::new(Between::default()));
     between.is_held_up.store(thread_rng().gen_bool(0.5), SeqCst);
-    let driver = {
+    let task = {
         let (line, between) = (Arc::clone(&line), Arc::clone(&between));
         let known = Arc::clone(&line);
         let poll = move |cx: &mut std::task::Context<'_>| {
@@ -73,11 +75,12 @@ fn a_quiet_line_owes_nothing_and_has_sent_everything() {
                 known.scanned(asked - answered, false, false);
             }
             thread::yield_now();
-            known.read_all();
+            state.has_read_all();
             if between.is_over.load(SeqCst) { Poll::Ready(()) } else { Poll::Pending }
         };
         thread::spawn(move || {
-            block_on(line.run(poll));
+            let mut driven = std::pin::pin!(driver.run_reading(std::future::poll_fn(poll)));
+            block_on(driven.as_mut());
             line.lose();
         })
     };
@@ -126,5 +129,5 @@ fn a_quiet_line_owes_nothing_and_has_sent_everything() {
     check(REQUESTS);
     between.is_over.store(true, SeqCst);
     between.queue.wake();
-    driver.join().expect("it ended");
+    task.join().expect("it ended");
 }

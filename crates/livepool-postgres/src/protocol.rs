@@ -153,7 +153,8 @@ impl Protocol for Postgres {
         let peer = wire.peer_addr().clone();
         let Negotiated { wire, encryption, end_point } =
             self.tls_policy(&peer).negotiate(wire).await?;
-        let line = Line::new();
+        let driver = wire.driver();
+        let line = Line::new(driver.state());
         // Its ledger only repeats what the line knows.
         // Before the first byte of the startup: the scanner has to see both directions from the beginning.
         drop(wire.scan(SessionScanner::new(&line, self.target, &self.generation)));
@@ -181,7 +182,8 @@ impl Protocol for Postgres {
             handshake,
         };
         // Before the role is asked for: without the driver no answer would be read.
-        tokio::spawn(SessionDriver { connection, line, board, end, canceller, linger }.run());
+        let driver = SessionDriver { connection, driver, line, board, end, canceller, linger };
+        tokio::spawn(driver.run());
         if self.target != Target::Any {
             // Servers since PostgreSQL 14 report their role in the handshake, which saves a round trip.
             let role = match client.line.role() {

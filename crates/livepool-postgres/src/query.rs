@@ -21,7 +21,7 @@ mod private {
     }
 }
 
-pub(super) use private::Runnable;
+pub(super) use private::{AsRunnable, Runnable};
 
 /// A prepared [`Statement`], or a text, that can be run. As [`tokio_postgres::ToStatement`], which
 /// is implemented for the same types.
@@ -56,6 +56,8 @@ pub(super) type Params<'a> = [&'a (dyn ToSql + Sync)];
 pub(super) enum RunMode {
     /// With the call of the client library that was asked for.
     AsGiven,
+    /// With this statement of the cache, instead of its text.
+    Cached(Statement),
     /// With a call that sends the text and the types of the parameters each time.
     Typed(String, Vec<Type>),
 }
@@ -70,7 +72,13 @@ impl StatementCache {
         params: usize,
     ) -> Result<RunMode, Error> {
         if self.mode() == Statements::Named {
-            return Ok(RunMode::AsGiven);
+            return Ok(match runnable {
+                // The client library would prepare it for this one use, and close it.
+                Runnable::Text(text) if self.keeps_statements() => {
+                    RunMode::Cached(self.prepare(client, text, &[]).await?)
+                }
+                _ => RunMode::AsGiven,
+            });
         }
         let (text, statement) = match runnable {
             Runnable::Text(text) if params == 0 => {
@@ -113,6 +121,10 @@ macro_rules! queries {
     ($($(#[$doc:meta])* $name:ident, $typed:ident => $out:ty;)+) => { $(
         $(#[$doc])*
         ///
+        /// A text is prepared once for each connection, as by
+        /// [`prepare_cached`](super::Client::prepare_cached), and kept: to run it again is one round trip.
+        /// The cache is bounded; with a capacity of 0 a text is prepared for each use.
+        ///
         /// A statement of the cache that has become useless (its table has other columns now, a type was
         /// made anew, the session's statements were deallocated) is prepared anew and run, if the server
         /// refused it before anything ran and no transaction is open. In a transaction this one use
@@ -133,23 +145,27 @@ macro_rules! queries {
         where
             T: ?Sized + super::query::ToStatement,
         {
-            use super::query::{RunMode, typed};
+            use super::query::{AsRunnable, RunMode, typed};
             let (client, cache) = self.parts();
             let run_mode = cache.run_mode(client, statement.runnable(), params.len()).await?;
             let running = cache.running_guard().await;
-            match run_mode {
-                RunMode::Typed(text, types) => client.$typed(&text, &typed(params, types)).await,
-                RunMode::AsGiven => match client.$name(statement, params).await {
-                    Ok(out) => Ok(out),
-                    Err(error) => {
-                        // To renew it may take a transaction.
-                        drop(running);
-                        match cache.renew(client, statement.runnable(), &error).await {
-                            Some(renewed) => client.$name(&renewed, params).await,
-                            None => Err(error),
-                        }
-                    }
-                },
+            let (result, used) = match run_mode {
+                RunMode::Typed(text, types) => {
+                    return client.$typed(&text, &typed(params, types)).await;
+                }
+                RunMode::Cached(cached) => (client.$name(&cached, params).await, Some(cached)),
+                RunMode::AsGiven => (client.$name(statement, params).await, None),
+            };
+            let error = match result {
+                Ok(out) => return Ok(out),
+                Err(error) => error,
+            };
+            // To renew it may take a transaction.
+            drop(running);
+            let used = used.as_ref().map_or(statement.runnable(), AsRunnable::runnable);
+            match cache.renew(client, used, &error).await {
+                Some(renewed) => client.$name(&renewed, params).await,
+                None => Err(error),
             }
         }
     )+ };

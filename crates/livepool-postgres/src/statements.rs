@@ -119,6 +119,10 @@ impl StatementCache {
         self.mode
     }
 
+    pub(super) fn keeps_statements(&self) -> bool {
+        self.capacity > 0
+    }
+
     pub(super) async fn prepare(
         &self,
         client: &Client,

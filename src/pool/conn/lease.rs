@@ -137,8 +137,24 @@ impl Lease {
         Some(Self::of(Leased { conn, since, taken_at, entry, pool }))
     }
 
-    /// Gives it back: to the idle ones, to be reset, or to be closed.
+    /// Gives it back: to the idle ones, to be reset, or to be closed. While its client's task has work
+    /// to do, that is decided at the end of the task's poll.
     pub(in crate::pool) fn end(&mut self, ending: Ending) -> Release {
+        if !self.conn.is_at_rest() && self.conn.stream().tainted().is_none() {
+            // Its task may be about to send what its user has left behind.
+            let (rest, mut lease) = (self.conn.task(), Self::of(self.take()));
+            let end = Box::new(move || {
+                lease.end_now(ending);
+            });
+            if let Some(Err(end)) = rest.map(|rest| rest.after_poll(end)) {
+                end();
+            }
+            return Release::Resetting;
+        }
+        self.end_now(ending)
+    }
+
+    fn end_now(&mut self, ending: Ending) -> Release {
         let leased = self.take();
         let pool = &leased.pool.0;
         pool.note_use(&leased.entry, &leased.conn);
@@ -147,7 +163,7 @@ impl Lease {
             (stream.tainted(), stream.needs_reset())
         };
         let mut reuse = match &pool.protocol {
-            // Its task may be about to send what its user has left behind.
+            // Its task is held up, or was woken again.
             Some(_) if !leased.conn.is_at_rest() => Verdict::NeedsReset,
             Some(protocol) if leased.is_claimed() && tainted.is_none() => {
                 protocol.reuse(&leased.conn)

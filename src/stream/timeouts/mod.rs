@@ -123,6 +123,13 @@ impl Stream {
         Poll::Ready(self.time_out(Operation::Read, after))
     }
 
+    /// An answer is owed, or the way in which it is has changed: a read that is pending has its clock
+    /// started. Returns whether the read has to be polled for that.
+    pub(crate) fn start_read_clock(&mut self) -> bool {
+        // A deadline may have passed, and its error is the read's.
+        self.read_waits && (self.deadline().is_some() || self.poll_read_clock().is_ready())
+    }
+
     /// For an operation of the writing side that is pending, whose task the link knows.
     pub(in crate::stream) fn poll_write_clock(
         &mut self,

@@ -140,7 +140,7 @@ async fn who_leaves_nothing_goes_back_at_once() {
         conn.prepare_cached("SELECT 1").await.unwrap();
         echo(&conn, 1).await.unwrap();
         assert!(conn.prepare("SELECT nothing").await.is_err());
-        let rows = conn.query("SELECT 2", &[]).await.unwrap();
+        let rows = tokio_postgres::Client::query(&conn, "SELECT 2", &[]).await.unwrap();
         assert_eq!(conn.release(), Release::Reused, "{round}");
         drop(rows);
         until_status(&pool, |now| now.idle == 1).await;

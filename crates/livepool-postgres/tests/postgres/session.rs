@@ -38,7 +38,8 @@ async fn rows_may_be_kept_for_longer_than_their_connection() {
     for number in 0..50_i64 {
         let rows = {
             let conn = pool.get().await.unwrap();
-            conn.query("SELECT $1::int8", &[&number]).await.unwrap()
+            // The library's own call: ours would keep the statement.
+            tokio_postgres::Client::query(&conn, "SELECT $1::int8", &[&number]).await.unwrap()
         };
         until_status(&pool, |now| now.idle == 1).await;
         assert_eq!(rows[0].get::<_, i64>(0), number);
@@ -49,7 +50,8 @@ async fn rows_may_be_kept_for_longer_than_their_connection() {
     }
     let conn = pool.get().await.unwrap();
     let left = "SELECT count(*) FROM pg_prepared_statements";
-    assert_eq!(conn.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 1, "its own");
+    let left = tokio_postgres::Client::query_one(&conn, left, &[]).await.unwrap();
+    assert_eq!(left.get::<_, i64>(0), 1, "its own");
     assert_eq!((events.opened(), events.closed()), (1, vec![]));
 }
 
@@ -68,7 +70,9 @@ async fn rows_that_outlive_their_connection_by_a_moment_cost_none() {
             for number in 0..QUERIES / TASKS {
                 let rows = {
                     let conn = pool.get().await.unwrap();
-                    conn.query("SELECT $1::int8", &[&(task + number)]).await.unwrap()
+                    let sql = "SELECT $1::int8";
+                    // The library's own call: ours would keep the statement.
+                    tokio_postgres::Client::query(&conn, sql, &[&(task + number)]).await.unwrap()
                 };
                 tokio::task::yield_now().await;
                 assert_eq!(rows[0].get::<_, i64>(0), task + number);
@@ -199,7 +203,9 @@ async fn a_statement_is_prepared_once_per_connection() {
         transaction.prepare_cached("SELECT 1 AS tag").await.unwrap();
     }
     let conn = pool.get().await.unwrap();
-    assert_eq!(conn.query_one(prepared, &[]).await.unwrap().get::<_, i64>(0), 2);
+    // The library's own call: ours would keep the statement that counts.
+    let client: &tokio_postgres::Client = &conn;
+    assert_eq!(client.query_one(prepared, &[]).await.unwrap().get::<_, i64>(0), 2);
     assert_eq!(conn.statement_cache().size(), 2);
     // The one that was not used for the longest time makes room, and is closed at the server.
     for number in 0..10 {
@@ -207,9 +213,38 @@ async fn a_statement_is_prepared_once_per_connection() {
         conn.prepare_cached("SELECT 1 AS tag").await.unwrap();
     }
     assert_eq!(conn.statement_cache().size(), 3);
-    assert_eq!(conn.query_one(prepared, &[]).await.unwrap().get::<_, i64>(0), 3);
+    assert_eq!(client.query_one(prepared, &[]).await.unwrap().get::<_, i64>(0), 3);
     conn.statement_cache().clear();
-    assert_eq!(conn.query_one(prepared, &[]).await.unwrap().get::<_, i64>(0), 0);
+    assert_eq!(client.query_one(prepared, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+/// A text is as good as a statement of the cache: prepared at its first use on each connection, and
+/// anew when it has become useless.
+#[tokio::test]
+async fn a_text_is_prepared_once_per_connection() {
+    let server = trusting_server(&[]);
+    let (pool, events) = pool(&server, one);
+    let prepared = "SELECT count(*)::int8 FROM pg_prepared_statements";
+    pool.get().await.unwrap().batch_execute("CREATE TABLE tags (tag int4)").await.unwrap();
+    for number in 0..5 {
+        let mut conn = pool.get().await.unwrap();
+        conn.execute("INSERT INTO tags VALUES ($1)", &[&number]).await.unwrap();
+        let transaction = conn.transaction().await.unwrap();
+        transaction.query("SELECT * FROM tags", &[]).await.unwrap();
+        transaction.commit().await.unwrap();
+        assert_eq!(conn.release(), Release::Reused, "{number}");
+    }
+    let conn = pool.get().await.unwrap();
+    let count = async || {
+        let row = tokio_postgres::Client::query_one(&conn, prepared, &[]).await.unwrap();
+        row.get::<_, i64>(0)
+    };
+    // And the one that counts, which the library prepares for itself.
+    assert_eq!((count().await, conn.statement_cache().size()), (3, 2));
+    // Its columns are other ones now: "cached plan must not change result type".
+    server.psql("ALTER TABLE tags ADD COLUMN more int4");
+    assert_eq!(conn.query("SELECT * FROM tags", &[]).await.unwrap()[0].len(), 2);
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
 }
 
 #[tokio::test]
