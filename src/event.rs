@@ -379,7 +379,7 @@ pub enum Event {
         /// The text of the error, with every address that was tried.
         error: Arc<str>,
     },
-    /// A caller got a connection.
+    /// A caller got a connection, or a share of one.
     #[non_exhaustive]
     CheckedOut {
         /// The connection.
@@ -395,7 +395,7 @@ pub enum Event {
         /// Time the caller waited.
         waited: Duration,
     },
-    /// A connection came back and may be used again.
+    /// A connection came back and may be used again, or a share of one came back.
     #[non_exhaustive]
     Returned {
         /// The connection.
@@ -477,6 +477,15 @@ pub enum Event {
         /// Whether the peer was asked, and does not offer encryption, or somebody in between says
         /// so. If not, the pool was not told whom to trust.
         was_asked: bool,
+    },
+    /// A connection that is shared is joined by nobody any more: a caller has left something in its
+    /// session, say. Those who use it go on, and then it is reset or closed.
+    #[non_exhaustive]
+    SharingEnded {
+        /// The connection.
+        conn: ConnId,
+        /// The address the connection goes to.
+        peer: PeerAddr,
     },
     /// A peer was asked, over a connection made for that, to stop what it does for another
     /// connection: the caller of a request went away, or the request took too long.

@@ -10,6 +10,7 @@ mod builder;
 mod guard;
 mod inbox;
 mod inner;
+mod share;
 
 /// From a caller's question to a connection in its hands.
 mod acquire {
@@ -18,6 +19,7 @@ mod acquire {
     pub(in crate::pool) mod idle_set;
     pub(in crate::pool) mod ping;
     pub(in crate::pool) mod retry;
+    pub(in crate::pool) mod sharing;
     pub(in crate::pool) mod wait_queue;
 }
 
@@ -69,7 +71,7 @@ use std::panic::Location;
 use crate::config::{Config, ConfigError, check_max_size};
 use crate::deadline::Deadline;
 use crate::error::CheckoutError;
-use crate::protocol::{Protocol, Raw};
+use crate::protocol::{Multiplex, Protocol, Raw};
 use crate::status::{PeerStatus, Status};
 use crate::sync::Arc;
 
@@ -86,6 +88,7 @@ pub use conn::lease::Release;
 #[cfg(feature = "codec")]
 pub use guard::Framed;
 pub use guard::{Buffered, Guard};
+pub use share::Share;
 
 /// A pool of connections to one upstream. Cloning gives another handle to the same pool.
 ///
@@ -195,6 +198,72 @@ impl<P: Protocol> Pool<P> {
     #[track_caller]
     pub fn try_get(&self) -> Option<Guard<P>> {
         checkout::try_checkout(&self.handle.0, Location::caller()).map(Guard::new)
+    }
+
+    /// Takes a part of a connection that others use at the same time, for small requests of many callers:
+    /// what goes out and comes in together costs a fraction of what it costs one by one.
+    ///
+    /// The connections are those of the pool, which are idle, with one caller, or shared by up to
+    /// [`max_shares`](Config::max_shares). How callers are spread over them is the protocol's choice.
+    /// A connection comes back when the last of those who share it has gone. Dropping what is returned,
+    /// or a request of it, harms nobody else; when the connection ends, each request that was in flight on
+    /// it fails once, and says whether it may have been carried out. A silent peer is found by the
+    /// requests that wait, and nobody joins a connection whose peer is being asked for a sign of life.
+    ///
+    /// Callers who share and callers who want a connection of their own stand in one queue, in order of
+    /// arrival. A share that is free goes to the first who wants one. For each caller in front who
+    /// wants a connection, where none can be made, one that is shared is joined by nobody any more, and
+    /// is theirs when its users have gone.
+    ///
+    /// # Errors
+    ///
+    /// # Panics
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`get`](Self::get).
+    #[track_caller]
+    pub fn share(&self) -> impl Future<Output = Result<P::Shared, CheckoutError>> + Send
+    where
+        P: Multiplex,
+    {
+        self.share_until(Until::For(self.handle.0.settings().timeouts.checkout))
+    }
+
+    /// As [`share`](Self::share), with this deadline instead of `timeouts.checkout`.
+    ///
+    /// # Errors
+    ///
+    /// # Panics
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`get`](Self::get).
+    #[track_caller]
+    pub fn share_by(
+        &self,
+        deadline: impl Into<Deadline>,
+    ) -> impl Future<Output = Result<P::Shared, CheckoutError>> + Send
+    where
+        P: Multiplex,
+    {
+        self.share_until(Until::By(deadline.into()))
+    }
+
+    #[track_caller]
+    fn share_until(
+        &self,
+        until: Until,
+    ) -> impl Future<Output = Result<P::Shared, CheckoutError>> + Send
+    where
+        P: Multiplex,
+    {
+        let taken_at = Location::caller();
+        async move {
+            let part = checkout::share::<P>(&self.handle.0, until, taken_at).await?;
+            let protocol = erased::typed::<P>(&self.handle.0.protocol).expect(erased::MADE);
+            Ok(protocol.shared(Share::new(part)))
+        }
     }
 
     /// Takes a connection, runs `exchange` with it, and releases it if that succeeds. If it fails,

@@ -7,7 +7,7 @@ use crate::net::PeerAddr;
 
 /// The status of a pool at one moment: how full it is.
 ///
-/// `idle + in_use + connecting + quarantined + ending` never exceeds `max_size`.
+/// `idle + in_use + shared + connecting + quarantined + ending` never exceeds `max_size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -18,6 +18,10 @@ pub struct Status {
     pub idle: usize,
     /// Connections held by a guard, or on the way to or from a guard.
     pub in_use: usize,
+    /// Connections used by several callers at a time, or by one of those who share.
+    pub shared: usize,
+    /// Callers who share the connections of `shared`.
+    pub shares: usize,
     /// Connections of `in_use` whose guard has gone, and which are being reset for the next one.
     pub resetting: usize,
     /// Connections being made.
@@ -39,7 +43,7 @@ pub struct Status {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { max_size, idle, in_use, resetting, connecting, quarantined, .. } = self;
-        let Self { ending, waiting, paused, closed, .. } = self;
+        let Self { shared, shares, ending, waiting, paused, closed, .. } = self;
         // A reader takes "in use" for "held by a caller"; connections that are being reset have a
         // number of their own below.
         let in_use = in_use.saturating_sub(*resetting);
@@ -47,6 +51,9 @@ impl fmt::Display for Status {
             f,
             "{in_use} of {max_size} in use, {idle} idle, {connecting} connecting, {waiting} waiting"
         )?;
+        if *shared > 0 {
+            write!(f, ", {shared} shared by {shares}")?;
+        }
         if *resetting > 0 {
             write!(f, ", {resetting} being reset")?;
         }

@@ -7,7 +7,8 @@
 pub(crate) use futures_util::task::AtomicWaker;
 #[cfg(not(shuttle))]
 pub(crate) use std::sync::{
-    Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak, atomic,
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    TryLockError, Weak, atomic,
 };
 
 #[cfg(shuttle)]
@@ -15,7 +16,7 @@ pub use scheduled::AtomicWaker;
 /// shuttle has no `OnceLock`, `Weak` or error types of its own; an `Arc` schedules nothing.
 #[cfg(shuttle)]
 pub use {
-    shuttle::sync::{Mutex, MutexGuard, atomic},
+    shuttle::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic},
     std::sync::{Arc, OnceLock, PoisonError, TryLockError, Weak},
 };
 

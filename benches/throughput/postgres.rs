@@ -102,10 +102,9 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
             name: "postgres prepared, shared".to_owned(),
             callers: &[16, 64, 256],
             contenders: vec![
-                contender(livepool, &ours, |pool| async move {
-                    let client = pool.get().await.expect("a connection");
-                    let statement = client.prepare_cached(ONE).await.expect("a statement");
-                    client.query_one(&statement, &[]).await.expect("a row");
+                contender("livepool, shared", &ours, |pool| async move {
+                    let client = pool.share().await.expect("a share");
+                    client.query_one(ONE, &[]).await.expect("a row");
                 }),
                 contender("4 tokio-postgres clients", &shared, |shared| async move {
                     let (next, clients) = &*shared;

@@ -58,7 +58,11 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
             name: "redis GET, shared".to_owned(),
             callers: &[16, 64, 256],
             contenders: vec![
-                contender("livepool", &plain, ask),
+                contender("livepool, shared", &plain, |pool| async move {
+                    let mut shared = pool.share().await.expect("a share");
+                    let value: String = shared.get("key").await.expect("it");
+                    assert_eq!(value, "value");
+                }),
                 contender("ConnectionManager (1 connection)", &manager, |mut manager| async move {
                     let value: String = manager.get("key").await.expect("it");
                     assert_eq!(value, "value");

@@ -60,6 +60,9 @@ pub struct Config {
     /// for the whole checkout timeout, only to be told what `QueueFull` tells at once.
     #[cfg_attr(feature = "serde", serde(with = "super::human::count_or_unlimited"))]
     pub max_waiting: Option<usize>,
+    /// The highest number of callers who [share](crate::Pool::share) a connection at a time, where its
+    /// protocol allows more. Default 256. 1 to 65535; with 1 nobody shares.
+    pub max_shares: usize,
     /// The choice among idle connections. Default [`Order::Lifo`].
     pub order: Order,
     /// The check of a connection before it is handed out. Default [`Validation::Peek`].
@@ -130,6 +133,7 @@ impl Config {
         with_first_connect first_connect: plain FirstConnect;
         with_dns_refresh dns_refresh: into Option<Duration>;
         with_max_waiting max_waiting: into Option<usize>;
+        with_max_shares max_shares: plain usize;
         with_order order: plain Order;
         with_validation validation: plain Validation;
         with_idle_timeout idle_timeout: into Option<Duration>;
@@ -157,6 +161,7 @@ impl Default for Config {
             first_connect: FirstConnect::default(),
             dns_refresh: Some(Duration::from_secs(30)),
             max_waiting: Some(1024),
+            max_shares: 256,
             order: Order::Lifo,
             validation: Validation::Peek,
             idle_timeout: Some(Duration::from_secs(10 * 60)),

@@ -105,6 +105,13 @@ pub(super) fn max_waiting(problems: &mut Problems, most: Option<usize>) {
     }
 }
 
+pub(super) fn max_shares(problems: &mut Problems, most: usize) {
+    if !SIZES.contains(&most) {
+        let rule = "must be from 1 (nobody shares) to 65535";
+        problems.add("max_shares", most, rule);
+    }
+}
+
 pub(super) fn backoff(problems: &mut Problems, backoff: &Backoff) {
     time(problems, "backoff.first", backoff.first, NO_NEVER);
     time(problems, "backoff.while_waiting", backoff.while_waiting, NO_NEVER);
@@ -148,6 +155,7 @@ pub(super) fn for_deadpool(config: &Config) -> Result<(), ConfigError> {
         first_connect: "needs livepool::Pool: a plain deadpool tells every caller what became of its dial";
         dns_refresh: "needs livepool::Pool: a plain deadpool looks names up for dials only";
         max_waiting: "needs livepool::Pool: a plain deadpool bounds no queue";
+        max_shares: "needs livepool::Pool: a plain deadpool shares no connection";
         order: "is deadpool's: give it to Pool::builder(manager).queue_mode(..), and leave it out here";
         validation: "needs livepool::Pool: in a plain deadpool connections are not pinged";
         idle_timeout: "needs livepool::Pool: a plain deadpool closes nothing in the background";

@@ -26,6 +26,7 @@ pub(crate) struct Settings {
     pub(crate) first_connect: FirstConnect,
     pub(crate) dns_refresh: Option<Duration>,
     pub(crate) max_waiting: Option<usize>,
+    pub(crate) max_shares: usize,
     pub(crate) order: Order,
     pub(crate) validation: Validation,
     /// The time limits, shared: a copy of its own would be a third of each stream.
@@ -119,6 +120,7 @@ impl Settings {
         rules::min_idle(&mut problems, config.min_idle, config.max_size);
         rules::max_connecting(&mut problems, config.max_connecting);
         rules::max_waiting(&mut problems, config.max_waiting);
+        rules::max_shares(&mut problems, config.max_shares);
         rules::backoff(&mut problems, &config.backoff);
         rules::dns_refresh(&mut problems, config.dns_refresh);
         rules::limit(&mut problems, "idle_timeout", config.idle_timeout);
@@ -149,6 +151,7 @@ impl Settings {
             // Without a name among the endpoints there is nothing to look up, and no task for it.
             dns_refresh: config.dns_refresh.filter(|_| names),
             max_waiting: config.max_waiting,
+            max_shares: config.max_shares,
             order: config.order,
             validation: config.validation,
             timeouts: Arc::new(effective_timeouts(config)),

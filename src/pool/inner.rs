@@ -15,6 +15,7 @@ use crate::event::{Check, CheckVerdict, CloseReason, Event};
 use crate::liveness::UNASKED;
 use crate::pool::acquire::idle_set::IdleSet;
 use crate::pool::acquire::ping::{PingInTime, Pinger};
+use crate::pool::acquire::sharing::SharedSet;
 use crate::pool::acquire::wait_queue::WaitQueue;
 use crate::pool::conn::age::Age;
 use crate::pool::conn::entry::{Entry, FiredEntries, Listing, Parts};
@@ -53,6 +54,8 @@ pub(in crate::pool) struct PoolInner {
     pub(in crate::pool) pinger: Pinger,
     pub(in crate::pool) wait_queue: WaitQueue,
     pub(in crate::pool) idle_set: IdleSet,
+    /// Connections that several callers use.
+    pub(in crate::pool) shares: SharedSet,
     /// Connections with callers, or on their way to one.
     pub(in crate::pool) guards: AtomicUsize,
     pub(in crate::pool) slots: Arc<Slots>,
@@ -96,6 +99,7 @@ impl PoolInner {
             pinger,
             wait_queue: WaitQueue::default(),
             idle_set: IdleSet::new(settings.max_size, settings.order),
+            shares: SharedSet::default(),
             guards: AtomicUsize::new(0),
             slots: Slots::new(settings.max_size),
             peers: Peers::new(Arc::clone(connector.emitter()), settings),
@@ -369,13 +373,17 @@ impl PoolInner {
     pub(in crate::pool) fn status(&self) -> Status {
         let Counts { idle, in_use: busy, connecting } = self.registry.count(&self.slots);
         let quarantined = self.probing.count().min(busy);
+        let (shared, shares) = self.shares.counts();
+        let shared = shared.min(busy - quarantined);
         // A connection that is being closed has its slot until its socket is closed.
         let connecting = connecting.min(self.dials.all_under_way());
         Status {
             max_size: self.slots.limit(),
             idle,
-            in_use: busy - quarantined,
-            resetting: self.resets.count().min(busy - quarantined),
+            in_use: busy - quarantined - shared,
+            shared,
+            shares,
+            resetting: self.resets.count().min(busy - quarantined - shared),
             connecting,
             quarantined,
             ending: self.slots.ending(),
@@ -388,9 +396,12 @@ impl PoolInner {
     pub(in crate::pool) fn refresh_gauges(&self) {
         let Status { max_size, idle, in_use, connecting, quarantined, ending, waiting, .. } =
             self.status();
+        let (shared, shares) = self.shares.counts();
         self.emitter().set_gauges(&Gauges {
             idle,
             in_use,
+            shared,
+            shares,
             quarantined,
             ending,
             connecting,

@@ -30,7 +30,7 @@ use crate::models::{Model, advance, block_on, turn};
 use crate::net::Directory;
 use crate::pool::acquire::checkout::{Until, checkout, try_checkout};
 use crate::pool::acquire::ping::{Ping, Pinger};
-use crate::pool::acquire::wait_queue::WaitQueue;
+use crate::pool::acquire::wait_queue::{WaitQueue, Wants};
 use crate::pool::conn::entry::Entry;
 use crate::pool::conn::lease::Lease;
 use crate::pool::health::maintenance;
@@ -816,7 +816,7 @@ fn callers_are_called_in_order_and_none_is_passed_over() {
     let queue = WaitQueue::default();
     let start = Instant::now();
     let waiters: Vec<_> =
-        (0..CALLERS).map(|_| queue.join(start, None, None).expect("room")).collect();
+        (0..CALLERS).map(|_| queue.join(start, None, None, Wants::Lease).expect("room")).collect();
     let served = Plain::new([None; CALLERS]);
     thread::scope(|scope| {
         for (place, waiter) in waiters.into_iter().enumerate() {

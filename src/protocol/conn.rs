@@ -195,6 +195,14 @@ impl Conn {
         }
     }
 
+    /// Whether nothing speaks against another user beside those it has. Takes no lock.
+    pub(crate) fn is_well(&self) -> bool {
+        match self {
+            Self::Raw(_) => false,
+            Self::Client(client) => client.shared.is_well(),
+        }
+    }
+
     /// The task of the client, if it may have one.
     pub(crate) fn task(&self) -> Option<Arc<Rest>> {
         match self {

@@ -17,9 +17,6 @@ use tokio::sync::Notify;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Arc, AtomicWaker, Mutex, PoisonError};
 
-/// How often a task is polled in a row before others have their turn.
-const MOST_POLLS: usize = 4;
-
 /// It was woken, and was not polled since.
 const WOKEN: usize = 1;
 const POLLING: usize = 2;
@@ -194,9 +191,6 @@ impl Driver {
 
     /// The client's task, to be spawned: it does what `task` does, and the pool knows whether it has
     /// work to do. It is at rest when it was polled and not woken since.
-    ///
-    /// A task that is woken while it is polled is polled again at once, a few times, which costs less
-    /// than the way through the scheduler.
     pub fn run<F: Future>(self, task: F) -> Driven<F> {
         self.driven(task, false)
     }
@@ -273,24 +267,19 @@ impl<F: Future> Future for Driven<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let mut this = self.project();
+        let this = self.project();
         let DriverWaker { rest, task } = &*this.end.alarm;
         task.register(cx.waker());
-        for _ in 0..MOST_POLLS {
-            rest.begin_poll();
-            let result = this.task.as_mut().poll(&mut Context::from_waker(this.waker));
-            if result.is_ready() {
-                return result;
+        rest.begin_poll();
+        let result = this.task.poll(&mut Context::from_waker(this.waker));
+        if result.is_pending() {
+            if !rest.end_poll(*this.reads_all) {
+                // Through the scheduler: what comes meanwhile goes out together.
+                cx.waker().wake_by_ref();
             }
-            if rest.end_poll(*this.reads_all) {
-                rest.was_polled();
-                return Poll::Pending;
-            }
+            rest.was_polled();
         }
-        rest.was_polled();
-        // Others have their turn.
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        result
     }
 }
 

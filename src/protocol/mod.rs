@@ -13,6 +13,7 @@ mod guard_ext;
 mod linger;
 #[cfg(shuttle)]
 pub(crate) mod models;
+mod multiplex;
 mod scanner;
 mod shared;
 mod verdict;
@@ -29,13 +30,14 @@ pub use self::guard_ext::GuardExt;
 pub use aside::{SideChannel, SidePermit};
 pub use driver::{Driven, Driver, DriverState};
 pub use linger::{Linger, LingeringSocket};
+pub use multiplex::{Multiplex, RequestLost, Spread};
 pub use scanner::Scanner;
 pub use verdict::Verdict;
 pub use wire::{DeferredEvents, Wire};
 pub use wire_stream::WireStream;
 
 pub use crate::causes::{OneLine, is_connection_error};
-pub use crate::pool::Retry;
+pub use crate::pool::{Retry, Share};
 pub use crate::stream::{Ledger, Owed};
 pub use crate::telemetry::log::log_trouble;
 pub use crate::text::Escaped;

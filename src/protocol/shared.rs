@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     stream: Mutex<Option<Box<Stream>>>,
     /// The stream is to be taken out by whoever has it.
     is_closed: AtomicBool,
+    /// It can be used no more, or must not be, as far as its polls have shown.
+    has_ended: AtomicBool,
     /// TLS, say. Held for one poll; locked before the stream, never after.
     layer: Mutex<Option<Layer>>,
     is_layered: AtomicBool,
@@ -139,6 +141,7 @@ impl Shared {
             host: stream.host().cloned(),
             stream: Mutex::new(Some(stream)),
             is_closed: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
             layer: Mutex::new(None),
             is_layered: AtomicBool::new(false),
             has_layer: AtomicBool::new(false),
@@ -197,6 +200,13 @@ impl Shared {
 
     pub(super) fn keep(&self, keeper: Arc<dyn Keeper>) {
         self.bell.keep(keeper);
+    }
+
+    /// Whether it may be used by one more: it has not ended, and its peer is not being asked for a sign of
+    /// life.
+    pub(super) fn is_well(&self) -> bool {
+        let has_ended = self.has_ended.load(Ordering::Acquire) || self.link.is_interrupted();
+        !has_ended && !self.link.is_suspect()
     }
 
     /// How much the client may hold.
@@ -428,7 +438,13 @@ impl Shared {
         poll: impl FnOnce(&mut Stream) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         let (result, untold) = match &mut *self.stream() {
-            Some(stream) => (poll(stream), stream.take_untold()),
+            Some(stream) => {
+                let result = poll(stream);
+                if stream.ended().is_some() {
+                    self.has_ended.store(true, Ordering::Release);
+                }
+                (result, stream.take_untold())
+            }
             None => (Poll::Ready(Err(self.lost())), None),
         };
         // Whoever closed it meanwhile could not.

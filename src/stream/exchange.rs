@@ -92,6 +92,11 @@ impl Exchange {
         self.taint.get_or_insert(reason);
     }
 
+    /// Why the stream can be used no more, or must not be when its users have gone, whatever is pending.
+    pub(super) fn ended(&self) -> Option<CloseReason> {
+        self.taint
+    }
+
     /// Why the stream may not be reused, however its exchange ends: something went wrong, or an
     /// operation of the writing side was dropped while it was pending.
     pub(super) fn tainted(&self) -> Option<CloseReason> {

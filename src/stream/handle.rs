@@ -32,6 +32,8 @@ pub(crate) struct Link {
     scanned: AtomicUsize,
     /// The next answer may take any time.
     patient: AtomicBool,
+    /// The peer is being asked for a sign of life, while a read waits.
+    suspect: AtomicBool,
     /// How often the debt rose from zero. It tells the reader's clock that a new debt began even
     /// when the old one was paid between two polls.
     debts_begun: AtomicUsize,
@@ -54,6 +56,7 @@ impl Link {
             debt: AtomicUsize::new(0),
             scanned: AtomicUsize::new(0),
             patient: AtomicBool::new(false),
+            suspect: AtomicBool::new(false),
             debts_begun: AtomicUsize::new(0),
             activity: AtomicU64::new(0),
             reader: AtomicWaker::new(),
@@ -153,6 +156,16 @@ impl Link {
     pub(crate) fn end(&self) {
         self.is_ended.store(true, Ordering::Release);
         self.settled.notify_waiters();
+    }
+
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_suspect(&self, is_suspect: bool) {
+        if self.is_suspect() != is_suspect {
+            self.suspect.store(is_suspect, Ordering::Release);
+        }
     }
 
     pub(crate) fn is_patient(&self) -> bool {

@@ -223,6 +223,11 @@ impl Stream {
         self.link.interrupted().or(self.exchange.tainted())
     }
 
+    /// As [`tainted`](Self::tainted), while its users go on: an operation that is pending says nothing.
+    pub(crate) fn ended(&self) -> Option<CloseReason> {
+        self.link.interrupted().or(self.exchange.ended())
+    }
+
     /// The timeouts in force. Of what was not set, that of a read is what it comes to here.
     pub fn timeouts(&self) -> Timeouts {
         let ExchangeLimits { read, write, flush, shutdown, .. } = self.limits();
@@ -457,6 +462,7 @@ impl Stream {
     fn end_watch(&mut self) {
         if let Some(watch) = &mut self.watch {
             watch.rest(&self.io.sock_ref());
+            self.link.set_suspect(false);
         }
     }
 }

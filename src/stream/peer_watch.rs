@@ -66,7 +66,10 @@ impl Watch {
                 // Nobody can tell; the read's own timeout decides.
                 None => self.max_silence,
                 Some(info) => match self.look(now, &info, socket) {
-                    Ok(wait) => wait,
+                    Ok(wait) => {
+                        link.set_suspect(self.probe.is_under_way());
+                        wait
+                    }
                     Err(silent) => {
                         self.rest(socket);
                         return Poll::Ready(silent);

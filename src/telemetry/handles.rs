@@ -25,6 +25,10 @@ pub(crate) struct Gauges {
     pub(crate) idle: usize,
     /// Connections that are checked out.
     pub(crate) in_use: usize,
+    /// Connections that several callers use.
+    pub(crate) shared: usize,
+    /// Callers who do.
+    pub(crate) shares: usize,
     /// Dials under way.
     pub(crate) connecting: usize,
     /// Connections whose peer is silent and being probed.
@@ -43,6 +47,7 @@ pub(crate) struct Gauges {
 pub(super) struct PoolHandles {
     states: [Gauge; names::STATES.len()],
     max: Gauge,
+    shares: Gauge,
     waiters: Gauge,
     peers: [Gauge; PeerState::ALL.len()],
     ejections: Counter,
@@ -53,6 +58,7 @@ pub(super) struct PoolHandles {
     timeouts: [Counter; Operation::ALL.len()],
     cancels: [Counter; CancelOutcome::ALL.len()],
     unencrypted: Counter,
+    sharing_ended: Counter,
     checkout_wait: Histogram,
     dial: Histogram,
     cancel: Histogram,
@@ -66,6 +72,7 @@ impl PoolHandles {
         Self {
             states: names::STATES.map(|state| register.gauge(&names::CONNECTIONS, &[state])),
             max: register.gauge(&names::CONNECTIONS_MAX, &[]),
+            shares: register.gauge(&names::SHARES, &[]),
             waiters: register.gauge(&names::WAITERS, &[]),
             peers: names::PEER_STATES.map(|state| register.gauge(&names::PEERS, &[state])),
             ejections: register.counter(&names::PEER_EJECTIONS_TOTAL, &[]),
@@ -79,6 +86,7 @@ impl PoolHandles {
             timeouts: register.counters(&names::TIMEOUTS_TOTAL, names::OPERATIONS),
             cancels: register.counters(&names::CANCELS_TOTAL, names::CANCELS),
             unencrypted: register.counter(&names::UNENCRYPTED_TOTAL, &[]),
+            sharing_ended: register.counter(&names::SHARING_ENDED_TOTAL, &[]),
             checkout_wait: register.histogram(&names::CHECKOUT_WAIT),
             dial: register.histogram(&names::DIAL),
             cancel: register.histogram(&names::CANCEL),
@@ -113,6 +121,7 @@ impl PoolHandles {
             Event::PeerChanged { to: PeerState::Ejected, .. } => self.ejections.increment(1),
             Event::HeldTooLong { .. } => self.hold_warnings.increment(1),
             Event::Unencrypted { .. } => self.unencrypted.increment(1),
+            Event::SharingEnded { .. } => self.sharing_ended.increment(1),
             Event::CancelRequested { outcome, took, .. } => {
                 self.cancels[*outcome as usize].increment(1);
                 self.cancel.record(*took);
@@ -126,7 +135,8 @@ impl PoolHandles {
 
     pub(super) fn set_gauges(&self, now: &Gauges) {
         // In the order of `names::STATES`.
-        let states = [now.idle, now.in_use, now.connecting, now.quarantined, now.ending];
+        let Gauges { idle, in_use, connecting, quarantined, ending, shared, .. } = *now;
+        let states = [idle, in_use, connecting, quarantined, ending, shared];
         for (gauge, value) in self.states.iter().zip(states) {
             set(gauge, value);
         }
@@ -134,6 +144,7 @@ impl PoolHandles {
             set(gauge, value);
         }
         set(&self.max, now.max);
+        set(&self.shares, now.shares);
         set(&self.waiters, now.waiters);
     }
 
@@ -158,11 +169,11 @@ impl PoolHandles {
 
 impl Drop for PoolHandles {
     fn drop(&mut self) {
-        let Self { states, max, waiters, peers, ejections, hold_warnings, .. } = self;
-        let gauges = states.iter_mut().chain(peers).chain([max, waiters]);
+        let Self { states, max, shares, waiters, peers, ejections, hold_warnings, .. } = self;
+        let gauges = states.iter_mut().chain(peers).chain([max, shares, waiters]);
         dispose(gauges, Gauge::noop);
         let Self { dials, checkouts, checks, timeouts, cancels, unencrypted, .. } = self;
-        let single = [ejections, hold_warnings, unencrypted];
+        let single = [ejections, hold_warnings, unencrypted, &mut self.sharing_ended];
         let counters = single.into_iter().chain(dials).chain(checkouts).chain(cancels);
         let counters = counters.chain(checks.iter_mut().flatten()).chain(timeouts);
         dispose(counters, Counter::noop);
@@ -219,6 +230,7 @@ impl ListenerHandles {
             | Event::Checked { .. }
             | Event::PeerChanged { .. }
             | Event::Unencrypted { .. }
+            | Event::SharingEnded { .. }
             | Event::CancelRequested { .. }
             | Event::HeldTooLong { .. } => {}
         }

@@ -122,6 +122,9 @@ pub(super) fn event(owner: EventOwner<'_>, event: &Event) {
                 entry!(debug, owner, conn_id, %peer, "not encrypted: the pool has no TLS");
             }
         }
+        Event::SharingEnded { conn, peer } => {
+            entry!(info, owner, conn_id = conn.get(), %peer, "shared no more");
+        }
         Event::CancelRequested { conn, peer, outcome, took } => match outcome {
             CancelOutcome::Ok => {
                 entry!(debug, owner, conn_id = conn.get(), %peer, %outcome, ?took, "cancel requested");

@@ -66,7 +66,8 @@ const fn count_evictions() -> usize {
 }
 
 /// The states counted by `livepool_connections`, in the order the gauges are kept.
-pub(super) const STATES: [&str; 5] = ["idle", "in_use", "connecting", "quarantined", "ending"];
+pub(super) const STATES: [&str; 6] =
+    ["idle", "in_use", "connecting", "quarantined", "ending", "shared"];
 
 const POOL: Label = Label { name: "pool", values: &[] };
 const LISTENER: Label = Label { name: "listener", values: &[] };
@@ -106,6 +107,8 @@ table! {
         "Connections the pool has, by state.";
     CONNECTIONS_MAX: Gauge in Count, "livepool_connections_max", [POOL],
         "Connections the pool may have.";
+    SHARES: Gauge in Count, "livepool_shares", [POOL],
+        "Callers who use connections that are shared.";
     WAITERS: Gauge in Count, "livepool_waiters", [POOL],
         "Callers waiting for a connection.";
     PEERS: Gauge in Count, "livepool_peers", [POOL, PEER_STATE],
@@ -128,6 +131,8 @@ table! {
         "Liveness checks, by check and verdict.";
     CANCELS_TOTAL: Counter in Count, "livepool_cancels_total", [POOL, CANCEL_OUTCOME],
         "Requests to peers to stop what they do for a connection, by outcome.";
+    SHARING_ENDED_TOTAL: Counter in Count, "livepool_sharing_ended_total", [POOL],
+        "Connections that are shared no more since a caller has left something in their session.";
     UNENCRYPTED_TOTAL: Counter in Count, "livepool_unencrypted_total", [POOL],
         "Connections that are not encrypted although their protocol would have encrypted them.";
     CHECKOUT_WAIT: Histogram in Seconds, "livepool_checkout_wait_seconds", [POOL],

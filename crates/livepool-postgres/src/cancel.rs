@@ -109,6 +109,12 @@ impl Canceller {
         Ok(true)
     }
 
+    /// The client library's error about a stream that fails with this one. No other code can make
+    /// it.
+    pub(super) async fn error(&self, error: io::Error) -> Result<(), tokio_postgres::Error> {
+        self.0.error(error).await
+    }
+
     /// Waits until no request is under way. Returns whether the connection's user made one since
     /// the last time; an error, if a request may still hit the next user's query.
     pub(super) async fn settle(&self) -> io::Result<bool> {
@@ -215,8 +221,6 @@ impl CancelState {
         Ok(number)
     }
 
-    /// The client library's error about a stream that fails with this one. No other code can make
-    /// it.
     async fn error(&self, error: io::Error) -> Result<(), tokio_postgres::Error> {
         self.token.cancel_query_raw(FailingStream(Some(error)), NegotiatedConnect).await
     }

@@ -146,6 +146,7 @@ mod scanner;
 mod search_path;
 mod session_scanner;
 mod setup;
+mod shared;
 #[cfg(test)]
 mod simulated;
 mod statement_text;
@@ -171,6 +172,7 @@ pub use query::ToStatement;
 pub use reset::RecyclingMethod;
 pub use role::Target;
 pub use setup::{SetupError, pool};
+pub use shared::{SharedClient, request_lost};
 pub use statements::{StatementCache, Statements};
 
 #[cfg(test)]

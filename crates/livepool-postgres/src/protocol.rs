@@ -262,6 +262,11 @@ impl fmt::Debug for Postgres {
 }
 
 impl Postgres {
+    /// Whether a connection that comes back with, or without, state of its user is put right for the next.
+    pub(super) fn resets_after(&self, is_touched: bool) -> bool {
+        is_touched && self.recycling.sql(is_touched).is_some()
+    }
+
     /// Has every connection prepare its statements anew, when they are used next: after a change of the
     /// schema, say. (A change that makes a cached statement fail is found by the pool itself.)
     ///

@@ -187,4 +187,57 @@ macro_rules! all_queries {
     };
 }
 
-pub(super) use {all_queries, queries};
+/// Calls of those who share a connection. What went wrong on it may be another's fault, so nothing is run
+/// twice.
+macro_rules! shared_queries {
+    ($($(#[$doc:meta])* $name:ident, $typed:ident => $out:ty;)+) => { $(
+        $(#[$doc])*
+        ///
+        /// A text is prepared once for each connection, and kept. A statement that has become useless fails
+        /// once, and is prepared anew for its next use.
+        ///
+        /// # Errors
+        ///
+        #[doc = concat!("The errors of [`tokio_postgres::Client::", stringify!($name), "`], and those of this type.")]
+        ///
+        /// # Cancel safety
+        ///
+        /// Dropped in the middle, nobody can say whether it was run.
+        pub async fn $name<T>(
+            &self,
+            statement: &T,
+            params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+        ) -> Result<$out, Error>
+        where
+            T: ?Sized + ToStatement,
+        {
+            let Client { client, statements, .. } = self.client();
+            let request = std::pin::pin!(async {
+                let run_mode = statements.run_mode(client, statement.runnable(), params.len()).await?;
+                let _running = statements.running_guard().await;
+                match run_mode {
+                    RunMode::Typed(text, types) => {
+                        client.$typed(&text, &query::typed(params, types)).await
+                    }
+                    RunMode::Cached(cached) => client.$name(&cached, params).await,
+                    RunMode::AsGiven => client.$name(statement, params).await,
+                }
+            });
+            self.run(request).await
+        }
+    )+ };
+    () => {
+        query::shared_queries! {
+            /// Runs a statement, and gives all of its rows.
+            query, query_typed => Vec<tokio_postgres::Row>;
+            /// Runs a statement that gives one row.
+            query_one, query_typed_one => tokio_postgres::Row;
+            /// Runs a statement that gives one row, or none.
+            query_opt, query_typed_opt => Option<tokio_postgres::Row>;
+            /// Runs a statement, and says how many rows it has changed.
+            execute, execute_typed => u64;
+        }
+    };
+}
+
+pub(super) use {all_queries, queries, shared_queries};

@@ -23,6 +23,8 @@ mod roles;
 mod session;
 #[path = "postgres/setup.rs"]
 mod setup;
+#[path = "postgres/sharing.rs"]
+mod sharing;
 #[path = "postgres/statements.rs"]
 mod statements;
 #[path = "postgres/storm.rs"]

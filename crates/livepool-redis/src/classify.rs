@@ -90,7 +90,7 @@ pub(super) fn is_permanent(error: &RedisError) -> bool {
 }
 
 /// The I/O error inside, which the crate keeps in an `Arc`.
-fn io_error(error: &RedisError) -> Option<&io::Error> {
+pub(super) fn io_error(error: &RedisError) -> Option<&io::Error> {
     let shared = error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
     (**shared).downcast_ref()
 }

@@ -42,6 +42,7 @@ pub(super) const MAX_ARGUMENT: usize = 16;
 pub(super) struct CommandClassifier {
     kind: CommandKind,
     next: NextArgument,
+    is_of_replies: bool,
 }
 
 /// The meaning of the next argument.
@@ -60,7 +61,17 @@ enum NextArgument {
 
 impl CommandClassifier {
     pub(super) fn new() -> Self {
-        Self { kind: CommandKind::Plain, next: NextArgument::Name }
+        Self { kind: CommandKind::Plain, next: NextArgument::Name, is_of_replies: false }
+    }
+
+    /// Whether what is to come does not change what it is.
+    pub(super) fn is_known(&self) -> bool {
+        matches!(self.next, NextArgument::Nothing)
+    }
+
+    /// Whether this is `CLIENT REPLY`, whatever it says.
+    pub(super) fn is_of_replies(&self) -> bool {
+        self.is_of_replies
     }
 
     pub(super) fn kind(&self) -> CommandKind {
@@ -94,6 +105,7 @@ impl CommandClassifier {
             }
             NextArgument::ReplyMode => {
                 self.next = NextArgument::Nothing;
+                self.is_of_replies = true;
                 // OFF and SKIP leave out answers, so the count would be wrong from here on.
                 if upper != b"ON" {
                     self.kind = CommandKind::Uncountable;

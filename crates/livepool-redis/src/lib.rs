@@ -80,6 +80,7 @@ mod reply_parser;
 mod scanner;
 mod session;
 mod settings;
+mod shared;
 mod shared_wire;
 #[cfg(test)]
 mod tests;
@@ -96,6 +97,7 @@ pub use client::Client;
 /// The pool.
 pub use livepool;
 pub use settings::{Redis, Role, SettingsError};
+pub use shared::{SharedClient, request_lost};
 
 /// The example of the README compiles.
 #[cfg(doctest)]

@@ -68,6 +68,12 @@ impl SessionState {
         self.has(UNUSABLE)
     }
 
+    /// Whether several may use the connection: none of them has changed it for the others. The
+    /// transactions of atomic pipelines come and go.
+    pub(super) fn is_shareable(&self) -> bool {
+        !self.has(UNUSABLE | WATCHING | OTHER_DATABASE)
+    }
+
     /// Whether the next user of the connection would notice the last one.
     pub(super) fn needs_reset(&self) -> bool {
         self.has(OWED | TRANSACTION | WATCHING | OTHER_DATABASE)

@@ -6,7 +6,9 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use livepool::protocol::{Ledger, Protocol, Scanner, Verdict, Wire};
+use livepool::protocol::{
+    Ledger, Multiplex, Protocol, RequestLost, Scanner, Share, Spread, Verdict, Wire,
+};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, oneshot};
 
@@ -31,6 +33,9 @@ pub struct Lines {
     /// A hello that is answered so is refused: for now, or for good.
     pub not_now: &'static str,
     pub never: &'static str,
+    /// How those who share are spread, and how many may use a connection.
+    pub spread: Spread,
+    pub most_shares: Arc<AtomicUsize>,
     /// Tasks that read.
     pub drivers: Arc<AtomicUsize>,
 }
@@ -49,6 +54,8 @@ impl Default for Lines {
             stain: "stain",
             not_now: "not now",
             never: "never",
+            spread: Spread::Pack,
+            most_shares: Arc::new(AtomicUsize::new(usize::MAX)),
             drivers: Arc::default(),
         }
     }
@@ -250,5 +257,34 @@ impl Protocol for Lines {
             Some(b'~') => Verdict::NeedsReset,
             _ => Verdict::Close,
         }
+    }
+}
+
+/// What those get who share a connection.
+pub struct SharedLines(pub Share<Lines>);
+
+impl SharedLines {
+    /// As [`Client::ask`].
+    pub async fn ask(&self, line: &str) -> io::Result<String> {
+        match self.0.run(self.0.client().ask(line)).await? {
+            Err(error) => Err(self.0.lost(true).map_or(error, RequestLost::into)),
+            answer => answer,
+        }
+    }
+}
+
+impl Multiplex for Lines {
+    type Shared = SharedLines;
+
+    fn shared(&self, share: Share<Self>) -> SharedLines {
+        SharedLines(share)
+    }
+
+    fn spread(&self) -> Spread {
+        self.spread
+    }
+
+    fn most_shares(&self, _: &Client) -> usize {
+        self.most_shares.load(Ordering::SeqCst)
     }
 }

@@ -7,11 +7,12 @@ use tokio::time::Instant;
 
 use crate::deadline::Deadline;
 use crate::error::{CheckoutDetails, CheckoutError, CheckoutFailure, Phase};
-use crate::event::{Check, CheckVerdict, CheckoutOutcome, CloseReason, Event, Operation};
+use crate::event::{Check, CheckVerdict, CheckoutOutcome, CloseReason, ConnId, Event, Operation};
 use crate::liveness::Liveness;
-use crate::net::ConnectError;
+use crate::net::{ConnectError, PeerAddr};
 use crate::pool::acquire::ping::Proof;
-use crate::pool::acquire::wait_queue::{Failed, Waiter};
+use crate::pool::acquire::sharing::SharePart;
+use crate::pool::acquire::wait_queue::{Failed, Given, Waiter, Wants};
 use crate::pool::conn::age::Age;
 use crate::pool::conn::entry::{Entry, State};
 use crate::pool::conn::lease::Lease;
@@ -20,7 +21,7 @@ use crate::pool::health::closing::{DeferredClose, MOST_CLOSED};
 use crate::pool::health::quarantine::ProbeStart;
 use crate::pool::inner::PoolInner;
 use crate::pool::inner::has_runtime;
-use crate::protocol::Conn;
+use crate::protocol::{Conn, Multiplex};
 use crate::sync::Arc;
 use crate::telemetry::Span;
 
@@ -47,8 +48,50 @@ pub(in crate::pool) async fn checkout(
             hand_out(inner, &mut lease, Duration::ZERO, taken_at);
             Ok(lease)
         }
-        taken => wait(inner, taken, until, Fitness::Any, taken_at).await,
+        taken => checkout_waiting(inner, taken, until, Fitness::Any, taken_at).await,
     }
+}
+
+async fn checkout_waiting(
+    inner: &Arc<PoolInner>,
+    taken: Option<Lease>,
+    until: Until,
+    fitness: Fitness,
+    taken_at: &'static Location<'static>,
+) -> Result<Lease, CheckoutError> {
+    let taken = taken.map(Given::Lease);
+    let alone = |given| match given {
+        Given::Lease(lease) => Some(lease),
+        // Which nobody is given who did not want it.
+        Given::Share(_) => None,
+    };
+    let wanted = Wanted { wants: Wants::Lease, fitness, take: &alone };
+    let (mut lease, waited) = wait(inner, taken, until, &wanted).await?;
+    hand_out(inner, &mut lease, waited, taken_at);
+    Ok(lease)
+}
+
+/// Takes a share of a connection, before its time is over.
+pub(in crate::pool) async fn share<P: Multiplex>(
+    inner: &Arc<PoolInner>,
+    until: Until,
+    taken_at: &'static Location<'static>,
+) -> Result<SharePart, CheckoutError> {
+    let (mut part, waited) = match inner.share_at_once::<P>() {
+        Some(part) => (part, Duration::ZERO),
+        None => {
+            let share = |given| match given {
+                Given::Lease(lease) => inner.share::<P>(lease),
+                Given::Share(part) => Some(part),
+            };
+            let wanted = Wanted { wants: Wants::Share, fitness: Fitness::Any, take: &share };
+            wait(inner, None, until, &wanted).await?
+        }
+    };
+    part.claim(taken_at);
+    inner.maintain();
+    inner.emitter().checked_out(part.id(), waited);
+    Ok(part)
 }
 
 /// Demands on a connection beyond those that hold for all.
@@ -68,7 +111,7 @@ pub(in crate::pool) async fn checkout_fit(
     fitness: Fitness,
     taken_at: &'static Location<'static>,
 ) -> Result<Lease, CheckoutError> {
-    wait(inner, inner.at_once(), until, fitness, taken_at).await
+    checkout_waiting(inner, inner.at_once(), until, fitness, taken_at).await
 }
 
 /// Takes an idle connection, if there is one and nobody waits for it.
@@ -95,61 +138,98 @@ fn hand_out(
     inner.emitter().checked_out(lease.id(), waited);
 }
 
-async fn wait(
-    inner: &Arc<PoolInner>,
-    taken: Option<Lease>,
-    until: Until,
+/// What a caller who has to wait wants.
+struct Wanted<'a, T> {
+    wants: Wants,
     fitness: Fitness,
-    taken_at: &'static Location<'static>,
-) -> Result<Lease, CheckoutError> {
+    /// Makes it of what the caller is given; `None`, if that turns out to be no good.
+    take: &'a (dyn Fn(Given) -> Option<T> + Sync),
+}
+
+/// Waits for it. Returns how long that took, too.
+async fn wait<T>(
+    inner: &Arc<PoolInner>,
+    taken: Option<Given>,
+    until: Until,
+    wanted: &Wanted<'_, T>,
+) -> Result<(T, Duration), CheckoutError>
+where
+    T: Connected,
+{
     // A span per checkout would cost an allocation in the usual case: only those that wait have
     // one.
     let span = Span::of_checkout(inner.emitter().name());
     let mut attempt = PendingCheckout::begin(inner, until);
     let result = if span.is_disabled() {
-        obtain(inner, taken, &attempt, fitness).await
+        obtain(inner, taken, &attempt, wanted).await
     } else {
-        span.instrument(obtain(inner, taken, &attempt, fitness)).await
+        span.instrument(obtain(inner, taken, &attempt, wanted)).await
     };
     attempt.over = true;
     let waited = attempt.began.elapsed();
     match result {
-        Ok(mut lease) => {
-            span.record_conn(lease.id(), lease.peer_addr());
-            hand_out(inner, &mut lease, waited, taken_at);
-            Ok(lease)
+        Ok(taken) => {
+            let (id, peer) = taken.connection();
+            span.record_conn(id, peer);
+            Ok((taken, waited))
         }
         Err(failed) => Err(attempt.report(failed, waited)),
     }
 }
 
-async fn obtain(
+/// What has a connection, to be named in a span.
+trait Connected {
+    fn connection(&self) -> (ConnId, &PeerAddr);
+}
+
+impl Connected for Lease {
+    fn connection(&self) -> (ConnId, &PeerAddr) {
+        (self.id(), self.peer_addr())
+    }
+}
+
+impl Connected for SharePart {
+    fn connection(&self) -> (ConnId, &PeerAddr) {
+        (self.id(), self.peer_addr())
+    }
+}
+
+async fn obtain<T>(
     inner: &Arc<PoolInner>,
-    taken: Option<Lease>,
+    taken: Option<Given>,
     attempt: &PendingCheckout<'_>,
-    fitness: Fitness,
-) -> Result<Lease, Failed> {
-    let mut lease = match taken {
-        Some(lease) => lease,
+    wanted: &Wanted<'_, T>,
+) -> Result<T, Failed> {
+    let mut given = match taken {
+        Some(given) => given,
         None => {
             // Neither timers nor dials would go.
             if !has_runtime() {
                 return Err(CheckoutFailure::NoRuntime.into());
             }
-            served(inner, join(inner, attempt)?, attempt.deadline).await?
+            served(inner, join(inner, attempt, wanted.wants)?, wanted.wants, attempt.deadline)
+                .await?
         }
     };
     loop {
-        if let Some(lease) = fit(lease, fitness) {
-            match inner.proved(lease, attempt.deadline).await {
-                Proof::Given(lease) => return Ok(lease),
-                Proof::Refused => {}
-                Proof::Late => return Err(inner.late()),
-            }
+        let proved = match given {
+            Given::Lease(lease) => match fit(lease, wanted.fitness) {
+                Some(lease) => match inner.proved(lease, attempt.deadline).await {
+                    Proof::Given(lease) => Some(Given::Lease(lease)),
+                    Proof::Refused => None,
+                    Proof::Late => return Err(inner.late()),
+                },
+                None => None,
+            },
+            share @ Given::Share(_) => Some(share),
+        };
+        if let Some(taken) = proved.and_then(wanted.take) {
+            return Ok(taken);
         }
         // Its place is the one it had.
-        let waiter = inner.wait_queue.rejoin(attempt.began, attempt.deadline.instant());
-        lease = served(inner, waiter, attempt.deadline).await?;
+        let (since, until) = (attempt.began, attempt.deadline.instant());
+        let waiter = inner.wait_queue.rejoin(since, until, wanted.wants);
+        given = served(inner, waiter, wanted.wants, attempt.deadline).await?;
     }
 }
 
@@ -172,6 +252,7 @@ fn fit(mut lease: Lease, fitness: Fitness) -> Option<Lease> {
 fn join<'a>(
     inner: &'a Arc<PoolInner>,
     attempt: &PendingCheckout<'_>,
+    wants: Wants,
 ) -> Result<Waiter<'a>, Failed> {
     if inner.is_closed() {
         return Err(CheckoutFailure::Closed.into());
@@ -184,19 +265,21 @@ fn join<'a>(
     let deadline = attempt.deadline.instant();
     inner
         .wait_queue
-        .join(attempt.began, deadline, most)
+        .join(attempt.began, deadline, most, wants)
         .ok_or_else(|| CheckoutFailure::QueueFull.into())
 }
 
 async fn served(
     inner: &Arc<PoolInner>,
     waiter: Waiter<'_>,
+    wants: Wants,
     deadline: Deadline,
-) -> Result<Lease, Failed> {
+) -> Result<Given, Failed> {
     // One may have come back between the look and the queue; else one has to be made.
     if inner.is_closed() || !inner.idle_set.is_empty() {
         inner.serve();
     }
+    inner.look_for(wants);
     // Without a free slot or a silent connection the dialer could do nothing: it is left asleep.
     if inner.slots.are_free() || inner.probing.count() > 0 {
         inner.slots.announce();
@@ -268,7 +351,7 @@ impl PoolInner {
     }
 
     #[inline(always)]
-    fn at_once(self: &Arc<Self>) -> Option<Lease> {
+    pub(in crate::pool) fn at_once(self: &Arc<Self>) -> Option<Lease> {
         if !self.wait_queue.is_empty() {
             return None;
         }

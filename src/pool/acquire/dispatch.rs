@@ -4,7 +4,7 @@ use crate::sync::Arc;
 
 use crate::error::CheckoutFailure;
 use crate::net::ConnectError;
-use crate::pool::acquire::wait_queue::Failed;
+use crate::pool::acquire::wait_queue::{Failed, Given};
 use crate::pool::conn::lease::Lease;
 use crate::pool::inner::PoolInner;
 use crate::status::Status;
@@ -30,8 +30,8 @@ impl PoolInner {
     /// waits, to the idle ones.
     pub(in crate::pool) fn hand_over(&self, lease: Lease) {
         let refused = match self.is_stopped() {
-            true => Some(Ok(lease)),
-            false => self.wait_queue.give(Ok(lease)).err(),
+            true => Some(Ok(Given::Lease(lease))),
+            false => self.wait_queue.give(Ok(Given::Lease(lease))).err(),
         };
         // A lease that is dropped goes back, or is closed.
         drop(refused);

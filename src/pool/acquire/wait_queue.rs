@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::error::CheckoutFailure;
 use crate::net::ConnectError;
+use crate::pool::acquire::sharing::SharePart;
 use crate::pool::conn::lease::Lease;
 use crate::pool::dial::peers::LAST_CALL;
 use crate::sync::atomic::{AtomicUsize, Ordering, fence};
@@ -32,8 +33,26 @@ impl From<CheckoutFailure> for Failed {
     }
 }
 
-/// The end of a caller's wait: a connection, or the reason for none.
-pub(in crate::pool) type Served = Result<Lease, Failed>;
+/// The end of a caller's wait: what it is given, or the reason why it gets nothing.
+pub(in crate::pool) type Served = Result<Given, Failed>;
+
+/// What a caller is given.
+#[derive(Debug)]
+pub(in crate::pool) enum Given {
+    /// A connection: its own, or, if it wants a share, for it to share.
+    Lease(Lease),
+    /// A share. Only for those who want one.
+    Share(SharePart),
+}
+
+/// What a caller waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::pool) enum Wants {
+    /// A connection of its own.
+    Lease,
+    /// A share of one.
+    Share,
+}
 
 /// Callers who wait.
 #[derive(Debug, Default)]
@@ -42,6 +61,8 @@ pub(in crate::pool) struct WaitQueue {
     queue: Mutex<Queue>,
     /// Number of callers who still wait.
     waiting: AtomicUsize,
+    /// Those of them who want a share.
+    sharing: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +79,7 @@ struct Queue {
 struct Caller {
     since: Instant,
     deadline: Option<Instant>,
+    wants: Wants,
     turn: Mutex<WaitState>,
 }
 
@@ -84,28 +106,47 @@ impl WaitQueue {
         self.waiting.load(Ordering::SeqCst)
     }
 
+    /// How many wait for a share. Who joins is counted before it looks at what is shared; see
+    /// [`is_empty`](Self::is_empty).
+    pub(in crate::pool) fn sharing(&self) -> usize {
+        self.sharing.load(Ordering::SeqCst)
+    }
+
+    /// How many who want a connection of their own stand in front of the first who wants a share.
+    pub(in crate::pool) fn in_front_of_sharers(&self) -> usize {
+        let queue = self.queue();
+        let waiting = queue.callers.iter().filter(|caller| !caller.has_gone());
+        waiting.take_while(|caller| caller.wants == Wants::Lease).count()
+    }
+
     /// Joins the end of the queue, unless `most` are waiting already.
     pub(in crate::pool) fn join(
         &self,
         since: Instant,
         deadline: Option<Instant>,
         most: Option<usize>,
+        wants: Wants,
     ) -> Option<Waiter<'_>> {
         let queue = self.queue();
         if most.is_some_and(|most| self.waiting() >= most) {
             return None;
         }
         let last = queue.callers.len();
-        Some(self.stand(queue, last, since, deadline))
+        Some(self.stand(queue, last, since, deadline, wants))
     }
 
     /// Takes the place back that a caller had before it was given a connection that failed it.
-    pub(in crate::pool) fn rejoin(&self, since: Instant, deadline: Option<Instant>) -> Waiter<'_> {
+    pub(in crate::pool) fn rejoin(
+        &self,
+        since: Instant,
+        deadline: Option<Instant>,
+        wants: Wants,
+    ) -> Waiter<'_> {
         let queue = self.queue();
         // By the time of arrival, and not at the front: another caller who had come earlier may be
         // back, too.
         let at = queue.callers.partition_point(|other| other.since <= since);
-        self.stand(queue, at, since, deadline)
+        self.stand(queue, at, since, deadline, wants)
     }
 
     fn stand(
@@ -114,9 +155,10 @@ impl WaitQueue {
         at: usize,
         since: Instant,
         deadline: Option<Instant>,
+        wants: Wants,
     ) -> Waiter<'_> {
-        let caller =
-            Arc::new(Caller { since, deadline, turn: Mutex::new(WaitState::Waiting(None)) });
+        let turn = Mutex::new(WaitState::Waiting(None));
+        let caller = Arc::new(Caller { since, deadline, wants, turn });
         if let Some(deadline) = deadline
             && queue.first_deadline.is_none_or(|first| deadline < first)
         {
@@ -124,6 +166,9 @@ impl WaitQueue {
         }
         queue.callers.insert(at, Arc::clone(&caller));
         self.waiting.fetch_add(1, Ordering::SeqCst);
+        if wants == Wants::Share {
+            self.sharing.fetch_add(1, Ordering::SeqCst);
+        }
         drop(queue);
         // Before the look at what there is: see `is_empty`, and `Slots` for the dialer.
         fence(Ordering::SeqCst);
@@ -137,15 +182,39 @@ impl WaitQueue {
     pub(in crate::pool) fn give(&self, served: Served) -> Result<(), Served> {
         let mut queue = self.queue();
         queue.drop_gone();
-        // After the gone ones are dropped the first one waits: nobody leaves without this lock.
+        // After the gone ones are dropped the first one waits.
         let Some(caller) = queue.callers.pop_front() else { return Err(served) };
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.call(queue, &caller, served);
+        Ok(())
+    }
+
+    /// Gives this to the first who waits for a share. Returns it if nobody does.
+    pub(in crate::pool) fn give_share(&self, part: SharePart) -> Result<(), SharePart> {
+        let mut queue = self.queue();
+        queue.drop_gone();
+        let wants_it = |caller: &Arc<Caller>| caller.wants == Wants::Share && !caller.has_gone();
+        let at = queue.callers.iter().position(wants_it);
+        let Some(caller) = at.and_then(|at| queue.callers.remove(at)) else { return Err(part) };
+        self.call(queue, &caller, Ok(Given::Share(part)));
+        Ok(())
+    }
+
+    /// Calls one who was just taken out of the queue, and so waits: nobody leaves without its lock.
+    fn call(&self, queue: MutexGuard<'_, Queue>, caller: &Caller, served: Served) {
+        self.forget(caller);
         let task = caller.take(served);
         drop(queue);
         if let Some(task) = task {
             task.wake();
         }
-        Ok(())
+    }
+
+    /// One who waits no more, with the queue locked.
+    fn forget(&self, caller: &Caller) {
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        if caller.wants == Wants::Share {
+            self.sharing.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 
     /// How many wait since this moment or longer, and since when the next one does.
@@ -285,7 +354,7 @@ impl Drop for Waiter<'_> {
         let queue = (!was_called).then(|| self.wait_queue.queue());
         let turn = std::mem::replace(&mut *self.caller.turn(), WaitState::Gone);
         if let (WaitState::Waiting(_), Some(mut queue)) = (&turn, queue) {
-            self.wait_queue.waiting.fetch_sub(1, Ordering::SeqCst);
+            self.wait_queue.forget(&self.caller);
             queue.gone += 1;
             queue.drop_gone();
         }
@@ -301,7 +370,7 @@ mod tests {
     use super::*;
 
     fn join(wait_queue: &WaitQueue) -> Waiter<'_> {
-        wait_queue.join(Instant::now(), None, None).unwrap()
+        wait_queue.join(Instant::now(), None, None, Wants::Lease).unwrap()
     }
 
     fn outcome(waiter: &Waiter<'_>) -> Option<CheckoutFailure> {
@@ -341,8 +410,8 @@ mod tests {
         let wait_queue = WaitQueue::default();
         let start = Instant::now();
         let later = start + std::time::Duration::from_secs(1);
-        let second = wait_queue.join(later, None, None).unwrap();
-        let first = wait_queue.rejoin(start, None);
+        let second = wait_queue.join(later, None, None, Wants::Lease).unwrap();
+        let first = wait_queue.rejoin(start, None, Wants::Lease);
         assert!(call(&wait_queue));
         assert!(outcome(&first).is_some() && outcome(&second).is_none());
     }
@@ -350,10 +419,10 @@ mod tests {
     #[test]
     fn a_full_line_lets_nobody_join() {
         let wait_queue = WaitQueue::default();
-        let waiter = wait_queue.join(Instant::now(), None, Some(1)).unwrap();
-        assert!(wait_queue.join(Instant::now(), None, Some(1)).is_none());
+        let waiter = wait_queue.join(Instant::now(), None, Some(1), Wants::Lease).unwrap();
+        assert!(wait_queue.join(Instant::now(), None, Some(1), Wants::Lease).is_none());
         drop(waiter);
-        assert!(wait_queue.join(Instant::now(), None, Some(1)).is_some());
+        assert!(wait_queue.join(Instant::now(), None, Some(1), Wants::Lease).is_some());
     }
 
     #[test]
@@ -372,8 +441,9 @@ mod tests {
         let wait_queue = WaitQueue::default();
         let start = Instant::now();
         let at = |seconds| start + std::time::Duration::from_secs(seconds);
-        let waiters = [9, 3, 5].map(|n| wait_queue.join(start, Some(at(n)), None).unwrap());
-        let _forever = wait_queue.join(start, None, None).unwrap();
+        let waiters =
+            [9, 3, 5].map(|n| wait_queue.join(start, Some(at(n)), None, Wants::Lease).unwrap());
+        let _forever = wait_queue.join(start, None, None, Wants::Lease).unwrap();
         assert_eq!(wait_queue.first_deadline(start), Some(at(3)));
         let [nine, three, five] = waiters;
         drop((three, nine));
@@ -387,9 +457,25 @@ mod tests {
         let wait_queue = WaitQueue::default();
         let start = Instant::now();
         let at = |seconds| start + std::time::Duration::from_secs(seconds);
-        let waiters: Vec<_> = (0..4).map(|n| wait_queue.join(at(n), None, None).unwrap()).collect();
+        let waiters: Vec<_> =
+            (0..4).map(|n| wait_queue.join(at(n), None, None, Wants::Lease).unwrap()).collect();
         assert_eq!(wait_queue.since(at(1)), (2, Some(at(2))));
         drop(waiters);
         assert_eq!(wait_queue.since(at(9)), (0, None));
+    }
+
+    #[test]
+    fn those_who_want_a_connection_of_their_own_are_counted_in_front_of_the_first_who_shares() {
+        let wait_queue = WaitQueue::default();
+        let join = |wants| wait_queue.join(Instant::now(), None, None, wants).unwrap();
+        assert_eq!((wait_queue.sharing(), wait_queue.in_front_of_sharers()), (0, 0));
+        let (first, second) = (join(Wants::Lease), join(Wants::Lease));
+        let (share, _last) = (join(Wants::Share), join(Wants::Lease));
+        assert_eq!((wait_queue.sharing(), wait_queue.in_front_of_sharers()), (1, 2));
+        drop(first);
+        assert_eq!(wait_queue.in_front_of_sharers(), 1);
+        assert!(call(&wait_queue) && call(&wait_queue), "in order of arrival, whatever they want");
+        assert!(outcome(&second).is_some() && outcome(&share).is_some());
+        assert_eq!((wait_queue.sharing(), wait_queue.waiting()), (0, 1));
     }
 }

@@ -49,6 +49,8 @@ pub(in crate::pool) struct Leased {
     since: Age,
     /// The place where the caller asked for it who got it. Until then nobody is told where it goes.
     taken_at: Option<&'static Location<'static>>,
+    /// Several callers have it together. Each of them is told of, and not this.
+    is_shared: bool,
     entry: Arc<Entry>,
     pool: Counted,
 }
@@ -96,7 +98,7 @@ impl Lease {
         // Before the look at whether the pool was closed, in every thread's eyes.
         pool.guards.fetch_add(1, Ordering::SeqCst);
         let pool = Counted(Arc::clone(pool));
-        Self::of(Leased { conn, since, taken_at: None, entry, pool })
+        Self::of(Leased { conn, since, taken_at: None, is_shared: false, entry, pool })
     }
 
     fn of(leased: Leased) -> Self {
@@ -132,9 +134,9 @@ impl Lease {
 
     /// Has its peer asked before anybody is given it. Returns it where nobody can tell.
     pub(in crate::pool) fn ask(mut self) -> Option<Self> {
-        let Leased { conn, since, taken_at, entry, pool } = self.take();
+        let Leased { conn, since, taken_at, is_shared, entry, pool } = self.take();
         let conn = pool.0.ask(&entry, conn).err()?;
-        Some(Self::of(Leased { conn, since, taken_at, entry, pool }))
+        Some(Self::of(Leased { conn, since, taken_at, is_shared, entry, pool }))
     }
 
     /// Gives it back: to the idle ones, to be reset, or to be closed. While its client's task has work
@@ -210,8 +212,15 @@ impl Leased {
         }
     }
 
+    /// Several callers are about to use it together. Each has its own time.
+    pub(in crate::pool) fn begin_sharing(&mut self) {
+        self.is_shared = true;
+        self.conn.stream_mut().set_read_timeout(None);
+    }
+
+    /// Whether it is, or was, in somebody's hands.
     fn is_claimed(&self) -> bool {
-        self.taken_at.is_some()
+        self.taken_at.is_some() || self.is_shared
     }
 
     /// The others are of no use either. This one stays where it is, and is closed when it comes
@@ -256,6 +265,15 @@ impl Leased {
 
     pub(in crate::pool) fn is_older_than(&self, moment: Instant) -> bool {
         self.entry.opened() < moment
+    }
+
+    pub(in crate::pool) fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// The age of the connection now.
+    pub(in crate::pool) fn age(&self) -> Age {
+        self.entry.age()
     }
 
     pub(in crate::pool) fn id(&self) -> ConnId {
@@ -329,7 +347,7 @@ impl Leased {
 
     /// Closes the connection, which frees its slot.
     fn throw_away(self, reason: CloseReason) -> Release {
-        let used = self.is_claimed().then(|| self.entry.age().since(self.since));
+        let used = self.taken_at.is_some().then(|| self.entry.age().since(self.since));
         let Self { pool: counted, entry, conn, .. } = self;
         let pool = &counted.0;
         // Before its slot is free: whoever comes next is not to meet the same.
@@ -366,12 +384,12 @@ impl Leased {
         if let Some(reason) = pool.unwanted(&self.entry, now) {
             return self.throw_away(reason);
         }
-        let Self { pool, entry, since, taken_at, conn } = self;
+        let Self { pool, entry, since, taken_at, is_shared, conn } = self;
         if pool.0.settings().hold_warning.is_some() {
             entry.forget_holder();
         }
         if let Err((conn, reason)) = entry.park(conn, now) {
-            return Self { conn, since, taken_at, entry, pool }.throw_away(reason);
+            return Self { conn, since, taken_at, is_shared, entry, pool }.throw_away(reason);
         }
         if taken_at.is_some() {
             pool.0.emitter().returned(entry.id, now.since(since));
@@ -396,6 +414,7 @@ impl Leased {
         pool.report_alive(&self.entry);
         // The next user was not there before.
         self.since = now;
+        self.is_shared = false;
         pool.hand_over(Lease::of(self));
         Release::Reused
     }
@@ -427,6 +446,7 @@ impl Leased {
         if self.taken_at.take().is_some() {
             pool.emitter().returned(self.entry.id, self.entry.age().since(self.since));
         }
+        self.is_shared = false;
         pool.resets.add(Lease::of(self));
         // The dialer starts the reset.
         pool.slots.announce();
@@ -438,7 +458,8 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let Some(leased) = &mut self.leased else { return };
         // Of its user; one that is on its way to somebody else has no part in that.
-        if std::thread::panicking() && leased.is_claimed() {
+        // What several use is used through shared references: a panic of one leaves it whole.
+        if std::thread::panicking() && leased.taken_at.is_some() {
             leased.conn.stream_mut().taint(CloseReason::Panicked);
         }
         self.end(Ending::Silent);

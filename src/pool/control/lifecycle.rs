@@ -105,6 +105,7 @@ impl PoolInner {
             // The log line says what the caller was doing.
             span.in_scope(|| self.emitter().emit(event));
         }
+        self.report_sharers();
     }
 
     /// The three callers who have held connections the longest, if that is noted.
@@ -115,6 +116,7 @@ impl PoolInner {
         let now = Instant::now();
         let in_use = self.registry.in_use();
         let mut holders: Vec<_> = in_use.iter().filter_map(|entry| entry.holder(now)).collect();
+        holders.extend(self.sharers(now));
         holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
         holders.truncate(3);
         holders

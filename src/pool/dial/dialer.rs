@@ -249,12 +249,13 @@ impl PoolInner {
             }
             None => (waiting, None),
         };
-        let least = self.least_idle();
-        if least == 0 {
-            return Missing { callers, spare: 0, later };
-        }
+        let least = self.least_idle().max(usize::from(self.shares.is_crowded()));
         // These are likely to come back: they are not made twice.
-        let spare = least.saturating_sub(self.registry.idle_count() + soon);
+        let there = || self.registry.idle_count() + soon;
+        let spare = if least == 0 { 0 } else { least.saturating_sub(there()) };
+        if spare == 0 {
+            self.shares.has_enough();
+        }
         Missing { callers, spare, later }
     }
 

@@ -73,6 +73,7 @@ fn a_connection_that_is_not_encrypted_is_counted() {
         let found = pool_feeds(&unencrypted(was_asked));
         assert_eq!(found, ["livepool_unencrypted_total{pool=orders}"]);
     }
+    assert_eq!(pool_feeds(&sharing_ended()), ["livepool_sharing_ended_total{pool=orders}"]);
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn the_level_says_who_should_care() {
             Event::Closed { reason: CloseReason::ProtocolError, .. } => "INFO",
             Event::Closed { .. } | Event::Unencrypted { .. } => "DEBUG",
             Event::CancelRequested { outcome: CancelOutcome::Ok, .. } => "DEBUG",
-            Event::CancelRequested { .. } => "INFO",
+            Event::CancelRequested { .. } | Event::SharingEnded { .. } => "INFO",
             Event::TimedOut { operation: Operation::Checkout | Operation::Accept, .. } => "DEBUG",
             Event::TimedOut { .. } => "INFO",
             Event::PeerChanged { to: PeerState::Ejected, .. } => "WARN",

@@ -21,6 +21,8 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const LEVELS: Gauges = Gauges {
     idle: 3,
     in_use: 4,
+    shared: 2,
+    shares: 9,
     connecting: 1,
     quarantined: 1,
     ending: 1,
@@ -78,6 +80,10 @@ pub(super) fn unencrypted(was_asked: bool) -> Event {
     Event::Unencrypted { conn: ConnId(7), peer: peer(), was_asked }
 }
 
+pub(super) fn sharing_ended() -> Event {
+    Event::SharingEnded { conn: ConnId(7), peer: peer() }
+}
+
 pub(super) fn cancel_requested(outcome: CancelOutcome) -> Event {
     Event::CancelRequested { conn: ConnId(7), peer: peer(), outcome, took: SECOND }
 }
@@ -104,6 +110,7 @@ pub(super) fn events() -> Vec<Event> {
         held_too_long(),
         unencrypted(true),
         unencrypted(false),
+        sharing_ended(),
         accepted(),
         accept_failed(),
     ];
