@@ -591,9 +591,14 @@ impl Shared {
     }
 
     /// The client sent this, the beginning of so many bytes that it had to send.
-    pub(super) fn sent(&self, bytes: &[u8], of: usize) {
+    pub(super) fn sent<'a>(&self, pieces: impl IntoIterator<Item = &'a [u8]>, of: usize) {
         self.bounds.grows_to(of as u64);
-        let wakes = self.scanned(|scanner| scanner.sent(bytes)).map(|((), wakes)| wakes);
+        let scan = |scanner: &mut dyn Scanner| {
+            for piece in pieces {
+                scanner.sent(piece);
+            }
+        };
+        let wakes = self.scanned(scan).map(|((), wakes)| wakes);
         let is_owed = self.is_owed_by_use.load(Ordering::Acquire);
         if is_owed || wakes.is_some_and(|wakes| wakes.reader()) {
             self.start_read_clock();

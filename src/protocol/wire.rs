@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -298,9 +298,38 @@ impl AsyncWrite for Wire {
             Stream::record_pending_write,
         );
         if let (Poll::Ready(Ok(bytes)), false) = (&result, self.is_below) {
-            self.shared.sent(&buf[..*bytes], buf.len());
+            self.shared.sent([&buf[..*bytes]], buf.len());
         }
         result
+    }
+
+    /// A client that has many requests to send sends them with one system call.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let _telling = (!self.is_below).then(|| self.shared.moves());
+        let result = self.poll(
+            |io| io.poll_write_vectored(cx, bufs),
+            |stream, bytes| stream.record_written(*bytes),
+            Stream::record_pending_write,
+        );
+        if let (Poll::Ready(Ok(bytes)), false) = (&result, self.is_below) {
+            let of = bufs.iter().map(|buf| buf.len()).sum();
+            let mut left = *bytes;
+            let sent = bufs.iter().map(|buf| {
+                let (sent, _) = buf.split_at(buf.len().min(left));
+                left -= sent.len();
+                sent
+            });
+            self.shared.sent(sent, of);
+        }
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.is_below || !self.shared.is_layered()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

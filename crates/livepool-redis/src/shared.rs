@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::pin::pin;
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 use ::redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value};
@@ -149,7 +150,8 @@ impl ConnectionLike for SharedClient {
             self.check()?;
             let Self { share, connection } = self;
             let reply = share.client().abandoned.track(cmd);
-            let result = share.run(connection.send_packed_command(cmd)).await;
+            let request = pin!(connection.send_packed_command(cmd));
+            let result = share.run(request).await;
             // The crate returns before the answer to such a command has come.
             if result.is_ok() && !cmd.is_no_response() {
                 reply.mark_answered();
@@ -171,7 +173,8 @@ impl ConnectionLike for SharedClient {
             self.check()?;
             let Self { share, connection } = self;
             let reply = share.client().abandoned.track(pipeline);
-            let result = share.run(connection.send_packed_commands(pipeline, offset, count)).await;
+            let request = pin!(connection.send_packed_commands(pipeline, offset, count));
+            let result = share.run(request).await;
             // Also after an error: the crate reports one only for an answer or a dead connection.
             if result.is_ok() {
                 reply.mark_answered();

@@ -3,7 +3,7 @@
 //! The driver keeps what it is given for good, and a subscription needs the connection for itself. So
 //! the driver gets this; the wire stays in a slot that the [`Client`](super::Client) can reach too.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -24,7 +24,8 @@ impl SharedWire {
     /// The stream that the driver is given for good.
     pub(super) fn driver_io(&self) -> SharedWireIo {
         let events = self.wire().as_ref().map(Wire::defer_events);
-        SharedWireIo { shared_wire: self.clone(), events }
+        let is_write_vectored = self.wire().as_ref().is_some_and(Wire::is_write_vectored);
+        SharedWireIo { shared_wire: self.clone(), events, is_write_vectored }
     }
 
     /// Takes the wire from the driver, which never hears of it again.
@@ -43,6 +44,7 @@ pub(super) struct SharedWireIo {
     shared_wire: SharedWire,
     /// The events of a poll, held back until the lock is free: observers are foreign code.
     events: Option<DeferredEvents>,
+    is_write_vectored: bool,
 }
 
 impl SharedWireIo {
@@ -86,6 +88,18 @@ impl AsyncWrite for SharedWireIo {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.poll(|wire| wire.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll(|wire| wire.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.is_write_vectored
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

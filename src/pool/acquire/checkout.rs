@@ -45,30 +45,26 @@ pub(in crate::pool) async fn checkout(
     // check needs.
     match inner.at_once() {
         Some(mut lease) if !inner.pings() => {
-            hand_out(inner, &mut lease, Duration::ZERO, taken_at);
+            lease.hand_out(inner, Duration::ZERO, taken_at);
             Ok(lease)
         }
         taken => checkout_waiting(inner, taken, until, Fitness::Any, taken_at).await,
     }
 }
 
-async fn checkout_waiting(
+fn checkout_waiting(
     inner: &Arc<PoolInner>,
     taken: Option<Lease>,
     until: Until,
     fitness: Fitness,
     taken_at: &'static Location<'static>,
-) -> Result<Lease, CheckoutError> {
-    let taken = taken.map(Given::Lease);
-    let alone = |given| match given {
+) -> impl Future<Output = Result<Lease, CheckoutError>> {
+    let take = |given| match given {
         Given::Lease(lease) => Some(lease),
         // Which nobody is given who did not want it.
         Given::Share(_) => None,
     };
-    let wanted = Wanted { wants: Wants::Lease, fitness, take: &alone };
-    let (mut lease, waited) = wait(inner, taken, until, &wanted).await?;
-    hand_out(inner, &mut lease, waited, taken_at);
-    Ok(lease)
+    wait(inner, taken, until, Wanted { wants: Wants::Lease, fitness, take }, taken_at)
 }
 
 /// Takes a share of a connection, before its time is over.
@@ -77,21 +73,16 @@ pub(in crate::pool) async fn share<P: Multiplex>(
     until: Until,
     taken_at: &'static Location<'static>,
 ) -> Result<SharePart, CheckoutError> {
-    let (mut part, waited) = match inner.share_at_once::<P>() {
-        Some(part) => (part, Duration::ZERO),
-        None => {
-            let share = |given| match given {
-                Given::Lease(lease) => inner.share::<P>(lease),
-                Given::Share(part) => Some(part),
-            };
-            let wanted = Wanted { wants: Wants::Share, fitness: Fitness::Any, take: &share };
-            wait(inner, None, until, &wanted).await?
-        }
+    if let Some(mut part) = inner.share_at_once::<P>() {
+        part.hand_out(inner, Duration::ZERO, taken_at);
+        return Ok(part);
+    }
+    let take = |given| match given {
+        Given::Lease(lease) => inner.share::<P>(lease),
+        Given::Share(part) => Some(part),
     };
-    part.claim(taken_at);
-    inner.maintain();
-    inner.emitter().checked_out(part.id(), waited);
-    Ok(part)
+    let wanted = Wanted { wants: Wants::Share, fitness: Fitness::Any, take };
+    wait(inner, None, until, wanted, taken_at).await
 }
 
 /// Demands on a connection beyond those that hold for all.
@@ -121,40 +112,29 @@ pub(in crate::pool) fn try_checkout(
 ) -> Option<Lease> {
     // Whether it needs a ping cannot be found out without waiting.
     let mut lease = inner.at_once()?;
-    hand_out(inner, &mut lease, Duration::ZERO, taken_at);
+    lease.hand_out(inner, Duration::ZERO, taken_at);
     Some(lease)
 }
 
-/// The caller has it.
-fn hand_out(
-    inner: &Arc<PoolInner>,
-    lease: &mut Lease,
-    waited: Duration,
-    taken_at: &'static Location<'static>,
-) {
-    // First, so that a caller who is told of as a holder has it.
-    lease.claim(taken_at);
-    inner.maintain();
-    inner.emitter().checked_out(lease.id(), waited);
-}
-
 /// What a caller who has to wait wants.
-struct Wanted<'a, T> {
+struct Wanted<F> {
     wants: Wants,
     fitness: Fitness,
     /// Makes it of what the caller is given; `None`, if that turns out to be no good.
-    take: &'a (dyn Fn(Given) -> Option<T> + Sync),
+    take: F,
 }
 
-/// Waits for it. Returns how long that took, too.
-async fn wait<T>(
+/// Waits for it.
+async fn wait<T, F>(
     inner: &Arc<PoolInner>,
-    taken: Option<Given>,
+    taken: Option<Lease>,
     until: Until,
-    wanted: &Wanted<'_, T>,
-) -> Result<(T, Duration), CheckoutError>
+    wanted: Wanted<F>,
+    taken_at: &'static Location<'static>,
+) -> Result<T, CheckoutError>
 where
-    T: Connected,
+    T: Obtained,
+    F: Fn(Given) -> Option<T>,
 {
     // A span per checkout would cost an allocation in the usual case: only those that wait have
     // one.
@@ -168,68 +148,104 @@ where
     attempt.over = true;
     let waited = attempt.began.elapsed();
     match result {
-        Ok(taken) => {
+        Ok(mut taken) => {
             let (id, peer) = taken.connection();
             span.record_conn(id, peer);
-            Ok((taken, waited))
+            taken.hand_out(inner, waited, taken_at);
+            Ok(taken)
         }
         Err(failed) => Err(attempt.report(failed, waited)),
     }
 }
 
-/// What has a connection, to be named in a span.
-trait Connected {
+/// What a caller gets.
+trait Obtained {
     fn connection(&self) -> (ConnId, &PeerAddr);
+
+    /// The caller has it.
+    fn hand_out(
+        &mut self,
+        inner: &Arc<PoolInner>,
+        waited: Duration,
+        taken_at: &'static Location<'static>,
+    );
 }
 
-impl Connected for Lease {
+impl Obtained for Lease {
+    #[inline(always)]
     fn connection(&self) -> (ConnId, &PeerAddr) {
         (self.id(), self.peer_addr())
     }
-}
 
-impl Connected for SharePart {
-    fn connection(&self) -> (ConnId, &PeerAddr) {
-        (self.id(), self.peer_addr())
+    fn hand_out(
+        &mut self,
+        inner: &Arc<PoolInner>,
+        waited: Duration,
+        taken_at: &'static Location<'static>,
+    ) {
+        // First, so that a caller who is told of as a holder has it.
+        self.claim(taken_at);
+        inner.maintain();
+        inner.emitter().checked_out(self.id(), waited);
     }
 }
 
-async fn obtain<T>(
+impl Obtained for SharePart {
+    #[inline(always)]
+    fn connection(&self) -> (ConnId, &PeerAddr) {
+        (self.id(), self.peer_addr())
+    }
+
+    fn hand_out(
+        &mut self,
+        inner: &Arc<PoolInner>,
+        waited: Duration,
+        taken_at: &'static Location<'static>,
+    ) {
+        self.claim(taken_at);
+        inner.maintain();
+        inner.emitter().checked_out(self.id(), waited);
+    }
+}
+
+async fn obtain<T, F>(
     inner: &Arc<PoolInner>,
-    taken: Option<Given>,
+    taken: Option<Lease>,
     attempt: &PendingCheckout<'_>,
-    wanted: &Wanted<'_, T>,
-) -> Result<T, Failed> {
+    wanted: Wanted<F>,
+) -> Result<T, Failed>
+where
+    F: Fn(Given) -> Option<T>,
+{
+    let Wanted { wants, fitness, take } = wanted;
     let mut given = match taken {
-        Some(given) => given,
+        Some(lease) => Given::Lease(lease),
         None => {
             // Neither timers nor dials would go.
             if !has_runtime() {
                 return Err(CheckoutFailure::NoRuntime.into());
             }
-            served(inner, join(inner, attempt, wanted.wants)?, wanted.wants, attempt.deadline)
-                .await?
+            served(inner, join(inner, attempt, wants)?, attempt.deadline).await?
         }
     };
     loop {
-        let proved = match given {
-            Given::Lease(lease) => match fit(lease, wanted.fitness) {
+        let taken = match given {
+            Given::Share(part) => take(Given::Share(part)),
+            Given::Lease(lease) => match fit(lease, fitness) {
                 Some(lease) => match inner.proved(lease, attempt.deadline).await {
-                    Proof::Given(lease) => Some(Given::Lease(lease)),
+                    Proof::Given(lease) => take(Given::Lease(lease)),
                     Proof::Refused => None,
                     Proof::Late => return Err(inner.late()),
                 },
                 None => None,
             },
-            share @ Given::Share(_) => Some(share),
         };
-        if let Some(taken) = proved.and_then(wanted.take) {
+        if let Some(taken) = taken {
             return Ok(taken);
         }
         // Its place is the one it had.
-        let (since, until) = (attempt.began, attempt.deadline.instant());
-        let waiter = inner.wait_queue.rejoin(since, until, wanted.wants);
-        given = served(inner, waiter, wanted.wants, attempt.deadline).await?;
+        let waiter = inner.wait_queue.rejoin(attempt.began, attempt.deadline.instant(), wants);
+        given = served(inner, waiter, attempt.deadline).await?;
     }
 }
 
@@ -272,14 +288,15 @@ fn join<'a>(
 async fn served(
     inner: &Arc<PoolInner>,
     waiter: Waiter<'_>,
-    wants: Wants,
     deadline: Deadline,
 ) -> Result<Given, Failed> {
     // One may have come back between the look and the queue; else one has to be made.
     if inner.is_closed() || !inner.idle_set.is_empty() {
         inner.serve();
     }
-    inner.look_for(wants);
+    if waiter.wants() == Wants::Share {
+        inner.serve_sharers();
+    }
     // Without a free slot or a silent connection the dialer could do nothing: it is left asleep.
     if inner.slots.are_free() || inner.probing.count() > 0 {
         inner.slots.announce();

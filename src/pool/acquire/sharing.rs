@@ -15,7 +15,6 @@ use crate::error::Holder;
 use crate::event::{ConnId, Event};
 use crate::foreign;
 use crate::net::PeerAddr;
-use crate::pool::acquire::wait_queue::Wants;
 use crate::pool::conn::age::Age;
 use crate::pool::conn::erased::{PoolProtocol, typed};
 use crate::pool::conn::lease::Lease;
@@ -479,13 +478,6 @@ impl PoolInner {
                 drop(unused);
                 return;
             }
-        }
-    }
-
-    /// What a caller who wants this looks at, behind its place in the queue.
-    pub(in crate::pool) fn look_for(self: &Arc<Self>, wants: Wants) {
-        if wants == Wants::Share {
-            self.serve_sharers();
         }
     }
 

@@ -200,6 +200,7 @@ impl WaitQueue {
     }
 
     /// Calls one who was just taken out of the queue, and so waits: nobody leaves without its lock.
+    #[inline(always)]
     fn call(&self, queue: MutexGuard<'_, Queue>, caller: &Caller, served: Served) {
         self.forget(caller);
         let task = caller.take(served);
@@ -281,6 +282,7 @@ impl Caller {
     }
 
     /// Takes what it is given, and returns its task. Only for one who is in the queue, and so waits.
+    #[inline(always)]
     fn take(&self, served: Served) -> Option<Waker> {
         match std::mem::replace(&mut *self.turn(), WaitState::Called(served)) {
             WaitState::Waiting(task) => task,
@@ -332,6 +334,10 @@ pub(in crate::pool) struct Waiter<'a> {
 }
 
 impl Waiter<'_> {
+    pub(in crate::pool) fn wants(&self) -> Wants {
+        self.caller.wants
+    }
+
     /// Resolves when the caller is called. `look_around` runs at every poll before that.
     ///
     /// Cancel safety: nothing is lost; the waiter keeps what was given to it.

@@ -89,6 +89,8 @@ pub(in crate::pool) struct Entry {
     was_heard: AtomicBool,
     /// The sentinel has fired, and nobody has looked since.
     fired: AtomicBool,
+    /// Several callers use it: each of them is told of, and not the lease that they hold together.
+    shared: AtomicBool,
     /// How long its peer lets it be idle; [`Age::NEVER`] where it did not say.
     idle_limit: AtomicAge,
     /// The pool's generation when its dial began.
@@ -166,6 +168,7 @@ impl Entry {
                 was_greeted,
                 was_heard: AtomicBool::new(false),
                 fired: AtomicBool::new(false),
+                shared: AtomicBool::new(false),
                 idle_since: AtomicAge::new(Age::ZERO),
                 idle_limit: AtomicAge::new(Age::NEVER),
                 home: Mutex::new(Home { conn: None, slot: Some(parts.slot), holder: None }),
@@ -317,6 +320,17 @@ impl Entry {
     /// Whether its sentinel has fired and nobody has looked since.
     pub(in crate::pool) fn has_fired(&self) -> bool {
         self.fired.load(Ordering::Acquire)
+    }
+
+    /// For whoever has its stream.
+    pub(in crate::pool) fn set_shared(&self, is_shared: bool) {
+        if self.is_shared() != is_shared {
+            self.shared.store(is_shared, Ordering::Relaxed);
+        }
+    }
+
+    pub(in crate::pool) fn is_shared(&self) -> bool {
+        self.shared.load(Ordering::Relaxed)
     }
 
     /// Notes that it goes to its next user without having been idle.

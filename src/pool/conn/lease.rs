@@ -49,8 +49,6 @@ pub(in crate::pool) struct Leased {
     since: Age,
     /// The place where the caller asked for it who got it. Until then nobody is told where it goes.
     taken_at: Option<&'static Location<'static>>,
-    /// Several callers have it together. Each of them is told of, and not this.
-    is_shared: bool,
     entry: Arc<Entry>,
     pool: Counted,
 }
@@ -98,7 +96,7 @@ impl Lease {
         // Before the look at whether the pool was closed, in every thread's eyes.
         pool.guards.fetch_add(1, Ordering::SeqCst);
         let pool = Counted(Arc::clone(pool));
-        Self::of(Leased { conn, since, taken_at: None, is_shared: false, entry, pool })
+        Self::of(Leased { conn, since, taken_at: None, entry, pool })
     }
 
     fn of(leased: Leased) -> Self {
@@ -134,30 +132,38 @@ impl Lease {
 
     /// Has its peer asked before anybody is given it. Returns it where nobody can tell.
     pub(in crate::pool) fn ask(mut self) -> Option<Self> {
-        let Leased { conn, since, taken_at, is_shared, entry, pool } = self.take();
+        let Leased { conn, since, taken_at, entry, pool } = self.take();
         let conn = pool.0.ask(&entry, conn).err()?;
-        Some(Self::of(Leased { conn, since, taken_at, is_shared, entry, pool }))
+        Some(Self::of(Leased { conn, since, taken_at, entry, pool }))
     }
 
     /// Gives it back: to the idle ones, to be reset, or to be closed. While its client's task has work
     /// to do, that is decided at the end of the task's poll.
     pub(in crate::pool) fn end(&mut self, ending: Ending) -> Release {
         if !self.conn.is_at_rest() && self.conn.stream().tainted().is_none() {
-            // Its task may be about to send what its user has left behind.
-            let (rest, mut lease) = (self.conn.task(), Self::of(self.take()));
-            let end = Box::new(move || {
-                lease.end_now(ending);
-            });
-            if let Some(Err(end)) = rest.map(|rest| rest.after_poll(end)) {
-                end();
-            }
-            return Release::Resetting;
+            return self.end_after_poll(ending);
         }
         self.end_now(ending)
     }
 
+    /// Its task may be about to send what its user has left behind.
+    #[inline(never)]
+    fn end_after_poll(&mut self, ending: Ending) -> Release {
+        let (rest, mut lease) = (self.conn.task(), Self::of(self.take()));
+        let end = Box::new(move || {
+            lease.end_now(ending);
+        });
+        if let Some(Err(end)) = rest.map(|rest| rest.after_poll(end)) {
+            end();
+        }
+        Release::Resetting
+    }
+
+    #[inline(always)]
     fn end_now(&mut self, ending: Ending) -> Release {
         let leased = self.take();
+        let is_claimed = leased.is_claimed();
+        leased.entry.set_shared(false);
         let pool = &leased.pool.0;
         pool.note_use(&leased.entry, &leased.conn);
         let (tainted, needs_reset) = {
@@ -167,9 +173,7 @@ impl Lease {
         let mut reuse = match &pool.protocol {
             // Its task is held up, or was woken again.
             Some(_) if !leased.conn.is_at_rest() => Verdict::NeedsReset,
-            Some(protocol) if leased.is_claimed() && tainted.is_none() => {
-                protocol.reuse(&leased.conn)
-            }
+            Some(protocol) if is_claimed && tainted.is_none() => protocol.reuse(&leased.conn),
             _ => Verdict::Keep,
         };
         if reuse == Verdict::Keep && needs_reset {
@@ -214,13 +218,13 @@ impl Leased {
 
     /// Several callers are about to use it together. Each has its own time.
     pub(in crate::pool) fn begin_sharing(&mut self) {
-        self.is_shared = true;
+        self.entry.set_shared(true);
         self.conn.stream_mut().set_read_timeout(None);
     }
 
     /// Whether it is, or was, in somebody's hands.
     fn is_claimed(&self) -> bool {
-        self.taken_at.is_some() || self.is_shared
+        self.taken_at.is_some() || self.entry.is_shared()
     }
 
     /// The others are of no use either. This one stays where it is, and is closed when it comes
@@ -365,6 +369,7 @@ impl Leased {
     }
 
     /// Puts the connection into the idle set, or rather into the hands of the first caller in the queue.
+    #[inline(always)]
     fn give_back(self) -> Release {
         let now = self.entry.age();
         let pool = &self.pool.0;
@@ -384,12 +389,12 @@ impl Leased {
         if let Some(reason) = pool.unwanted(&self.entry, now) {
             return self.throw_away(reason);
         }
-        let Self { pool, entry, since, taken_at, is_shared, conn } = self;
+        let Self { pool, entry, since, taken_at, conn } = self;
         if pool.0.settings().hold_warning.is_some() {
             entry.forget_holder();
         }
         if let Err((conn, reason)) = entry.park(conn, now) {
-            return Self { conn, since, taken_at, is_shared, entry, pool }.throw_away(reason);
+            return Self { conn, since, taken_at, entry, pool }.throw_away(reason);
         }
         if taken_at.is_some() {
             pool.0.emitter().returned(entry.id, now.since(since));
@@ -414,7 +419,6 @@ impl Leased {
         pool.report_alive(&self.entry);
         // The next user was not there before.
         self.since = now;
-        self.is_shared = false;
         pool.hand_over(Lease::of(self));
         Release::Reused
     }
@@ -446,7 +450,6 @@ impl Leased {
         if self.taken_at.take().is_some() {
             pool.emitter().returned(self.entry.id, self.entry.age().since(self.since));
         }
-        self.is_shared = false;
         pool.resets.add(Lease::of(self));
         // The dialer starts the reset.
         pool.slots.announce();
