@@ -25,6 +25,7 @@ fn main() -> Result {
     let mut report = Report { text: String::new(), home };
     report.head()?;
     report.goals()?;
+    report.throughput()?;
     report.why()?;
     report.scale()?;
     report.ladder()?;
@@ -115,6 +116,37 @@ impl Report {
     }
 
     /// What no program can find out.
+    /// Whole requests, beside what users would pick instead.
+    fn throughput(&mut self) -> Result {
+        let Some(Value::Array(groups)) = results::load("throughput") else { return Ok(()) };
+        writeln!(
+            self.text,
+            "## Whole requests\n\n\
+             `cargo bench -p livepool-throughput`: real servers on loopback, contenders in turn, medians of \
+             all rounds. Ratios are those of neighbours in one round: requests a second of livepool for \
+             each of the other's, and its CPU for that of the other.\n\n\
+             | what | callers | contender | requests/s | CPU each | livepool / this | CPU |\n\
+             |---|---|---|---|---|---|---|"
+        )?;
+        for group in &groups {
+            for one in array(&group["contenders"]) {
+                writeln!(
+                    self.text,
+                    "| {} | {} | {} | {:.0} | {:.1} us | {:.2} | {:.2} |",
+                    string(&group["what"]),
+                    number(&group["callers"]),
+                    string(&one["name"]),
+                    number(&one["per_second"]),
+                    number(&one["cpu_micros"]),
+                    number(&one["ratio"]),
+                    number(&one["cpu_ratio"]),
+                )?;
+            }
+        }
+        writeln!(self.text)?;
+        Ok(())
+    }
+
     fn why(&mut self) -> Result {
         let why = fs::read_to_string(self.home.join("why.md"))?;
         writeln!(self.text, "## Why some goals are not met\n\n{}\n", why.trim_end())?;

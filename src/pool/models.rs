@@ -28,7 +28,8 @@ use crate::event::{CloseReason, ConnId, Event};
 use crate::foreign::Held;
 use crate::models::{Model, advance, block_on, turn};
 use crate::net::Directory;
-use crate::pool::acquire::checkout::{Until, checkout, try_checkout};
+use crate::pool::Share;
+use crate::pool::acquire::checkout::{Until, checkout, share, try_checkout};
 use crate::pool::acquire::ping::{Ping, Pinger};
 use crate::pool::acquire::wait_queue::{WaitQueue, Wants};
 use crate::pool::conn::entry::Entry;
@@ -37,8 +38,7 @@ use crate::pool::health::maintenance;
 use crate::pool::health::quarantine::Quarantine;
 use crate::pool::health::silence::is_in_doubt;
 use crate::pool::inner::{PoolInner, Running};
-use crate::protocol::Verdict;
-use crate::protocol::{Bare, Conn, Wire};
+use crate::protocol::{Bare, Conn, Multiplex, Protocol, Spread, Verdict, Wire};
 use crate::stream::models::{is_closed, pair, read, tcp_stream};
 use crate::stream::{Connector, Stream};
 use crate::sync::{Arc, Weak};
@@ -58,6 +58,7 @@ pub(crate) fn all() -> Vec<Model> {
         Model { name: "doubt-meanwhile", run: what_is_said_meanwhile_is_not_taken_back },
         Model { name: "ping", run: a_ping_goes_on_for_the_pool_and_ends_with_it },
         Model { name: "close", run: nobody_waits_for_a_pool_that_was_closed },
+        Model { name: "sharing", run: whoever_shares_or_wants_one_is_served_in_the_end },
     ]
 }
 
@@ -923,5 +924,92 @@ fn nobody_waits_for_a_pool_that_was_closed() {
     for thread in callers.into_iter().chain([closer]) {
         thread.join().expect("it came to an end");
     }
+    world.check();
+}
+
+/// A protocol whose client several may use.
+struct Many;
+
+impl Protocol for Many {
+    type Client = ();
+    type Error = std::io::Error;
+
+    async fn connect(&self, _: Wire) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    async fn ping(&self, (): &mut ()) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Multiplex for Many {
+    type Shared = ();
+
+    fn shared(&self, _: Share<Self>) {}
+}
+
+/// One connection, which at most two share, and callers who share it or want it for themselves, some of
+/// whom give up. Nobody has it alone while others share it, no more share it than may, and everybody is
+/// served.
+fn whoever_shares_or_wants_one_is_served_in_the_end() {
+    let mut world = World::of(config(1).with_max_shares(2), Pinger::default());
+    world.inner.shares.set_rule(Spread::Pack, |_, _| usize::MAX);
+    let (stream, peer) = pair();
+    drop(world.connect(stream, Kind::Client, Some(peer)));
+    let world = world.begin();
+    // How many have it alone, and how many share it.
+    let users = Arc::new(Plain::new((0_usize, 0_usize)));
+    let change = |change: fn(&mut (usize, usize))| {
+        let users = Arc::clone(&users);
+        move || {
+            let mut users = users.lock().expect("nobody panics here");
+            change(&mut users);
+            let (alone, shares) = *users;
+            assert!(alone + usize::from(shares > 0) <= 1 && shares <= 2, "{alone} and {shares}");
+        }
+    };
+    let mut callers = Vec::new();
+    for caller in 0..3 {
+        let inner = Arc::clone(&world.inner);
+        let (begin, end) = (change(|users| users.1 += 1), change(|users| users.1 -= 1));
+        callers.push(thread::spawn(move || {
+            for _ in 0..2 {
+                let mut part = pin!(share::<Many>(&inner, Until::For(None), Location::caller()));
+                if caller == 0 && thread_rng().gen_bool(0.5) {
+                    // It goes away, perhaps with something given to it.
+                    let mut cx = Context::from_waker(Waker::noop());
+                    let polled = part.as_mut().poll(&mut cx);
+                    thread::yield_now();
+                    drop(polled);
+                    continue;
+                }
+                let part = block_on(part).expect("it is served");
+                begin();
+                thread::yield_now();
+                end();
+                drop(part);
+            }
+        }));
+    }
+    let inner = Arc::clone(&world.inner);
+    let (begin, end) = (change(|users| users.0 += 1), change(|users| users.0 -= 1));
+    callers.push(thread::spawn(move || {
+        for _ in 0..2 {
+            let get = checkout(&inner, Until::For(None), Location::caller());
+            let lease = block_on(get).expect("it is served");
+            begin();
+            thread::yield_now();
+            end();
+            drop(lease);
+        }
+    }));
+    for caller in callers {
+        caller.join().expect("it was served");
+    }
+    assert_eq!(world.inner.shares.counts(), (0, 0));
+    assert_eq!(world.inner.wait_queue.waiting() + world.inner.wait_queue.sharing(), 0);
+    world.settle();
+    assert_eq!(world.inner.registry.idle_count(), 1, "nothing happened to it");
     world.check();
 }

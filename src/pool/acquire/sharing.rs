@@ -167,6 +167,16 @@ impl SharedLease {
 }
 
 impl SharedSet {
+    /// For models, whose pools have no protocol.
+    #[cfg(shuttle)]
+    pub(in crate::pool) fn set_rule(
+        &self,
+        spread: Spread,
+        most: fn(&PoolProtocol, &Conn) -> usize,
+    ) {
+        let _ = self.rule.set(Rule { spread, most });
+    }
+
     /// How many connections are shared, and how many shares there are.
     pub(in crate::pool) fn counts(&self) -> (usize, usize) {
         let open = self.open();
