@@ -148,7 +148,8 @@ async fn a_session_that_ends_under_256_shared_queries_ends_each_of_them_once() {
     let (mut failed, mut told) = (0, 0);
     while let Some(ended) = ends(tasks.join_next()).await {
         let error = ended.unwrap().unwrap_err();
-        // The one that ran has the server's own word.
+        // The one that ran has the server's own word, unless the reset behind it was faster: the server has
+        // not read all that was sent.
         if error.code() == Some(&SqlState::ADMIN_SHUTDOWN) {
             told += 1;
         } else {
@@ -158,7 +159,7 @@ async fn a_session_that_ends_under_256_shared_queries_ends_each_of_them_once() {
         }
         failed += 1;
     }
-    assert_eq!((failed, told), (QUERIES, 1));
+    assert!(failed == QUERIES && told <= 1, "{failed}, {told}");
     until(|| events.closed().len() == 1).await;
     assert_eq!(ends(pool.share()).await.unwrap().query("SELECT 1", &[]).await.unwrap().len(), 1);
 }
