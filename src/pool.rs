@@ -71,7 +71,7 @@ use std::panic::Location;
 use crate::config::{Config, ConfigError, check_max_size};
 use crate::deadline::Deadline;
 use crate::error::CheckoutError;
-use crate::protocol::{Multiplex, Protocol, Raw};
+use crate::protocol::{Protocol, Raw};
 use crate::status::{PeerStatus, Status};
 use crate::sync::Arc;
 
@@ -82,13 +82,14 @@ use inner::PoolInner;
 
 pub use acquire::ping::Ping;
 pub use acquire::retry::Retry;
+pub use acquire::sharing::Spread;
 pub use builder::Builder;
 pub(crate) use conn::entry::jittered;
 pub use conn::lease::Release;
 #[cfg(feature = "codec")]
 pub use guard::Framed;
 pub use guard::{Buffered, Guard};
-pub use share::Share;
+pub use share::{Multiplex, Share};
 
 /// A pool of connections to one upstream. Cloning gives another handle to the same pool.
 ///
@@ -260,8 +261,9 @@ impl<P: Protocol> Pool<P> {
     {
         let taken_at = Location::caller();
         async move {
-            let part = checkout::share::<P>(&self.handle.0, until, taken_at).await?;
-            let protocol = erased::typed::<P>(&self.handle.0.protocol).expect(erased::MADE);
+            let inner = &self.handle.0;
+            let part = checkout::share(inner, share::rule::<P>(inner), until, taken_at).await?;
+            let protocol = erased::typed::<P>(&inner.protocol).expect(erased::MADE);
             Ok(protocol.shared(Share::new(part)))
         }
     }

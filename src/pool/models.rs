@@ -31,6 +31,7 @@ use crate::net::Directory;
 use crate::pool::Share;
 use crate::pool::acquire::checkout::{Until, checkout, share, try_checkout};
 use crate::pool::acquire::ping::{Ping, Pinger};
+use crate::pool::acquire::sharing::{Rule, Spread};
 use crate::pool::acquire::wait_queue::{WaitQueue, Wants};
 use crate::pool::conn::entry::Entry;
 use crate::pool::conn::lease::Lease;
@@ -927,34 +928,12 @@ fn nobody_waits_for_a_pool_that_was_closed() {
     world.check();
 }
 
-/// A protocol whose client several may use.
-struct Many;
-
-impl Protocol for Many {
-    type Client = ();
-    type Error = std::io::Error;
-
-    async fn connect(&self, _: Wire) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    async fn ping(&self, (): &mut ()) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Multiplex for Many {
-    type Shared = ();
-
-    fn shared(&self, _: Share<Self>) {}
-}
-
 /// One connection, which at most two share, and callers who share it or want it for themselves, some of
 /// whom give up. Nobody has it alone while others share it, no more share it than may, and everybody is
 /// served.
 fn whoever_shares_or_wants_one_is_served_in_the_end() {
     let mut world = World::of(config(1).with_max_shares(2), Pinger::default());
-    world.inner.shares.set_rule(Spread::Pack, |_, _| usize::MAX);
+    let rule = world.inner.shares.rule(|| Rule { spread: Spread::Pack, most: |_, _| usize::MAX });
     let (stream, peer) = pair();
     drop(world.connect(stream, Kind::Client, Some(peer)));
     let world = world.begin();
@@ -975,7 +954,7 @@ fn whoever_shares_or_wants_one_is_served_in_the_end() {
         let (begin, end) = (change(|users| users.1 += 1), change(|users| users.1 -= 1));
         callers.push(thread::spawn(move || {
             for _ in 0..2 {
-                let mut part = pin!(share::<Many>(&inner, Until::For(None), Location::caller()));
+                let mut part = pin!(share(&inner, rule, Until::For(None), Location::caller()));
                 if caller == 0 && thread_rng().gen_bool(0.5) {
                     // It goes away, perhaps with something given to it.
                     let mut cx = Context::from_waker(Waker::noop());

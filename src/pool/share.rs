@@ -1,4 +1,5 @@
-//! [`Share`]: one of several callers' part of a connection that they use at the same time.
+//! [`Multiplex`]: protocols whose client may be used by several callers at a time; [`Share`]: one of these
+//! callers' part of a connection.
 
 use std::fmt;
 use std::io;
@@ -7,11 +8,89 @@ use std::marker::PhantomData;
 use tokio::time::{Instant, timeout_at};
 
 use crate::event::{CloseReason, ConnId, Event, Operation};
+use crate::foreign;
 use crate::net::PeerAddr;
-use crate::pool::acquire::sharing::SharePart;
-use crate::pool::conn::erased::MADE;
-use crate::protocol::{Multiplex, RequestLost};
+use crate::pool::acquire::sharing::{Rule, SharePart, Spread};
+use crate::pool::conn::erased::{MADE, PoolProtocol, typed};
+use crate::pool::inner::PoolInner;
+use crate::protocol::{Conn, Protocol, RequestLost};
 use crate::stream::OpTimeout;
+
+/// A protocol whose client routes answers: several callers may make requests over one connection at the
+/// same time. See [`Pool::share`](crate::Pool::share).
+///
+/// What a caller gets has to be safe by its type: nothing that changes the session for others, and
+/// nothing that waits for ever. Make of the [`Share`] a type that has no more than that.
+///
+/// ```
+/// use livepool::protocol::{Multiplex, Protocol, Share, Wire};
+///
+/// struct Echo;
+///
+/// /// Its requests may be made through a shared reference.
+/// struct Client;
+///
+/// impl Client {
+///     async fn say(&self, words: &str) -> std::io::Result<String> {
+///         Ok(words.to_owned())
+///     }
+/// }
+///
+/// impl Protocol for Echo {
+///     type Client = Client;
+///     type Error = std::io::Error;
+///
+///     async fn connect(&self, _: Wire) -> std::io::Result<Client> {
+///         Ok(Client)
+///     }
+///
+///     async fn ping(&self, client: &mut Client) -> std::io::Result<()> {
+///         client.say("ping").await.map(drop)
+///     }
+/// }
+///
+/// /// What those get who share a connection.
+/// struct SharedEcho(Share<Echo>);
+///
+/// impl SharedEcho {
+///     async fn say(&self, words: &str) -> std::io::Result<String> {
+///         self.0.run(self.0.client().say(words)).await?
+///     }
+/// }
+///
+/// impl Multiplex for Echo {
+///     type Shared = SharedEcho;
+///
+///     fn shared(&self, share: Share<Self>) -> SharedEcho {
+///         SharedEcho(share)
+///     }
+/// }
+///
+/// # async fn f(pool: livepool::Pool<Echo>) -> Result<(), Box<dyn std::error::Error>> {
+/// pool.share().await?.say("hello").await?;
+/// # Ok(()) }
+/// ```
+pub trait Multiplex: Protocol + Sized {
+    /// What each of those callers gets.
+    type Shared: Send + 'static;
+
+    /// Makes one.
+    fn shared(&self, share: Share<Self>) -> Self::Shared;
+
+    /// How callers are spread over connections.
+    fn spread(&self) -> Spread {
+        Spread::Pack
+    }
+
+    /// How many callers may use this connection at a time, as it is now: within
+    /// [`max_shares`](crate::Config::max_shares). 0 for one that is shared no more: a caller has left
+    /// something in its session, say. Those who use it go on, and then it comes back as from one of
+    /// them. Asked whenever somebody is to join: it must be quick.
+    fn most_shares(&self, client: &Self::Client) -> usize {
+        let _ = client;
+        usize::MAX
+    }
+}
 
 /// A part of a connection that others use at the same time, for whoever writes a protocol: what callers
 /// get is made of it by [`Multiplex::shared`]. Dropped, it is given back; who gives up in the middle of a
@@ -105,4 +184,25 @@ impl<P: Multiplex> fmt::Debug for Share<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Share").field("id", &self.id()).finish_non_exhaustive()
     }
+}
+
+/// What the protocol of this pool says of sharing.
+pub(in crate::pool) fn rule<P: Multiplex>(inner: &PoolInner) -> Rule {
+    inner.shares.rule(|| {
+        let spread =
+            typed::<P>(&inner.protocol).map(|protocol| foreign::call(|| protocol.spread()));
+        Rule { spread: spread.and_then(Result::ok).unwrap_or(Spread::Pack), most: most::<P> }
+    })
+}
+
+/// How many callers may use a connection as it is now.
+fn most<P: Multiplex>(protocol: &PoolProtocol, conn: &Conn) -> usize {
+    let (Some(protocol), Some(client)) = (typed::<P>(protocol), conn.as_any().downcast_ref())
+    else {
+        return 0;
+    };
+    foreign::call(|| protocol.most_shares(client)).unwrap_or_else(|_| {
+        conn.has_panicked();
+        0
+    })
 }

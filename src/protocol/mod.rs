@@ -13,7 +13,7 @@ mod guard_ext;
 mod linger;
 #[cfg(shuttle)]
 pub(crate) mod models;
-mod multiplex;
+mod request_lost;
 mod scanner;
 mod shared;
 mod verdict;
@@ -30,14 +30,14 @@ pub use self::guard_ext::GuardExt;
 pub use aside::{SideChannel, SidePermit};
 pub use driver::{Driven, Driver, DriverState};
 pub use linger::{Linger, LingeringSocket};
-pub use multiplex::{Multiplex, RequestLost, Spread};
+pub use request_lost::RequestLost;
 pub use scanner::Scanner;
 pub use verdict::Verdict;
 pub use wire::{DeferredEvents, Wire};
 pub use wire_stream::WireStream;
 
 pub use crate::causes::{OneLine, is_connection_error};
-pub use crate::pool::{Retry, Share};
+pub use crate::pool::{Multiplex, Retry, Share, Spread};
 pub use crate::stream::{Ledger, Owed};
 pub use crate::telemetry::log::log_trouble;
 pub use crate::text::Escaped;

@@ -21,7 +21,7 @@ type HyperConnection = Connection<TokioIo<HyperIo>, RequestBody>;
 
 /// hyper's side of one connection.
 pub(super) struct HyperDriver {
-    state: DriverState,
+    state: PollState,
     error: Option<hyper::Error>,
     relay: Arc<RelayWaker>,
     /// The waker that hyper is polled with: that of `relay`.
@@ -44,7 +44,7 @@ impl Wake for RelayWaker {
     }
 }
 
-enum DriverState {
+enum PollState {
     Running(Box<HyperConnection>),
     /// hyper has ended the connection. The wire is kept: dropped, it would name itself as the
     /// reason.
@@ -58,24 +58,23 @@ impl HyperDriver {
     pub(super) fn new(connection: HyperConnection) -> Self {
         let relay = Arc::<RelayWaker>::default();
         let waker = Waker::from(Arc::clone(&relay));
-        Self { state: DriverState::Running(Box::new(connection)), error: None, relay, waker }
+        Self { state: PollState::Running(Box::new(connection)), error: None, relay, waker }
     }
 
     /// Lets hyper read and write. A caller that waits for something from hyper has to look again
     /// afterwards.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
-        let DriverState::Running(connection) = &mut self.state else { return };
+        let PollState::Running(connection) = &mut self.state else { return };
         // Before the poll: a wake during it must reach this task.
         self.relay.0.register(cx.waker());
         let mut cx = Context::from_waker(&self.waker);
         let Poll::Ready(result) = Pin::new(&mut **connection).poll(&mut cx) else { return };
         // hyper reports an error here only if no request is waiting for it.
         self.error = result.err();
-        if let DriverState::Running(connection) =
-            std::mem::replace(&mut self.state, DriverState::Taken)
+        if let PollState::Running(connection) = std::mem::replace(&mut self.state, PollState::Taken)
         {
             // A request that hyper did not begin is given back by this.
-            self.state = DriverState::Over { _io: connection.into_parts().io };
+            self.state = PollState::Over { _io: connection.into_parts().io };
         }
     }
 
@@ -87,7 +86,7 @@ impl HyperDriver {
 
     /// Whether hyper is done with the connection: nothing can be asked here again.
     pub(super) fn is_over(&self) -> bool {
-        !matches!(self.state, DriverState::Running(_))
+        !matches!(self.state, PollState::Running(_))
     }
 
     /// The error that hyper ended with and reported to nobody else.

@@ -97,7 +97,7 @@ pub use client::Client;
 /// The pool.
 pub use livepool;
 pub use settings::{Redis, Role, SettingsError};
-pub use shared::{SharedClient, request_lost};
+pub use shared::{SharedConnection, request_lost};
 
 /// The example of the README compiles.
 #[cfg(doctest)]

@@ -1,4 +1,4 @@
-//! [`SharedClient`]: what those get who share a connection.
+//! [`SharedConnection`]: what those get who share a connection.
 
 use std::fmt;
 use std::io;
@@ -32,7 +32,7 @@ use livepool::{ConnId, PeerSilent};
 /// Whoever drops a command harms nobody: its answer is thrown away when it comes. When the connection
 /// ends, each command that was in flight on it fails with an error whose text says whether it may have
 /// been carried out; [`request_lost`] finds that in it.
-pub struct SharedClient {
+pub struct SharedConnection {
     share: Share<Redis>,
     connection: MultiplexedConnection,
 }
@@ -42,7 +42,7 @@ pub fn request_lost(error: &RedisError) -> Option<RequestLost> {
     super::classify::io_error(error).and_then(RequestLost::of).copied()
 }
 
-impl SharedClient {
+impl SharedConnection {
     /// The connection's number, as in events and logs.
     pub fn id(&self) -> ConnId {
         self.share.id()
@@ -55,10 +55,10 @@ impl SharedClient {
 }
 
 impl Multiplex for Redis {
-    type Shared = SharedClient;
+    type Shared = SharedConnection;
 
-    fn shared(&self, share: Share<Self>) -> SharedClient {
-        SharedClient { connection: share.client().connection.clone(), share }
+    fn shared(&self, share: Share<Self>) -> SharedConnection {
+        SharedConnection { connection: share.client().connection.clone(), share }
     }
 
     /// One thread of the server works for all connections, and what comes together costs it, and us, a
@@ -128,7 +128,7 @@ fn lost(share: &Share<Redis>, error: RedisError) -> RedisError {
     }
 }
 
-impl SharedClient {
+impl SharedConnection {
     /// Fails, if the connection has ended already: nothing is sent then.
     fn check(&self) -> RedisResult<()> {
         if self.share.is_well() {
@@ -141,7 +141,7 @@ impl SharedClient {
     }
 }
 
-impl ConnectionLike for SharedClient {
+impl ConnectionLike for SharedConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         if let Some(refused) = refusal(cmd) {
             return Box::pin(std::future::ready(Err(refused)));
@@ -189,8 +189,8 @@ impl ConnectionLike for SharedClient {
     }
 }
 
-impl fmt::Debug for SharedClient {
+impl fmt::Debug for SharedConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedClient").field("share", &self.share).finish()
+        f.debug_struct("SharedConnection").field("share", &self.share).finish()
     }
 }

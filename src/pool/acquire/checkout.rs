@@ -11,7 +11,7 @@ use crate::event::{Check, CheckVerdict, CheckoutOutcome, CloseReason, ConnId, Ev
 use crate::liveness::Liveness;
 use crate::net::{ConnectError, PeerAddr};
 use crate::pool::acquire::ping::Proof;
-use crate::pool::acquire::sharing::SharePart;
+use crate::pool::acquire::sharing::{Rule, SharePart};
 use crate::pool::acquire::wait_queue::{Failed, Given, Waiter, Wants};
 use crate::pool::conn::age::Age;
 use crate::pool::conn::entry::{Entry, State};
@@ -21,7 +21,7 @@ use crate::pool::health::closing::{DeferredClose, MOST_CLOSED};
 use crate::pool::health::quarantine::ProbeStart;
 use crate::pool::inner::PoolInner;
 use crate::pool::inner::has_runtime;
-use crate::protocol::{Conn, Multiplex};
+use crate::protocol::Conn;
 use crate::sync::Arc;
 use crate::telemetry::Span;
 
@@ -68,17 +68,18 @@ fn checkout_waiting(
 }
 
 /// Takes a share of a connection, before its time is over.
-pub(in crate::pool) async fn share<P: Multiplex>(
+pub(in crate::pool) async fn share(
     inner: &Arc<PoolInner>,
+    rule: Rule,
     until: Until,
     taken_at: &'static Location<'static>,
 ) -> Result<SharePart, CheckoutError> {
-    if let Some(mut part) = inner.share_at_once::<P>() {
+    if let Some(mut part) = inner.share_at_once(rule) {
         part.hand_out(inner, Duration::ZERO, taken_at);
         return Ok(part);
     }
     let take = |given| match given {
-        Given::Lease(lease) => inner.share::<P>(lease),
+        Given::Lease(lease) => inner.share(lease, rule),
         Given::Share(part) => Some(part),
     };
     let wanted = Wanted { wants: Wants::Share, fitness: Fitness::Any, take };

@@ -13,44 +13,37 @@ use tokio::time::Instant;
 
 use crate::error::Holder;
 use crate::event::{ConnId, Event};
-use crate::foreign;
 use crate::net::PeerAddr;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::erased::{PoolProtocol, typed};
+use crate::pool::conn::erased::PoolProtocol;
 use crate::pool::conn::lease::Lease;
 use crate::pool::health::silence::is_in_doubt;
 use crate::pool::inner::PoolInner;
-use crate::protocol::{Conn, Multiplex, Spread};
+use crate::protocol::Conn;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
 use crate::telemetry::Span;
 
+/// How callers who share are spread over connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Spread {
+    /// As few connections as can be: another one when all others are full. For a server whose one
+    /// thread does all the work, and that gains by what comes together.
+    Pack,
+    /// The connection with the fewest callers, and another one when each has so many. For a server
+    /// with a process or thread for each connection.
+    Even(usize),
+}
+
 /// What the protocol of a pool says of sharing.
 #[derive(Debug, Clone, Copy)]
-struct Rule {
-    spread: Spread,
-    /// How many callers may use a connection as it is now.
-    most: fn(&PoolProtocol, &Conn) -> usize,
-}
-
-impl Rule {
-    fn of<P: Multiplex>(protocol: &PoolProtocol) -> Self {
-        let spread = typed::<P>(protocol).map(|protocol| foreign::call(|| protocol.spread()));
-        Self { spread: spread.and_then(Result::ok).unwrap_or(Spread::Pack), most: most::<P> }
-    }
-}
-
-fn most<P: Multiplex>(protocol: &PoolProtocol, conn: &Conn) -> usize {
-    let (Some(protocol), Some(client)) = (typed::<P>(protocol), conn.as_any().downcast_ref())
-    else {
-        return 0;
-    };
-    foreign::call(|| protocol.most_shares(client)).unwrap_or_else(|_| {
-        conn.has_panicked();
-        0
-    })
+pub(in crate::pool) struct Rule {
+    pub(in crate::pool) spread: Spread,
+    /// How many callers may use a connection as it is now. It calls the protocol.
+    pub(in crate::pool) most: fn(&PoolProtocol, &Conn) -> usize,
 }
 
 /// A lease that several callers hold.
@@ -65,11 +58,11 @@ pub(in crate::pool) struct SharedLease {
     /// Nobody joins any more.
     is_over: AtomicBool,
     /// Who has a share: noted only if `hold_warning` is set. Nothing is dropped or called under this lock.
-    holders: Mutex<Vec<Arc<HolderNote>>>,
+    holders: Mutex<Vec<Arc<SharerNote>>>,
 }
 
 /// Who has a share.
-struct HolderNote {
+struct SharerNote {
     since: Instant,
     taken_at: &'static Location<'static>,
     span: Arc<Span>,
@@ -91,7 +84,7 @@ pub(in crate::pool) struct SharedSet {
 
 /// What a connection is fit for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fitness {
+enum Shareability {
     Shareable,
     /// For those who have it already.
     Alone,
@@ -161,20 +154,15 @@ impl SharedLease {
         self.shares.fetch_update(Ordering::SeqCst, Ordering::Relaxed, joined).is_ok()
     }
 
-    fn holders(&self) -> MutexGuard<'_, Vec<Arc<HolderNote>>> {
+    fn holders(&self) -> MutexGuard<'_, Vec<Arc<SharerNote>>> {
         self.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl SharedSet {
-    /// For models, whose pools have no protocol.
-    #[cfg(shuttle)]
-    pub(in crate::pool) fn set_rule(
-        &self,
-        spread: Spread,
-        most: fn(&PoolProtocol, &Conn) -> usize,
-    ) {
-        let _ = self.rule.set(Rule { spread, most });
+    /// The rule, which is made once.
+    pub(in crate::pool) fn rule(&self, make: impl FnOnce() -> Rule) -> Rule {
+        *self.rule.get_or_init(make)
     }
 
     /// How many connections are shared, and how many shares there are.
@@ -286,7 +274,7 @@ pub(in crate::pool) struct SharePart {
     since: Age,
     /// The place where the caller asked for it who got it. Until then nobody is told where it goes.
     taken_at: Option<&'static Location<'static>>,
-    note: Option<Arc<HolderNote>>,
+    note: Option<Arc<SharerNote>>,
 }
 
 impl SharePart {
@@ -321,7 +309,7 @@ impl SharePart {
         if self.inner().settings().hold_warning.is_some() {
             let (since, span) = (Instant::now(), Arc::new(Span::current()));
             let reported = AtomicBool::new(false);
-            let note = Arc::new(HolderNote { since, taken_at, span, reported });
+            let note = Arc::new(SharerNote { since, taken_at, span, reported });
             self.shared().holders().push(Arc::clone(&note));
             self.note = Some(note);
         }
@@ -357,13 +345,8 @@ impl Drop for SharePart {
 }
 
 impl PoolInner {
-    fn rule<P: Multiplex>(&self) -> Rule {
-        *self.shares.rule.get_or_init(|| Rule::of::<P>(&self.protocol))
-    }
-
     /// Takes a share without waiting, if one is to be had.
-    pub(in crate::pool) fn share_at_once<P: Multiplex>(self: &Arc<Self>) -> Option<SharePart> {
-        let rule = self.rule::<P>();
+    pub(in crate::pool) fn share_at_once(self: &Arc<Self>, rule: Rule) -> Option<SharePart> {
         if !self.wait_queue.is_empty() {
             // Nobody who waits for a share is overtaken. Those who wait for a connection of their own have
             // use for none that is in use, but for those that are kept for them.
@@ -396,7 +379,7 @@ impl PoolInner {
         loop {
             let shared = self.shares.join(rule.spread, reserved, may_crowd)?;
             let part = SharePart::new(shared);
-            if self.fitness(part.shared(), rule, part.since) == Fitness::Shareable {
+            if self.shareability(part.shared(), rule, part.since) == Shareability::Shareable {
                 return Some(part);
             }
         }
@@ -404,11 +387,7 @@ impl PoolInner {
 
     /// Shares a connection that was idle, made or given back, unless there is room by now on one that is
     /// shared. Returns `None` for one that is not fit for it.
-    pub(in crate::pool) fn share<P: Multiplex>(
-        self: &Arc<Self>,
-        lease: Lease,
-    ) -> Option<SharePart> {
-        let rule = self.rule::<P>();
+    pub(in crate::pool) fn share(self: &Arc<Self>, lease: Lease, rule: Rule) -> Option<SharePart> {
         if let Some(part) = self.join(rule, 0, false) {
             // To the next in the queue, or to the idle ones.
             drop(lease);
@@ -435,7 +414,7 @@ impl PoolInner {
         // Not known yet, it is nobody else's: if it is not fit, it goes back. One that nobody may join is
         // good enough for one.
         let now = shared.lease.age();
-        if self.fitness(&shared, rule, now) == Fitness::Unfit {
+        if self.shareability(&shared, rule, now) == Shareability::Unfit {
             return None;
         }
         self.shares.add(&shared);
@@ -444,7 +423,7 @@ impl PoolInner {
 
     /// Whether a connection may be shared with one more. If not, nobody else joins, and what was found
     /// out is told.
-    fn fitness(&self, shared: &SharedLease, rule: Rule, now: Age) -> Fitness {
+    fn shareability(&self, shared: &SharedLease, rule: Rule, now: Age) -> Shareability {
         let entry = shared.lease.entry();
         let in_doubt = entry.peer.is_doubted()
             && is_in_doubt(entry)
@@ -452,7 +431,7 @@ impl PoolInner {
         if self.is_closed() || entry.outlived(now).is_some() || in_doubt || !shared.conn().is_well()
         {
             shared.is_over.store(true, Ordering::Release);
-            return Fitness::Unfit;
+            return Shareability::Unfit;
         }
         let most = (rule.most)(&self.protocol, shared.conn()).min(self.settings().max_shares);
         if most != shared.most.load(Ordering::Relaxed) {
@@ -462,7 +441,7 @@ impl PoolInner {
             let (conn, peer) = (shared.lease.id(), shared.lease.peer_addr().clone());
             self.emitter().emit(Event::SharingEnded { conn, peer });
         }
-        if most > 0 { Fitness::Shareable } else { Fitness::Alone }
+        if most > 0 { Shareability::Shareable } else { Shareability::Alone }
     }
 
     /// How many shared connections are kept for callers who wait for one of their own: those for whom
