@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use livepool::config::Backoff;
+use livepool::config::{Backoff, Validation};
 use livepool::error::{CheckoutFailure, Phase};
-use livepool::event::{CheckoutOutcome, Operation};
+use livepool::event::{Check, CheckoutOutcome, Operation};
 use livepool::protocol::{RequestLost, Spread};
 use livepool::{CloseReason, Config, Event, OpTimeout, Pool, Timeouts};
 use livepool_testkit::cut::{DROPS, cut};
@@ -296,15 +296,15 @@ async fn each_share_has_its_own_time_and_its_end_harms_no_other() {
     let upstream = Upstream::start();
     let timeouts = Timeouts::default().with_operation(60 * MS);
     let (pool, events) = pool_of(upstream.config().with_timeouts(timeouts), &Lines::default());
-    let first = pool.share().await.unwrap();
+    let (first, second) = (pool.share().await.unwrap(), pool.share().await.unwrap());
+    assert_eq!(first.0.id(), second.0.id());
     let late = first.ask("SLOW 200 late").await.unwrap_err();
     let timeout = OpTimeout::of(&late).unwrap_or_else(|| panic!("{late:?}"));
     assert_eq!(timeout.setting, "timeouts.operation");
-    // The answers come in order: this one waits for that of the other, within its own time.
-    let second = pool.share_by(Instant::now() + SECOND).await.unwrap();
-    assert_eq!(first.0.id(), second.0.id());
-    drop(first);
-    drop(second);
+    // What does not answer in time is joined by nobody any more.
+    let third = pool.share_by(Instant::now() + SECOND).await.unwrap();
+    assert_ne!(first.0.id(), third.0.id());
+    drop((first, second, third));
     let timeouts = Timeouts::default().with_read(60 * MS);
     let (pool, reads) = pool_of(upstream.config().with_timeouts(timeouts), &Lines::default());
     let (first, second) = (pool.share().await.unwrap(), pool.share().await.unwrap());
@@ -470,4 +470,63 @@ async fn shares_and_connections_mixed_at_random_pass_no_limit_and_leave_nothing_
     until(|| upstream.open() == 0).await;
     until_seen(|| (events.opened(), events.closed().len()), |(opened, closed)| opened == closed)
         .await;
+}
+
+/// Each of two who stand in the queue, the first of whom wants a connection of his own and goes, or gets
+/// it from somebody else.
+#[tokio::test]
+async fn what_was_kept_for_somebody_is_shared_again_when_he_needs_it_no_more() {
+    let upstream = Upstream::start();
+    for goes in [true, false] {
+        let (pool, _) = pool(&upstream, 2);
+        let guard = pool.get().await.unwrap();
+        let first = pool.share().await.unwrap();
+        let mut alone = Box::pin(pool.get());
+        assert!(futures_util::poll!(alone.as_mut()).is_pending());
+        let mut share = std::pin::pin!(pool.share());
+        assert!(futures_util::poll!(share.as_mut()).is_pending(), "it is kept for him");
+        if goes {
+            drop(alone);
+            drop(share.now_or_never().expect("he has gone").unwrap());
+        } else {
+            drop(guard);
+            let guard = alone.now_or_never().expect("he has the other one").unwrap();
+            drop(share.now_or_never().expect("and needs this one no more").unwrap());
+            drop(guard);
+        }
+        drop(first);
+    }
+}
+
+#[tokio::test]
+async fn a_pool_that_pings_spreads_as_well() {
+    let upstream = Upstream::start();
+    let lines = Lines { spread: Spread::Even(1), ..Lines::default() };
+    let config = upstream.config().with_max_size(2).with_validation(Validation::Ping);
+    let (pool, events) = pool_of(config, &lines);
+    let guards = [pool.get().await.unwrap(), pool.get().await.unwrap()];
+    drop(guards);
+    until_status(&pool, |now| now.idle == 2).await;
+    let (first, second) = (pool.share().await.unwrap(), pool.share().await.unwrap());
+    assert_ne!(first.0.id(), second.0.id());
+    let pinged = |event: &Event| matches!(event, Event::Checked { check: Check::Ping, .. });
+    assert_eq!(events.all().iter().filter(|event| pinged(event)).count(), 2);
+}
+
+#[tokio::test]
+async fn a_protocol_may_say_at_any_time_how_many_share() {
+    let upstream = Upstream::start();
+    let most = Arc::new(AtomicUsize::new(usize::MAX));
+    let lines = Lines { most_shares: Arc::clone(&most), ..Lines::default() };
+    let (pool, events) = pool_of(upstream.config().with_max_size(1), &lines);
+    let (first, second) = (pool.share().await.unwrap(), pool.share().await.unwrap());
+    most.store(2, Ordering::SeqCst);
+    let mut third = std::pin::pin!(pool.share());
+    assert!(futures_util::poll!(third.as_mut()).is_pending(), "two have it");
+    most.store(3, Ordering::SeqCst);
+    // Asked again once per tick.
+    drop(ends(third).await.unwrap());
+    drop((first, second));
+    let ended = |event: &Event| matches!(event, Event::SharingEnded { .. });
+    assert_eq!(events.all().iter().filter(|event| ended(event)).count(), 0);
 }

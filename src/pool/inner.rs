@@ -394,9 +394,8 @@ impl PoolInner {
     }
 
     pub(in crate::pool) fn refresh_gauges(&self) {
-        let Status { max_size, idle, in_use, connecting, quarantined, ending, waiting, .. } =
-            self.status();
-        let (shared, shares) = self.shares.counts();
+        let Status { max_size, idle, in_use, shared, shares, connecting, .. } = self.status();
+        let Status { quarantined, ending, waiting, .. } = self.status();
         self.emitter().set_gauges(&Gauges {
             idle,
             in_use,

@@ -173,6 +173,7 @@ impl<P: Multiplex> Share<P> {
             Err(_) => {
                 let (operation, after) = (Operation::Read, due - began);
                 let conn = Some(self.id());
+                self.part.is_late();
                 self.part.inner().emitter().emit(Event::TimedOut { operation, conn, after });
                 Err(OpTimeout::new(operation, after, setting).into())
             }

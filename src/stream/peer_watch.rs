@@ -51,6 +51,11 @@ impl Watch {
         }
     }
 
+    /// Whether a read is watched now.
+    pub(super) fn is_running(&self) -> bool {
+        self.clock.is_running()
+    }
+
     /// For a read that is pending and owed an answer, whose task `link` knows already. Ready when
     /// its peer is dead.
     pub(super) fn poll(

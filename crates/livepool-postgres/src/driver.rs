@@ -1,7 +1,6 @@
 //! The task that reads and writes for a client, and what it does when that is over.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::task::Poll;
 
 use tokio_postgres::{Connection, Error};
@@ -28,23 +27,23 @@ impl SessionDriver {
     /// Reads and writes until the connection has ended.
     pub(super) async fn run(self) {
         let Self { mut connection, driver, line, board, end, canceller, linger } = self;
-        let error = {
-            // It reads before it writes, unless it has an answer for which nobody reads.
-            let mut driven = pin!(driver.run_reading(poll_fn(|cx| {
-                loop {
-                    match connection.poll_message(cx) {
-                        Poll::Ready(Some(Ok(message))) => board.post(message),
-                        Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(error)),
-                        Poll::Ready(None) => return Poll::Ready(None),
-                        Poll::Pending => return Poll::Pending,
-                    }
+        let posts = Arc::clone(&board);
+        // The connection is the task's: dropped with it, at whatever moment, its stream ends before the task
+        // counts as one that has work no more.
+        let mut driven = Box::pin(driver.run_reading(poll_fn(move |cx| {
+            loop {
+                // It reads before it writes, unless it has an answer for which nobody reads.
+                match connection.poll_message(cx) {
+                    Poll::Ready(Some(Ok(message))) => posts.post(message),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(error)),
+                    Poll::Ready(None) => return Poll::Ready(None),
+                    Poll::Pending => return Poll::Pending,
                 }
-            })));
-            let error = driven.as_mut().await;
-            // While the task still counts as busy: whoever finds it at rest finds the line lost.
-            line.lose();
-            error
-        };
+            }
+        })));
+        let error = driven.as_mut().await;
+        // While the task still counts as busy: whoever finds it at rest finds the line lost.
+        line.lose();
         let server_ended_it = !line.is_ended_here()
             && error.as_ref().is_some_and(|error| error.is_closed() || error.code().is_some());
         if let Some(error) = error {
@@ -53,7 +52,7 @@ impl SessionDriver {
         }
         board.close();
         // The socket is closed before anybody is told.
-        drop(connection);
+        drop(driven);
         if line.owed() > 0 && !server_ended_it {
             // The server would go on for nobody: it looks at its client only when it has something
             // to send.

@@ -25,6 +25,8 @@ pub(super) struct Line {
     owed: AtomicUsize,
     /// Whether the session was in a transaction at the last ReadyForQuery.
     in_transaction: AtomicBool,
+    /// Whether the server waits for the data of a COPY.
+    awaits_data: AtomicBool,
     /// Whether the session may have subscriptions to notifications.
     listens: AtomicBool,
     /// Whether state of the user may be left in the session.
@@ -64,6 +66,7 @@ impl Line {
             driver,
             owed: AtomicUsize::new(0),
             in_transaction: AtomicBool::new(false),
+            awaits_data: AtomicBool::new(false),
             listens: AtomicBool::new(false),
             is_touched: AtomicBool::new(false),
             path: AtomicU64::new(0),
@@ -138,6 +141,16 @@ impl Line {
         }
         if self.was_early() != was_early {
             self.was_early.store(was_early, SeqCst);
+        }
+    }
+
+    pub(super) fn awaits_data(&self) -> bool {
+        self.awaits_data.load(SeqCst)
+    }
+
+    pub(super) fn set_awaits_data(&self, awaits_data: bool) {
+        if self.awaits_data() != awaits_data {
+            self.awaits_data.store(awaits_data, SeqCst);
         }
     }
 

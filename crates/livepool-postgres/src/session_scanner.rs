@@ -86,6 +86,7 @@ impl SessionScanner {
         );
         self.line.set_unsure(scanner.is_unsure());
         self.line.touched(scanner.is_touched());
+        self.line.set_awaits_data(scanner.awaits_client());
         self.line.scanned(scanner.owed(), in_transaction, scanner.is_listening());
         if scanner.is_lost() {
             self.line.lose();

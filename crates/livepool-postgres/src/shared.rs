@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
 
+use tokio_postgres::error::{DbError, Severity};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, SimpleQueryMessage, Statement};
 
@@ -11,10 +12,11 @@ use super::client::Client;
 use super::driver_stream::is_from_pool;
 use super::protocol::Postgres;
 use super::query::{self, RunMode, ToStatement};
+use super::statements::Statements;
 use super::unclaimed::UnclaimedStatements;
-use livepool::ConnId;
 use livepool::net::PeerAddr;
 use livepool::protocol::{Multiplex, RequestLost, Share, Spread};
+use livepool::{CloseReason, ConnId};
 
 /// A part of a connection to PostgreSQL that other callers use at the same time. Get one with
 /// [`Pool::share`](livepool::Pool::share).
@@ -23,9 +25,11 @@ use livepool::protocol::{Multiplex, RequestLost, Share, Spread};
 /// [`batch`](Self::batch). Requests are sent as they come and answered in order: one that takes long
 /// holds up those behind it. Transactions, `COPY`, `LISTEN` and whatever leaves something in the session
 /// (`BEGIN`, `SET`) are for a connection of one's own ([`Pool::get`](livepool::Pool::get)). One that is
-/// sent by text all the same is noticed with its answer: until then it holds for others, too. From then
-/// on nobody joins the connection, which is reset or closed when its users have gone
-/// ([`Event::SharingEnded`](livepool::Event::SharingEnded)).
+/// sent by text all the same is noticed with its answer: what others send until then is part of it. From
+/// then on nobody joins the connection, which is reset as
+/// [`RecyclingMethod`](super::RecyclingMethod) says, or closed, when its users have gone
+/// ([`Event::SharingEnded`](livepool::Event::SharingEnded)); in a transaction or a `COPY` nothing more is
+/// sent. With [`Statements::Unnamed`] nobody shares: each has a connection of its own.
 ///
 /// ```no_run
 /// # async fn f(pool: livepool::Pool<livepool_postgres::Postgres>) -> Result<(), Box<dyn std::error::Error>> {
@@ -34,13 +38,17 @@ use livepool::protocol::{Multiplex, RequestLost, Share, Spread};
 /// # Ok(()) }
 /// ```
 ///
-/// Whoever drops a request harms nobody: its answer is thrown away when it comes, and nothing is
-/// cancelled. Whoever keeps a request without polling it holds up the others: the client library reads
+/// Whoever drops a request harms nobody: its answer is thrown away when it comes, and nothing of others
+/// is cancelled. What the last one has left behind is, when the connection comes back. Whoever keeps a request without polling it holds up the others: the client library reads
 /// no further than its answer. When the connection ends, each request that was in flight on it fails with an
 /// error whose text says whether it may have been carried out; [`request_lost`] finds that in it.
 pub struct SharedClient {
     share: Share<Postgres>,
 }
+
+/// Why nothing is sent on a session that is in the middle of something.
+const IN_ANOTHERS: &str = "another caller has left the shared session in a transaction or a COPY: this \
+                           request was not sent; take another share";
 
 /// How many callers a connection has before another one is used: a server has a process for each.
 const DEPTH: usize = 16;
@@ -58,9 +66,13 @@ impl Multiplex for Postgres {
 
     fn most_shares(&self, client: &Client) -> usize {
         let line = &client.line;
-        let is_begun = line.is_in_transaction() && !client.statements.is_describing();
+        // To describe a statement takes a transaction, in which nobody else may be.
+        if client.statements.mode() == Statements::Unnamed {
+            return 1;
+        }
         let is_changed = self.resets_after(line.is_touched());
         let is_full = line.unclaimed().is_some_and(UnclaimedStatements::is_full);
+        let is_begun = line.is_in_transaction() || line.awaits_data();
         match line.is_lost() || is_begun || is_changed || line.listens() || is_full {
             true => 0,
             false => usize::MAX,
@@ -70,6 +82,11 @@ impl Multiplex for Postgres {
 
 /// What became of a request whose error this is, if its connection was shared and ended.
 pub fn request_lost(error: &Error) -> Option<RequestLost> {
+    // The request that ran has the server's own word for the end of its session.
+    let severity = error.as_db_error().and_then(DbError::parsed_severity);
+    if matches!(severity, Some(Severity::Fatal | Severity::Panic)) {
+        return Some(RequestLost::new(CloseReason::PeerClosed, true));
+    }
     let source = std::error::Error::source(error)?.downcast_ref()?;
     RequestLost::of(source).copied()
 }
@@ -124,7 +141,6 @@ impl SharedClient {
     ///
     /// Dropped in the middle, nobody can say whether they were run.
     pub async fn batch(&self, sql: &str) -> Result<(), Error> {
-        let _running = self.client().statements.running_guard().await;
         self.run(pin!(self.client().client.batch_execute(sql))).await
     }
 
@@ -138,7 +154,6 @@ impl SharedClient {
     ///
     /// Dropped in the middle, nobody can say whether they were run.
     pub async fn simple_query(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
-        let _running = self.client().statements.running_guard().await;
         self.run(pin!(self.client().client.simple_query(sql))).await
     }
 
@@ -158,6 +173,12 @@ impl SharedClient {
             && let Some(lost) = self.share.lost(false)
         {
             return Err(self.error(lost.into()).await);
+        }
+        let Client { line, statements, .. } = self.client();
+        let is_alone = statements.mode() == Statements::Unnamed;
+        if !is_alone && (line.is_in_transaction() || line.awaits_data()) {
+            // It would be part of that, and undone with it.
+            return Err(self.error(std::io::Error::other(IN_ANOTHERS)).await);
         }
         match self.share.run(request).await {
             Ok(Ok(output)) => Ok(output),

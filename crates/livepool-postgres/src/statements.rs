@@ -115,11 +115,6 @@ impl StatementCache {
         Some(removed.statement)
     }
 
-    /// Whether a transaction is under way that was begun for a description.
-    pub(super) fn is_describing(&self) -> bool {
-        self.mode == Statements::Unnamed && self.describing.try_read().is_err()
-    }
-
     pub(super) fn mode(&self) -> Statements {
         self.mode
     }

@@ -9,9 +9,9 @@ use ::redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResul
 
 use super::command::{CommandClassifier, CommandKind};
 use super::settings::Redis;
+use livepool::ConnId;
 use livepool::net::PeerAddr;
 use livepool::protocol::{Multiplex, RequestLost, Share, Spread};
-use livepool::{ConnId, PeerSilent};
 
 /// A part of a connection to a Redis server that other callers use at the same time. Get one with
 /// [`Pool::share`](livepool::Pool::share).
@@ -82,6 +82,14 @@ fn refusal(command: &Cmd) -> Option<RedisError> {
         _ => &[][..],
     };
     let name = words.next().map(simple).unwrap_or_default();
+    if name.is_empty() {
+        let why = "a command without words, which no server answers";
+        return Some(RedisError::from((
+            ErrorKind::InvalidClientConfig,
+            NOT_SHARED,
+            why.to_owned(),
+        )));
+    }
     kind.push_argument(name);
     while !kind.is_known() {
         let Some(word) = words.next() else { break };
@@ -120,12 +128,7 @@ fn told<T>(share: &Share<Redis>, result: io::Result<RedisResult<T>>) -> RedisRes
 /// tell what the library's task had sent.
 #[cold]
 fn lost(share: &Share<Redis>, error: RedisError) -> RedisError {
-    // A silent peer says more.
-    let is_silence = super::classify::io_error(&error).and_then(PeerSilent::of).is_some();
-    match share.lost(true) {
-        Some(lost) if !is_silence => io::Error::from(lost).into(),
-        _ => error,
-    }
+    share.lost(true).map_or(error, |lost| io::Error::from(lost).into())
 }
 
 impl SharedConnection {
@@ -166,6 +169,14 @@ impl ConnectionLike for SharedConnection {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
+        // Answers are counted by the crate: a wrong count would take those of others. (All of them, or the one
+        // of a transaction.)
+        let len = pipeline.cmd_iter().count();
+        if (offset, count) != (0, len) && (offset, count) != (len + 1, 1) {
+            let why = format!("{count} answers from {offset} on, of {len} commands");
+            let refused = RedisError::from((ErrorKind::InvalidClientConfig, NOT_SHARED, why));
+            return Box::pin(std::future::ready(Err(refused)));
+        }
         if let Some(refused) = pipeline.cmd_iter().find_map(refusal) {
             return Box::pin(std::future::ready(Err(refused)));
         }

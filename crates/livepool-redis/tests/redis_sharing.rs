@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use livepool::{CloseReason, Config, Event, Pool, Timeouts};
+use livepool_redis::redis::aio::ConnectionLike;
 use livepool_redis::redis::{AsyncCommands, Cmd, RedisError, RedisResult, Value, cmd, pipe};
 use livepool_redis::{Redis as Adapter, request_lost};
 use livepool_testkit::cut::{DROPS, cut};
@@ -115,6 +116,13 @@ async fn what_concerns_the_connection_or_may_wait_is_refused_before_it_is_sent()
         within.get("key").add_command(command);
         named(within.query_async::<Value>(&mut share).await.unwrap_err(), "in a pipeline: ");
     }
+    // Nobody answers a command without words, and a wrong count would take the answers of others.
+    let mut empty = pipe();
+    empty.get("key").add_command(Cmd::new());
+    assert!(empty.query_async::<Value>(&mut share).await.is_err());
+    let mut one = pipe();
+    one.get("key");
+    assert!(share.req_packed_commands(&one, 0, 2).await.is_err());
     let stats = calls();
     for sent in ["multi", "watch", "select", "subscribe", "blpop", "monitor", "quit", "get"] {
         assert!(!stats.contains(&format!("cmdstat_{sent}:")), "{sent} was sent: {stats}");

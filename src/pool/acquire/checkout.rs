@@ -74,16 +74,20 @@ pub(in crate::pool) async fn share(
     until: Until,
     taken_at: &'static Location<'static>,
 ) -> Result<SharePart, CheckoutError> {
-    if let Some(mut part) = inner.share_at_once(rule) {
-        part.hand_out(inner, Duration::ZERO, taken_at);
-        return Ok(part);
-    }
+    let taken = match inner.share_at_once(rule) {
+        Some(Given::Share(mut part)) => {
+            part.hand_out(inner, Duration::ZERO, taken_at);
+            return Ok(part);
+        }
+        Some(Given::Lease(lease)) => Some(lease),
+        None => None,
+    };
     let take = |given| match given {
         Given::Lease(lease) => inner.share(lease, rule),
         Given::Share(part) => Some(part),
     };
     let wanted = Wanted { wants: Wants::Share, fitness: Fitness::Any, take };
-    wait(inner, None, until, wanted, taken_at).await
+    wait(inner, taken, until, wanted, taken_at).await
 }
 
 /// Demands on a connection beyond those that hold for all.
@@ -464,6 +468,8 @@ impl<'a> PendingCheckout<'a> {
 
 impl Drop for PendingCheckout<'_> {
     fn drop(&mut self) {
+        // What was kept for this one may be shared again.
+        self.inner.serve_sharers();
         if !self.over {
             let outcome = CheckoutOutcome::Cancelled;
             let waited = self.began.elapsed();

@@ -28,13 +28,15 @@ impl PoolInner {
 
     /// Gives a connection that was just made, taken or returned to the first in line; if nobody
     /// waits, to the idle ones.
-    pub(in crate::pool) fn hand_over(&self, lease: Lease) {
+    pub(in crate::pool) fn hand_over(self: &Arc<Self>, lease: Lease) {
         let refused = match self.is_stopped() {
             true => Some(Ok(Given::Lease(lease))),
             false => self.wait_queue.give(Ok(Given::Lease(lease))).err(),
         };
         // A lease that is dropped goes back, or is closed.
         drop(refused);
+        // Who was served keeps nothing from those who share any more.
+        self.serve_sharers();
     }
 
     /// Tells those who wait for a new connection that there will be none, after a dial that failed

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::error::Holder;
 use crate::event::{ConnId, Event};
 use crate::net::PeerAddr;
+use crate::pool::acquire::wait_queue::Given;
 use crate::pool::conn::age::Age;
 use crate::pool::conn::erased::PoolProtocol;
 use crate::pool::conn::lease::Lease;
@@ -86,6 +87,8 @@ pub(in crate::pool) struct SharedSet {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shareability {
     Shareable,
+    /// For as many as have it.
+    Full,
     /// For those who have it already.
     Alone,
     Unfit,
@@ -111,7 +114,9 @@ enum Choice {
 
 /// The rule: which of these connections the next caller joins.
 fn choose(loads: impl Iterator<Item = Load>, spread: Spread) -> Choice {
-    let with_room = |load: &(usize, Load)| load.1.is_open && load.1.shares < load.1.most;
+    // One without shares is about to come back.
+    let with_room =
+        |(_, load): &(usize, Load)| load.is_open && load.shares > 0 && load.shares < load.most;
     let mut loads = loads.enumerate().filter(with_room);
     match spread {
         Spread::Pack => loads.next().map_or(Choice::Full, |(at, _)| Choice::Join(at)),
@@ -162,7 +167,12 @@ impl SharedLease {
 impl SharedSet {
     /// The rule, which is made once.
     pub(in crate::pool) fn rule(&self, make: impl FnOnce() -> Rule) -> Rule {
-        *self.rule.get_or_init(make)
+        if let Some(rule) = self.rule.get() {
+            return *rule;
+        }
+        // It calls the protocol, which may ask for a share itself.
+        let rule = make();
+        *self.rule.get_or_init(|| rule)
     }
 
     /// How many connections are shared, and how many shares there are.
@@ -275,12 +285,14 @@ pub(in crate::pool) struct SharePart {
     /// The place where the caller asked for it who got it. Until then nobody is told where it goes.
     taken_at: Option<&'static Location<'static>>,
     note: Option<Arc<SharerNote>>,
+    /// It was joined in vain: whoever did goes on to look.
+    is_void: bool,
 }
 
 impl SharePart {
     fn new(shared: Arc<SharedLease>) -> Self {
         let since = shared.lease.age();
-        Self { shared: Some(shared), since, taken_at: None, note: None }
+        Self { shared: Some(shared), since, taken_at: None, note: None, is_void: false }
     }
 
     fn shared(&self) -> &Arc<SharedLease> {
@@ -301,6 +313,11 @@ impl SharePart {
 
     pub(in crate::pool) fn peer_addr(&self) -> &PeerAddr {
         self.shared().lease.peer_addr()
+    }
+
+    /// It does not answer in time: nobody else joins it, so that it comes back, and is put right.
+    pub(in crate::pool) fn is_late(&self) {
+        self.shared().is_over.store(true, Ordering::Release);
     }
 
     /// The caller has it.
@@ -334,7 +351,8 @@ impl Drop for SharePart {
         }
         let last = pool.shares.leave(&shared);
         // In one order with whoever joins the queue and looks at the set then.
-        let waiting = (pool.wait_queue.sharing() > 0).then(|| Arc::clone(pool));
+        let serves = !self.is_void && pool.wait_queue.sharing() > 0;
+        let waiting = serves.then(|| Arc::clone(pool));
         drop(shared);
         // The connection comes back, to the first in the queue, if there is one.
         drop(last);
@@ -345,43 +363,43 @@ impl Drop for SharePart {
 }
 
 impl PoolInner {
-    /// Takes a share without waiting, if one is to be had.
-    pub(in crate::pool) fn share_at_once(self: &Arc<Self>, rule: Rule) -> Option<SharePart> {
+    /// Takes a share without waiting, if one is to be had; or a connection to share, which has to be pinged.
+    pub(in crate::pool) fn share_at_once(self: &Arc<Self>, rule: Rule) -> Option<Given> {
         if !self.wait_queue.is_empty() {
             // Nobody who waits for a share is overtaken. Those who wait for a connection of their own have
             // use for none that is in use, but for those that are kept for them.
-            let reserved = self.to_keep();
-            return if self.wait_queue.sharing() > 0 {
-                None
-            } else {
-                self.join(rule, reserved, true)
-            };
+            if self.wait_queue.sharing() > 0 {
+                return None;
+            }
+            return self.join(rule, self.to_keep(), true).map(Given::Share);
         }
         // Where there is no other one to be had, that they have many is no matter.
         let is_all = !self.slots.are_free() && self.idle_set.is_empty();
         if let Some(part) = self.join(rule, 0, is_all) {
-            return Some(part);
+            return Some(Given::Share(part));
         }
-        if !self.pings()
-            && let Some(lease) = self.at_once()
-        {
-            return self.open(lease, rule);
+        if let Some(lease) = self.at_once() {
+            return match self.pings() {
+                true => Some(Given::Lease(lease)),
+                false => self.open(lease, rule).map(Given::Share),
+            };
         }
         let part = self.join(rule, 0, true)?;
         if self.slots.are_free() && !self.shares.wants_more.swap(true, Ordering::SeqCst) {
             self.slots.announce();
         }
-        Some(part)
+        Some(Given::Share(part))
     }
 
     /// Joins a connection that is fit for it.
     fn join(self: &Arc<Self>, rule: Rule, reserved: usize, may_crowd: bool) -> Option<SharePart> {
         loop {
             let shared = self.shares.join(rule.spread, reserved, may_crowd)?;
-            let part = SharePart::new(shared);
+            let mut part = SharePart::new(shared);
             if self.shareability(part.shared(), rule, part.since) == Shareability::Shareable {
                 return Some(part);
             }
+            part.is_void = true;
         }
     }
 
@@ -393,12 +411,7 @@ impl PoolInner {
             drop(lease);
             return Some(part);
         }
-        let part = self.open(lease, rule)?;
-        // There is room for others now.
-        if self.wait_queue.sharing() > 0 {
-            self.serve_sharers();
-        }
-        Some(part)
+        self.open(lease, rule)
     }
 
     fn open(self: &Arc<Self>, mut lease: Lease, rule: Rule) -> Option<SharePart> {
@@ -418,7 +431,10 @@ impl PoolInner {
             return None;
         }
         self.shares.add(&shared);
-        Some(SharePart::new(shared))
+        let part = SharePart::new(shared);
+        // There is room for others now, who may have joined the queue meanwhile.
+        self.serve_sharers();
+        Some(part)
     }
 
     /// Whether a connection may be shared with one more. If not, nobody else joins, and what was found
@@ -441,7 +457,11 @@ impl PoolInner {
             let (conn, peer) = (shared.lease.id(), shared.lease.peer_addr().clone());
             self.emitter().emit(Event::SharingEnded { conn, peer });
         }
-        if most > 0 { Shareability::Shareable } else { Shareability::Alone }
+        match shared.shares.load(Ordering::Relaxed) {
+            _ if most == 0 => Shareability::Alone,
+            shares if shares > most => Shareability::Full,
+            _ => Shareability::Shareable,
+        }
     }
 
     /// How many shared connections are kept for callers who wait for one of their own: those for whom
@@ -457,7 +477,15 @@ impl PoolInner {
 
     /// Gives shares to those who wait for one, as long as there are any. To be called whenever there may
     /// be one more of either. Never waits.
+    #[inline(always)]
     pub(in crate::pool) fn serve_sharers(self: &Arc<Self>) {
+        if self.wait_queue.sharing() > 0 {
+            self.give_shares();
+        }
+    }
+
+    #[inline(never)]
+    fn give_shares(self: &Arc<Self>) {
         let Some(rule) = self.shares.rule.get().copied() else { return };
         while self.wait_queue.sharing() > 0 && !self.is_stopped() {
             let reserved = self.wait_queue.in_front_of_sharers().min(self.to_keep());
@@ -468,6 +496,15 @@ impl PoolInner {
                 return;
             }
         }
+    }
+
+    /// Looks at what is shared once per tick: what it is fit for, and whether somebody waits for it.
+    pub(in crate::pool) fn look_at_shares(self: &Arc<Self>) {
+        let Some(rule) = self.shares.rule.get().copied() else { return };
+        for shared in self.shares.all() {
+            self.shareability(&shared, rule, shared.lease.age());
+        }
+        self.serve_sharers();
     }
 
     /// Reports shares that were held for too long.

@@ -82,6 +82,7 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>, period: Duration) {
                 pool.evict_due(now, idle).await;
             }
             pool.report_holders();
+            pool.look_at_shares();
             pool.clear_doubts();
             if pool.has_ended.swap(false, Ordering::AcqRel) {
                 pool.idle_set.sweep();

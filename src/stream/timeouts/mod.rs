@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::error::DEADLINE;
 use super::handle::Side;
-use super::peer_watch::Silent;
+use super::peer_watch::{Silent, Watch};
 use super::{OpTimeout, PeerSilent, Stream};
 use crate::config::{ReadTimeout, Timeouts};
 use crate::event::{Check, CheckVerdict, CloseReason, Event, Operation};
@@ -126,8 +126,14 @@ impl Stream {
     /// An answer is owed, or the way in which it is has changed: a read that is pending has its clock
     /// started. Returns whether the read has to be polled for that.
     pub(crate) fn start_read_clock(&mut self) -> bool {
-        // A deadline may have passed, and its error is the read's.
-        self.read_waits && (self.deadline().is_some() || self.poll_read_clock().is_ready())
+        // Where a clock runs already, or there is a deadline, it may be over, and the error is the read's; and
+        // without a runtime no timer can be set.
+        let is_watched = self.watch.as_ref().is_some_and(Watch::is_running);
+        let runs = is_watched || self.reading.is_running() || self.deadline().is_some();
+        self.read_waits
+            && (runs
+                || tokio::runtime::Handle::try_current().is_err()
+                || self.poll_read_clock().is_ready())
     }
 
     /// For an operation of the writing side that is pending, whose task the link knows.

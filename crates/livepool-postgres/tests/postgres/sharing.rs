@@ -74,6 +74,9 @@ async fn what_slips_through_by_text_ends_the_sharing_and_reaches_no_later_user()
         let third = pool.share().await.unwrap();
         assert_ne!(third.id(), first.id(), "{text}: nobody joins it any more");
         assert_eq!((second.id(), sharing_ended(&events)), (first.id(), 1), "{text}");
+        // In another's transaction nothing is sent: it would be undone with it.
+        let sent = second.batch("CREATE TABLE mine ()").await;
+        assert_eq!(sent.is_err(), text == "BEGIN", "{text}: {sent:?}");
         let went = second.id();
         drop((first, second, third));
         until_status(&pool, |now| now.idle == 2).await;
@@ -198,10 +201,10 @@ async fn a_change_of_the_schema_costs_each_share_one_error_at_most_and_runs_noth
 }
 
 #[tokio::test]
-async fn unnamed_statements_work_on_a_share() {
+async fn unnamed_statements_work_on_a_share_which_nobody_else_has() {
     let server = trusting_server(&[]);
     let unnamed = postgres(&server).with_statements(Statements::Unnamed);
-    let (pool, events) = pool_of(unnamed, one);
+    let (pool, events) = pool_of(unnamed, |config| config.with_max_size(2));
     let shares = [pool.share().await.unwrap(), pool.share().await.unwrap()];
     let asked = shares.iter().map(|share| async move {
         for number in 0..50_i32 {
@@ -211,7 +214,8 @@ async fn unnamed_statements_work_on_a_share() {
         }
     });
     futures_util::future::join_all(asked).await;
+    assert_eq!(pool.status().shared, 2, "to describe takes a transaction");
     drop(shares);
-    until_status(&pool, |now| now.idle == 1).await;
+    until_status(&pool, |now| now.idle == 2).await;
     assert_eq!((events.closed(), sharing_ended(&events)), (vec![], 0));
 }
