@@ -58,7 +58,11 @@ pub(crate) fn all() -> Vec<Model> {
         Model { name: "doubt-meanwhile", run: what_is_said_meanwhile_is_not_taken_back },
         Model { name: "ping", run: a_ping_goes_on_for_the_pool_and_ends_with_it },
         Model { name: "close", run: nobody_waits_for_a_pool_that_was_closed },
-        Model { name: "sharing", run: whoever_shares_or_wants_one_is_served_in_the_end },
+        Model {
+            name: "sharing",
+            run: whoever_waits_for_a_share_is_served_while_others_keep_theirs,
+        },
+        Model { name: "kept", run: a_connection_is_kept_for_who_waits_for_it },
     ]
 }
 
@@ -927,64 +931,91 @@ fn nobody_waits_for_a_pool_that_was_closed() {
     world.check();
 }
 
-/// One connection, which at most two share, and callers who share it or want it for themselves, some of
-/// whom give up. Nobody has it alone while others share it, no more share it than may, and everybody is
-/// served.
-fn whoever_shares_or_wants_one_is_served_in_the_end() {
+/// A pool with one idle connection, which at most two share.
+fn world_to_share() -> (World, Rule) {
     let mut world = World::of(config(1).with_max_shares(2), Pinger::default());
     let rule = world.inner.shares.rule(|| Rule { spread: Spread::Pack, most: |_, _| usize::MAX });
     let (stream, peer) = pair();
     drop(world.connect(stream, Kind::Client, Some(peer)));
-    let world = world.begin();
-    // How many have it alone, and how many share it.
-    let users = Arc::new(Plain::new((0_usize, 0_usize)));
-    let change = |change: fn(&mut (usize, usize))| {
-        let users = Arc::clone(&users);
-        move || {
-            let mut users = users.lock().expect("nobody panics here");
-            change(&mut users);
-            let (alone, shares) = *users;
-            assert!(alone + usize::from(shares > 0) <= 1 && shares <= 2, "{alone} and {shares}");
-        }
+    (world.begin(), rule)
+}
+
+/// One has a share for as long as others come for the one that is left, some of whom give up. Everybody
+/// is served meanwhile, and there are never more than two.
+fn whoever_waits_for_a_share_is_served_while_others_keep_theirs() {
+    let (world, rule) = world_to_share();
+    let take = move |inner: Arc<PoolInner>| async move {
+        share(&inner, rule, Until::For(None), Location::caller()).await
     };
-    let mut callers = Vec::new();
-    for caller in 0..3 {
-        let inner = Arc::clone(&world.inner);
-        let (begin, end) = (change(|users| users.1 += 1), change(|users| users.1 -= 1));
-        callers.push(thread::spawn(move || {
-            for _ in 0..2 {
-                let mut part = pin!(share(&inner, rule, Until::For(None), Location::caller()));
-                if caller == 0 && thread_rng().gen_bool(0.5) {
-                    // It goes away, perhaps with something given to it.
-                    let mut cx = Context::from_waker(Waker::noop());
-                    let polled = part.as_mut().poll(&mut cx);
+    let held = block_on(take(Arc::clone(&world.inner))).expect("it is idle");
+    let others = Arc::new(AtomicUsize::new(0));
+    let callers: Vec<_> = (0..3)
+        .map(|caller| {
+            let (inner, others) = (Arc::clone(&world.inner), Arc::clone(&others));
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    let mut part = pin!(take(Arc::clone(&inner)));
+                    if caller == 0 && thread_rng().gen_bool(0.5) {
+                        // It goes away, perhaps with something given to it.
+                        let mut cx = Context::from_waker(Waker::noop());
+                        let polled = part.as_mut().poll(&mut cx);
+                        thread::yield_now();
+                        drop(polled);
+                        continue;
+                    }
+                    let part = block_on(part).expect("it is served");
+                    assert_eq!(others.fetch_add(1, SeqCst), 0, "three have it");
                     thread::yield_now();
-                    drop(polled);
-                    continue;
+                    others.fetch_sub(1, SeqCst);
+                    drop(part);
                 }
-                let part = block_on(part).expect("it is served");
-                begin();
-                thread::yield_now();
-                end();
-                drop(part);
-            }
-        }));
-    }
-    let inner = Arc::clone(&world.inner);
-    let (begin, end) = (change(|users| users.0 += 1), change(|users| users.0 -= 1));
-    callers.push(thread::spawn(move || {
-        for _ in 0..2 {
-            let get = checkout(&inner, Until::For(None), Location::caller());
-            let lease = block_on(get).expect("it is served");
-            begin();
-            thread::yield_now();
-            end();
-            drop(lease);
-        }
-    }));
+            })
+        })
+        .collect();
     for caller in callers {
         caller.join().expect("it was served");
     }
+    drop(held);
+    is_as_before(world);
+}
+
+/// Somebody waits for the connection, and then others come to share it, which one does already. It is his
+/// first; then it is theirs.
+fn a_connection_is_kept_for_who_waits_for_it() {
+    let (world, rule) = world_to_share();
+    let take = move |inner: Arc<PoolInner>| async move {
+        share(&inner, rule, Until::For(None), Location::caller()).await
+    };
+    let held = block_on(take(Arc::clone(&world.inner))).expect("it is idle");
+    let inner = Arc::clone(&world.inner);
+    let mut alone = Box::pin(checkout(&inner, Until::For(None), Location::caller()));
+    assert!(alone.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let was_served = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..2)
+        .map(|_| {
+            let (inner, was_served) = (Arc::clone(&world.inner), Arc::clone(&was_served));
+            thread::spawn(move || {
+                let part = block_on(take(inner)).expect("it is served");
+                assert!(was_served.load(SeqCst), "somebody had come before");
+                thread::yield_now();
+                drop(part);
+            })
+        })
+        .collect();
+    thread::yield_now();
+    drop(held);
+    let lease = block_on(alone).expect("it is his");
+    was_served.store(true, SeqCst);
+    thread::yield_now();
+    drop(lease);
+    for caller in callers {
+        caller.join().expect("it was served");
+    }
+    is_as_before(world);
+}
+
+/// Nothing is left of those who shared.
+fn is_as_before(world: World) {
     assert_eq!(world.inner.shares.counts(), (0, 0));
     assert_eq!(world.inner.wait_queue.waiting() + world.inner.wait_queue.sharing(), 0);
     world.settle();

@@ -467,7 +467,7 @@ impl PoolInner {
     /// How many shared connections are kept for callers who wait for one of their own: those for whom
     /// none can be made, or who wait for longer than that should take.
     fn to_keep(&self) -> usize {
-        let alone = self.wait_queue.waiting().saturating_sub(self.wait_queue.sharing());
+        let alone = self.wait_queue.alone();
         if alone == 0 || !self.slots.are_free() {
             return alone;
         }

@@ -59,9 +59,10 @@ pub(in crate::pool) enum Wants {
 pub(in crate::pool) struct WaitQueue {
     /// Pushed and popped under this lock, nothing else.
     queue: Mutex<Queue>,
-    /// Number of callers who still wait.
-    waiting: AtomicUsize,
-    /// Those of them who want a share.
+    /// Number of callers who still wait and want a connection of their own.
+    alone: AtomicUsize,
+    /// Number of those who want a share. Each has a count of its own: of a sum and a part, read one after the
+    /// other, nobody could tell the rest.
     sharing: AtomicUsize,
 }
 
@@ -103,7 +104,12 @@ impl WaitQueue {
 
     pub(in crate::pool) fn waiting(&self) -> usize {
         // With the pool's flags, which whoever joins reads next, in one order for all threads.
-        self.waiting.load(Ordering::SeqCst)
+        self.alone() + self.sharing()
+    }
+
+    /// How many wait for a connection of their own.
+    pub(in crate::pool) fn alone(&self) -> usize {
+        self.alone.load(Ordering::SeqCst)
     }
 
     /// How many wait for a share. Who joins is counted before it looks at what is shared; see
@@ -165,10 +171,7 @@ impl WaitQueue {
             queue.first_deadline = Some(deadline);
         }
         queue.callers.insert(at, Arc::clone(&caller));
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        if wants == Wants::Share {
-            self.sharing.fetch_add(1, Ordering::SeqCst);
-        }
+        self.count(wants).fetch_add(1, Ordering::SeqCst);
         drop(queue);
         // Before the look at what there is: see `is_empty`, and `Slots` for the dialer.
         fence(Ordering::SeqCst);
@@ -212,9 +215,13 @@ impl WaitQueue {
 
     /// One who waits no more, with the queue locked.
     fn forget(&self, caller: &Caller) {
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        if caller.wants == Wants::Share {
-            self.sharing.fetch_sub(1, Ordering::SeqCst);
+        self.count(caller.wants).fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn count(&self, wants: Wants) -> &AtomicUsize {
+        match wants {
+            Wants::Lease => &self.alone,
+            Wants::Share => &self.sharing,
         }
     }
 
