@@ -69,6 +69,12 @@
 //! options that libpq knows are done, or say what is so anyhow, or are refused with what to write
 //! instead.
 //!
+//! ## Many callers on one session
+//!
+//! [`Pool::share`](livepool::Pool::share) gives a [`SharedClient`]: a part of a session that up to
+//! [`max_shares`](livepool::Config::max_shares) callers use at the same time. Another session is used when
+//! each has 16.
+//!
 //! ## Cancelling
 //!
 //! A query is cancelled when its guard is dropped, when its connection ends in the middle of it,

@@ -58,6 +58,12 @@
 //! a connection is made; one that refuses the password, has no such database or is no Redis at all is
 //! not asked twice.
 //!
+//! # Many callers on one connection
+//!
+//! [`Pool::share`](livepool::Pool::share) gives a [`SharedConnection`]: a part of a connection that up to
+//! [`max_shares`](livepool::Config::max_shares) callers use at the same time, as few connections as can be.
+//! What concerns the connection itself or may wait is refused there before it is sent.
+//!
 //! # Proxies
 //!
 //! A ping has a payload and takes nothing but that for its answer, and whether a connection can be
