@@ -163,7 +163,7 @@ impl StatementCache {
         types: &[Type],
         hash: u64,
     ) -> Result<Statement, Error> {
-        let is_alone = !self.line.is_in_transaction();
+        let is_alone = !self.is_in_its_users_transaction();
         let mut begun = None;
         if is_alone {
             let others = self.describing.write().await;
@@ -184,10 +184,16 @@ impl StatementCache {
         prepared
     }
 
+    /// Whether the session is in a transaction that its user has begun. One that was begun for a description
+    /// has the lock.
+    fn is_in_its_users_transaction(&self) -> bool {
+        self.describing.try_read().is_ok() && self.line.is_in_transaction()
+    }
+
     /// While this is held, no transaction is begun for a description.
     pub(super) async fn running_guard(&self) -> Option<RwLockReadGuard<'_, ()>> {
         match self.mode {
-            Statements::Unnamed if !self.line.is_in_transaction() => {
+            Statements::Unnamed if !self.is_in_its_users_transaction() => {
                 Some(self.describing.read().await)
             }
             _ => None,

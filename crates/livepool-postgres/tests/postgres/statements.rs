@@ -299,3 +299,28 @@ async fn what_is_run_beside_a_description_is_no_part_of_its_transaction() {
     drop(conn);
     assert_eq!(server.psql("SELECT count(*) FROM kept"), "20");
 }
+
+/// On one connection, as under `join!`: the transaction in which a text is described is no other call's.
+#[tokio::test]
+async fn what_runs_beside_a_description_is_not_undone_with_it() {
+    let server = trusting_server(&[]);
+    let unnamed = postgres(&server).with_statements(Statements::Unnamed);
+    let (pool, _) = pool_of(unnamed, |config| config.with_max_size(2));
+    let (client, other) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    let tables = "CREATE TABLE locked (a int4); CREATE TABLE written (a int4)";
+    other.batch_execute(tables).await.unwrap();
+    // The description waits for this.
+    other.batch_execute("BEGIN; LOCK TABLE locked IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let mut described = Box::pin(client.query("SELECT $1::int4 FROM locked", &[&1_i32]));
+    let waits = tokio::time::timeout(Duration::from_millis(300), described.as_mut()).await;
+    assert!(waits.is_err());
+    let mut written = Box::pin(client.execute("INSERT INTO written VALUES (1)", &[]));
+    let waits = tokio::time::timeout(Duration::from_millis(100), written.as_mut()).await;
+    assert!(waits.is_err());
+    // It is given up, and rolled back.
+    drop(described);
+    other.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(written.await.unwrap(), 1);
+    let count = client.query_one("SELECT count(*) FROM written", &[]).await.unwrap();
+    assert_eq!(count.get::<_, i64>(0), 1, "it was said to be written");
+}
