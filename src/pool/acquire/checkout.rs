@@ -154,8 +154,7 @@ where
     let waited = attempt.began.elapsed();
     match result {
         Ok(mut taken) => {
-            let (id, peer) = taken.connection();
-            span.record_conn(id, peer);
+            span.record_conn(taken.conn_id(), taken.peer());
             taken.hand_out(inner, waited, taken_at);
             Ok(taken)
         }
@@ -165,23 +164,13 @@ where
 
 /// What a caller gets.
 trait Obtained {
-    fn connection(&self) -> (ConnId, &PeerAddr);
+    fn conn_id(&self) -> ConnId;
+
+    fn peer(&self) -> &PeerAddr;
+
+    fn claim(&mut self, taken_at: &'static Location<'static>);
 
     /// The caller has it.
-    fn hand_out(
-        &mut self,
-        inner: &Arc<PoolInner>,
-        waited: Duration,
-        taken_at: &'static Location<'static>,
-    );
-}
-
-impl Obtained for Lease {
-    #[inline(always)]
-    fn connection(&self) -> (ConnId, &PeerAddr) {
-        (self.id(), self.peer_addr())
-    }
-
     fn hand_out(
         &mut self,
         inner: &Arc<PoolInner>,
@@ -191,25 +180,35 @@ impl Obtained for Lease {
         // First, so that a caller who is told of as a holder has it.
         self.claim(taken_at);
         inner.maintain();
-        inner.emitter().checked_out(self.id(), waited);
+        inner.emitter().checked_out(self.conn_id(), waited);
+    }
+}
+
+impl Obtained for Lease {
+    fn conn_id(&self) -> ConnId {
+        self.id()
+    }
+
+    fn peer(&self) -> &PeerAddr {
+        self.peer_addr()
+    }
+
+    fn claim(&mut self, taken_at: &'static Location<'static>) {
+        (**self).claim(taken_at);
     }
 }
 
 impl Obtained for SharePart {
-    #[inline(always)]
-    fn connection(&self) -> (ConnId, &PeerAddr) {
-        (self.id(), self.peer_addr())
+    fn conn_id(&self) -> ConnId {
+        self.id()
     }
 
-    fn hand_out(
-        &mut self,
-        inner: &Arc<PoolInner>,
-        waited: Duration,
-        taken_at: &'static Location<'static>,
-    ) {
-        self.claim(taken_at);
-        inner.maintain();
-        inner.emitter().checked_out(self.id(), waited);
+    fn peer(&self) -> &PeerAddr {
+        self.peer_addr()
+    }
+
+    fn claim(&mut self, taken_at: &'static Location<'static>) {
+        self.claim_share(taken_at);
     }
 }
 

@@ -321,7 +321,7 @@ impl SharePart {
     }
 
     /// The caller has it.
-    pub(in crate::pool) fn claim(&mut self, taken_at: &'static Location<'static>) {
+    pub(in crate::pool) fn claim_share(&mut self, taken_at: &'static Location<'static>) {
         self.taken_at = Some(taken_at);
         if self.inner().settings().hold_warning.is_some() {
             let (since, span) = (Instant::now(), Arc::new(Span::current()));
