@@ -530,3 +530,35 @@ async fn a_protocol_may_say_at_any_time_how_many_share() {
     let ended = |event: &Event| matches!(event, Event::SharingEnded { .. });
     assert_eq!(events.all().iter().filter(|event| ended(event)).count(), 0);
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn nobody_joins_a_connection_whose_peer_is_being_asked_for_a_sign_of_life() {
+    let upstream = Upstream::start();
+    let (pool, events) = pool(&upstream, 2);
+    let (first, other) = (pool.share().await.unwrap(), pool.share().await.unwrap());
+    let silent = other.0.id();
+    let waits = tokio::spawn(async move { first.ask("HOLD").await });
+    // The request is on its way before the peer vanishes.
+    assert_eq!(other.0.client().ledger.debt(), 0);
+    until(|| other.0.client().ledger.debt() == 1).await;
+    drop(other);
+    upstream.order_all(&Order::Silence);
+    until(|| upstream.silenced() == 1).await;
+    // Asked after a second, and given up about two later.
+    let begun = Instant::now();
+    loop {
+        let share = pool.share().await.unwrap();
+        if share.0.id() != silent {
+            assert_eq!(events.closed(), [], "before anybody knows that it is dead");
+            assert_eq!(share.ask("ECHO elsewhere").await.unwrap(), "elsewhere");
+            break;
+        }
+        assert!(begun.elapsed() < 4 * SECOND, "it was joined until its end");
+        drop(share);
+        tokio::time::sleep(10 * MS).await;
+    }
+    let error = ends(waits).await.unwrap().unwrap_err();
+    assert!(RequestLost::of(&error).is_some_and(|lost| lost.maybe_done), "{error:?}");
+    assert!(begun.elapsed() < 4 * SECOND, "{:?}", begun.elapsed());
+}

@@ -394,8 +394,9 @@ impl PoolInner {
     }
 
     pub(in crate::pool) fn refresh_gauges(&self) {
-        let Status { max_size, idle, in_use, shared, shares, connecting, .. } = self.status();
-        let Status { quarantined, ending, waiting, .. } = self.status();
+        let status = self.status();
+        let Status { max_size, idle, in_use, shared, shares, connecting, .. } = status;
+        let Status { quarantined, ending, waiting, .. } = status;
         self.emitter().set_gauges(&Gauges {
             idle,
             in_use,

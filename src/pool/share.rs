@@ -151,8 +151,8 @@ impl<P: Multiplex> Share<P> {
     ///
     /// # Errors
     ///
-    /// One of kind `TimedOut` that holds an [`OpTimeout`], when the time is up: the request is dropped, and
-    /// the connection goes on for the others.
+    /// One of kind `TimedOut` that holds an [`OpTimeout`], when the time is up: the request is dropped. The
+    /// connection goes on for those who have it; nobody else joins, so that it comes back and is put right.
     ///
     /// # Cancel safety
     ///

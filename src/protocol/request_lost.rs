@@ -7,6 +7,15 @@ use crate::event::CloseReason;
 
 /// A request over a shared connection has failed with the connection. It travels inside an
 /// [`io::Error`] of kind [`io::ErrorKind::ConnectionAborted`].
+///
+/// ```
+/// use livepool::protocol::RequestLost;
+///
+/// /// Whether a request that failed with this may be made again, whatever it does.
+/// fn may_be_made_again(error: &std::io::Error) -> bool {
+///     RequestLost::of(error).is_some_and(|lost| !lost.maybe_done)
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RequestLost {

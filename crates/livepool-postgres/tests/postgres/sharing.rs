@@ -219,3 +219,21 @@ async fn unnamed_statements_work_on_a_share_which_nobody_else_has() {
     until_status(&pool, |now| now.idle == 2).await;
     assert_eq!((events.closed(), sharing_ended(&events)), (vec![], 0));
 }
+
+#[tokio::test]
+async fn nothing_is_sent_while_the_server_waits_for_anothers_data() {
+    let server = trusting_server(&[]);
+    // Nobody can send the data: the connection is closed when its users have gone, after this.
+    let timeouts = Timeouts::default().with_reset(200 * MS);
+    let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
+    let (first, second) = (pool.share().await.unwrap(), pool.share().await.unwrap());
+    first.batch("CREATE TABLE copied (a int4)").await.unwrap();
+    assert!(first.batch("COPY copied FROM STDIN").await.is_err(), "there is no way to send it");
+    let error = second.query_one("SELECT 1", &[]).await.unwrap_err();
+    let text = livepool::protocol::OneLine(&error).to_string();
+    assert!(text.contains("in a transaction or a COPY"), "{text}");
+    drop((first, second));
+    let share = ends(pool.share()).await.unwrap();
+    assert_eq!(share.query_one("SELECT 1", &[]).await.unwrap().get::<_, i32>(0), 1);
+    assert_eq!(events.closed(), [CloseReason::ResetFailed]);
+}
