@@ -3,27 +3,23 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 
-use super::background::{self, finish_in_background};
-use super::client::Progress;
-use super::error::RequestTarget;
-use super::{Error, Failure, Http1};
-use livepool::Guard;
-use livepool::event::{CloseReason, ConnId};
-use livepool::protocol::GuardExt;
+use crate::error::RequestTarget;
+use crate::http1::Http1Body;
+use crate::{Error, Failure};
+use livepool::event::ConnId;
 
 /// The body of a response. A body holds its connection until both sides are done with the exchange,
 /// and gives it back then; see [when a connection is used
-/// again](super#when-a-connection-is-used-again).
+/// again](crate#when-a-connection-is-used-again).
 ///
 /// The connection moves only while this is polled: a request body that is still being sent, too. When
 /// this was read to its end, or is dropped, the rest of a request [goes on by
-/// itself](super#when-the-answer-comes-before-the-request-is-over).
+/// itself](crate#when-the-answer-comes-before-the-request-is-over).
 ///
 /// ```no_run
 /// # async fn f(pool: livepool::Pool<livepool_http::Http1>) -> Result<(), livepool_http::Error> {
@@ -43,34 +39,25 @@ use livepool::protocol::GuardExt;
 ///
 /// A frame whose future was dropped is not lost.
 pub struct Body {
-    /// The rest of the body; `None` once the pool reads it in the background.
-    incoming: Option<Incoming>,
-    /// The connection, until both sides are done.
-    guard: Option<Guard<Http1>>,
-    /// The reason for which the connection was closed, although a part of the body may have been
-    /// received.
-    close_reason: Option<CloseReason>,
+    kind: Kind,
     conn: ConnId,
-    target: RequestTarget,
+}
+
+enum Kind {
+    Http1(Http1Body),
 }
 
 impl Body {
-    pub(super) fn new(incoming: Incoming, guard: Guard<Http1>, target: RequestTarget) -> Self {
-        let conn = guard.id();
-        let mut body =
-            Self { incoming: Some(incoming), guard: Some(guard), close_reason: None, conn, target };
-        body.release_if_done();
-        body
-    }
-
     /// The number of the body's connection, as in events and logs.
     pub fn conn_id(&self) -> ConnId {
         self.conn
     }
 
-    /// Whether the body still holds its connection.
+    /// Whether the body still holds its connection, or its part of one.
     pub fn holds_connection(&self) -> bool {
-        self.guard.is_some()
+        match &self.kind {
+            Kind::Http1(body) => body.holds_connection(),
+        }
     }
 
     /// Reads the whole body, if that is at most `most` bytes.
@@ -88,7 +75,7 @@ impl Body {
         while let Some(frame) = self.frame().await {
             let Ok(data) = frame?.into_data() else { continue };
             if first.len() + all.len() + data.len() > most {
-                return Err(Error::new(Failure::TooLong).at(&self.target));
+                return Err(Error::new(Failure::TooLong).at(self.target()));
             }
             if first.is_empty() && all.is_empty() {
                 // A body of one piece is returned without a copy.
@@ -114,41 +101,16 @@ impl Body {
         poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut *self), cx)).await
     }
 
-    /// Gives the connection back, or closes it, if the exchange is over.
-    fn release_if_done(&mut self) {
-        let Some(guard) = &mut self.guard else { return };
-        let progress = guard.progress();
-        if progress == Progress::Ongoing {
-            if self.incoming.as_ref().is_some_and(http_body::Body::is_end_stream) {
-                self.finish_request();
-            }
-            return;
-        }
-        self.close_reason = background::finish_exchange(guard);
-        // If hyper gave up, the body's next frame is the error: the guard is needed for it.
-        if progress == Progress::Done || self.close_reason.is_some() {
-            self.guard = None;
+    fn target(&self) -> &RequestTarget {
+        match &self.kind {
+            Kind::Http1(body) => body.target(),
         }
     }
+}
 
-    /// Has the rest of the request sent, once the body was read to its end.
-    fn finish_request(&mut self) {
-        if let Some(mut guard) = self.guard.take()
-            && guard.progress() == Progress::Ongoing
-            // The server refused the request or closes: it does not want the rest.
-            && !guard.is_upload_unwanted()
-        {
-            finish_in_background(guard);
-        }
-    }
-
-    fn failed(&mut self, source: hyper::Error) -> Error {
-        let error = Error::of_body(source).at(&self.target);
-        if let Some(mut guard) = self.guard.take() {
-            guard.taint_as(error.close_reason());
-            self.close_reason = guard.tainted();
-        }
-        error.closed_for(self.close_reason)
+impl From<Http1Body> for Body {
+    fn from(body: Http1Body) -> Self {
+        Self { conn: body.conn_id(), kind: Kind::Http1(body) }
     }
 }
 
@@ -160,46 +122,20 @@ impl http_body::Body for Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let this = self.get_mut();
-        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-        let frame = ready!(match &mut this.guard {
-            Some(guard) => guard.poll_body(incoming, cx),
-            None => Pin::new(incoming).poll_frame(cx),
-        });
-        match frame {
-            Some(Ok(frame)) => {
-                // With the last frame, not with the end behind it, for which a caller need not poll.
-                this.release_if_done();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => Poll::Ready(Some(Err(this.failed(error)))),
-            None => {
-                this.release_if_done();
-                this.finish_request();
-                Poll::Ready(None)
-            }
+        match &mut self.get_mut().kind {
+            Kind::Http1(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(http_body::Body::is_end_stream)
+        match &self.kind {
+            Kind::Http1(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or(SizeHint::with_exact(0), http_body::Body::size_hint)
-    }
-}
-
-impl Drop for Body {
-    fn drop(&mut self) {
-        // The exchange may have ended while no caller polled the body.
-        self.release_if_done();
-        let (Some(mut guard), Some(incoming)) = (self.guard.take(), self.incoming.take()) else {
-            return;
-        };
-        // A short rest is read by `reset`; a task is needed only while the upload goes on.
-        if guard.leave_unread(incoming) && !guard.upload.is_sent() {
-            finish_in_background(guard);
+        match &self.kind {
+            Kind::Http1(body) => body.size_hint(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io::{self, ErrorKind};
 
-use http::{Method, Uri};
+use http::{Method, Request, Uri};
 
 use super::request_body::BoxError;
 use livepool::error::{CheckoutError, ConfigError};
@@ -66,6 +66,13 @@ pub(super) struct RequestTarget {
     pub(super) method: Method,
     pub(super) uri: Uri,
     pub(super) peer: Option<PeerAddr>,
+}
+
+impl RequestTarget {
+    /// That of a request that has no connection yet, and so no peer.
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        Self { method: request.method().clone(), uri: request.uri().clone(), peer: None }
+    }
 }
 
 impl fmt::Debug for RequestTarget {

@@ -6,7 +6,8 @@ use http::header::{CONNECTION, HeaderName};
 use http::{HeaderMap, HeaderValue, Version};
 
 use super::at;
-use super::persistence::{Persistence, has_token};
+use super::http1::persistence::Persistence;
+use super::prepare::has_token;
 use livepool::fuzzed::{Property, says_something};
 
 /// All of this crate.

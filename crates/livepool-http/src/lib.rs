@@ -73,32 +73,24 @@
 //! version are refused at once, before a connection is taken for them. Interim responses (1xx) are
 //! skipped. No redirects, no cookies, no decompression.
 
-mod background;
 mod body;
-mod client;
-mod driver;
 mod error;
-mod exchange;
 #[cfg(any(test, feature = "__properties"))]
 #[doc(hidden)]
 pub mod fuzzed;
+mod http1;
 mod limits;
-mod persistence;
 mod prepare;
-mod protocol;
 mod request_body;
 mod send;
-mod syntax;
 #[cfg(feature = "tower")]
 pub mod tower;
-mod upload;
 mod url;
 
 pub use body::Body;
-pub use client::Client;
 pub use error::{Error, Failure};
+pub use http1::{Client, Http1};
 pub use limits::Limits;
-pub use protocol::Http1;
 pub use request_body::RequestBody;
 pub use send::{HttpGuard, HttpPool};
 pub use url::{at, pool};

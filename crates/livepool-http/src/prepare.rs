@@ -1,12 +1,11 @@
 //! Checks whether a request is one for a pool, before a connection is taken for it; and adaptation
 //! of a request to its connection: its form, its `Host`.
 
-use http::header::{HOST, UPGRADE};
+use http::header::{CONNECTION, HOST, UPGRADE};
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
 use super::Error;
-use super::persistence::has_token;
 
 /// Refuses a request that cannot be made on a connection of such a pool.
 pub(super) fn check<B>(request: &Request<B>, is_secure: bool) -> Result<(), Error> {
@@ -55,6 +54,12 @@ pub(super) fn prepare<B>(request: &mut Request<B>, host: &HeaderValue) -> Result
         *request.uri_mut() = Uri::from(path);
     }
     Ok(())
+}
+
+/// Whether a `Connection` header has this word.
+pub(crate) fn has_token(headers: &HeaderMap, token: &str) -> bool {
+    let values = headers.get_all(CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case(token))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::upload::UploadSource;
+use crate::http1::upload::UploadSource;
 
 use std::sync::{Mutex, PoisonError};
 

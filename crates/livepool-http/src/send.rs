@@ -1,17 +1,10 @@
-//! Making a request: on a connection of the pool, and on another one where that was too late.
+//! [`HttpPool`] and [`HttpGuard`]: requests on the connections of a pool, and on one of them.
 
 use std::future::Future;
-use std::panic::Location;
 
 use http::{Request, Response};
-use tokio::time::Instant;
 
-use super::error::RequestTarget;
-use super::exchange::{FailedExchange, FollowUp, exchange};
-use super::prepare::check;
-use super::{Body, Error, Http1, Limits, RequestBody};
-use livepool::protocol::{GuardExt, Retry, log_trouble};
-use livepool::{Guard, Pool};
+use crate::{Body, Error, Limits, RequestBody};
 
 /// Requests on the connections of a pool: implemented for [`Pool<Http1>`](Pool).
 ///
@@ -69,104 +62,6 @@ pub trait HttpPool: sealed::SealedHttp {
     ) -> impl Future<Output = Result<Response<Body>, Error>> + Send;
 }
 
-impl HttpPool for Pool<Http1> {
-    #[track_caller]
-    fn send<B: Into<RequestBody>>(
-        &self,
-        request: Request<B>,
-    ) -> impl Future<Output = Result<Response<Body>, Error>> + Send {
-        self.send_within(request, Limits::new())
-    }
-
-    #[track_caller]
-    fn send_within<B: Into<RequestBody>>(
-        &self,
-        request: Request<B>,
-        limits: Limits,
-    ) -> impl Future<Output = Result<Response<Body>, Error>> + Send {
-        // A limit beyond the clock's range is no limit.
-        let deadline = limits.deadline.and_then(|limit| Instant::now().checked_add(limit));
-        let (request, taken_at) = (request.map(Into::into), Location::caller());
-        async move { send(self, request, limits, deadline, taken_at).await }
-    }
-}
-
-async fn send(
-    pool: &Pool<Http1>,
-    mut request: Request<RequestBody>,
-    limits: Limits,
-    mut deadline: Option<Instant>,
-    taken_at: &'static Location<'static>,
-) -> Result<Response<Body>, Error> {
-    let is_secure = pool.protocol().is_some_and(Http1::is_secure);
-    // For errors without a connection, and so without a peer.
-    let target = |request: &Request<RequestBody>| {
-        let (method, uri) = (request.method().clone(), request.uri().clone());
-        RequestTarget { method, uri, peer: None }
-    };
-    // Before a connection is taken: a refused request must not cost one.
-    check(&request, is_secure).map_err(|error| error.at(&target(&request)))?;
-    let retry = Retry::new(pool, deadline, taken_at);
-    let (mut was_sent, mut was_new) = (false, false);
-    loop {
-        let mut guard = match retry.get().await {
-            Ok(guard) => guard,
-            Err(error) => return Err(Error::from(error).at(&target(&request))),
-        };
-        if let Some(limit) = limits.read_timeout {
-            // On the guard, so that it ends with this request and the next user has the pool's.
-            guard.set_read_timeout(limit);
-        }
-        match deadline {
-            Some(_) => guard.set_deadline(deadline),
-            // All connections together have `timeouts.operation`.
-            None => deadline = guard.due(),
-        }
-        let is_old = retry.predates(&guard);
-        // Copied beforehand, since hyper consumes the request; and only where a retry is possible.
-        let once_more = if is_old && !was_sent { copy(&request) } else { None };
-        let failed = match exchange(guard, request, once_more.is_some()).await {
-            Ok(response) => return Ok(response),
-            Err(failed) => *failed,
-        };
-        let FailedExchange { guard, error, then } = failed;
-        request = match (then, once_more) {
-            // As often as it takes: each time one connection less is old. And once where the server
-            // has let go of a new one: it ends, and another one may be there.
-            (FollowUp::Unsent(unsent), _) if is_old || !was_new => {
-                was_new |= !is_old;
-                *unsent
-            }
-            (FollowUp::RequestTimeout, Some(copy)) => {
-                was_sent = true;
-                copy
-            }
-            (FollowUp::Unknown, Some(copy)) if retry.retry_after(&guard) => {
-                was_sent = true;
-                copy
-            }
-            _ => return Err(error),
-        };
-        log_trouble(Some(guard.id()), &error, "made again on another connection");
-    }
-}
-
-/// The same request, if repeating it does no harm.
-fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    // RFC 9110 section 9.2.2: the server may have acted on the first one.
-    if !request.method().is_idempotent() {
-        return None;
-    }
-    let body = request.body().try_clone()?;
-    let mut copy = Request::new(body);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    *copy.extensions_mut() = request.extensions().clone();
-    Some(copy)
-}
-
 /// A request on a connection that was taken already: implemented for [`Guard<Http1>`](Guard).
 ///
 /// ```no_run
@@ -195,14 +90,20 @@ pub trait HttpGuard: sealed::SealedHttp {
     ) -> impl Future<Output = Result<Response<Body>, Error>> + Send;
 }
 
-impl HttpGuard for Guard<Http1> {
-    fn send<B: Into<RequestBody>>(
-        self,
-        request: Request<B>,
-    ) -> impl Future<Output = Result<Response<Body>, Error>> + Send {
-        let request = request.map(Into::into);
-        async move { exchange(self, request, false).await.map_err(|failed| failed.error) }
+/// The same request, if repeating it does no harm.
+pub(crate) fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    // RFC 9110 section 9.2.2: the server may have acted on the first one.
+    if !request.method().is_idempotent() {
+        return None;
     }
+    let body = request.body().try_clone()?;
+    let mut copy = Request::new(body);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    Some(copy)
 }
 
 /// For nobody else, and so methods may be added.

@@ -16,13 +16,13 @@ use super::Http1;
 use super::background::UnreadBody;
 use super::driver::HyperDriver;
 use super::persistence::Persistence;
-use super::request_body::RequestBody;
 use super::upload::Upload;
+use crate::request_body::RequestBody;
 use livepool::event::CloseReason;
 use livepool::protocol::{Ledger, Owed};
 use std::sync::Arc;
 
-/// A connection that speaks HTTP/1.1. [`HttpGuard::send`](super::HttpGuard::send) makes a request on one.
+/// A connection that speaks HTTP/1.1. [`HttpGuard::send`](crate::HttpGuard::send) makes a request on one.
 pub struct Client {
     sender: SendRequest<RequestBody>,
     driver: HyperDriver,
@@ -91,7 +91,7 @@ impl Client {
         // Before the first byte, so that no answer counts as one that nobody asked for.
         self.owed = Some(self.ledger.owe());
         self.is_answering = false;
-        self.requested_close = super::persistence::has_token(request.headers(), "close");
+        self.requested_close = crate::prepare::has_token(request.headers(), "close");
         let mut answer = pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
         let response = poll_fn(|cx| {

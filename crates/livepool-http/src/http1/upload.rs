@@ -68,12 +68,12 @@ impl Upload {
 
 /// The body of the request that is on a connection. hyper drops it when it has taken in its end.
 #[derive(Debug)]
-pub(super) struct UploadSource(Arc<Upload>);
+pub(crate) struct UploadSource(Arc<Upload>);
 
 impl UploadSource {
     /// Says whether the source has no data now. Meanwhile the read timeout pauses: the server waits
     /// for us, though an answer is owed.
-    pub(super) fn set_paused(&self, is_paused: bool) {
+    pub(crate) fn set_paused(&self, is_paused: bool) {
         self.0.ledger.set_patient(is_paused);
     }
 }

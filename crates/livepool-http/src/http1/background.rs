@@ -13,8 +13,9 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use super::Http1;
 use super::client::{Client, Progress};
-use super::{Error, Failure, Http1};
+use crate::{Error, Failure};
 use livepool::Guard;
 use livepool::event::CloseReason;
 use livepool::protocol::{GuardExt, log_trouble};

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Error, Http1};
+use super::Http1;
+use crate::Error;
 
 /// hyper's buffers are not smaller than this.
 const MIN_BUF_SIZE: usize = 8192;
@@ -16,7 +17,7 @@ impl Http1 {
     ///
     /// # Errors
     ///
-    /// [`Failure::Setup`](super::Failure::Setup), if that is more than 24 000.
+    /// [`Failure::Setup`](crate::Failure::Setup), if that is more than 24 000.
     pub fn with_max_headers(mut self, most: usize) -> Result<Self, Error> {
         if most > MAX_HEADERS {
             return Err(Error::setup(format!("a head has {MAX_HEADERS} fields at most")));
@@ -38,7 +39,7 @@ impl Http1 {
     ///
     /// # Errors
     ///
-    /// [`Failure::Setup`](super::Failure::Setup), if that is less than 8192.
+    /// [`Failure::Setup`](crate::Failure::Setup), if that is less than 8192.
     pub fn with_max_buf_size(mut self, bytes: usize) -> Result<Self, Error> {
         if bytes < MIN_BUF_SIZE {
             return Err(Error::setup(format!("a buffer has {MIN_BUF_SIZE} bytes at least")));
@@ -49,7 +50,7 @@ impl Http1 {
 
     /// The same with header fields of a response that go on in the next line, which must begin with a
     /// space (obs-fold, RFC 9112 section 5.2). Default off: such a response is
-    /// [malformed](super::Failure::Malformed).
+    /// [malformed](crate::Failure::Malformed).
     #[must_use]
     pub fn with_folded_headers(mut self, taken: bool) -> Self {
         self.hyper.allow_obsolete_multiline_headers_in_responses(taken);
@@ -105,7 +106,7 @@ impl Http1 {
     }
 
     /// The same with this limit for a request that is still being sent when its response was [read
-    /// or dropped](super#when-the-answer-comes-before-the-request-is-over): if its source gives
+    /// or dropped](crate#when-the-answer-comes-before-the-request-is-over): if its source gives
     /// nothing, or the server takes nothing, for so long, the connection is closed. The pause may
     /// be of any length with `None`. Default 5 minutes, so that a source that is forgotten does not
     /// hold its place in the pool.

@@ -12,8 +12,8 @@ use hyper::client::conn::http1::Connection;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::request_body::RequestBody;
 use super::upload::Upload;
+use crate::request_body::RequestBody;
 use livepool::protocol::Wire;
 use std::sync::Arc;
 

@@ -3,9 +3,10 @@
 
 use http::{Request, Response, StatusCode};
 
-use super::error::RequestTarget;
-use super::prepare::{check, prepare};
-use super::{Body, Error, Failure, Http1, RequestBody};
+use super::{Http1, Http1Body};
+use crate::error::RequestTarget;
+use crate::prepare::{check, prepare};
+use crate::{Body, Error, Failure, RequestBody};
 use livepool::Guard;
 use livepool::event::CloseReason;
 use livepool::protocol::GuardExt;
@@ -63,7 +64,7 @@ pub(super) async fn exchange(
         let error = Error::new(Failure::Unanswered).at(&target);
         return Err(FailedExchange::closing(guard, error, FollowUp::RequestTimeout));
     }
-    Ok(response.map(|incoming| Body::new(incoming, guard, target)))
+    Ok(response.map(|incoming| Http1Body::new(incoming, guard, target).into()))
 }
 
 impl FailedExchange {

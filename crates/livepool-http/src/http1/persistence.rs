@@ -2,29 +2,31 @@
 
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, Version};
+
+use crate::prepare::has_token;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// The future of a connection after this exchange, as the server announced it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Persistence {
+pub(crate) struct Persistence {
     /// Whether this exchange is the last.
-    pub(super) is_last: bool,
+    pub(crate) is_last: bool,
     /// Whether the length was given in two ways, so that a response may have been smuggled. Such an
     /// exchange is the last.
-    pub(super) has_two_lengths: bool,
+    pub(crate) has_two_lengths: bool,
     /// Whether the response comes in chunks.
-    pub(super) is_chunked: bool,
+    pub(crate) is_chunked: bool,
     /// The time for which the connection may be idle.
-    pub(super) idle_limit: Option<Duration>,
+    pub(crate) idle_limit: Option<Duration>,
 }
 
 impl Persistence {
     /// RFC 9112 section 9.3 on whether the connection persists, section 6.1 on two lengths; the
     /// `Keep-Alive` header as RFC 2068 section 19.7.1.1 has it and servers still send it.
-    pub(super) fn of(version: Version, headers: &HeaderMap) -> Self {
+    pub(crate) fn of(version: Version, headers: &HeaderMap) -> Self {
         let stays = !has_token(headers, "close")
             && (version >= Version::HTTP_11 || has_token(headers, "keep-alive"));
         let is_chunked = headers.contains_key(TRANSFER_ENCODING);
@@ -49,12 +51,6 @@ fn subtract_margin(timeout: Duration) -> Duration {
     timeout - (timeout / 2).min(Duration::from_secs(1))
 }
 
-/// Whether a `Connection` header has this word.
-pub(super) fn has_token(headers: &HeaderMap, token: &str) -> bool {
-    let values = headers.get_all(CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case(token))
-}
-
 fn parameters(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     let values = headers.get_all(KEEP_ALIVE).into_iter().filter_map(|value| value.to_str().ok());
     let pairs = values.flat_map(|value| value.split(',')).filter_map(|pair| pair.split_once('='));
@@ -63,8 +59,10 @@ fn parameters(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use http::HeaderValue;
+    use http::header::CONNECTION;
+
+    use super::*;
 
     fn persistence_of(version: Version, headers: &[(HeaderName, &'static str)]) -> Persistence {
         let mut map = HeaderMap::new();

@@ -8,16 +8,17 @@ use http::{HeaderValue, Method, Request, Uri};
 use hyper::client::conn::http1::Builder;
 use hyper_util::rt::TokioIo;
 
+use super::Client;
 use super::driver::{HyperDriver, HyperIo};
-use super::prepare::prepare;
 use super::upload::{DEFAULT_LONGEST_PAUSE, Upload};
-use super::{Client, Error, Failure};
+use crate::prepare::prepare;
+use crate::{Error, Failure};
 use livepool::net::PeerAddr;
 use livepool::protocol::Wire;
 use livepool::protocol::{Protocol, Verdict};
 use std::sync::Arc;
 
-/// HTTP/1.1, as the [`Protocol`] of a pool. [`pool`](super::pool) makes a pool of it from a
+/// HTTP/1.1, as the [`Protocol`] of a pool. [`pool`](crate::pool) makes a pool of it from a
 /// URL; with [`Builder::protocol`](livepool::Builder::protocol) it has any configuration.
 ///
 /// ```
