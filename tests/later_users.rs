@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use livepool::event::Operation;
-use livepool::protocol::{Ledger, Protocol, Scanner, Wire, WireStream};
+use livepool::protocol::{Ledger, Protocol, Scanner, Verdict, Wire, WireStream};
 use livepool::{CloseReason, Guard, Pool, Release, Timeouts};
 use livepool_testkit::lines::Lines;
 use livepool_testkit::{Events, Order, Upstream, until};
@@ -358,4 +358,22 @@ async fn two_pools_that_nobody_named_have_two_names() {
     assert_eq!((mine().name(), mine().name()), ("mine", "mine"));
     let (d, e) = (mine(), mine());
     assert_eq!((d.name(), e.name()), ("mine", "mine"), "a name that was given is left alone");
+}
+
+/// The peer takes no bytes for a moment; or the runtime has the task pause, which does much at once.
+#[tokio::test]
+async fn a_task_that_has_not_finished_writing_when_its_user_goes_has_cancelled_nothing() {
+    let (upstream, events) = (Upstream::start(), Events::default());
+    let config = upstream.config().with_max_size(1);
+    let lines = Lines { reuse: Verdict::NeedsReset, ..Lines::default() };
+    let builder = Pool::builder(config).observer(events.observer());
+    let pool = builder.protocol(lines).build().unwrap();
+    let client = pool.get().await.unwrap();
+    drop(client.asks_later()("SLOW 300 a"));
+    drop(client.asks_later()(&format!("ECHO {}", "x".repeat(16 << 20))));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(client);
+    let client = pool.get().await.unwrap();
+    assert_eq!(client.ask("ECHO yours").await.unwrap(), "yours");
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
 }

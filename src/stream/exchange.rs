@@ -103,6 +103,11 @@ impl Exchange {
         self.taint.or(self.write_pending.then_some(CloseReason::Cancelled))
     }
 
+    /// Whether an operation of the writing side is pending.
+    pub(super) fn is_writing(&self) -> bool {
+        self.write_pending
+    }
+
     /// Why the stream may not be reused, as far as its history tells. Bytes that wait unread are
     /// found by the peek, not here.
     pub(super) fn unfit(&self, debt: Debt, ending: Ending) -> Option<CloseReason> {

@@ -220,7 +220,11 @@ impl Stream {
 
     /// Why this stream may not be reused, if something already says so.
     pub fn tainted(&self) -> Option<CloseReason> {
-        self.link.interrupted().or(self.exchange.tainted())
+        match self.is_driven {
+            // A task of the client's goes on with what it writes.
+            true => self.ended(),
+            false => self.link.interrupted().or(self.exchange.tainted()),
+        }
     }
 
     /// As [`tainted`](Self::tainted), while its users go on: an operation that is pending says nothing.
@@ -373,7 +377,8 @@ impl Stream {
 
     /// Whether the connection needs a reset before its next user.
     pub(crate) fn needs_reset(&self) -> bool {
-        self.exchange.needs_reset()
+        // What its task still writes is not counted yet.
+        self.exchange.needs_reset() || (self.is_driven && self.exchange.is_writing())
     }
 
     /// Why the stream may not be reused, given how its exchange ended. See [`Exchange::unfit`].
