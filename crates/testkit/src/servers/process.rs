@@ -43,6 +43,16 @@ impl Process {
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         // A group of its own: Ctrl-C is for the tests only.
         command.process_group(0).current_dir(dir.path());
+        // What was started in the background of a script ignores these, and so would it.
+        let heeds = || {
+            // SAFETY: signal() is async-signal-safe, and touches nothing of ours.
+            for signal in [libc::SIGINT, libc::SIGQUIT] {
+                unsafe { libc::signal(signal, libc::SIG_DFL) };
+            }
+            Ok(())
+        };
+        // SAFETY: between fork and exec it does the above, and nothing else.
+        unsafe { command.pre_exec(heeds) };
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         std::fs::write(dir.join("leader"), child.id().to_string()).unwrap();
         Self { child, dir: dir.path().to_owned(), ended: false }
