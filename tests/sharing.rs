@@ -171,6 +171,25 @@ async fn who_waits_for_a_connection_that_can_be_made_keeps_none_from_those_who_s
     drop(first);
 }
 
+/// And one more, where the dialer looks when the first is made and not shared yet.
+#[tokio::test]
+async fn callers_who_would_share_one_connection_have_no_more_made_than_that() {
+    let upstream = Upstream::start();
+    for (spread, most) in [(Spread::Pack, 2), (Spread::Even(25), 5)] {
+        let lines = Lines { spread, ..Lines::default() };
+        let (pool, events) =
+            pool_of(upstream.config().with_max_size(10).with_max_connecting(10), &lines);
+        // A pool that has never had a connection makes one first.
+        drop(pool.share().await.unwrap());
+        pool.invalidate();
+        let before = events.opened();
+        let shares = futures_util::future::try_join_all((0..100).map(|_| pool.share())).await;
+        assert_eq!(shares.unwrap().len(), 100);
+        let made = events.opened() - before;
+        assert!(made <= most, "{spread:?}: {made}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_requests_over_shared_connections_cross_no_answers_and_cost_no_connection() {
     const CALLERS: usize = 64;

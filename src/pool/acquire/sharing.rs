@@ -184,9 +184,21 @@ impl SharedSet {
     /// Whether one connection more would be of use: each has as many callers as it should.
     pub(in crate::pool) fn is_crowded(&self) -> bool {
         let Some(rule) = self.rule.get() else { return false };
-        let open = self.open();
-        let choice = choose(open.iter().map(|shared| shared.load()), rule.spread);
-        !open.is_empty() && !matches!(choice, Choice::Join(_))
+        // Where there is none that is joined, those who wait say how many are missing.
+        let loads: Vec<_> =
+            self.open().iter().map(|shared| shared.load()).filter(|load| load.is_open).collect();
+        !loads.is_empty() && !matches!(choose(loads.into_iter(), rule.spread), Choice::Join(_))
+    }
+
+    /// How many connections those need who wait for a share, so many of them, where one may have up to
+    /// `most`.
+    pub(in crate::pool) fn needed_by(&self, sharers: usize, most: usize) -> usize {
+        let depth = match self.rule.get().map(|rule| rule.spread) {
+            Some(Spread::Even(depth)) => depth.min(most),
+            Some(Spread::Pack) => most,
+            None => 1,
+        };
+        sharers.div_ceil(depth.max(1))
     }
 
     /// For the dialer, which has seen to it, or found that there is nothing to see to.

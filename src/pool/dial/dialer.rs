@@ -238,14 +238,20 @@ impl PoolInner {
         if self.generation.is_paused() {
             return Missing::default();
         }
-        let (waiting, silent) = (self.wait_queue.waiting(), self.probing.count());
+        let sharers = self.wait_queue.sharing();
+        let alone = self.wait_queue.waiting().saturating_sub(sharers);
+        let waiting = alone + self.shares.needed_by(sharers, self.settings().max_shares);
+        let silent = self.probing.count();
         let soon = silent + self.resets.count();
         let (callers, later) = match now.checked_sub(self.patience()).filter(|_| soon > 0) {
             // They are being asked, or reset; those that become fit are as good as new ones, and
             // sooner there.
             Some(long_ago) => {
                 let (long, next) = self.wait_queue.since(long_ago);
-                (long.max(waiting.saturating_sub(soon)), next.map(|since| since + self.patience()))
+                (
+                    long.min(waiting).max(waiting.saturating_sub(soon)),
+                    next.map(|since| since + self.patience()),
+                )
             }
             None => (waiting, None),
         };

@@ -45,8 +45,8 @@ impl Process {
         command.process_group(0).current_dir(dir.path());
         // What was started in the background of a script ignores these, and so would it.
         let heeds = || {
-            // SAFETY: signal() is async-signal-safe, and touches nothing of ours.
             for signal in [libc::SIGINT, libc::SIGQUIT] {
+                // SAFETY: signal() is async-signal-safe, and touches nothing of ours.
                 unsafe { libc::signal(signal, libc::SIG_DFL) };
             }
             Ok(())
