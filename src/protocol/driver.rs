@@ -24,8 +24,10 @@ const POLLING: usize = 2;
 const HELD_UP: usize = 4;
 /// For good: whoever still has its waker wakes nobody.
 const ENDED: usize = 8;
+/// It has come to its end, and was not dropped before.
+const COMPLETED: usize = 16;
 /// Each poll counts one of these, so that a state comes only once.
-const POLL: usize = 16;
+const POLL: usize = 32;
 
 /// What is to be done when a task has been polled.
 type AfterPoll = Box<dyn FnOnce() + Send>;
@@ -124,8 +126,14 @@ impl Rest {
         true
     }
 
+    /// Whether the task has ended by itself.
+    pub(super) fn has_completed(&self) -> bool {
+        self.state.load(Ordering::SeqCst) & COMPLETED != 0
+    }
+
     fn end(&self) {
-        self.state.store(ENDED, Ordering::SeqCst);
+        let completed = self.state.load(Ordering::SeqCst) & COMPLETED;
+        self.state.store(ENDED | completed, Ordering::SeqCst);
         self.rested.notify_waiters();
     }
 
@@ -278,6 +286,8 @@ impl<F: Future> Future for Driven<F> {
                 cx.waker().wake_by_ref();
             }
             rest.was_polled();
+        } else {
+            rest.state.fetch_or(COMPLETED, Ordering::SeqCst);
         }
         result
     }

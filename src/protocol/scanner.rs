@@ -32,6 +32,13 @@ pub trait Scanner: Send + 'static {
         false
     }
 
+    /// Whether the peer may speak while nothing is owed: bytes that come then are no answer to anybody,
+    /// and the [verdict](Self::verdict) is all that is said of those that the client reads. `false`, as
+    /// by default: [`Protocol::unread`](super::Protocol::unread) is asked of them.
+    fn peer_may_speak(&self) -> bool {
+        false
+    }
+
     /// Says what follows from the bytes so far; asked after every piece that was received. A server
     /// that says that it became read-only, say, makes all others of no use, too.
     fn verdict(&mut self) -> Verdict {
@@ -73,6 +80,10 @@ impl<S: Scanner> Scanner for Arc<Mutex<S>> {
 
     fn is_patient(&self) -> bool {
         self.lock().unwrap_or_else(PoisonError::into_inner).is_patient()
+    }
+
+    fn peer_may_speak(&self) -> bool {
+        self.lock().unwrap_or_else(PoisonError::into_inner).peer_may_speak()
     }
 
     fn verdict(&mut self) -> Verdict {

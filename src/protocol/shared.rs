@@ -301,8 +301,18 @@ impl Shared {
     pub(super) fn abandon(&self) {
         // What is below holds us.
         self.end_layer();
-        self.taint(CloseReason::Discarded);
+        // A task that ends by itself, while nobody has closed the connection, has given it up.
+        self.taint(match self.rest.has_completed() {
+            true => CloseReason::ProtocolError,
+            false => CloseReason::Discarded,
+        });
         self.link.end();
+        // Nothing comes from the socket, which is as it was.
+        if self.bell.is_idle()
+            && let Some(keeper) = self.bell.keeper()
+        {
+            keeper.stirred();
+        }
     }
 
     /// Drops the layer, which is foreign code; if somebody uses it this very moment, that one does
@@ -506,15 +516,16 @@ impl Shared {
             let verdict = scanner.verdict();
             let reason = verdict.reason(CloseReason::ProtocolError);
             let code = reason.and_then(|_| scanner.code());
-            (verdict, reason, code, scanner.longest())
+            (verdict, reason, code, scanner.longest(), scanner.peer_may_speak())
         });
         let scanned = scanned.map(|(said, wakes)| {
             self.link.wake(wakes);
             said
         });
-        let longest = scanned.as_ref().map(|(.., longest)| *longest);
+        let may_speak = scanned.as_ref().is_some_and(|(.., may_speak)| *may_speak);
+        let longest = scanned.as_ref().map(|(.., longest, _)| *longest);
         match scanned {
-            Some((verdict, Some(reason), code, _)) => {
+            Some((verdict, Some(reason), code, ..)) => {
                 self.link.note_code(reason, code);
                 self.taint(reason);
                 self.condemn_on(verdict);
@@ -522,7 +533,10 @@ impl Shared {
             Some((Verdict::NeedsReset, ..)) => self.record(|stream| stream.need_reset()),
             _ => {}
         }
-        if is_unasked && let Some(reason) = self.judge_read(bytes) {
+        if is_unasked
+            && !may_speak
+            && let Some(reason) = self.judge_read(bytes)
+        {
             self.taint(reason);
         }
         let within = self.bounds.has_read(bytes.len());

@@ -216,7 +216,7 @@ impl AsyncWrite for Stream {
         }
         let result = Pin::new(&mut this.io).poll_shutdown(cx);
         // Once asked for, whether it succeeded or not, nobody can write here again.
-        this.exchange.taint(CloseReason::Discarded);
+        this.exchange.taint(this.ended_by_client());
         this.settle(cx, Operation::Shutdown, result)
     }
 }

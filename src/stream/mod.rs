@@ -365,6 +365,12 @@ impl Stream {
         self.exchange.write_is_pending();
     }
 
+    /// The reason for which its client ends it. A task of the client's does that for what it has read, while
+    /// nobody has closed the connection.
+    pub(crate) fn ended_by_client(&self) -> CloseReason {
+        if self.is_driven { CloseReason::ProtocolError } else { CloseReason::Discarded }
+    }
+
     /// Says that the stream must not be reused.
     pub(crate) fn taint(&mut self, reason: CloseReason) {
         self.exchange.taint(reason);
