@@ -89,7 +89,7 @@ pub use conn::lease::Release;
 #[cfg(feature = "codec")]
 pub use guard::Framed;
 pub use guard::{Buffered, Guard};
-pub use share::{Multiplex, Share};
+pub use share::{Multiplex, RequestClock, Share};
 
 /// A pool of connections to one upstream. Cloning gives another handle to the same pool.
 ///
@@ -228,7 +228,8 @@ impl<P: Protocol> Pool<P> {
     where
         P: Multiplex,
     {
-        self.share_until(Until::For(self.handle.0.settings().timeouts.checkout))
+        let until = Until::For(self.handle.0.settings().timeouts.checkout);
+        self.share_at(until, Location::caller())
     }
 
     /// As [`share`](Self::share), with this deadline instead of `timeouts.checkout`.
@@ -248,24 +249,21 @@ impl<P: Protocol> Pool<P> {
     where
         P: Multiplex,
     {
-        self.share_until(Until::By(deadline.into()))
+        self.share_at(Until::By(deadline.into()), Location::caller())
     }
 
-    #[track_caller]
-    fn share_until(
+    async fn share_at(
         &self,
         until: Until,
-    ) -> impl Future<Output = Result<P::Shared, CheckoutError>> + Send
+        taken_at: &'static Location<'static>,
+    ) -> Result<P::Shared, CheckoutError>
     where
         P: Multiplex,
     {
-        let taken_at = Location::caller();
-        async move {
-            let inner = &self.handle.0;
-            let part = checkout::share(inner, share::rule::<P>(inner), until, taken_at).await?;
-            let protocol = erased::typed::<P>(&inner.protocol).expect(erased::MADE);
-            Ok(protocol.shared(Share::new(part)))
-        }
+        let inner = &self.handle.0;
+        let part = checkout::share(inner, share::rule::<P>(inner), until, taken_at).await?;
+        let protocol = erased::typed::<P>(&inner.protocol).expect(erased::MADE);
+        Ok(protocol.shared(Share::new(part)))
     }
 
     /// Takes a connection, runs `exchange` with it, and releases it if that succeeds. If it fails,

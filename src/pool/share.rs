@@ -1,11 +1,16 @@
 //! [`Multiplex`]: protocols whose client may be used by several callers at a time; [`Share`]: one of these
-//! callers' part of a connection.
+//! callers' part of a connection, and [`RequestClock`]: the time that he has.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::marker::PhantomData;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::event::{CloseReason, ConnId, Event, Operation};
 use crate::foreign;
@@ -99,17 +104,14 @@ pub trait Multiplex: Protocol + Sized {
 pub struct Share<P: Multiplex> {
     part: SharePart,
     /// The end of the time that `timeouts.operation` gives to all requests together.
-    due: Option<(Instant, Instant)>,
+    due: Option<Due>,
     protocol: PhantomData<fn() -> P>,
 }
 
 impl<P: Multiplex> Share<P> {
     pub(in crate::pool) fn new(part: SharePart) -> Self {
         let limit = part.inner().settings().timeouts.operation;
-        let due = limit.and_then(|limit| {
-            let now = Instant::now();
-            Some((now, now.checked_add(limit)?))
-        });
+        let due = limit.and_then(|limit| Due::after(limit, Instant::now(), "timeouts.operation"));
         Self { part, due, protocol: PhantomData }
     }
 
@@ -145,9 +147,16 @@ impl<P: Multiplex> Share<P> {
         Some(RequestLost::new(self.ended()?, was_sent))
     }
 
-    /// Makes a request, within the time that this caller has: `timeouts.read` for each, and
-    /// `timeouts.operation` for all together since the connection was taken. Without either it costs
-    /// nothing.
+    /// The time that a request has which begins now: `timeouts.read` for each, starting anew with
+    /// [`RequestClock::restart`], and `timeouts.operation` for all together since the connection was taken.
+    pub fn clock(&self) -> RequestClock {
+        // A protocol that routes answers knows what it is owed.
+        let limit = self.part.inner().settings().timeouts.read.limit(true);
+        let read = limit.and_then(|limit| Due::after(limit, Instant::now(), "timeouts.read"));
+        RequestClock { read, all: self.due, sleep: None }
+    }
+
+    /// Makes a request, within the time that this caller has. Without a limit that costs nothing.
     ///
     /// # Errors
     ///
@@ -158,26 +167,139 @@ impl<P: Multiplex> Share<P> {
     ///
     /// That of the request.
     pub async fn run<F: Future>(&self, request: F) -> io::Result<F::Output> {
-        // A protocol that routes answers knows what it is owed.
-        let read = self.part.inner().settings().timeouts.read.limit(true);
-        if read.is_none() && self.due.is_none() {
+        let clock = self.clock();
+        if clock.is_endless() {
             return Ok(request.await);
         }
-        let now = Instant::now();
-        let own = read.and_then(|limit| Some((now, now.checked_add(limit)?, "timeouts.read")));
-        let all = self.due.map(|(began, due)| (began, due, "timeouts.operation"));
-        let first = [own, all].into_iter().flatten().min_by_key(|(_, due, _)| *due);
-        let Some((began, due, setting)) = first else { return Ok(request.await) };
-        match timeout_at(due, request).await {
-            Ok(output) => Ok(output),
-            Err(_) => {
-                let (operation, after) = (Operation::Read, due - began);
-                let conn = Some(self.id());
-                self.part.is_late();
-                self.part.inner().emitter().emit(Event::TimedOut { operation, conn, after });
-                Err(OpTimeout::new(operation, after, setting).into())
-            }
+        let (mut request, mut clock) = (pin!(request), pin!(clock));
+        poll_fn(|cx| match request.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => clock.as_mut().poll_over(self, cx).map(Err),
+        })
+        .await
+    }
+}
+
+/// When something is to be over, since when it runs, and the setting that says so.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    since: Instant,
+    at: Instant,
+    setting: &'static str,
+}
+
+impl Due {
+    /// `None` for what is beyond the range of the clock.
+    fn after(limit: Duration, since: Instant, setting: &'static str) -> Option<Self> {
+        Some(Self { since, at: since.checked_add(limit)?, setting })
+    }
+}
+
+/// What [`RequestClock::with_deadline`] names as the setting.
+const DEADLINE: &str = "deadline";
+
+pin_project! {
+    /// The time that one request over a shared connection has, for whoever polls it himself: the stream of
+    /// an answer, say. [`Share::run`] does all this for a future. Get one with [`Share::clock`].
+    ///
+    /// ```
+    /// use std::io;
+    /// use std::pin::Pin;
+    /// use std::task::{Context, Poll};
+    /// use livepool::protocol::{Multiplex, RequestClock, Share};
+    ///
+    /// /// The next piece of an answer, within its time.
+    /// fn poll_piece<P: Multiplex>(
+    ///     share: &Share<P>,
+    ///     mut clock: Pin<&mut RequestClock>,
+    ///     piece: impl FnOnce(&mut Context<'_>) -> Poll<Vec<u8>>,
+    ///     cx: &mut Context<'_>,
+    /// ) -> Poll<io::Result<Vec<u8>>> {
+    ///     match piece(cx) {
+    ///         Poll::Ready(piece) => {
+    ///             clock.restart();
+    ///             Poll::Ready(Ok(piece))
+    ///         }
+    ///         Poll::Pending => clock.poll_over(share, cx).map(Err),
+    ///     }
+    /// }
+    /// ```
+    #[derive(Debug)]
+    pub struct RequestClock {
+        read: Option<Due>,
+        all: Option<Due>,
+        // Armed when it is first polled. It may end before the time is up, and is armed again then.
+        #[pin]
+        sleep: Option<Sleep>,
+    }
+}
+
+impl RequestClock {
+    /// The same with this deadline of the caller's own instead of `timeouts.operation`. It says nothing of
+    /// the connection, which others may go on to join when it has passed.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.all = Some(Due { since: Instant::now(), at: deadline, setting: DEADLINE });
+        self
+    }
+
+    /// The same with this instead of `timeouts.read`.
+    #[must_use]
+    pub fn with_read_timeout(mut self, limit: Option<Duration>) -> Self {
+        let due = |limit| Due::after(limit, Instant::now(), "set_read_timeout");
+        self.read = limit.and_then(due);
+        self
+    }
+
+    /// Whether it never ends.
+    pub fn is_endless(&self) -> bool {
+        self.read.is_none() && self.all.is_none()
+    }
+
+    /// The peer was heard: the read timeout begins anew.
+    pub fn restart(self: Pin<&mut Self>) {
+        let read = self.project().read;
+        if let Some(last) = *read {
+            *read = Due::after(last.at - last.since, Instant::now(), last.setting);
         }
+    }
+
+    /// Resolves when the time is up, with the error that the request ends with, of kind `TimedOut`. The
+    /// event is emitted then. The connection goes on for those who have it; unless it was the caller's own
+    /// deadline, nobody else joins.
+    pub fn poll_over<P: Multiplex>(
+        self: Pin<&mut Self>,
+        share: &Share<P>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Error> {
+        let mut this = self.project();
+        let first = [*this.read, *this.all].into_iter().flatten().min_by_key(|due| due.at);
+        let Some(Due { since, at, setting }) = first else { return Poll::Pending };
+        loop {
+            if this.sleep.is_none() {
+                this.sleep.set(Some(sleep_until(at)));
+            }
+            let Some(mut sleep) = this.sleep.as_mut().as_pin_mut() else { return Poll::Pending };
+            // One that ends earlier is as good until it does: nothing is armed for each piece.
+            if sleep.deadline() > at {
+                sleep.as_mut().reset(at);
+            }
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= at {
+                break;
+            }
+            sleep.reset(at);
+        }
+        if setting != DEADLINE {
+            share.part.is_late();
+        }
+        let (operation, after, conn) = (Operation::Read, at - since, Some(share.id()));
+        share.part.inner().emitter().emit(Event::TimedOut { operation, conn, after });
+        let timeout = OpTimeout {
+            of_exchange: setting == DEADLINE,
+            ..OpTimeout::new(operation, after, setting)
+        };
+        Poll::Ready(timeout.into())
     }
 }
 

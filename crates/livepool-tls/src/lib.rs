@@ -91,6 +91,19 @@ impl Tls {
         Ok(self.agree(name, wire, |_| ()).await?.0)
     }
 
+    /// As [`connect`](Self::connect). Returns the protocol that the server has chosen (ALPN), too, if it has.
+    ///
+    /// # Errors
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`connect`](Self::connect).
+    pub async fn connect_with_alpn(&self, wire: Wire) -> io::Result<(Wire, Option<Vec<u8>>)> {
+        let name = self.name_of(wire.host(), wire.peer_addr())?;
+        let (wire, alpn) = self.agree(name, wire, alpn_of).await?;
+        Ok((wire, alpn.flatten()))
+    }
+
     /// Performs the handshake, and returns what `take` wants of the session.
     async fn agree<T>(
         &self,
@@ -177,6 +190,10 @@ impl Tls {
     }
 }
 
+fn alpn_of(session: &ClientConnection) -> Option<Vec<u8>> {
+    session.alpn_protocol().map(Into::into)
+}
+
 fn server_name(name: String) -> Result<ServerName<'static>, String> {
     // A name with its final dot is the same name; certificates have none.
     let bare = name.strip_suffix('.').unwrap_or(&name).to_owned();
@@ -205,9 +222,8 @@ impl Protocol for Tls {
 
     async fn connect(&self, wire: Wire) -> io::Result<TlsStream> {
         let name = self.name_of(wire.host(), wire.peer_addr())?;
-        let alpn = |session: &ClientConnection| session.alpn_protocol().map(Into::into);
-        let (wire, alpn) = self.agree(name, wire, alpn).await?;
-        Ok(TlsStream::from(wire).with_alpn_protocol(alpn.flatten()))
+        let (wire, alpn) = self.agree(name, wire, alpn_of).await?;
+        Ok(TlsStream::from(wire).with_alpn_protocol(alpn.flatten().map(Into::into)))
     }
 
     async fn ping(&self, _: &mut TlsStream) -> io::Result<()> {

@@ -10,7 +10,7 @@ use crate::deadline::Deadline;
 use crate::error::CheckoutError;
 use crate::event::CloseReason;
 use crate::pool::acquire::checkout::{self, Fitness, Until};
-use crate::pool::{Guard, Pool};
+use crate::pool::{Guard, Multiplex, Pool};
 use crate::protocol::Protocol;
 use crate::sync::OnceLock;
 
@@ -75,6 +75,20 @@ impl<'a, P: Protocol> Retry<'a, P> {
             Some(fitness) => checkout::checkout_fit(inner, until, *fitness, self.taken_at).await?,
         };
         Ok(Guard::new(lease))
+    }
+
+    /// Takes a part of a connection that others use at the same time.
+    ///
+    /// # Errors
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`Pool::share`].
+    pub async fn share(&self) -> Result<P::Shared, CheckoutError>
+    where
+        P: Multiplex,
+    {
+        self.pool.share_at(Until::By(self.deadline), self.taken_at).await
     }
 
     /// Whether the exchange may be made again on another connection, if repeating it does no harm: this
