@@ -10,6 +10,8 @@ use http_body::{Frame, SizeHint};
 
 use crate::error::RequestTarget;
 use crate::http1::Http1Body;
+#[cfg(feature = "http2")]
+use crate::http2::Http2Body;
 use crate::{Error, Failure};
 use livepool::event::ConnId;
 
@@ -45,6 +47,19 @@ pub struct Body {
 
 enum Kind {
     Http1(Http1Body),
+    #[cfg(feature = "http2")]
+    Http2(Http2Body),
+}
+
+/// The same of either kind.
+macro_rules! either {
+    ($kind:expr, $body:pat => $result:expr) => {
+        match $kind {
+            Kind::Http1($body) => $result,
+            #[cfg(feature = "http2")]
+            Kind::Http2($body) => $result,
+        }
+    };
 }
 
 impl Body {
@@ -55,9 +70,7 @@ impl Body {
 
     /// Whether the body still holds its connection, or its part of one.
     pub fn holds_connection(&self) -> bool {
-        match &self.kind {
-            Kind::Http1(body) => body.holds_connection(),
-        }
+        either!(&self.kind, body => body.holds_connection())
     }
 
     /// Reads the whole body, if that is at most `most` bytes.
@@ -102,15 +115,20 @@ impl Body {
     }
 
     fn target(&self) -> &RequestTarget {
-        match &self.kind {
-            Kind::Http1(body) => body.target(),
-        }
+        either!(&self.kind, body => body.target())
     }
 }
 
 impl From<Http1Body> for Body {
     fn from(body: Http1Body) -> Self {
         Self { conn: body.conn_id(), kind: Kind::Http1(body) }
+    }
+}
+
+#[cfg(feature = "http2")]
+impl From<Http2Body> for Body {
+    fn from(body: Http2Body) -> Self {
+        Self { conn: body.conn_id(), kind: Kind::Http2(body) }
     }
 }
 
@@ -122,21 +140,15 @@ impl http_body::Body for Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match &mut self.get_mut().kind {
-            Kind::Http1(body) => Pin::new(body).poll_frame(cx),
-        }
+        either!(&mut self.get_mut().kind, body => Pin::new(body).poll_frame(cx))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Http1(body) => body.is_end_stream(),
-        }
+        either!(&self.kind, body => body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Http1(body) => body.size_hint(),
-        }
+        either!(&self.kind, body => body.size_hint())
     }
 }
 

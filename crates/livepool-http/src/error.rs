@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind};
 use http::{Method, Request, Uri};
 
 use super::request_body::BoxError;
+use livepool::OpTimeout;
 use livepool::error::{CheckoutError, ConfigError};
 use livepool::event::CloseReason;
 use livepool::net::PeerAddr;
@@ -29,6 +30,12 @@ pub enum Failure {
     /// The request was sent, or a part of it, and no byte of an answer came. The server may have
     /// acted on it.
     Unanswered,
+    /// The server says that it did not take the request, and has done nothing of it: with `GOAWAY`, or
+    /// `REFUSED_STREAM` (RFC 9113 section 8.7).
+    Unprocessed,
+    /// The server has ended the request (`RST_STREAM`), and may have acted on it. [`Error::http2_code`] says
+    /// more.
+    Reset,
     /// The answer broke off in its head.
     Answer,
     /// The answer, or the body of the response, cannot be understood, or its head is more than this
@@ -166,6 +173,7 @@ impl Error {
     /// Whether a deadline passed: of the checkout, of a read or a write, or of the whole request.
     pub fn is_timeout(&self) -> bool {
         self.reason == Some(CloseReason::OpTimeout)
+            || self.find::<OpTimeout>().is_some()
             || self.checkout_error().is_some_and(CheckoutError::is_timeout)
     }
 
@@ -174,13 +182,19 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self.failure {
             Failure::Checkout => self.checkout_error().is_some_and(CheckoutError::is_retryable),
-            Failure::Unsent => true,
+            Failure::Unsent | Failure::Unprocessed => true,
             // The server may have acted on it already.
-            Failure::Unanswered | Failure::Answer | Failure::Body => {
+            Failure::Unanswered | Failure::Answer | Failure::Reset | Failure::Body => {
                 self.target.as_ref().is_some_and(|target| target.method.is_idempotent())
             }
             _ => false,
         }
+    }
+
+    /// The code of HTTP/2 (RFC 9113 section 7) that the server has ended the request or its connection with.
+    #[cfg(feature = "http2")]
+    pub fn http2_code(&self) -> Option<u32> {
+        Some(self.find::<h2::Error>()?.reason()?.into())
     }
 
     /// Why no connection was to be had, if that is what happened.
@@ -232,6 +246,8 @@ impl fmt::Display for Error {
             (Failure::Unanswered, false) => {
                 "the connection ended before any answer; the server may have seen the request"
             }
+            (Failure::Unprocessed, _) => "the server did not take the request",
+            (Failure::Reset, _) => "the server has ended the request; it may have acted on it",
             (Failure::Answer, true) => "the answer did not come in time",
             (Failure::Answer, false) => "the answer broke off",
             (Failure::Malformed, _) => "the answer cannot be understood",

@@ -79,6 +79,8 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzed;
 mod http1;
+#[cfg(feature = "http2")]
+pub mod http2;
 mod limits;
 mod prepare;
 mod request_body;

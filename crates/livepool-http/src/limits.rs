@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// How long one request may take, where the pool's timeouts are not right for it.
 ///
 /// ```no_run
@@ -34,6 +36,11 @@ impl Limits {
     /// The limits of the pool.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// When the deadline passes. One beyond the clock's range is none.
+    pub(crate) fn deadline_from_now(&self) -> Option<Instant> {
+        self.deadline.and_then(|limit| Instant::now().checked_add(limit))
     }
 
     /// The same with this deadline, counted from the moment in which the request is given to the

@@ -2,13 +2,24 @@
 //! of a request to its connection: its form, its `Host`.
 
 use http::header::{CONNECTION, HOST, UPGRADE};
+#[cfg(feature = "http2")]
+use http::header::{CONTENT_LENGTH, TE};
+#[cfg(feature = "http2")]
+use http::request::Parts;
+#[cfg(feature = "http2")]
+use http::uri::{self, Authority};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
 use super::Error;
+#[cfg(feature = "http2")]
+use super::RequestBody;
+#[cfg(feature = "http2")]
+use http_body::Body as _;
+use livepool::net::PeerAddr;
 
 /// Refuses a request that cannot be made on a connection of such a pool.
-pub(super) fn check<B>(request: &Request<B>, is_secure: bool) -> Result<(), Error> {
+pub(super) fn check<B>(request: &Request<B>, is_secure: bool, most: Version) -> Result<(), Error> {
     if request.method() == Method::CONNECT {
         return Err(Error::refused("CONNECT makes a tunnel of its connection; this is a pool"));
     }
@@ -16,7 +27,8 @@ pub(super) fn check<B>(request: &Request<B>, is_secure: bool) -> Result<(), Erro
         return Err(Error::refused("an upgrade takes its connection away; this is a pool"));
     }
     match request.version() {
-        Version::HTTP_10 | Version::HTTP_11 => {}
+        // What is built without a version says 1.1, and means nothing by it.
+        version if version >= Version::HTTP_10 && version <= most => {}
         version => return Err(Error::refused(format!("{version:?} is not spoken here"))),
     }
     if let Some(scheme) = request.uri().scheme() {
@@ -56,6 +68,79 @@ pub(super) fn prepare<B>(request: &mut Request<B>, host: &HeaderValue) -> Result
     Ok(())
 }
 
+/// The text of a server's name and port, as in `Host`: without a port that follows from the scheme.
+pub(crate) fn host_of(host: Option<&str>, peer: &PeerAddr, is_secure: bool) -> String {
+    let default = if is_secure { 443 } else { 80 };
+    match (host, peer) {
+        (Some(host), PeerAddr::Tcp(addr)) if addr.port() == default => host.to_owned(),
+        (Some(host), PeerAddr::Tcp(addr)) => format!("{host}:{}", addr.port()),
+        (_, PeerAddr::Tcp(addr)) => addr.to_string(),
+        // A Unix socket has no name. The header has to be there.
+        _ => "localhost".to_owned(),
+    }
+}
+
+/// The head of a request as HTTP/2 has it (RFC 9113 section 8.3.1): with scheme and authority, and without
+/// what is for a connection of HTTP/1.1 (section 8.2.2).
+#[cfg(feature = "http2")]
+pub(crate) fn prepare_http2(
+    request: &Parts,
+    body: &RequestBody,
+    authority: &Authority,
+    is_secure: bool,
+) -> Result<Request<()>, Error> {
+    let refused = |error| Error::refused("the authority of its URI is none").because_of(error);
+    let named = match (request.uri.authority(), request.headers.get(HOST)) {
+        (Some(named), _) => {
+            // What stands before the '@' is not for the server (RFC 9113 section 8.3.1).
+            let text = named.as_str();
+            match text.rsplit_once('@') {
+                None => named.clone(),
+                Some((_, host)) => host.parse().map_err(refused)?,
+            }
+        }
+        (None, Some(host)) => Authority::try_from(host.as_bytes()).map_err(refused)?,
+        (None, None) => authority.clone(),
+    };
+    let mut uri = uri::Parts::default();
+    uri.scheme = Some(if is_secure { Scheme::HTTPS } else { Scheme::HTTP });
+    uri.authority = Some(named);
+    uri.path_and_query = Some(match request.uri.path_and_query() {
+        Some(path) => path.clone(),
+        None => PathAndQuery::from_static("/"),
+    });
+    let mut head = Request::new(());
+    *head.method_mut() = request.method.clone();
+    *head.uri_mut() = Uri::from_parts(uri)
+        .map_err(|error| Error::refused("its URI is none").because_of(error))?;
+    *head.version_mut() = Version::HTTP_2;
+    let mut headers = request.headers.clone();
+    headers.remove(HOST);
+    if let Some(length) = body.size_hint().exact()
+        && (length > 0 || matches!(request.method, Method::POST | Method::PUT | Method::PATCH))
+        && !headers.contains_key(CONTENT_LENGTH)
+    {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+    if headers.contains_key(CONNECTION) {
+        let values: Vec<_> = headers.get_all(CONNECTION).iter().cloned().collect();
+        for word in values.iter().filter_map(|value| value.to_str().ok()) {
+            for name in word.split(',') {
+                headers.remove(name.trim());
+            }
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in ["keep-alive", "proxy-connection", "transfer-encoding"] {
+        headers.remove(name);
+    }
+    if headers.get(TE).is_some_and(|value| value != "trailers") {
+        headers.remove(TE);
+    }
+    *head.headers_mut() = headers;
+    Ok(head)
+}
+
 /// Whether a `Connection` header has this word.
 pub(crate) fn has_token(headers: &HeaderMap, token: &str) -> bool {
     let values = headers.get_all(CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
@@ -70,7 +155,7 @@ mod tests {
 
     fn prepared(request: http::request::Builder) -> Result<(String, String), String> {
         let mut request = request.body(()).unwrap();
-        check(&request, false).map_err(|error| error.to_string())?;
+        check(&request, false, Version::HTTP_11).map_err(|error| error.to_string())?;
         prepare(&mut request, &HOST_OF_POOL).map_err(|error| error.to_string())?;
         let host = request.headers()[HOST].to_str().unwrap().to_owned();
         Ok((request.uri().to_string(), host))
@@ -102,6 +187,7 @@ mod tests {
             (Request::get("/").header(UPGRADE, "websocket"), "upgrade"),
             (Request::get("/").header("connection", "keep-alive, Upgrade"), "upgrade"),
             (Request::get("https://example.org/"), "for https"),
+            (Request::get("/").version(Version::HTTP_2), "HTTP/2"),
             (Request::get("/").version(Version::HTTP_3), "HTTP/3"),
         ];
         for (request, word) in table {

@@ -1,5 +1,6 @@
 //! [`RequestBody`]: the body of a request.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -32,8 +33,9 @@ pub struct RequestBody {
     kind: BodyKind,
     /// The upload that this body belongs to, while it is being sent.
     source: Option<UploadSource>,
-    /// The rest of a stream's last data, which was too long for one piece.
-    unsent: Bytes,
+    /// What a stream has given already: the rest of its last data, which was too long for one piece, or all of
+    /// it, for a request that is made again.
+    given: VecDeque<Bytes>,
 }
 
 /// hyper copies a piece into its buffer, and keeps the buffer: that would be as long as the longest
@@ -73,6 +75,13 @@ impl RequestBody {
             BodyKind::Bytes(bytes) => Some(BodyKind::Bytes(bytes.clone()).into()),
             BodyKind::Stream(_) => None,
         }
+    }
+
+    /// The same, with these pieces of a stream once more before what is still to come of it.
+    #[cfg(feature = "http2")]
+    pub(super) fn after(mut self, pieces: Vec<Bytes>) -> Self {
+        self.given = pieces.into();
+        self
     }
 
     /// Attaches the body to the upload that it is sent in.
@@ -116,12 +125,18 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Self { kind, source, unsent } = &mut *self;
+        let Self { kind, source, given } = &mut *self;
+        if let Some(first) = given.front_mut() {
+            let piece = piece(first);
+            if first.is_empty() {
+                given.pop_front();
+            }
+            return Poll::Ready(Some(Ok(piece)));
+        }
         match kind {
             BodyKind::Empty => Poll::Ready(None),
             BodyKind::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
             BodyKind::Bytes(bytes) => Poll::Ready(Some(Ok(piece(bytes)))),
-            BodyKind::Stream(_) if !unsent.is_empty() => Poll::Ready(Some(Ok(piece(unsent)))),
             BodyKind::Stream(body) => {
                 let body = body.get_mut().unwrap_or_else(PoisonError::into_inner);
                 let frame = body.as_mut().poll_frame(cx);
@@ -132,9 +147,12 @@ impl Body for RequestBody {
                     source.set_paused(frame.is_pending());
                 }
                 frame.map_ok(|frame| match frame.into_data() {
-                    Ok(data) => {
-                        *unsent = data;
-                        piece(unsent)
+                    Ok(mut data) => {
+                        let piece = piece(&mut data);
+                        if !data.is_empty() {
+                            given.push_back(data);
+                        }
+                        piece
                     }
                     Err(frame) => frame,
                 })
@@ -146,7 +164,7 @@ impl Body for RequestBody {
         match &self.kind {
             BodyKind::Empty => true,
             BodyKind::Bytes(bytes) => bytes.is_empty(),
-            BodyKind::Stream(_) if !self.unsent.is_empty() => false,
+            BodyKind::Stream(_) if !self.given.is_empty() => false,
             BodyKind::Stream(body) => body.lock().is_ok_and(|body| body.is_end_stream()),
         }
     }
@@ -162,7 +180,7 @@ impl Body for RequestBody {
 
 impl From<BodyKind> for RequestBody {
     fn from(kind: BodyKind) -> Self {
-        Self { kind, source: None, unsent: Bytes::new() }
+        Self { kind, source: None, given: VecDeque::new() }
     }
 }
 

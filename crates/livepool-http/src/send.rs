@@ -6,7 +6,8 @@ use http::{Request, Response};
 
 use crate::{Body, Error, Limits, RequestBody};
 
-/// Requests on the connections of a pool: implemented for [`Pool<Http1>`](Pool).
+/// Requests on the connections of a pool: implemented for [`Pool<Http1>`](Pool), and
+/// for that of [HTTP/2](crate::http2).
 ///
 /// ```no_run
 /// use livepool_http::{HttpPool, Request};
@@ -115,5 +116,7 @@ mod sealed {
     pub trait SealedHttp {}
 
     impl SealedHttp for Pool<Http1> {}
+    #[cfg(feature = "http2")]
+    impl SealedHttp for Pool<crate::http2::Http2> {}
     impl SealedHttp for Guard<Http1> {}
 }

@@ -33,12 +33,18 @@ pub fn pool(url: &str) -> Result<Pool<Http1>, Error> {
 ///
 /// As [`pool`].
 pub fn at(url: &str) -> Result<(Config, Http1), Error> {
+    let (config, is_secure) = server_of(url)?;
+    Ok((config, if is_secure { secure()? } else { Http1::new() }))
+}
+
+/// The configuration for the server of this URL, and whether it is `https`.
+pub(crate) fn server_of(url: &str) -> Result<(Config, bool), Error> {
     // What was given is not repeated: it may hold a password, and its user has it before his eyes.
     let refused = |why: &str| Error::setup(format!("the URL {why}"));
     let uri: Uri = url.parse().map_err(Error::setup)?;
-    let (http1, default) = match uri.scheme_str() {
-        Some("http") => (Http1::new(), 80),
-        Some("https") => (secure()?, 443),
+    let (is_secure, default) = match uri.scheme_str() {
+        Some("http") => (false, 80),
+        Some("https") => (true, 443),
         Some(_) => return Err(refused("must begin with http:// or https://")),
         None => return Err(refused("must be a URL, such as \"http://127.0.0.1:8080\"")),
     };
@@ -56,7 +62,7 @@ pub fn at(url: &str) -> Result<(Config, Http1), Error> {
     };
     let config = Config::new(format!("{}:{port}", authority.host()));
     config.check().map_err(Error::setup)?;
-    Ok((config, http1))
+    Ok((config, is_secure))
 }
 
 #[cfg(feature = "tls")]
@@ -67,7 +73,12 @@ fn secure() -> Result<Http1, Error> {
 
 #[cfg(not(feature = "tls"))]
 fn secure() -> Result<Http1, Error> {
-    Err(Error::setup("https needs the feature `tls`"))
+    Err(no_tls())
+}
+
+#[cfg(not(feature = "tls"))]
+pub(crate) fn no_tls() -> Error {
+    Error::setup("https needs the feature `tls`")
 }
 
 #[cfg(test)]

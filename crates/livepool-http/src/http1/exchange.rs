@@ -1,7 +1,7 @@
 //! A single request on a single connection, and the fate of the connection when there is no
 //! response.
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 
 use super::{Http1, Http1Body};
 use crate::error::RequestTarget;
@@ -36,7 +36,7 @@ pub(super) async fn exchange(
 ) -> Result<Response<Body>, Box<FailedExchange>> {
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let target = RequestTarget { method, uri, peer: Some(guard.peer_addr().clone()) };
-    let fit = check(&request, guard.is_secure);
+    let fit = check(&request, guard.is_secure, Version::HTTP_11);
     if let Err(error) = fit.and_then(|()| prepare(&mut request, &guard.host)) {
         return Err(FailedExchange::new(guard, error.at(&target), FollowUp::Unknown));
     }

@@ -11,9 +11,8 @@ use hyper_util::rt::TokioIo;
 use super::Client;
 use super::driver::{HyperDriver, HyperIo};
 use super::upload::{DEFAULT_LONGEST_PAUSE, Upload};
-use crate::prepare::prepare;
+use crate::prepare::{host_of, prepare};
 use crate::{Error, Failure};
-use livepool::net::PeerAddr;
 use livepool::protocol::Wire;
 use livepool::protocol::{Protocol, Verdict};
 use std::sync::Arc;
@@ -131,14 +130,7 @@ impl Http1 {
         if let Some(host) = &self.host {
             return Ok(host.clone());
         }
-        let default = if self.is_secure() { 443 } else { 80 };
-        let text = match (wire.host(), wire.peer_addr()) {
-            (Some(host), PeerAddr::Tcp(addr)) if addr.port() == default => host.to_owned(),
-            (Some(host), PeerAddr::Tcp(addr)) => format!("{host}:{}", addr.port()),
-            (_, PeerAddr::Tcp(addr)) => addr.to_string(),
-            // A Unix socket has no name. The header has to be there.
-            _ => "localhost".to_owned(),
-        };
+        let text = host_of(wire.host(), wire.peer_addr(), self.is_secure());
         HeaderValue::from_str(&text).map_err(Error::setup)
     }
 }

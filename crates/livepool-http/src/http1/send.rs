@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::panic::Location;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use tokio::time::Instant;
 
 use super::Http1;
@@ -30,8 +30,7 @@ impl HttpPool for Pool<Http1> {
         request: Request<B>,
         limits: Limits,
     ) -> impl Future<Output = Result<Response<Body>, Error>> + Send {
-        // A limit beyond the clock's range is no limit.
-        let deadline = limits.deadline.and_then(|limit| Instant::now().checked_add(limit));
+        let deadline = limits.deadline_from_now();
         let (request, taken_at) = (request.map(Into::into), Location::caller());
         async move { send(self, request, limits, deadline, taken_at).await }
     }
@@ -46,7 +45,8 @@ async fn send(
 ) -> Result<Response<Body>, Error> {
     let is_secure = pool.protocol().is_some_and(Http1::is_secure);
     // Before a connection is taken: a refused request must not cost one.
-    check(&request, is_secure).map_err(|error| error.at(&RequestTarget::of(&request)))?;
+    check(&request, is_secure, Version::HTTP_11)
+        .map_err(|error| error.at(&RequestTarget::of(&request)))?;
     let retry = Retry::new(pool, deadline, taken_at);
     let (mut was_sent, mut was_new) = (false, false);
     loop {

@@ -27,7 +27,7 @@ const SENT: u8 = 2;
 
 /// The default time for which the source of a body may pause once nobody waits for the response: 5
 /// minutes.
-pub(super) const DEFAULT_LONGEST_PAUSE: Duration = Duration::from_secs(300);
+pub(crate) const DEFAULT_LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 impl Upload {
     pub(super) fn new(ledger: Ledger) -> Arc<Self> {

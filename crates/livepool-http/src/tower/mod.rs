@@ -1,4 +1,6 @@
-//! Managed sockets under other pools: a connector for hyper-util's client, tonic, and every other
+//! Pools as services of requests: [`PoolService`], and [`Grpc`] for gRPC clients, tonic's say.
+//!
+//! And managed sockets under other pools: a connector for hyper-util's client, tonic, and every other
 //! client that takes a [`tower_service::Service`] from a URI to a connection.
 //!
 //! ```no_run
@@ -53,10 +55,16 @@ mod connection;
 #[cfg(any(test, feature = "__properties"))]
 #[doc(hidden)]
 pub mod fuzzed;
+#[cfg(feature = "http2")]
+mod grpc;
 mod request_tracker;
+mod service;
 
 pub use connect::{Connect, Connecting, Error};
 pub use connection::Connection;
+#[cfg(feature = "http2")]
+pub use grpc::{Grpc, GrpcBody};
+pub use service::PoolService;
 
-/// The trait that [`Connect`] is for.
+/// The trait of services: [`Connect`], [`PoolService`].
 pub use ::tower_service;

@@ -12,6 +12,7 @@ pub struct Nginx {
     process: Process,
     port: u16,
     tls_port: Option<u16>,
+    http2_port: Option<u16>,
     dir: Dir,
 }
 
@@ -23,11 +24,25 @@ impl Nginx {
     /// With these directives in its server: `"keepalive_timeout 1s;"`. It answers `/tag/x` with `x`,
     /// `/` with a line, `/slow` with 200 kB that take seconds, and takes in what is posted.
     pub fn start_with(directives: &str, certs: Option<&Certs>) -> Self {
+        Self::start_all(directives, certs, None)
+    }
+
+    /// That speaks HTTP/2 as well: in clear at a port of its own, and over TLS to who offers it.
+    pub fn start_http2(certs: Option<&Certs>) -> Self {
+        Self::start_all("", certs, Some(free_port()))
+    }
+
+    fn start_all(directives: &str, certs: Option<&Certs>, http2_port: Option<u16>) -> Self {
         let (dir, port) = (Dir::new("nginx"), free_port());
         let tls_port = certs.map(|_| free_port());
+        // As a parameter, which newer versions know, too.
+        let (http2, http2_clear) = match http2_port {
+            Some(port) => (" http2", format!("listen 127.0.0.1:{port} http2;\n")),
+            None => ("", String::new()),
+        };
         let tls = match (certs, tls_port) {
             (Some(certs), Some(port)) => format!(
-                "listen 127.0.0.1:{port} ssl;\nssl_certificate {};\nssl_certificate_key {};\n",
+                "listen 127.0.0.1:{port} ssl{http2};\nssl_certificate {};\nssl_certificate_key {};\n",
                 certs.cert_file().display(),
                 certs.key_file().display()
             ),
@@ -40,7 +55,7 @@ impl Nginx {
              http {{\n access_log off;\n client_body_temp_path {root}/body;\n\
              proxy_temp_path {root}/proxy;\n fastcgi_temp_path {root}/fastcgi;\n\
              uwsgi_temp_path {root}/uwsgi;\n scgi_temp_path {root}/scgi;\n\
-             server {{\n listen 127.0.0.1:{port};\n{tls} root {root}/www;\n{directives}\n\
+             server {{\n listen 127.0.0.1:{port};\n{tls}{http2_clear} root {root}/www;\n{directives}\n\
              location ~ ^/tag/(.*)$ {{ return 200 \"$1\"; }}\n\
              location /slow {{ limit_rate 50k; }}\n\
              location /upload {{ client_max_body_size 64m; proxy_pass http://127.0.0.1:{port}/took; }}\n\
@@ -53,7 +68,7 @@ impl Nginx {
         std::fs::write(dir.join("www/slow"), vec![b'x'; 200_000]).unwrap();
         std::fs::write(dir.join("nginx.conf"), config).unwrap();
         let process = launch(&dir);
-        let mut nginx = Self { process, port, tls_port, dir };
+        let mut nginx = Self { process, port, tls_port, http2_port, dir };
         nginx.wait();
         nginx
     }
@@ -64,6 +79,12 @@ impl Nginx {
 
     pub fn tls_port(&self) -> u16 {
         self.tls_port.expect("it was started with TLS")
+    }
+
+    /// Where HTTP/2 is spoken in clear.
+    pub fn http2_url(&self) -> String {
+        let port = self.http2_port.expect("it was started with HTTP/2");
+        format!("http://127.0.0.1:{port}")
     }
 
     pub fn url(&self) -> String {

@@ -1,0 +1,99 @@
+//! Requests that are made again: those that a server has done nothing of.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use livepool::Config;
+use livepool_http::{Failure, HttpPool, RequestBody};
+
+use crate::raw::{HEADERS, RST_STREAM, Raw};
+use crate::{pool_of, post};
+
+/// A stream of so many pieces of 1 KiB.
+fn stream_of(pieces: usize) -> RequestBody {
+    let piece = || Ok::<_, std::io::Error>(Frame::data(Bytes::from(vec![b'x'; 1024])));
+    RequestBody::stream(StreamBody::new(futures_util::stream::iter(
+        (0..pieces).map(move |_| piece()),
+    )))
+}
+
+#[tokio::test]
+async fn a_request_that_a_server_going_away_has_not_taken_is_made_again_whatever_its_method() {
+    let counts = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&counts);
+    let addr = Raw::listen(move |number, mut raw| {
+        let counts = Arc::clone(&counted);
+        async move {
+            loop {
+                let stream = raw.next(HEADERS).await?.stream;
+                if number == 0 && stream == 3 {
+                    // The second one of the first connection came too late.
+                    raw.go_away(1, 0).await?;
+                    continue;
+                }
+                counts.fetch_add(1, Ordering::SeqCst);
+                raw.answer(stream).await?;
+            }
+        }
+    });
+    let (pool, events) = pool_of(Config::new(addr.await.to_string()));
+    for body in [RequestBody::from(()), "text".into(), stream_of(1)] {
+        assert_eq!(pool.send(post("/", body)).await.unwrap().status(), 200);
+    }
+    assert_eq!((counts.load(Ordering::SeqCst), events.opened()), (3, 2));
+}
+
+#[tokio::test]
+async fn a_stream_is_sent_again_whole_as_long_as_it_is_short() {
+    for (pieces, is_short) in [(0, true), (3, true), (64, true), (65, false)] {
+        let addr = Raw::listen(move |number, mut raw| async move {
+            let stream = raw.next(HEADERS).await?.stream;
+            // Its data, to the end.
+            let mut length = 0;
+            while raw.next_data(&mut length).await? {}
+            if number == 0 {
+                raw.go_away(0, 0).await?;
+            } else {
+                assert_eq!(length, pieces * 1024);
+                raw.answer(stream).await?;
+            }
+            raw.next(HEADERS).await?;
+            Ok(())
+        });
+        let (pool, _) = pool_of(Config::new(addr.await.to_string()));
+        let answer = pool.send(post("/", stream_of(pieces))).await;
+        match answer {
+            Ok(answer) => assert!(is_short && answer.status() == 200, "{pieces}"),
+            Err(error) => {
+                assert!(!is_short, "{pieces}: {error}");
+                assert_eq!(error.failure(), Failure::Unprocessed);
+                assert!(error.is_retryable());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_every_connection_refuses_is_made_three_times() {
+    let counts = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&counts);
+    let addr = Raw::listen(move |_, mut raw| {
+        let counts = Arc::clone(&counted);
+        async move {
+            loop {
+                let stream = raw.next(HEADERS).await?.stream;
+                counts.fetch_add(1, Ordering::SeqCst);
+                // REFUSED_STREAM
+                raw.send(RST_STREAM, 0, stream, &7_u32.to_be_bytes()).await?;
+            }
+        }
+    });
+    let (pool, events) = pool_of(Config::new(addr.await.to_string()));
+    let error = pool.send(post("/", "x")).await.unwrap_err();
+    assert_eq!((error.failure(), error.http2_code()), (Failure::Unprocessed, Some(7)));
+    assert!(error.is_retryable());
+    assert_eq!((counts.load(Ordering::SeqCst), events.opened(), events.closed()), (3, 1, vec![]));
+}
