@@ -19,10 +19,12 @@ pub fn may_have(count: u64, test: &str) -> bool {
     allowed >= count
 }
 
-/// Allows this process so many descriptors and no more. Only for a test that is [`alone`].
+/// Allows this process so many descriptors and no more, and returns how many it was allowed before. Only
+/// for a test that is [`alone`].
 ///
 /// [`alone`]: super::alone::alone
-pub fn allow_only(count: u64) {
-    let (_, hard) = Resource::NOFILE.get().unwrap();
+pub fn allow_only(count: u64) -> u64 {
+    let (before, hard) = Resource::NOFILE.get().unwrap();
     Resource::NOFILE.set(count, hard).unwrap();
+    before
 }

@@ -11,6 +11,7 @@ pub mod postgres;
 mod postgres_files;
 pub mod process;
 pub mod programs;
+pub mod prometheus;
 pub mod redis;
 
 pub use certs::Certs;
@@ -19,4 +20,5 @@ pub use nginx::Nginx;
 pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;
 pub use programs::are_here;
+pub use prometheus::Prometheus;
 pub use redis::Redis;
