@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
 use tower_service::Service;
 
 use super::service::{Answering, body_of};
@@ -90,23 +91,29 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let pool = self.pool.clone();
-        let mut limits = Limits::new();
-        if let Some(timeout) = request.headers().get(GRPC_TIMEOUT).and_then(timeout_of) {
-            limits = limits.with_deadline(timeout);
-        }
+        let timeout = request.headers().get(GRPC_TIMEOUT).and_then(timeout_of);
+        let limits = Limits { deadline: timeout, ..Limits::new() };
+        let began = Instant::now();
         Box::pin(async move {
             let answer = pool.send_within(request.map(body_of), limits).await;
-            Ok(answer.map_or_else(|error| refusal(&error), |answer| answer.map(GrpcBody::of)))
+            Ok(answer.map_or_else(
+                |error| {
+                    // Also where that was the wait for a connection.
+                    let is_over = timeout.is_some_and(|timeout| began.elapsed() >= timeout);
+                    refusal(&error, is_over)
+                },
+                |answer| answer.map(GrpcBody::of),
+            ))
         })
     }
 }
 
 /// The response to a call that got none: its head has the status ("Trailers-Only").
-fn refusal(error: &Error) -> Response<GrpcBody> {
+fn refusal(error: &Error, is_over: bool) -> Response<GrpcBody> {
     let mut response = Response::new(GrpcBody { body: None });
     let grpc = HeaderValue::from_static("application/grpc");
     response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
-    response.headers_mut().extend(status_of(error));
+    response.headers_mut().extend(status_of(error, is_over));
     response
 }
 
@@ -142,7 +149,7 @@ impl HttpBody for GrpcBody {
             Some(Ok(frame)) => Some(Ok(frame)),
             Some(Err(error)) => {
                 self.body = None;
-                Some(Ok(Frame::trailers(status_of(&error))))
+                Some(Ok(Frame::trailers(status_of(&error, false))))
             }
             None => None,
         })
@@ -166,9 +173,12 @@ const RESOURCE_EXHAUSTED: u16 = 8;
 const INTERNAL: u16 = 13;
 const UNAVAILABLE: u16 = 14;
 
-/// The status that a call ends with which failed with this.
-fn status_of(error: &Error) -> HeaderMap {
-    let code = code_of(error.failure(), error.is_timeout(), error.http2_code());
+/// The status that a call ends with which failed with this. `is_over`: its deadline has passed.
+fn status_of(error: &Error, is_over: bool) -> HeaderMap {
+    let code = match is_over {
+        true => DEADLINE_EXCEEDED,
+        false => code_of(error.failure(), error.is_timeout(), error.http2_code()),
+    };
     let mut trailers = HeaderMap::new();
     trailers.insert(GRPC_STATUS, code.into());
     if let Ok(message) = HeaderValue::try_from(percent_encoded(&error.to_string())) {
