@@ -396,10 +396,12 @@ impl PoolInner {
     pub(in crate::pool) fn refresh_gauges(&self) {
         let status = self.status();
         let Status { max_size, idle, in_use, shared, shares, connecting, .. } = status;
-        let Status { quarantined, ending, waiting, .. } = status;
+        let Status { resetting, quarantined, ending, waiting, .. } = status;
         self.emitter().set_gauges(&Gauges {
             idle,
-            in_use,
+            // Each connection in one state: nobody has one that is being reset.
+            in_use: in_use.saturating_sub(resetting),
+            resetting,
             shared,
             shares,
             quarantined,

@@ -25,6 +25,8 @@ pub(crate) struct Gauges {
     pub(crate) idle: usize,
     /// Connections that are checked out.
     pub(crate) in_use: usize,
+    /// Connections that came back and are made fit for the next caller.
+    pub(crate) resetting: usize,
     /// Connections that several callers use.
     pub(crate) shared: usize,
     /// Callers who do.
@@ -135,8 +137,8 @@ impl PoolHandles {
 
     pub(super) fn set_gauges(&self, now: &Gauges) {
         // In the order of `names::STATES`.
-        let Gauges { idle, in_use, connecting, quarantined, ending, shared, .. } = *now;
-        let states = [idle, in_use, connecting, quarantined, ending, shared];
+        let Gauges { idle, in_use, connecting, quarantined, ending, shared, resetting, .. } = *now;
+        let states = [idle, in_use, connecting, quarantined, ending, shared, resetting];
         for (gauge, value) in self.states.iter().zip(states) {
             set(gauge, value);
         }

@@ -66,8 +66,8 @@ const fn count_evictions() -> usize {
 }
 
 /// The states counted by `livepool_connections`, in the order the gauges are kept.
-pub(super) const STATES: [&str; 6] =
-    ["idle", "in_use", "connecting", "quarantined", "ending", "shared"];
+pub(super) const STATES: [&str; 7] =
+    ["idle", "in_use", "connecting", "quarantined", "ending", "shared", "resetting"];
 
 const POOL: Label = Label { name: "pool", values: &[] };
 const LISTENER: Label = Label { name: "listener", values: &[] };

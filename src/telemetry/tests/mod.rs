@@ -22,6 +22,7 @@ pub(super) const LEVELS: Gauges = Gauges {
     idle: 3,
     in_use: 4,
     shared: 2,
+    resetting: 1,
     shares: 9,
     connecting: 1,
     quarantined: 1,

@@ -36,6 +36,7 @@ fn setting_the_gauges_is_enough_to_find_the_recorder() {
             ("livepool_connections{pool=orders,state=idle}".to_owned(), 3.0),
             ("livepool_connections{pool=orders,state=in_use}".to_owned(), 4.0),
             ("livepool_connections{pool=orders,state=quarantined}".to_owned(), 1.0),
+            ("livepool_connections{pool=orders,state=resetting}".to_owned(), 1.0),
             ("livepool_connections{pool=orders,state=shared}".to_owned(), 2.0),
             ("livepool_peers{pool=orders,state=draining}".to_owned(), 0.0),
             ("livepool_peers{pool=orders,state=ejected}".to_owned(), 2.0),
@@ -87,6 +88,6 @@ fn a_pool_that_is_gone_has_no_connections() {
     drop(emitter);
     drop(listener);
     let found = gauges(&recorder.snapshotter());
-    assert_eq!(found.len(), 15);
+    assert_eq!(found.len(), 16);
     assert!(found.values().all(|value| *value == 0.0), "{found:?}");
 }

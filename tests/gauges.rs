@@ -1,0 +1,56 @@
+//! What the gauges say of a running pool, as a scrape sees them.
+
+use std::time::Duration;
+
+use livepool::protocol::Verdict;
+use livepool::{Config, Pool};
+use livepool_testkit::lines::Lines;
+use livepool_testkit::{Upstream, until_seen};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+/// A recorder for this thread, on which everything in a test's runtime happens.
+struct Recorded {
+    handle: PrometheusHandle,
+    _guard: metrics::LocalRecorderGuard<'static>,
+}
+
+impl Recorded {
+    fn install() -> Self {
+        // One for each test, and never freed: the guard's recorder has to outlive it.
+        let recorder: &'static PrometheusRecorder =
+            Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
+        let handle = recorder.handle();
+        Self { handle, _guard: metrics::set_default_local_recorder(recorder) }
+    }
+
+    /// The value of this series, as the exporter writes it, if it is there.
+    fn find(&self, series: &str) -> Option<f64> {
+        let page = self.handle.render();
+        let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map(|value| value.parse().expect("a number"))
+    }
+}
+
+/// A pool whose gauges are set every 25 ms: the tick is a quarter of the shortest limit.
+fn config(upstream: &Upstream) -> Config {
+    upstream.config().with_name("orders").with_hold_warning(Duration::from_millis(100))
+}
+
+#[tokio::test]
+async fn a_connection_that_is_being_reset_has_a_state_of_its_own() {
+    let recorded = Recorded::install();
+    let upstream = Upstream::start();
+    let lines =
+        Lines { reuse: Verdict::NeedsReset, reset: "SLOW 500 x".to_owned(), ..Lines::default() };
+    let pool = Pool::builder(config(&upstream)).protocol(lines).build().unwrap();
+    let seen = || {
+        ["in_use", "resetting", "idle"].map(|state| {
+            recorded.find(&format!(r#"livepool_connections{{pool="orders",state="{state}"}}"#))
+        })
+    };
+    let client = pool.get().await.unwrap();
+    until_seen(seen, |seen| *seen == [Some(1.0), Some(0.0), Some(0.0)]).await;
+    drop(client);
+    until_seen(seen, |seen| *seen == [Some(0.0), Some(1.0), Some(0.0)]).await;
+    until_seen(seen, |seen| *seen == [Some(0.0), Some(0.0), Some(1.0)]).await;
+}
