@@ -555,7 +555,7 @@ fn metrics_count_what_the_events_tell_and_gauges_end_at_zero() {
     for reason in [CloseReason::PeerClosed, CloseReason::OpTimeout, CloseReason::Unfinished] {
         assert!(counts.contains_key(&format!("livepool_closed_total {reason}")), "{counts:?}");
     }
-    assert_eq!(gauges.len(), 15, "{gauges:?}");
+    assert_eq!(gauges.len(), 18, "{gauges:?}");
     assert!(gauges.values().all(|value| *value == 0.0), "{gauges:?}");
 }
 

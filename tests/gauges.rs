@@ -54,3 +54,50 @@ async fn a_connection_that_is_being_reset_has_a_state_of_its_own() {
     until_seen(seen, |seen| *seen == [Some(0.0), Some(1.0), Some(0.0)]).await;
     until_seen(seen, |seen| *seen == [Some(0.0), Some(0.0), Some(1.0)]).await;
 }
+
+/// As [`config`], and nobody notes who holds what for a warning.
+fn without_warning(upstream: &Upstream) -> Config {
+    config(upstream).with_hold_warning(None).with_max_silence(Duration::from_secs(1))
+}
+
+#[tokio::test]
+async fn the_longest_hold_and_wait_grow_while_somebody_holds_or_waits_and_no_longer() {
+    let recorded = Recorded::install();
+    let upstream = Upstream::start();
+    let pool = Pool::new(without_warning(&upstream).with_max_size(1)).unwrap();
+    let seen = || {
+        ["hold", "wait"].map(|what| {
+            recorded.find(&format!(r#"livepool_longest_{what}_seconds{{pool="orders"}}"#))
+        })
+    };
+    let held = pool.get().await.unwrap();
+    let first = until_seen(seen, |seen| seen[0] > Some(0.0)).await;
+    assert_eq!(first[1], Some(0.0), "nobody waits");
+    let mut waiting = std::pin::pin!(pool.get());
+    assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+    let both = until_seen(seen, |seen| seen[1] > Some(0.1)).await;
+    assert!(both[0] > both[1] && both[0] > first[0], "it was held before: {first:?}, {both:?}");
+    drop(held);
+    let next = waiting.await.unwrap();
+    let passed_on = until_seen(seen, |seen| seen[1] == Some(0.0)).await;
+    assert!(passed_on[0] < both[0], "the next caller has not had it for so long: {passed_on:?}");
+    drop(next);
+    until_seen(seen, |seen| *seen == [Some(0.0); 2]).await;
+}
+
+#[tokio::test]
+async fn the_oldest_connection_is_the_oldest_that_is_left() {
+    let recorded = Recorded::install();
+    let upstream = Upstream::start();
+    let pool = Pool::new(without_warning(&upstream)).unwrap();
+    let age = || recorded.find(r#"livepool_oldest_connection_seconds{pool="orders"}"#);
+    let old = pool.get().await.unwrap();
+    until_seen(age, |age| *age > Some(0.3)).await;
+    let young = pool.get().await.unwrap();
+    old.discard();
+    let left = until_seen(age, |age| age.is_some_and(|age| age > 0.0 && age < 0.3)).await;
+    drop(young);
+    until_seen(age, |age| *age > left).await;
+    pool.close();
+    assert_eq!(age(), Some(0.0));
+}

@@ -7,6 +7,7 @@ pub(crate) mod keepalive;
 #[cfg(unix)]
 pub(crate) mod lock;
 pub(crate) mod peek;
+pub(crate) mod place;
 pub(crate) mod reuse_port;
 pub(crate) mod sockopt;
 pub(crate) mod tcp_info;

@@ -41,6 +41,12 @@ pub(crate) struct Gauges {
     pub(crate) max: usize,
     /// Callers waiting for a connection.
     pub(crate) waiters: usize,
+    /// Time for which the first caller in the queue has been waiting.
+    pub(crate) longest_wait: Duration,
+    /// Time for which the caller who has had a connection the longest has had it.
+    pub(crate) longest_hold: Duration,
+    /// Age of the oldest connection.
+    pub(crate) oldest: Duration,
     /// Peers by state, in the order of [`PeerState::ALL`].
     pub(crate) peers: [usize; PeerState::ALL.len()],
 }
@@ -51,6 +57,9 @@ pub(super) struct PoolHandles {
     max: Gauge,
     shares: Gauge,
     waiters: Gauge,
+    longest_wait: Gauge,
+    longest_hold: Gauge,
+    oldest: Gauge,
     peers: [Gauge; PeerState::ALL.len()],
     ejections: Counter,
     hold_warnings: Counter,
@@ -76,6 +85,9 @@ impl PoolHandles {
             max: register.gauge(&names::CONNECTIONS_MAX, &[]),
             shares: register.gauge(&names::SHARES, &[]),
             waiters: register.gauge(&names::WAITERS, &[]),
+            longest_wait: register.gauge(&names::LONGEST_WAIT, &[]),
+            longest_hold: register.gauge(&names::LONGEST_HOLD, &[]),
+            oldest: register.gauge(&names::OLDEST_CONNECTION, &[]),
             peers: names::PEER_STATES.map(|state| register.gauge(&names::PEERS, &[state])),
             ejections: register.counter(&names::PEER_EJECTIONS_TOTAL, &[]),
             hold_warnings: register.counter(&names::HOLD_WARNINGS_TOTAL, &[]),
@@ -148,6 +160,9 @@ impl PoolHandles {
         set(&self.max, now.max);
         set(&self.shares, now.shares);
         set(&self.waiters, now.waiters);
+        self.longest_wait.set(now.longest_wait);
+        self.longest_hold.set(now.longest_hold);
+        self.oldest.set(now.oldest);
     }
 
     pub(super) fn record_return(&self, used: Duration) {
@@ -173,6 +188,8 @@ impl Drop for PoolHandles {
     fn drop(&mut self) {
         let Self { states, max, shares, waiters, peers, ejections, hold_warnings, .. } = self;
         let gauges = states.iter_mut().chain(peers).chain([max, shares, waiters]);
+        let Self { longest_wait, longest_hold, oldest, .. } = self;
+        let gauges = gauges.chain([longest_wait, longest_hold, oldest]);
         dispose(gauges, Gauge::noop);
         let Self { dials, checkouts, checks, timeouts, cancels, unencrypted, .. } = self;
         let single = [ejections, hold_warnings, unencrypted, &mut self.sharing_ended];

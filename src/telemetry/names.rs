@@ -111,6 +111,12 @@ table! {
         "Callers who use connections that are shared.";
     WAITERS: Gauge in Count, "livepool_waiters", [POOL],
         "Callers waiting for a connection.";
+    LONGEST_WAIT: Gauge in Seconds, "livepool_longest_wait_seconds", [POOL],
+        "Time for which the first caller in the queue has been waiting.";
+    LONGEST_HOLD: Gauge in Seconds, "livepool_longest_hold_seconds", [POOL],
+        "Time for which the caller who has had a connection the longest has had it.";
+    OLDEST_CONNECTION: Gauge in Seconds, "livepool_oldest_connection_seconds", [POOL],
+        "Age of the oldest open connection.";
     PEERS: Gauge in Count, "livepool_peers", [POOL, PEER_STATE],
         "Addresses of the upstream that the pool knows, by state.";
     PEER_EJECTIONS_TOTAL: Counter in Count, "livepool_peer_ejections_total", [POOL],

@@ -236,6 +236,13 @@ impl WaitQueue {
         (long, queue.callers.iter().skip(at).find(waiting).map(|caller| caller.since))
     }
 
+    /// Since when the first one waits.
+    pub(in crate::pool) fn first_since(&self) -> Option<Instant> {
+        let queue = self.queue();
+        // They stand in order of arrival.
+        queue.callers.iter().find(|caller| !caller.has_gone()).map(|caller| caller.since)
+    }
+
     /// The earliest deadline of those who wait. Before its [last call](LAST_CALL) it may be that of
     /// one who was served or has gone since.
     pub(in crate::pool) fn first_deadline(&self, now: Instant) -> Option<Instant> {

@@ -22,6 +22,7 @@ use crate::protocol::{Conn, Keeper};
 use crate::stream::Link;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use crate::sys::place::AtomicPlace;
 use crate::telemetry::Span;
 
 /// Connections whose sentinel has fired. The queue keeps no connection alive.
@@ -95,6 +96,10 @@ pub(in crate::pool) struct Entry {
     idle_limit: AtomicAge,
     /// The pool's generation when its dial began.
     generation: u64,
+    /// Since when its caller has it: of use only while there is a place.
+    taken: AtomicAge,
+    /// The place where its caller asked for it, while it has one.
+    taken_at: AtomicPlace,
     /// The pool's generation now.
     pool_generation: Arc<PoolGeneration>,
     pub(in crate::pool) peer: Membership,
@@ -179,6 +184,8 @@ impl Entry {
                 // The handshake was heard.
                 heard: AtomicAge::new(Age::ZERO),
                 generation: parts.generation,
+                taken: AtomicAge::new(Age::ZERO),
+                taken_at: AtomicPlace::none(),
                 pool_generation: Arc::clone(parts.pool_generation),
                 link: Mutex::new(Arc::clone(stream.link())),
             }
@@ -466,7 +473,29 @@ impl Entry {
         self.opened
     }
 
-    // Who has it: noted only if `hold_warning` is set.
+    /// Notes that a caller has it, since when, and where it asked. Two stores: a checkout pays no more for
+    /// being seen.
+    #[inline]
+    pub(in crate::pool) fn note_taken(&self, since: Age, taken_at: &'static Location<'static>) {
+        // First, so that whoever sees the place sees no older time.
+        self.taken.set(since);
+        self.taken_at.set(taken_at);
+    }
+
+    /// Notes that no caller has it any more.
+    #[inline]
+    pub(in crate::pool) fn note_given_back(&self) {
+        self.taken_at.clear();
+    }
+
+    /// Since when a caller has it, and where it asked, if one has. Between the two of a return and a
+    /// checkout the time may be the newer one's and the place the older one's.
+    pub(in crate::pool) fn taken(&self) -> Option<(Age, &'static Location<'static>)> {
+        let taken_at = self.taken_at.get()?;
+        self.is(InUse).then(|| (self.taken.get(), taken_at))
+    }
+
+    // What its caller was doing: noted only if `hold_warning` is set.
 
     /// Notes who has it from now on.
     pub(in crate::pool) fn note_holder(&self, since: Age, taken_at: &'static Location<'static>) {

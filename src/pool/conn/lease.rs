@@ -206,6 +206,7 @@ impl Leased {
     #[inline]
     pub(in crate::pool) fn claim(&mut self, taken_at: &'static Location<'static>) {
         self.taken_at = Some(taken_at);
+        self.entry.note_taken(self.since, taken_at);
         let settings = self.pool.0.settings();
         if settings.hold_warning.is_some() {
             self.entry.note_holder(self.since, taken_at);
@@ -390,6 +391,7 @@ impl Leased {
             return self.throw_away(reason);
         }
         let Self { pool, entry, since, taken_at, conn } = self;
+        entry.note_given_back();
         if pool.0.settings().hold_warning.is_some() {
             entry.forget_holder();
         }
@@ -410,6 +412,7 @@ impl Leased {
             return self.throw_away(reason);
         }
         let pool = Arc::clone(&self.pool.0);
+        self.entry.note_given_back();
         if pool.settings().hold_warning.is_some() {
             self.entry.forget_holder();
         }
@@ -445,6 +448,7 @@ impl Leased {
     /// Leaves the connection to be reset: its user is done with it, its protocol is not.
     fn wait_for_reset(mut self) -> Release {
         let pool = Arc::clone(&self.pool.0);
+        self.entry.note_given_back();
         self.conn.stream_mut().lift_limits();
         self.conn.wake_reader();
         if self.taken_at.take().is_some() {

@@ -29,6 +29,9 @@ pub(super) const LEVELS: Gauges = Gauges {
     ending: 1,
     max: 10,
     waiters: 2,
+    longest_wait: SECOND,
+    longest_hold: Duration::from_millis(2500),
+    oldest: Duration::from_secs(60),
     peers: [1, 0, 2, 0, 0],
 };
 

@@ -38,6 +38,9 @@ fn setting_the_gauges_is_enough_to_find_the_recorder() {
             ("livepool_connections{pool=orders,state=quarantined}".to_owned(), 1.0),
             ("livepool_connections{pool=orders,state=resetting}".to_owned(), 1.0),
             ("livepool_connections{pool=orders,state=shared}".to_owned(), 2.0),
+            ("livepool_longest_hold_seconds{pool=orders}".to_owned(), 2.5),
+            ("livepool_longest_wait_seconds{pool=orders}".to_owned(), 1.0),
+            ("livepool_oldest_connection_seconds{pool=orders}".to_owned(), 60.0),
             ("livepool_peers{pool=orders,state=draining}".to_owned(), 0.0),
             ("livepool_peers{pool=orders,state=ejected}".to_owned(), 2.0),
             ("livepool_peers{pool=orders,state=healthy}".to_owned(), 1.0),
@@ -88,6 +91,6 @@ fn a_pool_that_is_gone_has_no_connections() {
     drop(emitter);
     drop(listener);
     let found = gauges(&recorder.snapshotter());
-    assert_eq!(found.len(), 16);
+    assert_eq!(found.len(), 19);
     assert!(found.values().all(|value| *value == 0.0), "{found:?}");
 }
