@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use livepool::protocol::Verdict;
-use livepool::{Config, Pool};
+use livepool::telemetry::METRICS;
+use livepool::{Config, Listener, ListenerConfig, Pool};
 use livepool_testkit::lines::Lines;
 use livepool_testkit::{Upstream, until_seen};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -100,4 +101,31 @@ async fn the_oldest_connection_is_the_oldest_that_is_left() {
     until_seen(age, |age| *age > left).await;
     pool.close();
     assert_eq!(age(), Some(0.0));
+}
+
+#[test]
+fn all_series_of_a_pool_are_there_before_its_first_event_and_outside_a_runtime() {
+    let recorded = Recorded::install();
+    let pool = Pool::new(Config::new("192.0.2.1:1").with_name("orders")).unwrap();
+    let expected = METRICS.iter().filter(|metric| metric.labels[0].name == "pool");
+    let page = recorded.handle.render();
+    for metric in expected {
+        assert!(page.contains(&format!("# TYPE {} ", metric.name)), "{}: {page}", metric.name);
+    }
+    let series = r#"livepool_dials_total{pool="orders",outcome="refused"}"#;
+    assert_eq!(recorded.find(series), Some(0.0), "a first failure is an increase");
+    assert_eq!(recorded.find(r#"livepool_connections_max{pool="orders"}"#), Some(10.0));
+    drop(pool);
+    assert_eq!(recorded.find(r#"livepool_connections_max{pool="orders"}"#), Some(0.0));
+}
+
+#[tokio::test]
+async fn all_series_of_a_listener_are_there_before_its_first_client() {
+    let recorded = Recorded::install();
+    let config = ListenerConfig::default().with_name("front");
+    let _listener = Listener::bind("127.0.0.1:0", &config).await.unwrap();
+    let page = recorded.handle.render();
+    for metric in METRICS.iter().filter(|metric| metric.labels[0].name == "listener") {
+        assert!(page.contains(&format!("# TYPE {} ", metric.name)), "{}: {page}", metric.name);
+    }
 }

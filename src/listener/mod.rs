@@ -88,6 +88,8 @@ impl Listener {
         let (socket, local, unavailable) = bind::bind(address, &settings).await?;
         let name = if settings.name.is_empty() { local.to_string() } else { settings.name.clone() };
         let emitter = Arc::new(Emitter::of_listener(&name, observer));
+        // As those of a pool, its series are there from now on.
+        emitter.set_connections(0);
         let reported = Reported::default();
         reported.report(&emitter, &unavailable);
         let reaper = Reaper::start(emitter, settings.idle_timeout);

@@ -71,7 +71,11 @@ impl<P: Protocol> Builder<P> {
             None => self.pinger.0.is_some(),
         };
         check_ping(connector.settings().validation, has_ping)?;
-        Ok(Pool::of(Arc::new(Owner(Arc::new(PoolInner::new(connector, self.pinger, protocol))))))
+        let inner = Arc::new(PoolInner::new(connector, self.pinger, protocol));
+        // Its series are there from now on, and not from its first event: a pool that nobody uses, or
+        // that cannot connect, is seen, and a first failure as an increase.
+        inner.refresh_gauges();
+        Ok(Pool::of(Arc::new(Owner(inner))))
     }
 }
 
