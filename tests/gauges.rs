@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use livepool::protocol::Verdict;
 use livepool::telemetry::METRICS;
-use livepool::{Config, Listener, ListenerConfig, Pool};
+use livepool::{Backoff, Config, Listener, ListenerConfig, Pool, Timeouts};
 use livepool_testkit::lines::Lines;
 use livepool_testkit::{Upstream, until_seen};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -128,4 +128,64 @@ async fn all_series_of_a_listener_are_there_before_its_first_client() {
     for metric in METRICS.iter().filter(|metric| metric.labels[0].name == "listener") {
         assert!(page.contains(&format!("# TYPE {} ", metric.name)), "{}: {page}", metric.name);
     }
+}
+
+#[test]
+fn what_a_pool_is_and_how_it_is_configured_is_there_while_it_is() {
+    let recorded = Recorded::install();
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let timeouts = Timeouts::default().with_checkout(seconds(11)).with_connect(seconds(12));
+    let timeouts = timeouts.with_ping(seconds(13)).with_reset(seconds(14)).with_read(seconds(15));
+    let config = Config::new("no.such.name:1")
+        .with_name("orders")
+        .with_min_idle(3)
+        .with_max_connecting(4)
+        .with_max_waiting(None)
+        .with_max_shares(5)
+        .with_idle_timeout(seconds(21))
+        .with_max_lifetime(None)
+        .with_max_silence(seconds(23))
+        .with_max_silence_after_use(seconds(24))
+        .with_patience(Duration::from_millis(1250))
+        .with_hold_warning(seconds(26))
+        .with_dns_refresh(seconds(27))
+        .with_backoff(Backoff::default().with_most(Duration::from_secs(28)))
+        .with_timeouts(timeouts.with_write(seconds(16)).with_operation(seconds(17)));
+    let builder = Pool::builder(config).protocol(Lines::default());
+    let (pool, raw) = (builder.build().unwrap(), Pool::new(Config::new("192.0.2.1:1")).unwrap());
+    let version = env!("CARGO_PKG_VERSION");
+    let info = |pool: &str, protocol: &str| {
+        format!(r#"livepool_info{{pool="{pool}",version="{version}",protocol="{protocol}"}}"#)
+    };
+    assert_eq!(recorded.find(&info("orders", "unnamed")), Some(1.0));
+    assert_eq!(recorded.find(&info("192.0.2.1:1", "none")), Some(1.0));
+    const NEVER: f64 = f64::INFINITY;
+    // All there are, each with a value of its own.
+    let expected = [
+        ("", &[("min_idle", 3.0), ("max_connecting", 4.0), ("max_waiting", NEVER)][..]),
+        ("", &[("max_shares", 5.0)]),
+        ("_seconds", &[("idle_timeout", 21.0), ("max_lifetime", NEVER), ("max_silence", 23.0)]),
+        ("_seconds", &[("max_silence_after_use", 23.0), ("patience", 1.25)]),
+        ("_seconds", &[("hold_warning", 26.0), ("dns_refresh", 27.0), ("backoff.most", 28.0)]),
+        ("_seconds", &[("timeouts.checkout", 11.0), ("timeouts.connect", 12.0)]),
+        ("_seconds", &[("timeouts.ping", 13.0), ("timeouts.reset", 14.0)]),
+        ("_seconds", &[("timeouts.read", 15.0), ("timeouts.write", 16.0)]),
+        ("_seconds", &[("timeouts.operation", 17.0)]),
+    ];
+    let setting = |suffix: &str, name: &str| {
+        let series = format!(r#"livepool_setting{suffix}{{pool="orders",setting="{name}"}}"#);
+        recorded.find(&series)
+    };
+    for (suffix, settings) in expected {
+        for (name, value) in settings {
+            assert_eq!(setting(suffix, name), Some(*value), "{name}");
+        }
+    }
+    let tested: usize = expected.iter().map(|(_, settings)| settings.len()).sum();
+    let labels = METRICS.iter().flat_map(|metric| metric.labels);
+    let all: usize = labels.filter(|label| label.name == "setting").map(|l| l.values.len()).sum();
+    assert_eq!(tested, all);
+    drop((pool, raw));
+    assert_eq!(recorded.find(&info("orders", "unnamed")), Some(0.0));
+    assert_eq!(setting("_seconds", "timeouts.write"), Some(0.0));
 }

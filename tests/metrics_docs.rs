@@ -62,12 +62,14 @@ fn every_label_lists_its_values_and_no_others() {
     }
 }
 
-/// The heading above a label's values. `outcome` and `state` mean two things each.
+/// The heading above a label's values. `outcome`, `setting` and `state` mean several things each.
 fn heading(metric: &Metric, label: &str) -> String {
     match (label, metric.name) {
         ("outcome", "livepool_dials_total") => "### `outcome` of a dial".to_owned(),
         ("outcome", "livepool_cancels_total") => "### `outcome` of a cancel".to_owned(),
         ("outcome", "livepool_checkouts_total") => "### `outcome` of a checkout".to_owned(),
+        ("setting", "livepool_setting") => "### `setting` that is a number".to_owned(),
+        ("setting", _) => "### `setting` that is a time".to_owned(),
         ("state", "livepool_peers") => "### `state` of a peer".to_owned(),
         ("state", _) => "### `state` of a connection".to_owned(),
         _ => format!("### `{label}`"),

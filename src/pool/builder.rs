@@ -13,6 +13,7 @@ use crate::pool::{Owner, Pool};
 use crate::protocol::{Protocol, Raw};
 use crate::stream::Connector;
 use crate::sync::Arc;
+use crate::telemetry::Facts;
 
 /// Makes a [`Pool`].
 #[must_use = "a builder does nothing until build() is called"]
@@ -72,6 +73,8 @@ impl<P: Protocol> Builder<P> {
         };
         check_ping(connector.settings().validation, has_ping)?;
         let inner = Arc::new(PoolInner::new(connector, self.pinger, protocol));
+        let protocol = inner.protocol.as_ref().map(|protocol| protocol.speaks());
+        inner.emitter().introduce(Facts::of(inner.settings(), protocol));
         // Its series are there from now on, and not from its first event: a pool that nobody uses, or
         // that cannot connect, is seen, and a first failure as an increase.
         inner.refresh_gauges();

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::panic::Location;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::facts::Facts;
 use super::handles::{Gauges, ListenerHandles, PoolHandles};
 use super::lazy::Lazy;
 use super::log;
@@ -20,6 +21,8 @@ pub(crate) struct Emitter {
     name: OwnerName,
     pub(super) handles: Handles,
     observer: Option<Held<Arc<dyn Observer>>>,
+    /// Of a pool, from when it is built on.
+    facts: OnceLock<Facts>,
 }
 
 pub(super) enum Handles {
@@ -49,12 +52,17 @@ impl Emitter {
     }
 
     fn new(name: OwnerName, handles: Handles, observer: Option<Arc<dyn Observer>>) -> Self {
-        Self { name, handles, observer: observer.map(Held::new) }
+        Self { name, handles, observer: observer.map(Held::new), facts: OnceLock::new() }
     }
 
     /// The pool's or listener's name.
     pub(crate) fn name(&self) -> &str {
         self.name.text()
+    }
+
+    /// Takes in what is known of a pool. Before its first event: a recorder that is found is told.
+    pub(crate) fn introduce(&self, facts: Facts) {
+        let _ = self.facts.set(facts);
     }
 
     /// Emits one event. Called with no lock held.
@@ -165,7 +173,9 @@ impl Emitter {
     }
 
     fn pool_handles<'a>(&self, handles: &'a Lazy<PoolHandles>) -> Option<&'a PoolHandles> {
-        handles.get_or_resolve(|recorder| PoolHandles::resolve(recorder, self.name.text()))
+        handles.get_or_resolve(|recorder| {
+            PoolHandles::resolve(recorder, self.name.text(), self.facts.get())
+        })
     }
 
     fn listener_handles<'a>(
@@ -178,11 +188,10 @@ impl Emitter {
 
 impl Drop for Emitter {
     fn drop(&mut self) {
-        // A recorder keeps the last value of a gauge for ever; what is gone has no connections.
         self.call_recorder(|| match &self.handles {
             Handles::Pool(handles) => {
                 if let Some(handles) = handles.get() {
-                    handles.set_gauges(&Gauges::default());
+                    handles.clear_gauges();
                 }
             }
             Handles::Listener(handles) => {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Recorder};
 
+use super::facts::{FactGauges, Facts};
 use super::metric::Metric;
 use super::names;
 use super::register::Register;
@@ -75,10 +76,12 @@ pub(super) struct PoolHandles {
     cancel: Histogram,
     used: Histogram,
     closes: CloseMetrics,
+    /// `None` of a connector, which is no pool.
+    facts: Option<FactGauges>,
 }
 
 impl PoolHandles {
-    pub(super) fn resolve(recorder: &dyn Recorder, name: &Arc<str>) -> Self {
+    pub(super) fn resolve(recorder: &dyn Recorder, name: &Arc<str>, facts: Option<&Facts>) -> Self {
         let register = Register::new(recorder, "pool", name);
         Self {
             states: names::STATES.map(|state| register.gauge(&names::CONNECTIONS, &[state])),
@@ -111,6 +114,15 @@ impl PoolHandles {
                 &names::EVICTIONS_TOTAL,
                 &names::CONNECTION_AGE,
             ),
+            facts: facts.map(|facts| FactGauges::resolve(&register, facts)),
+        }
+    }
+
+    /// The pool is gone: a recorder keeps the last value of a gauge for ever.
+    pub(super) fn clear_gauges(&self) {
+        self.set_gauges(&Gauges::default());
+        if let Some(facts) = &self.facts {
+            facts.clear();
         }
     }
 
@@ -202,7 +214,10 @@ impl Drop for PoolHandles {
 }
 
 /// Drops handles, which are foreign values, each in a call of its own.
-fn dispose<'a, T: 'a>(handles: impl IntoIterator<Item = &'a mut T>, noop: impl Fn() -> T) {
+pub(super) fn dispose<'a, T: 'a>(
+    handles: impl IntoIterator<Item = &'a mut T>,
+    noop: impl Fn() -> T,
+) {
     for handle in handles {
         foreign::dispose(std::mem::replace(handle, noop()));
     }

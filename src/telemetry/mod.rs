@@ -6,6 +6,7 @@
 //! `livepool`.
 
 mod emitter;
+mod facts;
 mod handles;
 mod lazy;
 pub(crate) mod log;
@@ -20,6 +21,7 @@ mod span;
 mod tests;
 
 pub(crate) use self::emitter::Emitter;
+pub(crate) use self::facts::Facts;
 pub(crate) use self::handles::Gauges;
 pub(crate) use self::log::{log_trouble, warn_misuse};
 pub use self::metric::{Kind, Label, Metric, Unit};

@@ -69,8 +69,34 @@ const fn count_evictions() -> usize {
 pub(super) const STATES: [&str; 7] =
     ["idle", "in_use", "connecting", "quarantined", "ending", "shared", "resetting"];
 
+/// The settings that are numbers, in the order of [`Facts`](super::Facts).
+pub(super) const SETTINGS: [&str; 4] = ["min_idle", "max_connecting", "max_waiting", "max_shares"];
+
+/// The settings that are times, in the order of [`Facts`](super::Facts).
+pub(super) const TIMES: [&str; 15] = [
+    "idle_timeout",
+    "max_lifetime",
+    "max_silence",
+    "max_silence_after_use",
+    "patience",
+    "hold_warning",
+    "dns_refresh",
+    "backoff.most",
+    "timeouts.checkout",
+    "timeouts.connect",
+    "timeouts.ping",
+    "timeouts.reset",
+    "timeouts.read",
+    "timeouts.write",
+    "timeouts.operation",
+];
+
 const POOL: Label = Label { name: "pool", values: &[] };
 const LISTENER: Label = Label { name: "listener", values: &[] };
+const VERSION: Label = Label { name: "version", values: &[] };
+const PROTOCOL: Label = Label { name: "protocol", values: &[] };
+const SETTING_NAME: Label = Label { name: "setting", values: &SETTINGS };
+const TIME_NAME: Label = Label { name: "setting", values: &TIMES };
 const STATE: Label = Label { name: "state", values: &STATES };
 const PEER_STATE: Label = Label { name: "state", values: &PEER_STATES };
 const DIAL_OUTCOME: Label = Label { name: "outcome", values: &DIALS };
@@ -141,6 +167,12 @@ table! {
         "Connections that are shared no more since a caller has left something in their session.";
     UNENCRYPTED_TOTAL: Counter in Count, "livepool_unencrypted_total", [POOL],
         "Connections that are not encrypted although their protocol would have encrypted them.";
+    INFO: Gauge in Count, "livepool_info", [POOL, VERSION, PROTOCOL],
+        "Always 1 while there is the pool; its labels say what it is.";
+    SETTING: Gauge in Count, "livepool_setting", [POOL, SETTING_NAME],
+        "Settings of the pool that are numbers.";
+    SETTING_TIME: Gauge in Seconds, "livepool_setting_seconds", [POOL, TIME_NAME],
+        "Settings of the pool that are times.";
     CHECKOUT_WAIT: Histogram in Seconds, "livepool_checkout_wait_seconds", [POOL],
         "Time callers waited for a checkout to end, whatever its outcome.";
     DIAL: Histogram in Seconds, "livepool_dial_seconds", [POOL],

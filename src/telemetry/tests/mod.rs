@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, Snapshotter};
 
-use super::Gauges;
+use super::{Facts, Gauges};
+use crate::config::Config;
 use crate::event::{
     CancelOutcome, Check, CheckVerdict, CheckoutOutcome, CloseReason, ConnId, DialOutcome, Event,
     Operation, PeerState,
@@ -34,6 +35,10 @@ pub(super) const LEVELS: Gauges = Gauges {
     oldest: Duration::from_secs(60),
     peers: [1, 0, 2, 0, 0],
 };
+
+pub(super) fn facts() -> Facts {
+    Facts::of(&Config::new("db:1").to_settings().unwrap(), Some("PostgreSQL"))
+}
 
 pub(super) fn peer() -> PeerAddr {
     PeerAddr::Tcp(([127, 0, 0, 1], 5432).into())

@@ -12,6 +12,7 @@ use crate::telemetry::{Emitter, Kind, METRICS, Unit};
 fn all_series_of_the_table_and_no_others_are_there_from_the_start() {
     let recorder = DebuggingRecorder::new();
     let (pool, listener) = (Emitter::of_connector("a", None), Emitter::of_listener("a", None));
+    pool.introduce(facts());
     metrics::with_local_recorder(&recorder, || {
         pool.set_gauges(&Gauges::default());
         listener.set_connections(0);
@@ -20,11 +21,15 @@ fn all_series_of_the_table_and_no_others_are_there_from_the_start() {
     for metric in METRICS {
         let mut sets = vec![format!("{}=a", metric.labels[0].name)];
         for label in &metric.labels[1..] {
+            // Free text: what `facts` says.
+            let values = match label.name {
+                "version" => &[env!("CARGO_PKG_VERSION")],
+                "protocol" => &["PostgreSQL"],
+                _ => label.values,
+            };
             sets = sets
                 .iter()
-                .flat_map(|set| {
-                    label.values.iter().map(move |v| format!("{set},{}={v}", label.name))
-                })
+                .flat_map(|set| values.iter().map(move |v| format!("{set},{}={v}", label.name)))
                 .collect();
         }
         expected.extend(sets.iter().map(|set| format!("{}{{{set}}}", metric.name)));
@@ -37,6 +42,7 @@ fn all_series_of_the_table_and_no_others_are_there_from_the_start() {
 fn every_series_is_described_with_its_unit() {
     let recorder = DebuggingRecorder::new();
     let (pool, listener) = (Emitter::of_connector("a", None), Emitter::of_listener("a", None));
+    pool.introduce(facts());
     metrics::with_local_recorder(&recorder, || {
         pool.set_gauges(&Gauges::default());
         listener.set_connections(0);
@@ -66,6 +72,7 @@ fn scrape(recommended_naming: bool) -> Vec<String> {
     metrics::with_local_recorder(&recorder, || {
         let (pool, listener) =
             (Emitter::of_connector("orders", None), Emitter::of_listener("front", None));
+        pool.introduce(facts());
         for event in events() {
             pool.record(&event);
             listener.record(&event);
