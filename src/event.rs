@@ -456,6 +456,19 @@ pub enum Event {
         /// The place where it was checked out.
         taken_at: &'static Location<'static>,
     },
+    /// A caller got a connection, or a share of one, and had waited for longer than `wait_warning`.
+    /// Follows its [`CheckedOut`](Self::CheckedOut).
+    #[non_exhaustive]
+    WaitedTooLong {
+        /// The connection.
+        conn: ConnId,
+        /// The address the connection goes to.
+        peer: PeerAddr,
+        /// Time the caller waited.
+        waited: Duration,
+        /// The place where it was checked out.
+        taken_at: &'static Location<'static>,
+    },
     /// An operation passed its deadline.
     #[non_exhaustive]
     TimedOut {

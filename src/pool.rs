@@ -17,6 +17,7 @@ mod acquire {
     pub(in crate::pool) mod checkout;
     pub(in crate::pool) mod dispatch;
     pub(in crate::pool) mod idle_set;
+    mod pending;
     pub(in crate::pool) mod ping;
     pub(in crate::pool) mod retry;
     pub(in crate::pool) mod sharing;

@@ -71,6 +71,7 @@ fn out_of_range() -> Vec<(Config, &'static str, &'static str, &'static str)> {
         (base().with_backoff(Backoff::default().with_most(ms(49))), "backoff.most", "49ms", "not be below backoff.first (50ms)"),
         (base().with_dns_refresh(ms(999)), "dns_refresh", "999ms", "at least 1s"),
         (base().with_hold_warning(zero), "hold_warning", "0s", time),
+        (base().with_wait_warning(zero), "wait_warning", "0s", time),
         (base().with_max_size(usize::MAX), "max_size", "18446744073709551615", "from 1 to 65535"),
         (base().with_idle_timeout(zero), "idle_timeout", "0s", "use None"),
         (base().with_max_lifetime(zero), "max_lifetime", "0s", "use None"),
@@ -141,6 +142,7 @@ fn all_that_is_wrong_is_said_at_once_in_the_order_of_the_fields() {
         .with_max_silence(zero)
         .with_patience(zero)
         .with_hold_warning(zero)
+        .with_wait_warning(zero)
         .with_timeouts(Timeouts::all(zero))
         .with_socket(socket);
     let error = Pool::new(config).unwrap_err();
@@ -149,7 +151,7 @@ fn all_that_is_wrong_is_said_at_once_in_the_order_of_the_fields() {
     let expected = [
         "name", "upstream[0]", "upstream[1]", "max_size", "min_idle", "max_connecting",
         "backoff.first", "dns_refresh", "idle_timeout", "max_lifetime", "max_silence", "patience",
-        "hold_warning", "timeouts.checkout", "timeouts.connect", "timeouts.ping", "timeouts.reset",
+        "hold_warning", "wait_warning", "timeouts.checkout", "timeouts.connect", "timeouts.ping", "timeouts.reset",
         "timeouts.read", "timeouts.write", "timeouts.flush", "timeouts.shutdown", "timeouts.accept",
         "socket.keepalive.idle", "socket.keepalive.interval", "socket.keepalive.retries",
         "socket.user_timeout", "socket.send_buffer", "socket.recv_buffer", "socket.device",
@@ -157,11 +159,11 @@ fn all_that_is_wrong_is_said_at_once_in_the_order_of_the_fields() {
     ];
     assert_eq!(fields, expected);
     let text = error.to_string();
-    assert!(text.starts_with("invalid configuration, 30 problems: (1) name = "), "{text}");
+    assert!(text.starts_with("invalid configuration, 31 problems: (1) name = "), "{text}");
     assert_eq!(text.lines().count(), 1, "for a log: {text}");
     let lines = format!("{error:#}");
-    assert!(lines.starts_with("invalid configuration, 30 problems:\nname = "), "{lines}");
-    assert_eq!(lines.lines().count(), 31, "one line each: {lines}");
+    assert!(lines.starts_with("invalid configuration, 31 problems:\nname = "), "{lines}");
+    assert_eq!(lines.lines().count(), 32, "one line each: {lines}");
 }
 
 /// The error and its causes, as a program prints them.

@@ -41,6 +41,7 @@ fn everything() -> Config {
         .with_max_waiting(None)
         .with_order(Order::Fifo)
         .with_first_connect(FirstConnect::Wait)
+        .with_wait_warning(None)
         .with_idle_timeout(None)
         .with_max_lifetime(Duration::from_secs(90))
         .with_limits(

@@ -477,6 +477,7 @@ fn a_setting_that_a_plain_deadpool_cannot_honour_is_refused_and_not_ignored() {
         (base().with_order(livepool::config::Order::Fifo), "order"),
         (base().with_idle_timeout(Some(SECOND)), "idle_timeout"),
         (base().with_hold_warning(Some(SECOND)), "hold_warning"),
+        (base().with_wait_warning(Some(SECOND)), "wait_warning"),
         (base().with_patience(SECOND), "patience"),
         (base().with_timeouts(Timeouts::default().with_checkout(SECOND)), "timeouts.checkout"),
         (base().with_timeouts(Timeouts::default().with_ping(None)), "timeouts.ping"),

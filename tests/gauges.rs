@@ -149,6 +149,7 @@ fn what_a_pool_is_and_how_it_is_configured_is_there_while_it_is() {
         .with_patience(Duration::from_millis(1250))
         .with_hold_warning(seconds(26))
         .with_dns_refresh(seconds(27))
+        .with_wait_warning(seconds(29))
         .with_backoff(Backoff::default().with_most(Duration::from_secs(28)))
         .with_timeouts(timeouts.with_write(seconds(16)).with_operation(seconds(17)));
     let builder = Pool::builder(config).protocol(Lines::default());
@@ -167,6 +168,7 @@ fn what_a_pool_is_and_how_it_is_configured_is_there_while_it_is() {
         ("_seconds", &[("idle_timeout", 21.0), ("max_lifetime", NEVER), ("max_silence", 23.0)]),
         ("_seconds", &[("max_silence_after_use", 23.0), ("patience", 1.25)]),
         ("_seconds", &[("hold_warning", 26.0), ("dns_refresh", 27.0), ("backoff.most", 28.0)]),
+        ("_seconds", &[("wait_warning", 29.0)]),
         ("_seconds", &[("timeouts.checkout", 11.0), ("timeouts.connect", 12.0)]),
         ("_seconds", &[("timeouts.ping", 13.0), ("timeouts.reset", 14.0)]),
         ("_seconds", &[("timeouts.read", 15.0), ("timeouts.write", 16.0)]),

@@ -101,6 +101,13 @@ pub struct Config {
     /// names the longest holders. Default `None`: off. At least 1 ms.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub hold_warning: Option<Duration>,
+    /// The longest wait of a checkout without a report. A caller who gets a connection after a longer
+    /// one is reported, with the place where it asked: in the log once per second at most, each time
+    /// as [`Event::WaitedTooLong`](crate::Event::WaitedTooLong). Default 2 s, a fifth of
+    /// `timeouts.checkout`: what waits so long is on its way to waiting in vain. At least 1 ms. With
+    /// `None` no wait is reported that ends well; one that does not is a failed checkout.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub wait_warning: Option<Duration>,
     /// Bounds of the memory that an upstream can make a client library hold. The limits concern
     /// protocols; a bare stream is read into its user's own buffers.
     pub limits: Limits,
@@ -142,6 +149,7 @@ impl Config {
         with_max_silence_after_use max_silence_after_use: into Option<Duration>;
         with_patience patience: plain Duration;
         with_hold_warning hold_warning: into Option<Duration>;
+        with_wait_warning wait_warning: into Option<Duration>;
         with_limits limits: plain Limits;
         with_timeouts timeouts: plain Timeouts;
         with_socket socket: plain SocketConfig;
@@ -170,6 +178,7 @@ impl Default for Config {
             max_silence_after_use: Some(Duration::from_secs(1)),
             patience: Duration::from_millis(250),
             hold_warning: None,
+            wait_warning: Some(Duration::from_secs(2)),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             socket: SocketConfig::default(),

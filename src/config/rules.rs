@@ -162,6 +162,7 @@ pub(super) fn for_deadpool(config: &Config) -> Result<(), ConfigError> {
         max_silence_after_use: "needs livepool::Pool: a plain deadpool does not look at idle connections";
         patience: "needs livepool::Pool: a plain deadpool does not look at idle connections";
         hold_warning: "needs livepool::Pool: a plain deadpool does not note who holds what";
+        wait_warning: "needs livepool::Pool: in a plain deadpool callers wait for deadpool, which does not say for how long";
         limits: "needs livepool::Pool: a plain deadpool has bare streams, which are read into their users' own buffers";
         timeouts.checkout: "is deadpool's: give it to Pool::builder(manager).wait_timeout(..), and leave it out here";
         timeouts.ping: "needs livepool::Pool: in a plain deadpool connections are not pinged";

@@ -38,6 +38,7 @@ pub(crate) struct Settings {
     pub(crate) max_silence_after_use: Option<Duration>,
     pub(crate) patience: Duration,
     pub(crate) hold_warning: Option<Duration>,
+    pub(crate) wait_warning: Option<Duration>,
     pub(crate) limits: Limits,
     pub(crate) socket: SocketSettings,
 }
@@ -130,6 +131,7 @@ impl Settings {
         rules::max_silence(&mut problems, "max_silence_after_use", after_use);
         rules::patience(&mut problems, config.patience);
         rules::limit(&mut problems, "hold_warning", config.hold_warning);
+        rules::limit(&mut problems, "wait_warning", config.wait_warning);
         rules::validation(&mut problems, config.validation);
         rules::limits(&mut problems, &config.limits);
         rules::timeouts(&mut problems, &config.timeouts);
@@ -164,6 +166,7 @@ impl Settings {
                 .map(|max| after_use.map_or(max, |after_use| after_use.min(max))),
             patience: config.patience,
             hold_warning: config.hold_warning,
+            wait_warning: config.wait_warning,
             limits: config.limits,
             socket,
         })

@@ -5,11 +5,14 @@ use std::panic::Location;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::facts::Facts;
 use super::handles::{Gauges, ListenerHandles, PoolHandles};
 use super::lazy::Lazy;
 use super::log;
 use super::owner_name::OwnerName;
+use super::seldom::Seldom;
 use crate::event::{Check, CheckVerdict, CheckoutOutcome, ConnId, Event, Observer};
 use crate::foreign::{self, Held};
 
@@ -23,6 +26,8 @@ pub(crate) struct Emitter {
     observer: Option<Held<Arc<dyn Observer>>>,
     /// Of a pool, from when it is built on.
     facts: OnceLock<Facts>,
+    /// Lines of long waits: where all callers wait, each has one.
+    wait_lines: Seldom,
 }
 
 pub(super) enum Handles {
@@ -52,7 +57,13 @@ impl Emitter {
     }
 
     fn new(name: OwnerName, handles: Handles, observer: Option<Arc<dyn Observer>>) -> Self {
-        Self { name, handles, observer: observer.map(Held::new), facts: OnceLock::new() }
+        Self {
+            name,
+            handles,
+            observer: observer.map(Held::new),
+            facts: OnceLock::new(),
+            wait_lines: Seldom::default(),
+        }
     }
 
     /// The pool's or listener's name.
@@ -134,7 +145,13 @@ impl Emitter {
             Handles::Pool(_) => log::EventOwner { pool: name, listener: None },
             Handles::Listener(_) => log::EventOwner { pool: None, listener: name },
         };
-        let _ = foreign::call(|| log::event(owner, event));
+        let left_out = match event {
+            Event::WaitedTooLong { .. } => self.wait_lines.next(Instant::now()),
+            _ => Some(0),
+        };
+        if let Some(left_out) = left_out {
+            let _ = foreign::call(|| log::event(owner, event, left_out));
+        }
         self.call_recorder(|| match &self.handles {
             Handles::Pool(handles) => {
                 if let Some(handles) = self.pool_handles(handles) {

@@ -45,6 +45,7 @@ impl Facts {
                 settings.max_silence_after_use,
                 Some(settings.patience),
                 settings.hold_warning,
+                settings.wait_warning,
                 settings.dns_refresh,
                 Some(settings.backoff.most),
                 timeouts.checkout,

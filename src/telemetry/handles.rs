@@ -64,6 +64,7 @@ pub(super) struct PoolHandles {
     peers: [Gauge; PeerState::ALL.len()],
     ejections: Counter,
     hold_warnings: Counter,
+    wait_warnings: Counter,
     dials: [Counter; DialOutcome::ALL.len()],
     checkouts: [Counter; CheckoutOutcome::ALL.len()],
     checks: [[Counter; CheckVerdict::ALL.len()]; Check::ALL.len()],
@@ -94,6 +95,7 @@ impl PoolHandles {
             peers: names::PEER_STATES.map(|state| register.gauge(&names::PEERS, &[state])),
             ejections: register.counter(&names::PEER_EJECTIONS_TOTAL, &[]),
             hold_warnings: register.counter(&names::HOLD_WARNINGS_TOTAL, &[]),
+            wait_warnings: register.counter(&names::WAIT_WARNINGS_TOTAL, &[]),
             dials: register.counters(&names::DIALS_TOTAL, names::DIALS),
             checkouts: register.counters(&names::CHECKOUTS_TOTAL, names::CHECKOUTS),
             checks: names::CHECKS.map(|check| {
@@ -146,6 +148,7 @@ impl PoolHandles {
             Event::TimedOut { operation, .. } => self.timeouts[*operation as usize].increment(1),
             Event::PeerChanged { to: PeerState::Ejected, .. } => self.ejections.increment(1),
             Event::HeldTooLong { .. } => self.hold_warnings.increment(1),
+            Event::WaitedTooLong { .. } => self.wait_warnings.increment(1),
             Event::Unencrypted { .. } => self.unencrypted.increment(1),
             Event::SharingEnded { .. } => self.sharing_ended.increment(1),
             Event::CancelRequested { outcome, took, .. } => {
@@ -204,7 +207,8 @@ impl Drop for PoolHandles {
         let gauges = gauges.chain([longest_wait, longest_hold, oldest]);
         dispose(gauges, Gauge::noop);
         let Self { dials, checkouts, checks, timeouts, cancels, unencrypted, .. } = self;
-        let single = [ejections, hold_warnings, unencrypted, &mut self.sharing_ended];
+        let Self { wait_warnings, sharing_ended, .. } = self;
+        let single = [ejections, hold_warnings, wait_warnings, unencrypted, sharing_ended];
         let counters = single.into_iter().chain(dials).chain(checkouts).chain(cancels);
         let counters = counters.chain(checks.iter_mut().flatten()).chain(timeouts);
         dispose(counters, Counter::noop);
@@ -266,6 +270,7 @@ impl ListenerHandles {
             | Event::Unencrypted { .. }
             | Event::SharingEnded { .. }
             | Event::CancelRequested { .. }
+            | Event::WaitedTooLong { .. }
             | Event::HeldTooLong { .. } => {}
         }
     }

@@ -42,8 +42,8 @@ pub(super) fn is_traced() -> bool {
     tracing::level_filters::LevelFilter::current() == tracing::level_filters::LevelFilter::TRACE
 }
 
-/// Writes an event.
-pub(super) fn event(owner: EventOwner<'_>, event: &Event) {
+/// Writes an event. `left_out` of its kind were not written since the last one that was.
+pub(super) fn event(owner: EventOwner<'_>, event: &Event, left_out: u64) {
     match event {
         // The events of every checkout are first; each costs a static check while `trace` is off.
         Event::CheckedOut { conn, waited } => {
@@ -100,6 +100,10 @@ pub(super) fn event(owner: EventOwner<'_>, event: &Event) {
         },
         Event::HeldTooLong { conn, peer, held, taken_at } => {
             entry!(warn, owner, conn_id = conn.get(), %peer, ?held, %taken_at, "held for too long");
+        }
+        Event::WaitedTooLong { conn, peer, waited, taken_at } => {
+            let (conn_id, left_out) = (conn.get(), (left_out > 0).then_some(left_out));
+            entry!(warn, owner, conn_id, %peer, ?waited, %taken_at, left_out, "waited for too long");
         }
         // The failed checkout itself is the line that warns, and a listener with no clients is fine.
         Event::TimedOut {

@@ -15,6 +15,7 @@ mod metric;
 mod names;
 mod owner_name;
 mod register;
+mod seldom;
 mod span;
 // Its libraries are the library's own only.
 #[cfg(all(test, not(shuttle)))]

@@ -73,13 +73,14 @@ pub(super) const STATES: [&str; 7] =
 pub(super) const SETTINGS: [&str; 4] = ["min_idle", "max_connecting", "max_waiting", "max_shares"];
 
 /// The settings that are times, in the order of [`Facts`](super::Facts).
-pub(super) const TIMES: [&str; 15] = [
+pub(super) const TIMES: [&str; 16] = [
     "idle_timeout",
     "max_lifetime",
     "max_silence",
     "max_silence_after_use",
     "patience",
     "hold_warning",
+    "wait_warning",
     "dns_refresh",
     "backoff.most",
     "timeouts.checkout",
@@ -149,6 +150,8 @@ table! {
         "Peers the pool stopped using because their connections died silently.";
     HOLD_WARNINGS_TOTAL: Counter in Count, "livepool_hold_warnings_total", [POOL],
         "Connections that callers held for longer than hold_warning.";
+    WAIT_WARNINGS_TOTAL: Counter in Count, "livepool_wait_warnings_total", [POOL],
+        "Callers who got a connection after a wait longer than wait_warning.";
     DIALS_TOTAL: Counter in Count, "livepool_dials_total", [POOL, DIAL_OUTCOME],
         "Dials that ended, by outcome.";
     CLOSED_TOTAL: Counter in Count, "livepool_closed_total", [POOL, REASON],

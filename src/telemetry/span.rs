@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 use tracing::field::{Empty, display};
+use tracing::level_filters::LevelFilter;
 
 use super::log::TARGET;
 use crate::event::ConnId;
@@ -21,6 +22,17 @@ pub(crate) struct Span(tracing::Span);
 impl Span {
     fn new(make: impl FnOnce() -> tracing::Span) -> Self {
         Self(foreign::call(make).unwrap_or_else(|_| tracing::Span::none()))
+    }
+
+    /// No span.
+    pub(crate) fn none() -> Self {
+        Self(tracing::Span::none())
+    }
+
+    /// Whether a subscriber may want the spans of checkouts and dials. A static check.
+    #[inline]
+    pub(crate) fn are_wanted() -> bool {
+        LevelFilter::current() >= LevelFilter::DEBUG
     }
 
     /// The span of a checkout.
@@ -47,7 +59,11 @@ impl Span {
     }
 
     /// Records the connection that the work in the span led to.
+    #[inline]
     pub(crate) fn record_conn(&self, conn: ConnId, peer: &PeerAddr) {
+        if self.is_disabled() {
+            return;
+        }
         let _ = foreign::call(|| {
             self.0.record("peer", display(peer));
             self.0.record("conn_id", conn.get());

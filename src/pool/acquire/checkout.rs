@@ -6,17 +6,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::deadline::Deadline;
-use crate::error::{CheckoutDetails, CheckoutError, CheckoutFailure, Phase};
-use crate::event::{Check, CheckVerdict, CheckoutOutcome, CloseReason, ConnId, Event, Operation};
+use crate::error::{CheckoutError, CheckoutFailure};
+use crate::event::{Check, CheckVerdict, CloseReason, ConnId, Event};
 use crate::liveness::Liveness;
-use crate::net::{ConnectError, PeerAddr};
+use crate::net::PeerAddr;
+use crate::pool::acquire::pending::PendingCheckout;
 use crate::pool::acquire::ping::Proof;
 use crate::pool::acquire::sharing::{Rule, SharePart};
 use crate::pool::acquire::wait_queue::{Failed, Given, Waiter, Wants};
 use crate::pool::conn::age::Age;
 use crate::pool::conn::entry::{Entry, State};
 use crate::pool::conn::lease::Lease;
-use crate::pool::dial::peers::Demand;
 use crate::pool::health::closing::{DeferredClose, MOST_CLOSED};
 use crate::pool::health::quarantine::ProbeStart;
 use crate::pool::inner::PoolInner;
@@ -43,12 +43,36 @@ pub(in crate::pool) async fn checkout(
     // The usual case: one system call, the peek (`sys/peek.rs`); a second one, TCP_INFO, where the last
     // proof of life is too old (`PoolInner::silence`). No timer, no allocation, no clock but the one the
     // check needs.
+    if Span::are_wanted() {
+        // On the heap: this future is not made larger by what hardly any has.
+        return Box::pin(checkout_in_span(inner, until, taken_at)).await;
+    }
     match inner.at_once() {
         Some(mut lease) if !inner.pings() => {
             lease.hand_out(inner, Duration::ZERO, taken_at);
             Ok(lease)
         }
-        taken => checkout_waiting(inner, taken, until, Fitness::Any, taken_at).await,
+        taken => checkout_waiting(inner, taken, until, Fitness::Any, taken_at, Span::none()).await,
+    }
+}
+
+/// As [`checkout`], seen by a subscriber: what is found on the way is told in the span, and its length is
+/// that of the checkout.
+#[cold]
+async fn checkout_in_span(
+    inner: &Arc<PoolInner>,
+    until: Until,
+    taken_at: &'static Location<'static>,
+) -> Result<Lease, CheckoutError> {
+    let span = Span::of_checkout(inner.emitter().name());
+    match span.in_scope(|| inner.at_once()) {
+        Some(mut lease) if !inner.pings() => {
+            span.record_conn(lease.id(), lease.peer_addr());
+            // In the caller's span, which is noted.
+            lease.hand_out(inner, Duration::ZERO, taken_at);
+            Ok(lease)
+        }
+        taken => checkout_waiting(inner, taken, until, Fitness::Any, taken_at, span).await,
     }
 }
 
@@ -58,13 +82,11 @@ fn checkout_waiting(
     until: Until,
     fitness: Fitness,
     taken_at: &'static Location<'static>,
+    span: Span,
 ) -> impl Future<Output = Result<Lease, CheckoutError>> {
-    let take = |given| match given {
-        Given::Lease(lease) => Some(lease),
-        // Which nobody is given who did not want it.
-        Given::Share(_) => None,
-    };
-    wait(inner, taken, until, Wanted { wants: Wants::Lease, fitness, take }, taken_at)
+    // Nobody is given a share who did not want one.
+    let wanted = Wanted { wants: Wants::Lease, fitness, take: Given::into_lease };
+    wait(inner, taken, until, wanted, taken_at, span)
 }
 
 /// Takes a share of a connection, before its time is over.
@@ -74,20 +96,57 @@ pub(in crate::pool) async fn share(
     until: Until,
     taken_at: &'static Location<'static>,
 ) -> Result<SharePart, CheckoutError> {
-    let taken = match inner.share_at_once(rule) {
+    if Span::are_wanted() {
+        return Box::pin(share_in_span(inner, rule, until, taken_at)).await;
+    }
+    match inner.share_at_once(rule) {
         Some(Given::Share(mut part)) => {
             part.hand_out(inner, Duration::ZERO, taken_at);
-            return Ok(part);
+            Ok(part)
         }
-        Some(Given::Lease(lease)) => Some(lease),
-        None => None,
-    };
-    let take = |given| match given {
+        other => {
+            let taken = other.and_then(Given::into_lease);
+            share_waiting(inner, rule, taken, until, taken_at, Span::none()).await
+        }
+    }
+}
+
+/// See [`checkout_in_span`].
+#[cold]
+async fn share_in_span(
+    inner: &Arc<PoolInner>,
+    rule: Rule,
+    until: Until,
+    taken_at: &'static Location<'static>,
+) -> Result<SharePart, CheckoutError> {
+    let span = Span::of_checkout(inner.emitter().name());
+    match span.in_scope(|| inner.share_at_once(rule)) {
+        Some(Given::Share(mut part)) => {
+            span.record_conn(part.id(), part.peer_addr());
+            part.hand_out(inner, Duration::ZERO, taken_at);
+            Ok(part)
+        }
+        other => {
+            let taken = other.and_then(Given::into_lease);
+            share_waiting(inner, rule, taken, until, taken_at, span).await
+        }
+    }
+}
+
+fn share_waiting(
+    inner: &Arc<PoolInner>,
+    rule: Rule,
+    taken: Option<Lease>,
+    until: Until,
+    taken_at: &'static Location<'static>,
+    span: Span,
+) -> impl Future<Output = Result<SharePart, CheckoutError>> {
+    let take = move |given| match given {
         Given::Lease(lease) => inner.share(lease, rule),
         Given::Share(part) => Some(part),
     };
     let wanted = Wanted { wants: Wants::Share, fitness: Fitness::Any, take };
-    wait(inner, taken, until, wanted, taken_at).await
+    wait(inner, taken, until, wanted, taken_at, span)
 }
 
 /// Demands on a connection beyond those that hold for all.
@@ -107,7 +166,12 @@ pub(in crate::pool) async fn checkout_fit(
     fitness: Fitness,
     taken_at: &'static Location<'static>,
 ) -> Result<Lease, CheckoutError> {
-    checkout_waiting(inner, inner.at_once(), until, fitness, taken_at).await
+    let span = match Span::are_wanted() {
+        true => Span::of_checkout(inner.emitter().name()),
+        false => Span::none(),
+    };
+    let taken = span.in_scope(|| inner.at_once());
+    checkout_waiting(inner, taken, until, fitness, taken_at, span).await
 }
 
 /// Takes an idle connection, if there is one and nobody waits for it.
@@ -136,14 +200,12 @@ async fn wait<T, F>(
     until: Until,
     wanted: Wanted<F>,
     taken_at: &'static Location<'static>,
+    span: Span,
 ) -> Result<T, CheckoutError>
 where
     T: Obtained,
     F: Fn(Given) -> Option<T>,
 {
-    // A span per checkout would cost an allocation in the usual case: only those that wait have
-    // one.
-    let span = Span::of_checkout(inner.emitter().name());
     let mut attempt = PendingCheckout::begin(inner, until);
     let result = if span.is_disabled() {
         obtain(inner, taken, &attempt, wanted).await
@@ -156,9 +218,13 @@ where
         Ok(mut taken) => {
             span.record_conn(taken.conn_id(), taken.peer());
             taken.hand_out(inner, waited, taken_at);
+            if inner.settings().wait_warning.is_some_and(|limit| waited >= limit) {
+                let (conn, peer) = (taken.conn_id(), taken.peer().clone());
+                inner.emitter().emit(Event::WaitedTooLong { conn, peer, waited, taken_at });
+            }
             Ok(taken)
         }
-        Err(failed) => Err(attempt.report(failed, waited)),
+        Err(failed) => Err(span.in_scope(|| attempt.report(failed, waited))),
     }
 }
 
@@ -380,99 +446,5 @@ impl PoolInner {
         // Only now that it is counted: whoever closes the pool either waits for it, or is seen here.
         // Dropped, it is closed.
         (!self.is_closed()).then_some(lease)
-    }
-
-    /// Connections that nobody holds, made or not.
-    fn unclaimed(&self) -> usize {
-        self.slots.limit().saturating_sub(self.guards())
-    }
-
-    /// Why nobody can be served before somebody changes something, if so: the last dial failed in a
-    /// way that repeating does not cure, the next one is not due, and nobody has a connection to
-    /// return.
-    fn hopeless(&self) -> Option<Arc<ConnectError>> {
-        let error = self.dials.last_error().filter(|error| !error.is_retryable())?;
-        let soon = self.guards() > 0 || self.peers.may_dial(Instant::now(), Demand::Nobody).is_ok();
-        (!soon).then_some(error)
-    }
-
-    /// The error for a caller who gets no connection.
-    pub(in crate::pool) fn error(&self, failed: Failed, waited: Duration) -> CheckoutError {
-        let mut status = self.status();
-        // It has left the queue by now, and was one of them.
-        status.waiting += usize::from(failed.has_waited);
-        CheckoutError::new(CheckoutDetails {
-            failure: failed.failure,
-            pool: self.emitter().name().into(),
-            waited,
-            status,
-            connect: failed.connect,
-            holders: self.longest_holders(),
-        })
-    }
-
-    /// The failure of a caller whose deadline has passed: for what it was waiting.
-    fn late(&self) -> Failed {
-        let error = self.dials.last_error();
-        let phase = if self.generation.is_paused() {
-            Phase::Paused
-        } else if self.unclaimed() == 0 {
-            Phase::Queue
-        } else if self.dials.under_way() == 0 && error.is_none() && self.probing.count() > 0 {
-            Phase::Check
-        } else {
-            Phase::Connect
-        };
-        let connect = error.filter(|_| phase == Phase::Connect);
-        Failed { connect, ..CheckoutFailure::Timeout(phase).into() }
-    }
-}
-
-/// A checkout that has to wait. Reports its end exactly once, also when its caller goes away.
-struct PendingCheckout<'a> {
-    inner: &'a Arc<PoolInner>,
-    began: Instant,
-    limit: Option<Duration>,
-    deadline: Deadline,
-    over: bool,
-}
-
-impl<'a> PendingCheckout<'a> {
-    fn begin(inner: &'a Arc<PoolInner>, until: Until) -> Self {
-        let began = Instant::now();
-        let (deadline, limit) = match until {
-            Until::For(limit) => (Deadline::within(began, limit), limit),
-            Until::By(deadline) => {
-                (deadline, deadline.instant().map(|at| at.saturating_duration_since(began)))
-            }
-        };
-        Self { inner, began, limit, deadline, over: false }
-    }
-
-    fn report(&self, failed: Failed, waited: Duration) -> CheckoutError {
-        let emitter = self.inner.emitter();
-        let outcome = match failed.failure {
-            CheckoutFailure::Timeout(_) => CheckoutOutcome::Timeout,
-            CheckoutFailure::QueueFull => CheckoutOutcome::QueueFull,
-            CheckoutFailure::Connect | CheckoutFailure::NoRuntime => CheckoutOutcome::ConnectFailed,
-            CheckoutFailure::Closed => CheckoutOutcome::Closed,
-        };
-        if let (CheckoutOutcome::Timeout, Some(after)) = (outcome, self.limit) {
-            emitter.emit(Event::TimedOut { operation: Operation::Checkout, conn: None, after });
-        }
-        emitter.emit(Event::CheckoutFailed { outcome, waited });
-        self.inner.error(failed, waited)
-    }
-}
-
-impl Drop for PendingCheckout<'_> {
-    fn drop(&mut self) {
-        // What was kept for this one may be shared again.
-        self.inner.serve_sharers();
-        if !self.over {
-            let outcome = CheckoutOutcome::Cancelled;
-            let waited = self.began.elapsed();
-            self.inner.emitter().emit(Event::CheckoutFailed { outcome, waited });
-        }
     }
 }

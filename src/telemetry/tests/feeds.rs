@@ -77,6 +77,15 @@ fn a_connection_that_is_not_encrypted_is_counted() {
 }
 
 #[test]
+fn a_warning_is_counted() {
+    let found = [held_too_long(), waited_too_long()].map(|event| pool_feeds(&event).concat());
+    assert_eq!(
+        found,
+        ["livepool_hold_warnings_total{pool=orders}", "livepool_wait_warnings_total{pool=orders}"]
+    );
+}
+
+#[test]
 fn a_check_feeds_its_verdict() {
     for verdict in CheckVerdict::ALL {
         assert_eq!(

@@ -101,6 +101,7 @@ fn the_level_says_who_should_care() {
             Event::DialFailed { .. }
             | Event::OptionUnavailable { .. }
             | Event::HeldTooLong { .. }
+            | Event::WaitedTooLong { .. }
             | Event::AcceptFailed { .. } => "WARN",
             Event::CheckoutFailed { outcome, .. } => match outcome {
                 CheckoutOutcome::Timeout | CheckoutOutcome::QueueFull => "WARN",

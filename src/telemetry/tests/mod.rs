@@ -85,6 +85,11 @@ pub(super) fn held_too_long() -> Event {
     Event::HeldTooLong { conn: ConnId(7), peer: peer(), held: SECOND, taken_at }
 }
 
+pub(super) fn waited_too_long() -> Event {
+    let taken_at = std::panic::Location::caller();
+    Event::WaitedTooLong { conn: ConnId(7), peer: peer(), waited: SECOND, taken_at }
+}
+
 pub(super) fn unencrypted(was_asked: bool) -> Event {
     Event::Unencrypted { conn: ConnId(7), peer: peer(), was_asked }
 }
@@ -117,6 +122,7 @@ pub(super) fn events() -> Vec<Event> {
         returned(),
         option_unavailable(),
         held_too_long(),
+        waited_too_long(),
         unencrypted(true),
         unencrypted(false),
         sharing_ended(),
