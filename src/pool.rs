@@ -49,6 +49,7 @@ mod health {
     mod checks;
     pub(in crate::pool) mod closing;
     pub(in crate::pool) mod fired;
+    mod gauges;
     pub(in crate::pool) mod maintenance;
     pub(in crate::pool) mod quarantine;
     mod schedule;

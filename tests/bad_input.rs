@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use livepool::config::{Backoff, FirstConnect, Limits, SocketConfig, UserTimeout};
+use livepool::config::{Backoff, FirstConnect, Limits, MetricsConfig, SocketConfig, UserTimeout};
 use livepool::error::{CheckoutFailure, Phase};
 use livepool::{CheckoutError, CloseReason, Config, Keepalive, Pool, Status, Timeouts};
 use livepool_testkit::blackhole::Blackhole;
@@ -71,6 +71,7 @@ fn out_of_range() -> Vec<(Config, &'static str, &'static str, &'static str)> {
         (base().with_backoff(Backoff::default().with_most(ms(49))), "backoff.most", "49ms", "not be below backoff.first (50ms)"),
         (base().with_dns_refresh(ms(999)), "dns_refresh", "999ms", "at least 1s"),
         (base().with_hold_warning(zero), "hold_warning", "0s", time),
+        (base().with_metrics(MetricsConfig::default().with_peers(1001)), "metrics.peers", "1001", "at most 1000"),
         (base().with_wait_warning(zero), "wait_warning", "0s", time),
         (base().with_max_size(usize::MAX), "max_size", "18446744073709551615", "from 1 to 65535"),
         (base().with_idle_timeout(zero), "idle_timeout", "0s", "use None"),

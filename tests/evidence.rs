@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use livepool::config::Validation;
+use livepool::config::{MetricsConfig, Validation};
 use livepool::event::{Check, CheckVerdict};
 use livepool::{BoxFuture, CloseReason, Config, Event, Ping, Pool, Release, Stream, Timeouts};
 use livepool_testkit::{Events, Order, Upstream, ask, exchange, fill, until, watched};
@@ -478,6 +478,7 @@ fn a_setting_that_a_plain_deadpool_cannot_honour_is_refused_and_not_ignored() {
         (base().with_idle_timeout(Some(SECOND)), "idle_timeout"),
         (base().with_hold_warning(Some(SECOND)), "hold_warning"),
         (base().with_wait_warning(Some(SECOND)), "wait_warning"),
+        (base().with_metrics(MetricsConfig::default().with_peers(1)), "metrics"),
         (base().with_patience(SECOND), "patience"),
         (base().with_timeouts(Timeouts::default().with_checkout(SECOND)), "timeouts.checkout"),
         (base().with_timeouts(Timeouts::default().with_ping(None)), "timeouts.ping"),

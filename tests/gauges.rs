@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use livepool::protocol::Verdict;
-use livepool::telemetry::METRICS;
-use livepool::{Backoff, Config, Listener, ListenerConfig, Pool, Timeouts};
+use livepool::telemetry::{METRICS, Metric};
+use livepool::{Backoff, Config, Listener, ListenerConfig, MetricsConfig, Pool, Timeouts};
 use livepool_testkit::lines::Lines;
-use livepool_testkit::{Upstream, until_seen};
+use livepool_testkit::{Upstream, exchange, fill, until_seen};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// A recorder for this thread, on which everything in a test's runtime happens.
@@ -107,7 +107,11 @@ async fn the_oldest_connection_is_the_oldest_that_is_left() {
 fn all_series_of_a_pool_are_there_before_its_first_event_and_outside_a_runtime() {
     let recorded = Recorded::install();
     let pool = Pool::new(Config::new("192.0.2.1:1").with_name("orders")).unwrap();
-    let expected = METRICS.iter().filter(|metric| metric.labels[0].name == "pool");
+    // Those of each peer are opt-in.
+    let of_pool = |metric: &&Metric| {
+        metric.labels[0].name == "pool" && metric.labels.iter().all(|label| label.name != "peer")
+    };
+    let expected = METRICS.iter().filter(of_pool);
     let page = recorded.handle.render();
     for metric in expected {
         assert!(page.contains(&format!("# TYPE {} ", metric.name)), "{}: {page}", metric.name);
@@ -190,4 +194,69 @@ fn what_a_pool_is_and_how_it_is_configured_is_there_while_it_is() {
     drop((pool, raw));
     assert_eq!(recorded.find(&info("orders", "unnamed")), Some(0.0));
     assert_eq!(setting("_seconds", "timeouts.write"), Some(0.0));
+}
+
+/// The value of this series of a peer of `orders`.
+fn of_peer(recorded: &Recorded, name: &str, peer: &str, label: &str) -> Option<f64> {
+    recorded.find(&format!(r#"livepool_peer_{name}{{pool="orders",peer="{peer}",{label}}}"#))
+}
+
+#[tokio::test]
+async fn each_peer_has_its_connections_dials_and_closes_if_that_is_asked_for() {
+    let recorded = Recorded::install();
+    let upstreams = [Upstream::start(), Upstream::start()];
+    let nobody = nobody().to_string();
+    let addrs = [upstreams[0].addr().to_string(), upstreams[1].addr().to_string()];
+    let config = without_warning(&upstreams[0]).with_upstream([&nobody, &addrs[0], &addrs[1]]);
+    let pool = Pool::new(config.with_metrics(MetricsConfig::default().with_peers(3))).unwrap();
+    fill(&pool, 4).await;
+    let spread =
+        || addrs.each_ref().map(|addr| of_peer(&recorded, "connections", addr, r#"state="idle""#));
+    until_seen(spread, |seen| *seen == [Some(2.0), Some(2.0)]).await;
+    let dials = |peer: &str, outcome: &str| {
+        of_peer(&recorded, "dials_total", peer, &format!(r#"outcome="{outcome}""#))
+    };
+    assert_eq!(dials(&addrs[0], "ok"), Some(2.0));
+    assert!(dials(&nobody, "refused") >= Some(1.0), "{:?}", dials(&nobody, "refused"));
+    assert_eq!((dials(&nobody, "ok"), dials(&addrs[0], "refused")), (Some(0.0), Some(0.0)));
+    let held = pool.get().await.unwrap();
+    let peer = held.peer_addr().to_string();
+    let in_use = || of_peer(&recorded, "connections", &peer, r#"state="in_use""#);
+    until_seen(in_use, |seen| *seen == Some(1.0)).await;
+    held.discard();
+    let closed = of_peer(&recorded, "closed_total", &peer, r#"reason="discarded""#);
+    assert_eq!(closed, Some(1.0));
+    pool.close();
+    until_seen(spread, |seen| *seen == [Some(0.0); 2]).await;
+    assert_eq!(dials("other", "ok"), None, "nobody is beyond the bound");
+}
+
+#[tokio::test]
+async fn peers_beyond_the_bound_have_one_set_of_series_together() {
+    let recorded = Recorded::install();
+    let upstreams: Vec<_> = (0..4).map(|_| Upstream::start()).collect();
+    let addrs: Vec<_> = upstreams.iter().map(|upstream| upstream.addr().to_string()).collect();
+    let config = without_warning(&upstreams[0]).with_upstream(&addrs);
+    let pool = Pool::new(config.with_metrics(MetricsConfig::default().with_peers(1))).unwrap();
+    fill(&pool, 8).await;
+    let idle = |peer: &str| of_peer(&recorded, "connections", peer, r#"state="idle""#);
+    until_seen(|| idle("other"), |seen| *seen == Some(6.0)).await;
+    let own: Vec<_> = addrs.iter().filter_map(|addr| idle(addr)).collect();
+    assert_eq!(own, [2.0], "one of them has its own");
+    assert_eq!(of_peer(&recorded, "dials_total", "other", r#"outcome="ok""#), Some(6.0));
+}
+
+#[tokio::test]
+async fn a_pool_that_was_not_asked_has_no_series_of_peers() {
+    let recorded = Recorded::install();
+    let upstream = Upstream::start();
+    let pool = Pool::new(config(&upstream)).unwrap();
+    exchange(&pool, "ECHO x").await;
+    pool.close();
+    assert!(!recorded.handle.render().contains("peer="));
+}
+
+/// An address at which nobody listens.
+fn nobody() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -65,7 +65,9 @@ fn every_label_lists_its_values_and_no_others() {
 /// The heading above a label's values. `outcome`, `setting` and `state` mean several things each.
 fn heading(metric: &Metric, label: &str) -> String {
     match (label, metric.name) {
-        ("outcome", "livepool_dials_total") => "### `outcome` of a dial".to_owned(),
+        ("outcome", "livepool_dials_total" | "livepool_peer_dials_total") => {
+            "### `outcome` of a dial".to_owned()
+        }
         ("outcome", "livepool_cancels_total") => "### `outcome` of a cancel".to_owned(),
         ("outcome", "livepool_checkouts_total") => "### `outcome` of a checkout".to_owned(),
         ("setting", "livepool_setting") => "### `setting` that is a number".to_owned(),

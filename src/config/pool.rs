@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Backoff, FirstConnect, Limits, Order, SocketConfig, Timeouts, Validation};
+use super::{
+    Backoff, FirstConnect, Limits, MetricsConfig, Order, SocketConfig, Timeouts, Validation,
+};
 
 /// The configuration of a pool. Start with [`Config::new`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +110,8 @@ pub struct Config {
     /// `None` no wait is reported that ends well; one that does not is a failed checkout.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub wait_warning: Option<Duration>,
+    /// What the pool records beyond what every pool does. Default: nothing.
+    pub metrics: MetricsConfig,
     /// Bounds of the memory that an upstream can make a client library hold. The limits concern
     /// protocols; a bare stream is read into its user's own buffers.
     pub limits: Limits,
@@ -150,6 +154,7 @@ impl Config {
         with_patience patience: plain Duration;
         with_hold_warning hold_warning: into Option<Duration>;
         with_wait_warning wait_warning: into Option<Duration>;
+        with_metrics metrics: plain MetricsConfig;
         with_limits limits: plain Limits;
         with_timeouts timeouts: plain Timeouts;
         with_socket socket: plain SocketConfig;
@@ -179,6 +184,7 @@ impl Default for Config {
             patience: Duration::from_millis(250),
             hold_warning: None,
             wait_warning: Some(Duration::from_secs(2)),
+            metrics: MetricsConfig::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             socket: SocketConfig::default(),

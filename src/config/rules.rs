@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::error::Problems;
 use super::{
-    Backoff, Config, ConfigError, Keepalive, Limits, SocketConfig, Timeouts, UserTimeout,
-    Validation,
+    Backoff, Config, ConfigError, Keepalive, Limits, MetricsConfig, SocketConfig, Timeouts,
+    UserTimeout, Validation,
 };
 use crate::net::Endpoint;
 use crate::text;
@@ -26,6 +26,8 @@ const MAX_WAITING: usize = 1 << 24;
 /// The backlogs that every kernel understands: Linux counted in 16 bits for a long time, and a
 /// larger number came out small.
 const BACKLOGS: RangeInclusive<u32> = 1..=65_535;
+/// The most peers with series of their own: fifty times as many series are what a scrape can carry.
+const MAX_PEERS: usize = 1000;
 /// The smallest limit of [`Limits`](super::Limits) that any protocol gets on with.
 const SHORTEST_LIMIT: usize = 1024;
 /// The largest limit: no message of a protocol we know is longer, and no vector on a 32-bit system.
@@ -112,6 +114,13 @@ pub(super) fn max_shares(problems: &mut Problems, most: usize) {
     }
 }
 
+pub(super) fn metrics(problems: &mut Problems, metrics: MetricsConfig) {
+    if metrics.peers > MAX_PEERS {
+        let rule = "must be at most 1000 (each is about 50 series); those beyond share one set";
+        problems.add("metrics.peers", metrics.peers, rule);
+    }
+}
+
 pub(super) fn backoff(problems: &mut Problems, backoff: &Backoff) {
     time(problems, "backoff.first", backoff.first, NO_NEVER);
     time(problems, "backoff.while_waiting", backoff.while_waiting, NO_NEVER);
@@ -163,6 +172,7 @@ pub(super) fn for_deadpool(config: &Config) -> Result<(), ConfigError> {
         patience: "needs livepool::Pool: a plain deadpool does not look at idle connections";
         hold_warning: "needs livepool::Pool: a plain deadpool does not note who holds what";
         wait_warning: "needs livepool::Pool: in a plain deadpool callers wait for deadpool, which does not say for how long";
+        metrics: "needs livepool::Pool: a plain deadpool knows of no peer";
         limits: "needs livepool::Pool: a plain deadpool has bare streams, which are read into their users' own buffers";
         timeouts.checkout: "is deadpool's: give it to Pool::builder(manager).wait_timeout(..), and leave it out here";
         timeouts.ping: "needs livepool::Pool: in a plain deadpool connections are not pinged";

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::error::Problems;
 use super::{
-    Backoff, Config, ConfigError, FirstConnect, Keepalive, Limits, ListenerConfig, Order,
-    ReadTimeout, SocketConfig, SocketOption, Timeouts, UserTimeout, Validation, rules,
+    Backoff, Config, ConfigError, FirstConnect, Keepalive, Limits, ListenerConfig, MetricsConfig,
+    Order, ReadTimeout, SocketConfig, SocketOption, Timeouts, UserTimeout, Validation, rules,
 };
 use crate::net::Endpoint;
 
@@ -39,6 +39,7 @@ pub(crate) struct Settings {
     pub(crate) patience: Duration,
     pub(crate) hold_warning: Option<Duration>,
     pub(crate) wait_warning: Option<Duration>,
+    pub(crate) metrics: MetricsConfig,
     pub(crate) limits: Limits,
     pub(crate) socket: SocketSettings,
 }
@@ -132,6 +133,7 @@ impl Settings {
         rules::patience(&mut problems, config.patience);
         rules::limit(&mut problems, "hold_warning", config.hold_warning);
         rules::limit(&mut problems, "wait_warning", config.wait_warning);
+        rules::metrics(&mut problems, config.metrics);
         rules::validation(&mut problems, config.validation);
         rules::limits(&mut problems, &config.limits);
         rules::timeouts(&mut problems, &config.timeouts);
@@ -167,6 +169,7 @@ impl Settings {
             patience: config.patience,
             hold_warning: config.hold_warning,
             wait_warning: config.wait_warning,
+            metrics: config.metrics,
             limits: config.limits,
             socket,
         })

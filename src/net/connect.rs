@@ -24,6 +24,7 @@ use super::{
 };
 use crate::config::SocketSettings;
 use crate::deadline::{Deadline, Elapsed};
+use crate::event::DialOutcome;
 use crate::sync::atomic::AtomicUsize;
 
 /// A connection that was just made.
@@ -213,7 +214,7 @@ impl<'a> DialState<'a> {
                 return Some((dialed, attempt));
             }
             StepResult::Connected { attempt, result: Err(failure) } => {
-                attempt.end(Err(&failure.1));
+                attempt.end(failure.0.outcome(&failure.1));
                 self.race.failed();
                 failure
             }
@@ -274,9 +275,9 @@ impl<'a> AttemptGuard<'a> {
         Self { pending, began: Instant::now(), is_overdue }
     }
 
-    pub(crate) fn end(mut self, result: Result<(), &io::Error>) {
+    pub(crate) fn end(mut self, outcome: DialOutcome) {
         if let Some(mut pending) = self.pending.take() {
-            pending.ended(Some(result));
+            pending.ended(outcome);
         }
     }
 }
@@ -287,7 +288,6 @@ impl Drop for AttemptGuard<'_> {
         // Slower than RFC 8305 waits for an address: that is worth remembering, or every dial would
         // begin with the same silent one.
         let slow = self.began.elapsed() >= ATTEMPT_DELAY || self.is_overdue.load(Ordering::Relaxed);
-        let error = io::Error::from(io::ErrorKind::TimedOut);
-        pending.ended(slow.then_some(Err(&error)));
+        pending.ended(if slow { DialOutcome::Timeout } else { DialOutcome::Cancelled });
     }
 }

@@ -1,8 +1,7 @@
 //! [`Directory`]: a dial asks it about addresses, and reports what became of them.
 
-use std::io;
-
 use super::PeerAddr;
+use crate::event::DialOutcome;
 
 /// The knowledge of an upstream's peers. A dial asks in which order to try them, and reports.
 pub(crate) trait Directory: Send + Sync {
@@ -19,9 +18,9 @@ pub(crate) trait Directory: Send + Sync {
 
 /// An attempt to connect to an address, known to the directory.
 pub(crate) trait PendingAttempt: Send {
-    /// Reports the end of the attempt; called once. No result means that it was given up, because
-    /// another address answered first or the caller went away.
-    fn ended(&mut self, result: Option<Result<(), &io::Error>>);
+    /// Reports the end of the attempt; called once. [`Cancelled`](DialOutcome::Cancelled) means that it was
+    /// given up, because another address answered first or the caller went away.
+    fn ended(&mut self, outcome: DialOutcome);
 }
 
 /// The directory of connections that belong to no pool: it knows of no peer.
@@ -37,5 +36,5 @@ impl Directory for NoDirectory {
 }
 
 impl PendingAttempt for NoDirectory {
-    fn ended(&mut self, _: Option<Result<(), &io::Error>>) {}
+    fn ended(&mut self, _: DialOutcome) {}
 }

@@ -56,6 +56,24 @@ pub(super) enum AttemptStage {
 }
 
 impl AttemptStage {
+    /// How an attempt has ended that failed in this stage with this error.
+    pub(super) fn outcome(self, error: &io::Error) -> DialOutcome {
+        match (self, error.kind()) {
+            (AttemptStage::Resolve, _) => DialOutcome::Resolve,
+            (AttemptStage::Setup, _) => DialOutcome::Error,
+            (AttemptStage::Handshake | AttemptStage::Denied, _) => DialOutcome::Handshake,
+            // A Unix socket that is not there is what a port nobody listens on is for TCP.
+            (_, io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => DialOutcome::Refused,
+            (_, io::ErrorKind::TimedOut) => DialOutcome::Timeout,
+            (_, io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+                DialOutcome::Unreachable
+            }
+            _ => DialOutcome::Error,
+        }
+    }
+}
+
+impl AttemptStage {
     fn is_of_handshake(self) -> bool {
         matches!(self, Self::Handshake | Self::Denied)
     }
@@ -329,18 +347,7 @@ impl ConnectAttempt {
     }
 
     fn outcome(&self) -> DialOutcome {
-        match (self.stage, self.error.kind()) {
-            (AttemptStage::Resolve, _) => DialOutcome::Resolve,
-            (AttemptStage::Setup, _) => DialOutcome::Error,
-            (AttemptStage::Handshake | AttemptStage::Denied, _) => DialOutcome::Handshake,
-            // A Unix socket that is not there is what a port nobody listens on is for TCP.
-            (_, io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => DialOutcome::Refused,
-            (_, io::ErrorKind::TimedOut) => DialOutcome::Timeout,
-            (_, io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
-                DialOutcome::Unreachable
-            }
-            _ => DialOutcome::Error,
-        }
+        self.stage.outcome(&self.error)
     }
 
     /// See [`ConnectError::is_conclusive`].

@@ -36,7 +36,7 @@ use crate::status::Status;
 use crate::stream::Connector;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use crate::telemetry::{Emitter, Gauges};
+use crate::telemetry::Emitter;
 use crate::tick::tick_period;
 
 /// Whether this is called inside a tokio runtime.
@@ -392,56 +392,6 @@ impl PoolInner {
             closed: self.is_closed(),
         }
     }
-
-    /// The longest times there are now. It looks at every connection.
-    fn longest(&self) -> Longest {
-        let now = Instant::now();
-        let mut longest = Longest::default();
-        for entry in self.registry.all() {
-            let age = entry.age_at(now);
-            longest.age = longest.age.max(age.duration());
-            if let Some((since, _)) = entry.taken() {
-                longest.hold = longest.hold.max(age.since(since));
-            }
-        }
-        let shares = self.sharers(now).into_iter().map(|holder| holder.held);
-        longest.hold = shares.fold(longest.hold, Duration::max);
-        let since = self.wait_queue.first_since();
-        longest.wait = since.map(|at| now.saturating_duration_since(at)).unwrap_or_default();
-        longest
-    }
-
-    pub(in crate::pool) fn refresh_gauges(&self) {
-        let status = self.status();
-        let Status { max_size, idle, in_use, shared, shares, connecting, .. } = status;
-        let Status { resetting, quarantined, ending, waiting, .. } = status;
-        let Longest { wait, hold, age } = self.longest();
-        self.emitter().set_gauges(&Gauges {
-            idle,
-            // Each connection in one state: nobody has one that is being reset.
-            in_use: in_use.saturating_sub(resetting),
-            resetting,
-            shared,
-            shares,
-            quarantined,
-            ending,
-            connecting,
-            max: max_size,
-            waiters: waiting,
-            longest_wait: wait,
-            longest_hold: hold,
-            oldest: age,
-            peers: self.peers.counts(),
-        });
-    }
-}
-
-/// The longest times of a pool at one moment; zero where nobody waits, holds or is open.
-#[derive(Debug, Clone, Copy, Default)]
-struct Longest {
-    wait: Duration,
-    hold: Duration,
-    age: Duration,
 }
 
 impl fmt::Debug for PoolInner {

@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::config::Settings;
-use crate::event::{CancelOutcome, ConnId, Event};
+use crate::event::{CancelOutcome, ConnId, DialOutcome, Event};
 use crate::net::{self, DialTarget, NoDirectory, PeerAddr, Resolver};
 use crate::sync::Arc;
 use crate::sync::atomic::AtomicUsize;
@@ -138,7 +138,7 @@ impl SideChannel {
         };
         match net::dial(target, &settings.socket, left).await {
             Ok((dialed, attempt)) => {
-                attempt.end(Ok(()));
+                attempt.end(DialOutcome::Ok);
                 Ok(dialed.io)
             }
             Err(error) => Err(io::Error::other(error)),

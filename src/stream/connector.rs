@@ -74,7 +74,8 @@ impl Connector {
         emitter: impl FnOnce(&str) -> Emitter,
     ) -> Result<Self, ConfigError> {
         let settings = Arc::new(config.to_settings()?);
-        let emitter = Arc::new(emitter(&settings.name));
+        let emitter = emitter(&settings.name).with_peers(settings.metrics.peers);
+        let emitter = Arc::new(emitter);
         Ok(Self {
             asides: Asides::new(&settings, &emitter),
             settings,
@@ -223,7 +224,7 @@ impl AddressWalk<'_> {
             let timeouts = Arc::clone(&settings.timeouts);
             let stream = Stream::dialed(dialed, timeouts, Arc::clone(emitter), Arc::clone(asides));
             let Some(handshake) = route.handshake else {
-                attempt.end(Ok(()));
+                attempt.end(DialOutcome::Ok);
                 return Ok(Conn::Raw(Box::new(stream.announced())));
             };
             let began = Instant::now();
@@ -232,14 +233,14 @@ impl AddressWalk<'_> {
                 .await
             {
                 Ok(Ok(mut conn)) => {
-                    attempt.end(Ok(()));
+                    attempt.end(DialOutcome::Ok);
                     conn.stream_mut().announce();
                     return Ok(conn);
                 }
                 Ok(Err(refused)) => refused,
                 Err(_) => return Err(self.late(&peer, began, attempt, route)),
             };
-            attempt.end(Err(&refused.error));
+            attempt.end(DialOutcome::Handshake);
             let Refused { error, is_permanent, is_doubtful } = refused;
             let took = began.elapsed();
             let doubt = is_doubtful.then(|| handshake.speaks());
@@ -268,7 +269,7 @@ impl AddressWalk<'_> {
         attempt: AttemptGuard<'_>,
         route: &Route<'_>,
     ) -> ConnectError {
-        attempt.end(Err(&std::io::ErrorKind::TimedOut.into()));
+        attempt.end(DialOutcome::Timeout);
         let mut failed = std::mem::take(&mut self.failed);
         let speaks = route.handshake.map_or("", Handshake::speaks);
         let (peer, waited) = (peer.to_string(), began.elapsed());

@@ -1,5 +1,6 @@
 //! [`Emitter`]: every event is emitted here.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::panic::Location;
 use std::sync::{Arc, OnceLock};
@@ -12,9 +13,11 @@ use super::handles::{Gauges, ListenerHandles, PoolHandles};
 use super::lazy::Lazy;
 use super::log;
 use super::owner_name::OwnerName;
+use super::peer_series::PeerLevels;
 use super::seldom::Seldom;
-use crate::event::{Check, CheckVerdict, CheckoutOutcome, ConnId, Event, Observer};
+use crate::event::{Check, CheckVerdict, CheckoutOutcome, ConnId, DialOutcome, Event, Observer};
 use crate::foreign::{self, Held};
+use crate::net::PeerAddr;
 
 /// The log, the metrics and the observer of one pool, connector or listener.
 ///
@@ -26,6 +29,8 @@ pub(crate) struct Emitter {
     observer: Option<Held<Arc<dyn Observer>>>,
     /// Of a pool, from when it is built on.
     facts: OnceLock<Facts>,
+    /// How many peers have series of their own.
+    peers: usize,
     /// Lines of long waits: where all callers wait, each has one.
     wait_lines: Seldom,
 }
@@ -62,8 +67,15 @@ impl Emitter {
             handles,
             observer: observer.map(Held::new),
             facts: OnceLock::new(),
+            peers: 0,
             wait_lines: Seldom::default(),
         }
+    }
+
+    /// The same with series of their own for so many peers.
+    pub(crate) fn with_peers(mut self, peers: usize) -> Self {
+        self.peers = peers;
+        self
     }
 
     /// The pool's or listener's name.
@@ -125,6 +137,31 @@ impl Emitter {
     /// Sets the gauges of a pool. A listener has other ones, and ignores this.
     pub(crate) fn set_gauges(&self, now: &Gauges) {
         self.count(|handles| handles.set_gauges(now));
+    }
+
+    /// Whether anybody wants to know of each peer.
+    pub(crate) fn knows_peers(&self) -> bool {
+        self.peers > 0
+    }
+
+    /// Sets the gauges of a pool's peers. Those that are not named have no connection.
+    pub(crate) fn set_peer_levels(&self, levels: &HashMap<PeerAddr, PeerLevels>) {
+        self.count(|handles| {
+            if let Some(by_peer) = &handles.by_peer {
+                by_peer.set_levels(levels);
+            }
+        });
+    }
+
+    /// Counts the end of an attempt to connect to a peer of a pool.
+    pub(crate) fn peer_dialed(&self, peer: &PeerAddr, outcome: DialOutcome) {
+        if self.knows_peers() {
+            self.count(|handles| {
+                if let Some(by_peer) = &handles.by_peer {
+                    by_peer.dialed(peer, outcome);
+                }
+            });
+        }
     }
 
     /// Sets the number of a listener's open connections. A pool ignores this.
@@ -191,7 +228,7 @@ impl Emitter {
 
     fn pool_handles<'a>(&self, handles: &'a Lazy<PoolHandles>) -> Option<&'a PoolHandles> {
         handles.get_or_resolve(|recorder| {
-            PoolHandles::resolve(recorder, self.name.text(), self.facts.get())
+            PoolHandles::resolve(recorder, self.name.text(), self.facts.get(), self.peers)
         })
     }
 

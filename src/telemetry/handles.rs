@@ -4,6 +4,7 @@
 //! add: no lookup by name, no allocation, no lock of ours.
 
 use std::array::from_fn;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use metrics::{Counter, Gauge, Histogram, Recorder};
 use super::facts::{FactGauges, Facts};
 use super::metric::Metric;
 use super::names;
+use super::peer_series::PeerSeries;
 use super::register::Register;
 use crate::event::{
     CancelOutcome, Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Event,
@@ -79,10 +81,17 @@ pub(super) struct PoolHandles {
     closes: CloseMetrics,
     /// `None` of a connector, which is no pool.
     facts: Option<FactGauges>,
+    /// `None`, unless they were asked for.
+    pub(super) by_peer: Option<PeerSeries>,
 }
 
 impl PoolHandles {
-    pub(super) fn resolve(recorder: &dyn Recorder, name: &Arc<str>, facts: Option<&Facts>) -> Self {
+    pub(super) fn resolve(
+        recorder: &dyn Recorder,
+        name: &Arc<str>,
+        facts: Option<&Facts>,
+        peers: usize,
+    ) -> Self {
         let register = Register::new(recorder, "pool", name);
         Self {
             states: names::STATES.map(|state| register.gauge(&names::CONNECTIONS, &[state])),
@@ -117,6 +126,7 @@ impl PoolHandles {
                 &names::CONNECTION_AGE,
             ),
             facts: facts.map(|facts| FactGauges::resolve(&register, facts)),
+            by_peer: PeerSeries::new(peers, name),
         }
     }
 
@@ -125,6 +135,9 @@ impl PoolHandles {
         self.set_gauges(&Gauges::default());
         if let Some(facts) = &self.facts {
             facts.clear();
+        }
+        if let Some(by_peer) = &self.by_peer {
+            by_peer.set_levels(&HashMap::new());
         }
     }
 
@@ -137,8 +150,11 @@ impl PoolHandles {
             Event::Checked { check, verdict, .. } => self.record_check(*check, *verdict),
             Event::Opened { took, .. } => self.record_dial(DialOutcome::Ok, *took),
             Event::DialFailed { outcome, took, .. } => self.record_dial(*outcome, *took),
-            Event::Closed { reason, age, used, .. } => {
+            Event::Closed { peer, reason, age, used, .. } => {
                 self.closes.record(*reason, *age);
+                if let Some(by_peer) = &self.by_peer {
+                    by_peer.closed(peer, *reason);
+                }
                 if let Some(used) = used {
                     self.used.record(*used);
                 }

@@ -30,13 +30,16 @@ impl<H> Lazy<H> {
         if let Some(handles) = self.get() {
             return Some(handles);
         }
-        let handles = metrics::with_recorder(|recorder| {
-            is_installed(recorder).then(|| resolved(recorder, resolve))
-        })?;
+        let handles = with_installed(|recorder| resolved(recorder, resolve))?;
         // Resolved before the cell is locked: a recorder is foreign code. Two threads may both get
         // here; registering is idempotent, so the second one's handles are the same series.
         Some(self.0.get_or_init(|| handles))
     }
+}
+
+/// Calls the recorder, if somebody installed one.
+pub(super) fn with_installed<T>(call: impl FnOnce(&dyn Recorder) -> T) -> Option<T> {
+    metrics::with_recorder(|recorder| is_installed(recorder).then(|| call(recorder)))
 }
 
 /// The handles, resolved and boxed.

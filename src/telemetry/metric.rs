@@ -28,7 +28,7 @@ pub struct Label {
     /// The label's name.
     pub name: &'static str,
     /// Every value that the label can have; empty where it is free text (the name of a pool or
-    /// listener, a version, the name of a protocol).
+    /// listener, a version, the name of a protocol, an address).
     pub values: &'static [&'static str],
 }
 

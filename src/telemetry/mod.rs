@@ -14,6 +14,7 @@ mod metric;
 
 mod names;
 mod owner_name;
+mod peer_series;
 mod register;
 mod seldom;
 mod span;
@@ -27,4 +28,5 @@ pub(crate) use self::handles::Gauges;
 pub(crate) use self::log::{log_trouble, warn_misuse};
 pub use self::metric::{Kind, Label, Metric, Unit};
 pub use self::names::METRICS;
+pub(crate) use self::peer_series::PeerLevels;
 pub(crate) use self::span::Span;

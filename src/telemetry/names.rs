@@ -98,6 +98,7 @@ const VERSION: Label = Label { name: "version", values: &[] };
 const PROTOCOL: Label = Label { name: "protocol", values: &[] };
 const SETTING_NAME: Label = Label { name: "setting", values: &SETTINGS };
 const TIME_NAME: Label = Label { name: "setting", values: &TIMES };
+const PEER: Label = Label { name: "peer", values: &[] };
 const STATE: Label = Label { name: "state", values: &STATES };
 const PEER_STATE: Label = Label { name: "state", values: &PEER_STATES };
 const DIAL_OUTCOME: Label = Label { name: "outcome", values: &DIALS };
@@ -170,6 +171,12 @@ table! {
         "Connections that are shared no more since a caller has left something in their session.";
     UNENCRYPTED_TOTAL: Counter in Count, "livepool_unencrypted_total", [POOL],
         "Connections that are not encrypted although their protocol would have encrypted them.";
+    PEER_CONNECTIONS: Gauge in Count, "livepool_peer_connections", [POOL, PEER, STATE],
+        "Connections the pool has to one peer, by state.";
+    PEER_DIALS_TOTAL: Counter in Count, "livepool_peer_dials_total", [POOL, PEER, DIAL_OUTCOME],
+        "Attempts to connect to one peer that ended, by outcome.";
+    PEER_CLOSED_TOTAL: Counter in Count, "livepool_peer_closed_total", [POOL, PEER, REASON],
+        "Connections to one peer that ended, by reason.";
     INFO: Gauge in Count, "livepool_info", [POOL, VERSION, PROTOCOL],
         "Always 1 while there is the pool; its labels say what it is.";
     SETTING: Gauge in Count, "livepool_setting", [POOL, SETTING_NAME],

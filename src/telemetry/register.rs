@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Level, Metadata, Recorder};
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Level, Metadata, Recorder, SharedString};
 
 use super::log::{self, TARGET};
 use super::metric::{Kind, Metric};
@@ -35,10 +35,28 @@ impl<'a> Register<'a> {
         Self { recorder, owner }
     }
 
+    /// The same for more series of an owner whose metrics were described.
+    pub(super) fn again(recorder: &'a dyn Recorder, owner: &'a Arc<str>) -> Self {
+        Self { recorder, owner }
+    }
+
     /// A counter; `values` are those of the labels after the first.
     pub(super) fn counter(&self, metric: &Metric, values: &[&'static str]) -> Counter {
-        let key = self.key(metric, values);
-        let counter = foreign::call(|| self.recorder.register_counter(&key, &METADATA));
+        self.counter_at(&self.key(metric, values))
+    }
+
+    /// A counter whose second label is `text`, which is not known before.
+    pub(super) fn counter_of(
+        &self,
+        metric: &Metric,
+        text: &SharedString,
+        value: &'static str,
+    ) -> Counter {
+        self.counter_at(&self.key_of(metric, text, value))
+    }
+
+    fn counter_at(&self, key: &Key) -> Counter {
+        let counter = foreign::call(|| self.recorder.register_counter(key, &METADATA));
         counter.unwrap_or_else(|_| self.lost(Counter::noop()))
     }
 
@@ -53,8 +71,21 @@ impl<'a> Register<'a> {
     }
 
     pub(super) fn gauge(&self, metric: &Metric, values: &[&'static str]) -> Gauge {
-        let key = self.key(metric, values);
-        let gauge = foreign::call(|| self.recorder.register_gauge(&key, &METADATA));
+        self.gauge_at(&self.key(metric, values))
+    }
+
+    /// As [`counter_of`](Self::counter_of).
+    pub(super) fn gauge_of(
+        &self,
+        metric: &Metric,
+        text: &SharedString,
+        value: &'static str,
+    ) -> Gauge {
+        self.gauge_at(&self.key_of(metric, text, value))
+    }
+
+    fn gauge_at(&self, key: &Key) -> Gauge {
+        let gauge = foreign::call(|| self.recorder.register_gauge(key, &METADATA));
         gauge.unwrap_or_else(|_| self.lost(Gauge::noop()))
     }
 
@@ -72,14 +103,19 @@ impl<'a> Register<'a> {
     }
 
     fn key(&self, metric: &Metric, values: &[&'static str]) -> Key {
-        let mut labels = Vec::with_capacity(metric.labels.len());
-        for (at, label) in metric.labels.iter().enumerate() {
-            labels.push(match at {
-                // The first label is the owner's; the text is shared by all series of it.
-                0 => metrics::Label::new(label.name, Arc::clone(self.owner)),
-                _ => metrics::Label::from_static_parts(label.name, values[at - 1]),
-            });
-        }
+        self.key_with(metric, values.iter().map(|value| SharedString::const_str(value)))
+    }
+
+    fn key_of(&self, metric: &Metric, text: &SharedString, value: &'static str) -> Key {
+        self.key_with(metric, [text.clone(), SharedString::const_str(value)])
+    }
+
+    fn key_with(&self, metric: &Metric, values: impl IntoIterator<Item = SharedString>) -> Key {
+        // The first label is the owner's; the text is shared by all series of it.
+        let values = std::iter::once(Arc::clone(self.owner).into()).chain(values);
+        let labels = metric.labels.iter().zip(values);
+        let labels: Vec<_> =
+            labels.map(|(label, value)| metrics::Label::new(label.name, value)).collect();
         Key::from_parts(metric.name, labels)
     }
 }

@@ -73,7 +73,7 @@ async fn connect_to(
     };
     let dialed = dial(target, socket, limit).await;
     dialed.map(|(dialed, attempt)| {
-        attempt.end(Ok(()));
+        attempt.end(DialOutcome::Ok);
         dialed
     })
 }

@@ -92,6 +92,8 @@ pub(in crate::pool) struct Entry {
     fired: AtomicBool,
     /// Several callers use it: each of them is told of, and not the lease that they hold together.
     shared: AtomicBool,
+    /// Nobody has it, and its protocol makes it fit for the next one.
+    resetting: AtomicBool,
     /// How long its peer lets it be idle; [`Age::NEVER`] where it did not say.
     idle_limit: AtomicAge,
     /// The pool's generation when its dial began.
@@ -153,6 +155,21 @@ pub(in crate::pool) enum Listing {
     Lost,
 }
 
+/// Who has a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::pool) enum Held {
+    Idle,
+    /// A caller, or it is on the way to or from one.
+    InUse,
+    /// Several callers.
+    Shared,
+    /// Its protocol, which makes it fit for the next caller.
+    Resetting,
+    /// The maintenance task: mostly because its peer is silent.
+    Checked,
+    Closed,
+}
+
 impl Entry {
     /// The entry of a connection that was just made, in use by the caller.
     pub(in crate::pool) fn new(conn: &mut Conn, parts: Parts<'_>) -> Arc<Self> {
@@ -174,6 +191,7 @@ impl Entry {
                 was_heard: AtomicBool::new(false),
                 fired: AtomicBool::new(false),
                 shared: AtomicBool::new(false),
+                resetting: AtomicBool::new(false),
                 idle_since: AtomicAge::new(Age::ZERO),
                 idle_limit: AtomicAge::new(Age::NEVER),
                 home: Mutex::new(Home { conn: None, slot: Some(parts.slot), holder: None }),
@@ -200,6 +218,18 @@ impl Entry {
 
     pub(in crate::pool) fn is(&self, state: State) -> bool {
         self.state.load(Ordering::Acquire) == state as u8
+    }
+
+    /// Who has it now.
+    pub(in crate::pool) fn held(&self) -> Held {
+        match self.state.load(Ordering::Acquire) {
+            state if state == Idle as u8 => Held::Idle,
+            state if state == Closed as u8 => Held::Closed,
+            state if state == Checking as u8 || state == Unlisted as u8 => Held::Checked,
+            _ if self.is_resetting() => Held::Resetting,
+            _ if self.is_shared() => Held::Shared,
+            _ => Held::InUse,
+        }
     }
 
     /// Makes this transition, if the state is still that one. Returns whether it was.
@@ -338,6 +368,15 @@ impl Entry {
 
     pub(in crate::pool) fn is_shared(&self) -> bool {
         self.shared.load(Ordering::Relaxed)
+    }
+
+    /// For whoever has its stream.
+    pub(in crate::pool) fn set_resetting(&self, is_resetting: bool) {
+        self.resetting.store(is_resetting, Ordering::Relaxed);
+    }
+
+    fn is_resetting(&self) -> bool {
+        self.resetting.load(Ordering::Relaxed)
     }
 
     /// Notes that it goes to its next user without having been idle.

@@ -454,6 +454,7 @@ impl Leased {
         if self.taken_at.take().is_some() {
             pool.emitter().returned(self.entry.id, self.entry.age().since(self.since));
         }
+        self.entry.set_resetting(true);
         pool.resets.add(Lease::of(self));
         // The dialer starts the reset.
         pool.slots.announce();

@@ -125,6 +125,7 @@ impl ResetInFlight {
     /// Before it goes to the next caller, or its slot to another connection.
     fn take(&mut self) -> Option<Lease> {
         let lease = self.0.take()?;
+        lease.entry().set_resetting(false);
         lease.inner().resets.count.fetch_sub(1, Ordering::AcqRel);
         Some(lease)
     }

@@ -9,13 +9,12 @@ mod pause;
 mod peer;
 mod table;
 
-use std::io;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::config::Settings;
-use crate::event::{CloseReason, Event, PeerState};
+use crate::event::{CloseReason, DialOutcome, Event, PeerState};
 use crate::net::{Directory, PeerAddr, PendingAttempt};
 use crate::status::PeerStatus;
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -134,6 +133,12 @@ impl Peers {
         counts
     }
 
+    /// How many attempts to connect to each known peer are under way.
+    pub(in crate::pool) fn attempts(&self) -> Vec<(PeerAddr, usize)> {
+        let table = self.table();
+        table.states().map(|(peer, _)| (peer.addr.clone(), peer.attempts())).collect()
+    }
+
     pub(in crate::pool) fn status(&self) -> Vec<PeerStatus> {
         let status = |(peer, state): (&Peer, PeerState)| PeerStatus {
             addr: peer.addr.clone(),
@@ -183,7 +188,7 @@ struct Tried<'a> {
 }
 
 impl PendingAttempt for Tried<'_> {
-    fn ended(&mut self, result: Option<Result<(), &io::Error>>) {
+    fn ended(&mut self, outcome: DialOutcome) {
         let change = {
             let mut table = self.peers.table();
             // While it has an attempt, it is not forgotten.
@@ -191,12 +196,13 @@ impl PendingAttempt for Tried<'_> {
                 peer.end_attempt();
             }
             let (addr, now) = (&self.addr, Instant::now());
-            match result {
-                Some(Ok(())) => table.connected(addr, self.began, now),
-                Some(Err(_)) => table.refused(addr, self.began, now),
-                None => table.given_up(addr),
+            match outcome {
+                DialOutcome::Ok => table.connected(addr, self.began, now),
+                DialOutcome::Cancelled => table.given_up(addr),
+                _ => table.refused(addr, self.began, now),
             }
         };
+        self.peers.emitter.peer_dialed(&self.addr, outcome);
         self.peers.tell(change);
     }
 }
@@ -223,12 +229,12 @@ mod tests {
         let mut early = peers.began(&addr);
         peers.resolved(0, std::slice::from_ref(&addr));
         let peer = peers.table().find(&addr).unwrap();
-        early.ended(Some(Ok(())));
+        early.ended(DialOutcome::Ok);
         assert_eq!(peer.load(), 0, "its number would have gone below zero");
         // One that was counted, is not any more, whatever became of its address.
         let mut counted = peers.began(&addr);
         assert_eq!(peer.load(), 1);
-        counted.ended(None);
+        counted.ended(DialOutcome::Cancelled);
         assert_eq!(peer.load(), 0);
     }
 }

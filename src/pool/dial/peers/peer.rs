@@ -48,9 +48,13 @@ impl Peer {
         self.open.load(Ordering::Acquire)
     }
 
+    pub(super) fn attempts(&self) -> usize {
+        self.attempts.load(Ordering::Acquire)
+    }
+
     /// The load that a dial adds to: open connections and attempts that may become some.
     pub(super) fn load(&self) -> usize {
-        self.open() + self.attempts.load(Ordering::Acquire)
+        self.open() + self.attempts()
     }
 
     /// The moment after which its connections have to be heard before they are used, if there is
