@@ -38,8 +38,8 @@ mod tick;
 struct SocketsPage;
 
 pub use config::{
-    Backoff, Config, FirstConnect, Keepalive, Limits, ListenerConfig, MetricsConfig, Order,
-    ReadTimeout, SocketConfig, SocketOption, Timeouts, UserTimeout, Validation,
+    Backoff, Config, FirstConnect, Keepalive, Limits, ListenerConfig, MetricNames, MetricsConfig,
+    Order, ReadTimeout, SocketConfig, SocketOption, Timeouts, UserTimeout, Validation,
 };
 pub use deadline::Deadline;
 pub use error::{CheckoutError, ConfigError, ConnectError, is_timeout};

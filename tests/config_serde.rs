@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use livepool::config::{
-    Config, FirstConnect, Keepalive, Limits, ListenerConfig, MetricsConfig, Order, ReadTimeout,
-    SocketConfig, SocketOption, Timeouts, UserTimeout,
+    Config, FirstConnect, Keepalive, Limits, ListenerConfig, MetricNames, MetricsConfig, Order,
+    ReadTimeout, SocketConfig, SocketOption, Timeouts, UserTimeout,
 };
 
 fn secs(secs: u64) -> Option<Duration> {
@@ -42,7 +42,7 @@ fn everything() -> Config {
         .with_order(Order::Fifo)
         .with_first_connect(FirstConnect::Wait)
         .with_wait_warning(None)
-        .with_metrics(MetricsConfig::default().with_peers(9))
+        .with_metrics(MetricsConfig::default().with_peers(9).with_names(MetricNames::OpenTelemetry))
         .with_idle_timeout(None)
         .with_max_lifetime(Duration::from_secs(90))
         .with_limits(

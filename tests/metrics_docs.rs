@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use livepool::telemetry::{Kind, METRICS, Metric};
+use livepool::telemetry::{Kind, METRICS, Metric, OTEL_METRICS};
 
 const PAGE: &str = include_str!("../docs/metrics.md");
 
@@ -33,8 +33,15 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 fn every_metric_has_one_row_with_its_kind_unit_and_labels() {
     let mut rows = rows_below("### A pool");
     rows.extend(rows_below("### A listener"));
+    assert!(rows.iter().all(|row| row.len() == 5 && !row[4].is_empty()), "{rows:?}");
+    compare(&rows, METRICS);
+    compare(&rows_below("## OpenTelemetry"), OTEL_METRICS);
+}
+
+/// The rows and the metrics say the same.
+fn compare(rows: &[Vec<String>], metrics: &[Metric]) {
     let documented: Vec<_> = rows.iter().map(|row| row[..4].to_vec()).collect();
-    let recorded: Vec<_> = METRICS
+    let recorded: Vec<_> = metrics
         .iter()
         .map(|metric| {
             let labels: Vec<_> = metric.labels.iter().map(|label| label.name).collect();
@@ -44,7 +51,6 @@ fn every_metric_has_one_row_with_its_kind_unit_and_labels() {
         })
         .collect();
     assert_eq!(documented, recorded);
-    assert!(rows.iter().all(|row| row.len() == 5 && !row[4].is_empty()), "{rows:?}");
 }
 
 #[test]

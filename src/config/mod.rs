@@ -82,7 +82,7 @@ pub use first::FirstConnect;
 pub use keepalive::{Keepalive, UserTimeout};
 pub use limits::Limits;
 pub use listener::ListenerConfig;
-pub use metrics::MetricsConfig;
+pub use metrics::{MetricNames, MetricsConfig};
 pub use pool::Config;
 pub use reuse::{Order, Validation};
 pub(crate) use rules::{check_max_size, check_ping};

@@ -110,7 +110,8 @@ pub struct Config {
     /// `None` no wait is reported that ends well; one that does not is a failed checkout.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub wait_warning: Option<Duration>,
-    /// What the pool records beyond what every pool does. Default: nothing.
+    /// What the metrics of the pool are called, and what it records beyond what every pool does.
+    /// Default: our names, and nothing beyond.
     pub metrics: MetricsConfig,
     /// Bounds of the memory that an upstream can make a client library hold. The limits concern
     /// protocols; a bare stream is read into its user's own buffers.

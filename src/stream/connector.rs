@@ -74,7 +74,7 @@ impl Connector {
         emitter: impl FnOnce(&str) -> Emitter,
     ) -> Result<Self, ConfigError> {
         let settings = Arc::new(config.to_settings()?);
-        let emitter = emitter(&settings.name).with_peers(settings.metrics.peers);
+        let emitter = emitter(&settings.name).with_metrics(settings.metrics);
         let emitter = Arc::new(emitter);
         Ok(Self {
             asides: Asides::new(&settings, &emitter),

@@ -15,6 +15,7 @@ use super::log;
 use super::owner_name::OwnerName;
 use super::peer_series::PeerLevels;
 use super::seldom::Seldom;
+use crate::config::MetricsConfig;
 use crate::event::{Check, CheckVerdict, CheckoutOutcome, ConnId, DialOutcome, Event, Observer};
 use crate::foreign::{self, Held};
 use crate::net::PeerAddr;
@@ -29,8 +30,8 @@ pub(crate) struct Emitter {
     observer: Option<Held<Arc<dyn Observer>>>,
     /// Of a pool, from when it is built on.
     facts: OnceLock<Facts>,
-    /// How many peers have series of their own.
-    peers: usize,
+    /// What is recorded, and under which names.
+    metrics: MetricsConfig,
     /// Lines of long waits: where all callers wait, each has one.
     wait_lines: Seldom,
 }
@@ -67,14 +68,14 @@ impl Emitter {
             handles,
             observer: observer.map(Held::new),
             facts: OnceLock::new(),
-            peers: 0,
+            metrics: MetricsConfig::default(),
             wait_lines: Seldom::default(),
         }
     }
 
-    /// The same with series of their own for so many peers.
-    pub(crate) fn with_peers(mut self, peers: usize) -> Self {
-        self.peers = peers;
+    /// The same, recording what this says.
+    pub(crate) fn with_metrics(mut self, metrics: MetricsConfig) -> Self {
+        self.metrics = metrics;
         self
     }
 
@@ -141,7 +142,7 @@ impl Emitter {
 
     /// Whether anybody wants to know of each peer.
     pub(crate) fn knows_peers(&self) -> bool {
-        self.peers > 0
+        self.metrics.peers > 0
     }
 
     /// Sets the gauges of a pool's peers. Those that are not named have no connection.
@@ -228,7 +229,7 @@ impl Emitter {
 
     fn pool_handles<'a>(&self, handles: &'a Lazy<PoolHandles>) -> Option<&'a PoolHandles> {
         handles.get_or_resolve(|recorder| {
-            PoolHandles::resolve(recorder, self.name.text(), self.facts.get(), self.peers)
+            PoolHandles::resolve(recorder, self.name.text(), self.facts.get(), self.metrics)
         })
     }
 

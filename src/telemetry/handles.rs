@@ -13,8 +13,10 @@ use metrics::{Counter, Gauge, Histogram, Recorder};
 use super::facts::{FactGauges, Facts};
 use super::metric::Metric;
 use super::names;
+use super::otel::OtelHandles;
 use super::peer_series::PeerSeries;
 use super::register::Register;
+use crate::config::MetricsConfig;
 use crate::event::{
     CancelOutcome, Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Event,
     Operation, PeerState,
@@ -42,6 +44,8 @@ pub(crate) struct Gauges {
     pub(crate) ending: usize,
     /// Connections the pool may have.
     pub(crate) max: usize,
+    /// Idle connections there should be.
+    pub(crate) min_idle: usize,
     /// Callers waiting for a connection.
     pub(crate) waiters: usize,
     /// Time for which the first caller in the queue has been waiting.
@@ -83,6 +87,8 @@ pub(super) struct PoolHandles {
     facts: Option<FactGauges>,
     /// `None`, unless they were asked for.
     pub(super) by_peer: Option<PeerSeries>,
+    /// `None`, unless they were asked for.
+    otel: Option<OtelHandles>,
 }
 
 impl PoolHandles {
@@ -90,14 +96,24 @@ impl PoolHandles {
         recorder: &dyn Recorder,
         name: &Arc<str>,
         facts: Option<&Facts>,
-        peers: usize,
+        config: MetricsConfig,
     ) -> Self {
         let register = Register::new(recorder, "pool", name);
+        // Those for which OpenTelemetry has a name.
+        let is_ours = config.names.has_ours();
+        let gauge = |metric, values: &[&'static str]| match is_ours {
+            true => register.gauge(metric, values),
+            false => Gauge::noop(),
+        };
+        let histogram = |metric| match is_ours {
+            true => register.histogram(metric),
+            false => Histogram::noop(),
+        };
         Self {
-            states: names::STATES.map(|state| register.gauge(&names::CONNECTIONS, &[state])),
-            max: register.gauge(&names::CONNECTIONS_MAX, &[]),
+            states: names::STATES.map(|state| gauge(&names::CONNECTIONS, &[state])),
+            max: gauge(&names::CONNECTIONS_MAX, &[]),
             shares: register.gauge(&names::SHARES, &[]),
-            waiters: register.gauge(&names::WAITERS, &[]),
+            waiters: gauge(&names::WAITERS, &[]),
             longest_wait: register.gauge(&names::LONGEST_WAIT, &[]),
             longest_hold: register.gauge(&names::LONGEST_HOLD, &[]),
             oldest: register.gauge(&names::OLDEST_CONNECTION, &[]),
@@ -115,10 +131,10 @@ impl PoolHandles {
             cancels: register.counters(&names::CANCELS_TOTAL, names::CANCELS),
             unencrypted: register.counter(&names::UNENCRYPTED_TOTAL, &[]),
             sharing_ended: register.counter(&names::SHARING_ENDED_TOTAL, &[]),
-            checkout_wait: register.histogram(&names::CHECKOUT_WAIT),
-            dial: register.histogram(&names::DIAL),
+            checkout_wait: histogram(&names::CHECKOUT_WAIT),
+            dial: histogram(&names::DIAL),
             cancel: register.histogram(&names::CANCEL),
-            used: register.histogram(&names::USE),
+            used: histogram(&names::USE),
             closes: CloseMetrics::resolve(
                 &register,
                 &names::CLOSED_TOTAL,
@@ -126,7 +142,8 @@ impl PoolHandles {
                 &names::CONNECTION_AGE,
             ),
             facts: facts.map(|facts| FactGauges::resolve(&register, facts)),
-            by_peer: PeerSeries::new(peers, name),
+            by_peer: PeerSeries::new(config.peers, name),
+            otel: config.names.has_open_telemetrys().then(|| OtelHandles::resolve(recorder, name)),
         }
     }
 
@@ -148,7 +165,12 @@ impl PoolHandles {
             Event::CheckoutFailed { outcome, waited } => self.record_checkout(*outcome, *waited),
             Event::Returned { used, .. } => self.record_return(*used),
             Event::Checked { check, verdict, .. } => self.record_check(*check, *verdict),
-            Event::Opened { took, .. } => self.record_dial(DialOutcome::Ok, *took),
+            Event::Opened { took, .. } => {
+                self.record_dial(DialOutcome::Ok, *took);
+                if let Some(otel) = &self.otel {
+                    otel.created(*took);
+                }
+            }
             Event::DialFailed { outcome, took, .. } => self.record_dial(*outcome, *took),
             Event::Closed { peer, reason, age, used, .. } => {
                 self.closes.record(*reason, *age);
@@ -156,12 +178,17 @@ impl PoolHandles {
                     by_peer.closed(peer, *reason);
                 }
                 if let Some(used) = used {
-                    self.used.record(*used);
+                    self.record_return(*used);
                 }
             }
             // The only event that feeds timeouts: a dial or a checkout that timed out is an outcome
             // as well, and would count twice.
-            Event::TimedOut { operation, .. } => self.timeouts[*operation as usize].increment(1),
+            Event::TimedOut { operation, .. } => {
+                self.timeouts[*operation as usize].increment(1);
+                if let (Operation::Checkout, Some(otel)) = (operation, &self.otel) {
+                    otel.timed_out();
+                }
+            }
             Event::PeerChanged { to: PeerState::Ejected, .. } => self.ejections.increment(1),
             Event::HeldTooLong { .. } => self.hold_warnings.increment(1),
             Event::WaitedTooLong { .. } => self.wait_warnings.increment(1),
@@ -194,10 +221,16 @@ impl PoolHandles {
         self.longest_wait.set(now.longest_wait);
         self.longest_hold.set(now.longest_hold);
         self.oldest.set(now.oldest);
+        if let Some(otel) = &self.otel {
+            otel.set_gauges(now);
+        }
     }
 
     pub(super) fn record_return(&self, used: Duration) {
         self.used.record(used);
+        if let Some(otel) = &self.otel {
+            otel.used(used);
+        }
     }
 
     pub(super) fn record_check(&self, check: Check, verdict: CheckVerdict) {
@@ -207,6 +240,9 @@ impl PoolHandles {
     pub(super) fn record_checkout(&self, outcome: CheckoutOutcome, waited: Duration) {
         self.checkouts[outcome as usize].increment(1);
         self.checkout_wait.record(waited);
+        if let (CheckoutOutcome::Ok, Some(otel)) = (outcome, &self.otel) {
+            otel.waited(waited);
+        }
     }
 
     fn record_dial(&self, outcome: DialOutcome, took: Duration) {
@@ -341,7 +377,7 @@ impl Drop for CloseMetrics {
 }
 
 /// Sets a gauge.
-fn set(gauge: &Gauge, value: usize) {
+pub(super) fn set(gauge: &Gauge, value: usize) {
     // Gauges are floating point in every recorder; counts of connections are far below 2^53.
     gauge.set(value as f64);
 }

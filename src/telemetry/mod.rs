@@ -13,6 +13,7 @@ pub(crate) mod log;
 mod metric;
 
 mod names;
+mod otel;
 mod owner_name;
 mod peer_series;
 mod register;
@@ -28,5 +29,6 @@ pub(crate) use self::handles::Gauges;
 pub(crate) use self::log::{log_trouble, warn_misuse};
 pub use self::metric::{Kind, Label, Metric, Unit};
 pub use self::names::METRICS;
+pub use self::otel::OTEL_METRICS;
 pub(crate) use self::peer_series::PeerLevels;
 pub(crate) use self::span::Span;

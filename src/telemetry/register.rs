@@ -7,6 +7,7 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Level, Metadata, Recorder
 use super::log::{self, TARGET};
 use super::metric::{Kind, Metric};
 use super::names::METRICS;
+use super::otel::OTEL_METRICS;
 use crate::foreign;
 
 const METADATA: Metadata<'static> = Metadata::new(TARGET, Level::INFO, Some(module_path!()));
@@ -18,10 +19,12 @@ pub(super) struct Register<'a> {
 }
 
 impl<'a> Register<'a> {
-    /// Describes all metrics whose first label is `label` ("pool" or "listener"). A second
+    /// Describes all metrics whose first label is `label` ("pool" or "listener", or what OpenTelemetry calls
+    /// a pool). A second
     /// description, for the next pool, changes nothing.
     pub(super) fn new(recorder: &'a dyn Recorder, label: &str, owner: &'a Arc<str>) -> Self {
-        for metric in METRICS.iter().filter(|metric| metric.labels[0].name == label) {
+        let all = METRICS.iter().chain(OTEL_METRICS);
+        for metric in all.filter(|metric| metric.labels[0].name == label) {
             let name = KeyName::from_const_str(metric.name);
             let unit = Some(metric.unit.of_recorder());
             let description = metric.description.into();

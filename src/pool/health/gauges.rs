@@ -38,6 +38,7 @@ impl PoolInner {
             ending,
             connecting,
             max: max_size,
+            min_idle: self.settings().min_idle,
             waiters: waiting,
             longest_wait: wait,
             longest_hold: hold,

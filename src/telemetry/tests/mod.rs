@@ -29,6 +29,7 @@ pub(super) const LEVELS: Gauges = Gauges {
     quarantined: 1,
     ending: 1,
     max: 10,
+    min_idle: 2,
     waiters: 2,
     longest_wait: SECOND,
     longest_hold: Duration::from_millis(2500),

@@ -6,7 +6,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use metrics_util::debugging::DebuggingRecorder;
 
 use super::*;
-use crate::telemetry::{Emitter, Kind, METRICS, Metric, Unit};
+use crate::config::{MetricNames, MetricsConfig};
+use crate::telemetry::{Emitter, Kind, METRICS, Metric, OTEL_METRICS, Unit};
 
 #[test]
 fn all_series_of_the_table_and_no_others_are_there_from_the_start() {
@@ -72,7 +73,8 @@ fn scrape(recommended_naming: bool) -> Vec<String> {
         .unwrap()
         .build_recorder();
     metrics::with_local_recorder(&recorder, || {
-        let pool = Emitter::of_connector("orders", None).with_peers(1);
+        let pool = Emitter::of_connector("orders", None)
+            .with_metrics(MetricsConfig::default().with_peers(1));
         let listener = Emitter::of_listener("front", None);
         pool.introduce(facts());
         for event in events() {
@@ -121,4 +123,40 @@ fn names_follow_the_conventions_of_prometheus() {
     }
     let names: BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
     assert_eq!(names.len(), METRICS.len());
+}
+
+/// The names of all series of a pool whose metrics are called so, after every event there is.
+fn names_of(names: MetricNames) -> BTreeSet<String> {
+    let recorder = DebuggingRecorder::new();
+    let pool = Emitter::of_connector("orders", None)
+        .with_metrics(MetricsConfig::default().with_names(names));
+    pool.introduce(facts());
+    metrics::with_local_recorder(&recorder, || {
+        pool.set_gauges(&LEVELS);
+        events().iter().for_each(|event| pool.record(event));
+    });
+    let series = series(&recorder.snapshotter()).into_keys();
+    series.map(|series| series.split('{').next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_switch_exchanges_the_names_of_those_that_have_two_and_of_no_others() {
+    let [ours, theirs, both] =
+        [MetricNames::Livepool, MetricNames::OpenTelemetry, MetricNames::Both].map(names_of);
+    let table: BTreeSet<_> = OTEL_METRICS.iter().map(|metric| metric.name.to_owned()).collect();
+    assert!(ours.is_disjoint(&table));
+    assert_eq!(both, &ours | &table);
+    let gone: Vec<_> = ours.difference(&theirs).map(String::as_str).collect();
+    assert_eq!(
+        gone,
+        [
+            "livepool_checkout_wait_seconds",
+            "livepool_connections",
+            "livepool_connections_max",
+            "livepool_dial_seconds",
+            "livepool_use_seconds",
+            "livepool_waiters",
+        ]
+    );
+    assert_eq!(theirs.difference(&ours).cloned().collect::<BTreeSet<_>>(), table);
 }
