@@ -16,6 +16,7 @@ pub(crate) mod models;
 mod request_lost;
 mod scanner;
 mod shared;
+mod statements;
 mod verdict;
 mod wire;
 mod wire_stream;
@@ -32,6 +33,7 @@ pub use driver::{Driven, Driver, DriverState};
 pub use linger::{Linger, LingeringSocket};
 pub use request_lost::RequestLost;
 pub use scanner::Scanner;
+pub use statements::StatementCounts;
 pub use verdict::Verdict;
 pub use wire::{DeferredEvents, Wire};
 pub use wire_stream::WireStream;
@@ -160,6 +162,13 @@ pub trait Protocol: Send + Sync + 'static {
     fn is_gibberish(&self, error: &Self::Error) -> bool {
         let _ = error;
         false
+    }
+
+    /// What the protocol's prepared statements come to, of all connections of this pool, for
+    /// `livepool_statements` and `livepool_statement_lookups_total`. Asked once per tick. Default: none,
+    /// for a protocol that keeps no statements.
+    fn statement_counts(&self) -> Option<StatementCounts> {
+        None
     }
 
     /// Says what these bytes mean, which came while nobody used the connection and nothing was

@@ -6,6 +6,7 @@
 use std::array::from_fn;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Recorder};
@@ -22,6 +23,7 @@ use crate::event::{
     Operation, PeerState,
 };
 use crate::foreign;
+use crate::protocol::StatementCounts;
 
 /// The levels of a pool at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,6 +56,8 @@ pub(crate) struct Gauges {
     pub(crate) longest_hold: Duration,
     /// Age of the oldest connection.
     pub(crate) oldest: Duration,
+    /// Prepared statements, and looks for one since the pool was built.
+    pub(crate) statements: StatementCounts,
     /// Peers by state, in the order of [`PeerState::ALL`].
     pub(crate) peers: [usize; PeerState::ALL.len()],
 }
@@ -76,6 +80,10 @@ pub(super) struct PoolHandles {
     checks: [[Counter; CheckVerdict::ALL.len()]; Check::ALL.len()],
     timeouts: [Counter; Operation::ALL.len()],
     cancels: [Counter; CancelOutcome::ALL.len()],
+    statements: Gauge,
+    lookups: [Counter; names::LOOKUPS.len()],
+    /// How many of these were counted.
+    counted_lookups: [AtomicU64; names::LOOKUPS.len()],
     unencrypted: Counter,
     sharing_ended: Counter,
     checkout_wait: Histogram,
@@ -129,6 +137,9 @@ impl PoolHandles {
             }),
             timeouts: register.counters(&names::TIMEOUTS_TOTAL, names::OPERATIONS),
             cancels: register.counters(&names::CANCELS_TOTAL, names::CANCELS),
+            statements: register.gauge(&names::STATEMENTS, &[]),
+            lookups: register.counters(&names::STATEMENT_LOOKUPS_TOTAL, names::LOOKUPS),
+            counted_lookups: Default::default(),
             unencrypted: register.counter(&names::UNENCRYPTED_TOTAL, &[]),
             sharing_ended: register.counter(&names::SHARING_ENDED_TOTAL, &[]),
             checkout_wait: histogram(&names::CHECKOUT_WAIT),
@@ -221,6 +232,15 @@ impl PoolHandles {
         self.longest_wait.set(now.longest_wait);
         self.longest_hold.set(now.longest_hold);
         self.oldest.set(now.oldest);
+        set(&self.statements, now.statements.kept);
+        let totals = [now.statements.hits, now.statements.misses];
+        for ((counter, counted), total) in
+            self.lookups.iter().zip(&self.counted_lookups).zip(totals)
+        {
+            // Of two samples at a time the later one may come first.
+            let before = counted.fetch_max(total, Ordering::Relaxed);
+            counter.increment(total.saturating_sub(before));
+        }
         if let Some(otel) = &self.otel {
             otel.set_gauges(now);
         }
@@ -256,13 +276,14 @@ impl Drop for PoolHandles {
         let Self { states, max, shares, waiters, peers, ejections, hold_warnings, .. } = self;
         let gauges = states.iter_mut().chain(peers).chain([max, shares, waiters]);
         let Self { longest_wait, longest_hold, oldest, .. } = self;
-        let gauges = gauges.chain([longest_wait, longest_hold, oldest]);
+        let gauges = gauges.chain([longest_wait, longest_hold, oldest, &mut self.statements]);
         dispose(gauges, Gauge::noop);
         let Self { dials, checkouts, checks, timeouts, cancels, unencrypted, .. } = self;
         let Self { wait_warnings, sharing_ended, .. } = self;
         let single = [ejections, hold_warnings, wait_warnings, unencrypted, sharing_ended];
         let counters = single.into_iter().chain(dials).chain(checkouts).chain(cancels);
         let counters = counters.chain(checks.iter_mut().flatten()).chain(timeouts);
+        let counters = counters.chain(&mut self.lookups);
         dispose(counters, Counter::noop);
         let Self { checkout_wait, dial, cancel, used, .. } = self;
         dispose([checkout_wait, dial, cancel, used], Histogram::noop);

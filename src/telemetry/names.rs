@@ -92,6 +92,9 @@ pub(super) const TIMES: [&str; 16] = [
     "timeouts.operation",
 ];
 
+/// What became of a look for a prepared statement.
+pub(super) const LOOKUPS: [&str; 2] = ["hit", "miss"];
+
 const POOL: Label = Label { name: "pool", values: &[] };
 const LISTENER: Label = Label { name: "listener", values: &[] };
 const VERSION: Label = Label { name: "version", values: &[] };
@@ -99,6 +102,7 @@ const PROTOCOL: Label = Label { name: "protocol", values: &[] };
 const SETTING_NAME: Label = Label { name: "setting", values: &SETTINGS };
 const TIME_NAME: Label = Label { name: "setting", values: &TIMES };
 const PEER: Label = Label { name: "peer", values: &[] };
+const LOOKUP: Label = Label { name: "result", values: &LOOKUPS };
 const STATE: Label = Label { name: "state", values: &STATES };
 const PEER_STATE: Label = Label { name: "state", values: &PEER_STATES };
 const DIAL_OUTCOME: Label = Label { name: "outcome", values: &DIALS };
@@ -169,6 +173,10 @@ table! {
         "Requests to peers to stop what they do for a connection, by outcome.";
     SHARING_ENDED_TOTAL: Counter in Count, "livepool_sharing_ended_total", [POOL],
         "Connections that are shared no more since a caller has left something in their session.";
+    STATEMENTS: Gauge in Count, "livepool_statements", [POOL],
+        "Prepared statements that the pool's connections keep.";
+    STATEMENT_LOOKUPS_TOTAL: Counter in Count, "livepool_statement_lookups_total", [POOL, LOOKUP],
+        "Looks for a prepared statement, by whether it was there.";
     UNENCRYPTED_TOTAL: Counter in Count, "livepool_unencrypted_total", [POOL],
         "Connections that are not encrypted although their protocol would have encrypted them.";
     PEER_CONNECTIONS: Gauge in Count, "livepool_peer_connections", [POOL, PEER, STATE],

@@ -15,14 +15,14 @@ use super::notify::NotificationBoard;
 use super::reset::{self, RecyclingMethod};
 use super::role::{ServerRole, Target};
 use super::session_scanner::SessionScanner;
-use super::statements::{self, StatementCache, Statements};
+use super::statements::{self, PoolCounts, StatementCache, Statements};
 use super::unclaimed::UnclaimedStatements;
 use super::url::KeepaliveOptions;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, OnceLock};
 use livepool::net::PeerAddr;
 use livepool::protocol::Wire;
-use livepool::protocol::{Protocol, Verdict};
+use livepool::protocol::{Protocol, StatementCounts, Verdict};
 #[cfg(feature = "tls")]
 use livepool_tls::Tls;
 
@@ -48,6 +48,8 @@ pub struct Postgres {
     /// The generation of prepared statements, of all connections. Statements of an older one are
     /// prepared anew.
     pub(super) generation: Arc<AtomicU64>,
+    /// What the statements of its pool come to.
+    counts: PoolCounts,
 }
 
 impl Postgres {
@@ -67,6 +69,7 @@ impl Postgres {
             statements: Statements::default(),
             capacity: statements::CAPACITY,
             generation: Arc::default(),
+            counts: PoolCounts::default(),
         }
     }
 
@@ -174,6 +177,7 @@ impl Protocol for Postgres {
                 self.capacity,
                 &line,
                 &self.generation,
+                &self.counts,
             )),
             line: Arc::clone(&line),
             board: Arc::clone(&board),
@@ -228,6 +232,10 @@ impl Protocol for Postgres {
 
     fn classify(&self, error: &Error) -> Verdict {
         error.verdict()
+    }
+
+    fn statement_counts(&self) -> Option<StatementCounts> {
+        Some(self.counts.0.now())
     }
 
     fn speaks(&self) -> &'static str {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use futures_util::FutureExt;
+use livepool::protocol::StatementCounts;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
@@ -11,7 +12,7 @@ use tokio_postgres::{Client, Error, Statement};
 
 use super::line::Line;
 use super::unclaimed;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Statements a connection keeps, unless [told otherwise](super::Postgres::with_statement_cache).
@@ -58,14 +59,16 @@ pub struct StatementCache {
     generation: Arc<AtomicU64>,
     /// The lock that keeps other calls out of a transaction that was begun for a description.
     describing: RwLock<()>,
+    counts: Arc<CacheCounts>,
 }
 
-#[derive(Default)]
 struct CachedStatements {
     statements: HashMap<String, Vec<CachedStatement>>,
     len: usize,
     uses: u64,
     epoch: CacheEpoch,
+    /// Those of the pool, of which these are a part.
+    counts: Arc<CacheCounts>,
 }
 
 struct CachedStatement {
@@ -74,6 +77,33 @@ struct CachedStatement {
     path: u64,
     statement: Statement,
     used: u64,
+}
+
+/// What the statements of all connections of one pool come to.
+#[derive(Debug, Default)]
+pub(super) struct CacheCounts {
+    kept: AtomicUsize,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl CacheCounts {
+    // Relaxed: they are read as a sample, and order nothing.
+    pub(super) fn now(&self) -> StatementCounts {
+        let kept = self.kept.load(Ordering::Relaxed);
+        let (hits, misses) = (&self.hits, &self.misses);
+        StatementCounts::new(kept, hits.load(Ordering::Relaxed), misses.load(Ordering::Relaxed))
+    }
+}
+
+/// The counts of a protocol's pool. A clone of the protocol is for another pool, and counts for itself.
+#[derive(Debug, Default)]
+pub(super) struct PoolCounts(pub(super) Arc<CacheCounts>);
+
+impl Clone for PoolCounts {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 /// When a statement was prepared: before or after what makes it useless.
@@ -89,10 +119,19 @@ impl StatementCache {
         capacity: usize,
         line: &Arc<Line>,
         generation: &Arc<AtomicU64>,
+        counts: &PoolCounts,
     ) -> Self {
         let (line, generation) = (Arc::clone(line), Arc::clone(generation));
-        let (cache, describing) = (Mutex::default(), RwLock::default());
-        let cache = Self { cache, mode, capacity, line, generation, describing };
+        let counts = Arc::clone(&counts.0);
+        let cache = Mutex::new(CachedStatements {
+            statements: HashMap::new(),
+            len: 0,
+            uses: 0,
+            epoch: CacheEpoch::default(),
+            counts: Arc::clone(&counts),
+        });
+        let describing = RwLock::default();
+        let cache = Self { cache, mode, capacity, line, generation, describing, counts };
         cache.cache().epoch = cache.now();
         cache
     }
@@ -133,8 +172,10 @@ impl StatementCache {
         // Read before the statement is prepared: what makes it useless meanwhile is newer than these.
         let (epoch, path) = (self.now(), self.line.path());
         if let Some(statement) = self.get(query, types, path) {
+            self.counts.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(statement);
         }
+        self.counts.misses.fetch_add(1, Ordering::Relaxed);
         let hash = unclaimed::hash(query, types);
         let (statement, is_current) = match self.mode {
             Statements::Named => {
@@ -287,7 +328,8 @@ impl StatementCache {
         let replaced = cache.remove(query, is_it);
         let oldest = if cache.len < self.capacity { None } else { cache.remove_oldest() };
         cache.uses += 1;
-        cache.len += 1;
+        let len = cache.len + 1;
+        cache.set_len(len);
         let (types, used) = (types.to_vec(), cache.uses);
         let cached = CachedStatement { types, path, statement: statement.clone(), used };
         cache.statements.entry(query.to_owned()).or_default().push(cached);
@@ -302,8 +344,18 @@ impl StatementCache {
 }
 
 impl CachedStatements {
+    fn set_len(&mut self, len: usize) {
+        let kept = &self.counts.kept;
+        if len > self.len {
+            kept.fetch_add(len - self.len, Ordering::Relaxed);
+        } else {
+            kept.fetch_sub(self.len - len, Ordering::Relaxed);
+        }
+        self.len = len;
+    }
+
     fn take(&mut self) -> HashMap<String, Vec<CachedStatement>> {
-        self.len = 0;
+        self.set_len(0);
         std::mem::take(&mut self.statements)
     }
 
@@ -317,7 +369,7 @@ impl CachedStatements {
         if all_of_text.is_empty() {
             self.statements.remove(query);
         }
-        self.len -= 1;
+        self.set_len(self.len - 1);
         Some(cached)
     }
 
@@ -328,6 +380,12 @@ impl CachedStatements {
         let (query, cached) = all.min_by_key(|(_, cached)| cached.used)?;
         let (query, used) = (query.clone(), cached.used);
         self.remove(&query, |cached| cached.used == used)
+    }
+}
+
+impl Drop for CachedStatements {
+    fn drop(&mut self) {
+        self.set_len(0);
     }
 }
 

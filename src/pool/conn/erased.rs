@@ -12,7 +12,7 @@ use crate::causes::{self, OneLine};
 use crate::config::Limits;
 use crate::foreign::{self, Held, Panicked};
 use crate::protocol::{Bare, Conn};
-use crate::protocol::{Protocol, Raw, Verdict};
+use crate::protocol::{Protocol, Raw, StatementCounts, Verdict};
 use crate::stream::{Handshake, Refused, Stream};
 use crate::sync::Arc;
 
@@ -23,6 +23,7 @@ pub(in crate::pool) trait ErasedProtocol: Handshake {
     fn idle_limit(&self, conn: &Conn) -> Option<Duration>;
     fn reset<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>>;
     fn has_ping(&self) -> bool;
+    fn statement_counts(&self) -> Option<StatementCounts>;
     /// The protocol itself.
     fn protocol(&self) -> &(dyn Any + Send + Sync);
 }
@@ -121,6 +122,10 @@ impl<P: Protocol> ErasedProtocol for Erased<P> {
 
     fn has_ping(&self) -> bool {
         foreign::call(|| self.0.has_ping()).unwrap_or(false)
+    }
+
+    fn statement_counts(&self) -> Option<StatementCounts> {
+        foreign::call(|| self.0.statement_counts()).ok().flatten()
     }
 
     fn protocol(&self) -> &(dyn Any + Send + Sync) {

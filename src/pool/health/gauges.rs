@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::net::PeerAddr;
 use crate::pool::conn::entry::{Entry, Held};
 use crate::pool::inner::PoolInner;
+use crate::protocol::StatementCounts;
 use crate::status::Status;
 use crate::sync::Arc;
 use crate::telemetry::{Gauges, PeerLevels};
@@ -43,11 +44,17 @@ impl PoolInner {
             longest_wait: wait,
             longest_hold: hold,
             oldest: age,
+            statements: self.statement_counts(),
             peers: self.peers.counts(),
         });
         if self.emitter().knows_peers() {
             self.emitter().set_peer_levels(&self.peer_levels(&all));
         }
+    }
+
+    fn statement_counts(&self) -> StatementCounts {
+        let counts = self.protocol.as_ref().and_then(|protocol| protocol.statement_counts());
+        counts.unwrap_or_default()
     }
 
     fn longest(&self, all: &[Arc<Entry>]) -> Longest {

@@ -86,6 +86,28 @@ fn a_warning_is_counted() {
 }
 
 #[test]
+fn of_the_looks_for_statements_what_is_new_is_counted_once() {
+    let recorder = DebuggingRecorder::new();
+    let emitter = Emitter::of_connector("orders", None);
+    let counted = |hits, misses| {
+        let statements = StatementCounts::new(12, hits, misses);
+        let levels = Gauges { statements, ..LEVELS };
+        metrics::with_local_recorder(&recorder, || emitter.set_gauges(&levels));
+        let fed = fed(&recorder.snapshotter());
+        let of = |result| {
+            let series = format!("livepool_statement_lookups_total{{pool=orders,result={result}}}");
+            fed.get(&series).copied().unwrap_or_default()
+        };
+        (of("hit"), of("miss"))
+    };
+    assert_eq!(counted(5, 2), (5.0, 2.0));
+    assert_eq!(counted(5, 2), (0.0, 0.0));
+    assert_eq!(counted(9, 3), (4.0, 1.0));
+    assert_eq!(counted(8, 3), (0.0, 0.0), "an older sample that comes late");
+    assert_eq!(counted(10, 3), (1.0, 0.0));
+}
+
+#[test]
 fn a_check_feeds_its_verdict() {
     for verdict in CheckVerdict::ALL {
         assert_eq!(

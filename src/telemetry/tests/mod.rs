@@ -12,6 +12,7 @@ use crate::event::{
     Operation, PeerState,
 };
 use crate::net::PeerAddr;
+use crate::protocol::StatementCounts;
 
 mod feeds;
 mod logs;
@@ -34,6 +35,7 @@ pub(super) const LEVELS: Gauges = Gauges {
     longest_wait: SECOND,
     longest_hold: Duration::from_millis(2500),
     oldest: Duration::from_secs(60),
+    statements: StatementCounts::new(12, 5, 2),
     peers: [1, 0, 2, 0, 0],
 };
 

@@ -47,6 +47,7 @@ fn setting_the_gauges_is_enough_to_find_the_recorder() {
             ("livepool_peers{pool=orders,state=probing}".to_owned(), 0.0),
             ("livepool_peers{pool=orders,state=suspect}".to_owned(), 0.0),
             ("livepool_shares{pool=orders}".to_owned(), 9.0),
+            ("livepool_statements{pool=orders}".to_owned(), 12.0),
             ("livepool_waiters{pool=orders}".to_owned(), 2.0),
         ]
     );
@@ -91,6 +92,6 @@ fn a_pool_that_is_gone_has_no_connections() {
     drop(emitter);
     drop(listener);
     let found = gauges(&recorder.snapshotter());
-    assert_eq!(found.len(), 19);
+    assert_eq!(found.len(), 20);
     assert!(found.values().all(|value| *value == 0.0), "{found:?}");
 }

@@ -5,7 +5,8 @@ use livepool::CloseReason;
 use livepool_postgres::{RecyclingMethod, Statements};
 
 use super::*;
-use livepool_testkit::until_status;
+use livepool::protocol::{Protocol, StatementCounts};
+use livepool_testkit::{until_seen, until_status};
 
 /// A statement that the session does not have is no fault of the network.
 #[tokio::test]
@@ -323,4 +324,49 @@ async fn what_runs_beside_a_description_is_not_undone_with_it() {
     assert_eq!(written.await.unwrap(), 1);
     let count = client.query_one("SELECT count(*) FROM written", &[]).await.unwrap();
     assert_eq!(count.get::<_, i64>(0), 1, "it was said to be written");
+}
+
+#[tokio::test]
+async fn how_many_statements_are_kept_and_how_often_one_was_there_is_in_the_metrics() {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    // Never freed: the guard's recorder has to outlive it. Everything happens on this thread.
+    let recorder = Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
+    let handle = recorder.handle();
+    let _guard = metrics::set_default_local_recorder(recorder);
+    let server = trusting_server(&[]);
+    let sampled = |config: livepool::Config| {
+        // Four times a second.
+        config.with_name("orders").with_max_size(2).with_max_silence(Duration::from_secs(1))
+    };
+    let (pool, _) = pool(&server, sampled);
+    let seen = || {
+        let page = handle.render();
+        let find = |series: &str| {
+            let value = |line: &str| line.strip_prefix(series)?.trim().parse::<u64>().ok();
+            page.lines().find_map(value)
+        };
+        [
+            find(r#"livepool_statements{pool="orders"}"#),
+            find(r#"livepool_statement_lookups_total{pool="orders",result="hit"}"#),
+            find(r#"livepool_statement_lookups_total{pool="orders",result="miss"}"#),
+        ]
+    };
+    assert_eq!(seen(), [Some(0); 3], "before the first event");
+    let (first, second) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    for (client, texts) in [(&first, ["SELECT 1", "SELECT 2"]), (&second, ["SELECT 1"; 2])] {
+        for text in texts {
+            client.query_one(text, &[]).await.unwrap();
+        }
+    }
+    until_seen(seen, |seen| *seen == [Some(3), Some(1), Some(3)]).await;
+    // Another pool of the same protocol counts for itself.
+    let other = pool.protocol().unwrap().clone();
+    assert_eq!(other.statement_counts(), Some(StatementCounts::default()));
+    first.statement_cache().remove("SELECT 2", &[]).unwrap();
+    second.discard();
+    until_seen(seen, |seen| *seen == [Some(1), Some(1), Some(3)]).await;
+    first.query_one("SELECT 1", &[]).await.unwrap();
+    drop(first);
+    until_seen(seen, |seen| *seen == [Some(1), Some(2), Some(3)]).await;
 }
