@@ -19,6 +19,7 @@ pub mod models;
 pub mod net;
 mod pool;
 pub mod protocol;
+pub mod report;
 mod status;
 mod stream;
 // For the models of our adapters.
@@ -52,5 +53,6 @@ pub use net::{PeerAddr, Resolve, SocketReport};
 #[cfg(feature = "codec")]
 pub use pool::Framed;
 pub use pool::{Buffered, Builder, Guard, Ping, Pool, Release};
+pub use report::Report;
 pub use status::{PeerStatus, Status};
 pub use stream::{Connector, Interrupted, OpTimeout, PeerSilent, Stream, TooLarge};

@@ -59,6 +59,7 @@ mod health {
 /// Operations on a pool as a whole.
 mod control {
     pub(in crate::pool) mod lifecycle;
+    mod report;
     pub(in crate::pool) mod warm_up;
 }
 
@@ -74,6 +75,7 @@ use crate::config::{Config, ConfigError, check_max_size};
 use crate::deadline::Deadline;
 use crate::error::CheckoutError;
 use crate::protocol::{Protocol, Raw};
+use crate::report::Report;
 use crate::status::{PeerStatus, Status};
 use crate::sync::Arc;
 
@@ -420,6 +422,22 @@ impl<P: Protocol> Pool<P> {
     /// How full the pool is.
     pub fn status(&self) -> Status {
         self.handle.0.status()
+    }
+
+    /// What the pool is doing now, and why: who has a connection since when, and where it was taken; who
+    /// waits; what is known of each peer; what the dialer waits for; what went wrong lately. As text for
+    /// a terminal of 100 columns, and with the feature `serde` as data.
+    ///
+    /// It looks at every connection, as [`status`](Self::status) does, and at every caller who waits, and
+    /// stops nobody: for a page that an operator asks for, not for every request.
+    ///
+    /// ```
+    /// # fn f(pool: livepool::Pool) {
+    /// println!("{}", pool.report());
+    /// # }
+    /// ```
+    pub fn report(&self) -> Report {
+        self.handle.0.report()
     }
 
     /// Every address of the upstream that the pool knows, and what it thinks of it.

@@ -252,6 +252,9 @@ impl PoolInner {
             used,
             code: entry.close_code(reason),
         });
+        if reason.is_death() {
+            self.peers.note_death(entry.peer.addr(), reason);
+        }
         if reason.is_silent_death() {
             self.peers.died(entry.peer.addr());
             // Who was heard within a second was not asked by the kernel, and cannot have died before

@@ -820,8 +820,9 @@ fn callers_are_called_in_order_and_none_is_passed_over() {
     const CALLERS: usize = 4;
     let queue = WaitQueue::default();
     let start = Instant::now();
-    let waiters: Vec<_> =
-        (0..CALLERS).map(|_| queue.join(start, None, None, Wants::Lease).expect("room")).collect();
+    let waiters: Vec<_> = (0..CALLERS)
+        .map(|_| queue.join(start, None, None, Wants::Lease, Location::caller()).expect("room"))
+        .collect();
     let served = Plain::new([None; CALLERS]);
     thread::scope(|scope| {
         for (place, waiter) in waiters.into_iter().enumerate() {

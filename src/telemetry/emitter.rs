@@ -14,11 +14,13 @@ use super::lazy::Lazy;
 use super::log;
 use super::owner_name::OwnerName;
 use super::peer_series::PeerLevels;
+use super::recent::RecentErrors;
 use super::seldom::Seldom;
 use crate::config::MetricsConfig;
 use crate::event::{Check, CheckVerdict, CheckoutOutcome, ConnId, DialOutcome, Event, Observer};
 use crate::foreign::{self, Held};
 use crate::net::PeerAddr;
+use crate::report::ErrorReport;
 
 /// The log, the metrics and the observer of one pool, connector or listener.
 ///
@@ -32,6 +34,8 @@ pub(crate) struct Emitter {
     facts: OnceLock<Facts>,
     /// What is recorded, and under which names.
     metrics: MetricsConfig,
+    /// For whoever asks what went wrong.
+    recent: RecentErrors,
     /// Lines of long waits: where all callers wait, each has one.
     wait_lines: Seldom,
 }
@@ -69,6 +73,7 @@ impl Emitter {
             observer: observer.map(Held::new),
             facts: OnceLock::new(),
             metrics: MetricsConfig::default(),
+            recent: RecentErrors::default(),
             wait_lines: Seldom::default(),
         }
     }
@@ -176,8 +181,14 @@ impl Emitter {
         });
     }
 
-    /// Logs one event and counts it.
+    /// What went wrong lately, the last first.
+    pub(crate) fn recent_errors(&self, now: Instant) -> Vec<ErrorReport> {
+        self.recent.report(now)
+    }
+
+    /// Logs one event, counts it, and keeps it if it is an error.
     pub(super) fn record(&self, event: &Event) {
+        self.recent.note(event);
         let name = Some(self.name());
         let owner = match &self.handles {
             Handles::Pool(_) => log::EventOwner { pool: name, listener: None },

@@ -16,6 +16,7 @@ mod names;
 mod otel;
 mod owner_name;
 mod peer_series;
+mod recent;
 mod register;
 mod seldom;
 mod span;

@@ -54,6 +54,11 @@ impl Span {
         Self::new(tracing::Span::current)
     }
 
+    /// Its name. Calls no subscriber.
+    pub(crate) fn name(&self) -> Option<&'static str> {
+        self.0.metadata().map(|metadata| metadata.name())
+    }
+
     pub(crate) fn is_disabled(&self) -> bool {
         self.0.is_disabled()
     }

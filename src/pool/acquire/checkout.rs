@@ -206,7 +206,7 @@ where
     T: Obtained,
     F: Fn(Given) -> Option<T>,
 {
-    let mut attempt = PendingCheckout::begin(inner, until);
+    let mut attempt = PendingCheckout::begin(inner, until, taken_at);
     let result = if span.is_disabled() {
         obtain(inner, taken, &attempt, wanted).await
     } else {
@@ -314,7 +314,8 @@ where
             return Ok(taken);
         }
         // Its place is the one it had.
-        let waiter = inner.wait_queue.rejoin(attempt.began, attempt.deadline.instant(), wants);
+        let (began, deadline) = (attempt.began, attempt.deadline.instant());
+        let waiter = inner.wait_queue.rejoin(began, deadline, wants, attempt.taken_at);
         given = served(inner, waiter, attempt.deadline).await?;
     }
 }
@@ -351,7 +352,7 @@ fn join<'a>(
     let deadline = attempt.deadline.instant();
     inner
         .wait_queue
-        .join(attempt.began, deadline, most, wants)
+        .join(attempt.began, deadline, most, wants, attempt.taken_at)
         .ok_or_else(|| CheckoutFailure::QueueFull.into())
 }
 

@@ -1,5 +1,6 @@
 //! A checkout that has to wait, and why it gets nothing.
 
+use std::panic::Location;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -67,11 +68,17 @@ pub(super) struct PendingCheckout<'a> {
     pub(super) began: Instant,
     limit: Option<Duration>,
     pub(super) deadline: Deadline,
+    /// The place where its caller asked.
+    pub(super) taken_at: &'static Location<'static>,
     pub(super) over: bool,
 }
 
 impl<'a> PendingCheckout<'a> {
-    pub(super) fn begin(inner: &'a Arc<PoolInner>, until: Until) -> Self {
+    pub(super) fn begin(
+        inner: &'a Arc<PoolInner>,
+        until: Until,
+        taken_at: &'static Location<'static>,
+    ) -> Self {
         let began = Instant::now();
         let (deadline, limit) = match until {
             Until::For(limit) => (Deadline::within(began, limit), limit),
@@ -79,7 +86,7 @@ impl<'a> PendingCheckout<'a> {
                 (deadline, deadline.instant().map(|at| at.saturating_duration_since(began)))
             }
         };
-        Self { inner, began, limit, deadline, over: false }
+        Self { inner, began, limit, deadline, taken_at, over: false }
     }
 
     pub(super) fn report(&self, failed: Failed, waited: Duration) -> CheckoutError {

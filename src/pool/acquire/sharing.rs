@@ -21,6 +21,7 @@ use crate::pool::conn::lease::Lease;
 use crate::pool::health::silence::is_in_doubt;
 use crate::pool::inner::PoolInner;
 use crate::protocol::Conn;
+use crate::report::{HolderReport, Holds};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -537,6 +538,27 @@ impl PoolInner {
                 note.span.in_scope(|| self.emitter().emit(event));
             }
         }
+    }
+
+    /// Who has shares: each of them if that is noted, else each connection once.
+    pub(in crate::pool) fn report_shares(&self, now: Instant) -> Vec<HolderReport> {
+        let mut shares = Vec::new();
+        for shared in self.shares.all() {
+            let report = |note: Option<&Arc<SharerNote>>| HolderReport {
+                conn: shared.lease.id(),
+                peer: shared.lease.peer_addr().clone(),
+                holds: Holds::Share,
+                held: note.map(|note| now.saturating_duration_since(note.since)),
+                taken_at: note.map(|note| note.taken_at),
+                span: note.and_then(|note| note.span.name()),
+            };
+            let holders = shared.holders();
+            match holders.is_empty() {
+                true => shares.push(report(None)),
+                false => shares.extend(holders.iter().map(|note| report(Some(note)))),
+            }
+        }
+        shares
     }
 
     /// Who has shares, if that is noted.

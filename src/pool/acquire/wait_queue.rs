@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::panic::Location;
 use std::task::{Poll, Waker};
 
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use crate::net::ConnectError;
 use crate::pool::acquire::sharing::SharePart;
 use crate::pool::conn::lease::Lease;
 use crate::pool::dial::peers::LAST_CALL;
+use crate::report::WaiterReport;
 use crate::sync::atomic::{AtomicUsize, Ordering, fence};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -91,6 +93,8 @@ struct Caller {
     since: Instant,
     deadline: Option<Instant>,
     wants: Wants,
+    /// The place where it asked.
+    asked_at: &'static Location<'static>,
     turn: Mutex<WaitState>,
 }
 
@@ -142,13 +146,14 @@ impl WaitQueue {
         deadline: Option<Instant>,
         most: Option<usize>,
         wants: Wants,
+        asked_at: &'static Location<'static>,
     ) -> Option<Waiter<'_>> {
         let queue = self.queue();
         if most.is_some_and(|most| self.waiting() >= most) {
             return None;
         }
         let last = queue.callers.len();
-        Some(self.stand(queue, last, since, deadline, wants))
+        Some(self.stand(queue, last, since, deadline, wants, asked_at))
     }
 
     /// Takes the place back that a caller had before it was given a connection that failed it.
@@ -157,12 +162,13 @@ impl WaitQueue {
         since: Instant,
         deadline: Option<Instant>,
         wants: Wants,
+        asked_at: &'static Location<'static>,
     ) -> Waiter<'_> {
         let queue = self.queue();
         // By the time of arrival, and not at the front: another caller who had come earlier may be
         // back, too.
         let at = queue.callers.partition_point(|other| other.since <= since);
-        self.stand(queue, at, since, deadline, wants)
+        self.stand(queue, at, since, deadline, wants, asked_at)
     }
 
     fn stand(
@@ -172,9 +178,10 @@ impl WaitQueue {
         since: Instant,
         deadline: Option<Instant>,
         wants: Wants,
+        asked_at: &'static Location<'static>,
     ) -> Waiter<'_> {
         let turn = Mutex::new(WaitState::Waiting(None));
-        let caller = Arc::new(Caller { since, deadline, wants, turn });
+        let caller = Arc::new(Caller { since, deadline, wants, asked_at, turn });
         if let Some(deadline) = deadline
             && queue.first_deadline.is_none_or(|first| deadline < first)
         {
@@ -244,6 +251,19 @@ impl WaitQueue {
         let at = queue.callers.partition_point(|caller| caller.since <= moment);
         let long = queue.callers.iter().take(at).filter(waiting).count();
         (long, queue.callers.iter().skip(at).find(waiting).map(|caller| caller.since))
+    }
+
+    /// The first ones who wait, so many at most.
+    pub(in crate::pool) fn report(&self, now: Instant, most: usize) -> Vec<WaiterReport> {
+        let queue = self.queue();
+        let waiting = queue.callers.iter().filter(|caller| !caller.has_gone());
+        let report = |caller: &Arc<Caller>| WaiterReport {
+            waited: now.saturating_duration_since(caller.since),
+            left: caller.deadline.map(|at| at.saturating_duration_since(now)),
+            wants_share: caller.wants == Wants::Share,
+            asked_at: caller.asked_at,
+        };
+        waiting.take(most).map(report).collect()
     }
 
     /// Since when the first one waits.

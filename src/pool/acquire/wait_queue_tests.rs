@@ -3,7 +3,7 @@ use futures_util::FutureExt;
 use super::*;
 
 fn join(wait_queue: &WaitQueue) -> Waiter<'_> {
-    wait_queue.join(Instant::now(), None, None, Wants::Lease).unwrap()
+    wait_queue.join(Instant::now(), None, None, Wants::Lease, Location::caller()).unwrap()
 }
 
 fn outcome(waiter: &Waiter<'_>) -> Option<CheckoutFailure> {
@@ -43,8 +43,8 @@ fn a_caller_who_comes_back_has_the_place_it_had() {
     let wait_queue = WaitQueue::default();
     let start = Instant::now();
     let later = start + std::time::Duration::from_secs(1);
-    let second = wait_queue.join(later, None, None, Wants::Lease).unwrap();
-    let first = wait_queue.rejoin(start, None, Wants::Lease);
+    let second = wait_queue.join(later, None, None, Wants::Lease, Location::caller()).unwrap();
+    let first = wait_queue.rejoin(start, None, Wants::Lease, Location::caller());
     assert!(call(&wait_queue));
     assert!(outcome(&first).is_some() && outcome(&second).is_none());
 }
@@ -52,10 +52,15 @@ fn a_caller_who_comes_back_has_the_place_it_had() {
 #[test]
 fn a_full_line_lets_nobody_join() {
     let wait_queue = WaitQueue::default();
-    let waiter = wait_queue.join(Instant::now(), None, Some(1), Wants::Lease).unwrap();
-    assert!(wait_queue.join(Instant::now(), None, Some(1), Wants::Lease).is_none());
+    let waiter =
+        wait_queue.join(Instant::now(), None, Some(1), Wants::Lease, Location::caller()).unwrap();
+    assert!(
+        wait_queue.join(Instant::now(), None, Some(1), Wants::Lease, Location::caller()).is_none()
+    );
     drop(waiter);
-    assert!(wait_queue.join(Instant::now(), None, Some(1), Wants::Lease).is_some());
+    assert!(
+        wait_queue.join(Instant::now(), None, Some(1), Wants::Lease, Location::caller()).is_some()
+    );
 }
 
 #[test]
@@ -74,9 +79,10 @@ fn the_first_deadline_is_that_of_somebody_who_waits() {
     let wait_queue = WaitQueue::default();
     let start = Instant::now();
     let at = |seconds| start + std::time::Duration::from_secs(seconds);
-    let waiters =
-        [9, 3, 5].map(|n| wait_queue.join(start, Some(at(n)), None, Wants::Lease).unwrap());
-    let _forever = wait_queue.join(start, None, None, Wants::Lease).unwrap();
+    let waiters = [9, 3, 5].map(|n| {
+        wait_queue.join(start, Some(at(n)), None, Wants::Lease, Location::caller()).unwrap()
+    });
+    let _forever = wait_queue.join(start, None, None, Wants::Lease, Location::caller()).unwrap();
     assert_eq!(wait_queue.first_deadline(start), Some(at(3)));
     let [nine, three, five] = waiters;
     drop((three, nine));
@@ -90,8 +96,9 @@ fn callers_are_counted_by_how_long_they_wait() {
     let wait_queue = WaitQueue::default();
     let start = Instant::now();
     let at = |seconds| start + std::time::Duration::from_secs(seconds);
-    let waiters: Vec<_> =
-        (0..4).map(|n| wait_queue.join(at(n), None, None, Wants::Lease).unwrap()).collect();
+    let waiters: Vec<_> = (0..4)
+        .map(|n| wait_queue.join(at(n), None, None, Wants::Lease, Location::caller()).unwrap())
+        .collect();
     assert_eq!(wait_queue.since(at(1)), (2, Some(at(2))));
     drop(waiters);
     assert_eq!(wait_queue.since(at(9)), (0, None));
@@ -100,7 +107,8 @@ fn callers_are_counted_by_how_long_they_wait() {
 #[test]
 fn those_who_want_a_connection_of_their_own_are_counted_in_front_of_the_first_who_shares() {
     let wait_queue = WaitQueue::default();
-    let join = |wants| wait_queue.join(Instant::now(), None, None, wants).unwrap();
+    let join =
+        |wants| wait_queue.join(Instant::now(), None, None, wants, Location::caller()).unwrap();
     assert_eq!((wait_queue.sharing(), wait_queue.in_front_of_sharers()), (0, 0));
     let (first, second) = (join(Wants::Lease), join(Wants::Lease));
     let (share, _last) = (join(Wants::Share), join(Wants::Lease));

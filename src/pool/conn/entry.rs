@@ -557,6 +557,11 @@ impl Entry {
         Some(Holder { conn: self.id, held: now.saturating_duration_since(*since), taken_at })
     }
 
+    /// The name of the span its caller is in, if that is noted.
+    pub(in crate::pool) fn span_name(&self) -> Option<&'static str> {
+        self.home().holder.as_ref()?.span.name()
+    }
+
     /// The event to report if the connection was held for longer than `limit`, and the span of its
     /// caller. Once per checkout.
     pub(in crate::pool) fn held_too_long(

@@ -23,6 +23,7 @@ use crate::pool::dial::peers::{BRIEF_TRY_LIMIT, Demand, TRY_LIMIT};
 use crate::pool::dial::slots::Slot;
 use crate::pool::dial::task::{Dial, Try};
 use crate::pool::inner::PoolInner;
+use crate::report::{self, DialerReport, DialerWait};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -91,6 +92,14 @@ impl Dials {
         });
         // A task that has counted itself out is not finished for another moment.
         (count.min(self.under_way()), next)
+    }
+
+    /// For how long each dial under way has been so, the longest first.
+    fn report(&self, now: Instant) -> Vec<Duration> {
+        let tasks = lock(&self.tasks);
+        let under_way = tasks.iter().filter(|task| !task.handle.is_finished());
+        // They were put in as they began.
+        under_way.map(|task| now.saturating_duration_since(task.began)).take(report::MOST).collect()
     }
 
     /// Gives up a dial to an ejected peer, if it is `needed` and there is one. The end of that dial
@@ -174,43 +183,30 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>) {
 }
 
 impl PoolInner {
-    /// The rule. Returns when it has to be looked at again, should nothing change before.
+    /// Follows the [rule](Self::decide). Returns when it has to be looked at again, should nothing change
+    /// before.
     fn start_dials(self: &Arc<Self>, dials: &mut JoinSet<()>) -> Option<Instant> {
         let now = Instant::now();
         let mut next = self.try_ejected_again(now, dials);
-        let mut sooner = |at: Option<Instant>| next = next.into_iter().chain(at).min();
         loop {
-            let under_way = self.dials.under_way();
-            let (hopeful, doubtful_at) = self.dials.hopeful(now);
-            let Missing { callers, spare, later } = self.missing(now);
-            sooner(later);
-            // For nobody it is not doubted: there is time.
-            let for_callers = callers > hopeful;
-            if !for_callers && callers + spare <= under_way {
-                sooner(doubtful_at.filter(|_| callers > 0));
-                return next;
+            let Decision { step, again, callers, spare, under_way } = self.decide(now);
+            next = next.into_iter().chain(again).min();
+            if spare == 0 {
+                self.shares.has_enough();
             }
-            // Before the peers are asked: while this many are under way, no pause matters.
-            let most = self.settings().max_connecting;
-            if under_way + self.dials.trying() >= most {
-                self.dials.give_up_trying(under_way < most);
-                return next;
-            }
-            let at_a_time = match self.peers.may_dial(now, self.demand(for_callers, now)) {
-                Ok(at_a_time) => at_a_time,
-                Err(at) => {
-                    sooner(Some(at));
+            match step {
+                Step::Dial => {}
+                Step::Busy => {
+                    self.dials.give_up_trying(under_way < self.settings().max_connecting);
                     return next;
                 }
-            };
-            if hopeful >= at_a_time {
-                sooner(doubtful_at);
-                return next;
+                _ => return next,
             }
             // Last of all conditions, so that a slot is only taken for a dial that begins.
             let Some(slot) = self.slots.try_take() else {
                 self.dials.give_up_trying(true);
                 // Those that are being asked for a sign of life may have to make room.
+                let most = self.settings().max_connecting;
                 let wanted = callers.min(most).saturating_sub(under_way);
                 if self.probing.count() > 0 && wanted > 0 {
                     self.probing.want_slots(wanted);
@@ -220,6 +216,63 @@ impl PoolInner {
             };
             self.start_dial(slot, None, false, dials);
         }
+    }
+
+    /// The rule: whether a dial is to begin, and if not, for what it waits. Changes nothing.
+    fn decide(&self, now: Instant) -> Decision {
+        let under_way = self.dials.under_way();
+        let (hopeful, doubtful_at) = self.dials.hopeful(now);
+        let Missing { callers, spare, later } = self.missing(now);
+        let mut decision = Decision { step: Step::Dial, again: later, callers, spare, under_way };
+        let mut sooner = |at: Option<Instant>| {
+            decision.again = decision.again.into_iter().chain(at).min();
+        };
+        // For nobody it is not doubted: there is time.
+        let for_callers = callers > hopeful;
+        if !for_callers && callers + spare <= under_way {
+            sooner(doubtful_at.filter(|_| callers > 0));
+            decision.step = Step::Enough;
+            return decision;
+        }
+        // Before the peers are asked: while this many are under way, no pause matters.
+        if under_way + self.dials.trying() >= self.settings().max_connecting {
+            decision.step = Step::Busy;
+            return decision;
+        }
+        match self.peers.may_dial(now, self.demand(for_callers, now)) {
+            Ok(at_a_time) if hopeful >= at_a_time => {
+                sooner(doubtful_at);
+                decision.step = Step::OneAtATime;
+            }
+            Ok(_) => {}
+            Err(at) => {
+                sooner(Some(at));
+                decision.step = Step::Pause(at);
+            }
+        }
+        decision
+    }
+
+    /// What the dialer does, for whoever asks: by the same rule.
+    pub(in crate::pool) fn report_dialer(&self, now: Instant) -> DialerReport {
+        let left = |at: Instant| Some(at.saturating_duration_since(now));
+        let Decision { step, again, .. } = self.decide(now);
+        let (waits_for, left) = match step {
+            _ if self.is_closed() => (DialerWait::Closed, None),
+            _ if self.generation.is_paused() => (DialerWait::Resume, None),
+            _ if !self.maintained.load(Ordering::Acquire) => (DialerWait::Runtime, None),
+            Step::Enough if self.wait_queue.is_empty() || self.dials.under_way() > 0 => {
+                (DialerWait::Demand, None)
+            }
+            // Somebody waits, and is not counted yet: those who are asked or reset may serve.
+            Step::Enough => (DialerWait::Silent, again.and_then(left)),
+            Step::Busy => (DialerWait::Dials, None),
+            Step::OneAtATime => (DialerWait::OneDial, None),
+            Step::Pause(at) => (DialerWait::Pause, left(at)),
+            Step::Dial if !self.slots.are_free() => (DialerWait::Slot, None),
+            Step::Dial => (DialerWait::Turn, None),
+        };
+        DialerReport { under_way: self.dials.report(now), waits_for, left }
     }
 
     /// For whom a dial would be. Callers are nobody to an upstream that refuses for good: each dial
@@ -259,9 +312,6 @@ impl PoolInner {
         // These are likely to come back: they are not made twice.
         let there = || self.registry.idle_count() + soon;
         let spare = if least == 0 { 0 } else { least.saturating_sub(there()) };
-        if spare == 0 {
-            self.shares.has_enough();
-        }
         Missing { callers, spare, later }
     }
 
@@ -315,6 +365,30 @@ impl PoolInner {
         // The pool may have been invalidated between the look and the list.
         self.dials.give_up_older(self.generation.now());
     }
+}
+
+/// What the rule says now.
+struct Decision {
+    step: Step,
+    /// When it has to be looked at again, should nothing change before.
+    again: Option<Instant>,
+    /// Connections that are missing.
+    callers: usize,
+    spare: usize,
+    under_way: usize,
+}
+
+enum Step {
+    /// A dial is to begin, if there is a slot.
+    Dial,
+    /// As many are under way as are wanted.
+    Enough,
+    /// As many are under way as may be.
+    Busy,
+    /// The last ones failed, and one is under way that finds out.
+    OneAtATime,
+    /// No peer may be dialed before this moment.
+    Pause(Instant),
 }
 
 /// How many connections are missing: for callers whom no silent connection may still serve, and to

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::config::Settings;
 use crate::event::{CloseReason, DialOutcome, Event, PeerState};
 use crate::net::{Directory, PeerAddr, PendingAttempt};
+use crate::report::PeerReport;
 use crate::status::PeerStatus;
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::telemetry::Emitter;
@@ -133,6 +134,16 @@ impl Peers {
         counts
     }
 
+    /// A connection to this address died of this.
+    pub(in crate::pool) fn note_death(&self, addr: &PeerAddr, reason: CloseReason) {
+        self.table().note_death(addr, reason, Instant::now());
+    }
+
+    /// What is known of each peer, but for when it was heard.
+    pub(in crate::pool) fn report(&self, now: Instant) -> Vec<PeerReport> {
+        self.table().report(now)
+    }
+
     /// How many attempts to connect to each known peer are under way.
     pub(in crate::pool) fn attempts(&self) -> Vec<(PeerAddr, usize)> {
         let table = self.table();
@@ -196,6 +207,10 @@ impl PendingAttempt for Tried<'_> {
                 peer.end_attempt();
             }
             let (addr, now) = (&self.addr, Instant::now());
+            // One that was given up says nothing of the peer.
+            if outcome != DialOutcome::Cancelled {
+                table.note_attempt(addr, outcome, now);
+            }
             match outcome {
                 DialOutcome::Ok => table.connected(addr, self.began, now),
                 DialOutcome::Cancelled => table.given_up(addr),

@@ -9,8 +9,9 @@ use tokio::time::Instant;
 use super::pause::{Demand, Pause};
 use super::peer::Peer;
 use crate::config::Backoff;
-use crate::event::{CloseReason, PeerState};
+use crate::event::{CloseReason, DialOutcome, PeerState};
 use crate::net::PeerAddr;
+use crate::report::{Past, PeerReport};
 use crate::sync::Arc;
 
 /// An address is drained when this many answers in a row, over the time of one `dns_refresh`, did not
@@ -52,6 +53,10 @@ struct Row {
     /// The peer ended a connection before one byte of use. Until a byte comes, a connection that
     /// was made says nothing for it.
     on_trial: bool,
+    /// What became of the last attempt to connect, and when.
+    last_attempt: Option<(DialOutcome, Instant)>,
+    /// Of what the last connection died, and when.
+    last_death: Option<(CloseReason, Instant)>,
     /// For each endpoint that led to it: since when it is missing, and in how many answers.
     missing: Vec<(usize, Option<Instant>, u8)>,
 }
@@ -150,6 +155,8 @@ impl Table {
                 failures: 0,
                 pause: None,
                 on_trial: false,
+                last_attempt: None,
+                last_death: None,
                 missing: Vec::new(),
             });
         }
@@ -391,6 +398,38 @@ impl Table {
     pub(super) fn given_up(&mut self, addr: &PeerAddr) -> Option<Change> {
         let row = self.row(addr)?;
         if row.state == PeerState::Probing { row.change(PeerState::Ejected) } else { None }
+    }
+
+    /// For whoever asks.
+    pub(super) fn note_attempt(&mut self, addr: &PeerAddr, outcome: DialOutcome, now: Instant) {
+        if let Some(row) = self.row(addr) {
+            row.last_attempt = Some((outcome, now));
+        }
+    }
+
+    /// For whoever asks.
+    pub(super) fn note_death(&mut self, addr: &PeerAddr, reason: CloseReason, now: Instant) {
+        if let Some(row) = self.row(addr) {
+            row.last_death = Some((reason, now));
+        }
+    }
+
+    /// What is known of each, but for when it was heard.
+    pub(super) fn report(&self, now: Instant) -> Vec<PeerReport> {
+        let ago = |at: Instant| now.saturating_duration_since(at);
+        let report = |row: &Row| PeerReport {
+            addr: row.peer.addr.clone(),
+            state: row.state,
+            connections: row.peer.open(),
+            heard: None,
+            attempt: row.last_attempt.map(|(outcome, at)| Past::new(outcome, ago(at))),
+            death: row.last_death.map(|(reason, at)| Past::new(reason, ago(at))),
+            pause: row
+                .tried_at(&self.backoff)
+                .map(|at| at.saturating_duration_since(now))
+                .filter(|left| !left.is_zero()),
+        };
+        self.rows.iter().map(report).collect()
     }
 
     pub(super) fn states(&self) -> impl Iterator<Item = (&Peer, PeerState)> {
