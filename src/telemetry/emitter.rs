@@ -238,6 +238,7 @@ impl Emitter {
         }
     }
 
+    #[inline(always)]
     fn pool_handles<'a>(&self, handles: &'a Lazy<PoolHandles>) -> Option<&'a PoolHandles> {
         handles.get_or_resolve(|recorder| {
             PoolHandles::resolve(recorder, self.name.text(), self.facts.get(), self.metrics)

@@ -26,6 +26,7 @@ impl<H> Lazy<H> {
     ///
     /// Without a recorder a call costs a look at a thread-local, at an atomic and at a vtable, and
     /// the next call tries again.
+    #[inline(always)]
     pub(super) fn get_or_resolve(&self, resolve: impl FnOnce(&dyn Recorder) -> H) -> Option<&H> {
         if let Some(handles) = self.get() {
             return Some(handles);
@@ -38,6 +39,7 @@ impl<H> Lazy<H> {
 }
 
 /// Calls the recorder, if somebody installed one.
+#[inline(always)]
 pub(super) fn with_installed<T>(call: impl FnOnce(&dyn Recorder) -> T) -> Option<T> {
     metrics::with_recorder(|recorder| is_installed(recorder).then(|| call(recorder)))
 }
