@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::error::Problems;
 use super::{
-    Backoff, Config, ConfigError, FirstConnect, Keepalive, Limits, ListenerConfig, MetricsConfig,
-    Order, ReadTimeout, SocketConfig, SocketOption, Timeouts, UserTimeout, Validation, rules,
+    Backoff, Config, ConfigError, FirstConnect, Keepalive, Limits, ListenerConfig, Order,
+    ReadTimeout, SocketConfig, SocketOption, Timeouts, UserTimeout, Validation, rules,
 };
 use crate::net::Endpoint;
 
@@ -39,7 +39,6 @@ pub(crate) struct Settings {
     pub(crate) patience: Duration,
     pub(crate) hold_warning: Option<Duration>,
     pub(crate) wait_warning: Option<Duration>,
-    pub(crate) metrics: MetricsConfig,
     pub(crate) limits: Limits,
     pub(crate) socket: SocketSettings,
 }
@@ -169,7 +168,6 @@ impl Settings {
             patience: config.patience,
             hold_warning: config.hold_warning,
             wait_warning: config.wait_warning,
-            metrics: config.metrics,
             limits: config.limits,
             socket,
         })

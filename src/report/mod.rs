@@ -26,11 +26,27 @@ pub const MOST: usize = 100;
 /// goes on: a connection may be in two of them, or in none.
 ///
 /// ```
+/// use livepool::report::{DialerWait, Holds};
+///
 /// # fn f(pool: livepool::Pool) {
 /// let report = pool.report();
 /// if let Some(first) = report.waiting.first() {
-///     eprintln!("somebody has been waiting for {:?}: {report}", first.waited);
+///     eprintln!("somebody has been waiting for {:?} at {}", first.waited, first.asked_at);
 /// }
+/// for holder in report.holders.iter().filter(|holder| holder.holds == Holds::Connection) {
+///     if let (Some(held), Some(place)) = (holder.held, holder.taken_at) {
+///         eprintln!("{} was taken {held:?} ago at {place}", holder.conn);
+///     }
+/// }
+/// for peer in &report.peers {
+///     if let Some(death) = peer.death {
+///         eprintln!("{}: {}, {:?} ago", peer.addr, death.what, death.ago);
+///     }
+/// }
+/// if let (DialerWait::Pause, Some(left)) = (report.dialer.waits_for, report.dialer.left) {
+///     eprintln!("it dials again in {left:?}; the last error: {:?}", report.errors.first());
+/// }
+/// eprintln!("{report}");
 /// # }
 /// ```
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Handshake, Refused, Reported, Stream};
-use crate::config::{Config, ConfigError, Settings};
+use crate::config::{Config, ConfigError, MetricsConfig, Settings};
 use crate::deadline::Deadline;
 use crate::event::{ConnId, DialOutcome, Event, Observer, Operation};
 use crate::net::{
@@ -55,7 +55,9 @@ impl Connector {
         config: &Config,
         observer: Option<Arc<dyn Observer>>,
     ) -> Result<Self, ConfigError> {
-        Self::emitting(config, |name| Emitter::of_connector(name, observer))
+        // It knows of no peers, and counts none.
+        let metrics = config.metrics.with_peers(0);
+        Self::emitting(config, metrics, |name| Emitter::of_connector(name, observer))
     }
 
     /// As [`with_observer`](Self::with_observer), for a pool, whose gauges are kept by its name.
@@ -63,7 +65,7 @@ impl Connector {
         config: &Config,
         observer: Option<Arc<dyn Observer>>,
     ) -> Result<Self, ConfigError> {
-        Self::emitting(config, |name| match config.name.is_empty() {
+        Self::emitting(config, config.metrics, |name| match config.name.is_empty() {
             true => Emitter::of_unnamed_pool(name, observer),
             false => Emitter::of_named_pool(name, observer),
         })
@@ -71,10 +73,11 @@ impl Connector {
 
     fn emitting(
         config: &Config,
+        metrics: MetricsConfig,
         emitter: impl FnOnce(&str) -> Emitter,
     ) -> Result<Self, ConfigError> {
         let settings = Arc::new(config.to_settings()?);
-        let emitter = emitter(&settings.name).with_metrics(settings.metrics);
+        let emitter = emitter(&settings.name).with_metrics(metrics);
         let emitter = Arc::new(emitter);
         Ok(Self {
             asides: Asides::new(&settings, &emitter),
