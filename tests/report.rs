@@ -69,7 +69,12 @@ async fn who_holds_what_since_when_and_who_waits_is_said_with_the_places() {
             part.replace("0.1s", &format!("{:.1}s", report.holders[0].held.unwrap().as_secs_f64()));
         assert!(text.contains(&part), "{part}\n{text}");
     }
+    let id = first.id();
     drop(first);
+    let report = pool.report();
+    let passed_on = report.holders.iter().find(|holder| holder.conn == id).unwrap();
+    assert!(passed_on.taken_at.is_none(), "its next caller has not looked yet: {report}");
+    assert!(unwrapped(&report).contains("on its way to or from a caller"), "{report}");
     drop(waiting.await.unwrap());
     drop(second);
     let report = pool.report();
