@@ -153,6 +153,8 @@ async fn a_dial_that_hangs_is_there_with_its_age() {
     )
     .await;
     assert_eq!(report.dialer.waits_for, DialerWait::Dials);
+    // The rest of timeouts.connect.
+    assert!(report.dialer.left < Some(5 * SECOND) && report.dialer.left > None, "{report}");
     assert!(unwrapped(&report).contains("1 under way, the longest for 0."), "{report}");
 }
 

@@ -208,7 +208,7 @@ pub struct DialerReport {
     pub under_way: Vec<Duration>,
     /// What it waits for.
     pub waits_for: DialerWait,
-    /// How long that is going to last, where time alone ends it.
+    /// How long that is going to last at most, where time ends it.
     #[cfg_attr(
         feature = "serde",
         serde(rename = "left_seconds", serialize_with = "serial::seconds_if")

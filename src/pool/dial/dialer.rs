@@ -256,6 +256,10 @@ impl PoolInner {
     /// What the dialer does, for whoever asks: by the same rule.
     pub(in crate::pool) fn report_dialer(&self, now: Instant) -> DialerReport {
         let left = |at: Instant| Some(at.saturating_duration_since(now));
+        let under_way = self.dials.report(now);
+        // The longest one is the first to have no time left.
+        let limit = self.settings().timeouts.connect.zip(under_way.first());
+        let first_end = limit.map(|(limit, longest)| limit.saturating_sub(*longest));
         let Decision { step, again, .. } = self.decide(now);
         let (waits_for, left) = match step {
             _ if self.is_closed() => (DialerWait::Closed, None),
@@ -266,13 +270,13 @@ impl PoolInner {
             }
             // Somebody waits, and is not counted yet: those who are asked or reset may serve.
             Step::Enough => (DialerWait::Silent, again.and_then(left)),
-            Step::Busy => (DialerWait::Dials, None),
-            Step::OneAtATime => (DialerWait::OneDial, None),
+            Step::Busy => (DialerWait::Dials, first_end),
+            Step::OneAtATime => (DialerWait::OneDial, first_end),
             Step::Pause(at) => (DialerWait::Pause, left(at)),
             Step::Dial if !self.slots.are_free() => (DialerWait::Slot, None),
             Step::Dial => (DialerWait::Turn, None),
         };
-        DialerReport { under_way: self.dials.report(now), waits_for, left }
+        DialerReport { under_way, waits_for, left }
     }
 
     /// For whom a dial would be. Callers are nobody to an upstream that refuses for good: each dial
