@@ -119,13 +119,14 @@ async fn why_no_connection_is_made_until_when_and_what_failed_is_said() {
     assert_eq!(peer.attempt.map(|past| past.what), Some(DialOutcome::Refused));
     assert!(peer.pause.is_some() && peer.heard.is_none(), "{report}");
     let [error] = &report.errors[..] else { panic!("{report}") };
-    assert_eq!((error.what.as_str(), error.count), ("dial refused", 1));
+    assert_eq!(error.what, "dial refused");
     assert!(error.text.as_ref().unwrap().contains(&nobody), "{report}");
     let text = unwrapped(&report);
     for part in [
         "no dial under way; waits for the end of the pause after failed dials, ",
-        &format!("{nobody} healthy, 0 open, last attempt refused 0.0s ago, left alone for "),
-        "errors of late, the last first: dial refused, 0.0s ago: ",
+        &format!("{nobody} healthy, 0 open, last attempt refused "),
+        "s ago, left alone for ",
+        "errors of late, the last first: dial refused, ",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }
@@ -155,7 +156,7 @@ async fn a_dial_that_hangs_is_there_with_its_age() {
     assert_eq!(report.dialer.waits_for, DialerWait::Dials);
     // The rest of timeouts.connect.
     assert!(report.dialer.left < Some(5 * SECOND) && report.dialer.left > None, "{report}");
-    assert!(unwrapped(&report).contains("1 under way, the longest for 0."), "{report}");
+    assert!(unwrapped(&report).contains("1 under way, the longest for "), "{report}");
 }
 
 #[tokio::test]
@@ -175,7 +176,7 @@ async fn the_last_evidence_of_each_peer_is_said() {
     assert_eq!((peer.connections, peer.heard), (0, None));
     let died = report.errors.iter().find(|error| error.what == "connection peer_closed").unwrap();
     assert_eq!((died.count, died.peer.as_ref()), (2, Some(&peer.addr)));
-    assert!(unwrapped(&report).contains("0 open, last death peer_closed 0."), "{report}");
+    assert!(unwrapped(&report).contains("0 open, last death peer_closed "), "{report}");
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! The names of OpenTelemetry, as its own SDK exports them after a pool was used.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use livepool::config::{MetricNames, MetricsConfig};
 use livepool::telemetry::{Kind, OTEL_METRICS};
-use livepool::{Config, Pool, Timeouts};
+use livepool::{Config, Pool};
 use livepool_testkit::{Upstream, exchange, until_seen};
 use metrics_exporter_otel::OpenTelemetryRecorder;
 use opentelemetry::metrics::MeterProvider;
@@ -108,7 +108,6 @@ fn config(upstream: &Upstream, names: MetricNames) -> Config {
         .with_min_idle(1)
         // Gauges are set four times a second.
         .with_max_silence(Duration::from_secs(1))
-        .with_timeouts(Timeouts::default().with_checkout(Duration::from_millis(20)))
         .with_metrics(MetricsConfig::default().with_names(names))
 }
 
@@ -148,7 +147,7 @@ async fn the_sdk_exports_what_a_pool_did_under_the_names_of_the_conventions() {
     pool.warm_up(3).await.unwrap();
     let held = [pool.get().await.unwrap(), pool.get().await.unwrap()];
     let third = pool.get().await.unwrap();
-    pool.get().await.unwrap_err();
+    pool.get_by(Instant::now() + Duration::from_millis(20)).await.unwrap_err();
     drop(third);
     let state = |name| format!("db.client.connection.count db.client.connection.state={name}");
     let now =
