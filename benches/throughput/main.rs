@@ -9,6 +9,7 @@
 #![allow(missing_docs, unreachable_pub, missing_debug_implementations)]
 
 mod http;
+mod http2;
 mod postgres;
 mod redis;
 mod rounds;
@@ -43,8 +44,12 @@ fn main() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
     let mut figures = Vec::new();
-    let servers: [(&str, Server); 3] =
-        [("redis", redis::groups), ("postgres", postgres::groups), ("http", http::groups)];
+    let servers: [(&str, Server); 4] = [
+        ("redis", redis::groups),
+        ("postgres", postgres::groups),
+        ("http GET", http::groups),
+        ("http/2", http2::groups),
+    ];
     for (server, groups) in servers {
         // By the beginning of their names: "postgres", "redis GET, shared".
         let wanted =

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Each makes a call every 5 ms, with no deadline of its own. The cable is pulled by telling the server's
-//! sockets to hear nothing (`IP_MINTTL`): no FIN, no RST, no ACK. Linux only.
+//! sockets to hear nothing (`IP_MINTTL`): no FIN, no RST, no ACK. What such a server has said last it says
+//! again for some seconds, so that it is found later than one behind a cable that is really cut (3 s). Linux only.
 
 #[cfg(target_os = "linux")]
 #[path = "support/health.rs"]
@@ -138,9 +139,12 @@ mod linux {
             }
             drop(callers);
             tokio::task::yield_now().await;
-            let tally = std::mem::take(&mut *tally.lock().expect("not poisoned"));
-            tally
+            take(&tally)
         })
+    }
+
+    fn take(tally: &Mutex<Tally>) -> Tally {
+        std::mem::take(&mut *tally.lock().expect("not poisoned"))
     }
 
     /// A call that is under way.

@@ -32,8 +32,10 @@ pub(super) struct FailedExchange {
 /// What became of a request that has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// The server has done nothing of it.
+    /// The server has done nothing of it: its connection had ended, or was about to.
     NotTaken,
+    /// The server has done nothing of it, and its connection stays.
+    Refused,
     /// Its connection has ended, and nobody knows.
     Lost,
     /// It was ended: by the server, by its time, by its source.
@@ -70,7 +72,7 @@ pub(super) async fn exchange(
     };
     if client.said.max_streams() == 0 {
         let error = Error::new(Failure::Unprocessed).because_of("it takes no requests now");
-        return fail((error, Fate::NotTaken), again(parts, Some(body)));
+        return fail((error, Fate::Refused), again(parts, Some(body)));
     }
     // Before the first byte: whoever waits is owed a sign of life.
     let owed = client.ledger.owe();
@@ -151,9 +153,10 @@ pub(super) fn failed(
         (Stage::Head, Some(stream)) if said.was_not_sent(stream) => {
             (Failure::Unsent, Fate::NotTaken)
         }
-        (Stage::Head, Some(stream)) if is_refused || said.was_not_taken(stream) => {
+        (Stage::Head, Some(stream)) if said.was_not_taken(stream) => {
             (Failure::Unprocessed, Fate::NotTaken)
         }
+        (Stage::Head, _) if is_refused => (Failure::Unprocessed, Fate::Refused),
         _ if is_reset => (Failure::Reset, Fate::Ended),
         _ if source.is_library() => {
             let why = Error::malformed(Escaped(&source).to_string());

@@ -42,9 +42,10 @@
 //! # When a request is made again
 //!
 //! A request of which the server has done nothing is made again on another connection, whatever its
-//! method: it was not written, the server said that it did not take it (`GOAWAY`), or refused it
-//! (`REFUSED_STREAM`; RFC 9113 section 8.7). Three times at most, and only while all that was sent of its body
-//! is at hand: bytes and text always are, of a stream the first 64 KiB are kept until the response begins. A
+//! method: it was not written, or the server said that it did not take it (`GOAWAY`), as often as it takes
+//! within `timeouts.checkout`; or the server refused it (`REFUSED_STREAM`; RFC 9113 section 8.7), three times at
+//! most. Only while all that was sent of its body is at hand: bytes and text always are, of a stream the first
+//! 64 KiB are kept until the response begins. A
 //! request that was sent, and whose connection ended before the response began, is made once more if its
 //! method is idempotent (RFC 9110 section 9.2.2). Every other one fails, with an error that says how far it
 //! came.

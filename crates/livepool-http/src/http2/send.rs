@@ -17,7 +17,7 @@ use livepool::net::PeerAddr;
 use livepool::protocol::{Retry, Share, log_trouble};
 use livepool::{ConnId, Pool};
 
-/// So often a request is made that no server takes.
+/// So often a request is made that is refused each time.
 const MOST_TRIES: usize = 3;
 
 /// A part of a connection, for one request. Get one with [`Pool::share`](livepool::Pool::share);
@@ -110,13 +110,13 @@ async fn send(
     check(&request, is_secure, MOST).map_err(|error| error.at(&RequestTarget::of(&request)))?;
     let retry = Retry::new(pool, deadline, taken_at);
     let mut clock = None;
-    let (mut tries, mut was_lost) = (1, false);
+    let (mut is_first, mut tries, mut was_lost) = (true, 1, false);
     loop {
         let share = match retry.share().await {
             Ok(share) => share.0,
             Err(error) => return Err(Error::from(error).at(&RequestTarget::of(&request))),
         };
-        if tries == 1 && !was_lost {
+        if std::mem::take(&mut is_first) {
             // All connections together have it.
             clock = clock_of(&share, limits, deadline);
         }
@@ -126,7 +126,9 @@ async fn send(
         };
         let FailedExchange { conn, error, fate, request: again } = failed;
         request = match (fate, again) {
-            (Fate::NotTaken, Some(again)) if tries < MOST_TRIES => {
+            // As often as it takes: each time it is another connection, within `timeouts.checkout`.
+            (Fate::NotTaken, Some(again)) => again,
+            (Fate::Refused, Some(again)) if tries < MOST_TRIES => {
                 tries += 1;
                 again
             }
