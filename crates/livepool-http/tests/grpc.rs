@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use livepool::protocol::Spread;
 use livepool::{Config, Pool, Resolve};
 use livepool_http::http2::Http2;
 use livepool_http::tower::Grpc;
@@ -32,7 +33,7 @@ type Client = HealthClient<Grpc>;
 fn client_of(config: Config) -> (Client, Pool<Http2>, Events) {
     let events = Events::default();
     let builder = Pool::builder(config).observer(events.observer());
-    let pool = builder.protocol(Http2::new()).build().unwrap();
+    let pool = builder.protocol(Http2::new().with_spread(Spread::Even(32))).build().unwrap();
     (HealthClient::new(Grpc::new(pool.clone())), pool, events)
 }
 

@@ -68,8 +68,9 @@ impl Default for Http2 {
     }
 }
 
-/// So many callers share a connection before there is another one.
-const DEPTH: usize = 32;
+/// So many callers share a connection before there is another one: as many as most servers take on one. To
+/// a server of one thread 256 callers make 10 % more requests over three connections than over eight.
+const DEPTH: usize = 100;
 
 impl fmt::Debug for Http2 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,7 +99,7 @@ impl Http2 {
         Ok(self)
     }
 
-    /// The same with callers spread over connections in this way. By default 32 share a connection before
+    /// The same with callers spread over connections in this way. By default 100 share a connection before
     /// there is another one, and each goes to the one with the fewest.
     #[must_use]
     pub fn with_spread(mut self, spread: Spread) -> Self {
