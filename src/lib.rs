@@ -12,7 +12,6 @@ mod foreign;
 pub mod fuzzed;
 mod listener;
 mod liveness;
-mod manager;
 #[cfg(shuttle)]
 #[doc(hidden)]
 pub mod models;
@@ -48,11 +47,10 @@ pub use event::{CloseReason, ConnId, Event, Observer, PeerState};
 /// The boxed future that [`Ping`] and [`Resolve`] return, as `async-trait` would make it.
 pub use futures_util::future::BoxFuture;
 pub use listener::Listener;
-pub use manager::{Connection, Manager};
 pub use net::{PeerAddr, Resolve, SocketReport};
 #[cfg(feature = "codec")]
 pub use pool::Framed;
-pub use pool::{Buffered, Builder, Guard, Ping, Pool, Release};
+pub use pool::{Buffered, Builder, Connection, Guard, Manager, Ping, Pool, Release};
 pub use report::Report;
 pub use status::{PeerStatus, Status};
 pub use stream::{Connector, Interrupted, OpTimeout, PeerSilent, Stream, TooLarge};

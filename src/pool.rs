@@ -10,6 +10,7 @@ mod builder;
 mod guard;
 mod inbox;
 mod inner;
+mod manager;
 mod share;
 
 /// From a caller's question to a connection in its hands.
@@ -88,11 +89,11 @@ pub use acquire::ping::Ping;
 pub use acquire::retry::Retry;
 pub use acquire::sharing::Spread;
 pub use builder::Builder;
-pub(crate) use conn::entry::jittered;
 pub use conn::lease::Release;
 #[cfg(feature = "codec")]
 pub use guard::Framed;
 pub use guard::{Buffered, Guard};
+pub use manager::{Connection, Manager};
 pub use share::{Multiplex, RequestClock, Share};
 
 /// A pool of connections to one upstream. Cloning gives another handle to the same pool.

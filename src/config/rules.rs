@@ -159,24 +159,11 @@ pub(super) fn for_deadpool(config: &Config) -> Result<(), ConfigError> {
     default_only! {
         max_size: "is deadpool's: give it to Pool::builder(manager).max_size(..), and leave it out here";
         min_idle: "needs livepool::Pool: a plain deadpool makes no connection ahead of a caller";
-        max_connecting: "needs livepool::Pool: in a plain deadpool every caller dials for itself";
-        backoff: "needs livepool::Pool: in a plain deadpool every caller dials for itself";
-        first_connect: "needs livepool::Pool: a plain deadpool tells every caller what became of its dial";
-        dns_refresh: "needs livepool::Pool: a plain deadpool looks names up for dials only";
         max_waiting: "needs livepool::Pool: a plain deadpool bounds no queue";
         max_shares: "needs livepool::Pool: a plain deadpool shares no connection";
         order: "is deadpool's: give it to Pool::builder(manager).queue_mode(..), and leave it out here";
-        validation: "needs livepool::Pool: in a plain deadpool connections are not pinged";
-        idle_timeout: "needs livepool::Pool: a plain deadpool closes nothing in the background";
-        max_silence_after_use: "needs livepool::Pool: a plain deadpool does not look at idle connections";
-        patience: "needs livepool::Pool: a plain deadpool does not look at idle connections";
-        hold_warning: "needs livepool::Pool: a plain deadpool does not note who holds what";
+        hold_warning: "needs livepool::Pool: a plain deadpool does not say who holds what";
         wait_warning: "needs livepool::Pool: in a plain deadpool callers wait for deadpool, which does not say for how long";
-        metrics: "needs livepool::Pool: a plain deadpool knows of no peer";
-        limits: "needs livepool::Pool: a plain deadpool has bare streams, which are read into their users' own buffers";
-        timeouts.checkout: "is deadpool's: give it to Pool::builder(manager).wait_timeout(..), and leave it out here";
-        timeouts.ping: "needs livepool::Pool: in a plain deadpool connections are not pinged";
-        timeouts.reset: "needs livepool::Pool: in a plain deadpool connections are not reset";
     }
     problems.or(())
 }

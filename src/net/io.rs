@@ -63,6 +63,16 @@ impl Io {
         either!(self, socket => SockRef::from(socket))
     }
 
+    /// Another handle to the same socket, with a place in the reactor of its own.
+    pub(crate) fn twin(&self) -> io::Result<Self> {
+        let socket = self.sock_ref().try_clone()?;
+        Ok(match self {
+            Self::Tcp(_) => Self::Tcp(TcpStream::from_std(socket.into())?),
+            #[cfg(unix)]
+            Self::Unix(_) => Self::Unix(UnixStream::from_std(socket.into())?),
+        })
+    }
+
     /// The address of our own end.
     pub(crate) fn local_addr(&self) -> io::Result<PeerAddr> {
         match self {

@@ -9,6 +9,7 @@ use crate::net::{Resolve, Resolver};
 use crate::pool::acquire::ping::{Ping, Pinger};
 use crate::pool::conn::erased::erase;
 use crate::pool::inner::PoolInner;
+use crate::pool::manager::Manager;
 use crate::pool::{Owner, Pool};
 use crate::protocol::{Protocol, Raw};
 use crate::stream::Connector;
@@ -64,6 +65,25 @@ impl<P: Protocol> Builder<P> {
     ///
     /// [`ConfigError`] with every problem of the configuration.
     pub fn build(self) -> Result<Pool<P>, ConfigError> {
+        Ok(Pool::of(Arc::new(Owner(Arc::new(self.inner()?)))))
+    }
+
+    /// Makes a [`Manager`] instead, for a plain `deadpool::managed::Pool`, of the same parts.
+    ///
+    /// A setting that deadpool decides itself (`max_size`, who waits and for how long) or has no hook
+    /// for has to be left at its default: no setting is ignored.
+    ///
+    /// # Errors
+    ///
+    /// As for [`build`](Self::build).
+    pub fn build_manager(self) -> Result<Manager<P>, ConfigError> {
+        // Before the other rules: who takes a pool's configuration is told what a plain deadpool
+        // lacks.
+        self.config.check_for_deadpool()?;
+        Ok(Manager::of(Arc::new(Owner(Arc::new(self.inner()?)))))
+    }
+
+    fn inner(self) -> Result<PoolInner, ConfigError> {
         let connector = Connector::of_pool(&self.config, self.observer)?;
         let connector = connector.resolved_by(self.resolver);
         let protocol = erase(self.protocol);
@@ -72,13 +92,13 @@ impl<P: Protocol> Builder<P> {
             None => self.pinger.0.is_some(),
         };
         check_ping(connector.settings().validation, has_ping)?;
-        let inner = Arc::new(PoolInner::new(connector, self.pinger, protocol));
+        let inner = PoolInner::new(connector, self.pinger, protocol);
         let protocol = inner.protocol.as_ref().map(|protocol| protocol.speaks());
         inner.emitter().introduce(Facts::of(inner.settings(), protocol));
         // Its series are there from now on, and not from its first event: a pool that nobody uses, or
         // that cannot connect, is seen, and a first failure as an increase.
         inner.refresh_gauges();
-        Ok(Pool::of(Arc::new(Owner(inner))))
+        Ok(inner)
     }
 }
 

@@ -73,6 +73,11 @@ pub(in crate::pool) struct PoolInner {
     pub(in crate::pool) pings: Inbox<PingInTime>,
     /// Connections that nobody uses any more and that are not closed yet.
     pub(in crate::pool) closing: Inbox<DeferredClose>,
+    /// Connections that their owner gave up while they were being looked at, and why: closed when the
+    /// look is over.
+    pub(in crate::pool) given_up: Inbox<(Arc<Entry>, CloseReason)>,
+    /// A connection has ended. Rings for who watches a plain deadpool.
+    pub(in crate::pool) ended: Notify,
     closed: AtomicBool,
     /// A doubt was raised against the connections to a peer, and they have not been asked yet.
     pub(in crate::pool) has_doubts: AtomicBool,
@@ -112,6 +117,8 @@ impl PoolInner {
             resets: Resets::default(),
             pings: Inbox::default(),
             closing: Inbox::default(),
+            given_up: Inbox::default(),
+            ended: Notify::new(),
             closed: AtomicBool::new(false),
             has_doubts: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
@@ -264,6 +271,7 @@ impl PoolInner {
             self.peers.ended_unused(&entry.peer, entry.opened());
         }
         entry.peer.end();
+        self.ended.notify_one();
         match (kept, slot) {
             (Some(kept), Some(slot)) => kept.take_place(slot.ending()),
             (_, slot) => drop(slot),
@@ -338,6 +346,7 @@ impl PoolInner {
         self.slots.announce();
         self.dials.announce();
         self.fired_queue.wake();
+        self.ended.notify_one();
         self.refresh_gauges();
     }
 

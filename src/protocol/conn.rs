@@ -155,6 +155,20 @@ impl Conn {
         }
     }
 
+    /// Another handle to the same connection, without its client: for whoever looks after it while
+    /// nobody uses it, where its owner keeps the client. What is closed through that one is closed,
+    /// but for a bare stream, of which the owner has a descriptor of his own. `None`, if there are
+    /// no more descriptors. To be called inside a runtime.
+    pub(crate) fn lend(&self) -> Option<Self> {
+        match self {
+            Self::Raw(stream) => stream.twin().ok().map(|twin| Self::Raw(Box::new(twin))),
+            Self::Client(client) => {
+                let (shared, client) = (Arc::clone(&client.shared), Box::new(()));
+                Some(Self::Client(Box::new(Client { shared, client })))
+            }
+        }
+    }
+
     /// Whether a client that is bytes is still that of this connection. Who has two guards can exchange
     /// what is in them.
     #[inline]

@@ -170,6 +170,16 @@ impl Stream {
         }
     }
 
+    /// Another handle to the same socket, for whoever looks after it while nobody uses it. Nothing was
+    /// exchanged over that one, and nobody is told of its end.
+    pub(crate) fn twin(&self) -> std::io::Result<Self> {
+        let (peer, local) = (self.peer.clone(), self.local.clone());
+        let (timeouts, emitter) = (Arc::clone(&self.defaults), Arc::clone(&self.emitter));
+        let mut twin = Self::new(self.io.twin()?, self.id, peer, local, timeouts, emitter);
+        twin.opened = None;
+        Ok(twin)
+    }
+
     /// Its opening is reported: it reports its end, when it is dropped, unless a pool does.
     pub(crate) fn announce(&mut self) {
         self.opened = Some(Instant::now());

@@ -185,6 +185,16 @@ pub(in crate::pool) fn try_checkout(
     Some(lease)
 }
 
+/// Gives a caller a connection that was got elsewhere.
+pub(in crate::pool) fn hand_out(
+    lease: &mut Lease,
+    waited: Duration,
+    taken_at: &'static Location<'static>,
+) {
+    let inner = Arc::clone(lease.inner());
+    lease.hand_out(&inner, waited, taken_at);
+}
+
 /// What a caller who has to wait wants.
 struct Wanted<F> {
     wants: Wants,
@@ -415,7 +425,7 @@ impl PoolInner {
 
     /// Why an idle connection must not be handed out, if so.
     #[inline(always)]
-    fn unusable(
+    pub(in crate::pool) fn unusable(
         &self,
         entry: &Entry,
         conn: &Conn,

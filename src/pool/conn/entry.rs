@@ -53,7 +53,7 @@ use State::{Checking, Closed, Idle, InUse, Parking, Unlisted};
 
 /// Every transition there is, but the one to `Closed`, which leads from everywhere, once.
 #[rustfmt::skip]
-pub(in crate::pool) const TRANSITIONS: [(State, State); 9] = [
+pub(in crate::pool) const TRANSITIONS: [(State, State); 10] = [
     // A caller takes it.                                       (claim)
     (Idle, InUse),
     // Its user gives it back, and nothing speaks against it.   (park)
@@ -70,6 +70,8 @@ pub(in crate::pool) const TRANSITIONS: [(State, State); 9] = [
     (Checking, Unlisted),
     // A caller has taken it, and its peer has to be asked first. (unlist)
     (InUse, Unlisted),
+    // The same, of one that is in no idle set: its owner asks. (ask_for_owner)
+    (InUse, Checking),
 ];
 
 /// A connection and all that the pool knows of it.
@@ -320,20 +322,53 @@ impl Entry {
         self.advance(InUse, Unlisted);
     }
 
+    /// As [`claim`](Self::claim), for the one owner of a connection that is in no idle set. While it is
+    /// being checked it stays where it is.
+    pub(in crate::pool) fn claim_for_owner(&self) -> Option<(Conn, bool)> {
+        if !self.transition(Idle, InUse) {
+            return None;
+        }
+        let has_fired = self.fired.swap(false, Ordering::AcqRel);
+        Some((self.home().conn.take()?, has_fired))
+    }
+
+    /// From now on it is checked. Only for the one owner of a connection that is in no idle set, and
+    /// that was claimed.
+    pub(in crate::pool) fn ask_for_owner(&self) {
+        self.advance(InUse, Checking);
+    }
+
+    /// Begins to park a connection that its owner may claim at the same time. Returns whether nobody
+    /// has begun before.
+    pub(in crate::pool) fn begin_parking(&self) -> bool {
+        self.transition(InUse, Parking)
+    }
+
+    /// Ends what was [begun](Self::begin_parking): it is not parked, and as before.
+    pub(in crate::pool) fn stop_parking(&self) {
+        self.advance(Parking, InUse);
+    }
+
     /// Parks a connection that its user has given back: leaves the sentinel in its stream and makes it
     /// idle. Returns its stream, and why, if it is not fit to wait.
-    pub(in crate::pool) fn park(
+    pub(in crate::pool) fn park(&self, conn: Conn, now: Age) -> Result<(), (Conn, CloseReason)> {
+        // From here on the sentinel counts.
+        self.advance(InUse, Parking);
+        self.park_begun(conn, now).inspect_err(|_| self.advance(Parking, InUse))
+    }
+
+    /// As [`park`](Self::park), where parking has [begun](Self::begin_parking), which it still has
+    /// where the stream is not fit to wait.
+    #[inline(always)]
+    pub(in crate::pool) fn park_begun(
         &self,
         mut conn: Conn,
         now: Age,
     ) -> Result<(), (Conn, CloseReason)> {
-        // From here on the sentinel counts.
-        self.advance(InUse, Parking);
         // Told before the peek: what comes from now on is judged by the protocol.
         conn.set_idle(true);
         if let Err(reason) = self.leave_sentinel(&conn).and_then(|()| self.end_exchange(&mut conn))
         {
-            self.advance(Parking, InUse);
             return Err((conn, reason));
         }
         self.idle_since.set(now);
@@ -648,6 +683,6 @@ impl Keeper for Sentinel {
 }
 
 /// A lifetime shortened by up to a quarter, so that connections made together do not end together.
-pub(crate) fn jittered(lifetime: Duration) -> Duration {
+fn jittered(lifetime: Duration) -> Duration {
     lifetime - lifetime.mul_f64(0.25 * fastrand::f64())
 }

@@ -1,5 +1,7 @@
 //! [`Lease`]: a connection out of the idle set, on its way to its user, with it, or on its way back.
 
+mod kept;
+
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::panic::Location;
@@ -20,6 +22,8 @@ use crate::protocol::{Access, AccessMut, Conn};
 use crate::stream::Ending;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
+
+pub(in crate::pool) use kept::{ParkingKept, Settled};
 
 /// The outcome of a return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,37 +166,9 @@ impl Lease {
     #[inline(always)]
     fn end_now(&mut self, ending: Ending) -> Release {
         let leased = self.take();
-        let is_claimed = leased.is_claimed();
-        leased.entry.set_shared(false);
-        let pool = &leased.pool.0;
-        pool.note_use(&leased.entry, &leased.conn);
-        let (tainted, needs_reset) = {
-            let stream = leased.conn.stream();
-            (stream.tainted(), stream.needs_reset())
-        };
-        let mut reuse = match &pool.protocol {
-            // Its task is held up, or was woken again.
-            Some(_) if !leased.conn.is_at_rest() => Verdict::NeedsReset,
-            Some(protocol) if is_claimed && tainted.is_none() => protocol.reuse(&leased.conn),
-            _ => Verdict::Keep,
-        };
-        if reuse == Verdict::Keep && needs_reset {
-            reuse = Verdict::NeedsReset;
-        }
-        let mut unfit = leased.unfit(reuse, ending);
-        if let (Verdict::Keep, Some(CloseReason::Unfinished), Some(protocol)) =
-            (reuse, unfit, &pool.protocol)
-        {
-            (reuse, unfit) = leased.judge_again(&**protocol, ending);
-        }
-        if ending == Ending::Silent && unfit == Some(CloseReason::Unfinished) {
-            leased.warn_of_forgotten_release();
-        }
-        if reuse == Verdict::InvalidatePool {
-            leased.condemn();
-        }
+        let (reuse, unfit) = leased.judge(ending);
         // Asked last: what is wrong with the connection says more than the end of the pool.
-        let closed = pool.is_closed().then_some(CloseReason::PoolClosed);
+        let closed = leased.pool.0.is_closed().then_some(CloseReason::PoolClosed);
         match (unfit.or(closed), reuse) {
             (Some(reason), _) => leased.throw_away(reason),
             (None, Verdict::NeedsReset) => leased.wait_for_reset(),
@@ -309,6 +285,42 @@ impl Leased {
         self.conn.stream_mut()
     }
 
+    /// What the stream and the protocol say of a connection that its user is done with: what has to be
+    /// done, and the reason against reusing it, if there is one.
+    #[inline(always)]
+    fn judge(&self, ending: Ending) -> (Verdict, Option<CloseReason>) {
+        let is_claimed = self.is_claimed();
+        self.entry.set_shared(false);
+        let pool = &self.pool.0;
+        pool.note_use(&self.entry, &self.conn);
+        let (tainted, needs_reset) = {
+            let stream = self.conn.stream();
+            (stream.tainted(), stream.needs_reset())
+        };
+        let mut reuse = match &pool.protocol {
+            // Its task is held up, or was woken again.
+            Some(_) if !self.conn.is_at_rest() => Verdict::NeedsReset,
+            Some(protocol) if is_claimed && tainted.is_none() => protocol.reuse(&self.conn),
+            _ => Verdict::Keep,
+        };
+        if reuse == Verdict::Keep && needs_reset {
+            reuse = Verdict::NeedsReset;
+        }
+        let mut unfit = self.unfit(reuse, ending);
+        if let (Verdict::Keep, Some(CloseReason::Unfinished), Some(protocol)) =
+            (reuse, unfit, &pool.protocol)
+        {
+            (reuse, unfit) = self.judge_again(&**protocol, ending);
+        }
+        if ending == Ending::Silent && unfit == Some(CloseReason::Unfinished) {
+            self.warn_of_forgotten_release();
+        }
+        if reuse == Verdict::InvalidatePool {
+            self.condemn();
+        }
+        (reuse, unfit)
+    }
+
     /// The reason against reusing the connection, if its protocol says this about it.
     #[inline(always)]
     fn unfit(&self, reuse: Verdict, ending: Ending) -> Option<CloseReason> {
@@ -373,15 +385,8 @@ impl Leased {
     #[inline(always)]
     fn give_back(self) -> Release {
         let now = self.entry.age();
+        self.note_end_of_use();
         let pool = &self.pool.0;
-        if let Some(protocol) = &pool.protocol {
-            self.entry.limit_idle(protocol.idle_limit(&self.conn));
-        }
-        // A user who read has heard it, at the earliest at the beginning; when exactly would cost a
-        // clock per read.
-        if self.conn.stream().was_read() {
-            pool.prove(&self.entry, self.since);
-        }
         // A paused pool keeps its callers waiting.
         let is_wanted = !pool.wait_queue.is_empty() && !pool.is_stopped();
         if is_wanted && pool.silence(&self.entry, &self.conn, now).is_none() {
@@ -403,6 +408,20 @@ impl Leased {
         }
         pool.0.publish(&entry, Listing::Lost);
         Release::Reused
+    }
+
+    /// Notes what the use of it has shown of its peer.
+    #[inline(always)]
+    fn note_end_of_use(&self) {
+        let pool = &self.pool.0;
+        if let Some(protocol) = &pool.protocol {
+            self.entry.limit_idle(protocol.idle_limit(&self.conn));
+        }
+        // A user who read has heard it, at the earliest at the beginning; when exactly would cost a
+        // clock per read.
+        if self.conn.stream().was_read() {
+            pool.prove(&self.entry, self.since);
+        }
     }
 
     /// Straight to the first caller in the queue. The connection passes the checks that it would

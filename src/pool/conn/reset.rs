@@ -8,7 +8,8 @@ use crate::deadline::Deadline;
 use crate::event::{CloseReason, Event, Operation};
 use crate::pool::conn::lease::Lease;
 use crate::pool::inbox::Inbox;
-use crate::protocol::Verdict;
+use crate::pool::inner::PoolInner;
+use crate::protocol::{Conn, Verdict};
 use crate::stream::Ending;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -55,11 +56,38 @@ impl Resets {
 pub(in crate::pool) async fn reset(lease: Lease) {
     let pool = Arc::clone(lease.inner());
     let mut lease = ResetInFlight(Some(lease));
-    let (Some(protocol), Some(conn)) =
-        (&pool.protocol, lease.0.as_mut().map(|lease| lease.conn_mut()))
-    else {
-        return;
+    let Some(conn) = lease.0.as_mut().map(|lease| lease.conn_mut()) else { return };
+    let outcome = put_right(&pool, conn).await;
+    // Uncounted before it goes on: the dialer must not wait for it any longer.
+    let Some(mut lease) = lease.take() else { return };
+    if outcome.is_condemned {
+        lease.condemn();
+    }
+    match outcome.failed {
+        Some(reason) => lease.throw_away(reason),
+        None => match lease.begin_anew() {
+            Ok(()) => drop(lease.end(Ending::Answered)),
+            Err(reason) => lease.throw_away(reason),
+        },
+    }
+}
+
+/// What came of a reset.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::pool) struct Outcome {
+    /// Why the connection is of no use now, if so.
+    pub(in crate::pool) failed: Option<CloseReason>,
+    /// All others are of no use either.
+    pub(in crate::pool) is_condemned: bool,
+}
+
+/// Has the protocol make a connection fit for its next user, within `timeouts.reset`. Dropped in the
+/// middle, nobody knows the connection's state: whoever has it closes it.
+pub(in crate::pool) async fn put_right(pool: &PoolInner, conn: &mut Conn) -> Outcome {
+    let Some(protocol) = &pool.protocol else {
+        return Outcome { failed: Some(CloseReason::ResetFailed), is_condemned: false };
     };
+    let id = conn.stream().id();
     let limit = pool.settings().timeouts.reset;
     let mut is_condemned = false;
     let reset = async {
@@ -89,33 +117,22 @@ pub(in crate::pool) async fn reset(lease: Lease) {
         }
     };
     let result = Deadline::after(limit).run(reset).await;
-    // Uncounted before it goes on: the dialer must not wait for it any longer.
-    let Some(mut lease) = lease.take() else { return };
-    if is_condemned {
-        lease.condemn();
-    }
     let failed = match result {
         Ok(Ok(unfit)) => unfit,
         Ok(Err(error)) => {
-            telemetry::log_trouble(Some(lease.id()), &error, "reset failed");
+            telemetry::log_trouble(Some(id), &error, "reset failed");
             // That it had ended says more.
-            Some(lease.stream().tainted().unwrap_or(CloseReason::ResetFailed))
+            Some(conn.stream().tainted().unwrap_or(CloseReason::ResetFailed))
         }
         Err(_) => {
             if let Some(after) = limit {
-                let (operation, conn) = (Operation::Reset, Some(lease.id()));
+                let (operation, conn) = (Operation::Reset, Some(id));
                 pool.emitter().emit(Event::TimedOut { operation, conn, after });
             }
             Some(CloseReason::ResetFailed)
         }
     };
-    match failed {
-        Some(reason) => lease.throw_away(reason),
-        None => match lease.begin_anew() {
-            Ok(()) => drop(lease.end(Ending::Answered)),
-            Err(reason) => lease.throw_away(reason),
-        },
-    }
+    Outcome { failed, is_condemned }
 }
 
 /// A connection that is being reset. Dropped in the middle, it is closed: nobody knows its state.

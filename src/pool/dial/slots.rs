@@ -47,6 +47,11 @@ impl Slots {
         self.announce();
     }
 
+    /// From now on this many at least.
+    pub(in crate::pool) fn raise_limit(&self, limit: usize) {
+        self.limit.fetch_max(limit, Ordering::AcqRel);
+    }
+
     /// Whether there is one to take.
     pub(in crate::pool) fn are_free(&self) -> bool {
         self.used() < self.limit()

@@ -12,7 +12,7 @@ use crate::deadline::Deadline;
 use crate::event::CloseReason;
 use crate::liveness::UNASKED;
 use crate::pool::conn::age::Age;
-use crate::pool::conn::entry::Entry;
+use crate::pool::conn::entry::{Entry, State};
 use crate::pool::health::quarantine::Quarantine;
 use crate::pool::health::schedule::{LOOKS, ProbeSchedule};
 use crate::pool::inner::PoolInner;
@@ -47,8 +47,10 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>, period: Duration) {
         if pool.is_closed() {
             quarantine.close().await;
             pool.close_left().await;
+            drop(pool.given_up.close());
             return;
         }
+        pool.close_given_up().await;
         // Before new ones are asked: an answer that is there frees a connection.
         quarantine.look().await;
         pool.ask_siblings().await;
@@ -120,6 +122,18 @@ impl PoolInner {
         for ending in self.closing.take() {
             drop(ending);
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Closes what its owner gave up while it was being looked at.
+    async fn close_given_up(&self) {
+        for (entry, reason) in self.given_up.take() {
+            if self.evict(&entry, reason) {
+                tokio::task::yield_now().await;
+            } else if !entry.is(State::Closed) {
+                // The look is not over. Closed with the pool, it is closed by whoever looks.
+                let _ = self.given_up.push((entry, reason));
+            }
         }
     }
 
