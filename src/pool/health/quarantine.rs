@@ -17,7 +17,7 @@ use crate::pool::inbox::Inbox;
 use crate::pool::inner::PoolInner;
 use crate::protocol::Conn;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Arc, OnceLock};
+use crate::sync::{Arc, Mutex, OnceLock, PoisonError};
 use crate::sys::tcp_info::{self, KeepaliveValues, TcpInfo};
 
 /// The way from whoever meets a silent connection to the maintenance task.
@@ -30,6 +30,9 @@ pub(in crate::pool) struct ProbingQueue {
     wanted: AtomicUsize,
     /// The longest plausible round trip among them, in nanoseconds.
     round_trip: AtomicU64,
+    /// When a caller last began to wait for one of them whom no answer came for in time. Of connections
+    /// that a plain deadpool keeps; read and written under this lock, nothing else.
+    impatience: Mutex<Option<Instant>>,
     /// The settings of the pool's sockets, as the first one that was asked had them. All sockets of
     /// a pool have the same, and nobody else can change them.
     keepalive: OnceLock<KeepaliveValues>,
@@ -98,6 +101,15 @@ impl ProbingQueue {
     /// The least time an answer from each of them needs.
     pub(in crate::pool) fn round_trip(&self) -> Duration {
         Duration::from_nanos(self.round_trip.load(Ordering::Acquire))
+    }
+
+    /// A caller's patience is over, who has waited since then.
+    pub(in crate::pool) fn note_impatience(&self, since: Instant) {
+        *self.impatience.lock().unwrap_or_else(PoisonError::into_inner) = Some(since);
+    }
+
+    pub(in crate::pool) fn impatience(&self) -> Option<Instant> {
+        *self.impatience.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The start of a probe without a reading, for a TCP connection that was idle since its last

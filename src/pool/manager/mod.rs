@@ -128,6 +128,17 @@ impl<P: Protocol> Manager<P> {
         self.inner().invalidate(false);
     }
 
+    /// Leaves the upstream alone until [`resume`](Self::resume). Callers for whom there would have to be a
+    /// new connection wait, within `timeouts.checkout`; no connection of before is used again.
+    pub fn pause(&self) {
+        self.inner().pause();
+    }
+
+    /// Ends a [`pause`](Self::pause).
+    pub fn resume(&self) {
+        self.inner().resume();
+    }
+
     /// How many connections there are. Of those that deadpool has, the ones that are
     /// [watched](Self::watch) are `idle`, and all others `in_use`. `max_size` is that of a watched pool;
     /// else as many as it ever had.

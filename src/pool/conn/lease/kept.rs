@@ -26,6 +26,9 @@ use crate::sync::Arc;
 /// A look at an idle connection takes microseconds, and its end is told to nobody.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// A peer that was silent so short a time ago may be so still: a verdict takes two seconds.
+const SILENT: Duration = Duration::from_secs(3);
+
 /// Why a kept connection is not used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::pool) enum Lost {
@@ -185,8 +188,8 @@ impl Lease {
     /// Takes it from whoever looks at it, within the time that a silent peer has.
     async fn claim_back(&self) -> Result<Conn, Lost> {
         let pool = self.inner();
-        let patience = pool.settings().patience.max(pool.probing.round_trip());
-        let end = Instant::now() + patience;
+        let began = Instant::now();
+        let end = began + self.patience(began);
         loop {
             let mut news = pin!(pool.dials.news());
             news.as_mut().enable();
@@ -198,9 +201,24 @@ impl Lease {
             }
             let now = Instant::now();
             if now >= end {
+                pool.probing.note_impatience(began);
                 return Err(Lost::Silent);
             }
             let _ = Deadline::at(end.min(now + LOOK)).run(news).await;
+        }
+    }
+
+    /// How long a caller waits for a silent peer. deadpool has one connection after the other judged for
+    /// one caller: only the first has the whole time, and those that were not heard since then need no
+    /// more than an answer takes.
+    fn patience(&self, now: Instant) -> Duration {
+        let pool = self.inner();
+        let whole = pool.settings().patience.max(pool.probing.round_trip());
+        let heard = self.entry.moment(self.entry.heard());
+        let is_known = |silent: Instant| heard < silent && now - silent < SILENT;
+        match pool.probing.impatience().is_some_and(is_known) {
+            true => (whole / 16).max(pool.probing.round_trip()),
+            false => whole,
         }
     }
 
