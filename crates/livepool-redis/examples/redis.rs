@@ -9,15 +9,16 @@
 //! Without `--url` it starts two servers of its own (`redis-server`) on private ports, and the second
 //! takes over from the first at the end.
 
+#[path = "support/server.rs"]
+mod server;
+
 use std::error::Error;
-use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use livepool::{Event, Pool};
 use livepool_redis::redis::{AsyncCommands, Value, cmd, pipe};
 use livepool_redis::{Redis, Role};
+use server::Server;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -37,7 +38,7 @@ async fn main() -> Result<()> {
     let mut config = redis.config().with_name("example").with_max_size(4);
     if let Ok((first, second)) = &own {
         config = config.with_upstream([first.addr(), second.addr()]);
-        second.say(&["REPLICAOF", "127.0.0.1", &first.port.to_string()]).await?;
+        say(second, &["REPLICAOF", "127.0.0.1", &first.port.to_string()]).await?;
     }
     let began = Instant::now();
     let closed = move |_: &str, event: &Event| match event {
@@ -131,8 +132,8 @@ async fn a_killed_connection(pool: &Pool<Redis>) -> Result<()> {
 async fn a_failover(pool: &Pool<Redis>, first: &Server, second: &Server) -> Result<()> {
     println!("\na failover: the second server takes over");
     let mut conn = pool.get().await?;
-    second.say(&["REPLICAOF", "NO", "ONE"]).await?;
-    first.say(&["REPLICAOF", "127.0.0.1", &second.port.to_string()]).await?;
+    say(second, &["REPLICAOF", "NO", "ONE"]).await?;
+    say(first, &["REPLICAOF", "127.0.0.1", &second.port.to_string()]).await?;
     if let Err(error) = conn.set::<_, _, ()>("livepool:key", 1).await {
         println!("          a write on an old connection: {error}");
     }
@@ -143,57 +144,8 @@ async fn a_failover(pool: &Pool<Redis>, first: &Server, second: &Server) -> Resu
     Ok(())
 }
 
-/// A `redis-server` of our own; killed when dropped.
-struct Server {
-    process: Child,
-    port: u16,
-    /// Where a replica puts what it copies.
-    dir: PathBuf,
-}
-
-impl Server {
-    fn start() -> Result<Self> {
-        // Free a moment ago; nobody else on this machine picks it on purpose.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let dir = std::env::temp_dir().join(format!("livepool-redis-{port}"));
-        std::fs::create_dir_all(&dir)?;
-        let process = Command::new("redis-server")
-            .current_dir(&dir)
-            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-            .args(["--save", "", "--repl-diskless-sync-delay", "0"])
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(|error| format!("redis-server: {error}; install it, or give --url"))?;
-        let server = Self { process, port, dir };
-        let began = Instant::now();
-        while TcpStream::connect(server.addr()).is_err() {
-            if began.elapsed() > Duration::from_secs(10) {
-                return Err("redis-server did not start within 10 s".into());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(server)
-    }
-
-    fn addr(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
-    fn url(&self) -> String {
-        format!("redis://{}", self.addr())
-    }
-
-    /// Tells this server something, over a connection of its own.
-    async fn say(&self, words: &[&str]) -> Result<()> {
-        let mut conn = Redis::from_url(self.url())?.pool()?.get().await?;
-        Ok(cmd(words[0]).arg(&words[1..]).query_async(&mut *conn).await?)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
+/// Tells a server something, over a connection of its own.
+async fn say(server: &Server, words: &[&str]) -> Result<()> {
+    let mut conn = Redis::from_url(server.url())?.pool()?.get().await?;
+    Ok(cmd(words[0]).arg(&words[1..]).query_async(&mut *conn).await?)
 }
