@@ -11,6 +11,10 @@ mod cancel;
 mod cancel_requests;
 #[path = "postgres/copy.rs"]
 mod copy;
+#[path = "postgres/deadpool.rs"]
+mod deadpool_pools;
+#[path = "../examples/support/dial.rs"]
+mod dial;
 #[path = "postgres/faults.rs"]
 mod faults;
 #[path = "postgres/left.rs"]
