@@ -310,6 +310,27 @@ async fn no_more_dials_are_under_way_than_max_connecting_in_a_plain_deadpool() {
 }
 
 #[tokio::test]
+async fn who_waits_for_how_long_and_which_connection_is_next_are_deadpools() {
+    let upstream = Upstream::start();
+    let builder = Pool::builder(upstream.config()).protocol(Lines::default());
+    let pool = Plain::builder(builder.build_manager().unwrap())
+        .max_size(2)
+        .queue_mode(managed::QueueMode::Fifo)
+        .wait_timeout(Some(50 * MS))
+        .runtime(deadpool::Runtime::Tokio1)
+        .build()
+        .unwrap();
+    let (a, b) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    let late = pool.get().await.unwrap_err();
+    assert!(matches!(late, PoolError::Timeout(managed::TimeoutType::Wait)), "{late}");
+    let (first, second) = (a.id(), b.id());
+    drop(a);
+    drop(b);
+    assert_eq!(pool.get().await.unwrap().id(), first, "the one that came back first");
+    assert_eq!(pool.get().await.unwrap().id(), second);
+}
+
+#[tokio::test]
 async fn hooks_of_deadpool_run_beside_and_may_use_the_client_of_an_idle_connection() {
     let upstream = Upstream::start();
     let events = Events::default();

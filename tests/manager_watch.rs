@@ -2,6 +2,7 @@
 //! ended are out of it, though nobody asks for one.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,7 +10,10 @@ use std::time::Duration;
 use deadpool::managed::{self, Object};
 use futures_util::future::{join_all, try_join_all};
 use livepool::protocol::{Protocol, Raw};
-use livepool::{CloseReason, Config, Connection, Event, Manager, Pool, Release};
+use livepool::{
+    BoxFuture, CloseReason, Config, Connection, Event, Manager, PeerAddr, PeerState, Pool, Release,
+    Resolve,
+};
 use livepool_testkit::lines::Lines;
 use livepool_testkit::{Events, Order, Upstream, until, until_seen};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -304,6 +308,84 @@ async fn the_status_of_a_manager_says_what_is_idle_and_how_many_deadpool_may_hav
     drop(one);
     assert!(pool.status().size <= 2);
     assert!(!events.closed().is_empty());
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_address_whose_connections_are_silent_is_ejected_from_a_watched_deadpool() {
+    let [lost, other] = [Upstream::start(), Upstream::start()];
+    let config = Config::new("").with_upstream([lost.addr(), other.addr()].map(|a| a.to_string()));
+    let (pool, events) = lines(config.with_max_silence(Some(SECOND)), 4);
+    fill(&pool, 4).await;
+    lost.order_all(&Order::Silence);
+    let state = || {
+        let peers = pool.manager().peers();
+        peers.into_iter().find(|peer| peer.addr == PeerAddr::Tcp(lost.addr())).unwrap().state
+    };
+    until_seen(state, |state| *state == PeerState::Ejected).await;
+    let closed = events.until_closed(2).await;
+    let silent = [CloseReason::ProbeTimeout, CloseReason::PeerEjected];
+    assert!(closed.iter().all(|reason| silent.contains(reason)), "{closed:?}");
+    let all = try_join_all((0..4).map(|_| pool.get())).await.unwrap();
+    assert!(all.iter().all(|conn| *conn.peer_addr() == PeerAddr::Tcp(other.addr())));
+}
+
+/// Finds the one address until it is told another.
+#[derive(Clone)]
+struct Told(Arc<std::sync::Mutex<SocketAddr>>);
+
+impl Resolve for Told {
+    fn resolve<'a>(&'a self, _: &'a str, _: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        let addr = *self.0.lock().unwrap();
+        Box::pin(async move { Ok(vec![addr]) })
+    }
+}
+
+#[tokio::test]
+async fn connections_to_an_address_that_left_its_name_are_drained_from_a_watched_deadpool() {
+    let [old, new] = [Upstream::start(), Upstream::start()];
+    let told = Told(Arc::new(std::sync::Mutex::new(old.addr())));
+    let events = Events::default();
+    let config = Config::new("db.example:5432").with_dns_refresh(Some(SECOND));
+    let builder = Pool::builder(config).observer(events.observer()).resolver(told.clone());
+    let manager = builder.protocol(Lines::default()).build_manager().unwrap();
+    let pool = Plain::builder(manager).max_size(2).build().unwrap();
+    Manager::watch(&pool);
+    fill(&pool, 2).await;
+    *told.0.lock().unwrap() = new.addr();
+    assert_eq!(events.until_closed(2).await, [CloseReason::Drained; 2]);
+    assert_eq!(*pool.get().await.unwrap().peer_addr(), PeerAddr::Tcp(new.addr()));
+}
+
+/// The runtime has one thread, this one, so that everything happens under this recorder.
+#[tokio::test]
+async fn what_happens_in_a_watched_deadpool_is_counted_as_in_a_pool() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let upstream = Upstream::start();
+    let (pool, events) = lines(upstream.config().with_name("counted"), 5);
+    fill(&pool, 2).await;
+    for _ in 0..3 {
+        assert_eq!(Connection::release(pool.get().await.unwrap()), Release::Reused);
+    }
+    let holds = |line: &str| {
+        let (line, render) = (line.to_owned(), handle.clone());
+        async move {
+            until_seen(|| render.render(), |text| text.lines().any(|seen| seen == line)).await;
+        }
+    };
+    holds(r#"livepool_connections{pool="counted",state="idle"} 2"#).await;
+    holds(r#"livepool_connections_max{pool="counted"} 5"#).await;
+    holds(r#"livepool_dials_total{pool="counted",outcome="ok"} 2"#).await;
+    holds(r#"livepool_checkouts_total{pool="counted",outcome="ok"} 5"#).await;
+    // Of those that were released. Of the others nobody knows how long they were in use.
+    holds(r#"livepool_use_seconds_count{pool="counted"} 3"#).await;
+    upstream.order_all(&Order::Close);
+    events.until_closed(2).await;
+    holds(r#"livepool_evictions_total{pool="counted",reason="peer_closed"} 2"#).await;
+    holds(r#"livepool_closed_total{pool="counted",reason="peer_closed"} 2"#).await;
+    holds(r#"livepool_connections{pool="counted",state="idle"} 0"#).await;
 }
 
 #[tokio::test]

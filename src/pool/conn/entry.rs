@@ -351,30 +351,45 @@ impl Entry {
 
     /// Parks a connection that its user has given back: leaves the sentinel in its stream and makes it
     /// idle. Returns its stream, and why, if it is not fit to wait.
-    pub(in crate::pool) fn park(&self, conn: Conn, now: Age) -> Result<(), (Conn, CloseReason)> {
+    pub(in crate::pool) fn park(
+        &self,
+        mut conn: Conn,
+        now: Age,
+    ) -> Result<(), (Conn, CloseReason)> {
         // From here on the sentinel counts.
         self.advance(InUse, Parking);
-        self.park_begun(conn, now).inspect_err(|_| self.advance(Parking, InUse))
+        // Told before the peek: what comes from now on is judged by the protocol.
+        conn.set_idle(true);
+        if let Err(reason) = self.leave_sentinel(&conn).and_then(|()| self.end_exchange(&mut conn))
+        {
+            self.advance(Parking, InUse);
+            return Err((conn, reason));
+        }
+        self.go_home(conn, now);
+        Ok(())
     }
 
     /// As [`park`](Self::park), where parking has [begun](Self::begin_parking), which it still has
     /// where the stream is not fit to wait.
-    #[inline(always)]
     pub(in crate::pool) fn park_begun(
         &self,
         mut conn: Conn,
         now: Age,
     ) -> Result<(), (Conn, CloseReason)> {
-        // Told before the peek: what comes from now on is judged by the protocol.
         conn.set_idle(true);
         if let Err(reason) = self.leave_sentinel(&conn).and_then(|()| self.end_exchange(&mut conn))
         {
             return Err((conn, reason));
         }
+        self.go_home(conn, now);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn go_home(&self, conn: Conn, now: Age) {
         self.idle_since.set(now);
         self.home().conn = Some(conn);
         self.advance(Parking, Idle);
-        Ok(())
     }
 
     /// Looks at the socket and, if that is fit to wait, leaves the waker in its reader slot; of a client its
