@@ -1,5 +1,6 @@
 //! livepool's connections in a deadpool pool that a program already has: one line changes, and dead
-//! or half-used connections are no longer handed out.
+//! or half-used connections are no longer handed out; another one, and they are taken out of the pool
+//! though nobody asks.
 //!
 //! ```sh
 //! cargo run --example plain_deadpool
@@ -56,16 +57,23 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("  deadpool does not know yet: {:?}", pool.status());
     let mut conn = pool.get().await?;
     println!("  the next caller gets {}: {:?}", conn.id(), echo(&mut conn, "alive").await?);
-    conn.finish();
+
+    println!("\n== 4. The pool is watched, and they are closed once more");
+    Manager::watch(&pool);
+    // As a drop after finish(), and watched from this moment on.
+    println!("  {} is given back: {:?}", conn.id(), Connection::release(conn));
+    admin.write_all(b"CLIENT KILL TYPE normal SKIPME yes\r\n").await?;
+    admin.read_exact(&mut count).await?;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    println!("  deadpool has it no more: {:?}", pool.status());
 
     println!(
-        "\nlivepool::Pool goes further: it evicts dead connections before anybody asks, and one"
+        "\nWhat a plain deadpool with this manager can do, and what it cannot, is a table in the"
     );
     println!(
-        "deadline holds for the whole checkout. (The numbers left out are the other ends, which"
+        "documentation of Manager. (The numbers left out are the other ends, which are in this"
     );
-    println!("are in this process, too.)");
-    drop(conn);
+    println!("process, too.)");
     drop(pool);
     Ok(())
 }

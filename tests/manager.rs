@@ -427,6 +427,20 @@ async fn an_object_that_was_taken_out_has_no_place_any_more_and_ends_with_one_ev
 }
 
 #[tokio::test]
+async fn a_client_that_is_detached_is_no_pools_any_more() {
+    let upstream = Upstream::start();
+    let (pool, events) = plain(upstream.config(), &Lines::default(), 1);
+    let client = Connection::detach(pool.get().await.unwrap());
+    assert_eq!(events.closed(), [CloseReason::Detached]);
+    assert_eq!(pool.manager().status().in_use, 0);
+    drop(pool);
+    assert_eq!(client.ask("ECHO mine").await.unwrap(), "mine");
+    drop(client);
+    until(|| upstream.open() == 0).await;
+    assert_eq!(events.closed().len(), 1);
+}
+
+#[tokio::test]
 async fn a_release_is_judged_at_once_and_resets_in_the_background() {
     let upstream = Upstream::start();
     let lines = Lines { reset: "SLOW 100 reset".to_owned(), ..Lines::default() };

@@ -115,6 +115,9 @@
 //! `get`, `prepare_cached` and `transaction` are what they were, and so is `cancel_token`, whose
 //! type is ours and which does nothing once the connection has gone back. The differences:
 //!
+//! - Whoever keeps the deadpool has all of this in it, with
+//!   [`build_manager`](livepool::Builder::build_manager), or our sockets under deadpool-postgres' own
+//!   manager: `examples/postgres_on_deadpool.rs`.
 //! - [`RecyclingMethod`] is `Tidy` unless you say otherwise, which undoes what a user did to the session.
 //!   `Fast`, which leaves it to the next one, is deadpool's default.
 //! - The statement cache is bounded ([`Postgres::with_statement_cache`]), and

@@ -78,6 +78,15 @@ impl<P: Protocol> Connection<P> {
         }
     }
 
+    /// Takes the client out of its connection, which is no pool's any more, as
+    /// [`Guard::detach`](crate::Guard::detach) does.
+    #[must_use = "a detached connection that is dropped is closed"]
+    pub fn detach(object: Object<Manager<P>>) -> P::Client {
+        let mut lease = Object::take(object).lease.take().expect(HELD);
+        lease.call_back();
+        *lease.detach().into_any().downcast().expect(MADE)
+    }
+
     fn settle(&mut self) -> Settled {
         self.held_mut().settle()
     }

@@ -33,6 +33,18 @@ pub use connection::Connection;
 
 /// A [`deadpool::managed::Manager`] that makes and checks our connections, for programs that
 /// already run a deadpool pool.
+///
+/// `create` waits for a connection as a caller of a [`Pool`](crate::Pool) does whom no idle one can serve:
+/// it is dialed with all that a pool's dials have, within `timeouts.connect`, and tried again until
+/// `timeouts.checkout` is over. `recycle` does what a return and a checkout of a pool do: it judges what
+/// the last user left, has the protocol reset it within `timeouts.reset`, looks at the socket, asks a
+/// peer that was silent for too long, and pings as [`validation`](Config::validation) says within
+/// `timeouts.ping`. [`watch`](Self::watch) looks after idle connections in the background.
+///
+/// Cloning is cheap. A manager is for one pool: its clones have their connections, and what they know of
+/// the upstream, together.
+///
+#[doc = include_str!("../../../docs/deadpool.md")]
 pub struct Manager<P: Protocol = Raw> {
     handle: Arc<Owner>,
     shared: Arc<Shared>,
