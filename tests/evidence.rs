@@ -472,16 +472,12 @@ fn a_setting_that_a_plain_deadpool_cannot_honour_is_refused_and_not_ignored() {
     let table = [
         (base().with_min_idle(1), "min_idle"),
         (base().with_max_size(3), "max_size"),
-        (base().with_max_connecting(3), "max_connecting"),
         (base().with_max_waiting(Some(3)), "max_waiting"),
+        (base().with_max_shares(3), "max_shares"),
         (base().with_order(livepool::config::Order::Fifo), "order"),
-        (base().with_idle_timeout(Some(SECOND)), "idle_timeout"),
         (base().with_hold_warning(Some(SECOND)), "hold_warning"),
         (base().with_wait_warning(Some(SECOND)), "wait_warning"),
-        (base().with_metrics(MetricsConfig::default().with_peers(1)), "metrics"),
-        (base().with_patience(SECOND), "patience"),
-        (base().with_timeouts(Timeouts::default().with_checkout(SECOND)), "timeouts.checkout"),
-        (base().with_timeouts(Timeouts::default().with_ping(None)), "timeouts.ping"),
+        // Bare streams have no ping of their own.
         (base().with_validation(Validation::Ping), "validation"),
     ];
     for (config, field) in table {

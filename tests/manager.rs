@@ -199,6 +199,25 @@ async fn a_living_peer_that_was_quiet_for_long_is_asked_and_its_connection_used(
     assert_eq!((events.opened(), events.closed()), (1, vec![]));
 }
 
+/// deadpool has dropped it while its peer was being asked, and there is nobody to give it back to.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_silent_connection_that_was_given_up_ends_though_its_peer_answers_at_last() {
+    let upstream = Upstream::start();
+    let silence = Some(1100 * MS);
+    let config = upstream.config().with_max_silence(silence).with_max_silence_after_use(silence);
+    let (pool, events) = plain(config, &Lines::default(), 3);
+    drop(futures_util::future::join_all((0..3).map(|_| pool.get())).await);
+    upstream.order_all(&Order::Silence);
+    sleep(1500 * MS).await;
+    assert_eq!(ask(&pool, "ECHO x").await.unwrap(), "x");
+    // One has made room for the new one.
+    assert_eq!(pool.manager().status().quarantined, 2);
+    upstream.order_all(&Order::Heal);
+    assert_eq!(events.until_closed(3).await, [CloseReason::Superseded; 3]);
+    until(|| upstream.open() == 1).await;
+}
+
 #[tokio::test]
 async fn a_handshake_of_a_plain_deadpool_has_the_time_of_a_dial() {
     let upstream = Upstream::start();
