@@ -19,6 +19,7 @@ use livepool_testkit::blackhole::Blackhole;
 use livepool_testkit::cut::{DROPS, cut};
 use livepool_testkit::lines::Lines;
 use livepool_testkit::{Events, Order, Upstream, until, until_seen};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
 type Plain = managed::Pool<Manager<Lines>>;
@@ -387,6 +388,33 @@ async fn hooks_of_deadpool_run_beside_and_may_use_the_client_of_an_idle_connecti
     let object = pool.get().await.unwrap();
     assert_eq!(Object::metrics(&object).recycle_count, 3);
     assert_eq!((upstream.accepted(), events.closed()), (1, vec![]));
+}
+
+/// The answer waits in the socket while the hook does something else: nobody takes it for bytes that
+/// nobody had asked for.
+#[tokio::test]
+async fn a_hook_of_deadpool_may_use_a_bare_stream_that_is_idle() {
+    let upstream = Upstream::start();
+    let events = Events::default();
+    let manager = Manager::with_observer(&upstream.config(), events.observer()).unwrap();
+    let hook = Hook::async_fn(|conn: &mut Connection, _| {
+        Box::pin(async move {
+            conn.write_all(b"ECHO x\n").await.map_err(|e| HookError::message(e.to_string()))?;
+            sleep(100 * MS).await;
+            let read = conn.read_exact(&mut [0; 2]).await;
+            read.map_err(|e| HookError::message(e.to_string()))?;
+            conn.finish();
+            Ok(())
+        })
+    });
+    let pool = managed::Pool::<Manager>::builder(manager).max_size(1).pre_recycle(hook);
+    let pool = pool.build().unwrap();
+    Manager::watch(&pool);
+    for _ in 0..3 {
+        drop(pool.get().await.unwrap());
+        until_seen(|| pool.manager().status().idle, |idle| *idle == 1).await;
+    }
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
 }
 
 #[tokio::test]

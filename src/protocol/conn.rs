@@ -181,8 +181,13 @@ impl Conn {
 
     /// The protocol panicked over this connection: it is not reused.
     pub(crate) fn has_panicked(&self) {
+        self.spoil(CloseReason::Panicked);
+    }
+
+    /// The stream of a client must not be reused, for this reason, whoever looks at it.
+    pub(crate) fn spoil(&self, reason: CloseReason) {
         if let Self::Client(client) = self {
-            client.shared.record(|stream| stream.taint(CloseReason::Panicked));
+            client.shared.record(|stream| stream.taint(reason));
         }
     }
 

@@ -243,6 +243,8 @@ impl Lease {
         } else if !leased.entry.is(State::Closed) {
             // Whoever looks at it has a handle to it, and keeps it open until then.
             let pool = Arc::clone(&leased.pool.0);
+            // Before the client goes, which says less.
+            leased.conn.spoil(reason);
             let _ = pool.given_up.push((Arc::clone(&leased.entry), reason));
             pool.fired_queue.wake();
         }
