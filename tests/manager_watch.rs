@@ -103,17 +103,17 @@ async fn silent_ones_are_out<P: Protocol>(pool: &Plain<P>, events: &Events, upst
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn silent_peers_of_a_watched_deadpool_are_found_while_nobody_asks() {
-    let upstream = Upstream::start();
-    let (pool, events) = lines(upstream.config().with_max_silence(Some(SECOND)), 8);
-    silent_ones_are_out(&pool, &events, &upstream).await;
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn silent_peers_of_bare_streams_of_a_watched_deadpool_are_found_while_nobody_asks() {
-    let upstream = Upstream::start();
-    let (pool, events) = bare(upstream.config().with_max_silence(Some(SECOND)), 8);
-    silent_ones_are_out(&pool, &events, &upstream).await;
+    let of_clients = async {
+        let upstream = Upstream::start();
+        let (pool, events) = lines(upstream.config().with_max_silence(Some(SECOND)), 8);
+        silent_ones_are_out(&pool, &events, &upstream).await;
+    };
+    let of_bare_streams = async {
+        let upstream = Upstream::start();
+        let (pool, events) = bare(upstream.config().with_max_silence(Some(SECOND)), 8);
+        silent_ones_are_out(&pool, &events, &upstream).await;
+    };
+    tokio::join!(of_clients, of_bare_streams);
 }
 
 #[cfg(target_os = "linux")]
@@ -126,7 +126,7 @@ async fn quiet_peers_of_a_watched_deadpool_are_asked_and_stay_in_use() {
         let Event::Checked { check, verdict, .. } = event else { return false };
         *check == livepool::event::Check::Probe && *verdict == livepool::event::CheckVerdict::Alive
     };
-    until_seen(|| events.all().iter().filter(|event| alive(event)).count(), |seen| *seen >= 8)
+    until_seen(|| events.all().iter().filter(|event| alive(event)).count(), |seen| *seen >= 4)
         .await;
     assert_eq!(ask(&pool, "ECHO x").await.unwrap(), "x");
     assert_eq!((events.opened(), events.closed(), pool.status().size), (4, vec![], 4));
@@ -417,7 +417,7 @@ async fn nobody_reads_anothers_answer_and_every_connection_ends_once_whatever_th
         let (pool, served) = (pool.clone(), Arc::clone(&served));
         let mut rng = rng.fork();
         tokio::spawn(async move {
-            for round in 0..120 {
+            for round in 0..60 {
                 let Ok(conn) = pool.get().await else { continue };
                 let mine = format!("{caller}-{round}");
                 let (ms, limit) = (rng.u32(0..4), rng.u32(0..6));
@@ -437,7 +437,7 @@ async fn nobody_reads_anothers_answer_and_every_connection_ends_once_whatever_th
         })
     });
     let callers: Vec<_> = callers.collect();
-    for round in 0..40 {
+    for round in 0..20 {
         sleep(rng.u32(5..40) * MS).await;
         match round % 3 {
             0 => upstream.order_all(&Order::Close),
@@ -448,7 +448,7 @@ async fn nobody_reads_anothers_answer_and_every_connection_ends_once_whatever_th
     for caller in join_all(callers).await {
         caller.unwrap();
     }
-    assert!(served.load(Ordering::Relaxed) > 200, "{served:?}");
+    assert!(served.load(Ordering::Relaxed) > 100, "{served:?}");
     drop(pool);
     until_seen(|| upstream.open(), |open| *open == 0).await;
     let mut ends = std::collections::BTreeMap::new();

@@ -106,10 +106,10 @@ impl Lease {
     }
 
     async fn refit_for_owner(&mut self) -> Result<(), Lost> {
-        let was_parked = self.is_parked();
+        let lent = self.claim_back().await?;
+        let was_parked = lent.is_some();
         if was_parked {
-            let lent = self.claim_back().await?;
-            self.look(Some(lent)).await?;
+            self.look(lent).await?;
         }
         let has_reset = self.put_right().await?;
         if !was_parked && !has_reset {
@@ -175,9 +175,9 @@ impl Lease {
             entry.ask_for_owner();
             pool.quarantine(Arc::clone(entry), lent, ProbeStart::Reading(info));
             pool.maintain();
-            let lent = self.claim_back().await?;
+            drop(self.claim_back().await?);
             // It was heard. What came is looked at, too.
-            if let Some(reason) = pool.unusable(&self.entry, &lent, true, self.entry.age()) {
+            if let Some(reason) = pool.unusable(&self.entry, &self.conn, true, self.entry.age()) {
                 return Err(reason.into());
             }
         }
@@ -185,8 +185,12 @@ impl Lease {
         Ok(())
     }
 
-    /// Takes it from whoever looks at it, within the time that a silent peer has.
-    async fn claim_back(&self) -> Result<Conn, Lost> {
+    /// Takes it from whoever looks after it, within the time that a silent peer has. Returns the handle that
+    /// it was parked with; `None`, if it is not.
+    async fn claim_back(&self) -> Result<Option<Conn>, Lost> {
+        if !self.is_parked() {
+            return Ok(None);
+        }
         let pool = self.inner();
         let began = Instant::now();
         let end = began + self.patience(began);
@@ -194,7 +198,11 @@ impl Lease {
             let mut news = pin!(pool.dials.news());
             news.as_mut().enable();
             if let Some((lent, _)) = self.entry.claim_for_owner() {
-                return Ok(lent);
+                return Ok(Some(lent));
+            }
+            // Or whoever was about to park it has left it as it was.
+            if !self.is_parked() {
+                return Ok(None);
             }
             if self.has_ended() {
                 return Err(Lost::Ended);
