@@ -41,7 +41,7 @@ use crate::pool::inner::{PoolInner, Running};
 use crate::protocol::{Bare, Conn, Verdict, Wire};
 use crate::stream::models::{is_closed, pair, read, tcp_stream};
 use crate::stream::{Connector, Stream};
-use crate::sync::{Arc, Weak};
+use crate::sync::{Arc, Mutex, Weak};
 
 pub(crate) fn all() -> Vec<Model> {
     vec![
@@ -63,6 +63,7 @@ pub(crate) fn all() -> Vec<Model> {
             run: whoever_waits_for_a_share_is_served_while_others_keep_theirs,
         },
         Model { name: "kept", run: a_connection_is_kept_for_who_waits_for_it },
+        Model { name: "deadpool", run: what_a_plain_deadpool_keeps_has_one_owner_and_one_end },
     ]
 }
 
@@ -367,6 +368,83 @@ fn of_one_owner_and_one_end(mut world: World) {
     for thread in threads {
         thread.join().expect("it held");
     }
+    world.check();
+}
+
+/// A connection of a plain deadpool: users take it out of deadpool's queue and put it back without a word,
+/// the watch parks it, maintenance looks at it, its peer may go, and deadpool drops it at any moment.
+fn what_a_plain_deadpool_keeps_has_one_owner_and_one_end() {
+    let mut world = World::empty(1);
+    let (stream, peer) = pair();
+    let kind = if thread_rng().gen_bool(0.5) { Kind::Raw } else { Kind::Client };
+    let queue = Arc::new(Mutex::new(Some(world.connect(stream, kind, Some(peer)))));
+    let lock = |queue: &Arc<Mutex<Option<Lease>>>| {
+        let queue = Arc::clone(queue);
+        move |act: &mut dyn FnMut(&mut Option<Lease>)| act(&mut queue.lock().expect("it held"))
+    };
+    let (queued, owner) = (lock(&queue), world.owner());
+    let user = thread::spawn(move || {
+        for _ in 0..2 {
+            some_time();
+            let mut taken = None;
+            queued(&mut |queue| taken = queue.take());
+            let Some(mut lease) = taken else { return };
+            // As a recycle takes it back.
+            while lease.is_parked() && !lease.has_ended() {
+                if lease.entry().claim_for_owner().is_none() {
+                    thread::yield_now();
+                }
+            }
+            if lease.has_ended() {
+                return lease.end_kept(CloseReason::Discarded);
+            }
+            owner.holds(&mut lease);
+            let mut lease = Some(lease);
+            queued(&mut |queue| *queue = lease.take());
+        }
+    });
+    let queued = lock(&queue);
+    let watch = thread::spawn(move || {
+        for _ in 0..2 {
+            some_time();
+            let mut parking = None;
+            queued(&mut |queue| parking = queue.as_ref().and_then(Lease::begin_parking));
+            if let Some(parking) = parking {
+                parking.end(thread_rng().gen_bool(0.5));
+            }
+        }
+    });
+    let queued = lock(&queue);
+    let end = move || {
+        let mut dropped = None;
+        queued(&mut |queue| dropped = queue.take());
+        if let Some(lease) = dropped {
+            lease.end_kept(CloseReason::Discarded);
+        }
+    };
+    let dropper = thread::spawn(move || {
+        some_time();
+        end();
+        end
+    });
+    for step in 1..=4 {
+        match thread_rng().gen_range(0..8) {
+            0 => drop(world.peers[0].1.take()),
+            1 | 2 => world.look_for_silence(step),
+            3..6 => {
+                world.stir();
+                world.look();
+            }
+            _ => turn(),
+        }
+    }
+    user.join().expect("it held");
+    watch.join().expect("it held");
+    // The user may have put it back after that.
+    dropper.join().expect("it held")();
+    world.settle();
+    block_on(world.inner.close_given_up());
+    assert_eq!(world.inner.registry.idle_count(), 0, "nobody has it, and it is kept");
     world.check();
 }
 

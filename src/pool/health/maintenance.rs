@@ -126,7 +126,7 @@ impl PoolInner {
     }
 
     /// Closes what its owner gave up while it was being looked at.
-    async fn close_given_up(&self) {
+    pub(in crate::pool) async fn close_given_up(&self) {
         for (entry, reason) in self.given_up.take() {
             if self.evict(&entry, reason) {
                 tokio::task::yield_now().await;
