@@ -41,6 +41,10 @@ pub use connection::Connection;
 /// peer that was silent for too long, and pings as [`validation`](Config::validation) says within
 /// `timeouts.ping`. [`watch`](Self::watch) looks after idle connections in the background.
 ///
+/// deadpool may drop either at any moment. A dial goes on then, and its connection is that of the next
+/// `create`; a connection that is being recycled is closed, but for one that is being pinged, which goes to
+/// the next `create` as well.
+///
 /// Cloning is cheap. A manager is for one pool: its clones have their connections, and what they know of
 /// the upstream, together.
 ///
