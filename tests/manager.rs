@@ -12,7 +12,7 @@ use std::time::Duration;
 use deadpool::managed::{self, Hook, HookError, Object, PoolError, Timeouts as Waits};
 use livepool::config::Validation;
 use livepool::event::{Check, CheckVerdict, Operation};
-use livepool::protocol::Verdict;
+use livepool::protocol::{Protocol, Raw, Verdict};
 use livepool::{CloseReason, Config, Connection, Event, Manager, Pool, Release, Timeouts};
 use livepool_testkit::cut::{DROPS, cut};
 use livepool_testkit::lines::Lines;
@@ -190,23 +190,31 @@ async fn a_living_peer_that_was_quiet_for_long_is_asked_and_its_connection_used(
     assert_eq!((events.opened(), events.closed()), (1, vec![]));
 }
 
-/// deadpool has dropped it while its peer was being asked, and there is nobody to give it back to.
+/// deadpool has dropped them while their peers were being asked, and there is nobody to give them back to.
 #[cfg(target_os = "linux")]
-#[tokio::test]
-async fn a_silent_connection_that_was_given_up_ends_though_its_peer_answers_at_last() {
+async fn given_up_ones_end<P: Protocol>(protocol: P) {
     let upstream = Upstream::start();
     let silence = Some(1100 * MS);
     let config = upstream.config().with_max_silence(silence).with_max_silence_after_use(silence);
-    let (pool, events) = plain(config, &Lines::default(), 3);
+    let events = Events::default();
+    let builder = Pool::builder(config).observer(events.observer()).protocol(protocol);
+    let manager = builder.build_manager().unwrap();
+    let pool = managed::Pool::<Manager<P>>::builder(manager).max_size(3).build().unwrap();
     drop(futures_util::future::join_all((0..3).map(|_| pool.get())).await);
     upstream.order_all(&Order::Silence);
     sleep(1500 * MS).await;
-    assert_eq!(ask(&pool, "ECHO x").await.unwrap(), "x");
+    let _conn = pool.get().await.unwrap();
     // One has made room for the new one.
     assert_eq!(pool.manager().status().quarantined, 2);
     upstream.order_all(&Order::Heal);
     assert_eq!(events.until_closed(3).await, [CloseReason::Superseded; 3]);
     until(|| upstream.open() == 1).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn silent_connections_that_were_given_up_end_though_their_peers_answer_at_last() {
+    tokio::join!(given_up_ones_end(Lines::default()), given_up_ones_end(Raw::default()));
 }
 
 #[tokio::test]
