@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use livepool::config::{MetricsConfig, Validation};
+use livepool::config::Validation;
 use livepool::event::{Check, CheckVerdict};
 use livepool::{BoxFuture, CloseReason, Config, Event, Ping, Pool, Release, Stream, Timeouts};
 use livepool_testkit::{Events, Order, Upstream, ask, exchange, fill, until, watched};

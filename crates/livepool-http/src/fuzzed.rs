@@ -35,6 +35,8 @@ pub fn all() -> Vec<Property> {
                 b"0\n close ,x",
             ],
         },
+        #[cfg(feature = "http2")]
+        crate::http2::fuzzed::FRAMES,
     ]
 }
 

@@ -1,4 +1,6 @@
-//! HTTP/1.1 (hyper), one request at a time on each connection.
+//! HTTP/1.1 (hyper), one request at a time on each connection. HTTP/2, with many at a time, is in
+#![cfg_attr(feature = "http2", doc = "[`http2`].")]
+#![cfg_attr(not(feature = "http2"), doc = "`http2`, with the feature of that name.")]
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), livepool_http::Error> {

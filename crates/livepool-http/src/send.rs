@@ -6,7 +6,7 @@ use http::{Request, Response};
 
 use crate::{Body, Error, Limits, RequestBody};
 
-/// Requests on the connections of a pool: implemented for [`Pool<Http1>`](Pool), and
+/// Requests on the connections of a pool: implemented for [`Pool<Http1>`](livepool::Pool), and
 /// for that of [HTTP/2](crate::http2).
 ///
 /// ```no_run
@@ -33,7 +33,7 @@ pub trait HttpPool: sealed::SealedHttp {
     ///
     /// # Panics
     ///
-    /// As [`Pool::get`].
+    /// As [`Pool::get`](livepool::Pool::get).
     ///
     /// # Cancel safety
     ///
@@ -63,7 +63,7 @@ pub trait HttpPool: sealed::SealedHttp {
     ) -> impl Future<Output = Result<Response<Body>, Error>> + Send;
 }
 
-/// A request on a connection that was taken already: implemented for [`Guard<Http1>`](Guard).
+/// A request on a connection that was taken already: implemented for [`Guard<Http1>`](livepool::Guard).
 ///
 /// ```no_run
 /// use livepool_http::{HttpGuard, Request};

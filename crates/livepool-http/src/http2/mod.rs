@@ -65,6 +65,8 @@ mod body;
 mod client;
 mod exchange;
 mod frames;
+#[cfg(any(test, feature = "__properties"))]
+pub(crate) mod fuzzed;
 mod protocol;
 mod send;
 mod upload;
