@@ -26,6 +26,7 @@ fn main() -> Result {
     report.head()?;
     report.goals()?;
     report.throughput()?;
+    report.faults()?;
     report.why()?;
     report.scale()?;
     report.ladder()?;
@@ -142,6 +143,38 @@ impl Report {
                     number(&one["cpu_ratio"]),
                 )?;
             }
+        }
+        writeln!(self.text)?;
+        Ok(())
+    }
+
+    /// The same requests while something goes wrong.
+    fn faults(&mut self) -> Result {
+        let Some(Value::Array(all)) = results::load("faults") else { return Ok(()) };
+        writeln!(
+            self.text,
+            "## Under faults\n\n\
+             `cargo bench -p livepool-throughput --bench faults`: 32 callers ask without a pause for 13 s, and \
+             something happens after the first. Each contender as it comes. *Unanswered*: requests that \
+             had neither an answer nor an error at the end. *Crossed*: answers to somebody else's \
+             request.\n\n\
+             | server | what happens | contender | answered | errors | unanswered | crossed | longest wait |\n\
+             |---|---|---|---|---|---|---|---|"
+        )?;
+        for one in &all {
+            let found = &one["found"];
+            writeln!(
+                self.text,
+                "| {} | {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.2} s |",
+                string(&one["server"]),
+                string(&one["fault"]),
+                string(&found["contender"]),
+                number(&found["answered"]),
+                number(&found["errors"]),
+                number(&found["unanswered"]),
+                number(&found["crossed"]),
+                number(&found["longest"]),
+            )?;
         }
         writeln!(self.text)?;
         Ok(())
