@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
 
 use crate::http1::upload::UploadSource;
 
@@ -65,7 +66,7 @@ impl RequestBody {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        BodyKind::Stream(Mutex::new(Box::pin(BoxedErrors(Box::pin(body))))).into()
+        BodyKind::Stream(Mutex::new(Box::pin(BoxedErrors { body }))).into()
     }
 
     /// The same body once more; `None` for a stream.
@@ -90,8 +91,13 @@ impl RequestBody {
     }
 }
 
-/// A body whose errors are boxed.
-struct BoxedErrors<B>(Pin<Box<B>>);
+pin_project! {
+    /// A body whose errors are boxed.
+    struct BoxedErrors<B> {
+        #[pin]
+        body: B,
+    }
+}
 
 impl<B> Body for BoxedErrors<B>
 where
@@ -102,18 +108,18 @@ where
     type Error = BoxError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.0.as_mut().poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+        self.project().body.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        self.body.size_hint()
     }
 }
 
