@@ -364,13 +364,15 @@ async fn two_pools_that_nobody_named_have_two_names() {
 #[tokio::test]
 async fn a_task_that_has_not_finished_writing_when_its_user_goes_has_cancelled_nothing() {
     let (upstream, events) = (Upstream::start(), Events::default());
-    let config = upstream.config().with_max_size(1);
+    // How long a reset may take is not what this is about.
+    let timeouts = Timeouts::default().with_reset(Duration::from_secs(20));
+    let config = upstream.config().with_max_size(1).with_timeouts(timeouts);
     let lines = Lines { reuse: Verdict::NeedsReset, ..Lines::default() };
     let builder = Pool::builder(config).observer(events.observer());
     let pool = builder.protocol(lines).build().unwrap();
     let client = pool.get().await.unwrap();
     drop(client.asks_later()("SLOW 300 a"));
-    drop(client.asks_later()(&format!("ECHO {}", "x".repeat(16 << 20))));
+    drop(client.asks_later()(&format!("ECHO {}", "x".repeat(8 << 20))));
     tokio::time::sleep(Duration::from_millis(100)).await;
     drop(client);
     let client = pool.get().await.unwrap();
