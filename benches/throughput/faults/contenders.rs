@@ -40,7 +40,9 @@ pub trait Server {
     fn contenders(&self) -> Vec<Make>;
 }
 
-pub const SERVERS: [(&str, fn() -> Box<dyn Server>); 3] = [
+type Start = fn() -> Box<dyn Server>;
+
+pub const SERVERS: [(&str, Start); 3] = [
     ("redis", || Box::new(Redis::start())),
     ("postgres", || Box::new(Postgres::start())),
     ("http/2", || Box::new(Nginx::start_http2(None))),

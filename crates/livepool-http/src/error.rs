@@ -194,7 +194,8 @@ impl Error {
     /// The code of HTTP/2 (RFC 9113 section 7) that the server has ended the request or its connection with.
     #[cfg(feature = "http2")]
     pub fn http2_code(&self) -> Option<u32> {
-        Some(self.find::<h2::Error>()?.reason()?.into())
+        let error = self.find::<h2::Error>()?;
+        Some(error.reason().filter(|_| error.is_remote())?.into())
     }
 
     /// Why no connection was to be had, if that is what happened.

@@ -18,7 +18,7 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The body of a request: empty (`()`), bytes or text, or a stream.
 ///
 /// Empty bodies, bytes and text can be sent again, without a copy; see [when a request is made
-/// again](super#when-a-request-is-made-again). A stream cannot.
+/// again](super#when-a-request-is-made-again). A stream cannot; over HTTP/2 its first 64 KiB can.
 ///
 /// ```
 /// use http_body_util::Full;
@@ -37,6 +37,8 @@ pub struct RequestBody {
     /// What a stream has given already: the rest of its last data, which was too long for one piece, or all of
     /// it, for a request that is made again.
     given: VecDeque<Bytes>,
+    /// The stream has come to its end: it is not asked again.
+    has_ended: bool,
 }
 
 /// hyper copies a piece into its buffer, and keeps the buffer: that would be as long as the longest
@@ -60,7 +62,7 @@ enum BodyKind {
 }
 
 impl RequestBody {
-    /// A body that is sent as it is made. The request is made once only.
+    /// A body that is sent as it is made. Over HTTP/1.1 the request is made once only.
     pub fn stream<B>(body: B) -> Self
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -81,7 +83,10 @@ impl RequestBody {
     /// The same, with these pieces of a stream once more before what is still to come of it.
     #[cfg(feature = "http2")]
     pub(super) fn after(mut self, pieces: Vec<Bytes>) -> Self {
-        self.given = pieces.into();
+        // Some of them may have been given, and not sent, before.
+        for piece in pieces.into_iter().rev() {
+            self.given.push_front(piece);
+        }
         self
     }
 
@@ -131,7 +136,7 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Self { kind, source, given } = &mut *self;
+        let Self { kind, source, given, has_ended } = &mut *self;
         if let Some(first) = given.front_mut() {
             let piece = piece(first);
             if first.is_empty() {
@@ -143,6 +148,7 @@ impl Body for RequestBody {
             BodyKind::Empty => Poll::Ready(None),
             BodyKind::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
             BodyKind::Bytes(bytes) => Poll::Ready(Some(Ok(piece(bytes)))),
+            BodyKind::Stream(_) if *has_ended => Poll::Ready(None),
             BodyKind::Stream(body) => {
                 let body = body.get_mut().unwrap_or_else(PoisonError::into_inner);
                 let frame = body.as_mut().poll_frame(cx);
@@ -152,6 +158,7 @@ impl Body for RequestBody {
                     // pauses.
                     source.set_paused(frame.is_pending());
                 }
+                *has_ended = matches!(frame, Poll::Ready(None));
                 frame.map_ok(|frame| match frame.into_data() {
                     Ok(mut data) => {
                         let piece = piece(&mut data);
@@ -171,6 +178,7 @@ impl Body for RequestBody {
             BodyKind::Empty => true,
             BodyKind::Bytes(bytes) => bytes.is_empty(),
             BodyKind::Stream(_) if !self.given.is_empty() => false,
+            BodyKind::Stream(_) if self.has_ended => true,
             BodyKind::Stream(body) => body.lock().is_ok_and(|body| body.is_end_stream()),
         }
     }
@@ -179,14 +187,26 @@ impl Body for RequestBody {
         match &self.kind {
             BodyKind::Empty => SizeHint::with_exact(0),
             BodyKind::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            BodyKind::Stream(body) => body.lock().map(|body| body.size_hint()).unwrap_or_default(),
+            BodyKind::Stream(body) => {
+                let rest = match self.has_ended {
+                    true => SizeHint::with_exact(0),
+                    false => body.lock().map(|body| body.size_hint()).unwrap_or_default(),
+                };
+                let given: u64 = self.given.iter().map(|piece| piece.len() as u64).sum();
+                let mut all = SizeHint::new();
+                all.set_lower(rest.lower() + given);
+                if let Some(upper) = rest.upper() {
+                    all.set_upper(upper + given);
+                }
+                all
+            }
         }
     }
 }
 
 impl From<BodyKind> for RequestBody {
     fn from(kind: BodyKind) -> Self {
-        Self { kind, source: None, given: VecDeque::new() }
+        Self { kind, source: None, given: VecDeque::new(), has_ended: false }
     }
 }
 

@@ -37,7 +37,8 @@ pub trait HttpPool: sealed::SealedHttp {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection, if the request was begun. The server may act on it
+    /// Dropping the future closes the connection, if the request was begun; over HTTP/2 it ends the
+    /// request's stream alone. The server may act on it
     /// all the same. Dropping the response does not cut an upload that the server has accepted: see
     /// [what goes on](crate#when-the-answer-comes-before-the-request-is-over).
     #[track_caller]

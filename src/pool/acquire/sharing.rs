@@ -194,6 +194,9 @@ impl SharedSet {
     /// How many connections those need who wait for a share, so many of them, where one may have up to
     /// `most`.
     pub(in crate::pool) fn needed_by(&self, sharers: usize, most: usize) -> usize {
+        // A peer may take fewer.
+        let taken = self.open().iter().map(|shared| shared.most.load(Ordering::Relaxed)).max();
+        let most = most.min(taken.unwrap_or(most));
         let depth = match self.rule.get().map(|rule| rule.spread) {
             Some(Spread::Even(depth)) => depth.min(most),
             Some(Spread::Pack) => most,

@@ -6,25 +6,28 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
+use h2::RecvStream;
 use http::{HeaderMap, header};
 use http_body::{Frame, SizeHint};
 
 use super::Http2;
 use super::exchange::{Clock, Stage, failed};
 use super::upload::{Upload, UploadTask};
-use crate::Error;
 use crate::error::RequestTarget;
+use crate::{Error, Failure};
 use livepool::event::ConnId;
 use livepool::protocol::{Owed, Share};
 
 /// The body of a response, and its part of a connection.
 pub(crate) struct Http2Body {
-    stream: RecvStream,
+    /// `None` once it has failed: dropped, it ends.
+    stream: Option<RecvStream>,
     /// What it holds until the response is over.
     held: Option<Held>,
     length: Option<u64>,
     has_data: bool,
+    /// The last poll found nothing.
+    is_waiting: bool,
     conn: ConnId,
     target: RequestTarget,
 }
@@ -75,7 +78,9 @@ impl Http2Body {
             }
         };
         let held = Some(Held { _owed: owed, share, upload, clock });
-        let mut body = Self { stream, held, length, has_data: true, conn, target };
+        let stream = Some(stream);
+        let (has_data, is_waiting) = (true, false);
+        let mut body = Self { stream, held, length, has_data, is_waiting, conn, target };
         body.release_if_done();
         body
     }
@@ -95,9 +100,14 @@ impl Http2Body {
     /// Gives the share back with the last frame, not with the end behind it, for which a caller need not
     /// poll.
     fn release_if_done(&mut self) {
-        if self.stream.is_end_stream() {
+        if self.has_all() {
             self.release();
         }
+    }
+
+    /// Whether nothing more is to come.
+    fn has_all(&self) -> bool {
+        self.stream.as_ref().is_none_or(RecvStream::is_end_stream)
     }
 
     fn release(&mut self) {
@@ -108,35 +118,52 @@ impl Http2Body {
         }
     }
 
-    fn is_over(&mut self, error: h2::Error) -> Option<Result<Frame<Bytes>, Error>> {
-        // RFC 9113 section 8.1: the response is complete, and the rest of the request not wanted.
-        if error.is_remote() && error.is_reset() && error.reason() == Some(Reason::NO_ERROR) {
-            self.held = None;
-            return None;
+    /// The response has failed: nothing more comes of it.
+    fn fail(&mut self, error: h2::Error) -> Option<Error> {
+        let (held, stream) = (self.held.take()?, self.stream.take()?);
+        if let Some(source) = held.upload.as_ref().and_then(UploadTask::failed) {
+            return Some(Error::new(Failure::RequestBody).because_of(source).at(&self.target));
         }
-        let held = self.held.take()?;
-        let stream = self.stream.stream_id().as_u32();
-        let (error, _) = failed(&held.share, Some(stream), error, Stage::Body);
-        Some(Err(error.at(&self.target)))
+        let number = stream.stream_id().as_u32();
+        let (error, _) = failed(&held.share, Some(number), error, Stage::Body);
+        Some(error.at(&self.target))
     }
 
     fn poll_stream(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
         if self.has_data {
-            match ready!(self.stream.poll_data(cx)) {
+            match ready!(stream.poll_data(cx)) {
                 Some(Ok(data)) => {
                     // It is the caller's from here on.
-                    let released = self.stream.flow_control().release_capacity(data.len());
+                    let released = stream.flow_control().release_capacity(data.len());
                     return Poll::Ready(Some(released.map(|()| Frame::data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => self.has_data = false,
             }
         }
-        let trailers = ready!(self.stream.poll_trailers(cx));
+        let trailers = ready!(stream.poll_trailers(cx));
         Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)).transpose())
+    }
+
+    /// Nothing has come: resolves when the time for it is over.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        let Some(Held { share, upload, clock: Some(clock), .. }) = &mut self.held else {
+            return Poll::Pending;
+        };
+        // It runs while somebody waits for the server, and the server not for us.
+        let is_paused = upload.as_ref().is_some_and(UploadTask::is_paused);
+        if !self.is_waiting || is_paused {
+            clock.as_mut().restart();
+        }
+        self.is_waiting = true;
+        let late = ready!(clock.as_mut().poll_over(share, cx));
+        // The stream ends with what is dropped.
+        (self.held, self.stream) = (None, None);
+        Poll::Ready(Error::new(Failure::Body).because_of(late).at(&self.target))
     }
 }
 
@@ -149,39 +176,31 @@ impl http_body::Body for Http2Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
-        match this.poll_stream(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+        let frame = match this.poll_stream(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => return this.poll_late(cx).map(|late| Some(Err(late))),
+        };
+        this.is_waiting = false;
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
                 if let (Some(data), Some(length)) = (frame.data_ref(), &mut this.length) {
                     *length = length.saturating_sub(data.len() as u64);
                 }
-                let is_trailers = frame.is_trailers();
-                match &mut this.held {
-                    _ if is_trailers || this.stream.is_end_stream() => this.release(),
-                    Some(Held { clock: Some(clock), .. }) => clock.as_mut().restart(),
-                    _ => {}
+                if frame.is_trailers() || this.has_all() {
+                    this.release();
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Some(Ok(frame))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(this.is_over(error)),
-            Poll::Ready(None) => {
+            Some(Err(error)) => this.fail(error).map(Err),
+            None => {
                 this.release();
-                Poll::Ready(None)
+                None
             }
-            Poll::Pending => {
-                let Some(Held { share, clock: Some(clock), .. }) = &mut this.held else {
-                    return Poll::Pending;
-                };
-                let late = ready!(clock.as_mut().poll_over(share, cx));
-                // The stream ends with what is dropped.
-                this.held = None;
-                let error = Error::new(crate::Failure::Body).because_of(late);
-                Poll::Ready(Some(Err(error.at(&this.target))))
-            }
-        }
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.has_all()
     }
 
     fn size_hint(&self) -> SizeHint {

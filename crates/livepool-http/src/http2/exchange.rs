@@ -82,13 +82,20 @@ pub(super) async fn exchange(
     let (mut response, stream) = match opened {
         Ok(opened) => opened,
         Err(error) => {
+            // Whether or not its driver has come to say so: nobody else joins.
+            client.said.spend();
             let (error, fate) = failed(&share, None, error, Stage::Head);
             return fail((error, fate), again(parts, Some(body)));
         }
     };
     let number = stream.stream_id().as_u32();
     let mut upload = Upload::new(stream, body, is_over);
+    if let Some(clock) = clock {
+        // Another one may have been asked before.
+        clock.as_mut().restart();
+    }
     let answer = poll_fn(|cx| {
+        let moves = upload.moves();
         // First, so that its data goes out with its head.
         if let Poll::Ready(Err(Stopped::Source(error))) = upload.poll(cx) {
             return Poll::Ready(Err(NoAnswer::Source(error)));
@@ -97,6 +104,10 @@ pub(super) async fn exchange(
             Poll::Ready(answer) => Poll::Ready(answer.map_err(NoAnswer::Stream)),
             Poll::Pending => match clock {
                 Some(clock) => {
+                    // The server cannot answer what it does not have.
+                    if upload.moves() != moves || upload.is_paused() {
+                        clock.as_mut().restart();
+                    }
                     clock.as_mut().poll_over(&share, cx).map(|late| Err(NoAnswer::Late(late)))
                 }
                 None => Poll::Pending,

@@ -22,6 +22,7 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 /// The last type of RFC 9113, CONTINUATION.
 const LAST_TYPE: u8 = 9;
 
@@ -48,6 +49,8 @@ pub(super) struct Said {
     last_taken: AtomicU32,
     /// The last stream whose HEADERS were written.
     last_sent: AtomicU32,
+    /// The library opens no more streams.
+    is_spent: AtomicBool,
 }
 
 impl Default for Said {
@@ -58,6 +61,7 @@ impl Default for Said {
             max_streams: AtomicU32::new(u32::MAX),
             last_taken: AtomicU32::new(NONE),
             last_sent: AtomicU32::new(0),
+            is_spent: AtomicBool::new(false),
         }
     }
 }
@@ -73,8 +77,16 @@ impl Said {
         self.is_http1.load(Ordering::Acquire)
     }
 
-    /// How many requests the server takes at a time, as it said last.
+    /// The library has opened no stream: it has ended the connection, or has no numbers left.
+    pub(super) fn spend(&self) {
+        self.is_spent.store(true, Ordering::Release);
+    }
+
+    /// How many requests may be on the connection at a time: what the server said last.
     pub(super) fn max_streams(&self) -> usize {
+        if self.is_spent.load(Ordering::Acquire) {
+            return 0;
+        }
         self.max_streams.load(Ordering::Acquire) as usize
     }
 
@@ -219,8 +231,11 @@ impl FrameScanner {
             }
             _ => {}
         }
-        if payload.is_empty() && !matches!(head.kind, DATA | HEADERS | RST_STREAM) {
-            self.count_idle();
+        match head.kind {
+            // Answers, and what is said about requests.
+            DATA | HEADERS | RST_STREAM | WINDOW_UPDATE => self.idle_since = None,
+            _ if payload.is_empty() => self.count_idle(),
+            _ => {}
         }
     }
 
@@ -274,7 +289,7 @@ impl Scanner for FrameScanner {
                 *is_reported = true;
                 Verdict::PeerCloses
             }
-            _ if self.idle_frames > FLOOD => Verdict::Close,
+            _ if self.idle_since.is_some() && self.idle_frames > FLOOD => Verdict::Close,
             _ => Verdict::Keep,
         }
     }

@@ -34,14 +34,15 @@
 //! A server that goes away (`GOAWAY`) gets no new requests: those that it has taken are finished, and then the
 //! connection is closed, as `peer_closed`. A connection is closed as well, when its requests have gone, if one
 //! of them did not come in time: others go elsewhere meanwhile. What breaks the rules of RFC 9113 ends its
-//! connection at once. So does a server that sends more than 1000 frames within a second, none of them
-//! an answer.
+//! connection at once. So does a server that sends more than 1000 frames within a second (pings, settings)
+//! without an answer among them. One that takes no requests at all (`MAX_CONCURRENT_STREAMS` is 0) is
+//! left at once, and tried three times.
 //!
 //! The ping of [`Validation::Ping`](livepool::config::Validation) is that of HTTP/2.
 //!
 //! # When a request is made again
 //!
-//! A request of which the server has done nothing is made again on another connection, whatever its
+//! A request of which the server has done nothing is made again, whatever its
 //! method: it was not written, or the server said that it did not take it (`GOAWAY`), as often as it takes
 //! within `timeouts.checkout`; or the server refused it (`REFUSED_STREAM`; RFC 9113 section 8.7), three times at
 //! most. Only while all that was sent of its body is at hand: bytes and text always are, of a stream the first
@@ -54,7 +55,7 @@
 //!
 //! `timeouts.read`, where it is set, is the time between two pieces of a response, and
 //! `timeouts.operation` that for all of it, for each request of its own. [`Limits`](crate::Limits) gives one
-//! request a deadline of its own. A server whose host is silent is found by the requests that wait, as on any
+//! request a deadline of its own; an upload that goes on after its response has only the longest pause. A server whose host is silent is found by the requests that wait, as on any
 //! connection of the pool.
 //!
 //! # What it does not do

@@ -127,7 +127,11 @@ async fn send(
         let FailedExchange { conn, error, fate, request: again } = failed;
         request = match (fate, again) {
             // As often as it takes: each time it is another connection, within `timeouts.checkout`.
-            (Fate::NotTaken, Some(again)) => again,
+            (Fate::NotTaken, Some(again)) => {
+                // None of these steps waits: the driver of what has ended is to have its turn.
+                tokio::task::yield_now().await;
+                again
+            }
             (Fate::Refused, Some(again)) if tries < MOST_TRIES => {
                 tries += 1;
                 again
@@ -139,7 +143,7 @@ async fn send(
             }
             _ => return Err(error),
         };
-        log_trouble(Some(conn), &error, "made again on another connection");
+        log_trouble(Some(conn), &error, "made again");
     }
 }
 

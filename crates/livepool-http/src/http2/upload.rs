@@ -2,7 +2,8 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub(super) struct Upload {
     /// What the server has no room for yet.
     data: Bytes,
     is_over: bool,
+    /// Its source has nothing to give now.
+    is_paused: bool,
     /// How often something moved.
     moves: usize,
     kept: Kept,
@@ -54,11 +57,21 @@ impl Upload {
     /// `is_over`: it was said with the head that nothing follows.
     pub(super) fn new(stream: SendStream<Bytes>, body: RequestBody, is_over: bool) -> Self {
         let kept = body.try_clone().map_or(Kept::Pieces(Vec::new(), 0), Kept::Whole);
-        Self { stream, body, data: Bytes::new(), is_over, moves: 0, kept }
+        Self { stream, body, data: Bytes::new(), is_over, is_paused: false, moves: 0, kept }
     }
 
     pub(super) fn is_over(&self) -> bool {
         self.is_over
+    }
+
+    /// How often something moved.
+    pub(super) fn moves(&self) -> usize {
+        self.moves
+    }
+
+    /// Whether it waits for its source, and not for the server.
+    pub(super) fn is_paused(&self) -> bool {
+        self.is_paused && !self.is_over
     }
 
     /// Sends what there is and the server takes.
@@ -68,7 +81,9 @@ impl Upload {
                 ready!(self.poll_data(cx))?;
                 continue;
             }
-            match Pin::new(&mut self.body).poll_frame(cx) {
+            let frame = Pin::new(&mut self.body).poll_frame(cx);
+            self.is_paused = frame.is_pending();
+            match frame {
                 Poll::Pending => {
                     // Nothing else would tell that nobody wants the rest.
                     return self.stream.poll_reset(cx).map(|_| self.stop());
@@ -81,15 +96,13 @@ impl Upload {
                     Err(frame) => {
                         self.kept = Kept::Lost;
                         let Ok(trailers) = frame.into_trailers() else { continue };
-                        let sent = self.stream.send_trailers(trailers);
-                        self.has_moved(true, sent)?;
+                        if let Err(error) = self.stream.send_trailers(trailers) {
+                            return self.fail(error.into());
+                        }
+                        self.has_moved(true, Ok(()))?;
                     }
                 },
-                Poll::Ready(Some(Err(error))) => {
-                    self.stream.send_reset(Reason::CANCEL);
-                    self.is_over = true;
-                    return Poll::Ready(Err(Stopped::Source(error)));
-                }
+                Poll::Ready(Some(Err(error))) => return self.fail(error),
                 Poll::Ready(None) => {
                     let sent = self.stream.send_data(Bytes::new(), true);
                     self.has_moved(true, sent)?;
@@ -120,6 +133,13 @@ impl Upload {
         sent.or_else(|_| self.stop())
     }
 
+    /// What is to be sent cannot be.
+    fn fail(&mut self, error: BoxError) -> Poll<Result<(), Stopped>> {
+        self.stream.send_reset(Reason::CANCEL);
+        self.is_over = true;
+        Poll::Ready(Err(Stopped::Source(error)))
+    }
+
     fn stop(&mut self) -> Result<(), Stopped> {
         self.is_over = true;
         Err(Stopped::Stream)
@@ -140,11 +160,20 @@ impl Upload {
     }
 
     /// The body as it was before, if it can be sent again.
-    pub(super) fn take_back(self) -> Option<RequestBody> {
-        match self.kept {
+    pub(super) fn take_back(mut self) -> Option<RequestBody> {
+        match std::mem::replace(&mut self.kept, Kept::Lost) {
             Kept::Whole(body) => Some(body),
-            Kept::Pieces(pieces, _) => Some(self.body.after(pieces)),
+            Kept::Pieces(pieces, _) => Some(std::mem::take(&mut self.body).after(pieces)),
             Kept::Lost => None,
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // Not of itself, while its response is still held.
+        if !self.is_over {
+            self.stream.send_reset(Reason::CANCEL);
         }
     }
 }
@@ -152,31 +181,58 @@ impl Upload {
 /// An upload that goes on while its response comes, in a task of its own. Dropped, it ends.
 pub(super) struct UploadTask {
     task: AbortHandle,
-    is_alone: Arc<Notify>,
+    progress: Arc<Progress>,
     goes_on: bool,
+}
+
+/// What its response sees of an upload.
+#[derive(Default)]
+struct Progress {
+    is_alone: Notify,
+    is_paused: AtomicBool,
+    /// The error of its source. Put and taken under this lock, nothing else.
+    failed: Mutex<Option<BoxError>>,
 }
 
 impl UploadTask {
     /// Its share is held until it is over.
     pub(super) fn start(mut upload: Upload, share: Arc<Share<Http2>>) -> Self {
         upload.forget();
-        let is_alone = Arc::<Notify>::default();
-        let alone = Arc::clone(&is_alone);
+        let progress = Arc::<Progress>::default();
+        let seen = Arc::clone(&progress);
         let task = tokio::spawn(async move {
             let longest_pause = share.client().http2.longest_pause;
-            let sent = poll_fn(|cx| upload.poll(cx).map(drop));
-            let (sent, left) = (pin!(sent), pin!(alone.notified()));
+            let sent = poll_fn(|cx| {
+                let result = upload.poll(cx);
+                seen.is_paused.store(upload.is_paused(), Ordering::Relaxed);
+                if let Poll::Ready(Err(Stopped::Source(error))) = result {
+                    seen.failed.lock().unwrap_or_else(PoisonError::into_inner).replace(error);
+                    return Poll::Ready(());
+                }
+                result.map(drop)
+            });
+            let (sent, left) = (pin!(sent), pin!(seen.is_alone.notified()));
             if let Either::Right(_) = select(sent, left).await {
                 finish(upload, longest_pause).await;
             }
         });
-        Self { task: task.abort_handle(), is_alone, goes_on: false }
+        Self { task: task.abort_handle(), progress, goes_on: false }
+    }
+
+    /// Whether it waits for its source, and not for the server.
+    pub(super) fn is_paused(&self) -> bool {
+        self.progress.is_paused.load(Ordering::Relaxed)
+    }
+
+    /// The error of its source, if it has failed.
+    pub(super) fn failed(&self) -> Option<BoxError> {
+        self.progress.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Its response is over: it goes on by itself.
     pub(super) fn leave(mut self) {
         self.goes_on = true;
-        self.is_alone.notify_one();
+        self.progress.is_alone.notify_one();
     }
 }
 

@@ -102,7 +102,10 @@ where
                     let is_over = timeout.is_some_and(|timeout| began.elapsed() >= timeout);
                     refusal(&error, is_over)
                 },
-                |answer| answer.map(GrpcBody::of),
+                |answer| {
+                    let deadline = timeout.and_then(|timeout| began.checked_add(timeout));
+                    answer.map(|body| GrpcBody { body: Some(body), deadline })
+                },
             ))
         })
     }
@@ -110,7 +113,7 @@ where
 
 /// The response to a call that got none: its head has the status ("Trailers-Only").
 fn refusal(error: &Error, is_over: bool) -> Response<GrpcBody> {
-    let mut response = Response::new(GrpcBody { body: None });
+    let mut response = Response::new(GrpcBody { body: None, deadline: None });
     let grpc = HeaderValue::from_static("application/grpc");
     response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
     response.headers_mut().extend(status_of(error, is_over));
@@ -121,12 +124,7 @@ fn refusal(error: &Error, is_over: bool) -> Response<GrpcBody> {
 pub struct GrpcBody {
     /// `None`: there is nothing to come.
     body: Option<Body>,
-}
-
-impl GrpcBody {
-    fn of(body: Body) -> Self {
-        Self { body: Some(body) }
-    }
+    deadline: Option<Instant>,
 }
 
 impl fmt::Debug for GrpcBody {
@@ -149,7 +147,9 @@ impl HttpBody for GrpcBody {
             Some(Ok(frame)) => Some(Ok(frame)),
             Some(Err(error)) => {
                 self.body = None;
-                Some(Ok(Frame::trailers(status_of(&error, false))))
+                // A server that keeps it ends the call at the same moment, with a code of its own.
+                let is_over = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                Some(Ok(Frame::trailers(status_of(&error, is_over))))
             }
             None => None,
         })

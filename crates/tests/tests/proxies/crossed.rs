@@ -147,12 +147,17 @@ async fn a_pool_that_ends_in_the_middle_of_queries_leaves_none_running_behind_a_
     for mode in ["session", "transaction"] {
         let pgbouncer = PgBouncer::start(&server, &[("pool_mode", mode)]);
         let (pool, _events) = postgres_at(&pgbouncer.url(), sixteen);
-        let asked = (0..8).map(|_| async {
-            let conn = pool.get().await.unwrap();
-            let slow = conn.simple_query("SELECT pg_sleep(60)");
-            let _ = tokio::time::timeout(Duration::from_millis(200), slow).await;
-        });
-        futures_util::future::join_all(asked).await;
+        let mut asked = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let pool = pool.clone();
+            asked.spawn(async move {
+                let conn = pool.get().await.unwrap();
+                conn.simple_query("SELECT pg_sleep(60)").await.map(drop)
+            });
+        }
+        // One that is still on its way cannot be cancelled: PostgreSQL cancels what runs.
+        until_seen(|| server.psql(SLEEPING), |seen| seen == "8").await;
+        asked.shutdown().await;
         drop(pool);
         until_seen(|| server.psql(SLEEPING), |seen| seen == "0").await;
         assert!(pgbouncer.is_alive(), "{mode}: {}", pgbouncer.log());
