@@ -1,0 +1,200 @@
+//! The playground in a real browser: what a visitor sees and presses, and what the pool does then.
+
+#[path = "browser/chromium.rs"]
+mod chromium;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use base64::Engine;
+use chromium::Browser;
+use serde_json::json;
+
+/// For what takes seconds when nobody else wants the machine.
+const LONG: Duration = Duration::from_secs(60);
+
+struct Playground {
+    child: Child,
+    url: String,
+}
+
+impl Playground {
+    fn start() -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_livepool-playground"))
+            .args(["--listen", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it was built");
+        let mut line = String::new();
+        let mut says = BufReader::new(child.stdout.take().expect("a pipe"));
+        says.read_line(&mut line).expect("its address");
+        let url = line.split_whitespace().last().expect("its address").to_owned();
+        Self { child, url }
+    }
+}
+
+impl Drop for Playground {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether there is a browser. Says so if not, and fails where no test may be left out.
+fn has_browser() -> bool {
+    let has = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|directory| directory.join("chromium").is_file())
+    });
+    if !has {
+        livepool_testkit::not_run::not_run("the playground in a browser", "chromium is missing");
+    }
+    has
+}
+
+/// Lines of the timeline like this, about upstream B.
+fn lines(what: &str, why: &str) -> String {
+    format!(
+        "[...document.querySelectorAll('#timeline li')].filter(line => line.dataset.peer === '1' && \
+         /{what}/.test(line.dataset.what) && /{why}/.test(line.dataset.why)).length"
+    )
+}
+
+#[test]
+fn a_visitor_cuts_a_wire_sees_the_eviction_heals_it_and_sees_the_recovery() {
+    if !has_browser() {
+        return;
+    }
+    let playground = Playground::start();
+    let mut browser = Browser::start(1280, 800);
+    browser.open(&playground.url);
+    let b = "window.playground.last.peers[1]";
+    let has_begun = format!(
+        "Boolean(window.playground?.last) && {b}.connections > 0 \
+         && window.playground.last.pools.livepool.checkouts_per_s > 20"
+    );
+    browser.wait("callers are served over B as well", &has_begun, LONG);
+    browser.click("#deadpool");
+    browser.click("#bb8");
+    browser.wait(
+        "the others have the same load",
+        "document.querySelectorAll('#pools tbody tr').length === 3",
+        LONG,
+    );
+    // Some seconds of it, for the picture.
+    browser.wait(
+        "a thousand callers were served",
+        "Object.values(window.playground.last.pools).every(pool => pool.checkouts > 1000)",
+        LONG,
+    );
+
+    browser.click("#cut");
+    browser.wait(
+        "the button is its opposite now",
+        "document.getElementById('cut').textContent === 'heal the wire'",
+        LONG,
+    );
+    let silent = "probe_timeout|retransmit_timeout|peer_silent|peer_ejected";
+    let took = browser.wait(
+        "connections to B are evicted, and the timeline says why",
+        &format!("{} > 0", lines("evicted|closed", silent)),
+        LONG,
+    );
+    println!("evicted {took:.1?} after the cut");
+    browser.wait("B is ejected", &format!("{} > 0", lines("peer", "→ ejected")), LONG);
+    browser.wait("no connection to B is left", &format!("{b}.connections === 0"), LONG);
+    assert_fits_and_asks_nobody_else(&mut browser, &playground.url);
+    keep_screenshot(&mut browser);
+
+    browser.click("#cut");
+    let took = browser.wait(
+        "B is trusted again, and used",
+        &format!("{b}.judgement === 'healthy' && {b}.connections > 0 && !{b}.plight.cut"),
+        LONG,
+    );
+    println!("recovered {took:.1?} after the wire was healed");
+    browser.wait(
+        "connections to B serve callers",
+        "window.playground.last.dots.some(dot => dot.peer === 1 && dot.uses > 3)",
+        LONG,
+    );
+    browser.wait("a connection is told in words", "(() => { const board = document.getElementById('dots'); \
+        const box = board.getBoundingClientRect(); const [known] = [...window.playground.board.dots.values()]; \
+        board.dispatchEvent(new MouseEvent('mousemove', {clientX: box.x + known.x, clientY: box.y + known.y})); \
+        return /old, peer last heard|connecting for|closed .* ago/.test(document.getElementById('says').textContent); })()", LONG);
+    assert_no_errors(&browser);
+}
+
+#[test]
+fn the_page_keeps_up_with_200_connections_and_5_000_checkouts_a_second() {
+    if !has_browser() {
+        return;
+    }
+    let playground = Playground::start();
+    let mut browser = Browser::start(1280, 800);
+    browser.open(&playground.url);
+    browser.wait("the first frame", "Boolean(window.playground?.last)", LONG);
+    browser.slide("size", 200);
+    browser.slide("rate", 100);
+    // 5 000 a second who keep their connection for 36 ms: nearly 200 of them have one.
+    browser.slide("think", 27);
+    browser.wait("200 connections", "window.playground.last.dots.length === 200", LONG);
+    browser.eval(
+        "Object.assign(window.playground, {frames: 0, drawn: 0, missed: 0, worst_behind_ms: 0})",
+    );
+    std::thread::sleep(Duration::from_secs(4));
+    let seen = browser.eval(
+        "(({frames, drawn, missed, worst_behind_ms, behind_ms, last}) => ({frames, drawn, missed, \
+         worst_behind_ms, behind_ms, made_in_us: last.made_in_us, dots: last.dots.length, \
+         rate: last.pools.livepool.checkouts_per_s, p99_ms: last.pools.livepool.p99_ms, \
+         errors: last.pools.livepool.errors, bytes: JSON.stringify(last).length}))(window.playground)",
+    );
+    println!("{seen}");
+    let number = |name: &str| seen[name].as_f64().unwrap_or(f64::NAN);
+    // What the page shows is now, however busy the machine is: frames may be left out, never queued.
+    assert!(number("behind_ms") < 1000.0, "the page is behind: {seen}");
+    // Half of the frames, where the machine is busy; all of them where it is not.
+    assert!(number("drawn") > 20.0, "the page does not draw: {seen}");
+    // The load is there: four fifths of it where the machine has other things to do.
+    assert!(number("rate") > 2500.0, "the load is not there: {seen}");
+    // A frame has each connection once, whatever happens on it.
+    assert!(number("bytes") < 60_000.0, "frames grow with the load: {seen}");
+    assert_no_errors(&browser);
+}
+
+fn assert_fits_and_asks_nobody_else(browser: &mut Browser, url: &str) {
+    let size = browser.eval(
+        "[document.documentElement.scrollWidth, document.documentElement.scrollHeight, \
+         document.getElementById('controls').scrollHeight - document.getElementById('controls').clientHeight]",
+    );
+    assert_eq!(size, json!([1280, 800, 0]), "the page does not fit into 1280 x 800");
+    let sent = browser.events.iter().filter(|event| event["method"] == "Network.requestWillBeSent");
+    let sent: Vec<&str> =
+        sent.filter_map(|event| event["params"]["request"]["url"].as_str()).collect();
+    assert!(sent.len() >= 5, "the page and its parts: {sent:?}");
+    let foreign: Vec<_> =
+        sent.iter().filter(|to| !to.starts_with(url) && !to.starts_with("data:")).collect();
+    assert!(foreign.is_empty(), "{foreign:?}");
+}
+
+fn assert_no_errors(browser: &Browser) {
+    let thrown = browser.events.iter().filter(|event| {
+        event["method"] == "Runtime.exceptionThrown"
+            || (event["method"] == "Runtime.consoleAPICalled" && event["params"]["type"] == "error")
+    });
+    let thrown: Vec<_> = thrown.collect();
+    assert!(thrown.is_empty(), "{thrown:?}");
+}
+
+/// `LIVEPOOL_SCREENSHOT=docs/playground.png` renews the one in the README.
+fn keep_screenshot(browser: &mut Browser) {
+    let shot =
+        base64::engine::general_purpose::STANDARD.decode(browser.screenshot()).expect("a PNG");
+    // The README shows it: a page that has to be short.
+    assert!((20_000..300_000).contains(&shot.len()), "the screenshot has {} bytes", shot.len());
+    if let Some(path) = std::env::var_os("LIVEPOOL_SCREENSHOT") {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+        std::fs::write(root.join(path), shot).expect("it can be written");
+    }
+}
