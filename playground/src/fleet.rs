@@ -114,6 +114,8 @@ struct PeerState {
     plight: Plight,
     /// When the last fault was done that leaves no connection usable.
     hit: Option<Instant>,
+    /// When that was over, for connections that it did not end.
+    healed: Option<Instant>,
 }
 
 /// The three upstreams. They end when the last handle is dropped.
@@ -173,7 +175,9 @@ impl Fleet {
     /// Whether a connection that was opened then was dead when it was handed out: a fault had come over
     /// its peer between the two.
     pub(crate) fn was_dead(&self, peer: usize, opened: Instant, handed_out: Instant) -> bool {
-        self.state(peer).hit.is_some_and(|hit| opened < hit && hit < handed_out)
+        let PeerState { hit, healed, .. } = *self.state(peer);
+        hit.is_some_and(|hit| opened < hit && hit < handed_out)
+            && healed.is_none_or(|healed| handed_out < healed)
     }
 
     fn state(&self, peer: usize) -> MutexGuard<'_, PeerState> {
@@ -202,6 +206,7 @@ impl Fleet {
         let Some(running) = process.as_mut() else {
             return Err(io::Error::other("its process was killed: bring it back first"));
         };
+        let told = Instant::now();
         match fault {
             Fault::Stop | Fault::Continue => running.stop(fault == Fault::Stop)?,
             Fault::FailOver => {
@@ -223,11 +228,14 @@ impl Fleet {
             Fault::Forget => running.obey(Order::Forget).await?,
             Fault::BringBack => {}
         }
-        self.note(peer, fault);
+        // A wire that is being cut carries no answer from the first moment on. What ends a connection has
+        // ended it when it is done.
+        let is_slow = matches!(fault, Fault::Cut | Fault::Forget);
+        self.note(peer, fault, if is_slow { told } else { Instant::now() });
         Ok(())
     }
 
-    fn note(&self, peer: usize, fault: Fault) {
+    fn note(&self, peer: usize, fault: Fault, at: Instant) {
         let mut state = self.state(peer);
         let plight = &mut state.plight;
         match fault {
@@ -245,11 +253,10 @@ impl Fleet {
         let kills =
             [Fault::Close, Fault::Reset, Fault::Cut, Fault::Forget, Fault::Refuse, Fault::FailOver];
         if kills.contains(&fault) {
-            state.hit = Some(Instant::now());
+            (state.hit, state.healed) = (Some(at), None);
         }
-        // A connection that is healed can be used again.
         if fault == Fault::Heal {
-            state.hit = None;
+            state.healed = Some(at);
         }
     }
 }

@@ -48,6 +48,14 @@ impl Crowd {
         })
     }
 
+    /// How many are there.
+    pub(crate) fn len(&self) -> usize {
+        self.with(|callers| {
+            callers.retain(|caller| !caller.is_finished());
+            callers.len()
+        })
+    }
+
     fn leave(&self) {
         self.with(|callers| callers.drain(..).for_each(|caller| caller.abort()));
     }

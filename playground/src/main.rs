@@ -13,6 +13,7 @@ mod echo;
 mod figures;
 mod fleet;
 mod frame;
+mod keeping_up;
 mod load;
 mod server;
 mod stage;

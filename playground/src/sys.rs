@@ -15,6 +15,9 @@ pub(crate) trait Socket {
     ///
     /// The system's; on others than Linux always.
     fn set_deaf(&self, is_deaf: bool) -> io::Result<()>;
+
+    /// Whether the other side has acknowledged all that was sent (`SIOCOUTQ`, tcp(7)).
+    fn is_acknowledged(&self) -> bool;
 }
 
 #[cfg(target_os = "linux")]
@@ -34,6 +37,16 @@ impl<S: std::os::fd::AsRawFd> Socket for S {
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
+
+    #[allow(unsafe_code)]
+    fn is_acknowledged(&self) -> bool {
+        let mut unacknowledged: libc::c_int = 0;
+        // SAFETY: the descriptor is open for as long as `self` is borrowed; the kernel writes one int, which
+        // outlives the call. SIOCOUTQ has the number of TIOCOUTQ.
+        let result =
+            unsafe { libc::ioctl(self.as_raw_fd(), libc::TIOCOUTQ, &raw mut unacknowledged) };
+        result != 0 || unacknowledged == 0
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -43,6 +56,10 @@ impl<S> Socket for S {
             io::ErrorKind::Unsupported,
             "only Linux can cut a wire without privileges",
         ))
+    }
+
+    fn is_acknowledged(&self) -> bool {
+        true
     }
 }
 

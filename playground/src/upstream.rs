@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::sys::{Socket, end_with_parent};
 
@@ -137,7 +137,8 @@ impl Upstream {
                         Err(error) => return Err(error),
                     };
                     let delay = Duration::from_millis(self.delay_ms.load(Ordering::Relaxed));
-                    if delay.is_zero() && late.is_empty() && !is_deaf {
+                    // Asked again: it may have become deaf since the loop began.
+                    if delay.is_zero() && late.is_empty() && !*deaf.borrow() {
                         write(&stream, bytes).await?;
                     } else {
                         late.push_back((Instant::now() + delay, bytes.to_vec()));
@@ -165,13 +166,13 @@ impl Upstream {
             Order::Reset => self.end_all(true).await,
             Order::Cut => {
                 listener.as_ref().map_or(Ok(()), |listener| listener.set_deaf(true))?;
-                self.deafen(true)
+                self.deafen().await
             }
             Order::Heal => {
                 listener.as_ref().map_or(Ok(()), |listener| listener.set_deaf(false))?;
-                self.deafen(false)
+                self.hear()
             }
-            Order::Forget => self.deafen(true),
+            Order::Forget => self.deafen().await,
             Order::Refuse => {
                 *listener = None;
                 self.end_all(true).await
@@ -203,11 +204,27 @@ impl Upstream {
         Ok(())
     }
 
-    fn deafen(&self, is_deaf: bool) -> io::Result<()> {
+    /// Cuts both directions of every connection. First nothing more is said; then, when the other side has
+    /// acknowledged all that was said, nothing more is heard. An answer without its acknowledgement would
+    /// be sent again and again, and the other side would hear it: a wire of which one half works.
+    async fn deafen(&self) -> io::Result<()> {
+        let mut streams = Vec::new();
         for conn in self.conns().values() {
-            conn.stream.set_deaf(is_deaf)?;
-            let was_deaf = conn.is_deaf.send_replace(is_deaf);
-            if was_deaf && !is_deaf {
+            conn.is_deaf.send_replace(true);
+            streams.push(Arc::clone(&conn.stream));
+        }
+        // An acknowledgement takes 40 ms at most, unless it goes with the next request.
+        let until = Instant::now() + Duration::from_millis(100);
+        while Instant::now() < until && !streams.iter().all(|stream| stream.is_acknowledged()) {
+            sleep(Duration::from_millis(1)).await;
+        }
+        streams.iter().try_for_each(|stream| stream.set_deaf(true))
+    }
+
+    fn hear(&self) -> io::Result<()> {
+        for conn in self.conns().values() {
+            conn.stream.set_deaf(false)?;
+            if conn.is_deaf.send_replace(false) {
                 // Its client may have gone meanwhile, and nobody could say so: the kernel asks.
                 let ask = socket2::TcpKeepalive::new()
                     .with_time(Duration::from_secs(1))

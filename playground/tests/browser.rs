@@ -1,46 +1,18 @@
 //! The playground in a real browser: what a visitor sees and presses, and what the pool does then.
 
-#[path = "browser/chromium.rs"]
+#[path = "support/chromium.rs"]
 mod chromium;
+#[path = "support/program.rs"]
+#[allow(dead_code, reason = "the other tests press without a browser")]
+mod program;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use base64::Engine;
 use chromium::Browser;
+use program::{LONG, Playground};
 use serde_json::json;
-
-/// For what takes seconds when nobody else wants the machine.
-const LONG: Duration = Duration::from_secs(60);
-
-struct Playground {
-    child: Child,
-    url: String,
-}
-
-impl Playground {
-    fn start() -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_livepool-playground"))
-            .args(["--listen", "127.0.0.1:0"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("it was built");
-        let mut line = String::new();
-        let mut says = BufReader::new(child.stdout.take().expect("a pipe"));
-        says.read_line(&mut line).expect("its address");
-        let url = line.split_whitespace().last().expect("its address").to_owned();
-        Self { child, url }
-    }
-}
-
-impl Drop for Playground {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// Whether there is a browser. Says so if not, and fails where no test may be left out.
 fn has_browser() -> bool {
@@ -137,9 +109,12 @@ fn the_page_keeps_up_with_200_connections_and_5_000_checkouts_a_second() {
     browser.wait("the first frame", "Boolean(window.playground?.last)", LONG);
     browser.slide("size", 200);
     browser.slide("rate", 100);
-    // 5 000 a second who keep their connection for 36 ms: nearly 200 of them have one.
-    browser.slide("think", 27);
+    // So long that all of them are wanted; then so short that they are enough for 5 000 callers a second.
+    browser.slide("think", 40);
     browser.wait("200 connections", "window.playground.last.dots.length === 200", LONG);
+    browser.slide("think", 20);
+    let goes = "window.playground.last.pools.livepool.checkouts_per_s > 2500";
+    browser.wait("the load is there", goes, LONG);
     browser.eval(
         "Object.assign(window.playground, {frames: 0, drawn: 0, missed: 0, worst_behind_ms: 0})",
     );
