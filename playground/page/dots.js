@@ -82,7 +82,7 @@ class Board {
       const [column, row] = cell.split("/");
       const left = LEFT + COLUMNS.indexOf(column) * columnWidth + GAP, top = HEAD + row * rowHeight + GAP;
       const wide = columnWidth - 2 * GAP, high = rowHeight - 2 * GAP;
-      const step = Math.min(17, Math.sqrt(wide * high / dots.length));
+      const step = spacing(wide, high, dots.length);
       const perRow = Math.max(1, Math.floor(wide / step));
       dots.forEach((known, number) => {
         known.goal = {
@@ -166,6 +166,13 @@ class Board {
       if (32 + number * 14 < high) pen.fillText(text, 10, top + 33 + number * 14);
     });
   }
+}
+
+// The largest distance, of at most 17, at which so many dots have room.
+function spacing(wide, high, count) {
+  let step = 17;
+  while (step > 3 && Math.floor(wide / step) * Math.floor(high / step) < count) step -= 0.5;
+  return step;
 }
 
 function plights(plight) {

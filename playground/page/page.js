@@ -167,32 +167,46 @@ function showPools(now) {
       td.className = cell >= 4 && cell <= 6 && text !== "0" ? "bad" : "";
     });
     line.cells[5].title = kinds;
+    line.title = `${number(pool.checkouts)} checkouts, ${number(pool.cancelled)} cancelled; ${number(pool.held_back)} callers did not come, since too many were there`;
   });
 }
 
 const MOST_LINES = 120;
+// What goes on is one line, for so long, with a number that grows.
+const SAME_MS = 2500;
+const latest = new Map();
+
 function showLines(lines) {
   const list = at("timeline");
   for (const line of lines) {
-    const item = Object.assign(document.createElement("li"), { className: line.tone });
-    item.dataset.what = line.what;
-    item.dataset.why = line.why;
-    if (line.peer !== null) item.dataset.peer = line.peer;
-    const text = document.createElement("span");
-    const peer = line.peer === null ? "" : ` ${PEER_NAMES[line.peer]}`;
-    text.append(Object.assign(document.createElement("b"), { textContent: line.what + peer }));
-    if (line.why) text.append(` ${line.why}`);
-    item.append(
-      Object.assign(document.createElement("time"), { textContent: (line.at_ms / 1000).toFixed(1) }), text,
-      Object.assign(document.createElement("span"), { className: "times", textContent: line.count > 1 ? `×${number(line.count)}` : "" }),
-    );
-    if (line.conns.length) {
-      const more = line.count > line.conns.length ? " …" : "";
-      item.append(Object.assign(document.createElement("span"), { className: "conns", textContent: line.conns.map((id) => `#${id}`).join(" ") + more }));
+    const key = [line.what, line.why, line.peer].join("/");
+    let known = latest.get(key);
+    if (!known || line.tone === "button" || line.at_ms - known.at_ms > SAME_MS) {
+      latest.set(key, known = newLine(line));
+      list.prepend(known.item);
     }
-    list.prepend(item);
+    known.count += line.count;
+    known.conns.push(...line.conns.slice(0, 3 - known.conns.length));
+    known.times.textContent = known.count > 1 ? `×${number(known.count)}` : "";
+    const more = known.count > known.conns.length ? " …" : "";
+    known.who.textContent = known.conns.length ? known.conns.map((id) => `#${id}`).join(" ") + more : "";
   }
   while (list.children.length > MOST_LINES) list.lastChild.remove();
+}
+
+function newLine(line) {
+  const make = (tag, className, textContent) => Object.assign(document.createElement(tag), { className, textContent });
+  const item = make("li", line.tone, "");
+  item.dataset.what = line.what;
+  item.dataset.why = line.why;
+  if (line.peer !== null) item.dataset.peer = line.peer;
+  const text = make("span", "", "");
+  const peer = line.peer === null ? "" : ` ${PEER_NAMES[line.peer]}`;
+  text.append(make("b", "", line.what + peer));
+  if (line.why) text.append(` ${line.why}`);
+  const times = make("span", "times", ""), who = make("span", "conns", "");
+  item.append(make("time", "", (line.at_ms / 1000).toFixed(1)), text, times, who);
+  return { item, times, who, at_ms: line.at_ms, count: 0, conns: [] };
 }
 
 // ---- frames
@@ -215,6 +229,7 @@ function take({ now, lines }) {
     state.last = null;
     least = Infinity;
     at("timeline").replaceChildren();
+    latest.clear();
   }
   if (state.last) state.missed += now.number - state.last.number - 1;
   // The clocks differ by what the quickest frame had, at most.

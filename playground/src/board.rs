@@ -202,17 +202,14 @@ impl Inside {
         match (check, verdict) {
             (Check::Life, CheckVerdict::Unproved) => {
                 conn.silent.get_or_insert_with(Instant::now);
+                return;
             }
-            (Check::Probe | Check::Life | Check::Ping, CheckVerdict::Alive) => {
-                // An answer that came at once is a matter of course.
-                if conn.silent.take().is_some_and(|since| since.elapsed() > NEWS) {
-                    self.note(
-                        ("heard again", "probe answered".to_owned(), peer, Tone::Good),
-                        Some(id),
-                    );
-                }
-            }
-            _ => {}
+            (Check::Probe | Check::Life | Check::Ping, CheckVerdict::Alive) => {}
+            _ => return,
+        }
+        // An answer that came at once is a matter of course.
+        if conn.silent.take().is_some_and(|since| since.elapsed() > NEWS) {
+            self.note(("heard again", "probe answered".to_owned(), peer, Tone::Good), Some(id));
         }
     }
 }

@@ -86,20 +86,20 @@ impl LiveHeld {
     }
 }
 
-/// livepool as it comes, but for its size, how many connections it keeps ready, and the time that callers
-/// have.
+/// livepool as it comes, but for its size, the time that callers have, and how soon a connection that
+/// nobody wants is closed.
 pub(crate) fn livepool(
     fleet: &Fleet,
     size: usize,
-    min_idle: usize,
+    idle_timeout: Option<Duration>,
     observer: impl Observer,
 ) -> Pool<Echo> {
     let timeouts = Timeouts::default().with_checkout(PATIENCE).with_operation(PATIENCE);
-    let config = Config::new(NAME)
-        .with_name("playground")
-        .with_max_size(size)
-        .with_min_idle(min_idle)
-        .with_timeouts(timeouts);
+    let mut config =
+        Config::new(NAME).with_name("playground").with_max_size(size).with_timeouts(timeouts);
+    if idle_timeout.is_some() {
+        config = config.with_idle_timeout(idle_timeout);
+    }
     Pool::builder(config)
         .resolver(fleet.clone())
         .observer(observer)

@@ -113,7 +113,7 @@ impl Pools {
     fn start(fleet: &Fleet) -> Self {
         let demand = watch::Sender::new(DEMAND);
         let board = Board::new(fleet);
-        let pool = contenders::livepool(fleet, SIZE, 0, board.clone());
+        let pool = contenders::livepool(fleet, SIZE, None, board.clone());
         let (live, origins) = (pool.clone(), Arc::new(board) as Arc<dyn Origins>);
         let live = move |_: &Demand| Live {
             pool: live.clone(),
@@ -230,7 +230,7 @@ pub(crate) async fn write(path: &Path) -> Result<(), Box<dyn Error>> {
 fn cell(sums: &Sums) -> String {
     let wrong = match sums.wrong {
         0 => String::new(),
-        wrong => format!(" ({wrong} with another caller's answer)"),
+        wrong => format!(" ({wrong} with somebody else's answer)"),
     };
     let longest = match sums.longest.as_millis() {
         short @ 0..1000 => format!("{short} ms"),

@@ -29,7 +29,7 @@ const MOST_LINES: usize = 300;
 pub(crate) struct Frame {
     pub(crate) json: String,
     /// Each with its number, as text.
-    pub(crate) lines: Arc<VecDeque<(u64, String)>>,
+    pub(crate) lines: VecDeque<(u64, Arc<str>)>,
 }
 
 #[derive(Serialize)]
@@ -171,18 +171,18 @@ pub(crate) async fn run(stage: Arc<Stage>, frames: watch::Sender<Arc<Frame>>) {
         // What is serialised here has no map with keys that are no text, and nothing else fails.
         let json = serde_json::to_string(&now).unwrap_or_default();
         took = start.elapsed();
-        frames.send_replace(Arc::new(Frame { json, lines: Arc::new(lines.clone()) }));
+        frames.send_replace(Arc::new(Frame { json, lines: lines.clone() }));
     }
 }
 
-fn numbered(number: u64, line: &Line) -> String {
+fn numbered(number: u64, line: &Line) -> Arc<str> {
     #[derive(Serialize)]
     struct Numbered<'a> {
         number: u64,
         #[serde(flatten)]
         line: &'a Line,
     }
-    serde_json::to_string(&Numbered { number, line }).unwrap_or_default()
+    serde_json::to_string(&Numbered { number, line }).unwrap_or_default().into()
 }
 
 fn peers(stage: &Stage) -> Vec<Peer> {

@@ -17,6 +17,7 @@ use crate::{frame, server};
 
 const CONNECTIONS: usize = 200;
 const RATE: u32 = 5000;
+const THINK_MS: u32 = 35;
 const LASTS: Duration = Duration::from_secs(5);
 
 /// Runs the load, and says in a sentence what a reader got.
@@ -34,8 +35,8 @@ pub(crate) async fn measure() -> Result<String, Box<dyn Error>> {
         tokio::spawn(server::serve(listener, Arc::clone(&stage), seen)).abort_handle(),
     ];
     stage.press(Button::Resize { size: CONNECTIONS }).await?;
-    // So long that all of them are wanted; then so short that they are enough.
-    stage.press(Button::Demand(Demand { rate: RATE, think_ms: 80, shared: false })).await?;
+    // So long that nearly all of them are in use.
+    stage.press(Button::Demand(Demand { rate: RATE, think_ms: THINK_MS, shared: false })).await?;
     let until = Instant::now() + Duration::from_secs(20);
     while stage.board.dots().len() < CONNECTIONS {
         if Instant::now() > until {
@@ -43,7 +44,6 @@ pub(crate) async fn measure() -> Result<String, Box<dyn Error>> {
         }
         sleep(Duration::from_millis(50)).await;
     }
-    stage.press(Button::Demand(Demand { rate: RATE, think_ms: 20, shared: false })).await?;
     sleep(Duration::from_secs(1)).await;
     let read = read(at).await?;
     tasks.iter().for_each(tokio::task::AbortHandle::abort);

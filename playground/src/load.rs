@@ -99,17 +99,21 @@ async fn come<C: Contender>(
     // A machine that was busy owes nobody the callers of that time: they would come all at once.
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Instant::now();
-    let mut due = 0.0;
+    // How many callers' worth of time is left until the next one comes. They come by chance, as callers do
+    // who do not know of each other: sometimes several at once, sometimes none.
+    let mut until_next = 1.0;
     loop {
         beat.tick().await;
         let now = Instant::now();
         let demand = *demand.borrow();
         let passed = (now - last).min(Duration::from_millis(100));
         last = now;
-        due += passed.as_secs_f64() * f64::from(demand.rate);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let mut wanted = due as usize;
-        due = due.fract();
+        until_next -= passed.as_secs_f64() * f64::from(demand.rate);
+        let mut wanted = 0;
+        while until_next <= 0.0 {
+            wanted += 1;
+            until_next -= (1.0 - fastrand::f64()).ln();
+        }
         let pool = pool(&demand);
         crowd.with(|callers| {
             callers.retain(|caller| !caller.is_finished());

@@ -145,7 +145,7 @@ async fn send_frames(mut frames: watch::Receiver<Arc<Frame>>, mut sender: Sender
     while frames.changed().await.is_ok() {
         let frame = Arc::clone(&frames.borrow_and_update());
         let lines = frame.lines.iter().filter(|(number, _)| *number > seen);
-        let lines: Vec<&str> = lines.map(|(_, line)| line.as_str()).collect();
+        let lines: Vec<&str> = lines.map(|(_, line)| &**line).collect();
         let text = format!("data: {{\"now\":{},\"lines\":[{}]}}\n\n", frame.json, lines.join(","));
         seen = frame.lines.back().map_or(seen, |(number, _)| *number);
         if sender.send_data(Bytes::from(text)).await.is_err() {

@@ -1,6 +1,7 @@
 //! Everything that runs: the upstreams, the pools and their callers, and what the buttons do.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use livepool::Pool;
 use serde::{Deserialize, Serialize};
@@ -12,9 +13,12 @@ use crate::echo::Echo;
 use crate::fleet::{Fault, Fleet, PEERS};
 use crate::load::{Demand, Load};
 
-/// The size of a pool at the start, and how many connections livepool keeps ready.
+/// The size of a pool at the start.
 const SIZE: usize = 24;
-const MIN_IDLE: usize = 9;
+
+/// How long an idle connection of livepool stays: short, so that the pool follows its callers while one
+/// looks on, and an upstream that is back is soon dialed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The most that the page may ask for.
 const MOST_SIZE: usize = 256;
@@ -91,7 +95,7 @@ impl Stage {
     pub(crate) async fn start() -> std::io::Result<Self> {
         let fleet = Fleet::start().await?;
         let board = Board::new(&fleet);
-        let pool = contenders::livepool(&fleet, SIZE, MIN_IDLE, board.clone());
+        let pool = contenders::livepool(&fleet, SIZE, Some(IDLE_TIMEOUT), board.clone());
         let demand = watch::Sender::new(Demand { rate: 300, think_ms: 25, shared: false });
         let (live, origins) = (pool.clone(), Arc::new(board.clone()));
         let live = move |demand: &Demand| Live {

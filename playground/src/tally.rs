@@ -93,7 +93,7 @@ impl Tally {
             }
             Fate::WrongAnswer => {
                 sums.wrong += 1;
-                "another caller's answer".to_owned()
+                "somebody else's answer".to_owned()
             }
             Fate::NotServed(error) => error,
         };

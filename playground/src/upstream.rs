@@ -61,7 +61,7 @@ struct Upstream {
 #[tokio::main(flavor = "current_thread")]
 pub(crate) async fn run(port: u16) -> io::Result<()> {
     end_with_parent();
-    let mut listener = Some(TcpListener::bind(("127.0.0.1", port)).await?);
+    let mut listener = Some(listen(port).await?);
     let port =
         listener.as_ref().map_or(Ok(port), |bound| bound.local_addr().map(|at| at.port()))?;
     println!("{port}");
@@ -87,6 +87,18 @@ pub(crate) async fn run(port: u16) -> io::Result<()> {
                 upstream.begin(number, stream);
             }
         }
+    }
+}
+
+/// Listens at a port, which may be a client's for a moment: the system gives them out.
+async fn listen(port: u16) -> io::Result<TcpListener> {
+    let mut left = 40;
+    loop {
+        match TcpListener::bind(("127.0.0.1", port)).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && left > 0 => left -= 1,
+            result => return result,
+        }
+        sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -179,7 +191,7 @@ impl Upstream {
             }
             Order::Accept => {
                 if listener.is_none() {
-                    *listener = Some(TcpListener::bind(("127.0.0.1", port)).await?);
+                    *listener = Some(listen(port).await?);
                 }
                 Ok(())
             }

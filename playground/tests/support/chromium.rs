@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,10 @@ pub(crate) struct Browser {
 impl Browser {
     /// Starts the system's Chromium, with a page of this size.
     pub(crate) fn start(width: u32, height: u32) -> Self {
-        let profile = std::env::temp_dir().join(format!("livepool-browser-{}", std::process::id()));
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("livepool-browser-{}-{number}", std::process::id());
+        let profile = std::env::temp_dir().join(name);
         let mut command = Command::new("sh");
         // Chromium reads at 3 and writes at 4. A sandbox needs privileges that root in a container
         // does not have, and the only page it gets is ours.
