@@ -104,7 +104,7 @@ impl Stage {
             shares: demand.shared,
         };
         let load = Load::start(live, fleet.clone(), demand.subscribe());
-        let inside = Inside { size: SIZE, check: Check::Ping, deadpool: None, bb8: None };
+        let inside = Inside { size: SIZE, check: Check::Peek, deadpool: None, bb8: None };
         Ok(Self { fleet, board, pool, load, demand, inside: Mutex::new(inside) })
     }
 

@@ -77,6 +77,14 @@ fn a_visitor_cuts_a_wire_sees_the_eviction_heals_it_and_sees_the_recovery() {
     browser.wait("B is ejected", &format!("{} > 0", lines("peer", "→ ejected")), LONG);
     browser.wait("no connection to B is left", &format!("{b}.connections === 0"), LONG);
     assert_fits_and_asks_nobody_else(&mut browser, &playground.url);
+    // For the picture: whoever asks another pool now waits for all the time that it has.
+    let others = "['deadpool', 'bb8'].every(name => window.playground.last.pools[name].errors > 0)";
+    for _ in 0..40 {
+        if browser.eval(others) == json!(true) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
     keep_screenshot(&mut browser);
 
     browser.click("#cut");

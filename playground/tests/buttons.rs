@@ -144,6 +144,22 @@ fn what_is_done_to_the_pool_is_what_its_connections_show() {
 }
 
 #[test]
+fn the_page_in_docs_is_what_the_program_writes_but_for_its_figures() {
+    let written = include_str!("../../docs/playground.md");
+    let texts = [
+        include_str!("../text/playground.md"),
+        include_str!("../text/method.md"),
+        include_str!("../text/reading.md"),
+    ];
+    for line in texts.iter().flat_map(|text| text.lines()) {
+        // What stands in braces is filled in.
+        for piece in line.split(['{', '}']).step_by(2) {
+            assert!(written.contains(piece), "docs/playground.md is to be written anew: {piece}");
+        }
+    }
+}
+
+#[test]
 fn nobody_presses_a_button_from_another_site_or_with_nonsense() {
     let playground = Playground::start();
     let host = playground.url.trim_start_matches("http://").to_owned();
