@@ -105,7 +105,7 @@ struct Pools {
     demand: watch::Sender<Demand>,
 }
 
-/// The columns, in the order of [`Pools::all`].
+/// The columns, in the order of [`Pools::loads`].
 const COLUMNS: [&str; 5] =
     ["livepool", "deadpool, peek", "deadpool, ping", "bb8, peek", "bb8, ping"];
 
