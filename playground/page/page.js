@@ -91,7 +91,7 @@ setTarget(1);
 const RATE_MOST = 5000, THINK_MOST = 500;
 const toRate = (slider) => Math.round(RATE_MOST * (slider / 100) ** 3);
 const toThink = (slider) => Math.round(THINK_MOST * (slider / 100) ** 2);
-const busy = { rate: 0, think: 0, size: 0 };
+const busy = { rate: 0, think: 0, size: 0, beside: 0 };
 let shared = false;
 function demand() {
   return { do: "demand", rate: toRate(at("rate").value), think_ms: toThink(at("think").value), shared };
@@ -112,7 +112,12 @@ function showSliders() {
 for (const [id, is] of [["own", false], ["shared", true]]) {
   at(id).addEventListener("click", () => { shared = is; press(demand()); });
 }
-const beside = () => press({ do: "beside", deadpool: at("deadpool").checked, bb8: at("bb8").checked, check: at("check").value });
+async function beside() {
+  // Until it is done the frames have the switches as they were.
+  busy.beside = Infinity;
+  await press({ do: "beside", deadpool: at("deadpool").checked, bb8: at("bb8").checked, check: at("check").value });
+  busy.beside = performance.now() + 800;
+}
 for (const id of ["deadpool", "bb8", "check"]) at(id).addEventListener("change", beside);
 at("zero").addEventListener("click", () => press({ do: "zero" }));
 at("load").addEventListener("submit", (event) => event.preventDefault());
@@ -127,8 +132,10 @@ function showSwitches(now) {
   shared = switches.demand.shared;
   at("own").setAttribute("aria-pressed", String(!shared));
   at("shared").setAttribute("aria-pressed", String(shared));
-  for (const name of ["deadpool", "bb8"]) at(name).checked = switches[name];
-  if (document.activeElement !== at("check")) at("check").value = switches.check;
+  if (time > busy.beside) {
+    for (const name of ["deadpool", "bb8"]) at(name).checked = switches[name];
+    if (document.activeElement !== at("check")) at("check").value = switches.check;
+  }
   const show = (entry, on) => {
     at(`act-${entry.id}`).classList.toggle("on", on);
     at(entry.id).textContent = on ? entry.undo : entry.name;
