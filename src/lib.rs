@@ -39,7 +39,8 @@ struct SocketsPage;
 
 pub use config::{
     Backoff, Config, FirstConnect, Keepalive, Limits, ListenerConfig, MetricNames, MetricsConfig,
-    Order, ReadTimeout, SocketConfig, SocketOption, Timeouts, UserTimeout, Validation,
+    Order, ReadTimeout, SocketConfig, SocketOption, SubscriptionConfig, Timeouts, UserTimeout,
+    Validation,
 };
 pub use deadline::Deadline;
 pub use error::{CheckoutError, ConfigError, ConnectError, is_timeout};
@@ -50,7 +51,10 @@ pub use listener::Listener;
 pub use net::{PeerAddr, Resolve, SocketReport};
 #[cfg(feature = "codec")]
 pub use pool::Framed;
-pub use pool::{Buffered, Builder, Connection, Guard, Manager, Ping, Pool, Release};
+pub use pool::{
+    Buffered, Builder, Channels, Connection, Delivery, Guard, ListenError, Manager, Ping, Pool,
+    Release, Subscription,
+};
 pub use report::Report;
 pub use status::{PeerStatus, Status};
 pub use stream::{Connector, Interrupted, OpTimeout, PeerSilent, Stream, TooLarge};

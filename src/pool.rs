@@ -10,6 +10,7 @@ mod builder;
 mod guard;
 mod inbox;
 mod inner;
+mod listen;
 mod manager;
 mod share;
 
@@ -93,6 +94,7 @@ pub use conn::lease::Release;
 #[cfg(feature = "codec")]
 pub use guard::Framed;
 pub use guard::{Buffered, Guard};
+pub use listen::{Channels, Delivery, Feed, Listen, ListenError, Subscription};
 pub use manager::{Connection, Manager};
 pub use share::{Multiplex, RequestClock, Share};
 

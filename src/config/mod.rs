@@ -72,6 +72,7 @@ mod reuse;
 mod rules;
 mod settings;
 mod socket;
+mod subscription;
 #[cfg(test)]
 mod tests;
 mod timeouts;
@@ -88,4 +89,5 @@ pub use reuse::{Order, Validation};
 pub(crate) use rules::{check_max_size, check_ping};
 pub(crate) use settings::{ListenerSettings, Settings, SocketSettings};
 pub use socket::{SocketConfig, SocketOption};
+pub use subscription::SubscriptionConfig;
 pub use timeouts::{ReadTimeout, Timeouts};

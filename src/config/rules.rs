@@ -284,6 +284,18 @@ fn bytes(problems: &mut Problems, field: &str, limit: Option<usize>) {
     }
 }
 
+pub(super) fn max_bytes(problems: &mut Problems, most: usize) {
+    if !(SHORTEST_LIMIT..=LONGEST_LIMIT).contains(&most) {
+        problems.add("max_bytes", most, "must be from 1024 to 2147483647 bytes");
+    }
+}
+
+pub(super) fn max_messages(problems: &mut Problems, most: usize) {
+    if !(1..=MAX_WAITING).contains(&most) {
+        problems.add("max_messages", most, "must be from 1 to 16777216");
+    }
+}
+
 pub(super) fn max_silence(problems: &mut Problems, field: &str, silence: Option<Duration>) {
     let Some(silence) = silence else { return };
     longest(problems, field, silence, NEVER);

@@ -87,6 +87,9 @@ pub(in crate::pool) struct PoolInner {
     pub(in crate::pool) has_warned: AtomicBool,
     /// A connection came back to a closed pool.
     pub(in crate::pool) came_back: Notify,
+    /// The pool was closed, or has no use for connections that are in use: for those who hold them
+    /// without an end.
+    pub(in crate::pool) recalled: Notify,
     /// Whether a maintenance task runs. The task ends with its runtime; the next checkout starts
     /// another.
     pub(in crate::pool) maintained: AtomicBool,
@@ -124,6 +127,7 @@ impl PoolInner {
             has_ended: AtomicBool::new(false),
             has_warned: AtomicBool::new(false),
             came_back: Notify::new(),
+            recalled: Notify::new(),
             maintained: AtomicBool::new(false),
             connector,
         }
@@ -348,6 +352,7 @@ impl PoolInner {
         self.fired_queue.wake();
         self.ended.notify_one();
         self.refresh_gauges();
+        self.recalled.notify_waiters();
     }
 
     /// Starts the maintenance task unless one is running: it ends with the runtime it was started

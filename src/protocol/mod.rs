@@ -39,7 +39,7 @@ pub use wire::{DeferredEvents, Wire};
 pub use wire_stream::WireStream;
 
 pub use crate::causes::{OneLine, is_connection_error};
-pub use crate::pool::{Multiplex, RequestClock, Retry, Share, Spread};
+pub use crate::pool::{Feed, Listen, Multiplex, RequestClock, Retry, Share, Spread};
 pub use crate::stream::{Ledger, Owed};
 pub use crate::telemetry::log::log_trouble;
 pub use crate::text::Escaped;

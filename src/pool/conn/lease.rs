@@ -252,6 +252,10 @@ impl Leased {
         &self.entry
     }
 
+    pub(in crate::pool) fn entry_arc(&self) -> Arc<Entry> {
+        Arc::clone(&self.entry)
+    }
+
     /// The age of the connection now.
     pub(in crate::pool) fn age(&self) -> Age {
         self.entry.age()

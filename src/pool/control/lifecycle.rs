@@ -70,6 +70,7 @@ impl PoolInner {
         // The others, and those being asked for a sign of life.
         self.fired_queue.wake();
         self.refresh_gauges();
+        self.recalled.notify_waiters();
     }
 
     /// Interrupts the users of these connections: their next operation fails with this reason.
