@@ -1,5 +1,5 @@
 //! A pool for PostgreSQL, and what it does when things go wrong: queries that are given up,
-//! transactions that are dropped, a backend that is killed, a change of role.
+//! transactions that are dropped, a backend that is killed, notifications, a change of role.
 //!
 //! ```sh
 //! cargo run -p livepool-postgres --example postgres
@@ -14,7 +14,7 @@ mod server;
 
 use std::time::{Duration, Instant};
 
-use livepool::{Event, Pool};
+use livepool::{Delivery, Event, Pool};
 use livepool_postgres::{Client, Postgres};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -87,6 +87,30 @@ async fn main() -> Result {
     let conn = pool.get().await?;
     say(&format!("and nobody fails: {} is {}", "1 + 1", one_plus_one(&conn).await?));
     drop(conn);
+
+    title("notifications, and the end of the session that listens");
+    let mut subscription = pool.listen(["jobs"]).await?;
+    let conn = pool.get().await?;
+    conn.batch_execute("NOTIFY jobs, 'first'").await?;
+    // Nobody has to read for it to listen again.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                  WHERE datname = current_database() AND pid <> pg_backend_pid() \
+                  AND application_name = current_setting('application_name') \
+                  AND query LIKE '%pg_listening_channels()'";
+    conn.execute(others, &[]).await?;
+    // A notification, the word of the gap, a notification.
+    for _ in 0..3 {
+        match subscription.next().await {
+            Some(Delivery::Message(message)) => say(&format!("job {}", message.payload())),
+            Some(Delivery::Reconnected { reason, gap, .. }) => {
+                say(&format!("reconnected ({reason}, {gap:.0?}): look for what was missed"));
+                conn.batch_execute("NOTIFY jobs, 'second'").await?;
+            }
+            other => say(&format!("{other:?}")),
+        }
+    }
+    drop((subscription, conn));
 
     title("a write where only reading is allowed");
     let conn = pool.get().await?;

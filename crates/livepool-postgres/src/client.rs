@@ -117,7 +117,8 @@ impl Client {
     }
 
     /// The notifications that arrive from now on, until the connection is given back. Call it
-    /// before `LISTEN`.
+    /// before `LISTEN`. [`Pool::listen`](livepool::Pool::listen) listens for longer than one connection
+    /// lives.
     ///
     /// The next user inherits neither them nor the subscription: that of a `LISTEN`, wherever it
     /// stands, of a `DO` block, a procedure, or a function whose name ends with `listen`. A

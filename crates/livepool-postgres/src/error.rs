@@ -39,6 +39,12 @@ pub enum Error {
     },
     /// A transaction or an answer was left behind that could not be got rid of.
     NotClean,
+    /// The server of a [`Subscription`](livepool::Subscription) did not answer within its
+    /// [`heartbeat`](livepool::SubscriptionConfig::heartbeat).
+    NoAnswer,
+    /// The session does not listen on this channel, though it was told to: the name is longer than the
+    /// server takes (63 bytes), or a proxy gives each transaction another session.
+    NotListening(String),
 }
 
 impl Error {
@@ -95,7 +101,9 @@ impl Error {
             Self::Tls(error) => livepool_tls::is_distrusted(error),
             #[cfg(not(feature = "tls"))]
             Self::Tls(_) => false,
-            Self::NotWanted { .. } | Self::NotClean => false,
+            Self::NotWanted { .. } | Self::NotClean | Self::NoAnswer | Self::NotListening(_) => {
+                false
+            }
         }
     }
 
@@ -193,6 +201,13 @@ impl fmt::Display for Error {
             Self::Setup(error) => write!(f, "nothing was said to the server: {error}"),
             Self::NotWanted { target, found } => write!(f, "it is {found}, and not {target}"),
             Self::NotClean => f.write_str("its last user left behind what would not end"),
+            Self::NoAnswer => f.write_str("the server did not answer within the heartbeat"),
+            Self::NotListening(channel) => write!(
+                f,
+                "the session does not listen on {}: the name is longer than 63 bytes, or a proxy gives \
+                 each transaction another session",
+                Escaped(channel)
+            ),
         }
     }
 }

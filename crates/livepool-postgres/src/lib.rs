@@ -75,6 +75,39 @@
 //! [`max_shares`](livepool::Config::max_shares) callers use at the same time. Another session is used when
 //! each has 16.
 //!
+//! ## Notifications
+//!
+//! [`Pool::listen`](livepool::Pool::listen) gives what other sessions say with `NOTIFY`, for as long as the
+//! pool is open:
+//!
+//! ```no_run
+//! use livepool_postgres::livepool::Delivery;
+//!
+//! # async fn look_for_jobs() {}
+//! # async fn f(pool: livepool_postgres::livepool::Pool<livepool_postgres::Postgres>)
+//! # -> Result<(), Box<dyn std::error::Error>> {
+//! let mut subscription = pool.listen(["jobs"]).await?;
+//! while let Some(delivery) = subscription.next().await {
+//!     match delivery {
+//!         Delivery::Message(message) => println!("job {}", message.payload()),
+//!         // The connection had ended, or some were not read in time: the table knows.
+//!         _ => look_for_jobs().await,
+//!     }
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! When its session ends, whatever the reason, it takes another one, listens again, and then says
+//! [`Reconnected`](livepool::Delivery::Reconnected): a server keeps no notifications for those who are away,
+//! and whoever looks up at that word what there is misses nothing. It has a connection of the pool while it
+//! lives, so that `max_size` has to have room for it. A host that is gone is found as for a query that waits;
+//! a server that stands still, by a question every
+//! [`heartbeat`](livepool::SubscriptionConfig::heartbeat). That asks for the channels the session listens on:
+//! a session that a proxy has exchanged is given up. What is kept for a slow reader is bounded, and what is
+//! dropped is counted. [`Subscription::listen`](livepool::Subscription::listen) and `unlisten` change the
+//! channels while it runs. Names are taken as they are: `jobs` is what `NOTIFY jobs` and `NOTIFY "jobs"` say,
+//! `Jobs` what `NOTIFY "Jobs"` says.
+//!
 //! ## Cancelling
 //!
 //! A query is cancelled when its guard is dropped, when its connection ends in the middle of it,
@@ -142,6 +175,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzed;
 mod line;
+mod listen;
 #[cfg(shuttle)]
 #[doc(hidden)]
 pub mod models;

@@ -121,6 +121,15 @@ impl Line {
         }
     }
 
+    /// Resolves when the connection is lost.
+    pub(super) async fn ended(&self) {
+        let mut lost = pin!(self.lost.notified());
+        lost.as_mut().enable();
+        if !self.is_lost() {
+            lost.await;
+        }
+    }
+
     /// Takes over the scanner's knowledge after a piece.
     pub(super) fn scanned(&self, owed: usize, in_transaction: bool, listens: bool) {
         self.owed.store(owed, SeqCst);

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::sync::{Mutex, MutexGuard, PoisonError};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use livepool::protocol::Escaped;
 
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
@@ -56,14 +56,41 @@ impl Notifications {
     }
 }
 
+/// Where notifications go that somebody follows.
+type Post = Box<dyn Fn(Notification) + Send + Sync>;
+
 /// The place where the driver leaves notifications for those who subscribed.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct NotificationBoard {
     /// The sender, from the first subscription on. No other code runs under the lock.
     sender: Mutex<Option<broadcast::Sender<Notification>>>,
+    /// The one who follows. No other code runs under the lock.
+    post: Mutex<Option<Arc<Post>>>,
+}
+
+/// Ends the following when it is dropped.
+#[must_use = "dropped, it ends the following"]
+pub(super) struct Posting(Arc<NotificationBoard>);
+
+impl Drop for Posting {
+    fn drop(&mut self) {
+        let last = self.0.following().take();
+        drop(last);
+    }
 }
 
 impl NotificationBoard {
+    /// Has notifications posted there, too, for as long as the returned value lives.
+    pub(super) fn post_to(self: Arc<Self>, post: Post) -> Posting {
+        let last = self.following().replace(Arc::new(post));
+        drop(last);
+        Posting(self)
+    }
+
+    fn following(&self) -> MutexGuard<'_, Option<Arc<Post>>> {
+        self.post.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn subscribe(&self) -> Notifications {
         let mut sender = self.sender();
         let sender = sender.get_or_insert_with(|| broadcast::channel(MAX_KEPT).0);
@@ -83,6 +110,10 @@ impl NotificationBoard {
                 if notification.channel().len() + notification.payload().len()
                     <= MAX_NOTIFICATION =>
             {
+                let post = self.following().clone();
+                if let Some(post) = post {
+                    post(notification.clone());
+                }
                 let sender = self.sender().clone();
                 if let Some(sender) = sender {
                     // Nobody may be left who reads.
@@ -110,4 +141,10 @@ fn log(notice: &tokio_postgres::error::DbError) {
     let _ = catch_unwind(AssertUnwindSafe(
         || tracing::debug!(target: "livepool", %severity, %code, "{message}"),
     ));
+}
+
+impl std::fmt::Debug for NotificationBoard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NotificationBoard")
+    }
 }

@@ -19,6 +19,8 @@ mod dial;
 mod faults;
 #[path = "postgres/left.rs"]
 mod left;
+#[path = "postgres/listen.rs"]
+mod listen;
 #[path = "postgres/patience.rs"]
 mod patience;
 #[path = "postgres/roles.rs"]
