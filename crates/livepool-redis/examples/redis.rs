@@ -1,5 +1,6 @@
 //! A pool of Redis connections and what goes wrong with them: a caller who gives up a `BLPOP`, a
-//! connection that the server kills, a transaction that is left open, and a failover.
+//! connection that the server kills, a transaction that is left open, a subscription whose connection
+//! ends, and a failover.
 //!
 //! ```sh
 //! cargo run -p livepool-redis --example redis
@@ -15,7 +16,7 @@ mod server;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use livepool::{Event, Pool};
+use livepool::{Delivery, Event, Pool};
 use livepool_redis::redis::{AsyncCommands, Value, cmd, pipe};
 use livepool_redis::{Redis, Role};
 use server::Server;
@@ -56,6 +57,7 @@ async fn main() -> Result<()> {
     a_caller_who_gives_up(&pool).await?;
     a_transaction_left_open(&pool).await?;
     a_killed_connection(&pool).await?;
+    a_subscription(&pool).await?;
     if let Ok((first, second)) = &own {
         a_failover(&pool, first, second).await?;
     }
@@ -126,6 +128,30 @@ async fn a_killed_connection(pool: &Pool<Redis>) -> Result<()> {
     let mut conn = pool.get().await?;
     let pong: String = cmd("PING").query_async(&mut *conn).await?;
     println!("          the next caller never meets it: {pong}");
+    Ok(())
+}
+
+async fn a_subscription(pool: &Pool<Redis>) -> Result<()> {
+    println!("\na subscription whose connection the server kills");
+    let mut subscription = pool.listen(["livepool:news"]).await?;
+    let mut conn = pool.get().await?;
+    let _: () = conn.publish("livepool:news", "first").await?;
+    // No reader is needed for it to subscribe again.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let _: () = cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").query_async(&mut *conn).await?;
+    // A message, the word of the gap, a message.
+    for _ in 0..3 {
+        match subscription.next().await {
+            Some(Delivery::Message(message)) => {
+                println!("          message {:?}", message.get_payload::<String>()?);
+            }
+            Some(Delivery::Reconnected { reason, gap, .. }) => {
+                println!("          reconnected ({reason}, {gap:.0?}): look for what was missed");
+                let _: () = conn.publish("livepool:news", "second").await?;
+            }
+            other => println!("          {other:?}"),
+        }
+    }
     Ok(())
 }
 

@@ -166,6 +166,11 @@ impl DriverTask {
     pub(super) fn start(driver: impl Future<Output = ()> + Send + 'static) -> Self {
         Self(tokio::spawn(driver))
     }
+
+    /// Ends the task, whose connection somebody else reads and writes from now on.
+    pub(super) fn stop(&self) {
+        self.0.abort();
+    }
 }
 
 impl Drop for DriverTask {

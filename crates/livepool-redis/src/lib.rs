@@ -26,8 +26,8 @@
 //!   that is gone is noticed all the same; a server process that stands still is not, so give a
 //!   deadline to what must not wait for ever.
 //! - **Transactions**: `WATCH`, `MULTI` and `EXEC` see no commands of others in between.
-//! - **Subscriptions**: [`Client::into_pubsub`] makes a subscriber of a connection that was taken out
-//!   of its pool.
+//! - **Subscriptions**: see [below](#subscriptions). [`Client::into_pubsub`] makes the crate's own
+//!   subscriber of a connection that was taken out of its pool.
 //!
 //! # What the next user gets
 //!
@@ -64,6 +64,39 @@
 //! [`max_shares`](livepool::Config::max_shares) callers use at the same time, as few connections as can be.
 //! What concerns the connection itself or may wait is refused there before it is sent.
 //!
+//! # Subscriptions
+//!
+//! [`Pool::listen`](livepool::Pool::listen) gives what others publish, for as long as the pool is open:
+//!
+//! ```no_run
+//! use livepool_redis::livepool::{Delivery, Pool};
+//! use livepool_redis::{Channel, Redis};
+//!
+//! # async fn read_all_anew() {}
+//! # async fn f(pool: Pool<Redis>) -> Result<(), Box<dyn std::error::Error>> {
+//! let mut subscription = pool.listen(["jobs"]).await?;
+//! subscription.listen(Channel::pattern("news.*")).await?;
+//! while let Some(delivery) = subscription.next().await {
+//!     match delivery {
+//!         Delivery::Message(message) => {
+//!             println!("{}: {}", message.get_channel_name(), message.get_payload::<String>()?);
+//!         }
+//!         // The connection had ended, or some were not read in time.
+//!         _ => read_all_anew().await,
+//!     }
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! When its connection ends, whatever the reason, it takes another one, subscribes again, and then says
+//! [`Reconnected`](livepool::Delivery::Reconnected): a server keeps no messages for those who are away, and
+//! whoever looks up at that word what there is misses nothing. It has a connection of the pool while it
+//! lives, so that `max_size` has to have room for it; dropped, it closes it. A host that is gone is found as
+//! for a command that waits; a server that stands still, by a ping every
+//! [`heartbeat`](livepool::SubscriptionConfig::heartbeat). What is kept for a slow reader is bounded, and what
+//! is dropped is counted. A channel that the user may not read (`NOPERM`) is refused to whoever asked for it.
+//! Sharded channels (`SSUBSCRIBE`) are not among what it does.
+//!
 //! # Proxies
 //!
 //! A ping has a payload and takes nothing but that for its answer, and whether a connection can be
@@ -80,6 +113,7 @@ mod command_parser;
 pub mod fuzzed;
 mod handshake;
 mod line;
+mod listen;
 mod protocol;
 mod pubsub;
 mod reply_parser;
@@ -100,6 +134,7 @@ use scanner::{RedisScanner, unread};
 /// The library underneath.
 pub use ::redis;
 pub use client::Client;
+pub use listen::Channel;
 /// The pool.
 pub use livepool;
 pub use settings::{Redis, Role, SettingsError};

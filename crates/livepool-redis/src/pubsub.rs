@@ -14,7 +14,8 @@ impl Client {
     ///
     /// A subscriber waits for messages as long as it takes: no read timeout applies any more. Whether
     /// its peer lives is for the keepalive of its socket to tell. Messages that are not taken are kept
-    /// by the crate, however many they are.
+    /// by the crate, however many they are. [`Pool::listen`](livepool::Pool::listen) is without these
+    /// drawbacks, and subscribes again by itself.
     ///
     /// # Errors
     ///

@@ -7,7 +7,7 @@ use std::time::Duration;
 use livepool::config::Validation;
 use livepool::error::CheckoutFailure;
 use livepool::event::Operation;
-use livepool::{CloseReason, Config, Guard, Pool, Timeouts};
+use livepool::{CloseReason, Config, Delivery, Guard, Pool, Timeouts};
 use livepool_redis::redis::{AsyncCommands, RedisError, RedisResult, cmd, pipe};
 use livepool_redis::{Redis as Adapter, Role};
 use livepool_testkit::servers::Redis;
@@ -645,6 +645,20 @@ mod tls {
         let _: () = conn.publish("news", "hello").await.unwrap();
         let message = futures_util::StreamExt::next(&mut pubsub.on_message()).await.unwrap();
         assert_eq!(message.get_payload::<String>().unwrap(), "hello");
+        drop(conn);
+
+        let mut subscription = pool.listen(["jobs"]).await.unwrap();
+        redis.restart();
+        let comes = tokio::time::timeout(WHOLE_AGAIN, subscription.next());
+        let gap = comes.await.unwrap().unwrap();
+        assert!(matches!(gap, Delivery::Reconnected { .. }), "{gap:?}");
+        let mut conn = pool.get().await.unwrap();
+        let _: () = conn.publish("jobs", "x".repeat(100_000)).await.unwrap();
+        let comes = tokio::time::timeout(WHOLE_AGAIN, subscription.next());
+        match comes.await.unwrap().unwrap() {
+            Delivery::Message(message) => assert_eq!(message.get_payload_bytes().len(), 100_000),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[tokio::test]
