@@ -218,7 +218,7 @@ impl<'a> Transaction<'a> {
 
     super::query::all_queries!();
 
-    fn parts(&self) -> (&tokio_postgres::Client, &StatementCache) {
+    pub(super) fn parts(&self) -> (&tokio_postgres::Client, &StatementCache) {
         (self.transaction.client(), &self.statements)
     }
 

@@ -158,6 +158,10 @@
 //!   [`postgres.clear_statement_caches()`](Postgres::clear_statement_caches).
 //! - `query`, `query_one`, `query_opt` and `execute` are methods of [`Client`] and [`Transaction`] of their
 //!   own. In generic code their bound is [`ToStatement`] of this module.
+//! - Generic code finds `prepare_cached` in [`GenericClient`], which [`Client`],
+//!   [`Guard<Postgres>`](livepool::Guard) and [`Transaction`] have. It says the same as deadpool's. Code that
+//!   clorinde generates has a trait of its own: one implementation for all of ours, with the cache, is in
+//!   `crates/tests/tests/generated_queries.rs`. `refinery` takes the library's own client, `&mut **guard`.
 //! - A `RowStream`, `CopyInSink` or `CopyOutStream` that is kept for longer than its guard ends early: what
 //!   it reads or writes is cancelled when the guard is dropped, and the stream ends with an error. Return
 //!   the guard together with the stream, or collect the rows first. (deadpool-postgres gives the
@@ -174,6 +178,7 @@ mod error;
 #[cfg(any(test, feature = "__properties"))]
 #[doc(hidden)]
 pub mod fuzzed;
+mod generic_client;
 mod line;
 mod listen;
 #[cfg(shuttle)]
@@ -209,6 +214,7 @@ pub use tokio_postgres;
 pub use cancel::CancelToken;
 pub use client::{Client, Transaction, TransactionBuilder};
 pub use error::Error;
+pub use generic_client::GenericClient;
 pub use notify::Notifications;
 pub use protocol::Postgres;
 pub use query::ToStatement;

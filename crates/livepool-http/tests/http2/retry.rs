@@ -9,7 +9,7 @@ use http_body_util::StreamBody;
 use livepool::Config;
 use livepool_http::{Failure, HttpPool, RequestBody};
 
-use crate::raw::{HEADERS, RST_STREAM, Raw};
+use crate::raw::{HEADERS, RST_STREAM, Raw, SETTINGS};
 use crate::{pool_of, post};
 
 /// A stream of so many pieces of 1 KiB.
@@ -50,10 +50,11 @@ async fn a_request_that_a_server_going_away_has_not_taken_is_made_again_whatever
 async fn a_stream_is_sent_again_whole_as_long_as_it_is_short() {
     for (pieces, is_short) in [(0, true), (3, true), (64, true), (65, false)] {
         let addr = Raw::listen(move |number, mut raw| async move {
-            let stream = raw.next(HEADERS).await?.stream;
-            // Its data, to the end.
+            let head = raw.next(HEADERS).await?;
+            let stream = head.stream;
+            // Its data, to the end, which may have come with the head.
             let mut length = 0;
-            while raw.next_data(&mut length).await? {}
+            while head.flags & 1 == 0 && raw.next_data(&mut length).await? {}
             if number == 0 {
                 raw.go_away(0, 0).await?;
             } else {
@@ -73,6 +74,39 @@ async fn a_stream_is_sent_again_whole_as_long_as_it_is_short() {
                 assert!(error.is_retryable());
             }
         }
+    }
+}
+
+/// A second connection has no room for it, and goes away, too.
+#[tokio::test]
+async fn a_stream_that_was_sent_in_part_twice_is_sent_whole_the_third_time() {
+    let addr = Raw::listen(move |number, mut raw| async move {
+        if number == 1 {
+            // SETTINGS_INITIAL_WINDOW_SIZE
+            raw.send(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]).await?;
+        }
+        let head = raw.next(HEADERS).await?;
+        let mut length = 0;
+        if number != 1 {
+            while raw.next_data(&mut length).await? {}
+        }
+        if number < 2 {
+            raw.go_away(0, 0).await?;
+        } else {
+            assert_eq!(length, 3 * 1024);
+            raw.answer(head.stream).await?;
+        }
+        raw.next(HEADERS).await?;
+        Ok(())
+    });
+    let (pool, events) = pool_of(Config::new(addr.await.to_string()));
+    // Its length is known, and that has to hold for what is sent again.
+    let whole = http_body_util::Full::new(Bytes::from(vec![b'x'; 3 * 1024]));
+    for body in [stream_of(3), RequestBody::stream(whole)] {
+        let answer = livepool_testkit::ends(pool.send(post("/", body))).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let _ = events.opened();
+        break;
     }
 }
 
