@@ -202,6 +202,7 @@ mod statements;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod transaction_retry;
 mod unclaimed;
 mod url;
 mod wire_format;
@@ -223,6 +224,7 @@ pub use role::Target;
 pub use setup::{SetupError, pool};
 pub use shared::{SharedClient, request_lost};
 pub use statements::{StatementCache, Statements};
+pub use transaction_retry::TransactionRetry;
 
 #[cfg(test)]
 use {

@@ -25,6 +25,10 @@ pub(super) struct Line {
     owed: AtomicUsize,
     /// Whether the session was in a transaction at the last ReadyForQuery.
     in_transaction: AtomicBool,
+    /// Whether that transaction has failed, and can only be rolled back.
+    is_failed: AtomicBool,
+    /// Whether the last error was a conflict with another transaction.
+    met_conflict: AtomicBool,
     /// Whether the server waits for the data of a COPY.
     awaits_data: AtomicBool,
     /// Whether the session may have subscriptions to notifications.
@@ -66,6 +70,8 @@ impl Line {
             driver,
             owed: AtomicUsize::new(0),
             in_transaction: AtomicBool::new(false),
+            is_failed: AtomicBool::new(false),
+            met_conflict: AtomicBool::new(false),
             awaits_data: AtomicBool::new(false),
             listens: AtomicBool::new(false),
             is_touched: AtomicBool::new(false),
@@ -151,6 +157,26 @@ impl Line {
         if self.was_early() != was_early {
             self.was_early.store(was_early, SeqCst);
         }
+    }
+
+    /// Takes over the scanner's knowledge of the transaction that was begun.
+    pub(super) fn transaction_scanned(&self, is_failed: bool, met_conflict: bool) {
+        if self.is_failed() != is_failed {
+            self.is_failed.store(is_failed, SeqCst);
+        }
+        if self.met_conflict() != met_conflict {
+            self.met_conflict.store(met_conflict, SeqCst);
+        }
+    }
+
+    /// Whether the session's transaction has failed, so that its end would undo it.
+    pub(super) fn is_failed(&self) -> bool {
+        self.is_failed.load(SeqCst)
+    }
+
+    /// Whether the last error was a conflict with another transaction, and nothing was run since.
+    pub(super) fn met_conflict(&self) -> bool {
+        self.met_conflict.load(SeqCst)
     }
 
     pub(super) fn awaits_data(&self) -> bool {

@@ -28,6 +28,10 @@ const HEADER: u64 = 5;
 /// The longest startup message a server takes.
 const MAX_STARTUP: usize = 10_000;
 
+/// What a transaction fails with that stands in the way of another one: serialization_failure and
+/// deadlock_detected.
+pub(super) const CONFLICTS: [&[u8; 5]; 2] = [b"40001", b"40P01"];
+
 /// The number of prepared statements with an effect of their own that are remembered of a session.
 const MAX_EFFECTFUL: usize = 1024;
 
@@ -74,6 +78,8 @@ pub(crate) struct PgScanner {
     is_bound: bool,
     /// Whether the last error came before a BindComplete.
     was_early: bool,
+    /// Whether the last error was a conflict with another transaction, and nothing was run since.
+    met_conflict: bool,
     errors: ErrorQueue<PgError>,
     parameters: RoleParameters,
     /// The length in bytes of the longest message since it was asked last.
@@ -107,6 +113,7 @@ impl PgScanner {
             is_outdated: false,
             is_bound: false,
             was_early: false,
+            met_conflict: false,
             errors: ErrorQueue::new(),
             parameters: RoleParameters::default(),
             longest: 0,
@@ -187,6 +194,12 @@ impl PgScanner {
     /// Whether the last statement that failed was refused before anything was run.
     pub(super) fn was_early(&self) -> bool {
         self.was_early
+    }
+
+    /// Whether the last error was a conflict with another transaction (serialization failure, deadlock), and
+    /// nothing was run since but what undoes.
+    pub(super) fn met_conflict(&self) -> bool {
+        self.met_conflict
     }
 
     /// Takes an error, the oldest first, each kind once.
@@ -434,6 +447,10 @@ impl PgScanner {
                 let is_outdated = fields.is_stale_plan() || error.code == *b"XX000";
                 self.is_outdated |= is_outdated && error.is_early;
                 self.was_early = error.is_early;
+                // What is said in a transaction that has failed (25P02) changes nothing.
+                if error.code != *b"25P02" {
+                    self.met_conflict = CONFLICTS.contains(&&error.code);
+                }
                 self.path.error_response();
                 self.unclaimed.error_response();
                 self.is_lost |= error.fatal;
@@ -473,6 +490,8 @@ impl PgScanner {
     /// Notes a CommandComplete, wherever the statement stood in its text.
     fn command_complete(&mut self, tag: &[u8]) {
         self.has_completed = true;
+        // To a savepoint, or of all.
+        self.met_conflict &= tag == b"ROLLBACK";
         self.path.command_complete(tag, self.status);
         self.is_touched |= !self.will_clean && self.lasting.leaves_state(tag);
         match tag {

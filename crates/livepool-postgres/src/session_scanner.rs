@@ -76,6 +76,8 @@ impl SessionScanner {
         }
         let scanner = &self.scanner;
         self.line.remembers(scanner.path(), scanner.forgotten(), scanner.was_early());
+        let is_failed = scanner.transaction() == TransactionStatus::Failed;
+        self.line.transaction_scanned(is_failed, scanner.met_conflict());
     }
 
     fn report(&self) {

@@ -23,6 +23,8 @@ mod left;
 mod listen;
 #[path = "postgres/patience.rs"]
 mod patience;
+#[path = "postgres/retry.rs"]
+mod retry;
 #[path = "postgres/roles.rs"]
 mod roles;
 #[path = "postgres/session.rs"]
