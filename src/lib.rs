@@ -10,6 +10,9 @@ mod foreign;
 #[cfg(any(test, feature = "__properties"))]
 #[doc(hidden)]
 pub mod fuzzed;
+// Pages to read, and no code.
+#[cfg(doc)]
+pub mod guide;
 mod listener;
 mod liveness;
 #[cfg(shuttle)]
