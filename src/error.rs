@@ -21,6 +21,15 @@ use crate::status::Status;
 pub use crate::stream::{Interrupted, OpTimeout, PeerSilent};
 
 /// The phase of a checkout in which it failed.
+///
+/// ```
+/// use livepool::CheckoutError;
+/// use livepool::error::{CheckoutFailure, Phase};
+///
+/// fn is_pool_too_small(error: &CheckoutError) -> bool {
+///     error.failure() == CheckoutFailure::Timeout(Phase::Queue)
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
@@ -35,6 +44,15 @@ pub enum Phase {
 }
 
 /// The reason why a checkout failed.
+///
+/// ```
+/// use livepool::CheckoutError;
+/// use livepool::error::CheckoutFailure;
+///
+/// fn is_overload(error: &CheckoutError) -> bool {
+///     matches!(error.failure(), CheckoutFailure::QueueFull | CheckoutFailure::Timeout(_))
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CheckoutFailure {
@@ -56,6 +74,21 @@ pub enum CheckoutFailure {
 /// the pool was, why the last dial failed, and what to change. The text is one line with all of
 /// that, and there is no [`source`](std::error::Error::source). A cause that is wanted with its
 /// type is [found](Self::find).
+///
+/// ```
+/// # async fn f(pool: livepool::Pool) -> Result<(), livepool::CheckoutError> {
+/// let guard = match pool.get().await {
+///     Ok(guard) => guard,
+///     Err(error) => {
+///         // One line, with the causes in it.
+///         eprintln!("{error}");
+///         let status = if error.is_retryable() { 503 } else { 500 };
+///         # let _ = status;
+///         return Err(error);
+///     }
+/// };
+/// # drop(guard); Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 // Boxed: the result of a checkout that succeeds is not made larger by an error it does not have.
 pub struct CheckoutError(Box<CheckoutDetails>);
@@ -72,6 +105,15 @@ pub(crate) struct CheckoutDetails {
 }
 
 /// A holder of a connection: the place in a program that checked it out.
+///
+/// ```
+/// fn show(error: &livepool::CheckoutError) {
+///     // With `hold_warning` set: who has the connections that this caller did not get.
+///     for holder in error.holders() {
+///         println!("{holder}");
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Holder {

@@ -11,6 +11,13 @@ use std::time::Duration;
 use crate::net::PeerAddr;
 
 /// The number of one connection, unique within the process and never reused.
+///
+/// ```
+/// # async fn f(pool: livepool::Pool) -> Result<(), livepool::CheckoutError> {
+/// let guard = pool.get().await?;
+/// println!("connection {}", guard.id());
+/// # drop(guard); Ok(()) }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(pub(crate) u64);
 
@@ -75,6 +82,13 @@ named! {
     ///
     /// The first group are *evictions*: the pool ended the connection on its own judgement
     /// ([`CloseReason::is_eviction`]). The second group are ends that somebody's use caused.
+    ///
+    /// ```
+    /// use livepool::CloseReason;
+    ///
+    /// assert_eq!(CloseReason::PeerClosed.as_str(), "peer_closed");
+    /// assert!(CloseReason::PeerClosed.is_eviction() && !CloseReason::Unfinished.is_eviction());
+    /// ```
     CloseReason {
         /// Eviction: the peer closed its side (FIN), so nothing more will be answered.
         PeerClosed => "peer_closed",
@@ -234,6 +248,14 @@ impl CloseReason {
 
 named! {
     /// The pool's judgement of an address of its upstream.
+    ///
+    /// ```
+    /// use livepool::PeerState;
+    ///
+    /// fn away(pool: &livepool::Pool) -> usize {
+    ///     pool.peers().iter().filter(|peer| peer.state == PeerState::Ejected).count()
+    /// }
+    /// ```
     PeerState {
         /// No evidence speaks against the peer.
         Healthy => "healthy",
@@ -252,6 +274,15 @@ named! {
 
 named! {
     /// An operation that can time out.
+    ///
+    /// ```
+    /// use livepool::OpTimeout;
+    /// use livepool::event::Operation;
+    ///
+    /// fn read_took_too_long(error: &std::io::Error) -> bool {
+    ///     OpTimeout::of(error).is_some_and(|timeout| timeout.operation == Operation::Read)
+    /// }
+    /// ```
     Operation {
         /// A checkout: taking a connection from the pool.
         Checkout => "checkout",
@@ -278,6 +309,15 @@ named! {
 
 named! {
     /// The outcome of a checkout.
+    ///
+    /// ```
+    /// use livepool::Event;
+    /// use livepool::event::CheckoutOutcome;
+    ///
+    /// fn is_one(event: &Event) -> bool {
+    ///     matches!(event, Event::CheckoutFailed { outcome: CheckoutOutcome::QueueFull, .. })
+    /// }
+    /// ```
     CheckoutOutcome {
         /// The caller got a connection.
         Ok => "ok",
@@ -296,6 +336,15 @@ named! {
 
 named! {
     /// The outcome of a dial.
+    ///
+    /// ```
+    /// use livepool::Event;
+    /// use livepool::event::DialOutcome;
+    ///
+    /// fn is_one(event: &Event) -> bool {
+    ///     matches!(event, Event::DialFailed { outcome: DialOutcome::Refused, .. })
+    /// }
+    /// ```
     DialOutcome {
         /// A connection was made.
         Ok => "ok",
@@ -319,6 +368,15 @@ named! {
 
 named! {
     /// The outcome of a request to a peer to stop what it does for a connection.
+    ///
+    /// ```
+    /// use livepool::Event;
+    /// use livepool::event::CancelOutcome;
+    ///
+    /// fn is_one(event: &Event) -> bool {
+    ///     matches!(event, Event::CancelRequested { outcome: CancelOutcome::Timeout, .. })
+    /// }
+    /// ```
     CancelOutcome {
         /// The peer took the request. Whether there was anything to stop is not known.
         Ok => "ok",
@@ -331,6 +389,15 @@ named! {
 
 named! {
     /// A check of the liveness ladder.
+    ///
+    /// ```
+    /// use livepool::Event;
+    /// use livepool::event::Check;
+    ///
+    /// fn is_one(event: &Event) -> bool {
+    ///     matches!(event, Event::Checked { check: Check::Probe, .. })
+    /// }
+    /// ```
     Check {
         /// `recv(MSG_PEEK | MSG_DONTWAIT)`.
         Peek => "peek",
@@ -345,6 +412,15 @@ named! {
 
 named! {
     /// The finding of a check.
+    ///
+    /// ```
+    /// use livepool::Event;
+    /// use livepool::event::CheckVerdict;
+    ///
+    /// fn is_one(event: &Event) -> bool {
+    ///     matches!(event, Event::Checked { verdict: CheckVerdict::Dead, .. })
+    /// }
+    /// ```
     CheckVerdict {
         /// The connection can be used.
         Alive => "alive",
@@ -356,6 +432,19 @@ named! {
 }
 
 /// An event of a pool, connector or listener. See [`Observer`].
+///
+/// ```
+/// use livepool::{Config, Event, Pool};
+///
+/// let pool = Pool::builder(Config::new("db.internal:5432"))
+///     .observer(|pool: &str, event: &Event| {
+///         if let Event::Closed { conn, reason, age, .. } = event {
+///             println!("{pool}: {conn} ended after {age:?}: {reason}");
+///         }
+///     })
+///     .build()
+///     .unwrap();
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
@@ -545,6 +634,26 @@ pub enum Event {
 ///
 /// A panic in an observer is caught and logged; it does not reach the pool's user. An observer may use
 /// the pool, drop guards, and take locks of its own.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use livepool::{Config, Event, Observer, Pool};
+///
+/// struct Count(Arc<AtomicUsize>);
+///
+/// impl Observer for Count {
+///     fn on_event(&self, _pool: &str, event: &Event) {
+///         if let Event::Opened { .. } = event {
+///             self.0.fetch_add(1, Ordering::Relaxed);
+///         }
+///     }
+/// }
+///
+/// let opened = Arc::<AtomicUsize>::default();
+/// let count = Count(Arc::clone(&opened));
+/// let pool = Pool::builder(Config::new("db.internal:5432")).observer(count).build().unwrap();
+/// ```
 pub trait Observer: Send + Sync + 'static {
     /// Called once per event; `name` is the pool's or listener's name.
     fn on_event(&self, name: &str, event: &Event);

@@ -100,6 +100,35 @@ pub use share::{Multiplex, RequestClock, Share};
 
 /// A pool of connections to one upstream. Cloning gives another handle to the same pool.
 ///
+/// ```
+/// use livepool::{Config, Pool};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Pool::new(Config::new("cache.internal:6379").with_max_size(16))?;
+///
+/// let mut conn = pool.get().await?;
+/// conn.write_all(b"PING\r\n").await?;
+/// let mut answer = [0; 7];
+/// conn.read_exact(&mut answer).await?;
+/// // The exchange is complete: for the next caller.
+/// conn.release();
+///
+/// println!("{}", pool.status());
+/// # Ok(()) }
+/// ```
+///
+/// - [`get`](Self::get) takes a connection, and [`run`](Self::run) takes one, runs an exchange and releases
+///   it. [`get_by`](Self::get_by) has a deadline of its own, and [`try_get`](Self::try_get) never waits.
+/// - [`new`](Pool::new) makes a pool of bare streams; [`builder`](Pool::builder), or an adapter
+///   (`livepool-postgres`, `livepool-redis`, `livepool-http`, `livepool-tls`), one of clients.
+/// - [`status`](Self::status) says how full it is, [`report`](Self::report) what it is doing and why.
+/// - [`close_and_wait`](Self::close_and_wait) is the end.
+#[cfg_attr(
+    doc,
+    doc = "- The [guide](crate::guide) has a page on each of sizing, deadlines, proxies, failover, testing and more."
+)]
+///
 /// A pool may be made outside a runtime; it connects and starts its background tasks at the
 /// first checkout. When the last handle is dropped it is closed: its idle connections at once,
 /// those in use when they come back.

@@ -8,6 +8,13 @@ use crate::net::PeerAddr;
 /// The status of a pool at one moment: how full it is.
 ///
 /// `idle + in_use + shared + connecting + quarantined + ending` never exceeds `max_size`.
+///
+/// ```
+/// let pool = livepool::Pool::new(livepool::Config::new("db.internal:5432")).unwrap();
+/// let status = pool.status();
+/// assert_eq!((status.max_size, status.idle, status.waiting), (10, 0, 0));
+/// assert_eq!(status.to_string(), "0 of 10 in use, 0 idle, 0 connecting, 0 waiting");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -71,6 +78,14 @@ impl fmt::Display for Status {
 }
 
 /// An address of the upstream, as the pool sees it. See [`Pool::peers`](crate::Pool::peers).
+///
+/// ```
+/// # fn f(pool: livepool::Pool) {
+/// for peer in pool.peers() {
+///     println!("{}: {}, {} connections", peer.addr, peer.state, peer.connections);
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerStatus {

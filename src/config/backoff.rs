@@ -11,6 +11,15 @@ use std::time::Duration;
 ///
 /// The time is drawn anew from the whole range each time ("full jitter"), so that the programs that
 /// lost the same upstream do not come back to it together.
+///
+/// ```
+/// use std::time::Duration;
+/// use livepool::{Backoff, Config};
+///
+/// // An upstream that should not see more than a dial each 10 s while nobody waits.
+/// let backoff = Backoff::default().with_most(Duration::from_secs(10));
+/// assert!(Config::new("db.internal:5432").with_backoff(backoff).check().is_ok());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]

@@ -8,12 +8,29 @@ use std::fmt;
 /// The text names each problem: the field, the value, the rule and what to change. The text is one
 /// line, for a log; with `{:#}` each of several problems has a line of its own. A secret that was
 /// given where an address belongs is not repeated.
+///
+/// ```
+/// use livepool::Config;
+///
+/// let error = Config::new("db.internal").with_max_size(0).check().unwrap_err();
+/// // The missing port, and the size: all of it at once.
+/// assert_eq!(error.problems().len(), 2);
+/// println!("{error}");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     problems: Vec<Problem>,
 }
 
 /// A value that breaks a rule.
+///
+/// ```
+/// use livepool::Config;
+///
+/// let error = Config::new("db.internal:5432").with_max_size(0).check().unwrap_err();
+/// assert_eq!(error.problems()[0].field, "max_size");
+/// assert_eq!(error.problems()[0].value, "0");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {

@@ -12,6 +12,14 @@ use std::time::Duration;
 ///
 /// A field that is `None` is left at the system's value. In a file: a table (missing fields take
 /// the defaults above, `"system"` leaves one to the system), or `"system"`, or `"off"`.
+///
+/// ```
+/// use std::time::Duration;
+/// use livepool::Keepalive;
+///
+/// let keepalive = Keepalive::default().with_idle(Duration::from_secs(60));
+/// assert_eq!(keepalive.detection_time(), Some(Duration::from_secs(75)));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
@@ -73,6 +81,14 @@ impl Default for Keepalive {
 /// at the first probe after `idle + k * interval` (k at least 1) at which it has passed. Unless it
 /// lies above `idle + interval * (retries - 1)` and not above `idle + interval * retries`, the two
 /// contradict each other, and the configuration is refused.
+///
+/// ```
+/// use livepool::{Config, SocketConfig, UserTimeout};
+///
+/// // The kernel's own limit: about a quarter of an hour for what we sent.
+/// let socket = SocketConfig::default().with_user_timeout(UserTimeout::Off);
+/// assert!(Config::new("db.internal:5432").with_socket(socket).check().is_ok());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum UserTimeout {

@@ -13,6 +13,14 @@
 ///
 /// In a file: a number of bytes, or text with a unit (`"64 KiB"`, `"1 MiB"`, `"1 GiB"`), or
 /// `"unlimited"` for `None`. A limit is from 1024 bytes to 2147483647.
+///
+/// ```
+/// use livepool::{Config, Limits};
+///
+/// // No answer of this service is longer than 8 MiB.
+/// let limits = Limits::default().with_message(8 << 20);
+/// assert!(Config::new("db.internal:5432").with_limits(limits).check().is_ok());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]

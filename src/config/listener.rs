@@ -5,6 +5,14 @@ use std::time::Duration;
 use super::{SocketConfig, Timeouts};
 
 /// The configuration of a listener. The address to listen on is given when it is bound.
+///
+/// ```
+/// use std::time::Duration;
+/// use livepool::ListenerConfig;
+///
+/// let config = ListenerConfig::default().with_idle_timeout(Some(Duration::from_secs(60)));
+/// assert!(config.check().is_ok());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]

@@ -7,6 +7,31 @@ use super::{
 };
 
 /// The configuration of a pool. Start with [`Config::new`].
+///
+/// ```
+/// use std::time::Duration;
+/// use livepool::Config;
+///
+/// let config = Config::new("db.internal:5432")
+///     .with_name("orders")
+///     .with_max_size(16)
+///     .with_idle_timeout(Some(Duration::from_secs(300)));
+/// assert!(config.check().is_ok());
+///
+/// // With the feature `serde`, the same from a file.
+/// # #[cfg(feature = "serde")] {
+/// let from_file: Config = toml::from_str(
+///     r#"
+///         upstream = ["db.internal:5432"]
+///         name = "orders"
+///         max_size = 16
+///         idle_timeout = "5m"
+///     "#,
+/// )
+/// .unwrap();
+/// assert_eq!(from_file, config);
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]

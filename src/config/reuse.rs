@@ -3,6 +3,14 @@
 use std::time::Duration;
 
 /// The choice of a checkout among idle connections.
+///
+/// ```
+/// use livepool::{Config, Order};
+///
+/// // All connections are used in turn, so that none is idle for long.
+/// let config = Config::new("db.internal:5432").with_order(Order::Fifo);
+/// assert!(config.check().is_ok());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -17,6 +25,14 @@ pub enum Order {
 }
 
 /// The check of a connection before it is handed out.
+///
+/// ```
+/// use std::time::Duration;
+/// use livepool::{Config, Validation};
+///
+/// let validation = Validation::PingIfIdle(Duration::from_secs(30));
+/// assert!(Config::new("cache.internal:6379").with_validation(validation).check().is_ok());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]

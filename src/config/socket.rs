@@ -10,6 +10,13 @@ use super::{Keepalive, UserTimeout};
 /// An option that the system refuses fails that connection attempt with an error that names it,
 /// unless it is listed in `best_effort`. An option that the system does not have at all is reported
 /// once as an event and never fails anything. Unix sockets have buffers, and none of the others.
+///
+/// ```
+/// use livepool::{Config, SocketConfig};
+///
+/// let socket = SocketConfig::default().with_local_addr("192.0.2.7".parse::<std::net::IpAddr>().unwrap());
+/// assert!(Config::new("db.internal:5432").with_socket(socket).check().is_ok());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
@@ -93,6 +100,14 @@ impl Default for SocketConfig {
 }
 
 /// An option of [`SocketConfig`], by its field's name.
+///
+/// ```
+/// use livepool::{SocketConfig, SocketOption};
+///
+/// // Where the system refuses this one, the connection is made without it.
+/// let socket = SocketConfig::default().with_best_effort(vec![SocketOption::Tos]);
+/// assert_eq!(socket.best_effort, [SocketOption::Tos]);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]

@@ -7,6 +7,17 @@ use std::time::Duration;
 ///
 /// A timeout is per call: a `read` that returns starts the clock anew at the next one. At least
 /// 1 ms, because the timer counts milliseconds, and at most 365 days. In a file: `"30s"`, or `"never"` for `None`.
+///
+/// ```
+/// use std::time::Duration;
+/// use livepool::{Config, Timeouts};
+///
+/// // Nobody waits for longer than 2 s: one for a connection, one for all that is done with it.
+/// let second = Duration::from_secs(1);
+/// let timeouts = Timeouts::default().with_checkout(second).with_operation(second);
+/// let config = Config::new("db.internal:5432").with_timeouts(timeouts);
+/// assert!(config.check().is_ok());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]

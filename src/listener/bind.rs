@@ -15,6 +15,16 @@ use crate::sys::reuse_port::set_reuse_port;
 use crate::sys::sockopt::OptionError;
 
 /// The reason why a listener could not be made.
+///
+/// ```
+/// use livepool::error::BindError;
+/// use livepool::{Listener, ListenerConfig};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let error = Listener::bind("no port", &ListenerConfig::default()).await.unwrap_err();
+/// assert!(matches!(error, BindError::Address { .. }), "{error}");
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BindError {

@@ -36,6 +36,28 @@ pub use bind::BindError;
 /// the operation fails and the stream ends with reason `keepalive_timeout`. The metrics count both.
 ///
 /// The reaper's task is started by `bind` and ends when the listener and all its clients are gone.
+///
+/// ```no_run
+/// use livepool::{Listener, ListenerConfig};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let listener = Listener::bind("127.0.0.1:8080", &ListenerConfig::default()).await?;
+/// loop {
+///     let mut client = match listener.accept().await {
+///         Ok(client) => client,
+///         // Nobody came for `timeouts.accept`.
+///         Err(error) if livepool::is_timeout(&error) => continue,
+///         Err(error) => return Err(error.into()),
+///     };
+///     tokio::spawn(async move {
+///         let mut ask = [0; 4];
+///         client.read_exact(&mut ask).await?;
+///         client.write_all(&ask).await
+///     });
+/// }
+/// # }
+/// ```
 pub struct Listener {
     socket: Socket,
     local: PeerAddr,

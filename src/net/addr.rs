@@ -5,6 +5,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// An address of an upstream, which a connection goes to.
+///
+/// ```
+/// use livepool::PeerAddr;
+///
+/// let peer = PeerAddr::Tcp("192.0.2.1:5432".parse().unwrap());
+/// assert_eq!(peer.to_string(), "192.0.2.1:5432");
+/// assert_eq!(PeerAddr::Unix("/run/db.sock".into()).to_string(), "unix:/run/db.sock");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PeerAddr {

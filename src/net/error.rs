@@ -17,6 +17,18 @@ use crate::foreign::Held;
 /// The text lists every address that was tried and what became of it, and says what to change where
 /// that is obvious, in one line. The error has no [`source`](Error::source), which would say the
 /// same again: a protocol's own error is found by its type with [`find`](Self::find).
+///
+/// ```
+/// use livepool::{Config, Connector};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let closed = { std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string() };
+/// // `closed` is an address where nobody listens.
+/// let error = Connector::new(&Config::new(closed))?.connect().await.unwrap_err();
+/// assert!(error.is_retryable() && !error.is_timeout());
+/// println!("{error}");
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConnectError {
@@ -28,6 +40,16 @@ pub struct ConnectError {
 }
 
 /// An attempt of a dial that failed: looking a name up, or connecting to an address.
+///
+/// ```
+/// use livepool::ConnectError;
+///
+/// fn show(error: &ConnectError) {
+///     for attempt in error.attempts() {
+///         println!("{attempt:?}");
+///     }
+/// }
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct ConnectAttempt {

@@ -11,6 +11,17 @@ use crate::sys::{keepalive, sockopt};
 
 /// The options of a socket, read back from the kernel. An option is `None` where the system does
 /// not have it, or the kind of socket does not (Unix sockets have buffers only).
+///
+/// ```no_run
+/// use livepool::{Config, Connector};
+///
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let stream = Connector::new(&Config::new("db.internal:5432"))?.connect().await?;
+/// let report = stream.socket_report()?;
+/// assert!(report.keepalive);
+/// println!("{report}");
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SocketReport {

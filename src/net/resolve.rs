@@ -14,6 +14,27 @@ use crate::text::Escaped;
 
 /// A resolver, which finds the addresses of a name. The system's resolver is used unless another is
 /// given to [`Builder::resolver`](crate::Builder::resolver): one that asks a service registry, say.
+///
+/// ```
+/// use std::io;
+/// use std::net::SocketAddr;
+/// use livepool::{BoxFuture, Config, Pool, Resolve};
+///
+/// /// Finds every name at one address, as a test may want it.
+/// struct Fixed(SocketAddr);
+///
+/// impl Resolve for Fixed {
+///     fn resolve<'a>(&'a self, _: &'a str, _: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+///         Box::pin(async { Ok(vec![self.0]) })
+///     }
+/// }
+///
+/// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let fixed = Fixed("127.0.0.1:5432".parse()?);
+/// let pool = Pool::builder(Config::new("db.internal:5432")).resolver(fixed).build()?;
+/// # Ok(()) }
+/// # f().unwrap();
+/// ```
 pub trait Resolve: Send + Sync + 'static {
     /// The addresses of `host`, each with `port`, the most wanted first. An error of kind
     /// [`NotFound`](io::ErrorKind::NotFound) says that there is no such name: see

@@ -17,6 +17,15 @@ use crate::sync::Arc;
 use crate::telemetry::Facts;
 
 /// Makes a [`Pool`].
+///
+/// ```
+/// use livepool::{Config, Event, Pool};
+///
+/// let pool = Pool::builder(Config::new("db.internal:5432"))
+///     .observer(|pool: &str, event: &Event| println!("{pool}: {event:?}"))
+///     .build()
+///     .unwrap();
+/// ```
 #[must_use = "a builder does nothing until build() is called"]
 pub struct Builder<P: Protocol = Raw> {
     config: Config,

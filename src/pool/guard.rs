@@ -30,6 +30,18 @@ pub use framed::Framed;
 
 /// A connection checked out of a pool.
 ///
+/// ```
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// # async fn f(pool: livepool::Pool) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut conn = pool.get().await?;
+/// conn.write_all(b"PING\r\n").await?;
+/// let mut answer = [0; 7];
+/// conn.read_exact(&mut answer).await?;
+/// conn.release();
+/// # Ok(()) }
+/// ```
+///
 /// A guard derefs to what its pool's [`Protocol`] makes of a connection: the client of a database,
 /// say. In a pool without one that is the [`Stream`]: read and write through tokio's
 /// [`AsyncReadExt`](tokio::io::AsyncReadExt) and [`AsyncWriteExt`](tokio::io::AsyncWriteExt). A
@@ -41,6 +53,11 @@ pub use framed::Framed;
 ///   counts its answers, it goes back if none is owed.
 /// - [`discard`](Self::discard): closed; its slot is free.
 /// - [`detach`](Self::detach): yours from now on; its slot is free.
+///
+/// **Do not wrap a guard of bytes in a buffer that reads ahead.** tokio's `BufReader` or a `tokio_util` codec
+/// takes what is there, perhaps the beginning of the server's next message, and the pool sees a socket with
+/// nothing left in it: the next caller then reads from the middle of a message. Use
+/// [`buffered`](Guard::buffered) or [`framed`](Guard::framed), which count what they hold.
 ///
 /// Dropping it never waits and never spawns, so it may be dropped outside a runtime.
 #[must_use = "a connection that is dropped after use is discarded; call release() to reuse it"]
@@ -60,6 +77,21 @@ impl<P: Protocol> Guard<P> {
     /// The pool checks that: an operation that was dropped half-way, an error or end of stream,
     /// bytes written and no answer read since, or bytes waiting unread turn it into a discard with
     /// that reason.
+    ///
+    /// The pool cannot see bytes that a foreign buffer has read ahead: with tokio's `BufReader` around the
+    /// guard this is your own promise that it was empty. [`buffered`](Guard::buffered) checks it.
+    ///
+    /// ```
+    /// use livepool::Release;
+    ///
+    /// # async fn f(pool: livepool::Pool) -> Result<(), livepool::CheckoutError> {
+    /// let guard = pool.get().await?;
+    /// // ... an exchange ...
+    /// if let Release::Discarded(reason) = guard.release() {
+    ///     println!("not reused: {reason}");
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn release(mut self) -> Release {
         self.lease.end(Ending::Answered)
     }

@@ -100,6 +100,19 @@ pub trait Multiplex: Protocol + Sized {
 /// A part of a connection that others use at the same time, for whoever writes a protocol: what callers
 /// get is made of it by [`Multiplex::shared`]. Dropped, it is given back; who gives up in the middle of a
 /// request harms nobody.
+///
+/// ```
+/// use livepool::protocol::{Multiplex, Share};
+///
+/// /// What the callers of a protocol get, each a part.
+/// struct Part<P: Multiplex>(Share<P>);
+///
+/// impl<P: Multiplex> Part<P> {
+///     fn client(&self) -> &P::Client {
+///         self.0.client()
+///     }
+/// }
+/// ```
 #[must_use = "dropped, it is given back"]
 pub struct Share<P: Multiplex> {
     part: SharePart,

@@ -82,6 +82,15 @@ pub struct SideChannel {
 
 /// The right to make a connection beside one of the pool's now. Get one with
 /// [`SideChannel::permit`].
+///
+/// ```
+/// use livepool::protocol::{SideChannel, SidePermit};
+///
+/// async fn turn(side: &SideChannel) -> SidePermit {
+///     // In order of arrival, among all connections of the pool.
+///     side.permit().await
+/// }
+/// ```
 #[derive(Debug)]
 pub struct SidePermit(#[allow(dead_code, reason = "held, not used")] Option<OwnedSemaphorePermit>);
 

@@ -183,6 +183,15 @@ impl fmt::Debug for Rest {
 }
 
 /// Runs the task of a client. Get one with [`Wire::driver`](crate::protocol::Wire::driver).
+///
+/// ```
+/// use livepool::protocol::Wire;
+///
+/// /// Runs what a client library wants to have run.
+/// fn spawn(wire: &Wire, task: impl Future<Output = ()> + Send + 'static) {
+///     tokio::spawn(wire.driver().run(task));
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use = "it is to run the client's task"]
 pub struct Driver {
@@ -260,6 +269,15 @@ impl DriverState {
 
 pin_project! {
     /// The future that [`Driver::run`] returns. The task counts as busy until this is dropped.
+    ///
+    /// ```
+    /// use livepool::protocol::{Driven, Driver};
+    ///
+    /// fn of_a_client<F: Future>(driver: Driver, task: F) -> Driven<F> {
+    ///     // For a task that reads whenever it is polled.
+    ///     driver.run_reading(task)
+    /// }
+    /// ```
     #[derive(Debug)]
     #[must_use = "it does nothing unless it is spawned"]
     pub struct Driven<F> {

@@ -192,6 +192,17 @@ impl Drop for Linger {
 /// The socket of a connection that was closed while its peer worked for it, and its slot in the pool.
 /// Dropping it closes the one and frees the other. Get one with [`Linger::closed`], where there is an
 /// example.
+///
+/// ```
+/// use std::time::Duration;
+/// use livepool::protocol::LingeringSocket;
+///
+/// async fn wait(mut socket: LingeringSocket) {
+///     // After the peer was asked to stop: it closes when it has.
+///     let has_closed = socket.end_within(Duration::from_secs(5)).await;
+///     println!("closed by its peer: {has_closed}");
+/// }
+/// ```
 // In this order, the socket is closed first.
 pub struct LingeringSocket {
     stream: Box<Stream>,

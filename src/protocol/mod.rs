@@ -76,6 +76,47 @@ pub(crate) use shared::Shared;
 ///
 /// Every future may be dropped at any await: when its time is up, when its caller goes, when the pool
 /// is closed. The connection is closed then.
+///
+/// ```no_run
+/// use livepool::protocol::{Protocol, Wire};
+/// use livepool::{Config, Pool};
+/// use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+///
+/// /// Every line is answered with a line.
+/// struct Lines;
+///
+/// struct Client(BufReader<Wire>);
+///
+/// impl Client {
+///     async fn ask(&mut self, question: &str) -> std::io::Result<String> {
+///         self.0.write_all(format!("{question}\n").as_bytes()).await?;
+///         let mut answer = String::new();
+///         self.0.read_line(&mut answer).await?;
+///         Ok(answer)
+///     }
+/// }
+///
+/// impl Protocol for Lines {
+///     type Client = Client;
+///     type Error = std::io::Error;
+///
+///     async fn connect(&self, wire: Wire) -> std::io::Result<Client> {
+///         // Read ahead it may: the buffer is the client's, and stays with the connection.
+///         Ok(Client(BufReader::new(wire)))
+///     }
+///
+///     async fn ping(&self, client: &mut Client) -> std::io::Result<()> {
+///         client.ask("ping").await.map(drop)
+///     }
+/// }
+///
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Pool::builder(Config::new("lines.internal:7000")).protocol(Lines).build()?;
+/// let mut client = pool.get().await?;
+/// println!("{}", client.ask("how are you?").await?);
+/// client.release();
+/// # Ok(()) }
+/// ```
 pub trait Protocol: Send + Sync + 'static {
     /// The client that callers get.
     type Client: Send + Sync + 'static;
@@ -181,6 +222,16 @@ pub trait Protocol: Send + Sync + 'static {
 }
 
 /// No protocol: callers get the [`Stream`] itself, and say where an exchange ends.
+///
+/// ```
+/// use livepool::protocol::Raw;
+/// use livepool::{Guard, Pool, Stream};
+///
+/// // What is meant where no protocol is named.
+/// fn same(pool: Pool<Raw>, guard: Guard<Raw>) -> (Pool, Stream) {
+///     (pool, guard.detach())
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Raw;

@@ -16,6 +16,39 @@ use crate::sync::{Arc, Mutex, PoisonError};
 ///
 /// A scanner is called on every read and write: no waiting, no blocking, and as little copying as
 /// can be.
+///
+/// ```
+/// use livepool::protocol::{Scanner, Verdict};
+///
+/// /// Every line that is sent is answered with a line.
+/// #[derive(Default)]
+/// struct Lines {
+///     owed: usize,
+/// }
+///
+/// fn lines(bytes: &[u8]) -> usize {
+///     bytes.iter().filter(|byte| **byte == b'\n').count()
+/// }
+///
+/// impl Scanner for Lines {
+///     fn sent(&mut self, bytes: &[u8]) {
+///         self.owed += lines(bytes);
+///     }
+///
+///     fn received(&mut self, bytes: &[u8]) {
+///         self.owed = self.owed.saturating_sub(lines(bytes));
+///     }
+///
+///     fn owed(&self) -> usize {
+///         self.owed
+///     }
+/// }
+/// # let mut scanner = Lines::default();
+/// # scanner.sent(b"a\nb\n");
+/// # scanner.received(b"a\n");
+/// # assert_eq!(scanner.owed(), 1);
+/// # let _ = Verdict::Keep;
+/// ```
 pub trait Scanner: Send + 'static {
     /// The client sent these bytes.
     fn sent(&mut self, bytes: &[u8]);

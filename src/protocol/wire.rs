@@ -24,6 +24,17 @@ use crate::sync::Arc;
 /// session or a driver task: the pool keeps its own hold on the socket, and looks at it while the
 /// connection is idle. When the pool closes the connection, every operation fails with
 /// [`Interrupted`](crate::Interrupted). When the wire is dropped, the connection is not reused.
+///
+/// ```
+/// use livepool::protocol::Wire;
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// /// A handshake: the protocol's name, and the server's version.
+/// async fn handshake(mut wire: Wire) -> std::io::Result<(u8, Wire)> {
+///     wire.write_all(b"ECHO").await?;
+///     Ok((wire.read_u8().await?, wire))
+/// }
+/// ```
 pub struct Wire {
     shared: Arc<Shared>,
     /// Below its layer, where the bytes are those of the socket.

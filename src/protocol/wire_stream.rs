@@ -16,6 +16,15 @@ use crate::net::PeerAddr;
 /// A `WireStream` is a [`Wire`] without anything that is for a protocol to decide: a caller who has
 /// it for a while cannot change how the connection is judged for those who have it later. Made of a
 /// wire with `into()` by protocols whose clients are bytes, as that of `livepool-tls` is.
+///
+/// ```
+/// use livepool::protocol::{Wire, WireStream};
+///
+/// /// What a protocol whose clients are bytes hands out.
+/// fn client(wire: Wire) -> WireStream {
+///     wire.into()
+/// }
+/// ```
 pub struct WireStream {
     wire: Wire,
     alpn: Option<Box<[u8]>>,

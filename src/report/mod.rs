@@ -76,6 +76,15 @@ pub struct Report {
 }
 
 /// Somebody who has a connection.
+///
+/// ```
+/// # fn f(pool: livepool::Pool) {
+/// let report = pool.report();
+/// for holder in &report.holders {
+///     println!("{holder:?}");
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -104,6 +113,14 @@ pub struct HolderReport {
 }
 
 /// Whose a connection is.
+///
+/// ```
+/// use livepool::report::{HolderReport, Holds};
+///
+/// fn is_being_reset(holder: &HolderReport) -> bool {
+///     holder.holds == Holds::Reset
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -118,6 +135,14 @@ pub enum Holds {
 }
 
 /// A caller who waits.
+///
+/// ```
+/// # fn f(pool: livepool::Pool) {
+/// for caller in &pool.report().waiting {
+///     println!("waits for {:?}, at {}", caller.waited, caller.asked_at);
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -142,6 +167,15 @@ pub struct WaiterReport {
 }
 
 /// What is known of a peer.
+///
+/// ```
+/// # fn f(pool: livepool::Pool) {
+/// let report = pool.report();
+/// for peer in &report.peers {
+///     println!("{peer:?}");
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -173,6 +207,16 @@ pub struct PeerReport {
 }
 
 /// Something that happened.
+///
+/// ```
+/// # fn f(pool: livepool::Pool) {
+/// for peer in pool.report().peers {
+///     if let Some(death) = peer.death {
+///         println!("{}: a connection died {:?} ago of {}", peer.addr, death.ago, death.what);
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(bound(serialize = "T: std::fmt::Display")))]
@@ -196,6 +240,12 @@ impl<T> Past<T> {
 }
 
 /// What the dialer does, and what it waits for before it makes the next connection.
+///
+/// ```
+/// # fn f(pool: livepool::Pool) {
+/// println!("{:?}", pool.report().dialer);
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -217,6 +267,16 @@ pub struct DialerReport {
 }
 
 /// What the dialer waits for.
+///
+/// ```
+/// use livepool::report::DialerWait;
+///
+/// # fn f(pool: livepool::Pool) {
+/// if pool.report().dialer.waits_for == DialerWait::Pause {
+///     println!("the last dials have failed");
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -246,6 +306,15 @@ pub enum DialerWait {
 }
 
 /// One kind of error of late.
+///
+/// ```
+/// # fn f(pool: livepool::Pool) {
+/// let report = pool.report();
+/// for error in &report.errors {
+///     println!("{error:?}");
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

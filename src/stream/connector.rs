@@ -23,6 +23,17 @@ use crate::telemetry::{Emitter, Span};
 /// options of the configuration, one deadline over all of it.
 ///
 /// Cloning is cheap. The parts of the [`Config`] that concern a pool are checked and not used.
+///
+/// ```
+/// use livepool::{Config, Connector};
+/// use tokio::io::AsyncWriteExt;
+///
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let connector = Connector::new(&Config::new("log.internal:514"))?;
+/// let mut stream = connector.connect().await?;
+/// stream.write_all(b"hello\n").await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Connector {
     settings: Arc<Settings>,

@@ -11,6 +11,17 @@ use crate::event::{CloseReason, Operation};
 /// The error travels inside an [`io::Error`] of kind [`io::ErrorKind::TimedOut`]. The kernel's own
 /// `ETIMEDOUT` (keepalive or `TCP_USER_TIMEOUT` gave the peer up) has the same kind but not this
 /// content: [`OpTimeout::of`] tells them apart.
+///
+/// ```
+/// use std::io;
+/// use livepool::OpTimeout;
+///
+/// fn show(error: &io::Error) {
+///     if let Some(timeout) = OpTimeout::of(error) {
+///         println!("{} took longer than {:?} ({})", timeout.operation, timeout.after, timeout.setting);
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpTimeout {
@@ -75,6 +86,17 @@ impl From<OpTimeout> for io::Error {
 ///
 /// It travels inside an [`io::Error`] of kind [`io::ErrorKind::TimedOut`], as the kernel's own
 /// verdict does. It is not a deadline of yours: [`is_timeout`](crate::is_timeout) says no.
+///
+/// ```
+/// use std::io;
+/// use std::time::Duration;
+/// use livepool::{CloseReason, PeerSilent};
+///
+/// let error = io::Error::from(PeerSilent::new(Duration::from_secs(3), CloseReason::ProbeTimeout));
+/// assert!(PeerSilent::of(&error).is_some());
+/// // Its peer is gone, and no time of ours was over.
+/// assert!(!livepool::is_timeout(&error));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerSilent {
@@ -119,6 +141,14 @@ impl From<PeerSilent> for io::Error {
 ///
 /// It travels inside an [`io::Error`] of kind [`io::ErrorKind::ConnectionAborted`], so that it can
 /// never be taken for a clean end of stream.
+///
+/// ```
+/// use std::io;
+/// use livepool::{CloseReason, Interrupted};
+///
+/// let error = io::Error::from(Interrupted::new(CloseReason::Invalidated));
+/// assert_eq!(Interrupted::of(&error).unwrap().reason, CloseReason::Invalidated);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Interrupted {
@@ -157,6 +187,15 @@ impl From<Interrupted> for io::Error {
 ///
 /// It travels inside an [`io::Error`] of kind [`io::ErrorKind::InvalidData`]. The connection is not
 /// used again; its reason is `too_large`.
+///
+/// ```
+/// use std::io;
+/// use livepool::TooLarge;
+///
+/// fn is_too_long(error: &io::Error) -> bool {
+///     TooLarge::of(error).is_some_and(|large| !large.in_handshake)
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TooLarge {

@@ -231,6 +231,19 @@ impl Wakes {
 /// the middle of an answer. It takes one [`Owed`] per request and drops it when the answer is
 /// complete; the stream's read clock runs only while something is owed. Get one with
 /// [`Stream::count_debt`](crate::Stream::count_debt).
+///
+/// ```
+/// use livepool::Stream;
+///
+/// fn client(mut stream: Stream) {
+///     let ledger = stream.count_debt();
+///     // One for each request, dropped when its answer is complete.
+///     let owed = ledger.owe();
+///     assert_eq!(ledger.debt(), 1);
+///     drop(owed);
+///     assert_eq!(ledger.debt(), 0);
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Ledger(pub(crate) Arc<Link>);
 
@@ -285,6 +298,25 @@ impl Ledger {
 ///
 /// When the caller of a request goes away early, the answer is *still owed*: keep this value with
 /// whatever reads the answer, not with the caller.
+///
+/// ```
+/// use std::collections::VecDeque;
+/// use livepool::protocol::{Ledger, Owed};
+///
+/// /// Kept where answers are read, in the order of the requests.
+/// #[derive(Default)]
+/// struct Requests(VecDeque<Owed>);
+///
+/// impl Requests {
+///     fn sent(&mut self, ledger: &Ledger) {
+///         self.0.push_back(ledger.owe());
+///     }
+///
+///     fn answered(&mut self) {
+///         self.0.pop_front();
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use = "the debt lasts as long as this value"]
 pub struct Owed(Arc<Link>);

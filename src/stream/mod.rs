@@ -66,6 +66,20 @@ pub(crate) use reported::Reported;
 /// may have sent a part: the stream is then tainted, and a pool never reuses it. A later write that
 /// completes lifts this: the stream cannot know whether it went on where the dropped one had stopped,
 /// so write whole messages, or discard the connection.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use livepool::Stream;
+/// use tokio::io::AsyncReadExt;
+///
+/// async fn header(stream: &mut Stream) -> std::io::Result<u32> {
+///     // All reads and writes from here on together.
+///     stream.set_deadline(Instant::now() + Duration::from_secs(2));
+///     let header = stream.read_u32().await?;
+///     stream.set_deadline(livepool::Deadline::NEVER);
+///     Ok(header)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Stream {
     io: Io,

@@ -6,6 +6,12 @@
 use std::fmt;
 
 /// A metric that this crate records. [`METRICS`](super::METRICS) lists them all.
+///
+/// ```
+/// for metric in livepool::telemetry::METRICS {
+///     println!("{} ({}): {}", metric.name, metric.kind.as_str(), metric.description);
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Metric {
@@ -22,6 +28,14 @@ pub struct Metric {
 }
 
 /// A label of a metric.
+///
+/// ```
+/// use livepool::telemetry::{Label, METRICS};
+///
+/// let labels: Vec<&Label> = METRICS.iter().flat_map(|metric| metric.labels).collect();
+/// let reason = labels.iter().find(|label| label.name == "reason").unwrap();
+/// assert!(reason.values.contains(&"peer_closed"));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Label {
@@ -33,6 +47,13 @@ pub struct Label {
 }
 
 /// The kind of a metric.
+///
+/// ```
+/// use livepool::telemetry::{Kind, METRICS};
+///
+/// let is_total = |name: &str| name.ends_with("_total");
+/// assert!(METRICS.iter().all(|metric| (metric.kind == Kind::Counter) == is_total(metric.name)));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -45,6 +66,13 @@ pub enum Kind {
 }
 
 /// The unit of a metric.
+///
+/// ```
+/// use livepool::telemetry::{METRICS, Unit};
+///
+/// let waits = METRICS.iter().filter(|metric| metric.unit == Unit::Seconds);
+/// assert!(waits.count() > 0);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unit {

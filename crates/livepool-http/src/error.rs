@@ -15,6 +15,15 @@ use livepool::protocol::Escaped;
 use livepool::protocol::OneLine;
 
 /// The step at which a request failed.
+///
+/// ```
+/// use livepool_http::{Error, Failure};
+///
+/// /// Whether the server cannot have seen the request.
+/// fn is_unseen(error: &Error) -> bool {
+///     matches!(error.failure(), Failure::Refused | Failure::Checkout | Failure::Unsent)
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Failure {
@@ -57,6 +66,18 @@ pub enum Failure {
 ///
 /// Of the request's URI its text and its `Debug` show the path alone: the query, and what stands before
 /// the host, may hold what no log should.
+///
+/// ```
+/// # async fn f(pool: livepool::Pool<livepool_http::Http1>) -> Result<(), Box<dyn std::error::Error>> {
+///
+/// use livepool_http::{HttpPool, Request};
+///
+/// if let Err(error) = pool.send(Request::get("/status").body(())?).await {
+///     // One line, with the causes in it.
+///     eprintln!("{error} (timeout: {}, retryable: {})", error.is_timeout(), error.is_retryable());
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Error {
     failure: Failure,

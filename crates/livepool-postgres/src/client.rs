@@ -22,6 +22,14 @@ use crate::sync::{Arc, OnceLock};
 /// connection is closed if its server answered twice, as when a `BEFORE STATEMENT` trigger refuses
 /// a `COPY` before its first row, and if what is under way does not end within `timeouts.reset`:
 /// because somebody keeps the sink of a `COPY`, say.
+///
+/// ```
+/// # async fn f(pool: livepool::Pool<livepool_postgres::Postgres>) -> Result<(), Box<dyn std::error::Error>> {
+/// let client = pool.get().await?;
+/// let statement = client.prepare_cached("SELECT name FROM users WHERE id = $1").await?;
+/// let name: String = client.query_one(&statement, &[&7_i64]).await?.get(0);
+/// # Ok(()) }
+/// ```
 pub struct Client {
     pub(super) client: tokio_postgres::Client,
     pub(super) statements: Arc<StatementCache>,
@@ -161,6 +169,15 @@ impl fmt::Debug for Client {
 
 /// A transaction. Dropped without [`commit`](Self::commit), it is rolled back before the next user
 /// gets the connection.
+///
+/// ```
+/// # async fn f(pool: livepool::Pool<livepool_postgres::Postgres>) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut client = pool.get().await?;
+/// let transaction = client.transaction().await?;
+/// transaction.execute("UPDATE accounts SET amount = amount - 1 WHERE id = $1", &[&7_i64]).await?;
+/// transaction.commit().await?;
+/// # Ok(()) }
+/// ```
 pub struct Transaction<'a> {
     transaction: tokio_postgres::Transaction<'a>,
     statements: Arc<StatementCache>,
@@ -299,6 +316,17 @@ impl fmt::Debug for Transaction<'_> {
 
 /// A transaction that is about to begin. See
 /// [`Client::build_transaction`](super::Client::build_transaction).
+///
+/// ```
+/// # async fn f(pool: livepool::Pool<livepool_postgres::Postgres>) -> Result<(), Box<dyn std::error::Error>> {
+/// use livepool_postgres::tokio_postgres::IsolationLevel;
+///
+/// let mut client = pool.get().await?;
+/// let builder = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
+/// let transaction = builder.read_only(true).start().await?;
+/// let count: i64 = transaction.query_one("SELECT count(*) FROM users", &[]).await?.get(0);
+/// # Ok(()) }
+/// ```
 #[must_use = "a builder does nothing until start() is called"]
 pub struct TransactionBuilder<'a> {
     builder: tokio_postgres::TransactionBuilder<'a>,

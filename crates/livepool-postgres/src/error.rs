@@ -18,6 +18,15 @@ use livepool::protocol::Verdict;
 /// Queries fail with [`tokio_postgres::Error`], from which this error is made. The server's text is
 /// escaped and cut in the text of this error; [`tokio_postgres::Error`] has it as the server wrote
 /// it.
+///
+/// ```
+/// use livepool::CheckoutError;
+///
+/// fn is_password_wrong(error: &CheckoutError) -> bool {
+///     let error = error.find::<livepool_postgres::Error>();
+///     error.and_then(|error| error.code()).is_some_and(|code| code.code() == "28P01")
+/// }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {

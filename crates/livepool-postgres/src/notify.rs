@@ -16,6 +16,18 @@ const MAX_NOTIFICATION: usize = 32 * 1024;
 
 /// The notifications that arrive while a connection is held. See
 /// [`Client::notifications`](super::Client::notifications).
+///
+/// ```
+/// # async fn f(pool: livepool::Pool<livepool_postgres::Postgres>) -> Result<(), Box<dyn std::error::Error>> {
+/// let client = pool.get().await?;
+/// let mut notifications = client.notifications();
+/// client.batch_execute("LISTEN jobs").await?;
+/// while let Some(notification) = notifications.recv().await {
+///     println!("{}: {}", notification.channel(), notification.payload());
+/// }
+/// // The connection has ended: listen again on another one.
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Notifications {
     receiver: broadcast::Receiver<Notification>,

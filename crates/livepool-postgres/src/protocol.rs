@@ -29,6 +29,18 @@ use livepool_tls::Tls;
 /// Connections to PostgreSQL: as whom, to which database, and what is done to one that comes back.
 ///
 /// Cloning is cheap.
+///
+/// ```
+/// use livepool_postgres::{Postgres, RecyclingMethod};
+///
+/// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Postgres::from_url("postgres://app:secret@db.internal/orders")?
+///     .with_recycling(RecyclingMethod::Clean)
+///     .builder(|config| config.with_max_size(4))?
+///     .build()?;
+/// # Ok(()) }
+/// # f().unwrap();
+/// ```
 #[derive(Clone)]
 pub struct Postgres {
     pub(super) config: Arc<tokio_postgres::Config>,

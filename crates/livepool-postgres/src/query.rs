@@ -25,6 +25,16 @@ pub(super) use private::{AsRunnable, Runnable};
 
 /// A prepared [`Statement`], or a text, that can be run. As [`tokio_postgres::ToStatement`], which
 /// is implemented for the same types.
+///
+/// ```
+/// use livepool_postgres::tokio_postgres::Error;
+/// use livepool_postgres::{Client, ToStatement};
+///
+/// /// A text, or a statement that was prepared.
+/// async fn count(client: &Client, query: &(impl ToStatement + ?Sized)) -> Result<i64, Error> {
+///     Ok(client.query_one(query, &[]).await?.get(0))
+/// }
+/// ```
 pub trait ToStatement: tokio_postgres::ToStatement + private::AsRunnable {}
 
 impl ToStatement for Statement {}

@@ -9,6 +9,15 @@ use livepool::protocol::Verdict;
 
 /// The kind of server to use of several: libpq's `target_session_attrs`. Servers of another kind
 /// are passed over, and the dial goes on to the next address.
+///
+/// ```
+/// use livepool_postgres::{Postgres, Target};
+///
+/// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Postgres::from_url("postgres://app@db1,db2/orders")?.with_target(Target::ReadWrite).pool()?;
+/// # Ok(()) }
+/// # f().unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Target {

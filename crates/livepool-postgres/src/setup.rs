@@ -234,6 +234,13 @@ impl Postgres {
 }
 
 /// A URL, settings or a configuration that cannot be used. The text repeats no value of them.
+///
+/// ```
+/// use livepool_postgres::SetupError;
+///
+/// let error: SetupError = livepool_postgres::pool("mysql://db").unwrap_err();
+/// assert!(error.to_string().contains("postgres://user:password@host:5432/database"));
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SetupError {

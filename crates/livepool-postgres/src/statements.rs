@@ -20,6 +20,16 @@ pub(super) const CAPACITY: usize = 256;
 
 /// Whether sessions keep prepared statements. See
 /// [`Postgres::with_statements`](super::Postgres::with_statements).
+///
+/// ```
+/// use livepool_postgres::{Postgres, Statements};
+///
+/// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let postgres = Postgres::from_url("postgres://app@pgbouncer:6432/app")?;
+/// let pool = postgres.with_statements(Statements::Unnamed).pool()?;
+/// # Ok(()) }
+/// # f().unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Statements {
@@ -49,6 +59,14 @@ pub enum Statements {
 /// empty again when a statement was found outdated on any connection of the pool, when the
 /// session's statements were deallocated, and after
 /// [`Postgres::clear_statement_caches`](super::Postgres::clear_statement_caches).
+///
+/// ```
+/// # async fn f(pool: livepool::Pool<livepool_postgres::Postgres>) -> Result<(), Box<dyn std::error::Error>> {
+/// let client = pool.get().await?;
+/// client.prepare_cached("SELECT 1").await?;
+/// assert_eq!(client.statement_cache().size(), 1);
+/// # Ok(()) }
+/// ```
 pub struct StatementCache {
     /// The statements, which are dropped outside of the lock, as they tell their client.
     cache: Mutex<CachedStatements>,

@@ -40,7 +40,7 @@ const MOST_PAUSE: Duration = Duration::from_millis(250);
 ///         }
 ///         let sql = "INSERT INTO entries (account, amount) VALUES ($1, -100)";
 ///         transaction.execute(sql, &[&7]).await?;
-///         Ok::<_, Box<dyn Error + Send + Sync>>(sum - 100)
+///         Ok::<_, Box<dyn Error>>(sum - 100)
 ///     })
 ///     .await?;
 /// # Ok(()) }

@@ -23,6 +23,15 @@ use std::sync::Arc;
 /// The connection is yours while you hold it: commands that wait for something (`BLPOP`, `XREAD
 /// BLOCK`) hold up nobody else, `WATCH` and `MULTI` are yours alone, and a subscription takes the
 /// connection for itself: [`into_pubsub`](Self::into_pubsub).
+///
+/// ```
+/// use livepool_redis::redis::AsyncCommands;
+///
+/// # async fn f(pool: livepool::Pool<livepool_redis::Redis>) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut client = pool.get().await?;
+/// let job: Option<(String, String)> = client.blpop("jobs", 5.0).await?;
+/// # Ok(()) }
+/// ```
 pub struct Client {
     pub(super) connection: MultiplexedConnection,
     pub(super) driver: DriverTask,

@@ -10,6 +10,18 @@ use livepool::config::{Config, ConfigError};
 use std::sync::Arc;
 
 /// The kind of server that a connection must lead to, asked with `ROLE` during the handshake.
+///
+/// ```
+/// use livepool_redis::livepool::Pool;
+/// use livepool_redis::{Redis, Role};
+///
+/// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let redis = Redis::from_url("redis://cache1:6379")?.with_role(Role::Master);
+/// let config = redis.config().with_upstream(["cache1:6379", "cache2:6379"]);
+/// let pool = Pool::builder(config).protocol(redis).build()?;
+/// # Ok(()) }
+/// # f().unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Role {
@@ -27,6 +39,15 @@ pub enum Role {
 /// [`Builder::protocol`](livepool::Builder::protocol), or call [`pool`](Self::pool).
 ///
 /// Servers that speak the same protocol, as Valkey does, are meant as well.
+///
+/// ```
+/// use livepool_redis::Redis;
+///
+/// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Redis::from_url("redis://:secret@cache.internal:6379/2?protocol=resp3")?.pool()?;
+/// # Ok(()) }
+/// # f().unwrap();
+/// ```
 #[derive(Debug, Clone)]
 pub struct Redis {
     /// The settings, shared by every client of the pool.
@@ -152,6 +173,13 @@ impl fmt::Debug for RedisSettings {
 }
 
 /// Settings that cannot be used, and what to change. The text never repeats a password.
+///
+/// ```
+/// use livepool_redis::{Redis, SettingsError};
+///
+/// let error: SettingsError = Redis::from_url("http://cache.internal").unwrap_err();
+/// println!("{error}");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingsError(String);
 

@@ -48,6 +48,17 @@ pub use tokio_rustls;
 ///
 /// As the [`Protocol`] of a pool it gives callers the bytes, as a [`TlsStream`]. A protocol above
 /// TLS runs over the [`Wire`] that [`connect`](Self::connect) encrypts. Cloning is cheap.
+///
+/// ```
+/// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// use livepool_tls::Tls;
+/// use livepool_tls::livepool::{Config, Pool};
+///
+/// let tls = Tls::builder().with_webpki_roots().build()?.with_server_name("example.org")?;
+/// let pool = Pool::builder(Config::new("192.0.2.1:853")).protocol(tls).build()?;
+/// # Ok(()) }
+/// # f().unwrap();
+/// ```
 #[derive(Clone)]
 pub struct Tls {
     connector: TlsConnector,
@@ -250,6 +261,17 @@ impl fmt::Debug for Tls {
 }
 
 /// The authorities to trust, and the client's own certificate. See [`Tls::builder`].
+///
+/// ```
+/// use livepool_tls::Tls;
+///
+/// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let tls = Tls::builder()
+///     .with_root_pem(std::fs::read("/etc/ssl/internal-ca.pem")?)
+///     .with_client_pem(std::fs::read("client.pem")?, std::fs::read("client.key")?)
+///     .build()?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Default)]
 #[must_use = "a builder does nothing until build() is called"]
 pub struct Builder {
@@ -355,6 +377,13 @@ fn certs(pem: &[u8], which: &str) -> Result<Vec<CertificateDer<'static>>, TlsErr
 }
 
 /// Certificates or names that cannot be used.
+///
+/// ```
+/// use livepool_tls::{Tls, TlsError};
+///
+/// let error: TlsError = Tls::builder().build().unwrap_err();
+/// assert!(error.to_string().contains("nobody is trusted"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsError(String);
 

@@ -29,6 +29,14 @@ use crate::sync::{
 use crate::telemetry::Span;
 
 /// How callers who share are spread over connections.
+///
+/// ```
+/// use livepool::protocol::Spread;
+///
+/// // Fill each connection up to 16 callers before another one is used.
+/// let spread = Spread::Even(16);
+/// assert_ne!(format!("{spread:?}"), format!("{:?}", Spread::Pack));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Spread {

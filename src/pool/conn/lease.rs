@@ -26,6 +26,19 @@ use crate::sync::atomic::Ordering;
 pub(in crate::pool) use kept::{ParkingKept, Settled};
 
 /// The outcome of a return.
+///
+/// ```
+/// use livepool::{CloseReason, Release};
+///
+/// # async fn f(pool: livepool::Pool) -> Result<(), livepool::CheckoutError> {
+/// match pool.get().await?.release() {
+///     Release::Reused | Release::Resetting => {}
+///     Release::Discarded(CloseReason::Unfinished) => println!("an answer was not read to its end"),
+///     Release::Discarded(reason) => println!("closed: {reason}"),
+///     _ => {}
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Release {

@@ -20,6 +20,19 @@ use crate::pool::guard::Guard;
 /// yourself is your own promise that it was empty.
 ///
 /// Made by [`Guard::buffered`], which owns the guard, and [`Guard::buffered_mut`], which borrows it.
+///
+/// ```
+/// use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+///
+/// # async fn f(pool: livepool::Pool) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut conn = pool.get().await?.buffered();
+/// conn.write_all(b"how are you?\n").await?;
+/// let mut answer = String::new();
+/// conn.read_line(&mut answer).await?;
+/// // Closed instead, if the buffer holds more than that answer.
+/// conn.release();
+/// # Ok(()) }
+/// ```
 pub struct Buffered<G: BorrowMut<Guard> + AsyncRead> {
     /// Always there until `release` or drop takes it.
     inner: Option<BufReader<G>>,

@@ -21,6 +21,19 @@ use crate::pool::guard::Guard;
 /// own: use one codec per exchange, or one that is empty between answers.
 ///
 /// Made by [`Guard::framed`], which owns the guard, and [`Guard::framed_mut`], which borrows it.
+///
+/// ```
+/// use futures_util::{SinkExt, StreamExt};
+/// use tokio_util::codec::LinesCodec;
+///
+/// # async fn f(pool: livepool::Pool) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut lines = pool.get().await?.framed(LinesCodec::new());
+/// lines.send("how are you?").await?;
+/// println!("{:?}", lines.next().await.transpose()?);
+/// // Closed instead, if the codec has read more than that answer.
+/// lines.release();
+/// # Ok(()) }
+/// ```
 pub struct Framed<G: BorrowMut<Guard>, C> {
     /// Always there until `release` or drop takes it.
     inner: Option<codec::Framed<G, C>>,

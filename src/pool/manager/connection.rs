@@ -27,6 +27,21 @@ use crate::sync::Arc;
 ///
 /// A connection that is in a pool no more (taken by [`Object::take`], or of a pool that was dropped) is
 /// closed when it is dropped, with reason `discarded`, or `pool_closed` if its pool and manager had gone.
+///
+/// ```no_run
+/// use deadpool::managed;
+/// use livepool::{Manager, Release};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// # async fn f(pool: managed::Pool<Manager>) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut conn = pool.get().await?;
+/// conn.write_all(b"ping").await?;
+/// conn.read_exact(&mut [0; 4]).await?;
+/// // A bare stream has to be told that its exchange is complete.
+/// conn.finish();
+/// # Ok(()) }
+/// # let _ = Release::Reused;
+/// ```
 pub struct Connection<P: Protocol = Raw> {
     /// Gone only where nobody has the connection any more: while it is pinged, and once it has ended.
     pub(super) lease: Option<Lease>,

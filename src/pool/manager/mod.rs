@@ -48,6 +48,17 @@ pub use connection::Connection;
 /// Cloning is cheap. A manager is for one pool: its clones have their connections, and what they know of
 /// the upstream, together.
 ///
+///
+/// ```
+/// use deadpool::managed;
+/// use livepool::{Config, Manager};
+///
+/// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let manager = Manager::new(&Config::new("cache.internal:6379"))?;
+/// let pool: managed::Pool<Manager> = managed::Pool::builder(manager).max_size(16).build()?;
+/// # Ok(()) }
+/// # f().unwrap();
+/// ```
 #[doc = include_str!("../../../docs/deadpool.md")]
 pub struct Manager<P: Protocol = Raw> {
     handle: Arc<Owner>,

@@ -23,6 +23,17 @@ use livepool::protocol::{Ledger, Owed};
 use std::sync::Arc;
 
 /// A connection that speaks HTTP/1.1. [`HttpGuard::send`](crate::HttpGuard::send) makes a request on one.
+///
+/// ```
+/// # async fn f(pool: livepool::Pool<livepool_http::Http1>) -> Result<(), Box<dyn std::error::Error>> {
+///
+/// use livepool_http::{HttpGuard, Request};
+///
+/// // What a guard holds. A request on this very connection:
+/// let guard = pool.get().await?;
+/// let response = guard.send(Request::get("/status").body(())?).await?;
+/// # Ok(()) }
+/// ```
 pub struct Client {
     sender: SendRequest<RequestBody>,
     driver: HyperDriver,

@@ -17,6 +17,16 @@ use livepool::protocol::Ledger;
 
 /// A connection that speaks HTTP/2. Requests are made on a share of one: see
 /// [`Pool::share`](livepool::Pool::share).
+///
+/// ```
+/// # async fn f(pool: livepool::Pool<livepool_http::http2::Http2>) -> Result<(), Box<dyn std::error::Error>> {
+///
+/// use livepool_http::{HttpPool, Request};
+///
+/// // Callers do not meet it: requests are sent by the pool, many at a time on one connection.
+/// let response = pool.send(Request::get("/status").body(())?).await?;
+/// # Ok(()) }
+/// ```
 pub struct Client {
     pub(super) sender: SendRequest<Bytes>,
     pub(super) ping: Option<PingPong>,

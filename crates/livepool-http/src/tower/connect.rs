@@ -17,6 +17,19 @@ use livepool::event::Observer;
 use livepool::net::{ConnectError, Resolve};
 
 /// Makes connections to whatever host and port a URI names. Cloning is cheap.
+///
+/// ```
+/// use hyper_util::client::legacy::Client;
+/// use hyper_util::rt::TokioExecutor;
+/// use livepool_http::livepool::Config;
+/// use livepool_http::tower::Connect;
+///
+/// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// // Only what concerns sockets counts; `upstream` comes from each request.
+/// let connect = Connect::new(&Config::default())?;
+/// let client: Client<_, String> = Client::builder(TokioExecutor::new()).build(connect);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Connect {
     connector: Connector,
@@ -121,6 +134,16 @@ impl Service<Uri> for Connect {
 }
 
 /// A connection that is being made.
+///
+/// ```
+/// use livepool_http::http::Uri;
+/// use livepool_http::tower::{Connect, Connecting};
+/// use tower_service::Service;
+///
+/// fn connect(connect: &mut Connect) -> Connecting {
+///     connect.call(Uri::from_static("http://api.internal:8080"))
+/// }
+/// ```
 #[must_use = "nothing is connected until this is polled"]
 pub struct Connecting(BoxFuture<'static, Result<Connection, Error>>);
 
@@ -139,6 +162,14 @@ impl fmt::Debug for Connecting {
 }
 
 /// Why there is no connection.
+///
+/// ```
+/// use livepool_http::tower::Error;
+///
+/// fn is_of_the_network(error: &Error) -> bool {
+///     matches!(error, Error::Connect(_))
+/// }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {

@@ -16,6 +16,14 @@ use livepool::protocol::{Ledger, Owed};
 
 /// A connection made by [`Connect`](super::Connect), with its timeouts, and with hyper's `Read` and
 /// `Write`.
+///
+/// ```
+/// use livepool_http::tower::Connection;
+///
+/// fn show(connection: &Connection) {
+///     println!("{} to {}", connection.stream().id(), connection.stream().peer_addr());
+/// }
+/// ```
 pub struct Connection(TokioIo<TimedStream>);
 
 /// A stream whose read timeout runs while a request that was written in full has had no answer.

@@ -121,6 +121,19 @@ fn refusal(error: &Error, is_over: bool) -> Response<GrpcBody> {
 }
 
 /// The body of a response. One that breaks off ends with a status.
+///
+/// ```
+/// use livepool_http::http::{Request, Response};
+/// use livepool_http::tower::{Grpc, GrpcBody};
+/// use tower_service::Service;
+///
+/// /// What a client of tonic does with it.
+/// async fn call(grpc: &mut Grpc, request: Request<String>) -> Response<GrpcBody> {
+///     match grpc.call(request).await {
+///         Ok(response) => response,
+///     }
+/// }
+/// ```
 pub struct GrpcBody {
     /// `None`: there is nothing to come.
     body: Option<Body>,
