@@ -118,6 +118,9 @@ pub use share::{Multiplex, RequestClock, Share};
 /// # Ok(()) }
 /// ```
 ///
+/// Read exactly the answer, as here, or through [`Guard::buffered`]: tokio's `BufReader` around a guard may take
+/// a part of the next one with it, unseen.
+///
 /// - [`get`](Self::get) takes a connection, and [`run`](Self::run) takes one, runs an exchange and releases
 ///   it. [`get_by`](Self::get_by) has a deadline of its own, and [`try_get`](Self::try_get) never waits.
 /// - [`new`](Pool::new) makes a pool of bare streams; [`builder`](Pool::builder), or an adapter

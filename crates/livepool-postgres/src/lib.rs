@@ -108,6 +108,11 @@
 //! channels while it runs. Names are taken as they are: `jobs` is what `NOTIFY jobs` and `NOTIFY "jobs"` say,
 //! `Jobs` what `NOTIFY "Jobs"` says.
 //!
+//! ## Transactions that are made again
+//!
+//! [`TransactionRetry`] runs a transaction, and makes it again when the server gave it up for the sake of
+//! another one: `40001` (serialization failure) and `40P01` (deadlock).
+//!
 //! ## Cancelling
 //!
 //! A query is cancelled when its guard is dropped, when its connection ends in the middle of it,
