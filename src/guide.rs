@@ -4,8 +4,9 @@
 /// Modules of the pages, in whose scope their links are looked up.
 macro_rules! pages {
     ($($page:ident $file:literal)+) => { $(
-        #[cfg_attr(not(doctest), doc = include_str!(concat!("../docs/guide/", $file)))]
         pub mod $page {
+            #![cfg_attr(not(doctest), doc = include_str!(concat!("../docs/guide/", $file)))]
+
             #[allow(unused_imports)]
             use crate::*;
         }
