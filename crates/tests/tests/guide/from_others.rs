@@ -12,7 +12,7 @@ type Done = Result<(), Box<dyn Error>>;
 
 /// A value that a line needs and no line is about.
 fn some<T>() -> T {
-    unimplemented!("nobody runs this")
+    unreachable!("nobody runs this")
 }
 
 fn settings(config: Config, timeouts: Timeouts, limit: Duration) {
