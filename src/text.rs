@@ -60,6 +60,21 @@ pub(crate) fn redacted_unquoted(text: &str) -> String {
     if may_be_shown(text) { Escaped(&text).to_string() } else { REDACTED.to_owned() }
 }
 
+/// These words with the URLs among them cut down to what [`redacted_unquoted`] shows of an address: a
+/// URL may hold a password before its `@`, or a token in its path or query.
+pub(crate) fn without_urls(words: &str) -> String {
+    let shown = |word: &str| {
+        let Some(at) = word.find("://") else { return word.to_owned() };
+        let rest = &word[at + "://".len()..];
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        let start = word[..at].rfind(|c: char| !c.is_ascii_alphanumeric() && c != '+');
+        let scheme = &word[start.map_or(0, |start| start + 1)..at];
+        format!("{scheme}://{}", if is_address(host) { host } else { "…" })
+    };
+    words.split(' ').map(shown).collect::<Vec<_>>().join(" ")
+}
+
 fn may_be_shown(text: &str) -> bool {
     let address = match scheme(text) {
         Some(scheme) => &text[scheme.len() + "://".len()..],
@@ -168,6 +183,21 @@ fn needs_escape(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_among_words_loses_all_that_may_be_secret() {
+        for (words, shown) in [
+            ("no room", "no room"),
+            (
+                "GET https://me:hunter2@vault.example:8200/v1/hunter2?token=hunter2 failed",
+                "GET https://vault.example:8200 failed",
+            ),
+            ("(url=https://sts.example/?X=hunter2)", "https://sts.example"),
+            ("https://hunter2!x", "https://…"),
+        ] {
+            assert_eq!(without_urls(words), shown);
+        }
+    }
 
     #[test]
     fn an_address_is_shown_as_it_was_given_and_what_may_hold_a_secret_is_not() {

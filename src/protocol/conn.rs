@@ -10,6 +10,7 @@ use super::driver::Rest;
 use super::shared::{Judge, Shared};
 use super::{Lingering, Wire, WireStream};
 use crate::config::Limits;
+use crate::deadline::Deadline;
 use crate::event::CloseReason;
 use crate::foreign;
 use crate::liveness::{self, Liveness, Parked};
@@ -48,8 +49,9 @@ impl Bare {
         self.shared.bounds().exceeded()
     }
 
-    pub(crate) fn wire(&self) -> Wire {
-        Wire::new(&self.shared)
+    /// The wire for its protocol, which has to have made its client by then.
+    pub(crate) fn wire(&self, deadline: Deadline) -> Wire {
+        Wire::new(&self.shared, deadline)
     }
 
     pub(crate) fn with_client(mut self, client: Box<dyn Any + Send + Sync>) -> Conn {

@@ -8,6 +8,7 @@ mod aside;
 mod bell;
 mod bounds;
 mod conn;
+mod credentials;
 mod driver;
 mod guard_ext;
 mod linger;
@@ -29,6 +30,7 @@ use crate::stream::Stream;
 
 pub use self::guard_ext::GuardExt;
 pub use aside::{SideChannel, SidePermit};
+pub use credentials::{Credentials, CredentialsError, CredentialsRequest, CredentialsSource};
 pub use driver::{Driven, Driver, DriverState};
 pub use linger::{Linger, LingeringSocket};
 pub use request_lost::RequestLost;

@@ -15,6 +15,7 @@ use super::driver::Rest;
 use super::shared::Shared;
 use super::*;
 use crate::config::Limits;
+use crate::deadline::Deadline;
 use crate::event::CloseReason;
 use crate::models::{Model, block_on, turn};
 use crate::stream::models::{is_closed, pair};
@@ -48,7 +49,7 @@ fn a_shared_stream_is_closed_whoever_uses_it() {
     let (stream, mut peer) = pair();
     let shared =
         Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Verdict::Keep), Limits::unlimited());
-    let mut wire = Wire::new(&shared);
+    let mut wire = Wire::new(&shared, Deadline::NEVER);
     let reader = thread::spawn(move || {
         let end = block_on(async {
             loop {
@@ -129,7 +130,7 @@ fn what_is_taken_in_for_nobody_reaches_the_next_reader() {
     let (stream, mut peer) = pair();
     let shared =
         Shared::new(Box::new(stream), Arc::new(|_: &[u8]| Verdict::Keep), Limits::unlimited());
-    let wire = Wire::new(&shared).layer(|below| async { Ok(below) });
+    let wire = Wire::new(&shared, Deadline::NEVER).layer(|below| async { Ok(below) });
     let mut wire = block_on(wire).expect("the first layer");
     const PIECES: usize = 2;
     let reader = thread::spawn(move || {
@@ -181,7 +182,7 @@ fn an_answer_is_never_taken_for_what_nobody_asked_for() {
     let (stream, mut peer) = pair();
     let judge = Arc::new(|_: &[u8]| Verdict::Close);
     let bare = Bare::new(Box::new(stream), judge, Limits::unlimited());
-    let mut wire = bare.wire();
+    let mut wire = bare.wire(Deadline::NEVER);
     drop(wire.scan(Count(0)));
     let conn = bare.with_client(Box::new(()));
     conn.set_idle(true);

@@ -13,6 +13,7 @@ use super::driver::Driver;
 use super::linger::{Linger, Lingering};
 use super::scanner::Scanner;
 use super::shared::{Duplex, Shared};
+use crate::deadline::Deadline;
 use crate::event::{CloseReason, ConnId};
 use crate::net::PeerAddr;
 use crate::stream::{Ledger, Link, Stream};
@@ -39,11 +40,18 @@ pub struct Wire {
     shared: Arc<Shared>,
     /// Below its layer, where the bytes are those of the socket.
     is_below: bool,
+    deadline: Deadline,
 }
 
 impl Wire {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        Self { shared: Arc::clone(shared), is_below: false }
+    pub(crate) fn new(shared: &Arc<Shared>, deadline: Deadline) -> Self {
+        Self { shared: Arc::clone(shared), is_below: false, deadline }
+    }
+
+    /// When the dial is over, `timeouts.connect` after it began: the protocol's
+    /// [`connect`](crate::protocol::Protocol::connect) is dropped then.
+    pub fn dial_deadline(&self) -> Deadline {
+        self.deadline
     }
 
     /// The connection's number, as in events and logs.
@@ -128,7 +136,8 @@ impl Wire {
                 "a wire has one layer at most, from the start",
             ));
         }
-        let below = Self { shared: Arc::clone(&self.shared), is_below: true };
+        let below =
+            Self { shared: Arc::clone(&self.shared), is_below: true, deadline: self.deadline };
         let layer = wrap(below).await?;
         self.shared.set_layer(Box::new(layer));
         Ok(self)

@@ -243,7 +243,7 @@ impl AddressWalk<'_> {
             };
             let began = Instant::now();
             let refused = match deadline
-                .run(handshake.shake_hands(Box::new(stream), settings.limits))
+                .run(handshake.shake_hands(Box::new(stream), settings.limits, deadline))
                 .await
             {
                 Ok(Ok(mut conn)) => {

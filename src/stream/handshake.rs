@@ -6,15 +6,18 @@ use futures_util::future::BoxFuture;
 
 use super::Stream;
 use crate::config::Limits;
+use crate::deadline::Deadline;
 use crate::protocol::Conn;
 
 /// A protocol's work on a stream that was just connected.
 pub(crate) trait Handshake: Send + Sync {
-    /// Drop it, and the stream is closed. `limits`: how much the client may hold.
+    /// Drop it, and the stream is closed. `limits`: how much the client may hold. `deadline`: when the
+    /// dial is over.
     fn shake_hands<'a>(
         &'a self,
         stream: Box<Stream>,
         limits: Limits,
+        deadline: Deadline,
     ) -> BoxFuture<'a, Result<Conn, Refused>>;
 
     /// The protocol's name; may be empty.

@@ -10,6 +10,7 @@ use tokio::net::UnixStream;
 
 use super::*;
 use crate::config;
+use crate::deadline::Deadline;
 use crate::error::is_timeout;
 use crate::protocol::{Shared, Verdict, Wire};
 use crate::telemetry::Emitter;
@@ -153,7 +154,7 @@ async fn a_look_of_the_pools_own_takes_nothing_from_the_time_of_the_next_read() 
     let (stream, _peer, _) = stream(Timeouts::all(10 * SECOND));
     let (judge, limits) = (Arc::new(|_: &[u8]| Verdict::Keep), config::Limits::default());
     let shared = Shared::new(Box::new(stream), judge, limits);
-    let wire = Wire::new(&shared).layer(|below| async { Ok(below) });
+    let wire = Wire::new(&shared, Deadline::NEVER).layer(|below| async { Ok(below) });
     let mut wire = wire.await.unwrap();
     assert_eq!(shared.judge_waiting(Some(Vec::new()), &[]), None);
     tokio::time::sleep(6 * SECOND).await;

@@ -9,6 +9,7 @@ use super::driver_stream;
 use super::role::{ServerRole, Target};
 use super::setup::SetupError;
 use super::wire_format::PgError;
+use livepool::protocol::CredentialsError;
 use livepool::protocol::Escaped;
 use livepool::protocol::OneLine;
 use livepool::protocol::Verdict;
@@ -46,6 +47,10 @@ pub enum Error {
         /// The role of the server.
         found: String,
     },
+    /// The callback for credentials gave none.
+    Credentials(CredentialsError),
+    /// The server refused credentials of the callback. It is asked for others.
+    CredentialsRefused(tokio_postgres::Error),
     /// A transaction or an answer was left behind that could not be got rid of.
     NotClean,
     /// The server of a [`Subscription`](livepool::Subscription) did not answer within its
@@ -64,7 +69,7 @@ impl Error {
     /// The code of the server's error, if it is one: `28P01`.
     pub fn code(&self) -> Option<&SqlState> {
         match self {
-            Self::Postgres(error) => error.code(),
+            Self::Postgres(error) | Self::CredentialsRefused(error) => error.code(),
             _ => None,
         }
     }
@@ -110,6 +115,7 @@ impl Error {
             Self::Tls(error) => livepool_tls::is_distrusted(error),
             #[cfg(not(feature = "tls"))]
             Self::Tls(_) => false,
+            Self::Credentials(_) | Self::CredentialsRefused(_) => false,
             Self::NotWanted { .. } | Self::NotClean | Self::NoAnswer | Self::NotListening(_) => {
                 false
             }
@@ -195,7 +201,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // The library's own text is "db error" for all of them.
-            Self::Postgres(error) => match error.as_db_error() {
+            Self::Postgres(error) | Self::CredentialsRefused(error) => match error.as_db_error() {
                 Some(db) => {
                     write!(f, "{} ({})", Escaped(&db.message()), Escaped(&db.code().code()))
                 }
@@ -209,6 +215,7 @@ impl fmt::Display for Error {
             ),
             Self::Setup(error) => write!(f, "nothing was said to the server: {error}"),
             Self::NotWanted { target, found } => write!(f, "it is {found}, and not {target}"),
+            Self::Credentials(error) => error.fmt(f),
             Self::NotClean => f.write_str("its last user left behind what would not end"),
             Self::NoAnswer => f.write_str("the server did not answer within the heartbeat"),
             Self::NotListening(channel) => write!(

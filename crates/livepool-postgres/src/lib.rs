@@ -214,6 +214,8 @@ mod wire_format;
 
 /// The pool.
 pub use livepool;
+/// What [`Postgres::with_credentials`] asks for.
+pub use livepool::protocol::{Credentials, CredentialsError, CredentialsRequest};
 /// The library underneath.
 pub use tokio_postgres;
 

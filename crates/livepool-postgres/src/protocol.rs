@@ -21,7 +21,7 @@ use super::url::KeepaliveOptions;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, OnceLock};
 use livepool::net::PeerAddr;
-use livepool::protocol::Wire;
+use livepool::protocol::{Credentials, CredentialsRequest, CredentialsSource, Wire};
 use livepool::protocol::{Protocol, StatementCounts, Verdict};
 #[cfg(feature = "tls")]
 use livepool_tls::Tls;
@@ -57,6 +57,8 @@ pub struct Postgres {
     target: Target,
     statements: Statements,
     capacity: usize,
+    /// Who logs in, where that is asked for each dial.
+    credentials: Option<CredentialsSource>,
     /// The generation of prepared statements, of all connections. Statements of an older one are
     /// prepared anew.
     pub(super) generation: Arc<AtomicU64>,
@@ -80,6 +82,7 @@ impl Postgres {
             recycling: RecyclingMethod::default(),
             statements: Statements::default(),
             capacity: statements::CAPACITY,
+            credentials: None,
             generation: Arc::default(),
             counts: PoolCounts::default(),
         }
@@ -127,6 +130,67 @@ impl Postgres {
         Self { statements, ..self }
     }
 
+    /// Has this callback asked for the password of every dial, and for its user, if that changes, too:
+    /// a token of a cloud's IAM, what a Vault gives out. What the URL says of them is not used then; a
+    /// session that is logged in stays so, whatever becomes of its token.
+    ///
+    /// The callback is asked once per dial, when the connection stands and is encrypted, by at most
+    /// [`max_connecting`](livepool::Config::max_connecting) dials at a time, and within what is left of
+    /// `timeouts.connect`: one that gives a token of its cache answers at once. One that fails, panics
+    /// or takes too long fails the dial with [`Error::Credentials`]; the pool pauses and tries again, as
+    /// after any other failure.
+    ///
+    /// Credentials that the server refuses (`28P01`, `28000`) are asked for once more, with
+    /// [`was_refused`](livepool::protocol::CredentialsRequest::was_refused) set, while the caller waits;
+    /// if the new ones are refused as well, that is told at once, as a wrong password is.
+    ///
+    /// ```no_run
+    /// # async fn token_for(host: Option<&str>, fresh: bool) -> std::io::Result<String> { todo!() }
+    /// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+    /// use livepool_postgres::{Credentials, Postgres};
+    ///
+    /// let pool = Postgres::from_url("postgres://orders@db.example/orders")?
+    ///     .with_credentials(|request| async move {
+    ///         let token = token_for(request.host(), request.was_refused()).await?;
+    ///         std::io::Result::Ok(Credentials::password_only(token))
+    ///     })
+    ///     .pool()?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_credentials<F, R, E>(self, callback: F) -> Self
+    where
+        F: Fn(CredentialsRequest) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Credentials, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        Self { credentials: Some(CredentialsSource::new(callback)), ..self }
+    }
+
+    /// Asks for the credentials of a session that is about to begin, if there is whom to ask.
+    async fn credentials(&self, wire: &Wire) -> Result<Option<Credentials>, Error> {
+        let Some(source) = &self.credentials else { return Ok(None) };
+        source.ask(wire).await.map(Some).map_err(Error::Credentials)
+    }
+
+    /// Notes what became of a login with these credentials.
+    fn logged_in<T>(
+        &self,
+        credentials: Option<&Credentials>,
+        login: Result<T, tokio_postgres::Error>,
+    ) -> Result<T, Error> {
+        let (Some(source), Some(credentials)) = (&self.credentials, credentials) else {
+            return Ok(login?);
+        };
+        login.inspect(|_| source.accepted()).map_err(|error| {
+            let is_of_login = error.code().is_some_and(|code| code.code().starts_with("28"));
+            match is_of_login && source.refused(credentials) {
+                true => Error::CredentialsRefused(error),
+                false => Error::Postgres(error),
+            }
+        })
+    }
+
     pub(super) fn has_tls(&self) -> bool {
         #[cfg(feature = "tls")]
         return self.tls.is_some();
@@ -168,16 +232,24 @@ impl Protocol for Postgres {
         let peer = wire.peer_addr().clone();
         let Negotiated { wire, encryption, end_point } =
             self.tls_policy(&peer).negotiate(wire).await?;
+        let credentials = self.credentials(&wire).await?;
         let driver = wire.driver();
         let line = Line::new(driver.state());
         // Its ledger only repeats what the line knows.
         // Before the first byte of the startup: the scanner has to see both directions from the beginning.
         drop(wire.scan(SessionScanner::new(&line, self.target, &self.generation)));
         let mut config = (*self.config).clone();
+        if let Some(credentials) = &credentials {
+            config.password(credentials.password());
+            if let Some(user) = credentials.user() {
+                config.user(user);
+            }
+        }
         NegotiatedConnect::configure(encryption.is_some(), &mut config);
         let (side, linger) = (wire.side_channel(), wire.linger());
         let stream = DriverStream::new(wire, &line, end_point);
-        let (client, connection) = config.connect_raw(stream, NegotiatedConnect).await?;
+        let login = config.connect_raw(stream, NegotiatedConnect).await;
+        let (client, connection) = self.logged_in(credentials.as_ref(), login)?;
         let handshake = began.elapsed();
 
         let canceller = Canceller::new(client.cancel_token(), side, encryption);

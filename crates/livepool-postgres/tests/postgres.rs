@@ -11,6 +11,8 @@ mod cancel;
 mod cancel_requests;
 #[path = "postgres/copy.rs"]
 mod copy;
+#[path = "postgres/credentials.rs"]
+mod credentials;
 #[path = "postgres/deadpool.rs"]
 mod deadpool_pools;
 #[path = "../examples/support/dial.rs"]

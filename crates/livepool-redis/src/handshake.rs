@@ -16,7 +16,7 @@ use super::session::SessionState;
 use super::settings::{RedisSettings, Role};
 use super::shared_wire::SharedWire;
 use super::transport::Transport;
-use livepool::protocol::Escaped;
+use livepool::protocol::{Credentials, Escaped};
 
 /// The purpose of a command of the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,11 +30,32 @@ enum HandshakeStep {
     ClientInfo,
 }
 
+/// Who logs in on this connection.
+#[derive(Clone, Copy)]
+pub(super) struct Login<'a> {
+    user: Option<&'a str>,
+    password: Option<&'a str>,
+}
+
+impl<'a> Login<'a> {
+    /// Whom the settings name.
+    pub(super) fn of(settings: &'a RedisSettings) -> Self {
+        Self { user: settings.info.username(), password: settings.info.password() }
+    }
+
+    /// Who was asked for.
+    pub(super) fn with(credentials: &'a Credentials, settings: &'a RedisSettings) -> Self {
+        let user = credentials.user().or(settings.info.username());
+        Self { user, password: Some(credentials.password()) }
+    }
+}
+
 /// Starts the driver task, and performs the handshake.
 pub(super) async fn shake_hands(
     shared_wire: &SharedWire,
     state: &SessionState,
     settings: &RedisSettings,
+    login: Login<'_>,
 ) -> RedisResult<(MultiplexedConnection, DriverTask)> {
     // The pool has timeouts of its own, and every command of the handshake is in `steps`.
     let config =
@@ -44,11 +65,11 @@ pub(super) async fn shake_hands(
         MultiplexedConnection::new_with_config(&anonymous, shared_wire.driver_io(), config).await?;
     let driver = DriverTask::start(driver);
 
-    let (steps, pipeline) = steps(settings);
+    let (steps, pipeline) = steps(settings, login);
     let answers = connection.send_packed_commands(&pipeline, 0, steps.len()).await;
-    let answers = answers.map_err(|error| explain(error, state, settings))?;
+    let answers = answers.map_err(|error| explain(error, state, settings, login))?;
     for (step, answer) in steps.into_iter().zip(&answers) {
-        check_answer(step, answer, settings)?;
+        check_answer(step, answer, settings, login)?;
     }
     state.mark_ready();
     if state.is_unusable() {
@@ -62,7 +83,12 @@ pub(super) async fn shake_hands(
 
 /// Explains why there are no answers, by the bytes that the server sent unasked. A full server says
 /// so and hangs up before it was asked anything, and some servers are no Redis.
-fn explain(error: RedisError, state: &SessionState, settings: &RedisSettings) -> RedisError {
+fn explain(
+    error: RedisError,
+    state: &SessionState,
+    settings: &RedisSettings,
+    login: Login<'_>,
+) -> RedisError {
     let early = state.early_bytes();
     match (early.first(), ::redis::parse_redis_value(&early)) {
         (None, _) if error.is_connection_dropped() => {
@@ -75,11 +101,11 @@ fn explain(error: RedisError, state: &SessionState, settings: &RedisSettings) ->
             RedisError::from((ErrorKind::Io, what, question.to_owned()))
         }
         (_, Ok(Value::ServerError(said))) => {
-            check_refusal(HandshakeStep::Alive, &said, settings).err().unwrap_or(error)
+            check_refusal(HandshakeStep::Alive, &said, login).err().unwrap_or(error)
         }
         // No type of RESP begins so: perhaps HTTP, or TLS.
         (Some(first), _) if !b"+-:$*_,#!=(~%|>".contains(first) => {
-            let said = redact_password(String::from_utf8_lossy(&early).into_owned(), settings);
+            let said = redact_password(String::from_utf8_lossy(&early).into_owned(), login);
             let what = "what answers there is no Redis server";
             let said = format!("it said {}", Escaped(&said.lines().next().unwrap_or_default()));
             RedisError::from((ErrorKind::InvalidClientConfig, what, said))
@@ -89,33 +115,33 @@ fn explain(error: RedisError, state: &SessionState, settings: &RedisSettings) ->
 }
 
 /// Hides the password: servers that do not know a command repeat all of it.
-fn redact_password(said: String, settings: &RedisSettings) -> String {
-    match settings.info.password().filter(|password| !password.is_empty()) {
+fn redact_password(said: String, login: Login<'_>) -> String {
+    match login.password.filter(|password| !password.is_empty()) {
         Some(password) => said.replace(password, "***"),
         None => said,
     }
 }
 
-fn steps(settings: &RedisSettings) -> (Vec<HandshakeStep>, Pipeline) {
+fn steps(settings: &RedisSettings, login: Login<'_>) -> (Vec<HandshakeStep>, Pipeline) {
     let info = &settings.info;
     let mut all = Vec::new();
     if info.protocol().supports_resp3() {
         let mut hello = cmd("HELLO");
         hello.arg(3);
-        if let Some(password) = info.password() {
+        if let Some(password) = login.password {
             // HELLO takes a password only together with a user; "default" is the one without a
             // name.
-            hello.arg("AUTH").arg(info.username().unwrap_or("default")).arg(password);
+            hello.arg("AUTH").arg(login.user.unwrap_or("default")).arg(password);
         }
         all.push((HandshakeStep::Hello, hello));
-    } else if let Some(password) = info.password() {
-        let mut login = cmd("AUTH");
+    } else if let Some(password) = login.password {
+        let mut auth = cmd("AUTH");
         // Servers before Redis 6 know passwords only.
-        if let Some(user) = info.username() {
-            login.arg(user);
+        if let Some(user) = login.user {
+            auth.arg(user);
         }
-        login.arg(password);
-        all.push((HandshakeStep::Login, login));
+        auth.arg(password);
+        all.push((HandshakeStep::Login, auth));
     }
     if info.db() != 0 {
         let mut select = cmd("SELECT");
@@ -147,9 +173,14 @@ fn set_info(what: &str, value: &str) -> Cmd {
     command
 }
 
-fn check_answer(step: HandshakeStep, answer: &Value, settings: &RedisSettings) -> RedisResult<()> {
+fn check_answer(
+    step: HandshakeStep,
+    answer: &Value,
+    settings: &RedisSettings,
+    login: Login<'_>,
+) -> RedisResult<()> {
     match answer {
-        Value::ServerError(error) => check_refusal(step, error, settings),
+        Value::ServerError(error) => check_refusal(step, error, login),
         Value::Array(words) if step == HandshakeStep::Role => {
             check_role(settings.role, words.first())
         }
@@ -160,7 +191,7 @@ fn check_answer(step: HandshakeStep, answer: &Value, settings: &RedisSettings) -
             "the server does not answer as usual",
             format!(
                 "{step:?} was answered {}",
-                Escaped(&redact_password(format!("{other:?}"), settings))
+                Escaped(&redact_password(format!("{other:?}"), login))
             ),
         ))),
     }
@@ -182,13 +213,9 @@ fn is_expected(step: HandshakeStep, answer: &Value) -> bool {
 }
 
 /// Turns a refusal into an error whose kind says whether another attempt can succeed.
-fn check_refusal(
-    step: HandshakeStep,
-    error: &ServerError,
-    settings: &RedisSettings,
-) -> RedisResult<()> {
+fn check_refusal(step: HandshakeStep, error: &ServerError, login: Login<'_>) -> RedisResult<()> {
     let said = format!("{} {}", error.code(), error.details().unwrap_or_default());
-    let said = redact_password(said, settings);
+    let said = redact_password(said, login);
     let (kind, what) = match (step, error.code()) {
         // Before Redis 7.2 there is no CLIENT SETINFO.
         (HandshakeStep::ClientInfo, _) => return Ok(()),
@@ -250,7 +277,7 @@ mod tests {
         let line = format!("-{said}\r\n");
         match ::redis::parse_redis_value(line.as_bytes()) {
             Ok(Value::ServerError(error)) => {
-                check_refusal(step, &error, &redis.settings).unwrap_err()
+                check_refusal(step, &error, Login::of(&redis.settings)).unwrap_err()
             }
             other => panic!("{other:?}"),
         }

@@ -137,6 +137,8 @@ pub use client::Client;
 pub use listen::Channel;
 /// The pool.
 pub use livepool;
+/// What [`Redis::with_credentials`] asks for.
+pub use livepool::protocol::{Credentials, CredentialsError, CredentialsRequest};
 pub use settings::{Redis, Role, SettingsError};
 pub use shared::{SharedConnection, request_lost};
 

@@ -7,13 +7,13 @@ use ::redis::{ErrorKind, RedisError, RedisResult};
 use super::abandoned::AbandonedCommands;
 use super::classify;
 use super::client::Client;
-use super::handshake::shake_hands;
+use super::handshake::{Login, shake_hands};
 use super::session::SessionState;
 use super::settings::Redis;
 use super::shared_wire::SharedWire;
 use super::transport::Transport;
-use livepool::protocol::Wire;
-use livepool::protocol::{Protocol, Verdict};
+use livepool::protocol::{Credentials, CredentialsError, CredentialsSource};
+use livepool::protocol::{Protocol, Verdict, Wire};
 
 impl Protocol for Redis {
     type Client = Client;
@@ -21,9 +21,21 @@ impl Protocol for Redis {
 
     async fn connect(&self, wire: Wire) -> RedisResult<Client> {
         let wire = self.settings.transport.encrypt(wire).await?;
+        let credentials = match &self.settings.credentials {
+            Some(source) => Some(source.ask(&wire).await.map_err(not_given)?),
+            None => None,
+        };
         let state = SessionState::scan(&wire, self.settings.role);
         let shared_wire = SharedWire::new(wire);
-        let (connection, driver) = shake_hands(&shared_wire, &state, &self.settings).await?;
+        let login = match &credentials {
+            Some(credentials) => Login::with(credentials, &self.settings),
+            None => Login::of(&self.settings),
+        };
+        let shaken = shake_hands(&shared_wire, &state, &self.settings, login).await;
+        let (connection, driver) = match (&self.settings.credentials, &credentials) {
+            (Some(source), Some(credentials)) => logged_in(source, credentials, shaken)?,
+            _ => shaken?,
+        };
         let (settings, abandoned) = (Arc::clone(&self.settings), AbandonedCommands::default());
         Ok(Client { connection, driver, shared_wire, state, abandoned, settings })
     }
@@ -76,4 +88,24 @@ impl Protocol for Redis {
     fn unread(&self, bytes: &[u8]) -> Verdict {
         super::unread(bytes)
     }
+}
+
+/// As a server that is not ready: the next dial may have them.
+fn not_given(error: CredentialsError) -> RedisError {
+    RedisError::from((ErrorKind::Client, "there are no credentials", error.to_string()))
+}
+
+/// Notes what became of a login with these credentials.
+fn logged_in<T>(
+    source: &CredentialsSource,
+    credentials: &Credentials,
+    login: RedisResult<T>,
+) -> RedisResult<T> {
+    login.inspect(|_| source.accepted()).map_err(|error| {
+        if error.kind() != ErrorKind::AuthenticationFailed || !source.refused(credentials) {
+            return error;
+        }
+        let said = error.detail().unwrap_or_default().to_owned();
+        RedisError::from((ErrorKind::Client, "the server refused the credentials", said))
+    })
 }

@@ -7,6 +7,7 @@ use ::redis::{ConnectionAddr, ConnectionInfo, RedisConnectionInfo};
 use super::transport::Transport;
 use livepool::Pool;
 use livepool::config::{Config, ConfigError};
+use livepool::protocol::{Credentials, CredentialsRequest, CredentialsSource};
 use std::sync::Arc;
 
 /// The kind of server that a connection must lead to, asked with `ROLE` during the handshake.
@@ -60,6 +61,8 @@ pub(super) struct RedisSettings {
     pub(super) info: RedisConnectionInfo,
     pub(super) role: Role,
     pub(super) transport: Transport,
+    /// Who logs in, where that is asked for each dial.
+    pub(super) credentials: Option<CredentialsSource>,
 }
 
 impl Redis {
@@ -115,7 +118,13 @@ impl Redis {
             ));
         }
         Ok(Self {
-            settings: Arc::new(RedisSettings { upstream, info, role: Role::Any, transport }),
+            settings: Arc::new(RedisSettings {
+                upstream,
+                info,
+                role: Role::Any,
+                transport,
+                credentials: None,
+            }),
         })
     }
 
@@ -132,6 +141,47 @@ impl Redis {
     #[must_use]
     pub fn with_tls(mut self, tls: livepool_tls::Tls) -> Self {
         Arc::make_mut(&mut self.settings).transport = Transport::with_tls(tls);
+        self
+    }
+
+    /// Has this callback asked for the password of every dial, and for its user: a token of a cloud's
+    /// IAM, what a Vault gives out. [`Credentials::password_only`] keeps the user of the URL, if it has
+    /// one; what the URL says of the password is not used. A connection that is logged in stays so,
+    /// whatever becomes of its token; where the server ends it after a time, set
+    /// [`max_lifetime`](livepool::Config::max_lifetime) below that.
+    ///
+    /// The callback is asked once per dial, when the connection stands and is encrypted, by at most
+    /// [`max_connecting`](livepool::Config::max_connecting) dials at a time, and within what is left of
+    /// `timeouts.connect`: one that gives a token of its cache answers at once. One that fails, panics
+    /// or takes too long fails the dial, whose error says so; the pool pauses and tries again, as after
+    /// any other failure.
+    ///
+    /// Credentials that the server refuses are asked for once more, with
+    /// [`was_refused`](livepool::protocol::CredentialsRequest::was_refused) set, while the caller waits;
+    /// if the new ones are refused as well, that is told at once, as a wrong password is.
+    ///
+    /// ```no_run
+    /// # async fn token_for(host: Option<&str>, fresh: bool) -> std::io::Result<String> { todo!() }
+    /// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+    /// use livepool_redis::{Credentials, Redis};
+    ///
+    /// let pool = Redis::from_url("rediss://cache.example")?
+    ///     .with_credentials(|request| async move {
+    ///         let token = token_for(request.host(), request.was_refused()).await?;
+    ///         std::io::Result::Ok(Credentials::new("orders", token))
+    ///     })
+    ///     .pool()?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_credentials<F, R, E>(mut self, callback: F) -> Self
+    where
+        F: Fn(CredentialsRequest) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Credentials, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let source = CredentialsSource::new(callback);
+        Arc::make_mut(&mut self.settings).credentials = Some(source);
         self
     }
 

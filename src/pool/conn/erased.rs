@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 
 use crate::causes::{self, OneLine};
 use crate::config::Limits;
+use crate::deadline::Deadline;
 use crate::foreign::{self, Held, Panicked};
 use crate::protocol::{Bare, Conn};
 use crate::protocol::{Protocol, Raw, StatementCounts, Verdict};
@@ -49,11 +50,12 @@ impl<P: Protocol> Handshake for Erased<P> {
         &'a self,
         stream: Box<Stream>,
         limits: Limits,
+        deadline: Deadline,
     ) -> BoxFuture<'a, Result<Conn, Refused>> {
         Box::pin(async move {
             let judge = Arc::clone(&self.0);
             let bare = Bare::new(stream, Arc::new(move |bytes| judge.unread(bytes)), limits);
-            let (protocol, wire) = (&self.0, bare.wire());
+            let (protocol, wire) = (&self.0, bare.wire(deadline));
             match foreign::future(async move { protocol.connect(wire).await }).await {
                 Ok(Ok(client)) => Ok(bare.with_client(Box::new(client))),
                 Ok(Err(error)) => Err(match bare.exceeded() {
