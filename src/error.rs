@@ -62,6 +62,9 @@ pub enum CheckoutFailure {
     QueueFull,
     /// No connection could be made: [`CheckoutError::connect_error`] says why.
     Connect,
+    /// The hook before a checkout ([`Builder::before_checkout`](crate::Builder::before_checkout)) refused
+    /// a connection that was just made.
+    Hook,
     /// The pool was closed.
     Closed,
     /// The caller was outside a tokio runtime, and no connection was idle.
@@ -101,6 +104,7 @@ pub(crate) struct CheckoutDetails {
     pub(crate) waited: Duration,
     pub(crate) status: Status,
     pub(crate) connect: Option<Arc<ConnectError>>,
+    pub(crate) hook: Option<Arc<str>>,
     pub(crate) holders: Vec<Holder>,
 }
 
@@ -190,7 +194,9 @@ impl CheckoutError {
     /// Whether the same call may succeed later without anybody changing anything.
     pub fn is_retryable(&self) -> bool {
         match self.0.failure {
-            CheckoutFailure::Timeout(_) | CheckoutFailure::QueueFull => true,
+            CheckoutFailure::Timeout(_) | CheckoutFailure::QueueFull | CheckoutFailure::Hook => {
+                true
+            }
             CheckoutFailure::Connect => self.0.connect.as_ref().is_some_and(|e| e.is_retryable()),
             CheckoutFailure::Closed | CheckoutFailure::NoRuntime => false,
         }
@@ -243,6 +249,10 @@ impl fmt::Display for CheckoutError {
                 write!(f, "no connection could be made ({status}): {error}")
             }
             (CheckoutFailure::Connect, None) => write!(f, "no connection could be made ({status})"),
+            (CheckoutFailure::Hook, _) => {
+                let why = self.0.hook.as_deref().unwrap_or("the hook before a checkout failed");
+                write!(f, "{why}, over a connection that was just made ({status})")
+            }
             (CheckoutFailure::Closed, _) => f.write_str("the pool is closed"),
             (CheckoutFailure::NoRuntime, _) => f.write_str(
                 "there is no tokio runtime here; await this inside one: in a function with \

@@ -144,13 +144,17 @@ named! {
         TooLarge => "too_large",
         /// The protocol's reset of a connection that came back failed, or took too long.
         ResetFailed => "reset_failed",
+        /// A hook of the pool's user failed or took too long
+        /// ([`Builder::before_checkout`](crate::Builder::before_checkout),
+        /// [`after_return`](crate::Builder::after_return)).
+        HookFailed => "hook_failed",
         /// The caller went away while an operation was under way.
         Cancelled => "cancelled",
         /// The connection carried bytes and nobody said that the exchange was complete.
         Unfinished => "unfinished",
         /// The protocol does not let a connection be used again that was used so.
         NotReusable => "not_reusable",
-        /// The caller panicked while holding the connection, or a protocol, ping, scanner or layer
+        /// The caller panicked while holding the connection, or a protocol, ping, hook, scanner or layer
         /// panicked over it.
         Panicked => "panicked",
         /// The caller asked for it (`Guard::discard`), or closed an unpooled stream.
@@ -294,6 +298,8 @@ named! {
         Ping => "ping",
         /// A protocol's reset of a connection that came back.
         Reset => "reset",
+        /// A hook: what the pool's user has done before a checkout, after a return, before a close.
+        Hook => "hook",
         /// A read from a connection.
         Read => "read",
         /// A write to a connection.
@@ -327,6 +333,8 @@ named! {
         QueueFull => "queue_full",
         /// No connection could be made.
         ConnectFailed => "connect_failed",
+        /// The hook before a checkout refused a connection that was just made.
+        Hook => "hook",
         /// The pool was closed.
         Closed => "closed",
         /// The caller went away while it waited.
@@ -358,11 +366,27 @@ named! {
         Unreachable => "unreachable",
         /// The connection was made, and its protocol's handshake failed.
         Handshake => "handshake",
+        /// The connection was made, and the hook after connect failed.
+        Hook => "hook",
         /// The dial failed with another error, such as a socket option that could not be set.
         Error => "error",
         /// The pool was closed, or the runtime it ran in has ended; for a `Connector`, its caller
         /// went away.
         Cancelled => "cancelled",
+    }
+}
+
+named! {
+    /// A hook: code of the pool's user that is run over a connection.
+    Hook {
+        /// After it was made: [`Builder::after_connect`](crate::Builder::after_connect).
+        AfterConnect => "after_connect",
+        /// Before a caller gets it: [`Builder::before_checkout`](crate::Builder::before_checkout).
+        BeforeCheckout => "before_checkout",
+        /// After it came back: [`Builder::after_return`](crate::Builder::after_return).
+        AfterReturn => "after_return",
+        /// Before it is closed: [`Builder::before_close`](crate::Builder::before_close).
+        BeforeClose => "before_close",
     }
 }
 
@@ -601,6 +625,19 @@ pub enum Event {
         outcome: CancelOutcome,
         /// Time since the request was wanted, the wait for its turn included.
         took: Duration,
+    },
+    /// A hook failed, panicked or took too long. Emitted before what follows from it: a dial that failed
+    /// ([`Hook::AfterConnect`]), or a connection that is closed.
+    #[non_exhaustive]
+    HookFailed {
+        /// The hook.
+        hook: Hook,
+        /// The connection.
+        conn: ConnId,
+        /// The address the connection goes to.
+        peer: PeerAddr,
+        /// The text of the error, with the hook's own words: escaped and cut.
+        error: Arc<str>,
     },
     /// A socket option was not set: this system does not have it, or it is best-effort and was
     /// refused. Emitted once per option.

@@ -55,8 +55,8 @@ pub use net::{PeerAddr, Resolve, SocketReport};
 #[cfg(feature = "codec")]
 pub use pool::Framed;
 pub use pool::{
-    Buffered, Builder, Channels, Connection, Delivery, Guard, ListenError, Manager, Ping, Pool,
-    Release, Subscription,
+    Buffered, Builder, Channels, Connection, Delivery, Guard, HookError, HookInfo, HookResult,
+    ListenError, Manager, Ping, Pool, Release, Subscription,
 };
 pub use report::Report;
 pub use status::{PeerStatus, Status};

@@ -8,6 +8,7 @@
 
 mod builder;
 mod guard;
+mod hooks;
 mod inbox;
 mod inner;
 mod listen;
@@ -94,6 +95,7 @@ pub use conn::lease::Release;
 #[cfg(feature = "codec")]
 pub use guard::Framed;
 pub use guard::{Buffered, Guard};
+pub use hooks::{HookError, HookInfo, HookResult};
 pub use listen::{Channels, Delivery, Feed, Listen, ListenError, Subscription};
 pub use manager::{Connection, Manager};
 pub use share::{Multiplex, RequestClock, Share};

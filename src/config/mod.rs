@@ -86,7 +86,7 @@ pub use listener::ListenerConfig;
 pub use metrics::{MetricNames, MetricsConfig};
 pub use pool::Config;
 pub use reuse::{Order, Validation};
-pub(crate) use rules::{check_max_size, check_ping};
+pub(crate) use rules::{check_hooks, check_max_size, check_ping};
 pub(crate) use settings::{ListenerSettings, Settings, SocketSettings};
 pub use socket::{SocketConfig, SocketOption};
 pub use subscription::SubscriptionConfig;

@@ -10,6 +10,7 @@ use super::{
     Backoff, Config, ConfigError, Keepalive, Limits, MetricsConfig, SocketConfig, Timeouts,
     UserTimeout, Validation,
 };
+use crate::event::Hook;
 use crate::net::Endpoint;
 use crate::text;
 
@@ -168,6 +169,26 @@ pub(super) fn for_deadpool(config: &Config) -> Result<(), ConfigError> {
     problems.or(())
 }
 
+/// Refuses hooks that were given for another protocol, and those of which a plain deadpool has its own.
+pub(crate) fn check_hooks(
+    is_for_another: bool,
+    is_for_deadpool: bool,
+    given: &[Hook],
+) -> Result<(), ConfigError> {
+    let mut problems = Problems::default();
+    if is_for_another {
+        let rule = "are for the clients of the protocol: give them after protocol(..)";
+        problems.add("hooks", "given before protocol(..)", rule);
+    }
+    let is_deadpools = |hook: &&Hook| matches!(hook, Hook::BeforeCheckout | Hook::AfterReturn);
+    for hook in given.iter().filter(is_deadpools).filter(|_| is_for_deadpool) {
+        let rule =
+            "needs livepool::Pool: give deadpool's own hooks to managed::Pool::builder(manager)";
+        problems.add(hook.as_str(), "given", rule);
+    }
+    problems.or(())
+}
+
 /// Checks that a ping was given if the validation needs one.
 pub(crate) fn check_ping(validation: Validation, given: bool) -> Result<(), ConfigError> {
     let mut problems = Problems::default();
@@ -212,6 +233,7 @@ pub(super) fn timeouts(problems: &mut Problems, timeouts: &Timeouts) {
         connect,
         ping,
         reset,
+        hook,
         read,
         write,
         flush,
@@ -223,6 +245,7 @@ pub(super) fn timeouts(problems: &mut Problems, timeouts: &Timeouts) {
     limit(problems, "timeouts.connect", *connect);
     limit(problems, "timeouts.ping", *ping);
     limit(problems, "timeouts.reset", *reset);
+    limit(problems, "timeouts.hook", *hook);
     // `true`: the default, whichever it is, is in range.
     limit(problems, "timeouts.read", read.limit(true));
     limit(problems, "timeouts.write", *write);

@@ -43,6 +43,13 @@ pub struct Timeouts {
     /// it. Default 1 s; a connection that takes longer is closed.
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub reset: Option<Duration>,
+    /// The limit of each run of a hook ([`Builder::before_checkout`](crate::Builder::before_checkout),
+    /// [`after_return`](crate::Builder::after_return),
+    /// [`before_close`](crate::Builder::before_close)). Default 1 s; a connection whose hook takes longer
+    /// is closed. A caller waits for the one before a checkout within the checkout's time. The hook
+    /// after connect is part of the dial, and has `connect`.
+    #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
+    pub hook: Option<Duration>,
     /// The limit of a read while the peer owes an answer. Default [`ReadTimeout::Default`]: 30 s
     /// for bare streams and accepted ones, no limit where the protocol knows what it is owed. A
     /// read that is dropped and tried again goes on with the same clock; one that begins more than
@@ -150,6 +157,7 @@ impl Timeouts {
         with_connect connect: into Option<Duration>;
         with_ping ping: into Option<Duration>;
         with_reset reset: into Option<Duration>;
+        with_hook hook: into Option<Duration>;
         with_read read: into ReadTimeout;
         with_write write: into Option<Duration>;
         with_flush flush: into Option<Duration>;
@@ -164,6 +172,7 @@ impl Timeouts {
             connect: limit,
             ping: limit,
             reset: limit,
+            hook: limit,
             read: limit.into(),
             write: limit,
             flush: limit,
@@ -182,6 +191,7 @@ impl Default for Timeouts {
             connect: Some(Duration::from_secs(5)),
             ping: Some(Duration::from_secs(1)),
             reset: Some(Duration::from_secs(1)),
+            hook: Some(Duration::from_secs(1)),
             read: ReadTimeout::Default,
             write: Some(Duration::from_secs(30)),
             flush: Some(Duration::from_secs(30)),

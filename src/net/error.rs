@@ -75,6 +75,8 @@ pub(super) enum AttemptStage {
     Handshake,
     /// The handshake, refused for a reason that lasts until somebody changes something.
     Denied,
+    /// What the pool's user has done to a new connection.
+    Hook,
 }
 
 impl AttemptStage {
@@ -84,6 +86,7 @@ impl AttemptStage {
             (AttemptStage::Resolve, _) => DialOutcome::Resolve,
             (AttemptStage::Setup, _) => DialOutcome::Error,
             (AttemptStage::Handshake | AttemptStage::Denied, _) => DialOutcome::Handshake,
+            (AttemptStage::Hook, _) => DialOutcome::Hook,
             // A Unix socket that is not there is what a port nobody listens on is for TCP.
             (_, io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => DialOutcome::Refused,
             (_, io::ErrorKind::TimedOut) => DialOutcome::Timeout,
@@ -97,7 +100,7 @@ impl AttemptStage {
 
 impl AttemptStage {
     fn is_of_handshake(self) -> bool {
-        matches!(self, Self::Handshake | Self::Denied)
+        matches!(self, Self::Handshake | Self::Denied | Self::Hook)
     }
 }
 
@@ -224,6 +227,8 @@ impl ConnectError {
                 }
                 match self.attempts.last() {
                     _ if self.kind == DialOutcome::Handshake => return None,
+                    // It says itself whose time was up.
+                    Some(last) if last.stage.is_of_handshake() => return None,
                     Some(last) if of_lookup(last) => "check the resolver: it gave no answer",
                     _ => {
                         "check route and firewall, or raise timeouts.connect if it is just far away"
@@ -257,7 +262,9 @@ impl fmt::Display for ConnectError {
         let is_of_handshake = |one: &ConnectAttempt| one.stage.is_of_handshake();
         // Where every address was reached, it is not the connect that failed.
         let all_connected = self.attempts.iter().all(is_of_handshake) && !self.attempts.is_empty();
+        let is_of_hooks = self.attempts.iter().all(|one| one.stage == AttemptStage::Hook);
         match (all_connected, self.limit) {
+            (true, _) if is_of_hooks => write!(f, "connected to {}, but not ready", self.upstream)?,
             (true, None) => write!(f, "the handshake with {} failed", self.upstream)?,
             (true, Some(_)) => write!(f, "the handshake with {} did not end", self.upstream)?,
             (false, _) => write!(f, "could not connect to {}", self.upstream)?,
@@ -272,7 +279,10 @@ impl fmt::Display for ConnectError {
                 write!(f, "{}: ", attempt.target)?;
             }
             if is_of_handshake(attempt) && !all_connected {
-                f.write_str("connected, but the handshake failed: ")?;
+                f.write_str(match attempt.stage {
+                    AttemptStage::Hook => "connected, but ",
+                    _ => "connected, but the handshake failed: ",
+                })?;
             }
             f.write_str(&lower_first(&attempt.text()))?;
         }
@@ -313,7 +323,7 @@ impl ConnectAttempt {
         let text = match stage {
             AttemptStage::Resolve => "still looking the name up",
             AttemptStage::Setup | AttemptStage::Connect => "still connecting",
-            AttemptStage::Handshake | AttemptStage::Denied => "no answer yet",
+            AttemptStage::Handshake | AttemptStage::Denied | AttemptStage::Hook => "no answer yet",
         };
         Self::new(target, io::Error::new(io::ErrorKind::TimedOut, text), took, stage)
     }
@@ -329,6 +339,11 @@ impl ConnectAttempt {
     ) -> Self {
         let stage = if is_permanent { AttemptStage::Denied } else { AttemptStage::Handshake };
         Self { unproved_protocol, ..Self::new(target, error, took, stage) }
+    }
+
+    /// An attempt after which the pool's user refused the connection.
+    pub(crate) fn hook(target: String, error: io::Error, took: Duration) -> Self {
+        Self::new(target, error, took, AttemptStage::Hook)
     }
 
     /// An attempt whose handshake had no answer at the deadline.
@@ -386,6 +401,7 @@ impl ConnectAttempt {
             ),
             AttemptStage::Handshake => self.unproved_protocol.is_some(),
             AttemptStage::Denied => true,
+            AttemptStage::Hook => false,
         }
     }
 
@@ -416,6 +432,7 @@ impl fmt::Debug for ConnectAttempt {
 fn most_telling(attempts: &[ConnectAttempt]) -> DialOutcome {
     let telling = [
         DialOutcome::Handshake,
+        DialOutcome::Hook,
         DialOutcome::Refused,
         DialOutcome::Timeout,
         DialOutcome::Unreachable,

@@ -30,6 +30,7 @@ use crate::pool::dial::slots::{Slot, Slots};
 use crate::pool::health::closing::{DeferredClose, MOST_CLOSED};
 use crate::pool::health::maintenance;
 use crate::pool::health::quarantine::ProbingQueue;
+use crate::pool::hooks::Hooks;
 use crate::pool::inbox::Inbox;
 use crate::protocol::{Conn, Lingering};
 use crate::status::Status;
@@ -52,6 +53,7 @@ pub(in crate::pool) struct PoolInner {
     /// `None`: bare streams.
     pub(in crate::pool) protocol: PoolProtocol,
     pub(in crate::pool) pinger: Pinger,
+    pub(in crate::pool) hooks: Hooks,
     pub(in crate::pool) wait_queue: WaitQueue,
     pub(in crate::pool) idle_set: IdleSet,
     /// Connections that several callers use.
@@ -100,11 +102,13 @@ impl PoolInner {
         connector: Connector,
         pinger: Pinger,
         protocol: PoolProtocol,
+        hooks: Hooks,
     ) -> Self {
         let settings = connector.settings();
         Self {
             protocol,
             pinger,
+            hooks,
             wait_queue: WaitQueue::default(),
             idle_set: IdleSet::new(settings.max_size, settings.order),
             shares: SharedSet::default(),
@@ -230,6 +234,24 @@ impl PoolInner {
         used: Option<Duration>,
     ) {
         entry.mark_closed();
+        let conn = match &self.hooks.before_close {
+            None => conn,
+            Some(_) => match self.close_behind_hook(entry, conn, reason, used) {
+                Ok(()) => return,
+                Err(conn) => conn,
+            },
+        };
+        self.finish_now(entry, conn, reason, used);
+    }
+
+    /// As [`finish`](Self::finish), of a connection that is marked as closed and has no hook to wait for.
+    pub(in crate::pool) fn finish_now(
+        &self,
+        entry: &Entry,
+        conn: Conn,
+        reason: CloseReason,
+        used: Option<Duration>,
+    ) {
         let kept = conn.close(reason);
         self.end(entry, reason, used, kept);
     }

@@ -37,6 +37,7 @@ use crate::pool::conn::lease::Lease;
 use crate::pool::health::maintenance;
 use crate::pool::health::quarantine::Quarantine;
 use crate::pool::health::silence::is_in_doubt;
+use crate::pool::hooks::Hooks;
 use crate::pool::inner::{PoolInner, Running};
 use crate::protocol::{Bare, Conn, Verdict, Wire};
 use crate::stream::models::{is_closed, pair, read, tcp_stream};
@@ -123,7 +124,7 @@ impl World {
             }
         };
         let connector = Connector::observed(&config, Some(Arc::new(observer))).expect("valid");
-        let inner = Arc::new(PoolInner::new(connector, pinger, None));
+        let inner = Arc::new(PoolInner::new(connector, pinger, None, Hooks::default()));
         // By hand, here.
         inner.maintained.store(true, SeqCst);
         Self { inner, ends, peers: Vec::new(), owned: Arc::default(), wires: Vec::new() }

@@ -84,6 +84,7 @@ pub(super) fn keeps_its_place(reason: CloseReason) -> bool {
         CloseReason::OpTimeout
             | CloseReason::TooLarge
             | CloseReason::ResetFailed
+            | CloseReason::HookFailed
             | CloseReason::Cancelled
             | CloseReason::Unfinished
             | CloseReason::NotReusable

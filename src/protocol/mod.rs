@@ -168,6 +168,14 @@ pub trait Protocol: Send + Sync + 'static {
         std::future::ready(Ok(()))
     }
 
+    /// Says that every user has to find the session as it is now: the pool's hook after connect
+    /// ([`Builder::after_connect`](crate::Builder::after_connect)) has run. What it has changed is not a
+    /// user's change. After a [`reset`](Self::reset), which may undo it, the hook is run again, and then
+    /// this is called again. Default: nothing.
+    fn settled(&self, client: &Self::Client) {
+        let _ = client;
+    }
+
     /// Says what follows from an error, for this connection and all others.
     fn classify(&self, error: &Self::Error) -> Verdict {
         let _ = error;

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Handshake, Refused, Reported, Stream};
+use super::{AfterConnect, Handshake, Refused, Reported, Stream};
 use crate::config::{Config, ConfigError, MetricsConfig, Settings};
 use crate::deadline::Deadline;
 use crate::event::{ConnId, DialOutcome, Event, Observer, Operation};
@@ -14,6 +15,7 @@ use crate::net::{
     self, AttemptGuard, ConnectAttempt, ConnectError, DialTarget, Directory, NoDirectory, PeerAddr,
     Resolve, Resolver,
 };
+use crate::pool::HookError;
 use crate::protocol::{Asides, Conn};
 use crate::sync::Arc;
 use crate::sync::atomic::AtomicUsize;
@@ -142,7 +144,13 @@ impl Connector {
     /// Dropping the future closes every socket it had opened.
     pub async fn connect(&self) -> Result<Stream, ConnectError> {
         let limit = self.settings.timeouts.connect;
-        let route = Route { directory: &NoDirectory, only: None, handshake: None, limit };
+        let route = Route {
+            directory: &NoDirectory,
+            only: None,
+            handshake: None,
+            after_connect: None,
+            limit,
+        };
         match self.connect_by(route).await? {
             Conn::Raw(stream) => Ok(*stream),
             Conn::Client(_) => unreachable!("without a handshake there is no client"),
@@ -237,27 +245,37 @@ impl AddressWalk<'_> {
             let peer = dialed.peer.clone();
             let timeouts = Arc::clone(&settings.timeouts);
             let stream = Stream::dialed(dialed, timeouts, Arc::clone(emitter), Arc::clone(asides));
-            let Some(handshake) = route.handshake else {
-                attempt.end(DialOutcome::Ok);
-                return Ok(Conn::Raw(Box::new(stream.announced())));
-            };
             let began = Instant::now();
-            let refused = match deadline
-                .run(handshake.shake_hands(Box::new(stream), settings.limits, deadline))
-                .await
-            {
-                Ok(Ok(mut conn)) => {
-                    attempt.end(DialOutcome::Ok);
-                    conn.stream_mut().announce();
-                    return Ok(conn);
+            let made = match route.handshake {
+                None => Ok(Ok(Conn::Raw(Box::new(stream)))),
+                Some(handshake) => {
+                    let shaken = handshake.shake_hands(Box::new(stream), settings.limits, deadline);
+                    deadline.run(shaken).await
                 }
+            };
+            let refused = match made {
+                Ok(Ok(mut conn)) => match greet(route, &mut conn, deadline).await {
+                    Ok(()) => {
+                        attempt.end(DialOutcome::Ok);
+                        conn.stream_mut().announce();
+                        return Ok(conn);
+                    }
+                    Err(error) => {
+                        attempt.end(DialOutcome::Hook);
+                        self.hook_failed(peer, error, began);
+                        if only.is_some() {
+                            return Err(self.failed());
+                        }
+                        continue;
+                    }
+                },
                 Ok(Err(refused)) => refused,
                 Err(_) => return Err(self.late(&peer, began, attempt, route)),
             };
             attempt.end(DialOutcome::Handshake);
             let Refused { error, is_permanent, is_doubtful } = refused;
             let took = began.elapsed();
-            let doubt = is_doubtful.then(|| handshake.speaks());
+            let doubt = is_doubtful.then(|| route.handshake.map_or("", Handshake::speaks));
             self.failed.push(ConnectAttempt::handshake(
                 peer.to_string(),
                 error,
@@ -268,11 +286,22 @@ impl AddressWalk<'_> {
             self.tried.insert(peer);
             // Every try of a wrong password brings an account nearer to its lock.
             if is_permanent || only.is_some() {
-                let failed = std::mem::take(&mut self.failed);
-                let upstream = self.connector.upstream();
-                return Err(ConnectError::failed(upstream, failed, self.began.elapsed()));
+                return Err(self.failed());
             }
         }
+    }
+
+    /// The error of a dial that ends here.
+    fn failed(&mut self) -> ConnectError {
+        let failed = std::mem::take(&mut self.failed);
+        ConnectError::failed(self.connector.upstream(), failed, self.began.elapsed())
+    }
+
+    /// The hook after connect failed: the next address may do better.
+    fn hook_failed(&mut self, peer: PeerAddr, error: HookError, began: Instant) {
+        let (target, took) = (peer.to_string(), began.elapsed());
+        self.failed.push(ConnectAttempt::hook(target, io::Error::other(error), took));
+        self.tried.insert(peer);
     }
 
     /// The deadline passed in the middle of a handshake.
@@ -294,6 +323,14 @@ impl AddressWalk<'_> {
     }
 }
 
+/// Has the pool's user do to a new connection what is to be done, if anything.
+async fn greet(route: &Route<'_>, conn: &mut Conn, deadline: Deadline) -> Result<(), HookError> {
+    match route.after_connect {
+        None => Ok(()),
+        Some(hook) => hook.after_connect(conn, deadline).await,
+    }
+}
+
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector").field("settings", &self.settings).finish_non_exhaustive()
@@ -308,6 +345,8 @@ pub(crate) struct Route<'a> {
     pub(crate) only: Option<&'a PeerAddr>,
     /// The handshake that makes a connection of a stream.
     pub(crate) handshake: Option<&'a dyn Handshake>,
+    /// What is done to the connection then.
+    pub(crate) after_connect: Option<&'a dyn AfterConnect>,
     pub(crate) limit: Option<Duration>,
 }
 

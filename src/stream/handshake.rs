@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use super::Stream;
 use crate::config::Limits;
 use crate::deadline::Deadline;
+use crate::pool::HookError;
 use crate::protocol::Conn;
 
 /// A protocol's work on a stream that was just connected.
@@ -22,6 +23,15 @@ pub(crate) trait Handshake: Send + Sync {
 
     /// The protocol's name; may be empty.
     fn speaks(&self) -> &'static str;
+}
+
+/// The work of the pool's user on a connection that was just made.
+pub(crate) trait AfterConnect: Send + Sync {
+    fn after_connect<'a>(
+        &'a self,
+        conn: &'a mut Conn,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<(), HookError>>;
 }
 
 /// The program at the other end wants no connection, or cannot have one now.

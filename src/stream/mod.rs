@@ -44,7 +44,7 @@ pub use error::{Interrupted, OpTimeout, PeerSilent, TooLarge};
 pub(crate) use exchange::Ending;
 pub use handle::{Ledger, Owed};
 pub(crate) use handle::{Link, Wakes};
-pub(crate) use handshake::{Handshake, Refused};
+pub(crate) use handshake::{AfterConnect, Handshake, Refused};
 pub(crate) use io::delegate_io;
 pub(crate) use reported::Reported;
 
@@ -197,11 +197,6 @@ impl Stream {
     /// Its opening is reported: it reports its end, when it is dropped, unless a pool does.
     pub(crate) fn announce(&mut self) {
         self.opened = Some(Instant::now());
-    }
-
-    pub(crate) fn announced(mut self) -> Self {
-        self.announce();
-        self
     }
 
     /// Hands the report of the stream's end to a pool, and has its peer watched while a read waits.

@@ -38,6 +38,7 @@ pub(crate) struct Emitter {
     recent: RecentErrors,
     /// Lines of long waits: where all callers wait, each has one.
     wait_lines: Seldom,
+    hook_lines: Seldom,
 }
 
 pub(super) enum Handles {
@@ -75,6 +76,7 @@ impl Emitter {
             metrics: MetricsConfig::default(),
             recent: RecentErrors::default(),
             wait_lines: Seldom::default(),
+            hook_lines: Seldom::default(),
         }
     }
 
@@ -196,6 +198,7 @@ impl Emitter {
         };
         let left_out = match event {
             Event::WaitedTooLong { .. } => self.wait_lines.next(Instant::now()),
+            Event::HookFailed { .. } => self.hook_lines.next(Instant::now()),
             _ => Some(0),
         };
         if let Some(left_out) = left_out {

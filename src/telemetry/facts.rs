@@ -52,6 +52,7 @@ impl Facts {
                 timeouts.connect,
                 timeouts.ping,
                 timeouts.reset,
+                timeouts.hook,
                 timeouts.read.limit(protocol.is_some()),
                 timeouts.write,
                 timeouts.operation,

@@ -19,7 +19,7 @@ use super::peer_series::PeerSeries;
 use super::register::Register;
 use crate::config::MetricsConfig;
 use crate::event::{
-    CancelOutcome, Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Event,
+    CancelOutcome, Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Event, Hook,
     Operation, PeerState,
 };
 use crate::foreign;
@@ -86,6 +86,7 @@ pub(super) struct PoolHandles {
     counted_lookups: [AtomicU64; names::LOOKUPS.len()],
     unencrypted: Counter,
     sharing_ended: Counter,
+    hook_failures: [Counter; Hook::ALL.len()],
     checkout_wait: Histogram,
     dial: Histogram,
     cancel: Histogram,
@@ -142,6 +143,7 @@ impl PoolHandles {
             counted_lookups: Default::default(),
             unencrypted: register.counter(&names::UNENCRYPTED_TOTAL, &[]),
             sharing_ended: register.counter(&names::SHARING_ENDED_TOTAL, &[]),
+            hook_failures: register.counters(&names::HOOK_FAILURES_TOTAL, names::HOOKS),
             checkout_wait: histogram(&names::CHECKOUT_WAIT),
             dial: histogram(&names::DIAL),
             cancel: register.histogram(&names::CANCEL),
@@ -205,6 +207,7 @@ impl PoolHandles {
             Event::WaitedTooLong { .. } => self.wait_warnings.increment(1),
             Event::Unencrypted { .. } => self.unencrypted.increment(1),
             Event::SharingEnded { .. } => self.sharing_ended.increment(1),
+            Event::HookFailed { hook, .. } => self.hook_failures[*hook as usize].increment(1),
             Event::CancelRequested { outcome, took, .. } => {
                 self.cancels[*outcome as usize].increment(1);
                 self.cancel.record(*took);
@@ -283,7 +286,7 @@ impl Drop for PoolHandles {
         let single = [ejections, hold_warnings, wait_warnings, unencrypted, sharing_ended];
         let counters = single.into_iter().chain(dials).chain(checkouts).chain(cancels);
         let counters = counters.chain(checks.iter_mut().flatten()).chain(timeouts);
-        let counters = counters.chain(&mut self.lookups);
+        let counters = counters.chain(&mut self.lookups).chain(&mut self.hook_failures);
         dispose(counters, Counter::noop);
         let Self { checkout_wait, dial, cancel, used, .. } = self;
         dispose([checkout_wait, dial, cancel, used], Histogram::noop);
@@ -334,6 +337,7 @@ impl ListenerHandles {
             Event::TimedOut { operation, .. } => self.timeouts[*operation as usize].increment(1),
             Event::OptionUnavailable { .. }
             | Event::Opened { .. }
+            | Event::HookFailed { .. }
             | Event::DialFailed { .. }
             | Event::CheckedOut { .. }
             | Event::CheckoutFailed { .. }

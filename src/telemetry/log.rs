@@ -71,7 +71,7 @@ pub(super) fn event(owner: EventOwner<'_>, event: &Event, left_out: u64) {
         }
         Event::CheckoutFailed { outcome, waited } => match outcome {
             // Callers wait in vain, and no other line tells of it.
-            CheckoutOutcome::Timeout | CheckoutOutcome::QueueFull => {
+            CheckoutOutcome::Timeout | CheckoutOutcome::QueueFull | CheckoutOutcome::Hook => {
                 entry!(warn, owner, %outcome, ?waited, "checkout failed");
             }
             CheckoutOutcome::Cancelled => {
@@ -138,6 +138,10 @@ pub(super) fn event(owner: EventOwner<'_>, event: &Event, left_out: u64) {
                 entry!(info, owner, conn_id = conn.get(), %peer, %outcome, ?took, "cancel requested");
             }
         },
+        Event::HookFailed { hook, conn, peer, error } => {
+            let left_out = (left_out > 0).then_some(left_out);
+            entry!(warn, owner, conn_id = conn.get(), %peer, %hook, error = %error, left_out, "hook failed");
+        }
         Event::OptionUnavailable { option, error } => {
             entry!(warn, owner, option, error = %error, "socket option is not available");
         }

@@ -5,7 +5,7 @@
 
 use super::metric::{Kind, Label, Metric, Unit};
 use crate::event::{
-    CancelOutcome, Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Operation,
+    CancelOutcome, Check, CheckVerdict, CheckoutOutcome, CloseReason, DialOutcome, Hook, Operation,
     PeerState,
 };
 
@@ -34,6 +34,7 @@ names_of! {
     VERDICTS: CheckVerdict;
     CHECKOUTS: CheckoutOutcome;
     DIALS: DialOutcome;
+    HOOKS: Hook;
     OPERATIONS: Operation;
     PEER_STATES: PeerState;
     REASONS: CloseReason;
@@ -73,7 +74,7 @@ pub(super) const STATES: [&str; 7] =
 pub(super) const SETTINGS: [&str; 4] = ["min_idle", "max_connecting", "max_waiting", "max_shares"];
 
 /// The settings that are times, in the order of [`Facts`](super::Facts).
-pub(super) const TIMES: [&str; 16] = [
+pub(super) const TIMES: [&str; 17] = [
     "idle_timeout",
     "max_lifetime",
     "max_silence",
@@ -87,6 +88,7 @@ pub(super) const TIMES: [&str; 16] = [
     "timeouts.connect",
     "timeouts.ping",
     "timeouts.reset",
+    "timeouts.hook",
     "timeouts.read",
     "timeouts.write",
     "timeouts.operation",
@@ -107,6 +109,7 @@ const STATE: Label = Label { name: "state", values: &STATES };
 const PEER_STATE: Label = Label { name: "state", values: &PEER_STATES };
 const DIAL_OUTCOME: Label = Label { name: "outcome", values: &DIALS };
 const CHECKOUT_OUTCOME: Label = Label { name: "outcome", values: &CHECKOUTS };
+const HOOK: Label = Label { name: "hook", values: &HOOKS };
 const CANCEL_OUTCOME: Label = Label { name: "outcome", values: &CANCELS };
 const OPERATION: Label = Label { name: "operation", values: &OPERATIONS };
 const CHECK: Label = Label { name: "check", values: &CHECKS };
@@ -173,6 +176,8 @@ table! {
         "Requests to peers to stop what they do for a connection, by outcome.";
     SHARING_ENDED_TOTAL: Counter in Count, "livepool_sharing_ended_total", [POOL],
         "Connections that are shared no more since a caller has left something in their session.";
+    HOOK_FAILURES_TOTAL: Counter in Count, "livepool_hook_failures_total", [POOL, HOOK],
+        "Hooks of the pool's user that failed, panicked or took too long, by hook.";
     STATEMENTS: Gauge in Count, "livepool_statements", [POOL],
         "Prepared statements that the pool's connections keep.";
     STATEMENT_LOOKUPS_TOTAL: Counter in Count, "livepool_statement_lookups_total", [POOL, LOOKUP],

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use crate::event::{CheckoutOutcome, CloseReason, DialOutcome, Event, Operation, PeerState};
+use crate::event::{CheckoutOutcome, CloseReason, DialOutcome, Event, Hook, Operation, PeerState};
 use crate::net::PeerAddr;
 use crate::report::ErrorReport;
 use crate::text::Escaped;
@@ -18,6 +18,7 @@ enum Kind {
     Connection(PeerAddr, CloseReason),
     Checkout(CheckoutOutcome),
     Operation(Operation),
+    Hook(Hook),
     Ejection(PeerAddr),
 }
 
@@ -62,6 +63,7 @@ impl RecentErrors {
             {
                 (Kind::Operation(*operation), None)
             }
+            Event::HookFailed { hook, error, .. } => (Kind::Hook(*hook), Some(Arc::clone(error))),
             Event::PeerChanged { peer, to: PeerState::Ejected, .. } => {
                 (Kind::Ejection(peer.clone()), None)
             }
@@ -103,6 +105,7 @@ impl Recent {
             Kind::Connection(peer, reason) => (format!("connection {reason}"), Some(peer)),
             Kind::Checkout(outcome) => (format!("checkout {outcome}"), None),
             Kind::Operation(operation) => (format!("{operation} timed out"), None),
+            Kind::Hook(hook) => (format!("hook {hook}"), None),
             Kind::Ejection(peer) => ("peer ejected".to_owned(), Some(peer)),
         };
         ErrorReport {
@@ -126,6 +129,7 @@ fn is_error(reason: CloseReason) -> bool {
                 | CloseReason::ProtocolError
                 | CloseReason::TooLarge
                 | CloseReason::ResetFailed
+                | CloseReason::HookFailed
                 | CloseReason::Panicked
         )
 }

@@ -35,6 +35,8 @@ pub(super) struct Line {
     listens: AtomicBool,
     /// Whether state of the user may be left in the session.
     is_touched: AtomicBool,
+    /// What was touched up to now is how every user has to find the session; for the scanner.
+    is_settled: AtomicBool,
     /// The number of the path on which the session looks for names.
     path: AtomicU64,
     /// The number of times that the session lost prepared statements.
@@ -75,6 +77,7 @@ impl Line {
             awaits_data: AtomicBool::new(false),
             listens: AtomicBool::new(false),
             is_touched: AtomicBool::new(false),
+            is_settled: AtomicBool::new(false),
             path: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
             was_early: AtomicBool::new(false),
@@ -193,6 +196,17 @@ impl Line {
         if self.is_touched() != is_touched {
             self.is_touched.store(is_touched, SeqCst);
         }
+    }
+
+    /// Every user has to find the session as it is now. Nobody uses it.
+    pub(super) fn settle(&self) {
+        self.is_settled.store(true, SeqCst);
+        self.touched(false);
+    }
+
+    /// Whether it was settled since the last time.
+    pub(super) fn take_settled(&self) -> bool {
+        self.is_settled.load(SeqCst) && self.is_settled.swap(false, SeqCst)
     }
 
     pub(super) fn is_touched(&self) -> bool {

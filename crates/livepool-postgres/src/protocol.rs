@@ -314,6 +314,10 @@ impl Protocol for Postgres {
         reset::reset(client, &self.recycling).await
     }
 
+    fn settled(&self, client: &Client) {
+        client.line.settle();
+    }
+
     fn classify(&self, error: &Error) -> Verdict {
         error.verdict()
     }

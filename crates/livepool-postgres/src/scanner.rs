@@ -155,6 +155,11 @@ impl PgScanner {
     }
 
     /// Whether state may be left in the session: settings, locks, temporary tables.
+    /// What was touched up to now is no user's doing.
+    pub(super) fn settle(&mut self) {
+        self.is_touched = false;
+    }
+
     pub(super) fn is_touched(&self) -> bool {
         self.is_touched
     }

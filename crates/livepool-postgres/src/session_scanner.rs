@@ -80,6 +80,13 @@ impl SessionScanner {
         self.line.transaction_scanned(is_failed, scanner.met_conflict());
     }
 
+    /// What was touched before is no user's doing, if the session was settled since.
+    fn settle(&mut self) {
+        if self.line.take_settled() {
+            self.scanner.settle();
+        }
+    }
+
     fn report(&self) {
         let scanner = &self.scanner;
         let in_transaction = matches!(
@@ -98,11 +105,13 @@ impl SessionScanner {
 
 impl Scanner for SessionScanner {
     fn sent(&mut self, bytes: &[u8]) {
+        self.settle();
         self.scanner.sent(bytes);
         self.report();
     }
 
     fn received(&mut self, bytes: &[u8]) {
+        self.settle();
         let was_between = self.scanner.is_between();
         self.scanner.received(bytes);
         self.line.set_between(was_between, self.scanner.is_between());

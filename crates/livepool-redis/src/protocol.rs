@@ -65,6 +65,10 @@ impl Protocol for Redis {
         Ok(())
     }
 
+    fn settled(&self, client: &Client) {
+        client.state.settle();
+    }
+
     fn classify(&self, error: &RedisError) -> Verdict {
         classify::classify(error, self.settings.role).0
     }

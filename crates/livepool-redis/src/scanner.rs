@@ -62,6 +62,11 @@ impl RedisScanner {
         self.had_identity = std::mem::take(&mut self.is_identity_changed);
     }
 
+    /// The user, the name and the protocol are what every user has to find.
+    pub(crate) fn settle_identity(&mut self) {
+        self.had_identity |= std::mem::take(&mut self.is_identity_changed);
+    }
+
     /// The number of answers that are owed. A command half sent counts as one.
     pub(crate) fn owed(&self) -> usize {
         self.pending.owed() + usize::from(self.commands.is_within_command())

@@ -16,9 +16,12 @@ const OWED: u8 = 1;
 const TRANSACTION: u8 = 1 << 1;
 const WATCHING: u8 = 1 << 2;
 const OTHER_DATABASE: u8 = 1 << 3;
-/// The connection is subscribed, monitoring, logged in as somebody else, out of step, or in a
-/// command that waits.
+/// The connection is subscribed, monitoring, out of step, or in a command that waits.
 const UNUSABLE: u8 = 1 << 4;
+/// The connection has another user, name or protocol than the handshake chose.
+const OTHER_IDENTITY: u8 = 1 << 5;
+/// Every user has to find it with the identity it has now; for the scanner.
+const SETTLED: u8 = 1 << 6;
 /// The handshake is over.
 const READY: u8 = 1 << 7;
 
@@ -65,13 +68,13 @@ impl SessionState {
 
     /// Whether no reset makes the connection fit for another user, or not soon.
     pub(super) fn is_unusable(&self) -> bool {
-        self.has(UNUSABLE)
+        self.has(UNUSABLE | OTHER_IDENTITY)
     }
 
     /// Whether several may use the connection: none of them has changed it for the others. The
     /// transactions of atomic pipelines come and go.
     pub(super) fn is_shareable(&self) -> bool {
-        !self.has(UNUSABLE | WATCHING | OTHER_DATABASE)
+        !self.has(UNUSABLE | OTHER_IDENTITY | WATCHING | OTHER_DATABASE)
     }
 
     /// Whether the next user of the connection would notice the last one.
@@ -90,6 +93,13 @@ impl SessionState {
     /// Whether the session uses another database than the settings name.
     pub(super) fn is_database_changed(&self) -> bool {
         self.has(OTHER_DATABASE)
+    }
+
+    /// Every user has to find the connection with the user, the name and the protocol that it has now.
+    /// Nobody uses it.
+    pub(super) fn settle(&self) {
+        self.bits.fetch_or(SETTLED, Ordering::AcqRel);
+        self.bits.fetch_and(!OTHER_IDENTITY, Ordering::AcqRel);
     }
 
     fn has(&self, any: u8) -> bool {
@@ -116,6 +126,10 @@ impl ConnectionScanner {
             // The handshake reports its own errors; they must not count against the pool.
             while self.scanner.take_error().is_some() {}
         }
+        if self.state.has(SETTLED) {
+            // The bit goes when this is published.
+            self.scanner.settle_identity();
+        }
         self.is_ready
     }
 
@@ -130,13 +144,13 @@ impl ConnectionScanner {
         let is_lost = scanner.is_lost()
             || scanner.is_subscribed()
             || scanner.is_streaming()
-            || scanner.is_identity_changed()
             || scanner.is_blocking_owed();
         let bits = READY
             | bit(scanner.owed() > 0, OWED)
             | bit(scanner.in_transaction(), TRANSACTION)
             | bit(scanner.is_watching(), WATCHING)
             | bit(scanner.is_database_changed(), OTHER_DATABASE)
+            | bit(scanner.is_identity_changed(), OTHER_IDENTITY)
             | bit(is_lost, UNUSABLE);
         // Release, so that whoever sees the bits sees the answers they are about.
         self.state.bits.store(bits, Ordering::Release);

@@ -77,7 +77,7 @@ async fn credentials_that_are_refused_are_asked_for_once_more_while_the_caller_w
         std::future::ready(std::io::Result::Ok(Credentials::new("me", password)))
     });
     let pool = pool(adapter, 1, Timeouts::default());
-    assert_eq!(who(&mut *pool.get().await.unwrap()).await.unwrap(), "me");
+    assert_eq!(who(&mut pool.get().await.unwrap()).await.unwrap(), "me");
     assert_eq!(*asked.lock().unwrap(), [false, true]);
 }
 
@@ -169,4 +169,31 @@ async fn a_caller_or_a_dial_that_is_given_up_while_the_callback_works_leaves_not
         }
     }
     until(|| !redis.cli(&["CLIENT", "LIST"]).contains("user=me")).await;
+}
+
+#[tokio::test]
+async fn a_name_that_the_hook_after_connect_gives_is_no_users_doing() {
+    let redis = Redis::start();
+    let adapter = Adapter::from_url(redis.url()).unwrap();
+    let pool = Pool::builder(adapter.config().with_max_size(1))
+        .protocol(adapter)
+        .after_connect(|client, _| {
+            Box::pin(async move {
+                Ok(cmd("CLIENT").arg("SETNAME").arg("orders").query_async(client).await?)
+            })
+        })
+        .build()
+        .unwrap();
+    let name = async |conn: &mut livepool_redis::Client| -> String {
+        cmd("CLIENT").arg("GETNAME").query_async(conn).await.unwrap()
+    };
+    for _ in 0..3 {
+        let mut conn = pool.get().await.unwrap();
+        assert_eq!(name(&mut conn).await, "orders");
+        assert_eq!(conn.release(), livepool::Release::Reused);
+    }
+    // What a user does is his doing, as before.
+    let mut conn = pool.get().await.unwrap();
+    let () = cmd("CLIENT").arg("SETNAME").arg("else").query_async(&mut *conn).await.unwrap();
+    assert!(matches!(conn.release(), livepool::Release::Discarded(_)));
 }

@@ -48,7 +48,7 @@ pub(in crate::pool) async fn checkout(
         return Box::pin(checkout_in_span(inner, until, taken_at)).await;
     }
     match inner.at_once() {
-        Some(mut lease) if !inner.pings() => {
+        Some(mut lease) if !inner.prepares() => {
             lease.hand_out(inner, Duration::ZERO, taken_at);
             Ok(lease)
         }
@@ -66,7 +66,7 @@ async fn checkout_in_span(
 ) -> Result<Lease, CheckoutError> {
     let span = Span::of_checkout(inner.emitter().name());
     match span.in_scope(|| inner.at_once()) {
-        Some(mut lease) if !inner.pings() => {
+        Some(mut lease) if !inner.prepares() => {
             span.record_conn(lease.id(), lease.peer_addr());
             // In the caller's span, which is noted.
             lease.hand_out(inner, Duration::ZERO, taken_at);
@@ -181,6 +181,9 @@ pub(in crate::pool) fn try_checkout(
 ) -> Option<Lease> {
     // Whether it needs a ping cannot be found out without waiting.
     let mut lease = inner.at_once()?;
+    if inner.hooks.before_checkout.is_some() {
+        lease = inner.prepared_at_once(lease)?;
+    }
     lease.hand_out(inner, Duration::ZERO, taken_at);
     Some(lease)
 }
@@ -315,6 +318,12 @@ where
                 Some(lease) => match inner.proved(lease, attempt.deadline).await {
                     Proof::Given(lease) => take(Given::Lease(lease)),
                     Proof::Refused => None,
+                    // One that was idle may be stale; a new one is as good as any.
+                    Proof::RefusedByHook(refused) if !refused.is_new => None,
+                    Proof::RefusedByHook(refused) => {
+                        let hook = Some(refused.error);
+                        return Err(Failed { hook, ..CheckoutFailure::Hook.into() });
+                    }
                     Proof::Late => return Err(inner.late()),
                 },
                 None => None,

@@ -41,6 +41,7 @@ impl PoolInner {
             waited,
             status,
             connect: failed.connect,
+            hook: failed.hook,
             holders: self.longest_holders(),
         })
     }
@@ -95,6 +96,7 @@ impl<'a> PendingCheckout<'a> {
             CheckoutFailure::Timeout(_) => CheckoutOutcome::Timeout,
             CheckoutFailure::QueueFull => CheckoutOutcome::QueueFull,
             CheckoutFailure::Connect | CheckoutFailure::NoRuntime => CheckoutOutcome::ConnectFailed,
+            CheckoutFailure::Hook => CheckoutOutcome::Hook,
             CheckoutFailure::Closed => CheckoutOutcome::Closed,
         };
         if let (CheckoutOutcome::Timeout, Some(after)) = (outcome, self.limit) {

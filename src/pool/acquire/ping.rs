@@ -11,15 +11,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use tokio::time::Instant;
 
 use crate::config::Validation;
 use crate::deadline::Deadline;
-use crate::event::{Check, CheckVerdict, CloseReason, Event, Operation};
+use crate::event::{Check, CheckVerdict, CloseReason, Event, Hook, Operation};
 use crate::foreign::{self, Held, Panicked};
 use crate::pool::conn::lease::Lease;
-use crate::pool::inner::PoolInner;
+use crate::pool::inner::{PoolInner, has_runtime};
 use crate::protocol::Conn;
 use crate::stream::{Ending, Stream};
 use crate::sync::Arc;
@@ -78,9 +78,10 @@ impl Validation {
 }
 
 impl PoolInner {
-    /// Whether there is a ping at all.
-    pub(in crate::pool) fn pings(&self) -> bool {
-        self.settings().validation != Validation::Peek
+    /// Whether anything is to be done before a connection is handed out that may have to wait.
+    #[inline]
+    pub(in crate::pool) fn prepares(&self) -> bool {
+        self.settings().validation != Validation::Peek || self.hooks.before_checkout.is_some()
     }
 
     async fn ping(&self, conn: &mut Conn) -> io::Result<()> {
@@ -94,7 +95,7 @@ impl PoolInner {
         }
     }
 
-    /// Pings a connection, if it is to be pinged.
+    /// Pings a connection, if it is to be pinged, and runs the hook before a checkout, if there is one.
     pub(in crate::pool) async fn proved(
         self: &Arc<Self>,
         lease: Lease,
@@ -106,20 +107,70 @@ impl PoolInner {
             // It was just made. Its program has answered if there was a handshake.
             (validation, None) => validation == Validation::Ping && !lease.was_greeted(),
         };
-        if !is_asked {
+        if !is_asked && self.hooks.before_checkout.is_none() {
             return Proof::Given(lease);
         }
         if deadline.instant().is_some_and(|at| at <= Instant::now()) {
             return Proof::Late;
         }
         // Boxed, so that it can move to a task of the pool when its caller goes.
-        let ping = Box::pin(Arc::clone(self).ping_in_time(lease));
+        let ping = Box::pin(Arc::clone(self).prepare(lease, is_asked));
         let mut under_way = PingInFlight { pool: self, ping: Some(ping) };
         match deadline.run(&mut under_way).await {
-            Ok(Some(lease)) => Proof::Given(lease),
+            Ok(Some(Ok(lease))) => Proof::Given(lease),
+            Ok(Some(Err(refused))) => Proof::RefusedByHook(refused),
             Ok(None) => Proof::Refused,
             Err(_) => Proof::Late,
         }
+    }
+
+    async fn prepare(self: Arc<Self>, lease: Lease, is_asked: bool) -> Prepared {
+        let lease = match is_asked {
+            true => Arc::clone(&self).ping_in_time(lease).await?,
+            false => lease,
+        };
+        match self.hooks.before_checkout {
+            Some(_) => Some(self.hook_in_time(lease).await),
+            None => Some(Ok(lease)),
+        }
+    }
+
+    /// Runs the hook before a checkout, within `timeouts.hook`. Where that fails the connection is
+    /// closed.
+    async fn hook_in_time(self: Arc<Self>, lease: Lease) -> Result<Lease, RefusedByHook> {
+        let is_new = lease.was_idle_for().is_none();
+        let mut lease = Hooked(Some(lease));
+        let Some(held) = &mut lease.0 else { unreachable!("it is there until its end") };
+        let ran = self.run_hook(Hook::BeforeCheckout, held.conn_mut()).await;
+        let Some(mut lease) = lease.0.take() else { unreachable!("it is there until its end") };
+        lease.note_use();
+        let ended = match ran {
+            Ok(()) => {
+                // If its caller has gone meanwhile, what the hook did is looked at as a user's.
+                lease.note_prepared();
+                lease.begin_anew().map_err(|reason| (reason, reason.as_str().into()))
+            }
+            Err((reason, error)) => Err((reason, error.to_string().into())),
+        };
+        match ended {
+            Ok(()) => Ok(lease),
+            Err((reason, error)) => {
+                lease.throw_away(reason);
+                Err(RefusedByHook { is_new, error })
+            }
+        }
+    }
+
+    /// As [`proved`](Self::proved), for a caller who does not wait: the hook of one that would have to
+    /// goes on for the pool.
+    pub(in crate::pool) fn prepared_at_once(self: &Arc<Self>, lease: Lease) -> Option<Lease> {
+        // Its time is a timer of the runtime.
+        if !has_runtime() {
+            return None;
+        }
+        let ping = Box::pin(Arc::clone(self).prepare(lease, false));
+        let mut under_way = PingInFlight { pool: self, ping: Some(ping) };
+        (&mut under_way).now_or_never().flatten()?.ok()
     }
 
     /// Pings a connection, within `timeouts.ping`. Returns `None` if that failed; the connection is
@@ -166,11 +217,39 @@ pub(in crate::pool) enum Proof {
     Given(Lease),
     /// The connection was not alive, and is closed.
     Refused,
+    /// The hook before a checkout refused the connection, which is closed.
+    RefusedByHook(RefusedByHook),
     /// The caller's time was over first. The ping goes on for the pool.
     Late,
 }
 
-pub(in crate::pool) type PingInTime = BoxFuture<'static, Option<Lease>>;
+/// Why a caller does not get a connection that its hook refused.
+#[derive(Debug, Clone)]
+pub(in crate::pool) struct RefusedByHook {
+    /// It was just made: there is no better one.
+    pub(in crate::pool) is_new: bool,
+    pub(in crate::pool) error: Arc<str>,
+}
+
+/// The connection, if it is fit; `None`, if its ping failed.
+type Prepared = Option<Result<Lease, RefusedByHook>>;
+
+/// A connection over which a hook runs. Dropped in the middle, it is closed: nobody knows its state.
+struct Hooked(Option<Lease>);
+
+impl Drop for Hooked {
+    fn drop(&mut self) {
+        if let Some(mut lease) = self.0.take() {
+            let closed = lease.inner().is_closed();
+            lease.throw_away(match closed {
+                true => CloseReason::PoolClosed,
+                false => CloseReason::HookFailed,
+            });
+        }
+    }
+}
+
+pub(in crate::pool) type PingInTime = BoxFuture<'static, Prepared>;
 
 /// A ping that a caller waits for. Dropped before its end, it goes on for the pool.
 struct PingInFlight<'a> {
@@ -180,9 +259,9 @@ struct PingInFlight<'a> {
 }
 
 impl Future for &mut PingInFlight<'_> {
-    type Output = Option<Lease>;
+    type Output = Prepared;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Lease>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Prepared> {
         let Some(ping) = &mut self.ping else { return Poll::Ready(None) };
         let lease = std::task::ready!(ping.as_mut().poll(cx));
         self.ping = None;

@@ -403,7 +403,7 @@ impl PoolInner {
             return Some(Given::Share(part));
         }
         if let Some(lease) = self.at_once() {
-            return match self.pings() {
+            return match self.prepares() {
                 true => Some(Given::Lease(lease)),
                 false => self.open(lease, rule).map(Given::Share),
             };

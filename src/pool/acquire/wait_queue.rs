@@ -25,13 +25,15 @@ use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(in crate::pool) struct Failed {
     pub(in crate::pool) failure: CheckoutFailure,
     pub(in crate::pool) connect: Option<Arc<ConnectError>>,
+    /// The words of a hook that failed.
+    pub(in crate::pool) hook: Option<Arc<str>>,
     /// The caller stood in the queue for it.
     pub(in crate::pool) has_waited: bool,
 }
 
 impl From<CheckoutFailure> for Failed {
     fn from(failure: CheckoutFailure) -> Self {
-        Self { failure, connect: None, has_waited: false }
+        Self { failure, connect: None, hook: None, has_waited: false }
     }
 }
 

@@ -23,6 +23,8 @@ pub(in crate::pool) trait ErasedProtocol: Handshake {
     fn reuse(&self, conn: &Conn) -> Verdict;
     fn idle_limit(&self, conn: &Conn) -> Option<Duration>;
     fn reset<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>>;
+    /// The session is as every user has to find it.
+    fn settled(&self, conn: &Conn);
     fn has_ping(&self) -> bool;
     fn statement_counts(&self) -> Option<StatementCounts>;
     /// The protocol itself.
@@ -120,6 +122,12 @@ impl<P: Protocol> ErasedProtocol for Erased<P> {
             let reset = foreign::future(async { self.0.reset(client).await }).await;
             told(conn, reset)
         })
+    }
+
+    fn settled(&self, conn: &Conn) {
+        if foreign::call(|| self.0.settled(client::<P>(conn))).is_err() {
+            conn.has_panicked();
+        }
     }
 
     fn has_ping(&self) -> bool {

@@ -33,6 +33,11 @@ impl Registry {
         self.lock().remove(&id);
     }
 
+    /// This connection, if it is known.
+    pub(in crate::pool) fn get(&self, id: ConnId) -> Option<Arc<Entry>> {
+        self.lock().get(&id).and_then(Weak::upgrade)
+    }
+
     /// Every connection.
     pub(in crate::pool) fn all(&self) -> Vec<Arc<Entry>> {
         // Upgraded entries are never dropped under the lock: dropping the last one locks it again.

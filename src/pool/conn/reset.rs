@@ -5,7 +5,7 @@
 use std::io;
 
 use crate::deadline::Deadline;
-use crate::event::{CloseReason, Event, Operation};
+use crate::event::{CloseReason, Event, Hook, Operation};
 use crate::pool::conn::lease::Lease;
 use crate::pool::inbox::Inbox;
 use crate::pool::inner::PoolInner;
@@ -84,12 +84,34 @@ pub(in crate::pool) struct Outcome {
 /// Has the protocol make a connection fit for its next user, within `timeouts.reset`. Dropped in the
 /// middle, nobody knows the connection's state: whoever has it closes it.
 pub(in crate::pool) async fn put_right(pool: &PoolInner, conn: &mut Conn) -> Outcome {
+    let outcome = match &pool.hooks.after_return {
+        // A bare stream has nothing else to be done.
+        Some(_) if pool.protocol.is_none() => Outcome { failed: None, is_condemned: false },
+        _ => put_right_by_protocol(pool, conn).await,
+    };
+    if outcome.failed.is_some() || pool.hooks.after_return.is_none() {
+        return outcome;
+    }
+    if let Err((reason, _)) = pool.run_hook(Hook::AfterReturn, conn).await {
+        return Outcome { failed: Some(reason), ..outcome };
+    }
+    match &pool.protocol {
+        // What the hook has left behind is nobody's, either.
+        Some(_) => {
+            let after = put_right_by_protocol(pool, conn).await;
+            Outcome { is_condemned: outcome.is_condemned || after.is_condemned, ..after }
+        }
+        None => outcome,
+    }
+}
+
+async fn put_right_by_protocol(pool: &PoolInner, conn: &mut Conn) -> Outcome {
     let Some(protocol) = &pool.protocol else {
         return Outcome { failed: Some(CloseReason::ResetFailed), is_condemned: false };
     };
     let id = conn.stream().id();
     let limit = pool.settings().timeouts.reset;
-    let mut is_condemned = false;
+    let (mut is_condemned, mut has_reset) = (false, false);
     let reset = async {
         let mut is_again = false;
         loop {
@@ -99,7 +121,10 @@ pub(in crate::pool) async fn put_right(pool: &PoolInner, conn: &mut Conn) -> Out
             match protocol.reuse(conn) {
                 // The protocol may have said so of an answer or an error.
                 Verdict::Keep if !conn.stream().needs_reset() || is_again => {}
-                Verdict::Keep | Verdict::NeedsReset => protocol.reset(conn).await?,
+                Verdict::Keep | Verdict::NeedsReset => {
+                    has_reset = true;
+                    protocol.reset(conn).await?;
+                }
                 Verdict::Close => {
                     return Err(io::Error::other("its protocol says that it cannot be reset"));
                 }
@@ -132,6 +157,13 @@ pub(in crate::pool) async fn put_right(pool: &PoolInner, conn: &mut Conn) -> Out
             Some(CloseReason::ResetFailed)
         }
     };
+    if failed.is_none() && has_reset && pool.hooks.after_connect.is_some() {
+        // The reset may have undone what it had done.
+        if let Err((reason, _)) = pool.run_hook(Hook::AfterConnect, conn).await {
+            return Outcome { failed: Some(reason), is_condemned };
+        }
+        pool.settled(conn);
+    }
     Outcome { failed, is_condemned }
 }
 

@@ -10,7 +10,7 @@ use crate::pool::conn::lease::Lease;
 use crate::pool::dial::slots::Slot;
 use crate::pool::inner::PoolInner;
 use crate::protocol::Conn;
-use crate::stream::{Handshake, Route};
+use crate::stream::{AfterConnect, Handshake, Route};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
@@ -52,7 +52,9 @@ impl Dial {
         }
         let only = self.only.as_ref().map(|only| &only.peer);
         let handshake = pool.protocol.as_deref().map(|protocol| protocol as &dyn Handshake);
-        let route = Route { directory: &pool.peers, only, handshake, limit };
+        let after_connect = pool.hooks.after_connect.is_some().then_some(&*pool);
+        let after_connect = after_connect.map(|pool| pool as &dyn AfterConnect);
+        let route = Route { directory: &pool.peers, only, handshake, after_connect, limit };
         let dialed = pool.connector.connect_by(route).await;
         // Not given up any more, whatever comes of it.
         self.over = true;

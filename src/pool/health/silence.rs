@@ -146,13 +146,14 @@ pub(in crate::pool) fn evidence(
     match stream.tainted().unwrap_or(reason) {
         // The kernel's word on this connection: its bytes are repeated, or nothing was heard
         // since they were sent. Else its program is slow, and so are its siblings, but alive.
-        CloseReason::OpTimeout | CloseReason::PingTimeout | CloseReason::ResetFailed => {
-            match tcp_info(&stream.io().sock_ref()) {
-                Some(info) if info.unacked > 0 && info.retransmits > 0 => Some(now),
-                Some(info) if info.heard >= 2 * UNASKED => Some(now),
-                _ => lately,
-            }
-        }
+        CloseReason::OpTimeout
+        | CloseReason::PingTimeout
+        | CloseReason::ResetFailed
+        | CloseReason::HookFailed => match tcp_info(&stream.io().sock_ref()) {
+            Some(info) if info.unacked > 0 && info.retransmits > 0 => Some(now),
+            Some(info) if info.heard >= 2 * UNASKED => Some(now),
+            _ => lately,
+        },
         // One that was idle before, at its first bytes: there is another host, or a middlebox
         // that has forgotten it. A new one only meets who does not want it.
         _ if stream.was_read() || entry.idle_since() == Age::ZERO => None,

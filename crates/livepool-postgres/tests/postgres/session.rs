@@ -367,3 +367,46 @@ async fn a_query_that_may_take_longer_says_so() {
     assert_eq!(events.closed(), [CloseReason::OpTimeout]);
     until_seen(|| running(&server, "pg_sleep(60)"), |seen| *seen == 0).await;
 }
+
+#[tokio::test]
+async fn what_the_hook_after_connect_has_set_is_found_by_every_user_and_costs_them_no_reset() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    let server = trusting_server(&[]);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let (pool, events) = {
+        let events = livepool_testkit::Events::default();
+        let builder = postgres(&server).builder(one).unwrap().observer(events.observer());
+        let pool = builder.after_connect(move |client, _| {
+            count.fetch_add(1, SeqCst);
+            Box::pin(async move {
+                Ok(client
+                    .batch_execute("SET application_name = 'orders'; SET work_mem = '5MB'")
+                    .await?)
+            })
+        });
+        (pool.build().unwrap(), events)
+    };
+    let set = async |client: &Client| -> (String, String) {
+        let sql = "SELECT current_setting('application_name'), current_setting('work_mem')";
+        let row = client.query_one(sql, &[]).await.unwrap();
+        (row.get(0), row.get(1))
+    };
+    let expected = ("orders".to_owned(), "5MB".to_owned());
+    for _ in 0..3 {
+        let conn = pool.get().await.unwrap();
+        assert_eq!(set(&conn).await, expected);
+        assert_eq!(conn.release(), Release::Reused, "its user has left nothing behind");
+    }
+    assert_eq!(calls.load(SeqCst), 1);
+    let conn = pool.get().await.unwrap();
+    conn.batch_execute("SET work_mem = '7MB'; SET application_name = 'else'").await.unwrap();
+    assert_eq!(conn.release(), Release::Resetting);
+    until_status(&pool, |now| now.idle == 1).await;
+    let conn = pool.get().await.unwrap();
+    assert_eq!(set(&conn).await, expected, "after the reset it was set again");
+    assert_eq!(conn.release(), Release::Reused);
+    assert_eq!((calls.load(SeqCst), events.closed()), (2, vec![]));
+}

@@ -101,7 +101,9 @@ impl Lease {
                 *kept = Some(lease);
                 Ok(())
             }
-            Proof::Refused | Proof::Late => Err(Lost::Closed(CloseReason::PingFailed)),
+            Proof::Refused | Proof::RefusedByHook(_) | Proof::Late => {
+                Err(Lost::Closed(CloseReason::PingFailed))
+            }
         }
     }
 
