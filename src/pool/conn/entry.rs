@@ -25,6 +25,9 @@ use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use crate::sys::place::AtomicPlace;
 use crate::telemetry::Span;
 
+const SHARERS: u8 = 1;
+const HOOK: u8 = 1 << 1;
+
 /// Connections whose sentinel has fired. The queue keeps no connection alive.
 pub(in crate::pool) type FiredEntries = fired::FiredQueue<Weak<Entry>>;
 
@@ -92,8 +95,9 @@ pub(in crate::pool) struct Entry {
     was_heard: AtomicBool,
     /// The sentinel has fired, and nobody has looked since.
     fired: AtomicBool,
-    /// Several callers use it: each of them is told of, and not the lease that they hold together.
-    shared: AtomicBool,
+    /// [`SHARERS`]: several callers use it, each of whom is told of, and not the lease that they hold
+    /// together. [`HOOK`]: a hook has used it for its user, and what it left behind is looked at as his.
+    used_by: AtomicU8,
     /// Nobody has it, and its protocol makes it fit for the next one.
     resetting: AtomicBool,
     /// How long its peer lets it be idle; [`Age::NEVER`] where it did not say.
@@ -192,7 +196,7 @@ impl Entry {
                 was_greeted,
                 was_heard: AtomicBool::new(false),
                 fired: AtomicBool::new(false),
-                shared: AtomicBool::new(false),
+                used_by: AtomicU8::new(0),
                 resetting: AtomicBool::new(false),
                 idle_since: AtomicAge::new(Age::ZERO),
                 idle_limit: AtomicAge::new(Age::NEVER),
@@ -409,15 +413,30 @@ impl Entry {
         self.fired.load(Ordering::Acquire)
     }
 
-    /// For whoever has its stream.
-    pub(in crate::pool) fn set_shared(&self, is_shared: bool) {
-        if self.is_shared() != is_shared {
-            self.shared.store(is_shared, Ordering::Relaxed);
+    /// Several callers use it from now on. For whoever has its stream.
+    pub(in crate::pool) fn note_shared(&self) {
+        self.used_by.fetch_or(SHARERS, Ordering::Relaxed);
+    }
+
+    /// A hook has used it for its user. For whoever has its stream.
+    pub(in crate::pool) fn note_prepared(&self) {
+        self.used_by.fetch_or(HOOK, Ordering::Relaxed);
+    }
+
+    /// Nobody uses it any more. For whoever has its stream.
+    pub(in crate::pool) fn end_use(&self) {
+        if self.used_by.load(Ordering::Relaxed) != 0 {
+            self.used_by.store(0, Ordering::Relaxed);
         }
     }
 
     pub(in crate::pool) fn is_shared(&self) -> bool {
-        self.shared.load(Ordering::Relaxed)
+        self.used_by.load(Ordering::Relaxed) & SHARERS != 0
+    }
+
+    /// Whether several callers use it, or a hook has.
+    pub(in crate::pool) fn is_used(&self) -> bool {
+        self.used_by.load(Ordering::Relaxed) != 0
     }
 
     /// For whoever has its stream.

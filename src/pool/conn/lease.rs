@@ -66,8 +66,6 @@ pub(in crate::pool) struct Leased {
     since: Age,
     /// The place where the caller asked for it who got it. Until then nobody is told where it goes.
     taken_at: Option<&'static Location<'static>>,
-    /// A hook has used it: what it left behind is looked at as a user's.
-    is_prepared: bool,
     entry: Arc<Entry>,
     pool: Counted,
 }
@@ -115,7 +113,7 @@ impl Lease {
         // Before the look at whether the pool was closed, in every thread's eyes.
         pool.guards.fetch_add(1, Ordering::SeqCst);
         let pool = Counted(Arc::clone(pool));
-        Self::of(Leased { conn, since, taken_at: None, is_prepared: false, entry, pool })
+        Self::of(Leased { conn, since, taken_at: None, entry, pool })
     }
 
     fn of(leased: Leased) -> Self {
@@ -151,9 +149,9 @@ impl Lease {
 
     /// Has its peer asked before anybody is given it. Returns it where nobody can tell.
     pub(in crate::pool) fn ask(mut self) -> Option<Self> {
-        let Leased { conn, since, taken_at, is_prepared, entry, pool } = self.take();
+        let Leased { conn, since, taken_at, entry, pool } = self.take();
         let conn = pool.0.ask(&entry, conn).err()?;
-        Some(Self::of(Leased { conn, since, taken_at, is_prepared, entry, pool }))
+        Some(Self::of(Leased { conn, since, taken_at, entry, pool }))
     }
 
     /// Gives it back: to the idle ones, to be reset, or to be closed. While its client's task has work
@@ -210,18 +208,18 @@ impl Leased {
 
     /// Several callers are about to use it together. Each has its own time.
     pub(in crate::pool) fn begin_sharing(&mut self) {
-        self.entry.set_shared(true);
+        self.entry.note_shared();
         self.conn.stream_mut().set_read_timeout(None);
     }
 
     /// Whether it is, or was, in somebody's hands.
     fn is_claimed(&self) -> bool {
-        self.taken_at.is_some() || self.entry.is_shared() || self.is_prepared
+        self.taken_at.is_some() || self.entry.is_used()
     }
 
     /// A hook was run over it for its user.
-    pub(in crate::pool) fn note_prepared(&mut self) {
-        self.is_prepared = true;
+    pub(in crate::pool) fn note_prepared(&self) {
+        self.entry.note_prepared();
     }
 
     /// The others are of no use either. This one stays where it is, and is closed when it comes
@@ -314,7 +312,7 @@ impl Leased {
     #[inline(always)]
     fn judge(&self, ending: Ending) -> (Verdict, Option<CloseReason>) {
         let is_claimed = self.is_claimed();
-        self.entry.set_shared(false);
+        self.entry.end_use();
         let pool = &self.pool.0;
         pool.note_use(&self.entry, &self.conn);
         let (tainted, needs_reset) = {
@@ -423,13 +421,13 @@ impl Leased {
         if let Some(reason) = pool.unwanted(&self.entry, now) {
             return self.throw_away(reason);
         }
-        let Self { pool, entry, since, taken_at, is_prepared, conn } = self;
+        let Self { pool, entry, since, taken_at, conn } = self;
         entry.note_given_back();
         if pool.0.settings().hold_warning.is_some() {
             entry.forget_holder();
         }
         if let Err((conn, reason)) = entry.park(conn, now) {
-            return Self { conn, since, taken_at, is_prepared, entry, pool }.throw_away(reason);
+            return Self { conn, since, taken_at, entry, pool }.throw_away(reason);
         }
         if taken_at.is_some() {
             pool.0.emitter().returned(entry.id, now.since(since));
@@ -469,7 +467,6 @@ impl Leased {
         pool.report_alive(&self.entry);
         // The next user was not there before.
         self.since = now;
-        self.is_prepared = false;
         pool.hand_over(Lease::of(self));
         Release::Reused
     }
@@ -502,7 +499,6 @@ impl Leased {
         if self.taken_at.take().is_some() {
             pool.emitter().returned(self.entry.id, self.entry.age().since(self.since));
         }
-        self.is_prepared = false;
         self.entry.set_resetting(true);
         pool.resets.add(Lease::of(self));
         // The dialer starts the reset.

@@ -99,12 +99,15 @@ fn the_level_says_who_should_care() {
             Event::PeerChanged { .. } => "INFO",
             Event::DialFailed { outcome: DialOutcome::Cancelled, .. } => "DEBUG",
             Event::DialFailed { .. }
+            | Event::HookFailed { .. }
             | Event::OptionUnavailable { .. }
             | Event::HeldTooLong { .. }
             | Event::WaitedTooLong { .. }
             | Event::AcceptFailed { .. } => "WARN",
             Event::CheckoutFailed { outcome, .. } => match outcome {
-                CheckoutOutcome::Timeout | CheckoutOutcome::QueueFull => "WARN",
+                CheckoutOutcome::Timeout | CheckoutOutcome::QueueFull | CheckoutOutcome::Hook => {
+                    "WARN"
+                }
                 CheckoutOutcome::Cancelled => "DEBUG",
                 _ => "INFO",
             },

@@ -9,7 +9,7 @@ use super::{Facts, Gauges};
 use crate::config::Config;
 use crate::event::{
     CancelOutcome, Check, CheckVerdict, CheckoutOutcome, CloseReason, ConnId, DialOutcome, Event,
-    Operation, PeerState,
+    Hook, Operation, PeerState,
 };
 use crate::net::PeerAddr;
 use crate::protocol::StatementCounts;
@@ -97,6 +97,10 @@ pub(super) fn unencrypted(was_asked: bool) -> Event {
     Event::Unencrypted { conn: ConnId(7), peer: peer(), was_asked }
 }
 
+pub(super) fn hook_failed(hook: Hook) -> Event {
+    Event::HookFailed { hook, conn: ConnId(7), peer: peer(), error: "it said no".into() }
+}
+
 pub(super) fn sharing_ended() -> Event {
     Event::SharingEnded { conn: ConnId(7), peer: peer() }
 }
@@ -137,6 +141,7 @@ pub(super) fn events() -> Vec<Event> {
     events.extend(CancelOutcome::ALL.iter().copied().map(cancel_requested));
     events.extend(CheckVerdict::ALL.iter().copied().map(checked));
     events.extend(CloseReason::ALL.iter().copied().map(closed));
+    events.extend(Hook::ALL.iter().copied().map(hook_failed));
     events.extend(Operation::ALL.iter().copied().map(timed_out));
     events.extend(PeerState::ALL.iter().copied().map(peer_changed));
     events
