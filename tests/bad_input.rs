@@ -153,18 +153,18 @@ fn all_that_is_wrong_is_said_at_once_in_the_order_of_the_fields() {
         "name", "upstream[0]", "upstream[1]", "max_size", "min_idle", "max_connecting",
         "backoff.first", "dns_refresh", "idle_timeout", "max_lifetime", "max_silence", "patience",
         "hold_warning", "wait_warning", "timeouts.checkout", "timeouts.connect", "timeouts.ping", "timeouts.reset",
-        "timeouts.read", "timeouts.write", "timeouts.flush", "timeouts.shutdown", "timeouts.accept",
+        "timeouts.hook", "timeouts.read", "timeouts.write", "timeouts.flush", "timeouts.shutdown", "timeouts.accept",
         "socket.keepalive.idle", "socket.keepalive.interval", "socket.keepalive.retries",
         "socket.user_timeout", "socket.send_buffer", "socket.recv_buffer", "socket.device",
         "socket.congestion",
     ];
     assert_eq!(fields, expected);
     let text = error.to_string();
-    assert!(text.starts_with("invalid configuration, 31 problems: (1) name = "), "{text}");
+    assert!(text.starts_with("invalid configuration, 32 problems: (1) name = "), "{text}");
     assert_eq!(text.lines().count(), 1, "for a log: {text}");
     let lines = format!("{error:#}");
-    assert!(lines.starts_with("invalid configuration, 31 problems:\nname = "), "{lines}");
-    assert_eq!(lines.lines().count(), 32, "one line each: {lines}");
+    assert!(lines.starts_with("invalid configuration, 32 problems:\nname = "), "{lines}");
+    assert_eq!(lines.lines().count(), 33, "one line each: {lines}");
 }
 
 /// The error and its causes, as a program prints them.

@@ -145,6 +145,7 @@ fn what_a_pool_is_and_how_it_is_configured_is_there_while_it_is() {
     let seconds = |seconds| Some(Duration::from_secs(seconds));
     let timeouts = Timeouts::default().with_checkout(seconds(11)).with_connect(seconds(12));
     let timeouts = timeouts.with_ping(seconds(13)).with_reset(seconds(14)).with_read(seconds(15));
+    let timeouts = timeouts.with_hook(seconds(18));
     let config = Config::new("no.such.name:1")
         .with_name("orders")
         .with_min_idle(3)
@@ -181,7 +182,7 @@ fn what_a_pool_is_and_how_it_is_configured_is_there_while_it_is() {
         ("_seconds", &[("timeouts.checkout", 11.0), ("timeouts.connect", 12.0)]),
         ("_seconds", &[("timeouts.ping", 13.0), ("timeouts.reset", 14.0)]),
         ("_seconds", &[("timeouts.read", 15.0), ("timeouts.write", 16.0)]),
-        ("_seconds", &[("timeouts.operation", 17.0)]),
+        ("_seconds", &[("timeouts.operation", 17.0), ("timeouts.hook", 18.0)]),
     ];
     let setting = |suffix: &str, name: &str| {
         let series = format!(r#"livepool_setting{suffix}{{pool="orders",setting="{name}"}}"#);

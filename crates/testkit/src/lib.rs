@@ -514,5 +514,12 @@ pub fn unread_from(addr: SocketAddr) -> usize {
 /// The file descriptors this process has open.
 #[cfg(target_os = "linux")]
 pub fn open_fds() -> usize {
+    // Where anybody has tokio's signals, the first runtime of a process makes a pair of sockets for them,
+    // and keeps it.
+    static FIRST: std::sync::Once = std::sync::Once::new();
+    FIRST.call_once(|| {
+        let first = || drop(tokio::runtime::Builder::new_current_thread().enable_all().build());
+        std::thread::spawn(first).join().expect("no panic");
+    });
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
