@@ -378,6 +378,15 @@ named! {
 
 named! {
     /// A hook: code of the pool's user that is run over a connection.
+    ///
+    /// ```
+    /// use livepool::Event;
+    /// use livepool::event::Hook;
+    ///
+    /// fn refused_a_checkout(event: &Event) -> bool {
+    ///     matches!(event, Event::HookFailed { hook: Hook::BeforeCheckout, .. })
+    /// }
+    /// ```
     Hook {
         /// After it was made: [`Builder::after_connect`](crate::Builder::after_connect).
         AfterConnect => "after_connect",

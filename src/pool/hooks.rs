@@ -63,10 +63,26 @@ impl HookInfo {
 }
 
 /// What a hook returns: an error costs the connection.
+///
+/// ```
+/// use livepool::HookResult;
+///
+/// fn is_primary(answer: &str) -> HookResult {
+///     if answer == "primary" { Ok(()) } else { Err("it is a replica".into()) }
+/// }
+/// ```
 pub type HookResult = Result<(), Box<dyn Error + Send + Sync>>;
 
 /// Why a hook cost its connection. Found with [`CheckoutError::find`](crate::CheckoutError::find) where
 /// [`after_connect`](crate::Builder::after_connect) failed a dial.
+///
+/// ```
+/// use livepool::{CheckoutError, HookError};
+///
+/// fn is_late(error: &CheckoutError) -> bool {
+///     error.find::<HookError>().is_some_and(HookError::is_timeout)
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HookError {

@@ -164,6 +164,15 @@ pub enum Delivery<M> {
 }
 
 /// Why there is no subscription.
+///
+/// ```
+/// use livepool::ListenError;
+///
+/// /// Whether the server itself said no.
+/// fn is_refused<E>(error: &ListenError<E>) -> bool {
+///     matches!(error, ListenError::Refused(_))
+/// }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ListenError<E> {
@@ -207,6 +216,23 @@ impl<E: Error + 'static> Error for ListenError<E> {}
 /// ([`SubscriptionConfig`]), and what is dropped is counted ([`Delivery::Missed`]).
 ///
 /// It is a [`Stream`](futures_util::Stream), too.
+///
+/// ```
+/// use livepool::protocol::Listen;
+/// use livepool::{Delivery, Subscription};
+///
+/// /// The messages, and how often some may have been missed, until the pool is closed.
+/// async fn all<P: Listen>(mut subscription: Subscription<P>) -> (Vec<P::Message>, usize) {
+///     let (mut messages, mut gaps) = (Vec::new(), 0);
+///     while let Some(delivery) = subscription.next().await {
+///         match delivery {
+///             Delivery::Message(message) => messages.push(message),
+///             _ => gaps += 1,
+///         }
+///     }
+///     (messages, gaps)
+/// }
+/// ```
 #[must_use = "dropped, it ends"]
 pub struct Subscription<P: Listen> {
     channels: Channels<P>,

@@ -105,6 +105,15 @@ impl CredentialsRequest {
 
 /// A callback for credentials that gave none. Its own words, if it has some, are in the text, on one
 /// line and cut; of a URL among them only the host is shown.
+///
+/// ```
+/// use livepool::protocol::CredentialsError;
+///
+/// fn is_for_later(error: &CredentialsError) -> bool {
+///     matches!(error, CredentialsError::TimedOut)
+/// }
+/// assert!(is_for_later(&CredentialsError::TimedOut));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CredentialsError {

@@ -7,8 +7,18 @@ use std::time::Duration;
 use super::{Listen, Shared};
 use crate::sync::Arc;
 
-/// A [`Subscription`](crate::Subscription) as its protocol sees it: what is wanted, and where to put what comes. Cloning is
-/// cheap.
+/// A [`Subscription`](crate::Subscription) as its protocol sees it: what is wanted, and where to put what
+/// comes. Cloning is cheap.
+///
+/// ```
+/// use livepool::protocol::{Feed, Listen};
+///
+/// /// The server has confirmed all that is wanted, and then sent this.
+/// fn begin<P: Listen>(feed: &Feed<P>, first: P::Message) {
+///     feed.confirm(&feed.wanted());
+///     feed.deliver(first);
+/// }
+/// ```
 pub struct Feed<P: Listen>(pub(super) Arc<Shared<P>>);
 
 impl<P: Listen> Feed<P> {
