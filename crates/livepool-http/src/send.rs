@@ -45,7 +45,9 @@ pub trait HttpPool: sealed::SealedHttp {
     fn send<B: Into<RequestBody>>(
         &self,
         request: Request<B>,
-    ) -> impl Future<Output = Result<Response<Body>, Error>> + Send;
+    ) -> impl Future<Output = Result<Response<Body>, Error>> + Send {
+        self.send_within(request, Limits::new())
+    }
 
     /// As [`send`](Self::send), with a deadline or a read timeout of its own.
     ///

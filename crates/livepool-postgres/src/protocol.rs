@@ -145,7 +145,7 @@ impl Postgres {
     /// if the new ones are refused as well, that is told at once, as a wrong password is.
     ///
     /// ```no_run
-    /// # async fn token_for(host: Option<&str>, fresh: bool) -> std::io::Result<String> { todo!() }
+    /// # async fn token_for(host: Option<&str>, fresh: bool) -> std::io::Result<String> { Ok(String::new()) }
     /// # fn f() -> Result<(), Box<dyn std::error::Error>> {
     /// use livepool_postgres::{Credentials, Postgres};
     ///

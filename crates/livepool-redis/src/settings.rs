@@ -161,7 +161,7 @@ impl Redis {
     /// if the new ones are refused as well, that is told at once, as a wrong password is.
     ///
     /// ```no_run
-    /// # async fn token_for(host: Option<&str>, fresh: bool) -> std::io::Result<String> { todo!() }
+    /// # async fn token_for(host: Option<&str>, fresh: bool) -> std::io::Result<String> { Ok(String::new()) }
     /// # fn f() -> Result<(), Box<dyn std::error::Error>> {
     /// use livepool_redis::{Credentials, Redis};
     ///

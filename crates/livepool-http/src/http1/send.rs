@@ -17,14 +17,6 @@ use livepool::{Guard, Pool};
 
 impl HttpPool for Pool<Http1> {
     #[track_caller]
-    fn send<B: Into<RequestBody>>(
-        &self,
-        request: Request<B>,
-    ) -> impl Future<Output = Result<Response<Body>, Error>> + Send {
-        self.send_within(request, Limits::new())
-    }
-
-    #[track_caller]
     fn send_within<B: Into<RequestBody>>(
         &self,
         request: Request<B>,

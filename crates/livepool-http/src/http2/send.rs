@@ -79,14 +79,6 @@ const MOST: http::Version = http::Version::HTTP_2;
 
 impl HttpPool for Pool<Http2> {
     #[track_caller]
-    fn send<B: Into<RequestBody>>(
-        &self,
-        request: Request<B>,
-    ) -> impl Future<Output = Result<Response<Body>, Error>> + Send {
-        self.send_within(request, Limits::new())
-    }
-
-    #[track_caller]
     fn send_within<B: Into<RequestBody>>(
         &self,
         request: Request<B>,

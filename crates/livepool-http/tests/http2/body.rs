@@ -7,11 +7,13 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http_body::{Body as _, Frame};
 use http_body_util::StreamBody;
+use livepool::Config;
 use livepool_http::http2::Http2;
 use livepool_http::{Failure, HttpPool, RequestBody};
-use livepool_testkit::{until, until_status};
+use livepool_testkit::{ends, until, until_status};
 
 use crate::peer::Peer;
+use crate::raw::{self, Raw};
 use crate::{MS, get_text, pool_of, pool_with, post, request_for, text};
 
 /// 20 MB in pieces of 20 kB.
@@ -53,10 +55,14 @@ async fn an_upload_that_nobody_waits_for_may_pause_for_so_long_and_no_longer() {
             .map(|data| Ok::<_, std::io::Error>(Frame::data(data)));
         RequestBody::stream(StreamBody::new(pieces))
     };
-    let response = pool.send(post("/early", endless())).await.unwrap();
-    assert_eq!(text(response).await.unwrap(), "early");
+    let mut body = pool.send(post("/early", endless())).await.unwrap().into_body();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "early");
+    assert!(body.is_end_stream());
     assert_eq!(pool.status().shares, 1);
     until_status(&pool, |now| now.shares == 0).await;
+    // Its server is told, whether or not somebody still has the body.
+    until(|| peer.counts.given_up.load(Ordering::SeqCst) == 1).await;
+    drop(body);
     // One whose response is dropped ends at once.
     let response = pool.send(post("/early", endless())).await.unwrap();
     drop(response);
@@ -93,4 +99,80 @@ async fn a_body_that_is_cut_short_is_an_error() {
     assert_eq!((error.failure(), error.http2_code()), (Failure::Reset, Some(2)));
     assert_eq!(get_text(&pool, "/tag/a").await.unwrap(), "a");
     assert_eq!((events.opened(), events.closed()), (1, vec![]));
+}
+
+/// RFC 9113 section 8.1 has a server reset so what it has answered completely, and nothing else.
+#[tokio::test]
+async fn a_body_that_is_reset_without_an_error_before_its_end_is_cut_short() {
+    let addr = Raw::listen(|_, mut raw| async move {
+        let stream = raw.next(raw::HEADERS).await?.stream;
+        raw.send(raw::HEADERS, 4, stream, raw::STATUS_200).await?;
+        raw.send(raw::DATA, 0, stream, b"half").await?;
+        raw.send(raw::RST_STREAM, 0, stream, &0_u32.to_be_bytes()).await?;
+        raw.next(raw::HEADERS).await?;
+        Ok(())
+    });
+    let (pool, _) = pool_of(Config::new(addr.await.to_string()));
+    let error = text(pool.send(request_for("/")).await.unwrap()).await.unwrap_err();
+    assert_eq!((error.failure(), error.http2_code()), (Failure::Reset, Some(0)));
+}
+
+#[tokio::test]
+async fn a_source_that_fails_when_the_response_has_begun_is_named_by_it() {
+    let peer = Peer::start().await;
+    let (pool, events) = pool_of(peer.config());
+    let (fail, fails) = tokio::sync::oneshot::channel::<()>();
+    let pieces = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b"some")))]).chain(
+        futures_util::stream::once(async {
+            let _told = fails.await;
+            Err(std::io::Error::other("the disk is gone"))
+        }),
+    );
+    let body = RequestBody::stream(StreamBody::new(Box::pin(pieces)));
+    let mut body = pool.send(post("/open", body)).await.unwrap().into_body();
+    fail.send(()).unwrap();
+    let error = ends(body.frame()).await.unwrap().unwrap_err();
+    assert_eq!((error.failure(), error.http2_code()), (Failure::RequestBody, None));
+    assert!(error.to_string().contains("the disk is gone"), "{error}");
+    until(|| peer.counts.given_up.load(Ordering::SeqCst) == 1).await;
+    assert!(body.frame().await.is_none(), "nothing comes after an error");
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
+}
+
+#[tokio::test]
+async fn trailers_that_http2_forbids_fail_the_request_at_once() {
+    let peer = Peer::start().await;
+    let (pool, events) = pool_of(peer.config());
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("connection", "close".parse().unwrap());
+    let frames = [Ok::<_, std::io::Error>(Frame::trailers(trailers))];
+    let body = RequestBody::stream(StreamBody::new(futures_util::stream::iter(frames)));
+    let error = ends(pool.send(post("/upload", body))).await.unwrap_err();
+    assert_eq!(error.failure(), Failure::RequestBody, "{error}");
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
+}
+
+/// The server cannot answer what it does not have, and who does not ask waits for nothing.
+#[tokio::test]
+async fn the_read_timeout_runs_only_while_somebody_waits_for_the_server() {
+    let peer = Peer::start().await;
+    let timeouts = livepool::Timeouts::default().with_read(200 * MS);
+    let (pool, events) = pool_of(peer.config().with_timeouts(timeouts));
+    let slow = futures_util::stream::unfold(0, |count| async move {
+        tokio::time::sleep(300 * MS).await;
+        (count < 2).then(|| (Ok::<_, std::io::Error>(Frame::data(Bytes::from("x"))), count + 1))
+    });
+    let body = RequestBody::stream(StreamBody::new(Box::pin(slow)));
+    let response = pool.send(post("/upload", body)).await.unwrap();
+    assert_eq!(text(response).await.unwrap(), "2");
+    let mut body = pool.send(request_for("/pieces/50")).await.unwrap().into_body();
+    while let Some(frame) = body.frame().await {
+        frame.unwrap();
+        // Longer than the timeout, and the next piece is there.
+        tokio::time::sleep(250 * MS).await;
+        if body.is_end_stream() {
+            break;
+        }
+    }
+    assert_eq!((events.timed_out(), events.closed()), (vec![], vec![]));
 }

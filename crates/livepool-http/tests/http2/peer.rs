@@ -169,9 +169,22 @@ async fn answer(
             let mut stream = respond.send_response(head(), false)?;
             stream.send_data("early".into(), true)?;
             while let Some(data) = body.data().await {
-                let data = data?;
+                let Ok(data) = data else {
+                    counts.given_up.fetch_add(1, Ordering::SeqCst);
+                    return Ok(());
+                };
                 counts.uploaded.fetch_add(data.len(), Ordering::SeqCst);
                 body.flow_control().release_capacity(data.len())?;
+            }
+        }
+        // A head, and nothing else while anything comes.
+        "open" => {
+            let _stream = respond.send_response(head(), false)?;
+            while let Some(data) = body.data().await {
+                if data.is_err() {
+                    counts.given_up.fetch_add(1, Ordering::SeqCst);
+                    return Ok(());
+                }
             }
         }
         "upload" => {

@@ -77,6 +77,28 @@ async fn a_stream_is_sent_again_whole_as_long_as_it_is_short() {
     }
 }
 
+/// It may panic when it is asked again, as this one does.
+#[tokio::test]
+async fn a_source_that_has_ended_is_not_asked_again_for_a_second_try() {
+    let addr = Raw::listen(move |number, mut raw| async move {
+        let stream = raw.next(HEADERS).await?.stream;
+        while raw.next_data(&mut 0).await? {}
+        match number {
+            0 => raw.go_away(0, 0).await?,
+            _ => raw.answer(stream).await?,
+        }
+        raw.next(HEADERS).await?;
+        Ok(())
+    });
+    let (pool, events) = pool_of(Config::new(addr.await.to_string()));
+    let once = futures_util::stream::unfold(true, |is_first| async move {
+        is_first.then(|| (Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"x"))), false))
+    });
+    let body = RequestBody::stream(StreamBody::new(Box::pin(once)));
+    let answer = livepool_testkit::ends(pool.send(post("/", body))).await.unwrap();
+    assert_eq!((answer.status(), events.opened()), (http::StatusCode::OK, 2));
+}
+
 /// A second connection has no room for it, and goes away, too.
 #[tokio::test]
 async fn a_stream_that_was_sent_in_part_twice_is_sent_whole_the_third_time() {

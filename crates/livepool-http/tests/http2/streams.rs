@@ -271,3 +271,34 @@ async fn a_body_that_fails_costs_its_request_alone() {
     assert_eq!(get_text(&pool, "/tag/a").await.unwrap(), "a");
     assert_eq!((events.opened(), events.closed()), (1, vec![]));
 }
+
+/// The library knows of the end then, and its task cannot say so before its bytes are taken: the connection
+/// looks as well as ever. (On one thread: who tried again without a pause would let nothing else run.)
+#[tokio::test]
+async fn a_server_that_breaks_the_rules_and_takes_no_bytes_is_left_for_another_connection() {
+    let addr = Raw::listen(|number, mut raw| async move {
+        if number > 0 {
+            loop {
+                let stream = raw.next(raw::HEADERS).await?.stream;
+                raw.answer(stream).await?;
+            }
+        }
+        // Room for more than two kernels hold: SETTINGS_INITIAL_WINDOW_SIZE, WINDOW_UPDATE.
+        raw.send(raw::SETTINGS, 0, 0, &[0, 4, 2, 0, 0, 0]).await?;
+        raw.send(raw::WINDOW_UPDATE, 0, 0, &[2, 0, 0, 0]).await?;
+        raw.next(raw::HEADERS).await?;
+        tokio::time::sleep(300 * MS).await;
+        raw.answer(9).await?;
+        // Nothing more is read here, and nothing closed.
+        std::future::pending().await
+    });
+    let (pool, events) = pool_of(livepool::Config::new(addr.await.to_string()));
+    let upload = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.send(post("/", vec![0; 32 << 20])).await }
+    });
+    let error = livepool_testkit::ends(upload).await.unwrap().unwrap_err();
+    assert_eq!(error.failure(), Failure::Malformed, "{error}");
+    let answer = livepool_testkit::ends(pool.send(post("/", "x"))).await.unwrap();
+    assert_eq!((answer.status(), events.opened()), (http::StatusCode::OK, 2));
+}
