@@ -293,6 +293,8 @@ async fn a_server_that_breaks_the_rules_and_takes_no_bytes_is_left_for_another_c
         std::future::pending().await
     });
     let (pool, events) = pool_of(livepool::Config::new(addr.await.to_string()));
+    // It stays open for as long as somebody has it.
+    let _held = pool.share().await.unwrap();
     let upload = tokio::spawn({
         let pool = pool.clone();
         async move { pool.send(post("/", vec![0; 32 << 20])).await }
