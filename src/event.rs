@@ -648,6 +648,14 @@ pub enum Event {
         /// The text of the error, with the hook's own words: escaped and cut.
         error: Arc<str>,
     },
+    /// The pool's configuration was changed while it runs ([`Pool::reconfigure`](crate::Pool::reconfigure),
+    /// [`Pool::resize`](crate::Pool::resize)). Emitted when it holds, before what follows from it.
+    #[non_exhaustive]
+    Reconfigured {
+        /// The settings that were changed, as a configuration file would spell them, such as
+        /// `timeouts.checkout`.
+        changed: Arc<[&'static str]>,
+    },
     /// A socket option was not set: this system does not have it, or it is best-effort and was
     /// refused. Emitted once per option.
     #[non_exhaustive]

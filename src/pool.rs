@@ -62,6 +62,7 @@ mod health {
 /// Operations on a pool as a whole.
 mod control {
     pub(in crate::pool) mod lifecycle;
+    pub(in crate::pool) mod reconfigure;
     mod report;
     pub(in crate::pool) mod warm_up;
 }
@@ -74,7 +75,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::panic::Location;
 
-use crate::config::{Config, ConfigError, check_max_size};
+use crate::config::{Config, ConfigError};
 use crate::deadline::Deadline;
 use crate::error::CheckoutError;
 use crate::protocol::{Protocol, Raw};
@@ -128,6 +129,8 @@ pub use share::{Multiplex, RequestClock, Share};
 /// - [`new`](Pool::new) makes a pool of bare streams; [`builder`](Pool::builder), or an adapter
 ///   (`livepool-postgres`, `livepool-redis`, `livepool-http`, `livepool-tls`), one of clients.
 /// - [`status`](Self::status) says how full it is, [`report`](Self::report) what it is doing and why.
+/// - [`reconfigure`](Self::reconfigure) changes its settings while it runs, and [`config`](Self::config)
+///   shows them.
 /// - [`close_and_wait`](Self::close_and_wait) is the end.
 #[cfg_attr(
     doc,
@@ -204,7 +207,7 @@ impl<P: Protocol> Pool<P> {
     /// being made for it serves the next caller, or waits for one.
     #[track_caller]
     pub fn get(&self) -> impl Future<Output = Result<Guard<P>, CheckoutError>> + Send {
-        self.get_until(Until::For(self.handle.0.settings().timeouts.checkout))
+        self.get_until(Until::Configured)
     }
 
     /// As [`get`](Self::get), with this deadline instead of `timeouts.checkout`: what is left of
@@ -269,7 +272,7 @@ impl<P: Protocol> Pool<P> {
     where
         P: Multiplex,
     {
-        let until = Until::For(self.handle.0.settings().timeouts.checkout);
+        let until = Until::Configured;
         self.share_at(until, Location::caller())
     }
 
@@ -429,19 +432,6 @@ impl<P: Protocol> Pool<P> {
     /// fails with [`Interrupted`](crate::Interrupted).
     pub fn invalidate_and_interrupt(&self) {
         self.handle.0.invalidate(true);
-    }
-
-    /// Changes `max_size`. When it is lowered, idle connections that are too many are closed, as in
-    /// [`invalidate`](Self::invalidate), those in use when they come back; until then no new one is
-    /// made.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`] unless it is from 1 to 65535.
-    pub fn resize(&self, max_size: usize) -> Result<(), ConfigError> {
-        check_max_size(max_size)?;
-        self.handle.0.resize(max_size);
-        Ok(())
     }
 
     /// Leaves the upstream alone until [`resume`](Self::resume), while it is being maintained, say.

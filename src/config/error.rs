@@ -90,6 +90,11 @@ impl Problems {
         });
     }
 
+    /// Adds the problems of another check, or returns what that has made.
+    pub(super) fn take<T>(&mut self, checked: Result<T, ConfigError>) -> Option<T> {
+        checked.map_err(|error| self.0.extend(error.problems)).ok()
+    }
+
     /// The value, or the error if a problem was found.
     pub(super) fn or<T>(self, value: T) -> Result<T, ConfigError> {
         if self.0.is_empty() { Ok(value) } else { Err(ConfigError { problems: self.0 }) }

@@ -57,6 +57,7 @@ macro_rules! setters {
 
 // `setters!` stands before the modules because they use it: a macro is known from its place on.
 mod backoff;
+mod changes;
 mod error;
 mod first;
 #[cfg(all(feature = "serde", any(test, feature = "__properties")))]
@@ -66,6 +67,7 @@ mod human;
 mod keepalive;
 mod limits;
 mod listener;
+mod live;
 mod metrics;
 mod pool;
 mod reuse;
@@ -78,11 +80,13 @@ mod tests;
 mod timeouts;
 
 pub use backoff::Backoff;
+pub(crate) use changes::{Change, MadeOf};
 pub use error::{ConfigError, Problem};
 pub use first::FirstConnect;
 pub use keepalive::{Keepalive, UserTimeout};
 pub use limits::Limits;
 pub use listener::ListenerConfig;
+pub(crate) use live::{LiveSettings, SettingsNow, StreamSettings};
 pub use metrics::{MetricNames, MetricsConfig};
 pub use pool::Config;
 pub use reuse::{Order, Validation};

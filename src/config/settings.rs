@@ -29,8 +29,7 @@ pub(crate) struct Settings {
     pub(crate) max_shares: usize,
     pub(crate) order: Order,
     pub(crate) validation: Validation,
-    /// The time limits, shared: a copy of its own would be a third of each stream.
-    pub(crate) timeouts: Arc<Timeouts>,
+    pub(crate) timeouts: Timeouts,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) max_silence: Option<Duration>,
@@ -157,7 +156,7 @@ impl Settings {
             max_shares: config.max_shares,
             order: config.order,
             validation: config.validation,
-            timeouts: Arc::new(effective_timeouts(config)),
+            timeouts: effective_timeouts(config),
             idle_timeout: config.idle_timeout,
             max_lifetime: config.max_lifetime,
             max_silence: config.max_silence,

@@ -4,12 +4,13 @@ use std::fmt;
 
 use futures_util::future::BoxFuture;
 
-use crate::config::{Config, ConfigError, check_hooks, check_ping};
+use crate::config::{Config, ConfigError, MadeOf, check_hooks, check_ping};
 use crate::event::Observer;
 use crate::foreign::Held;
 use crate::net::{Resolve, Resolver};
 use crate::pool::acquire::ping::{Ping, Pinger};
 use crate::pool::conn::erased::erase;
+use crate::pool::control::reconfigure::Configured;
 use crate::pool::hooks::{self, HookInfo, HookResult, Hooks};
 use crate::pool::inner::PoolInner;
 use crate::pool::manager::Manager;
@@ -252,11 +253,13 @@ impl<P: Protocol> Builder<P> {
             None => self.pinger.0.is_some(),
         };
         check_ping(connector.settings().validation, has_ping)?;
-        let inner = Arc::new(PoolInner::new(connector, self.pinger, protocol, self.hooks));
+        let configured = Configured::new(self.config, MadeOf { has_ping, is_for_deadpool });
+        let inner = PoolInner::new(connector, configured, self.pinger, protocol, self.hooks);
+        let inner = Arc::new(inner);
         // Empty until now.
         let _ = inner.hooks.pool.set(Arc::downgrade(&inner));
         let protocol = inner.protocol.as_ref().map(|protocol| protocol.speaks());
-        inner.emitter().introduce(Facts::of(inner.settings(), protocol));
+        inner.emitter().introduce(Facts::of(&inner.settings(), protocol));
         // Its series are there from now on, and not from its first event: a pool that nobody uses, or
         // that cannot connect, is seen, and a first failure as an increase.
         inner.refresh_gauges();

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::config::Settings;
+use crate::config::{LiveSettings, SettingsNow};
 use crate::event::{Check, CheckVerdict, CloseReason, Event};
 use crate::liveness::UNASKED;
 use crate::pool::acquire::idle_set::IdleSet;
@@ -23,6 +23,7 @@ use crate::pool::conn::erased::PoolProtocol;
 use crate::pool::conn::generation::PoolGeneration;
 use crate::pool::conn::registry::{Counts, Registry};
 use crate::pool::conn::reset::Resets;
+use crate::pool::control::reconfigure::Configured;
 use crate::pool::control::warm_up::WarmUpTargets;
 use crate::pool::dial::dialer::{self, Dials};
 use crate::pool::dial::peers::Peers;
@@ -38,7 +39,6 @@ use crate::stream::Connector;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::telemetry::Emitter;
-use crate::tick::tick_period;
 
 /// Whether this is called inside a tokio runtime.
 pub(in crate::pool) fn has_runtime() -> bool {
@@ -50,6 +50,8 @@ pub(in crate::pool) fn has_runtime() -> bool {
 /// of its user goes, whoever else holds this.
 pub(in crate::pool) struct PoolInner {
     pub(in crate::pool) connector: Connector,
+    /// The configuration as it was given, or changed last.
+    pub(in crate::pool) configured: Configured,
     /// `None`: bare streams.
     pub(in crate::pool) protocol: PoolProtocol,
     pub(in crate::pool) pinger: Pinger,
@@ -100,21 +102,23 @@ pub(in crate::pool) struct PoolInner {
 impl PoolInner {
     pub(in crate::pool) fn new(
         connector: Connector,
+        configured: Configured,
         pinger: Pinger,
         protocol: PoolProtocol,
         hooks: Hooks,
     ) -> Self {
         let settings = connector.settings();
         Self {
+            configured,
             protocol,
             pinger,
             hooks,
             wait_queue: WaitQueue::default(),
-            idle_set: IdleSet::new(settings.max_size, settings.order),
+            idle_set: IdleSet::new(settings.max_size),
             shares: SharedSet::default(),
             guards: AtomicUsize::new(0),
             slots: Slots::new(settings.max_size),
-            peers: Peers::new(Arc::clone(connector.emitter()), settings),
+            peers: Peers::new(Arc::clone(connector.emitter()), connector.live()),
             dials: Dials::default(),
             warm_up_targets: WarmUpTargets::default(),
             registry: Registry::default(),
@@ -137,8 +141,14 @@ impl PoolInner {
         }
     }
 
-    pub(in crate::pool) fn settings(&self) -> &Settings {
+    /// The settings in force, for one look.
+    pub(in crate::pool) fn settings(&self) -> SettingsNow {
         self.connector.settings()
+    }
+
+    #[inline(always)]
+    pub(in crate::pool) fn live(&self) -> &LiveSettings {
+        self.connector.live()
     }
 
     pub(in crate::pool) fn emitter(&self) -> &Emitter {
@@ -168,7 +178,6 @@ impl PoolInner {
         slot: Slot,
         generation: u64,
     ) -> Arc<Entry> {
-        let settings = self.settings();
         let peer = self.peers.join(conn.stream().peer_addr());
         let entry = Entry::new(
             conn,
@@ -178,11 +187,10 @@ impl PoolInner {
                 generation,
                 pool_generation: &self.generation,
                 fired_queue: &self.fired_queue,
-                max_lifetime: settings.max_lifetime,
-                max_silence: settings.max_silence,
             },
         );
         self.registry.add(&entry);
+        self.limit_life(&entry);
         entry
     }
 
@@ -389,14 +397,7 @@ impl PoolInner {
         }
         // Made before the task: a runtime that drops it unpolled clears the flag, too.
         let running = Running(Arc::clone(self));
-        let settings = self.settings();
-        let period = tick_period([
-            settings.idle_timeout,
-            settings.max_lifetime,
-            settings.max_silence,
-            settings.hold_warning,
-        ]);
-        let maintenance = maintenance::run(Arc::clone(self), period);
+        let maintenance = maintenance::run(Arc::clone(self));
         let dialer = dialer::run(Arc::clone(self));
         tokio::spawn(async move {
             let _running = running;

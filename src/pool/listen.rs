@@ -332,7 +332,7 @@ impl<P: Listen> Pool<P> {
         async move {
             config.check().map_err(ListenError::Config)?;
             let inner = &pool.handle.0;
-            let until = Until::For(inner.settings().timeouts.checkout);
+            let until = Until::Configured;
             let lease = checkout::checkout(inner, until, taken_at).await;
             let guard = Guard::new(lease.map_err(ListenError::Checkout)?);
             let (up, is_up) = oneshot::channel();

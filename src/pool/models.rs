@@ -21,7 +21,7 @@ use shuttle::thread;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::config::{Config, Limits, Validation};
+use crate::config::{Config, Limits, MadeOf, Validation};
 use crate::deadline::Deadline;
 use crate::error::{CheckoutFailure, Phase};
 use crate::event::{CloseReason, ConnId, Event};
@@ -34,6 +34,7 @@ use crate::pool::acquire::sharing::{Rule, Spread};
 use crate::pool::acquire::wait_queue::{WaitQueue, Wants};
 use crate::pool::conn::entry::Entry;
 use crate::pool::conn::lease::Lease;
+use crate::pool::control::reconfigure::Configured;
 use crate::pool::health::maintenance;
 use crate::pool::health::quarantine::Quarantine;
 use crate::pool::health::silence::is_in_doubt;
@@ -124,7 +125,10 @@ impl World {
             }
         };
         let connector = Connector::observed(&config, Some(Arc::new(observer))).expect("valid");
-        let inner = Arc::new(PoolInner::new(connector, pinger, None, Hooks::default()));
+        let made_of = MadeOf { has_ping: pinger.0.is_some(), is_for_deadpool: false };
+        let configured = Configured::new(config, made_of);
+        let inner = PoolInner::new(connector, configured, pinger, None, Hooks::default());
+        let inner = Arc::new(inner);
         // By hand, here.
         inner.maintained.store(true, SeqCst);
         Self { inner, ends, peers: Vec::new(), owned: Arc::default(), wires: Vec::new() }
@@ -684,7 +688,12 @@ fn nobody_is_given_whom_something_speaks_against() {
                     let before = *said.lock().expect("nobody panics here");
                     let lease = match user {
                         0 => try_checkout(&inner, Location::caller()),
-                        _ => block_on(checkout(&inner, Until::For(None), Location::caller())).ok(),
+                        _ => block_on(checkout(
+                            &inner,
+                            Until::By(Deadline::NEVER),
+                            Location::caller(),
+                        ))
+                        .ok(),
                     };
                     let Some(lease) = lease else { continue };
                     let all = inner.registry.all();
@@ -808,7 +817,8 @@ fn a_ping_goes_on_for_the_pool_and_ends_with_it() {
             let ended = Arc::clone(&ended);
             thread::spawn(move || {
                 let patience = (caller == 1).then_some(Duration::from_millis(20));
-                let get = checkout(&inner, Until::For(patience), Location::caller());
+                let get =
+                    checkout(&inner, Until::By(Deadline::after(patience)), Location::caller());
                 if caller == 0 {
                     let mut get = pin!(get);
                     let mut cx = Context::from_waker(Waker::noop());
@@ -945,7 +955,8 @@ fn whoever_waits_is_served_while_a_connection_lives() {
         .map(|caller| {
             let (inner, owner) = (Arc::clone(&world.inner), world.owner());
             thread::spawn(move || {
-                let mut get = pin!(checkout(&inner, Until::For(None), Location::caller()));
+                let mut get =
+                    pin!(checkout(&inner, Until::By(Deadline::NEVER), Location::caller()));
                 if caller == 0 {
                     // It waits for a while and goes away.
                     let mut cx = Context::from_waker(Waker::noop());
@@ -991,7 +1002,8 @@ fn nobody_waits_for_a_pool_that_was_closed() {
             let (inner, owner) = (Arc::clone(&world.inner), world.owner());
             let is_over = Arc::clone(&is_over);
             thread::spawn(move || {
-                if let Ok(lease) = block_on(checkout(&inner, Until::For(None), Location::caller()))
+                if let Ok(lease) =
+                    block_on(checkout(&inner, Until::By(Deadline::NEVER), Location::caller()))
                 {
                     assert!(!is_over.load(SeqCst), "nobody waited for this one");
                     owner.gives_back(lease);
@@ -1025,7 +1037,7 @@ fn world_to_share() -> (World, Rule) {
 fn whoever_waits_for_a_share_is_served_while_others_keep_theirs() {
     let (world, rule) = world_to_share();
     let take = move |inner: Arc<PoolInner>| async move {
-        share(&inner, rule, Until::For(None), Location::caller()).await
+        share(&inner, rule, Until::By(Deadline::NEVER), Location::caller()).await
     };
     let held = block_on(take(Arc::clone(&world.inner))).expect("it is idle");
     let others = Arc::new(AtomicUsize::new(0));
@@ -1064,11 +1076,11 @@ fn whoever_waits_for_a_share_is_served_while_others_keep_theirs() {
 fn a_connection_is_kept_for_who_waits_for_it() {
     let (world, rule) = world_to_share();
     let take = move |inner: Arc<PoolInner>| async move {
-        share(&inner, rule, Until::For(None), Location::caller()).await
+        share(&inner, rule, Until::By(Deadline::NEVER), Location::caller()).await
     };
     let held = block_on(take(Arc::clone(&world.inner))).expect("it is idle");
     let inner = Arc::clone(&world.inner);
-    let mut alone = Box::pin(checkout(&inner, Until::For(None), Location::caller()));
+    let mut alone = Box::pin(checkout(&inner, Until::By(Deadline::NEVER), Location::caller()));
     assert!(alone.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     let was_served = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..2)

@@ -4,42 +4,50 @@
 //! connection is made as the pool makes its own: to the same address, with the same socket options,
 //! within the same time; and at most as many at a time as the pool dials.
 
+mod turns;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::config::Settings;
+use crate::config::LiveSettings;
 use crate::event::{CancelOutcome, ConnId, DialOutcome, Event};
 use crate::net::{self, DialTarget, NoDirectory, PeerAddr, Resolver};
 use crate::sync::Arc;
 use crate::sync::atomic::AtomicUsize;
 use crate::telemetry::Emitter;
 
+use turns::{Turn, Turns};
+
 /// Where making a connection has no limit, asking a peer to stop has this one.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// The side channels of one pool.
 pub(crate) struct Asides {
-    settings: Arc<Settings>,
+    settings: Arc<LiveSettings>,
     emitter: Arc<Emitter>,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
     /// Asked for nothing: the address is known.
     resolver: Resolver,
 }
 
 impl Asides {
-    pub(crate) fn new(settings: &Arc<Settings>, emitter: &Arc<Emitter>) -> Arc<Self> {
+    pub(crate) fn new(settings: &Arc<LiveSettings>, emitter: &Arc<Emitter>) -> Arc<Self> {
         Arc::new(Self {
             settings: Arc::clone(settings),
             emitter: Arc::clone(emitter),
-            turns: Arc::new(Semaphore::new(settings.max_connecting.max(1))),
+            turns: Turns::new(settings.now().max_connecting),
             resolver: Resolver::default(),
         })
+    }
+
+    /// From now on at most as many at a time as the pool dials now.
+    pub(crate) fn follow(&self) {
+        self.turns.set(|| self.settings.now().max_connecting);
     }
 }
 
@@ -92,7 +100,7 @@ pub struct SideChannel {
 /// }
 /// ```
 #[derive(Debug)]
-pub struct SidePermit(#[allow(dead_code, reason = "held, not used")] Option<OwnedSemaphorePermit>);
+pub struct SidePermit(#[allow(dead_code, reason = "held, not used")] Option<Turn>);
 
 impl SideChannel {
     /// The peer's address.
@@ -104,7 +112,7 @@ impl SideChannel {
     /// `timeouts.connect` from now, or 5 s where that has no limit.
     pub fn deadline(&self) -> Instant {
         let now = Instant::now();
-        let limit = self.asides.settings.timeouts.connect.unwrap_or(LIMIT);
+        let limit = self.asides.settings.now().timeouts.connect.unwrap_or(LIMIT);
         // A limit beyond what the clock can count is none.
         now.checked_add(limit).unwrap_or(now + LIMIT)
     }
@@ -115,8 +123,7 @@ impl SideChannel {
     ///
     /// Dropping the future gives the place in the queue up.
     pub async fn permit(&self) -> SidePermit {
-        // It is never closed.
-        SidePermit(Arc::clone(&self.asides.turns).acquire_owned().await.ok())
+        SidePermit(self.asides.turns.next().await)
     }
 
     /// Makes a connection, until `deadline` at the latest. Reads and writes on it have no timeouts.
@@ -135,6 +142,7 @@ impl SideChannel {
     ) -> io::Result<impl AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin + use<>> {
         let _ = permit;
         let Asides { settings, resolver, .. } = &*self.asides;
+        let settings = settings.snapshot();
         let left = Some(deadline.saturating_duration_since(Instant::now()));
         let (except, attempts) = (HashSet::new(), AtomicUsize::new(1));
         let target = DialTarget {

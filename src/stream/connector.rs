@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{AfterConnect, Handshake, Refused, Reported, Stream};
-use crate::config::{Config, ConfigError, MetricsConfig, Settings};
+use crate::config::{
+    Config, ConfigError, LiveSettings, MetricsConfig, Settings, SettingsNow, StreamSettings,
+};
 use crate::deadline::Deadline;
 use crate::event::{ConnId, DialOutcome, Event, Observer, Operation};
 use crate::net::{
@@ -38,7 +40,7 @@ use crate::telemetry::{Emitter, Span};
 /// ```
 #[derive(Clone)]
 pub struct Connector {
-    settings: Arc<Settings>,
+    settings: Arc<LiveSettings>,
     emitter: Arc<Emitter>,
     reported: Arc<Reported>,
     resolver: Resolver,
@@ -89,9 +91,9 @@ impl Connector {
         metrics: MetricsConfig,
         emitter: impl FnOnce(&str) -> Emitter,
     ) -> Result<Self, ConfigError> {
-        let settings = Arc::new(config.to_settings()?);
+        let settings = config.to_settings()?;
         let emitter = emitter(&settings.name).with_metrics(metrics);
-        let emitter = Arc::new(emitter);
+        let (settings, emitter) = (LiveSettings::new(settings), Arc::new(emitter));
         Ok(Self {
             asides: Asides::new(&settings, &emitter),
             settings,
@@ -117,16 +119,26 @@ impl Connector {
     ///
     /// [`ConfigError`], if this is not one: `"host:port"`, `"192.0.2.1:80"` or `"unix:/path"`.
     pub fn to(&self, upstream: &str) -> Result<Self, ConfigError> {
-        let settings = self.settings.with_upstream(upstream)?;
-        Ok(Self { settings: Arc::new(settings), ..self.clone() })
+        let settings = self.settings.now().with_upstream(upstream)?;
+        Ok(Self { settings: LiveSettings::new(settings), ..self.clone() })
     }
 
     pub(crate) fn resolver(&self) -> &Resolver {
         &self.resolver
     }
 
-    pub(crate) fn settings(&self) -> &Settings {
+    #[inline]
+    pub(crate) fn live(&self) -> &Arc<LiveSettings> {
         &self.settings
+    }
+
+    pub(crate) fn settings(&self) -> SettingsNow {
+        self.settings.now()
+    }
+
+    /// The connections beside those that it makes.
+    pub(crate) fn asides(&self) -> &Asides {
+        &self.asides
     }
 
     pub(crate) fn emitter(&self) -> &Arc<Emitter> {
@@ -143,13 +155,14 @@ impl Connector {
     ///
     /// Dropping the future closes every socket it had opened.
     pub async fn connect(&self) -> Result<Stream, ConnectError> {
-        let limit = self.settings.timeouts.connect;
+        let settings = self.settings.snapshot();
         let route = Route {
+            settings: &settings,
             directory: &NoDirectory,
             only: None,
             handshake: None,
             after_connect: None,
-            limit,
+            limit: settings.timeouts.connect,
         };
         match self.connect_by(route).await? {
             Conn::Raw(stream) => Ok(*stream),
@@ -159,12 +172,9 @@ impl Connector {
 
     /// As [`connect`](Self::connect), by this route.
     pub(crate) async fn connect_by(&self, route: Route<'_>) -> Result<Conn, ConnectError> {
-        let span = Span::of_dial(self.emitter.name(), &self.upstream());
+        let upstream = net::upstream_text(&route.settings.endpoints);
+        let span = Span::of_dial(self.emitter.name(), &upstream);
         span.instrument(self.dial(route, &span)).await
-    }
-
-    fn upstream(&self) -> String {
-        net::upstream_text(&self.settings.endpoints)
     }
 
     async fn dial(&self, route: Route<'_>, span: &Span) -> Result<Conn, ConnectError> {
@@ -172,6 +182,7 @@ impl Connector {
         let mut report = Report { emitter: &self.emitter, began, open: true };
         let mut dial = AddressWalk {
             connector: self,
+            settings: route.settings,
             began,
             tried: HashSet::new(),
             attempts: Arc::new(AtomicUsize::new(net::MAX_ATTEMPTS)),
@@ -207,6 +218,7 @@ impl Connector {
 /// One dial: to one address after the other, until the program at one of them shakes hands.
 struct AddressWalk<'a> {
     connector: &'a Connector,
+    settings: &'a Settings,
     began: Instant,
     /// Peers that refused the handshake in this dial.
     tried: HashSet<PeerAddr>,
@@ -218,7 +230,8 @@ struct AddressWalk<'a> {
 impl AddressWalk<'_> {
     async fn run(&mut self, route: &Route<'_>) -> Result<Conn, ConnectError> {
         let deadline = Deadline::after(route.limit);
-        let Connector { settings, resolver, emitter, reported, asides } = self.connector;
+        let Connector { resolver, emitter, reported, asides, .. } = self.connector;
+        let settings = self.settings;
         loop {
             let left = deadline.instant().map(|at| at.saturating_duration_since(Instant::now()));
             let (directory, only) = (route.directory, route.only);
@@ -243,7 +256,7 @@ impl AddressWalk<'_> {
             };
             reported.report(emitter, &dialed.unavailable);
             let peer = dialed.peer.clone();
-            let timeouts = Arc::clone(&settings.timeouts);
+            let timeouts = StreamSettings::live(&self.connector.settings);
             let stream = Stream::dialed(dialed, timeouts, Arc::clone(emitter), Arc::clone(asides));
             let began = Instant::now();
             let made = match route.handshake {
@@ -291,10 +304,14 @@ impl AddressWalk<'_> {
         }
     }
 
+    fn upstream(&self) -> String {
+        net::upstream_text(&self.settings.endpoints)
+    }
+
     /// The error of a dial that ends here.
     fn failed(&mut self) -> ConnectError {
         let failed = std::mem::take(&mut self.failed);
-        ConnectError::failed(self.connector.upstream(), failed, self.began.elapsed())
+        ConnectError::failed(self.upstream(), failed, self.began.elapsed())
     }
 
     /// The hook after connect failed: the next address may do better.
@@ -319,7 +336,7 @@ impl AddressWalk<'_> {
         failed.push(ConnectAttempt::unfinished_handshake(peer, waited, speaks));
         let took = self.began.elapsed();
         let limit = route.limit.unwrap_or(took);
-        ConnectError::timed_out(self.connector.upstream(), failed, took, limit)
+        ConnectError::timed_out(self.upstream(), failed, took, limit)
     }
 }
 
@@ -340,6 +357,8 @@ impl fmt::Debug for Connector {
 /// How a dial goes.
 #[derive(Clone, Copy)]
 pub(crate) struct Route<'a> {
+    /// All that is configured of it, however long it takes.
+    pub(crate) settings: &'a Settings,
     pub(crate) directory: &'a dyn Directory,
     /// To this address and no other.
     pub(crate) only: Option<&'a PeerAddr>,

@@ -114,7 +114,8 @@ impl Stream {
         }
         self.link.touch();
         if self.reading.is_running() {
-            self.reading.restart(self.read_limit(), self.deadline());
+            let (limit, cap) = (self.read_limit(), self.deadline());
+            self.reading.restart(limit, cap);
         }
     }
 }

@@ -25,9 +25,10 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::config::Timeouts;
+use crate::config::{StreamSettings, Timeouts};
 use crate::deadline::Deadline;
 use crate::event::{CloseReason, ConnId, Event, Operation};
+use crate::liveness::UNASKED;
 use crate::net::{Dialed, Io, PeerAddr, SocketReport};
 use crate::protocol::Asides;
 use crate::sync::Arc;
@@ -35,8 +36,8 @@ use crate::telemetry::Emitter;
 
 use exchange::{Debt, Exchange};
 use peer_watch::Watch;
-use timeouts::ExchangeLimits;
 use timeouts::timer::Clock;
+use timeouts::{ExchangeLimits, OwnLimits};
 
 pub use connector::Connector;
 pub(crate) use connector::Route;
@@ -92,11 +93,11 @@ pub struct Stream {
     emitter: Arc<Emitter>,
     /// How connections beside it are made, if it was dialed.
     asides: Option<Arc<Asides>>,
-    /// As configured.
-    defaults: Arc<Timeouts>,
+    /// As configured now.
+    defaults: StreamSettings,
     /// Limits that the user has set since the stream was last at rest, if `is_limited`. Boxed, and
     /// kept for the next one: most users set nothing.
-    own: Option<Box<ExchangeLimits>>,
+    own: Option<Box<OwnLimits>>,
     is_limited: bool,
     exchange: Exchange,
     counts_debt: bool,
@@ -124,6 +125,8 @@ pub struct Stream {
     writing_op: Operation,
     /// Of a stream that a pool owns: looks after the peer while a read waits.
     watch: Option<Watch>,
+    /// The watch is the pool's, whose settings say whether it watches.
+    is_watched_by_pool: bool,
     /// Of a stream that no pool owns: when it was opened, to report its end.
     opened: Option<Instant>,
 }
@@ -132,7 +135,7 @@ impl Stream {
     /// A stream that was just dialed, and that nobody was told of yet.
     pub(crate) fn dialed(
         dialed: Dialed,
-        timeouts: Arc<Timeouts>,
+        timeouts: StreamSettings,
         emitter: Arc<Emitter>,
         asides: Arc<Asides>,
     ) -> Self {
@@ -150,7 +153,7 @@ impl Stream {
         id: ConnId,
         peer: PeerAddr,
         local: PeerAddr,
-        timeouts: Arc<Timeouts>,
+        timeouts: impl Into<StreamSettings>,
         emitter: Arc<Emitter>,
     ) -> Self {
         Self {
@@ -162,7 +165,7 @@ impl Stream {
             host: None,
             emitter,
             asides: None,
-            defaults: timeouts,
+            defaults: timeouts.into(),
             own: None,
             is_limited: false,
             exchange: Exchange::default(),
@@ -180,6 +183,7 @@ impl Stream {
             was_awaited: false,
             writing_op: Operation::Write,
             watch: None,
+            is_watched_by_pool: false,
             opened: Some(Instant::now()),
         }
     }
@@ -188,7 +192,7 @@ impl Stream {
     /// exchanged over that one, and nobody is told of its end.
     pub(crate) fn twin(&self) -> std::io::Result<Self> {
         let (peer, local) = (self.peer.clone(), self.local.clone());
-        let (timeouts, emitter) = (Arc::clone(&self.defaults), Arc::clone(&self.emitter));
+        let (timeouts, emitter) = (self.defaults.clone(), Arc::clone(&self.emitter));
         let mut twin = Self::new(self.io.twin()?, self.id, peer, local, timeouts, emitter);
         twin.opened = None;
         Ok(twin)
@@ -201,8 +205,10 @@ impl Stream {
 
     /// Hands the report of the stream's end to a pool, and has its peer watched while a read waits.
     /// Returns when it was opened.
-    pub(crate) fn adopt(&mut self, max_silence: Option<Duration>) -> Instant {
-        self.watch_peer(max_silence);
+    pub(crate) fn adopt(&mut self) -> Instant {
+        // Kept where silence is no matter, too: that may change.
+        self.watch = Some(Watch::new(UNASKED));
+        self.is_watched_by_pool = true;
         self.opened.take().unwrap_or_else(Instant::now)
     }
 
@@ -211,6 +217,7 @@ impl Stream {
     /// The streams of a pool have [`max_silence`](crate::Config::max_silence).
     pub fn watch_peer(&mut self, max_silence: Option<Duration>) {
         self.watch = max_silence.map(Watch::new);
+        self.is_watched_by_pool = false;
     }
 
     /// The connection's number, as in events and logs.
@@ -253,15 +260,16 @@ impl Stream {
 
     /// The timeouts in force. Of what was not set, that of a read is what it comes to here.
     pub fn timeouts(&self) -> Timeouts {
-        let ExchangeLimits { read, write, flush, shutdown, .. } = self.limits();
+        let configured = self.defaults.read_timeouts();
+        let ExchangeLimits { read, write, flush, shutdown } = self.limits_of(&configured);
         let read = read.limit(self.knows_debts).into();
-        Timeouts { read, write, flush, shutdown, ..*self.defaults }
+        Timeouts { read, write, flush, shutdown, ..configured }
     }
 
     /// Sets the timeout of every later read; `None` waits for ever. In a pool it holds until the
     /// connection is returned.
     pub fn set_read_timeout(&mut self, limit: Option<Duration>) {
-        self.own_limits().read = limit.into();
+        self.own_limits().read = Some(limit.into());
         self.reading.stop();
     }
 
@@ -269,8 +277,8 @@ impl Stream {
     /// until the connection is returned.
     pub fn set_write_timeout(&mut self, limit: Option<Duration>) {
         let own = self.own_limits();
-        own.write = limit;
-        own.flush = limit;
+        own.write = Some(limit);
+        own.flush = Some(limit);
         self.writing.stop();
     }
 
@@ -482,10 +490,11 @@ impl Stream {
         }
     }
 
-    /// Leaves the pool: nobody watches any more.
+    /// Leaves the pool: nobody watches any more, and what is configured stays as it is.
     pub(crate) fn leave(&mut self) {
         self.end_watch();
         self.watch = None;
+        self.defaults = Arc::new(self.defaults.read_timeouts()).into();
     }
 
     /// Nothing is waited for: the keepalive settings are the user's own again.

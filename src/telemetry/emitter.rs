@@ -16,7 +16,7 @@ use super::owner_name::OwnerName;
 use super::peer_series::PeerLevels;
 use super::recent::RecentErrors;
 use super::seldom::Seldom;
-use crate::config::MetricsConfig;
+use crate::config::{MetricsConfig, Settings};
 use crate::event::{Check, CheckVerdict, CheckoutOutcome, ConnId, DialOutcome, Event, Observer};
 use crate::foreign::{self, Held};
 use crate::net::PeerAddr;
@@ -30,7 +30,7 @@ pub(crate) struct Emitter {
     name: OwnerName,
     pub(super) handles: Handles,
     observer: Option<Held<Arc<dyn Observer>>>,
-    /// Of a pool, from when it is built on.
+    /// Of a pool, as it was built.
     facts: OnceLock<Facts>,
     /// What is recorded, and under which names.
     metrics: MetricsConfig,
@@ -145,6 +145,14 @@ impl Emitter {
     /// Sets the gauges of a pool. A listener has other ones, and ignores this.
     pub(crate) fn set_gauges(&self, now: &Gauges) {
         self.count(|handles| handles.set_gauges(now));
+    }
+
+    /// Sets the gauges of a pool's settings, which are these now.
+    pub(crate) fn set_facts(&self, settings: &Settings) {
+        if let Some(facts) = self.facts.get() {
+            let facts = facts.with_settings(settings);
+            self.count(|handles| handles.set_facts(&facts));
+        }
     }
 
     /// Whether anybody wants to know of each peer.

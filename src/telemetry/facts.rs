@@ -10,11 +10,13 @@ use super::register::Register;
 use crate::config::Settings;
 use crate::foreign;
 
-/// What a pool is, for as long as it is.
+/// What a pool is, now.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
     /// The value of the label `protocol`.
     protocol: &'static str,
+    /// A protocol knows what it is owed.
+    knows_debts: bool,
     /// In the order of [`SETTINGS`].
     settings: [f64; SETTINGS.len()],
     /// In the order of [`TIMES`], in seconds.
@@ -22,16 +24,27 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// The facts of the same pool with these settings.
+    pub(crate) fn with_settings(&self, settings: &Settings) -> Self {
+        Self::labelled(settings, self.protocol, self.knows_debts)
+    }
+
     /// The facts of a pool with these settings, and of this protocol, which is `None` for bare streams.
     pub(crate) fn of(settings: &Settings, protocol: Option<&'static str>) -> Self {
+        let label = match protocol {
+            None => "none",
+            // A label without a value is one that is not there.
+            Some("") => "unnamed",
+            Some(name) => name,
+        };
+        Self::labelled(settings, label, protocol.is_some())
+    }
+
+    fn labelled(settings: &Settings, protocol: &'static str, knows_debts: bool) -> Self {
         let timeouts = &settings.timeouts;
         Self {
-            protocol: match protocol {
-                None => "none",
-                // A label without a value is one that is not there.
-                Some("") => "unnamed",
-                Some(name) => name,
-            },
+            protocol,
+            knows_debts,
             settings: [
                 settings.min_idle as f64,
                 settings.max_connecting as f64,
@@ -53,7 +66,7 @@ impl Facts {
                 timeouts.ping,
                 timeouts.reset,
                 timeouts.hook,
-                timeouts.read.limit(protocol.is_some()),
+                timeouts.read.limit(knows_debts),
                 timeouts.write,
                 timeouts.operation,
             ]
@@ -67,7 +80,7 @@ fn seconds(time: Option<Duration>) -> f64 {
     time.map_or(f64::INFINITY, |time| time.as_secs_f64())
 }
 
-/// The gauges of a pool's facts. They are set once.
+/// The gauges of a pool's facts.
 pub(super) struct FactGauges {
     info: Gauge,
     settings: [Gauge; SETTINGS.len()],
@@ -83,8 +96,12 @@ impl FactGauges {
             times: TIMES.map(|setting| register.gauge(&names::SETTING_TIME, &[setting])),
         };
         // A recorder that panics here is asked for the other handles all the same.
-        let _ = foreign::call(|| gauges.set(1.0, &facts.settings, &facts.times));
+        let _ = foreign::call(|| gauges.tell(facts));
         gauges
+    }
+
+    pub(super) fn tell(&self, facts: &Facts) {
+        self.set(1.0, &facts.settings, &facts.times);
     }
 
     /// The pool is gone.

@@ -87,6 +87,7 @@ pub(super) struct PoolHandles {
     unencrypted: Counter,
     sharing_ended: Counter,
     hook_failures: [Counter; Hook::ALL.len()],
+    reconfigurations: Counter,
     checkout_wait: Histogram,
     dial: Histogram,
     cancel: Histogram,
@@ -144,6 +145,7 @@ impl PoolHandles {
             unencrypted: register.counter(&names::UNENCRYPTED_TOTAL, &[]),
             sharing_ended: register.counter(&names::SHARING_ENDED_TOTAL, &[]),
             hook_failures: register.counters(&names::HOOK_FAILURES_TOTAL, names::HOOKS),
+            reconfigurations: register.counter(&names::RECONFIGURATIONS_TOTAL, &[]),
             checkout_wait: histogram(&names::CHECKOUT_WAIT),
             dial: histogram(&names::DIAL),
             cancel: register.histogram(&names::CANCEL),
@@ -208,6 +210,7 @@ impl PoolHandles {
             Event::Unencrypted { .. } => self.unencrypted.increment(1),
             Event::SharingEnded { .. } => self.sharing_ended.increment(1),
             Event::HookFailed { hook, .. } => self.hook_failures[*hook as usize].increment(1),
+            Event::Reconfigured { .. } => self.reconfigurations.increment(1),
             Event::CancelRequested { outcome, took, .. } => {
                 self.cancels[*outcome as usize].increment(1);
                 self.cancel.record(*took);
@@ -249,6 +252,13 @@ impl PoolHandles {
         }
     }
 
+    /// Sets what is known of the pool.
+    pub(super) fn set_facts(&self, facts: &Facts) {
+        if let Some(gauges) = &self.facts {
+            gauges.tell(facts);
+        }
+    }
+
     pub(super) fn record_return(&self, used: Duration) {
         self.used.record(used);
         if let Some(otel) = &self.otel {
@@ -282,9 +292,10 @@ impl Drop for PoolHandles {
         let gauges = gauges.chain([longest_wait, longest_hold, oldest, &mut self.statements]);
         dispose(gauges, Gauge::noop);
         let Self { dials, checkouts, checks, timeouts, cancels, unencrypted, .. } = self;
-        let Self { wait_warnings, sharing_ended, .. } = self;
+        let Self { wait_warnings, sharing_ended, reconfigurations, .. } = self;
         let single = [ejections, hold_warnings, wait_warnings, unencrypted, sharing_ended];
-        let counters = single.into_iter().chain(dials).chain(checkouts).chain(cancels);
+        let single = single.into_iter().chain([reconfigurations]);
+        let counters = single.chain(dials).chain(checkouts).chain(cancels);
         let counters = counters.chain(checks.iter_mut().flatten()).chain(timeouts);
         let counters = counters.chain(&mut self.lookups).chain(&mut self.hook_failures);
         dispose(counters, Counter::noop);
@@ -347,6 +358,7 @@ impl ListenerHandles {
             | Event::Unencrypted { .. }
             | Event::SharingEnded { .. }
             | Event::CancelRequested { .. }
+            | Event::Reconfigured { .. }
             | Event::WaitedTooLong { .. }
             | Event::HeldTooLong { .. } => {}
         }

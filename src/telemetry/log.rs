@@ -142,6 +142,9 @@ pub(super) fn event(owner: EventOwner<'_>, event: &Event, left_out: u64) {
             let left_out = (left_out > 0).then_some(left_out);
             entry!(warn, owner, conn_id = conn.get(), %peer, %hook, error = %error, left_out, "hook failed");
         }
+        Event::Reconfigured { changed } => {
+            entry!(info, owner, changed = %changed.join(","), "reconfigured");
+        }
         Event::OptionUnavailable { option, error } => {
             entry!(warn, owner, option, error = %error, "socket option is not available");
         }

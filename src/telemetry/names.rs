@@ -178,6 +178,8 @@ table! {
         "Connections that are shared no more since a caller has left something in their session.";
     HOOK_FAILURES_TOTAL: Counter in Count, "livepool_hook_failures_total", [POOL, HOOK],
         "Hooks of the pool's user that failed, panicked or took too long, by hook.";
+    RECONFIGURATIONS_TOTAL: Counter in Count, "livepool_reconfigurations_total", [POOL],
+        "Changes of the pool's configuration while it runs.";
     STATEMENTS: Gauge in Count, "livepool_statements", [POOL],
         "Prepared statements that the pool's connections keep.";
     STATEMENT_LOOKUPS_TOTAL: Counter in Count, "livepool_statement_lookups_total", [POOL, LOOKUP],

@@ -28,8 +28,8 @@ use crate::telemetry::Span;
 /// Until when a checkout may wait.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::pool) enum Until {
-    /// For this long from its first poll; `None`: for ever.
-    For(Option<Duration>),
+    /// For `timeouts.checkout` from its first poll.
+    Configured,
     /// Until this moment, however late it is polled.
     By(Deadline),
 }
@@ -231,7 +231,7 @@ where
         Ok(mut taken) => {
             span.record_conn(taken.conn_id(), taken.peer());
             taken.hand_out(inner, waited, taken_at);
-            if inner.settings().wait_warning.is_some_and(|limit| waited >= limit) {
+            if attempt.wait_warning.is_some_and(|limit| waited >= limit) {
                 let (conn, peer) = (taken.conn_id(), taken.peer().clone());
                 inner.emitter().emit(Event::WaitedTooLong { conn, peer, waited, taken_at });
             }
@@ -367,7 +367,7 @@ fn join<'a>(
         return Err(Failed { connect: Some(error), ..CheckoutFailure::Connect.into() });
     }
     // Those for whom a connection may be made do not count: they will not wait for others.
-    let most = inner.settings().max_waiting.map(|most| most.saturating_add(inner.unclaimed()));
+    let most = attempt.max_waiting.map(|most| most.saturating_add(inner.unclaimed()));
     let deadline = attempt.deadline.instant();
     inner
         .wait_queue
@@ -407,7 +407,7 @@ impl PoolInner {
         let mut closed = 0;
         loop {
             // Taken out first: while it is judged, no other caller meets it.
-            let entry = self.idle_set.take()?;
+            let entry = self.idle_set.take(self.live().order())?;
             if entry.is(State::Closed) {
                 continue;
             }

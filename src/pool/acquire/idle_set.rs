@@ -18,13 +18,12 @@ use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(in crate::pool) struct IdleSet {
     /// In order of return. Pushed and popped under this lock, nothing else.
     idle: Mutex<VecDeque<Arc<Entry>>>,
-    order: Order,
 }
 
 impl IdleSet {
     /// Room for `size` connections, so that returning one needs no memory.
-    pub(in crate::pool) fn new(size: usize, order: Order) -> Self {
-        Self { idle: Mutex::new(VecDeque::with_capacity(size)), order }
+    pub(in crate::pool) fn new(size: usize) -> Self {
+        Self { idle: Mutex::new(VecDeque::with_capacity(size)) }
     }
 
     /// Makes room for `size` connections. The room never shrinks.
@@ -36,9 +35,9 @@ impl IdleSet {
 
     /// The handle of the connection whose turn it is.
     #[inline]
-    pub(in crate::pool) fn take(&self) -> Option<Arc<Entry>> {
+    pub(in crate::pool) fn take(&self, order: Order) -> Option<Arc<Entry>> {
         let mut idle = self.idle();
-        match self.order {
+        match order {
             Order::Lifo => idle.pop_back(),
             Order::Fifo => idle.pop_front(),
         }

@@ -69,6 +69,8 @@ pub(super) struct PendingCheckout<'a> {
     pub(super) began: Instant,
     limit: Option<Duration>,
     pub(super) deadline: Deadline,
+    pub(super) max_waiting: Option<usize>,
+    pub(super) wait_warning: Option<Duration>,
     /// The place where its caller asked.
     pub(super) taken_at: &'static Location<'static>,
     pub(super) over: bool,
@@ -81,13 +83,18 @@ impl<'a> PendingCheckout<'a> {
         taken_at: &'static Location<'static>,
     ) -> Self {
         let began = Instant::now();
+        // One look at the settings: this checkout goes by them, however long it waits.
+        let (configured, max_waiting, wait_warning) = {
+            let settings = inner.settings();
+            (settings.timeouts.checkout, settings.max_waiting, settings.wait_warning)
+        };
         let (deadline, limit) = match until {
-            Until::For(limit) => (Deadline::within(began, limit), limit),
+            Until::Configured => (Deadline::within(began, configured), configured),
             Until::By(deadline) => {
                 (deadline, deadline.instant().map(|at| at.saturating_duration_since(began)))
             }
         };
-        Self { inner, began, limit, deadline, taken_at, over: false }
+        Self { inner, began, limit, deadline, max_waiting, wait_warning, taken_at, over: false }
     }
 
     pub(super) fn report(&self, failed: Failed, waited: Duration) -> CheckoutError {

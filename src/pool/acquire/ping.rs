@@ -81,7 +81,11 @@ impl PoolInner {
     /// Whether anything is to be done before a connection is handed out that may have to wait.
     #[inline]
     pub(in crate::pool) fn prepares(&self) -> bool {
-        self.settings().validation != Validation::Peek || self.hooks.before_checkout.is_some()
+        self.live().pings() || self.hooks.before_checkout.is_some()
+    }
+
+    fn validation(&self) -> Validation {
+        if self.live().pings() { self.settings().validation } else { Validation::Peek }
     }
 
     async fn ping(&self, conn: &mut Conn) -> io::Result<()> {
@@ -101,7 +105,7 @@ impl PoolInner {
         lease: Lease,
         deadline: Deadline,
     ) -> Proof {
-        let is_asked = match (self.settings().validation, lease.was_idle_for()) {
+        let is_asked = match (self.validation(), lease.was_idle_for()) {
             (Validation::Peek, _) => false,
             (validation, Some(idle)) => validation.asks_for_ping(idle),
             // It was just made. Its program has answered if there was a handshake.

@@ -347,7 +347,7 @@ impl SharePart {
     /// The caller has it.
     pub(in crate::pool) fn claim_share(&mut self, taken_at: &'static Location<'static>) {
         self.taken_at = Some(taken_at);
-        if self.inner().settings().hold_warning.is_some() {
+        if self.inner().live().notes_holders() {
             let (since, span) = (Instant::now(), Arc::new(Span::current()));
             let reported = AtomicBool::new(false);
             let note = Arc::new(SharerNote { since, taken_at, span, reported });

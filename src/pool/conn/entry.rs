@@ -85,7 +85,7 @@ pub(in crate::pool) const TRANSITIONS: [(State, State); 10] = [
 pub(in crate::pool) struct Entry {
     opened: Instant,
     /// The end of its lifetime, jitter included.
-    expires: Age,
+    expires: AtomicAge,
     /// The moment of its last return.
     idle_since: AtomicAge,
     /// The last moment at which its peer is known to have been heard.
@@ -98,6 +98,9 @@ pub(in crate::pool) struct Entry {
     /// [`SHARERS`]: several callers use it, each of whom is told of, and not the lease that they hold
     /// together. [`HOOK`]: a hook has used it for its user, and what it left behind is looked at as his.
     used_by: AtomicU8,
+    /// How much of the longest life it does not have, above 0 and at most a quarter: so that those made
+    /// together do not end together.
+    early: f64,
     /// Nobody has it, and its protocol makes it fit for the next one.
     resetting: AtomicBool,
     /// How long its peer lets it be idle; [`Age::NEVER`] where it did not say.
@@ -148,8 +151,6 @@ pub(in crate::pool) struct Parts<'a> {
     pub(in crate::pool) generation: u64,
     pub(in crate::pool) pool_generation: &'a Arc<PoolGeneration>,
     pub(in crate::pool) fired_queue: &'a Arc<FiredEntries>,
-    pub(in crate::pool) max_lifetime: Option<Duration>,
-    pub(in crate::pool) max_silence: Option<Duration>,
 }
 
 /// Whether a connection that is idle again needs a place in the idle set.
@@ -180,7 +181,7 @@ impl Entry {
     /// The entry of a connection that was just made, in use by the caller.
     pub(in crate::pool) fn new(conn: &mut Conn, parts: Parts<'_>) -> Arc<Self> {
         let mut stream = conn.stream_mut();
-        let opened = stream.adopt(parts.max_silence);
+        let opened = stream.adopt();
         let was_greeted = stream.was_read();
         // What the handshake has exchanged is nobody's use.
         stream.begin_use();
@@ -191,7 +192,9 @@ impl Entry {
                 id: stream.id(),
                 peer: parts.peer,
                 opened,
-                expires: parts.max_lifetime.map_or(Age::NEVER, |life| Age::of(jittered(life))),
+                // Until its life is limited: see `limit_life`.
+                expires: AtomicAge::new(Age::NEVER),
+                early: 0.25 * fastrand::f64(),
                 state: AtomicU8::new(InUse as u8),
                 was_greeted,
                 was_heard: AtomicBool::new(false),
@@ -498,7 +501,7 @@ impl Entry {
     /// Why it must not be used any longer though it lives: it is too old, or was retired.
     #[inline]
     pub(in crate::pool) fn outlived(&self, now: Age) -> Option<CloseReason> {
-        if now >= self.expires {
+        if now >= self.expires.get() {
             return Some(CloseReason::MaxLifetime);
         }
         self.retired()
@@ -514,7 +517,14 @@ impl Entry {
     /// pool lets it be idle.
     pub(in crate::pool) fn due(&self, now: Age, own: Option<Duration>) -> Option<CloseReason> {
         let limit = own.map_or(Age::NEVER, Age::of).min(self.idle_limit.get());
-        age::due(now, self.idle_since(), self.expires, limit)
+        age::due(now, self.idle_since(), self.expires.get(), limit)
+    }
+
+    /// From now on it lives this long at most, since it was opened. The same part of it is left out each
+    /// time.
+    pub(in crate::pool) fn limit_life(&self, longest: Option<Duration>) {
+        let life = longest.map(|life| life - life.mul_f64(self.early));
+        self.expires.set(life.map_or(Age::NEVER, Age::of));
     }
 
     /// Ends the generation it was made in. True for the first one who does.
@@ -714,9 +724,4 @@ impl Keeper for Sentinel {
             self.fired_queue.wake();
         }
     }
-}
-
-/// A lifetime shortened by up to a quarter, so that connections made together do not end together.
-fn jittered(lifetime: Duration) -> Duration {
-    lifetime - lifetime.mul_f64(0.25 * fastrand::f64())
 }

@@ -196,11 +196,11 @@ impl Leased {
     pub(in crate::pool) fn claim(&mut self, taken_at: &'static Location<'static>) {
         self.taken_at = Some(taken_at);
         self.entry.note_taken(self.since, taken_at);
-        let settings = self.pool.0.settings();
-        if settings.hold_warning.is_some() {
+        let settings = self.pool.0.live();
+        if settings.notes_holders() {
             self.entry.note_holder(self.since, taken_at);
         }
-        if settings.timeouts.operation.is_some() {
+        if settings.limits_uses() {
             self.conn.stream_mut().begin_operation();
             self.conn.wake_reader();
         }
@@ -423,7 +423,7 @@ impl Leased {
         }
         let Self { pool, entry, since, taken_at, conn } = self;
         entry.note_given_back();
-        if pool.0.settings().hold_warning.is_some() {
+        if pool.0.live().notes_holders() {
             entry.forget_holder();
         }
         if let Err((conn, reason)) = entry.park(conn, now) {
@@ -458,7 +458,7 @@ impl Leased {
         }
         let pool = Arc::clone(&self.pool.0);
         self.entry.note_given_back();
-        if pool.settings().hold_warning.is_some() {
+        if pool.live().notes_holders() {
             self.entry.forget_holder();
         }
         if self.taken_at.take().is_some() {

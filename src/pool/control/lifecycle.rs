@@ -1,4 +1,4 @@
-//! Operations on a pool as a whole: invalidate, resize, pause, close.
+//! Operations on a pool as a whole: invalidate, pause, close.
 
 use std::pin::pin;
 
@@ -50,17 +50,9 @@ impl PoolInner {
         self.serve();
     }
 
-    pub(in crate::pool) fn resize(self: &Arc<Self>, size: usize) {
-        // Before the limit is raised: a return must never need memory.
-        self.idle_set.grow(size);
-        self.slots.set_limit(size);
-        self.end_unwanted();
-        self.serve();
-    }
-
     /// Closes the idle connections that are not wanted any more, the longest idle ones first.
     /// Connections that are left to the maintenance task are handed out to nobody meanwhile.
-    fn end_unwanted(&self) {
+    pub(in crate::pool) fn end_unwanted(&self) {
         let is_maintained = self.maintained.load(Ordering::Acquire);
         let most = if is_maintained { MOST_CLOSED } else { usize::MAX };
         for entry in self.longest_idle().into_iter().take(most) {

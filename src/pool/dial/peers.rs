@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::Settings;
+use crate::config::{LiveSettings, Settings};
 use crate::event::{CloseReason, DialOutcome, Event, PeerState};
 use crate::net::{Directory, PeerAddr, PendingAttempt};
 use crate::report::PeerReport;
 use crate::status::PeerStatus;
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::telemetry::Emitter;
-use table::{Change, Table};
+use table::{Change, Rules, Table};
 
 pub(in crate::pool) use pause::{Demand, LAST_CALL};
 pub(in crate::pool) use peer::Membership;
@@ -29,16 +29,17 @@ use peer::Peer;
 /// The peers of one pool.
 #[derive(Debug)]
 pub(in crate::pool) struct Peers {
-    /// Pure decisions are made under this lock, nothing else.
+    /// Pure decisions are made under this lock, by the settings of that moment, nothing else.
     table: Mutex<Table>,
+    settings: Arc<LiveSettings>,
     emitter: Arc<Emitter>,
 }
 
 impl Peers {
-    pub(in crate::pool) fn new(emitter: Arc<Emitter>, settings: &Settings) -> Self {
-        let absence = settings.dns_refresh.unwrap_or(ABSENCE);
-        let table = Mutex::new(Table::new(settings.backoff, settings.patience, absence));
-        Self { table, emitter }
+    pub(in crate::pool) fn new(emitter: Arc<Emitter>, settings: &Arc<LiveSettings>) -> Self {
+        let seen = settings.changes();
+        let table = Mutex::new(Table::new(rules(&settings.now()), seen));
+        Self { table, settings: Arc::clone(settings), emitter }
     }
 
     /// A connection to this address was made.
@@ -166,7 +167,18 @@ impl Peers {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.follow(self.settings.changes(), || rules(&self.settings.now()));
+        table
+    }
+}
+
+/// The settings that the table goes by.
+fn rules(settings: &Settings) -> Rules {
+    Rules {
+        backoff: settings.backoff,
+        patience: settings.patience,
+        absence: settings.dns_refresh.unwrap_or(ABSENCE),
     }
 }
 
@@ -237,7 +249,7 @@ mod tests {
 
     #[test]
     fn an_attempt_that_was_begun_on_an_unknown_address_is_not_counted_at_its_end() {
-        let settings = Config::new("db:1").to_settings().unwrap();
+        let settings = LiveSettings::new(Config::new("db:1").to_settings().unwrap());
         let emitter = Emitter::of_connector("test", None);
         let peers = Peers::new(Arc::new(emitter), &settings);
         let addr = PeerAddr::Tcp(([10, 0, 0, 1], 1).into());

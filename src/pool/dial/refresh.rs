@@ -36,12 +36,13 @@ impl PoolInner {
         }
         let pool = Arc::clone(self);
         let task = tasks.spawn(async move {
-            let endpoints = pool.settings().endpoints.iter().enumerate();
+            let settings = pool.live().snapshot();
+            let endpoints = settings.endpoints.iter().enumerate();
             let names = endpoints.filter(|(_, endpoint)| net::literal_addr(endpoint).is_none());
             // All at once: one whose server does not answer keeps no other from being looked up.
             let lookups = names.map(|(index, endpoint)| {
                 let pool = &pool;
-                let limit = Deadline::after(pool.settings().timeouts.connect);
+                let limit = Deadline::after(settings.timeouts.connect);
                 async move {
                     // A name server that does not answer changes nothing.
                     let resolved = limit.run(pool.connector.resolver().resolve(endpoint)).await;

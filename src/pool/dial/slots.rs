@@ -41,10 +41,10 @@ impl Slots {
         self.limit.load(Ordering::Acquire)
     }
 
-    /// From now on this many. Connections beyond the limit stay until they are closed.
+    /// From now on this many. Connections beyond the limit stay until they are closed. To be
+    /// [announced](Self::announce).
     pub(in crate::pool) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Release);
-        self.announce();
     }
 
     /// From now on this many at least.

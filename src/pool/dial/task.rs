@@ -46,7 +46,8 @@ impl Dial {
 
     pub(super) async fn run(mut self) {
         let pool = Arc::clone(&self.in_flight.pool);
-        let mut limit = pool.settings().timeouts.connect;
+        let settings = pool.connector.live().snapshot();
+        let mut limit = settings.timeouts.connect;
         if let Some(only) = &self.only {
             limit = Some(limit.map_or(only.limit, |limit| limit.min(only.limit)));
         }
@@ -54,7 +55,8 @@ impl Dial {
         let handshake = pool.protocol.as_deref().map(|protocol| protocol as &dyn Handshake);
         let after_connect = pool.hooks.after_connect.is_some().then_some(&*pool);
         let after_connect = after_connect.map(|pool| pool as &dyn AfterConnect);
-        let route = Route { directory: &pool.peers, only, handshake, after_connect, limit };
+        let (settings, directory) = (&*settings, &pool.peers);
+        let route = Route { settings, directory, only, handshake, after_connect, limit };
         let dialed = pool.connector.connect_by(route).await;
         // Not given up any more, whatever comes of it.
         self.over = true;

@@ -75,19 +75,20 @@ impl PoolInner {
 
     /// When something speaks against the connections to a peer, they are asked at once, together.
     pub(in crate::pool) async fn ask_siblings(self: &Arc<Self>) {
-        if self.settings().max_silence.is_none() {
+        let settings = self.live().snapshot();
+        if settings.max_silence.is_none() {
             return;
         }
         // Cleared before the look: a doubt that is raised meanwhile has another look.
         if self.has_doubts.swap(false, Ordering::AcqRel) {
             let mut idle = self.registry.idle();
             idle.retain(|entry| is_in_doubt(entry));
-            self.check_silent(idle, Self::max_silence).await;
+            self.check_silent(idle, |entry, age| self.max_silence(&settings, entry, age)).await;
         }
         for peer in self.peers.suspects() {
             let mut idle = self.registry.idle();
             idle.retain(|entry| entry.peer.is_of(&peer));
-            self.check_silent(idle, |_, _, _| Some(UNASKED)).await;
+            self.check_silent(idle, |_, _| Some(UNASKED)).await;
         }
     }
 
@@ -96,13 +97,13 @@ impl PoolInner {
     pub(in crate::pool) async fn check_silent(
         self: &Arc<Self>,
         idle: Vec<Arc<Entry>>,
-        limit: impl Fn(&Self, &Entry, Age) -> Option<Duration>,
+        limit: impl Fn(&Entry, Age) -> Option<Duration>,
     ) {
         let now = Instant::now();
         let mut looks = 0;
         for entry in idle {
             let age = entry.age_at(now);
-            let Some(limit) = limit(self, &entry, age).filter(|max| entry.unheard_for(age) >= *max)
+            let Some(limit) = limit(&entry, age).filter(|max| entry.unheard_for(age) >= *max)
             else {
                 continue;
             };

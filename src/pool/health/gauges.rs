@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::config::SettingsNow;
 use crate::net::PeerAddr;
 use crate::pool::conn::entry::{Entry, Held};
 use crate::pool::inner::PoolInner;
@@ -28,7 +29,8 @@ impl PoolInner {
         let Status { resetting, quarantined, ending, waiting, .. } = status;
         let all = self.registry.all();
         let Longest { wait, hold, age } = self.longest(&all);
-        self.emitter().set_gauges(&Gauges {
+        let settings = self.settings();
+        let gauges = Gauges {
             idle,
             // Each connection in one state: nobody has one that is being reset.
             in_use: in_use.saturating_sub(resetting),
@@ -39,14 +41,18 @@ impl PoolInner {
             ending,
             connecting,
             max: max_size,
-            min_idle: self.settings().min_idle,
+            min_idle: settings.min_idle,
             waiters: waiting,
             longest_wait: wait,
             longest_hold: hold,
             oldest: age,
             statements: self.statement_counts(),
             peers: self.peers.counts(),
-        });
+        };
+        // Not kept while the recorder is called.
+        let settings = SettingsNow::into_inner(settings);
+        self.emitter().set_gauges(&gauges);
+        self.emitter().set_facts(&settings);
         if self.emitter().knows_peers() {
             self.emitter().set_peer_levels(&self.peer_levels(&all));
         }

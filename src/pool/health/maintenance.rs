@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::config::Settings;
 use crate::deadline::Deadline;
 use crate::event::CloseReason;
 use crate::liveness::UNASKED;
@@ -18,15 +19,15 @@ use crate::pool::health::schedule::{LOOKS, ProbeSchedule};
 use crate::pool::inner::PoolInner;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Weak};
-use crate::tick::first_delay;
+use crate::tick::{first_delay, tick_period};
 
 // Closing a socket costs about 8 µs, and a runtime with nothing but ready tasks looks at its sockets
 // every 61 polls (tokio's `event_interval`). So other tasks run after every single one: a handful at
 // a time would keep an answer waiting for many milliseconds.
 
 /// Runs until the pool is closed.
-pub(in crate::pool) async fn run(pool: Arc<PoolInner>, period: Duration) {
-    let mut next = Instant::now() + first_delay(period);
+pub(in crate::pool) async fn run(pool: Arc<PoolInner>) {
+    let mut next = Instant::now() + first_delay(period(&pool.settings()));
     let mut quarantine = Quarantine::new(&pool);
     let mut schedule = ProbeSchedule::new();
     // Idle connections of which many may have to be closed, those to close first at the end.
@@ -61,6 +62,10 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>, period: Duration) {
             // From now on the dialer has to see when that peer is back.
             pool.slots.announce();
         }
+        if last.changes != demands.changes {
+            // What is due by the new settings is due now, and so is the look that plans by them.
+            next = Instant::now();
+        }
         if has_ejected || last != demands {
             unwanted = pool.longest_idle();
             // Popped from the end.
@@ -74,14 +79,16 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>, period: Duration) {
         let now = Instant::now();
         // Judged by the clock: a busy queue must not keep the tick from coming.
         if now >= next {
+            let settings = pool.live().snapshot();
+            let period = period(&settings);
             next = now + period;
             let idle = pool.registry.idle();
-            let survey = pool.survey(now, next, &idle);
+            let survey = pool.survey(&settings, now, next, &idle);
             // Before the evictions, which take turns with other tasks: a plan that comes late is no
             // plan.
             schedule.plan(period, survey.silent);
             if survey.has_due {
-                pool.evict_due(now, idle).await;
+                pool.evict_due(&settings, now, idle).await;
             }
             pool.report_holders();
             pool.look_at_shares();
@@ -90,11 +97,26 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>, period: Duration) {
                 pool.idle_set.sweep();
             }
             pool.refresh_gauges();
-            if pool.settings().min_idle > 0 {
+            if settings.min_idle > 0 {
                 pool.slots.announce();
             }
         }
     }
+}
+
+/// The time between two ticks.
+fn period(settings: &Settings) -> Duration {
+    let Settings { idle_timeout, max_lifetime, max_silence, hold_warning, .. } = *settings;
+    tick_period([idle_timeout, max_lifetime, max_silence, hold_warning])
+}
+
+/// What is demanded of all connections: a change of it may make many of them unwanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Demands {
+    generation: u64,
+    size: usize,
+    /// How often the settings were changed.
+    changes: usize,
 }
 
 /// When to ask a peer that may be silent for `max`: where the kernel can ask so soon, a little
@@ -112,9 +134,12 @@ struct Survey {
 }
 
 impl PoolInner {
-    /// The pool's generation and size: a change of either may make many connections unwanted.
-    fn demands(&self) -> (u64, usize) {
-        (self.generation.now(), self.slots.limit())
+    fn demands(&self) -> Demands {
+        Demands {
+            generation: self.generation.now(),
+            size: self.slots.limit(),
+            changes: self.live().changes(),
+        }
     }
 
     /// Closes what was left to this task, one by one between other tasks.
@@ -138,14 +163,19 @@ impl PoolInner {
     }
 
     /// Looks at all idle connections, at each once: ten thousand are as many reads from memory.
-    fn survey(&self, now: Instant, next: Instant, idle: &[Arc<Entry>]) -> Survey {
-        let idle_timeout = self.settings().idle_timeout;
+    fn survey(
+        &self,
+        settings: &Settings,
+        now: Instant,
+        next: Instant,
+        idle: &[Arc<Entry>],
+    ) -> Survey {
         let until_next = Age::of(next - now);
         let mut survey = Survey { has_due: false, silent: Vec::new() };
         for entry in idle {
             let age = entry.age_at(now);
-            survey.has_due |= self.outlived_idle(entry, age, idle_timeout).is_some();
-            let Some(longest) = self.max_silence(entry, age) else { continue };
+            survey.has_due |= self.outlived_idle(entry, age, settings.idle_timeout).is_some();
+            let Some(longest) = self.max_silence(settings, entry, age) else { continue };
             let left = before(longest).saturating_sub(entry.unheard_for(age));
             if Age::of(left) < until_next {
                 survey.silent.push((now + left, Arc::downgrade(entry)));
@@ -158,17 +188,18 @@ impl PoolInner {
     async fn check_due(self: &Arc<Self>, schedule: &mut ProbeSchedule<Weak<Entry>>) {
         let due = schedule.take(Instant::now());
         let due = due.into_iter().filter_map(|entry| entry.upgrade()).collect();
-        let limit = |pool: &Self, entry: &Entry, age| pool.max_silence(entry, age).map(before);
+        let settings = self.live().snapshot();
+        let limit = |entry: &Entry, age| self.max_silence(&settings, entry, age).map(before);
         self.check_silent(due, limit).await;
     }
 
     /// Evicts what has been idle too long, is too old or is not wanted. The youngest `min_idle` are not
     /// evicted for being idle: the pool would only make new ones.
-    async fn evict_due(&self, now: Instant, idle: Vec<Arc<Entry>>) {
+    async fn evict_due(&self, settings: &Settings, now: Instant, idle: Vec<Arc<Entry>>) {
         let idle = longest_idle_first(idle);
-        let spare = idle.len().saturating_sub(self.settings().min_idle);
+        let spare = idle.len().saturating_sub(settings.min_idle);
         for (index, entry) in idle.into_iter().enumerate() {
-            let own = self.settings().idle_timeout.filter(|_| index < spare);
+            let own = settings.idle_timeout.filter(|_| index < spare);
             let due = self.outlived_idle(&entry, entry.age_at(now), own);
             if due.is_some_and(|reason| self.evict(&entry, reason)) {
                 tokio::task::yield_now().await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::config::Settings;
 use crate::event::{Check, CheckVerdict, CloseReason};
 use crate::liveness::{Life, TICK, UNASKED};
 use crate::pool::conn::age::Age;
@@ -32,7 +33,7 @@ impl PoolInner {
 
     #[inline(never)]
     fn look_for_silence(&self, entry: &Entry, conn: &Conn, now: Age) -> Option<TcpInfo> {
-        let max = self.max_silence(entry, now)?;
+        let max = self.max_silence(&self.settings(), entry, now)?;
         if entry.unheard_for(now) < max {
             return None;
         }
@@ -41,8 +42,12 @@ impl PoolInner {
 
     /// How long the peer of an idle connection may have been silent; `None` where silence is no matter.
     #[inline]
-    pub(in crate::pool) fn max_silence(&self, entry: &Entry, now: Age) -> Option<Duration> {
-        let settings = self.settings();
+    pub(in crate::pool) fn max_silence(
+        &self,
+        settings: &Settings,
+        entry: &Entry,
+        now: Age,
+    ) -> Option<Duration> {
         // Busy connections are asked sooner: their next use is near.
         let was_used_lately = now.since(entry.idle_since()) < LATELY;
         let max = match was_used_lately {

@@ -35,20 +35,20 @@ pub(super) async fn run<P: Listen>(
     let _end = End(Arc::clone(&shared));
     let feed = Feed(Arc::clone(&shared));
     let inner = &pool.handle.0;
-    let backoff = inner.settings().backoff;
     let (mut next, mut failures) = (Some(first), 0_u32);
+    let backoff = || inner.settings().backoff;
     loop {
         let guard = match next.take() {
             Some(guard) => guard,
             None => {
-                let until = Until::For(inner.settings().timeouts.checkout);
+                let until = Until::Configured;
                 match checkout::checkout(inner, until, taken_at).await {
                     Ok(lease) => Guard::new(lease),
                     Err(error) if error.failure() == CheckoutFailure::Closed => return,
                     Err(error) => {
                         failures = failures.saturating_add(1);
                         log_trouble(None, &error, "a subscription gets no connection");
-                        sleep(backoff.bound(failures).mul_f64(fastrand::f64())).await;
+                        sleep(backoff().bound(failures).mul_f64(fastrand::f64())).await;
                         continue;
                     }
                 }
@@ -68,11 +68,11 @@ pub(super) async fn run<P: Listen>(
         }
         // One that had lasted is followed at once: the pool's dialer has pauses of its own, if the
         // server is away.
-        let has_lasted = was_up && began.elapsed() > backoff.most;
+        let has_lasted = was_up && began.elapsed() > backoff().most;
         failures = if has_lasted { 0 } else { failures.saturating_add(1) };
         // Nor the first that did not: most ends have no successor.
         if failures > 1 {
-            sleep(backoff.bound(failures - 1).mul_f64(fastrand::f64())).await;
+            sleep(backoff().bound(failures - 1).mul_f64(fastrand::f64())).await;
         }
     }
 }

@@ -166,6 +166,24 @@ impl<P: Protocol> Manager<P> {
         self.inner().resume();
     }
 
+    /// The configuration in force: as it was given, and changed since.
+    pub fn config(&self) -> Arc<Config> {
+        self.inner().config()
+    }
+
+    /// Changes settings while the pool runs, as [`Pool::reconfigure`](crate::Pool::reconfigure) does. What
+    /// deadpool decides itself is refused, as when the manager is [built](crate::Builder::build_manager);
+    /// the size is changed by deadpool's `resize`, and how long callers wait for deadpool by its own
+    /// timeouts. Of the connections that deadpool has, those that are too old or too long idle now are closed
+    /// at their next checkout, the idle ones of a [watched](Self::watch) pool at once.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with every problem, and then nothing has changed.
+    pub fn reconfigure(&self, change: impl FnMut(&mut Config)) -> Result<(), ConfigError> {
+        self.inner().reconfigure(change)
+    }
+
     /// How many connections there are. Of those that deadpool has, the ones that are
     /// [watched](Self::watch) are `idle`, and all others `in_use`. `max_size` is that of a watched pool;
     /// else as many as it ever had.
@@ -197,7 +215,7 @@ impl<P: Protocol> managed::Manager for Manager<P> {
         let inner = self.inner();
         // Before it asks, so that there is a place.
         let asked = Asked::new(&self.shared, inner);
-        let until = Until::For(inner.settings().timeouts.checkout);
+        let until = Until::Configured;
         let lease = checkout::checkout(inner, until, Location::caller()).await?;
         Ok(Connection::new(lease, asked))
     }

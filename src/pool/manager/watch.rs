@@ -100,6 +100,7 @@ fn look<P: Protocol>(
     let most = pool.status().max_size.max(watched.0.asked.load(Ordering::Acquire));
     if inner.slots.limit() != most {
         inner.slots.set_limit(most);
+        inner.slots.announce();
     }
     Some(Sweep { ended: ended.removed, returned })
 }

@@ -16,13 +16,21 @@ use crate::event::{Check, CheckVerdict, CloseReason, Event, Operation};
 
 use timer::Now;
 
-/// The timeouts of a stream's operations, and of its exchange.
+/// The timeouts of a stream's operations.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::stream) struct ExchangeLimits {
     pub(in crate::stream) read: ReadTimeout,
     pub(in crate::stream) write: Option<Duration>,
     pub(in crate::stream) flush: Option<Duration>,
     pub(in crate::stream) shutdown: Option<Duration>,
+}
+
+/// What the user of a stream has set; `None` is as configured.
+#[derive(Debug, Default)]
+pub(in crate::stream) struct OwnLimits {
+    pub(in crate::stream) read: Option<ReadTimeout>,
+    pub(in crate::stream) write: Option<Option<Duration>>,
+    pub(in crate::stream) flush: Option<Option<Duration>>,
     /// The end of the whole exchange, and when it was set.
     pub(in crate::stream) deadline: Option<Instant>,
     pub(in crate::stream) deadline_set: Option<Instant>,
@@ -30,42 +38,45 @@ pub(in crate::stream) struct ExchangeLimits {
     pub(in crate::stream) is_configured: bool,
 }
 
-impl ExchangeLimits {
-    pub(in crate::stream) fn of(timeouts: &Timeouts) -> Self {
-        let Timeouts { read, write, flush, shutdown, .. } = *timeouts;
-        let (deadline, deadline_set) = (None, None);
-        Self { read, write, flush, shutdown, deadline, deadline_set, is_configured: false }
-    }
-}
-
 impl Stream {
-    /// The limits in force.
-    pub(in crate::stream) fn limits(&self) -> ExchangeLimits {
-        match &self.own {
-            Some(own) if self.is_limited => **own,
-            _ => ExchangeLimits::of(&self.defaults),
+    /// What its user has set, if anything.
+    #[inline]
+    fn own(&self) -> Option<&OwnLimits> {
+        if self.is_limited { self.own.as_deref() } else { None }
+    }
+
+    /// The limits in force, where these are configured.
+    pub(in crate::stream) fn limits_of(&self, configured: &Timeouts) -> ExchangeLimits {
+        let Timeouts { read, write, flush, shutdown, .. } = *configured;
+        match self.own() {
+            None => ExchangeLimits { read, write, flush, shutdown },
+            Some(own) => ExchangeLimits {
+                read: own.read.unwrap_or(read),
+                write: own.write.unwrap_or(write),
+                flush: own.flush.unwrap_or(flush),
+                shutdown,
+            },
         }
     }
 
     /// The end of the whole exchange, if its user has set one.
     #[inline]
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        if self.is_limited { self.own.as_ref()?.deadline } else { None }
+        self.own()?.deadline
     }
 
     /// The user's own limits, from now on.
-    pub(in crate::stream) fn own_limits(&mut self) -> &mut ExchangeLimits {
-        let defaults = ExchangeLimits::of(&self.defaults);
-        let own = self.own.get_or_insert_with(|| Box::new(defaults));
+    pub(in crate::stream) fn own_limits(&mut self) -> &mut OwnLimits {
+        let own = self.own.get_or_insert_default();
         if !std::mem::replace(&mut self.is_limited, true) {
-            **own = defaults;
+            **own = OwnLimits::default();
         }
         own
     }
 
     /// A use begins: it has `timeouts.operation`, where that is set.
     pub(crate) fn begin_operation(&mut self) {
-        let limit = self.defaults.operation;
+        let limit = self.defaults.timeouts().operation;
         if let Some(deadline) = limit.and_then(|limit| Instant::now().checked_add(limit)) {
             self.set_deadline(Some(deadline));
             self.own_limits().is_configured = true;
@@ -81,9 +92,17 @@ impl Stream {
         }
     }
 
+    /// Whether a read that waits has its peer asked for a sign of life.
+    #[inline]
+    fn is_to_be_watched(&mut self) -> bool {
+        !self.is_watched_by_pool || self.defaults.asks_silent_peers()
+    }
+
     /// How long the next answer may take.
-    pub(in crate::stream) fn read_limit(&self) -> Option<Duration> {
-        self.limits().read.limit(self.knows_debts).filter(|_| !self.link.is_patient())
+    pub(in crate::stream) fn read_limit(&mut self) -> Option<Duration> {
+        let configured = self.defaults.timeouts().read;
+        let read = self.own().and_then(|own| own.read).unwrap_or(configured);
+        read.limit(self.knows_debts).filter(|_| !self.link.is_patient())
     }
 
     /// A read that is pending waits for no answer: it is that of a task that reads all the time.
@@ -108,7 +127,9 @@ impl Stream {
             return Poll::Pending;
         }
         let mut now = Now::default();
-        if let Some(watch) = &mut self.watch
+        if !self.is_to_be_watched() {
+            self.end_watch();
+        } else if let Some(watch) = &mut self.watch
             && let Poll::Ready(silent) = watch.poll(&self.link, &mut now, &self.io.sock_ref())
         {
             return Poll::Ready(self.peer_is_silent(silent));
@@ -144,20 +165,17 @@ impl Stream {
         if std::mem::replace(&mut self.writing_op, operation) != operation {
             self.writing.stop();
         }
-        let limits = self.limits();
+        let configured = *self.defaults.timeouts();
+        let limits = self.limits_of(&configured);
         let limit = match operation {
             Operation::Flush => limits.flush,
             Operation::Shutdown => limits.shutdown,
             _ => limits.write,
         };
+        let cap = self.deadline();
         let now = &mut Now::default();
-        let after = std::task::ready!(self.writing.poll(
-            &self.link,
-            Side::Writing,
-            now,
-            limit,
-            limits.deadline
-        ));
+        let after =
+            std::task::ready!(self.writing.poll(&self.link, Side::Writing, now, limit, cap));
         Poll::Ready(self.time_out(operation, after))
     }
 
@@ -179,9 +197,10 @@ impl Stream {
         operation: Operation,
         after: Duration,
     ) -> std::io::Error {
-        let ExchangeLimits { deadline, deadline_set, is_configured, .. } = self.limits();
-        let timeout = match (deadline, deadline_set) {
-            (Some(deadline), Some(set)) if deadline <= Instant::now() => {
+        let own = self.own();
+        let is_configured = own.is_some_and(|own| own.is_configured);
+        let timeout = match own.and_then(|own| own.deadline.zip(own.deadline_set)) {
+            Some((deadline, set)) if deadline <= Instant::now() => {
                 let setting = if is_configured { "timeouts.operation" } else { DEADLINE };
                 OpTimeout { operation, after: deadline - set, of_exchange: true, setting }
             }
@@ -196,14 +215,14 @@ impl Stream {
 
     /// The setting of an operation's time.
     fn setting(&self, operation: Operation) -> &'static str {
-        let (own, defaults) = (self.limits(), ExchangeLimits::of(&self.defaults));
+        let own = self.own();
         match operation {
-            Operation::Flush if own.flush != defaults.flush => "set_write_timeout",
+            Operation::Flush if own.is_some_and(|own| own.flush.is_some()) => "set_write_timeout",
             Operation::Flush => "timeouts.flush",
             Operation::Shutdown => "timeouts.shutdown",
-            Operation::Write if own.write != defaults.write => "set_write_timeout",
+            Operation::Write if own.is_some_and(|own| own.write.is_some()) => "set_write_timeout",
             Operation::Write => "timeouts.write",
-            _ if own.read != defaults.read => "set_read_timeout",
+            _ if own.is_some_and(|own| own.read.is_some()) => "set_read_timeout",
             _ => "timeouts.read",
         }
     }

@@ -74,6 +74,7 @@ fn a_connection_that_is_not_encrypted_is_counted() {
         assert_eq!(found, ["livepool_unencrypted_total{pool=orders}"]);
     }
     assert_eq!(pool_feeds(&sharing_ended()), ["livepool_sharing_ended_total{pool=orders}"]);
+    assert_eq!(pool_feeds(&reconfigured()), ["livepool_reconfigurations_total{pool=orders}"]);
 }
 
 #[test]

@@ -67,6 +67,10 @@ fn a_line_carries_the_fields_of_its_event() {
         r#"INFO livepool: cancel requested pool="orders" conn_id=7 peer=127.0.0.1:5432 outcome=failed took=1s"#
     );
     assert_eq!(
+        pool_logs(&reconfigured()),
+        r#"INFO livepool: reconfigured pool="orders" changed=idle_timeout,timeouts.checkout"#
+    );
+    assert_eq!(
         logged(|| Emitter::of_listener("front", None).record(&accepted())),
         r#"DEBUG livepool: accepted listener="front" conn_id=7 peer=127.0.0.1:5432"#
     );
@@ -75,6 +79,10 @@ fn a_line_carries_the_fields_of_its_event() {
 #[test]
 fn a_field_that_is_unknown_is_left_out() {
     let event = Event::TimedOut { operation: Operation::Accept, conn: None, after: SECOND };
+    assert_eq!(
+        pool_logs(&reconfigured()),
+        r#"INFO livepool: reconfigured pool="orders" changed=idle_timeout,timeouts.checkout"#
+    );
     assert_eq!(
         logged(|| Emitter::of_listener("front", None).record(&event)),
         r#"DEBUG livepool: timed out listener="front" operation=accept after=1s"#
@@ -93,6 +101,7 @@ fn the_level_says_who_should_care() {
             Event::Closed { .. } | Event::Unencrypted { .. } => "DEBUG",
             Event::CancelRequested { outcome: CancelOutcome::Ok, .. } => "DEBUG",
             Event::CancelRequested { .. } | Event::SharingEnded { .. } => "INFO",
+            Event::Reconfigured { .. } => "INFO",
             Event::TimedOut { operation: Operation::Checkout | Operation::Accept, .. } => "DEBUG",
             Event::TimedOut { .. } => "INFO",
             Event::PeerChanged { to: PeerState::Ejected, .. } => "WARN",

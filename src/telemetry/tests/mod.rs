@@ -101,6 +101,10 @@ pub(super) fn hook_failed(hook: Hook) -> Event {
     Event::HookFailed { hook, conn: ConnId(7), peer: peer(), error: "it said no".into() }
 }
 
+pub(super) fn reconfigured() -> Event {
+    Event::Reconfigured { changed: ["idle_timeout", "timeouts.checkout"].into() }
+}
+
 pub(super) fn sharing_ended() -> Event {
     Event::SharingEnded { conn: ConnId(7), peer: peer() }
 }
@@ -133,6 +137,7 @@ pub(super) fn events() -> Vec<Event> {
         unencrypted(true),
         unencrypted(false),
         sharing_ended(),
+        reconfigured(),
         accepted(),
         accept_failed(),
     ];

@@ -102,25 +102,40 @@ impl Row {
     }
 }
 
+/// What is configured of the peers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) backoff: Backoff,
+    /// How long the siblings of a connection that died silently have to answer.
+    pub(super) patience: Duration,
+    /// For how long an address has to be missing.
+    pub(super) absence: Duration,
+}
+
 /// The peers of one pool.
 #[derive(Debug)]
 pub(super) struct Table {
     rows: Vec<Row>,
     /// Where in `rows` each address is.
     places: HashMap<PeerAddr, usize>,
-    backoff: Backoff,
-    /// How long the siblings of a connection that died silently have to answer.
-    patience: Duration,
-    /// For how long an address has to be missing.
-    absence: Duration,
+    rules: Rules,
+    /// How often the settings had been changed when the rules were taken from them.
+    seen: usize,
     /// Dials in a row that failed before there was any address, and the pause after the last one.
     lost: (u32, Option<Pause>),
 }
 
 impl Table {
-    pub(super) fn new(backoff: Backoff, patience: Duration, absence: Duration) -> Self {
+    pub(super) fn new(rules: Rules, seen: usize) -> Self {
         let (rows, places) = (Vec::new(), HashMap::new());
-        Self { rows, places, backoff, patience, absence, lost: (0, None) }
+        Self { rows, places, rules, seen, lost: (0, None) }
+    }
+
+    /// Goes by other rules from now on, if the settings were changed since it last looked.
+    pub(super) fn follow(&mut self, changes: usize, rules: impl FnOnce() -> Rules) {
+        if std::mem::replace(&mut self.seen, changes) != changes {
+            self.rules = rules();
+        }
     }
 
     /// The peer at this address, if it is known.
@@ -180,7 +195,7 @@ impl Table {
         addrs: &[PeerAddr],
         now: Instant,
     ) -> Vec<Change> {
-        let absence = self.absence;
+        let absence = self.rules.absence;
         self.lost = (0, None);
         let all: HashSet<&PeerAddr> = addrs.iter().collect();
         if self.rows.len() + all.len() > MOST_PEERS {
@@ -222,7 +237,7 @@ impl Table {
     /// The order in which a dial tries them: by what speaks against them, then by their number of
     /// connections; equals keep the order they come in.
     pub(super) fn order(&mut self, addrs: &mut [PeerAddr], now: Instant) {
-        let backoff = self.backoff;
+        let backoff = self.rules.backoff;
         addrs.sort_by_cached_key(|addr| match self.row(addr) {
             Some(row) => (row.reluctance(now, &backoff), row.peer.load()),
             // There was no room for it.
@@ -235,7 +250,7 @@ impl Table {
     /// While nothing is known to answer, one at a time finds out: the others could only fail, too.
     pub(super) fn may_dial(&self, now: Instant, demand: Demand) -> Result<usize, Instant> {
         let over =
-            |pause: Option<Pause>| pause.map(|pause| pause.is_over_at(&self.backoff, demand));
+            |pause: Option<Pause>| pause.map(|pause| pause.is_over_at(&self.rules.backoff, demand));
         let usable = self.rows.iter().filter(|row| row.state != PeerState::Draining);
         // A peer without a pause comes before all others.
         let first = usable.map(|row| over(row.pause)).min().flatten();
@@ -348,7 +363,7 @@ impl Table {
     /// and those that have no connection left. Never the last peer.
     pub(super) fn judge(&mut self, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
-        let backoff = self.backoff;
+        let backoff = self.rules.backoff;
         for at in 0..self.rows.len() {
             let others = self
                 .rows
@@ -359,7 +374,8 @@ impl Table {
             let suspect = others && row.state == PeerState::Suspect;
             let Some(since) = row.since.filter(|_| suspect) else { continue };
             let nobody_left = row.peer.open() == 0;
-            let unheard = row.deaths >= 2 && now.saturating_duration_since(since) >= self.patience;
+            let unheard =
+                row.deaths >= 2 && now.saturating_duration_since(since) >= self.rules.patience;
             if nobody_left || unheard {
                 row.failures = row.failures.saturating_add(1);
                 row.pause = Some(Pause::after(now, now, row.failures));
@@ -374,13 +390,13 @@ impl Table {
     /// When time alone gives [`judge`](Self::judge) something to decide.
     pub(super) fn next_judgement(&self, now: Instant) -> Option<Instant> {
         let suspects = self.rows.iter().filter(|row| row.state == PeerState::Suspect);
-        let due = suspects.filter_map(|row| row.since).map(|since| since + self.patience);
+        let due = suspects.filter_map(|row| row.since).map(|since| since + self.rules.patience);
         due.filter(|due| *due > now).min()
     }
 
     /// An ejected peer that may be tried again; from now on it is [`PeerState::Probing`].
     pub(super) fn try_again(&mut self, now: Instant) -> Option<(PeerAddr, Option<Change>)> {
-        let backoff = self.backoff;
+        let backoff = self.rules.backoff;
         let due = |row: &&mut Row| {
             row.state == PeerState::Ejected && row.tried_at(&backoff).is_none_or(|at| now >= at)
         };
@@ -391,7 +407,7 @@ impl Table {
     /// When [`try_again`](Self::try_again) has something to try.
     pub(super) fn next_try(&self) -> Option<Instant> {
         let ejected = self.rows.iter().filter(|row| row.state == PeerState::Ejected);
-        ejected.filter_map(|row| row.tried_at(&self.backoff)).min()
+        ejected.filter_map(|row| row.tried_at(&self.rules.backoff)).min()
     }
 
     /// The one that was tried again is as it was: the dial was given up.
@@ -425,7 +441,7 @@ impl Table {
             attempt: row.last_attempt.map(|(outcome, at)| Past::new(outcome, ago(at))),
             death: row.last_death.map(|(reason, at)| Past::new(reason, ago(at))),
             pause: row
-                .tried_at(&self.backoff)
+                .tried_at(&self.rules.backoff)
                 .map(|at| at.saturating_duration_since(now))
                 .filter(|left| !left.is_zero()),
         };

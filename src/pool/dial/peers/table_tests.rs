@@ -6,13 +6,17 @@ const ABSENCE: Duration = Duration::from_secs(30);
 const NOBODY: Demand = Demand::Nobody;
 const WAITING: Demand = Demand::Callers(None);
 
+fn rules() -> Rules {
+    Rules { backoff: Backoff::default(), patience: PATIENCE, absence: ABSENCE }
+}
+
 fn addr(last: u8) -> PeerAddr {
     PeerAddr::Tcp(([10, 0, 0, last], 1).into())
 }
 
 /// A table whose pauses are at most as long as the bound, and the peers at these addresses.
 fn table(addrs: &[u8]) -> Table {
-    let mut table = Table::new(Backoff::default(), PATIENCE, ABSENCE);
+    let mut table = Table::new(rules(), 0);
     let addrs: Vec<_> = addrs.iter().copied().map(addr).collect();
     assert_eq!(table.resolved(0, &addrs, Instant::now()), []);
     table
@@ -306,7 +310,7 @@ fn what_happens_to_an_address_that_was_forgotten_makes_it_no_peer_again() {
 fn the_longest_times_that_may_be_configured_go_beyond_no_clock() {
     let (now, year) = (Instant::now(), Duration::from_secs(365 * 86_400));
     let backoff = Backoff::default().with_first(year).with_most(year).with_while_waiting(year);
-    let mut table = Table::new(backoff, year, year);
+    let mut table = Table::new(Rules { backoff, patience: year, absence: year }, 0);
     table.resolved(0, &[addr(1), addr(2)], now);
     table.refused(&addr(2), now, now);
     table.lost_its_way(now, now);
