@@ -19,6 +19,7 @@ pages! {
     proxies "proxies.md"
     failover "failover.md"
     credentials "credentials.md"
+    reconfiguring "reconfiguring.md"
     raw_protocols "raw_protocols.md"
     migrating "migrating.md"
     testing "testing.md"

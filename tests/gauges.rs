@@ -56,6 +56,30 @@ async fn a_connection_that_is_being_reset_has_a_state_of_its_own() {
     until_seen(seen, |seen| *seen == [Some(0.0), Some(0.0), Some(1.0)]).await;
 }
 
+#[tokio::test]
+async fn a_change_of_the_configuration_is_counted_and_seen_in_the_gauges_of_settings_at_once() {
+    let recorded = Recorded::install();
+    let upstream = Upstream::start();
+    let pool = Pool::new(config(&upstream)).unwrap();
+    let setting = |kind: &str, setting: &str| {
+        recorded.find(&format!(r#"livepool_setting{kind}{{pool="orders",setting="{setting}"}}"#))
+    };
+    assert_eq!(setting("", "max_waiting"), Some(1024.0));
+    pool.reconfigure(|config| {
+        (config.max_size, config.max_waiting) = (7, None);
+        config.idle_timeout = Some(Duration::from_secs(9));
+        config.timeouts.operation = Some(Duration::from_secs(3));
+    })
+    .unwrap();
+    assert_eq!(setting("", "max_waiting"), Some(f64::INFINITY));
+    assert_eq!(setting("_seconds", "idle_timeout"), Some(9.0));
+    assert_eq!(setting("_seconds", "timeouts.operation"), Some(3.0));
+    assert_eq!(recorded.find(r#"livepool_connections_max{pool="orders"}"#), Some(7.0));
+    assert_eq!(recorded.find(r#"livepool_reconfigurations_total{pool="orders"}"#), Some(1.0));
+    pool.reconfigure(|config| config.max_size = 0).unwrap_err();
+    assert_eq!(recorded.find(r#"livepool_reconfigurations_total{pool="orders"}"#), Some(1.0));
+}
+
 /// As [`config`], and nobody notes who holds what for a warning.
 fn without_warning(upstream: &Upstream) -> Config {
     config(upstream).with_hold_warning(None).with_max_silence(Duration::from_secs(1))

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use livepool::config::Backoff;
+use livepool::config::{Backoff, Order as Choice};
 use livepool::{CheckoutError, Config, Event, Guard, Pool, Timeouts};
 use livepool_testkit::cut::{DROPS, cut};
 use livepool_testkit::{Order, Upstream, ask, until, until_seen, until_status};
@@ -116,7 +116,21 @@ impl Stage {
         match rng.u8(0..20) {
             0..3 => pool.invalidate(),
             3 => pool.invalidate_and_interrupt(),
-            4..9 => pool.resize(rng.usize(1..=MOST)).unwrap(),
+            4..7 => pool.resize(rng.usize(1..=MOST)).unwrap(),
+            7..9 => {
+                let size = rng.usize(1..=MOST);
+                let min_idle = rng.usize(0..=size);
+                let (life, idle) = (rng.u32(1..400) * MS, rng.u32(1..400) * MS);
+                let (read, order) = (rng.u32(300..600) * MS, rng.bool());
+                pool.reconfigure(|config| {
+                    (config.max_size, config.min_idle) = (size, min_idle);
+                    (config.max_lifetime, config.idle_timeout) = (Some(life), Some(idle));
+                    config.timeouts.read = read.into();
+                    config.order = if order { Choice::Fifo } else { Choice::Lifo };
+                    config.max_connecting = size;
+                })
+                .unwrap();
+            }
             9..11 => pool.pause(),
             11..15 => pool.resume(),
             15 => {
@@ -147,7 +161,12 @@ impl Stage {
     /// It still works, and then nothing is left of it.
     async fn end(self: Arc<Self>, seed: u64) {
         self.pool.resume();
-        self.pool.resize(MOST).unwrap();
+        self.pool
+            .reconfigure(|config| {
+                (config.max_size, config.min_idle) = (MOST, 0);
+                (config.max_lifetime, config.idle_timeout) = (None, None);
+            })
+            .unwrap();
         // The last orders are still being carried out.
         let before = self.answers.load(Ordering::SeqCst);
         while self.answers.load(Ordering::SeqCst) < before + 20 {
