@@ -118,7 +118,8 @@ named! {
         /// Eviction: the pool was told that its connections are of no use any more
         /// ([`Pool::invalidate`](crate::Pool::invalidate)).
         Invalidated => "invalidated",
-        /// Eviction: the pool was made smaller ([`Pool::resize`](crate::Pool::resize)).
+        /// Eviction: the pool was made smaller ([`Pool::resize`](crate::Pool::resize),
+        /// [`Pool::reconfigure`](crate::Pool::reconfigure)).
         Resized => "resized",
         /// Eviction: the pool was paused ([`Pool::pause`](crate::Pool::pause)).
         Paused => "paused",

@@ -8,6 +8,12 @@ use super::{
 
 /// The configuration of a pool. Start with [`Config::new`].
 ///
+/// Most settings can be changed while the pool runs: [`Pool::reconfigure`](crate::Pool::reconfigure).
+#[cfg_attr(
+    doc,
+    doc = "The [guide](crate::guide::reconfiguring) says of each whether it can, and for which connections it holds then."
+)]
+///
 /// ```
 /// use std::time::Duration;
 /// use livepool::Config;

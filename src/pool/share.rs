@@ -123,7 +123,7 @@ pub struct Share<P: Multiplex> {
 
 impl<P: Multiplex> Share<P> {
     pub(in crate::pool) fn new(part: SharePart) -> Self {
-        let limit = part.inner().settings().timeouts.operation;
+        let limit = part.inner().live().limit_of_use();
         let due = limit.and_then(|limit| Due::after(limit, Instant::now(), "timeouts.operation"));
         Self { part, due, protocol: PhantomData }
     }
@@ -164,7 +164,7 @@ impl<P: Multiplex> Share<P> {
     /// [`RequestClock::restart`], and `timeouts.operation` for all together since the connection was taken.
     pub fn clock(&self) -> RequestClock {
         // A protocol that routes answers knows what it is owed.
-        let limit = self.part.inner().settings().timeouts.read.limit(true);
+        let limit = self.part.inner().live().limit_of_answer();
         let read = limit.and_then(|limit| Due::after(limit, Instant::now(), "timeouts.read"));
         RequestClock { read, all: self.due, sleep: None }
     }

@@ -9,6 +9,7 @@ mod serial;
 use std::panic::Location;
 use std::time::Duration;
 
+use crate::config::Config;
 use crate::event::{CloseReason, ConnId, DialOutcome, PeerState};
 use crate::net::PeerAddr;
 use crate::status::Status;
@@ -55,6 +56,8 @@ pub const MOST: usize = 100;
 pub struct Report {
     /// The pool's name.
     pub pool: String,
+    /// The settings in force, as [`Pool::config`](crate::Pool::config) has them. The text leaves them out.
+    pub config: Config,
     /// How full it is.
     pub status: Status,
     /// Who has a connection or a share of one, the longest first.

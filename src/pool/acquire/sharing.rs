@@ -443,7 +443,7 @@ impl PoolInner {
         let shared = Arc::new(SharedLease {
             lease,
             shares: AtomicUsize::new(1),
-            most: AtomicUsize::new(self.settings().max_shares),
+            most: AtomicUsize::new(self.live().max_shares()),
             is_reserved: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             holders: Mutex::default(),
@@ -473,7 +473,7 @@ impl PoolInner {
             shared.is_over.store(true, Ordering::Release);
             return Shareability::Unfit;
         }
-        let most = (rule.most)(&self.protocol, shared.conn()).min(self.settings().max_shares);
+        let most = (rule.most)(&self.protocol, shared.conn()).min(self.live().max_shares());
         if most != shared.most.load(Ordering::Relaxed) {
             shared.most.store(most, Ordering::Relaxed);
         }

@@ -200,7 +200,7 @@ impl Leased {
         if settings.notes_holders() {
             self.entry.note_holder(self.since, taken_at);
         }
-        if settings.limits_uses() {
+        if settings.limit_of_use().is_some() {
             self.conn.stream_mut().begin_operation();
             self.conn.wake_reader();
         }

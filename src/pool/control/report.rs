@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::config::Config;
 use crate::event::PeerState;
 use crate::net::PeerAddr;
 use crate::pool::conn::entry::{Entry, Held};
@@ -28,6 +29,7 @@ impl PoolInner {
         peers.truncate(MOST);
         Report {
             pool: self.emitter().name().to_owned(),
+            config: Config::clone(&self.config()),
             more_waiting: status.waiting.saturating_sub(waiting.len()),
             status,
             holders,

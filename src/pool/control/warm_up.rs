@@ -4,6 +4,7 @@ use std::pin::pin;
 
 use tokio::time::Instant;
 
+use crate::config::Settings;
 use crate::deadline::Deadline;
 use crate::error::{CheckoutError, CheckoutFailure, Phase};
 use crate::pool::acquire::wait_queue::Failed;
@@ -62,8 +63,8 @@ impl Drop for WarmUpTarget<'_> {
 
 impl PoolInner {
     /// How many idle connections there should be.
-    pub(in crate::pool) fn least_idle(&self) -> usize {
-        let least = self.settings().min_idle.max(self.warm_up_targets.most());
+    pub(in crate::pool) fn least_idle(&self, settings: &Settings) -> usize {
+        let least = settings.min_idle.max(self.warm_up_targets.most());
         least.min(self.slots.limit())
     }
 

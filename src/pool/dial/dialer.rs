@@ -15,7 +15,7 @@ use tokio::sync::futures::Notified;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::config::FirstConnect;
+use crate::config::{FirstConnect, Settings};
 use crate::deadline::Deadline;
 use crate::net::ConnectError;
 use crate::pool::conn::reset;
@@ -220,9 +220,10 @@ impl PoolInner {
 
     /// The rule: whether a dial is to begin, and if not, for what it waits. Changes nothing.
     fn decide(&self, now: Instant) -> Decision {
+        let settings = self.settings();
         let under_way = self.dials.under_way();
         let (hopeful, doubtful_at) = self.dials.hopeful(now);
-        let Missing { callers, spare, later } = self.missing(now);
+        let Missing { callers, spare, later } = self.missing(&settings, now);
         let mut decision = Decision { step: Step::Dial, again: later, callers, spare, under_way };
         let mut sooner = |at: Option<Instant>| {
             decision.again = decision.again.into_iter().chain(at).min();
@@ -235,7 +236,7 @@ impl PoolInner {
             return decision;
         }
         // Before the peers are asked: while this many are under way, no pause matters.
-        if under_way + self.dials.trying() >= self.settings().max_connecting {
+        if under_way + self.dials.trying() >= settings.max_connecting {
             decision.step = Step::Busy;
             return decision;
         }
@@ -291,37 +292,34 @@ impl PoolInner {
     }
 
     /// How many connections are missing.
-    fn missing(&self, now: Instant) -> Missing {
+    fn missing(&self, settings: &Settings, now: Instant) -> Missing {
         if self.generation.is_paused() {
             return Missing::default();
         }
         let sharers = self.wait_queue.sharing();
         let alone = self.wait_queue.waiting().saturating_sub(sharers);
-        let waiting = alone + self.shares.needed_by(sharers, self.settings().max_shares);
+        let waiting = alone + self.shares.needed_by(sharers, settings.max_shares);
         let silent = self.probing.count();
         let soon = silent + self.resets.count();
-        let (callers, later) = match now.checked_sub(self.patience()).filter(|_| soon > 0) {
+        // How long a caller waits for silent connections: not less than their answers need.
+        let patience = settings.patience.max(self.probing.round_trip());
+        let (callers, later) = match now.checked_sub(patience).filter(|_| soon > 0) {
             // They are being asked, or reset; those that become fit are as good as new ones, and
             // sooner there.
             Some(long_ago) => {
                 let (long, next) = self.wait_queue.since(long_ago);
                 (
                     long.min(waiting).max(waiting.saturating_sub(soon)),
-                    next.map(|since| since + self.patience()),
+                    next.map(|since| since + patience),
                 )
             }
             None => (waiting, None),
         };
-        let least = self.least_idle().max(usize::from(self.shares.is_crowded()));
+        let least = self.least_idle(settings).max(usize::from(self.shares.is_crowded()));
         // These are likely to come back: they are not made twice.
         let there = || self.registry.idle_count() + soon;
         let spare = if least == 0 { 0 } else { least.saturating_sub(there()) };
         Missing { callers, spare, later }
-    }
-
-    /// How long a caller waits for silent connections: not less than their answers need.
-    fn patience(&self) -> Duration {
-        self.settings().patience.max(self.probing.round_trip())
     }
 
     /// Starts a dial to an ejected peer, when the peer's pause is over. Callers come first; but
