@@ -177,6 +177,7 @@ fn told(events: &Events) -> Vec<String> {
             Event::CheckoutFailed { outcome, .. } => format!("checkout failed {outcome}"),
             Event::TimedOut { operation, .. } => format!("timed out {operation}"),
             Event::DialFailed { outcome, .. } => format!("dial failed {outcome}"),
+            Event::Reconfigured { changed, .. } => format!("reconfigured {}", changed.join(" ")),
             Event::Checked { .. } => continue,
             other => format!("{other:?}"),
         });
