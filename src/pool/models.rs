@@ -317,6 +317,9 @@ fn user(world: &World, rounds: usize) -> thread::JoinHandle<()> {
     })
 }
 
+/// No model takes so long.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Whoever does something to the pool as a whole.
 fn owner_of_pool(world: &World) -> thread::JoinHandle<()> {
     let inner = Arc::clone(&world.inner);
@@ -325,12 +328,16 @@ fn owner_of_pool(world: &World) -> thread::JoinHandle<()> {
         match thread_rng().gen_range(0..10) {
             0 => inner.invalidate(false),
             1 => inner.invalidate(true),
-            2 => inner.resize(1),
+            2 => inner.resize(1).expect("it is a size"),
             3 => {
                 inner.pause();
                 inner.resume();
             }
-            4 | 5 => {}
+            4 => {
+                let change = |config: &mut Config| config.max_lifetime = Some(YEAR);
+                inner.reconfigure(change).expect("it is a time");
+            }
+            5 => {}
             _ => inner.close(),
         }
     })
@@ -634,8 +641,7 @@ fn what_is_left_to_maintenance_is_closed_though_that_ends() {
         false => owner_of_pool(&world),
     };
     // On the thread whose turns are the reactor's.
-    let beat = Duration::from_secs(1);
-    let mut task = Box::pin(maintenance::run(Arc::clone(&world.inner), beat));
+    let mut task = Box::pin(maintenance::run(Arc::clone(&world.inner)));
     let mut has_ended = false;
     for _ in 0..thread_rng().gen_range(0..12) {
         match thread_rng().gen_range(0..6) {
