@@ -56,7 +56,7 @@ pub use net::{PeerAddr, Resolve, SocketReport};
 pub use pool::Framed;
 pub use pool::{
     Buffered, Builder, Channels, Connection, Delivery, Guard, HookError, HookInfo, HookResult,
-    ListenError, Manager, Ping, Pool, Release, Subscription,
+    ListenError, Manager, Ping, Pool, Release, Subscription, WeakPool,
 };
 pub use report::Report;
 pub use status::{PeerStatus, Status};

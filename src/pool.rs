@@ -14,6 +14,7 @@ mod inner;
 mod listen;
 mod manager;
 mod share;
+mod weak;
 
 /// From a caller's question to a connection in its hands.
 mod acquire {
@@ -100,6 +101,7 @@ pub use hooks::{HookError, HookInfo, HookResult};
 pub use listen::{Channels, Delivery, Feed, Listen, ListenError, Subscription};
 pub use manager::{Connection, Manager};
 pub use share::{Multiplex, RequestClock, Share};
+pub use weak::WeakPool;
 
 /// A pool of connections to one upstream. Cloning gives another handle to the same pool.
 ///

@@ -392,3 +392,21 @@ async fn a_connection_that_is_passed_on_while_the_pool_is_invalidated_reaches_no
     });
     assert_ne!(new.unwrap().id(), old);
 }
+
+#[tokio::test]
+async fn a_weak_handle_keeps_no_pool_open_and_leads_to_none_that_is_closed() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(upstream.config());
+    let weak = pool.downgrade();
+    fill(&pool, 1).await;
+    weak.upgrade().unwrap().invalidate();
+    assert_eq!(events.closed(), [Invalidated], "it is the same pool");
+    fill(&pool, 1).await;
+    drop(pool);
+    assert_eq!(events.closed(), [Invalidated, PoolClosed]);
+    assert!(weak.upgrade().is_none());
+    let (pool, _) = watched(upstream.config());
+    let weak = pool.downgrade();
+    pool.close();
+    assert!(weak.clone().upgrade().is_none(), "{weak:?}");
+}

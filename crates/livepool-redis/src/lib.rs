@@ -58,6 +58,11 @@
 //! a connection is made; one that refuses the password, has no such database or is no Redis at all is
 //! not asked twice.
 //!
+//! # Redis Sentinel
+//!
+//! [`sentinel::Sentinel`] makes a pool of connections to whichever server is the master of a name, and
+//! follows failovers.
+//!
 //! # Many callers on one connection
 //!
 //! [`Pool::share`](livepool::Pool::share) gives a [`SharedConnection`]: a part of a connection that up to
@@ -118,6 +123,7 @@ mod protocol;
 mod pubsub;
 mod reply_parser;
 mod scanner;
+pub mod sentinel;
 mod session;
 mod settings;
 mod shared;

@@ -128,6 +128,12 @@ impl Redis {
         })
     }
 
+    /// The same at another address.
+    pub(super) fn at(mut self, upstream: String) -> Self {
+        Arc::make_mut(&mut self.settings).upstream = upstream;
+        self
+    }
+
     /// The same for servers of this kind only.
     #[must_use]
     pub fn with_role(mut self, role: Role) -> Self {

@@ -13,6 +13,7 @@ pub mod process;
 pub mod programs;
 pub mod prometheus;
 pub mod redis;
+pub mod redis_sentinel;
 
 pub use certs::Certs;
 pub use haproxy::Haproxy;
@@ -22,3 +23,4 @@ pub use postgres::Postgres;
 pub use programs::are_here;
 pub use prometheus::Prometheus;
 pub use redis::Redis;
+pub use redis_sentinel::RedisSentinel;

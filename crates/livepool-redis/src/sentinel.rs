@@ -1,0 +1,232 @@
+//! Redis Sentinel: a pool of connections to whichever server is the master now.
+//!
+//! ```no_run
+//! use livepool_redis::sentinel::Sentinel;
+//! use livepool_redis::{Redis, redis::AsyncCommands};
+//!
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! let sentinel = Sentinel::new("mymaster", ["10.0.0.1:26379", "10.0.0.2:26379", "10.0.0.3:26379"])?;
+//! let pool = sentinel.pool(Redis::from_url("redis://:secret@mymaster/0")?)?;
+//!
+//! let mut conn = pool.get().await?;
+//! let _: () = conn.set("greeting", "hello").await?;
+//! # Ok(()) }
+//! ```
+//!
+//! Every dial asks the sentinels where the master is: all at once, until a majority agrees. One that is
+//! silent or has not heard of the last failover keeps nobody waiting. What it says is not trusted either:
+//! each new connection is asked for its role (`ROLE`), and a server that is no master is passed over, as
+//! the error of the dial says.
+//!
+//! While the pool is open, a subscription to each sentinel waits for `+switch-master`. At the first word of
+//! it every connection to the old master is closed, those in use too ([`Interrupted`](livepool::Interrupted)):
+//! what is written there is lost, and nobody answers who waits there. Callers who wait get connections to the
+//! new one. A sentinel that stands still is noticed ([`Pool::listen`](livepool::Pool::listen)), and nothing
+//! is missed for good: after any gap, and every 10 s, the sentinels are asked.
+//!
+//! A server that answers `READONLY` is no master any more: that closes the connections as well, and the
+//! next dial asks the sentinels.
+//!
+//! Other sentinels of the same master are found through those that were given, up to 16 together.
+
+mod error;
+mod said;
+mod watch;
+
+use std::time::Duration;
+
+use livepool::config::{Config, ConfigError};
+use livepool::{Builder, Pool};
+
+use crate::settings::{Redis, Role, SettingsError};
+pub use error::SentinelError;
+use watch::{MOST_SENTINELS, SentinelResolver, Watch};
+
+/// Sentinels, and the name of the master that they watch. Makes pools of connections to that master, or to
+/// its replicas. See the [module](self).
+///
+/// ```
+/// use livepool_redis::Redis;
+/// use livepool_redis::sentinel::Sentinel;
+///
+/// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let sentinel = Sentinel::new("mymaster", ["redis://:secret@sentinel1:26379", "sentinel2:26379"])?;
+/// let redis = Redis::from_url("redis://:other-secret@mymaster/0")?;
+/// let writes = sentinel.pool(redis.clone())?;
+/// let reads = sentinel.replicas().pool(redis)?;
+/// # Ok(()) }
+/// # f().unwrap();
+/// ```
+#[derive(Debug, Clone)]
+pub struct Sentinel {
+    master: String,
+    sentinels: Vec<Redis>,
+    timeout: Duration,
+    role: Role,
+}
+
+impl Sentinel {
+    /// The sentinels at these addresses, and the name under which they know the master. An address is
+    /// `host:port`, or a URL with what the sentinel itself wants: `redis://user:password@host:port`,
+    /// `rediss://…` with the feature `tls`. 1 to 16 addresses; a few of them have to be reachable.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError`], which says what to change.
+    pub fn new<S: AsRef<str>>(
+        master: impl Into<String>,
+        sentinels: impl IntoIterator<Item = S>,
+    ) -> Result<Self, SettingsError> {
+        let master = master.into();
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if master.is_empty() || master.len() > 200 || !master.chars().all(fits) {
+            return Err(SettingsError::new(format!(
+                "the name of a master has letters, digits, \".\", \"-\" and \"_\", as in the sentinels' \
+                 configuration (sentinel monitor <name> ...); {master:?} is none"
+            )));
+        }
+        let mut all = Vec::new();
+        for sentinel in sentinels {
+            let sentinel = sentinel.as_ref();
+            let redis = match sentinel.contains("://") {
+                true => Redis::from_url(sentinel)?,
+                // Sentinel's own port.
+                false if !sentinel.contains(':') => {
+                    Redis::from_url(format!("redis://{sentinel}:26379"))?
+                }
+                false => Redis::from_url(format!("redis://{sentinel}"))?,
+            };
+            if redis.settings.info.db() != 0 {
+                return Err(SettingsError::new(
+                    "a sentinel has no databases: leave the number out",
+                ));
+            }
+            all.push(redis);
+        }
+        if !(1..=MOST_SENTINELS).contains(&all.len()) {
+            return Err(SettingsError::new(format!(
+                "1 to {MOST_SENTINELS} sentinels have to be given, not {}",
+                all.len()
+            )));
+        }
+        let timeout = Duration::from_secs(1);
+        Ok(Self { master, sentinels: all, timeout, role: Role::Master })
+    }
+
+    /// The same with this limit for a connection to a sentinel, for an answer of one, and for the signs of
+    /// life of those that are followed. Default 1 s; at least 1 ms. All of it is within the pool's
+    /// `timeouts.connect`.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The same with TLS to the sentinels, with these certificates. For the master it is given to
+    /// [`Redis::with_tls`]: with the name of the certificate, since the sentinels name an address.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(mut self, tls: &livepool_tls::Tls) -> Self {
+        let sentinels = std::mem::take(&mut self.sentinels);
+        self.sentinels = sentinels.into_iter().map(|redis| redis.with_tls(tls.clone())).collect();
+        self
+    }
+
+    /// The same for the replicas of this master: pools to read from. Connections are spread over those that
+    /// the sentinels take for alive. After a failover new ones are made.
+    #[must_use]
+    pub fn replicas(mut self) -> Self {
+        self.role = Role::Replica;
+        self
+    }
+
+    /// The configuration of [`pool`](Self::pool): the defaults, under the name of the master. (For replicas
+    /// the sentinels are asked for them every 10 s.)
+    pub fn config(&self) -> Config {
+        let config = Config::new(self.upstream());
+        match self.role {
+            Role::Replica => config
+                .with_name(format!("{} replicas", self.master))
+                .with_dns_refresh(Duration::from_secs(10)),
+            _ => config.with_name(self.master.clone()),
+        }
+    }
+
+    /// A pool of connections to the master. What `redis` says of an address is not used, and its
+    /// [`Role`] is set here.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], if an address of a sentinel is none or the timeout is out of its bounds.
+    pub fn pool(&self, redis: Redis) -> Result<Pool<Redis>, ConfigError> {
+        self.pool_with(self.config(), redis, |builder| builder)
+    }
+
+    /// The same with this configuration, whose `upstream` is set here, and with observers and hooks.
+    ///
+    /// ```
+    /// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+    /// use livepool_redis::Redis;
+    /// use livepool_redis::sentinel::Sentinel;
+    ///
+    /// let sentinel = Sentinel::new("mymaster", ["sentinel1:26379"])?;
+    /// let config = sentinel.config().with_max_size(32);
+    /// let redis = Redis::from_url("redis://mymaster")?;
+    /// let pool = sentinel.pool_with(config, redis, |builder| {
+    ///     builder.observer(|event: &livepool::Event| println!("{event:?}"))
+    /// })?;
+    /// # Ok(()) }
+    /// # f().unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`pool`](Self::pool), and for what is wrong in the configuration.
+    pub fn pool_with(
+        &self,
+        config: Config,
+        redis: Redis,
+        with: impl FnOnce(Builder<Redis>) -> Builder<Redis>,
+    ) -> Result<Pool<Redis>, ConfigError> {
+        let watch = Watch::new(self.master.clone(), self.role, self.timeout, &self.sentinels)?;
+        let resolver = SentinelResolver::new(std::sync::Arc::clone(&watch));
+        let config = config.with_upstream([self.upstream()]);
+        let builder = Pool::builder(config).protocol(redis.with_role(self.role));
+        let pool = with(builder).resolver(resolver).build()?;
+        watch.attach(&pool);
+        Ok(pool)
+    }
+
+    /// A name, so that it is looked up, and one that no master has, whatever it is called.
+    fn upstream(&self) -> String {
+        format!("{}.sentinel:6379", self.master)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_what_to_change() {
+        let refused = |master: &str, sentinels: &[&str]| {
+            Sentinel::new(master, sentinels).unwrap_err().to_string()
+        };
+        assert!(refused("my master", &["h:1"]).contains("is none"));
+        assert!(refused("", &["h:1"]).contains("is none"));
+        assert!(refused("m", &[]).contains("1 to 16 sentinels"));
+        assert!(refused("m", &["h:1"; 17]).contains("1 to 16 sentinels"));
+        assert!(refused("m", &["redis://:hunter2@h:1/3"]).contains("no databases"));
+        assert!(!refused("m", &["redis://:hunter2#@h:1"]).contains("hunter2"));
+    }
+
+    #[test]
+    fn addresses_may_be_short_and_a_pool_is_named_as_its_master() {
+        let sentinel = Sentinel::new("10.5", ["h", "h:7", "redis://:x@[::1]:8"]).unwrap();
+        let addrs: Vec<_> = sentinel.sentinels.iter().map(|one| &*one.settings.upstream).collect();
+        assert_eq!(addrs, ["h:26379", "h:7", "[::1]:8"]);
+        let pool = sentinel.pool(Redis::from_url("redis://any").unwrap()).unwrap();
+        assert_eq!(pool.name(), "10.5");
+        assert!(sentinel.replicas().config().check().is_ok());
+    }
+}
