@@ -19,6 +19,8 @@ pub(super) enum CommandKind {
     /// A change of user, protocol, or how the server treats the client.
     Identity,
     Reset,
+    /// A word to a node of a cluster about the next command, or the next transaction.
+    Asking,
     /// A command with one answer for each channel, and messages from then on.
     Subscribe,
     /// A command after which the server reports what all its clients do.
@@ -137,7 +139,8 @@ fn by_name(name: &[u8]) -> (CommandKind, NextArgument) {
         b"UNWATCH" => CommandKind::Unwatch,
         b"AUTH" | b"HELLO" => CommandKind::Identity,
         // How a node of a cluster treats this client.
-        b"READONLY" | b"READWRITE" | b"ASKING" => CommandKind::Identity,
+        b"READONLY" | b"READWRITE" => CommandKind::Identity,
+        b"ASKING" => CommandKind::Asking,
         b"RESET" => CommandKind::Reset,
         b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" => CommandKind::Subscribe,
         b"UNSUBSCRIBE" | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE" => CommandKind::Subscribe,

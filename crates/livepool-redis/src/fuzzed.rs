@@ -128,3 +128,8 @@ mod tests {
         livepool::fuzzed::check(&super::all());
     }
 }
+
+/// Where the first key of a command is, if it has one: for a test that asks the server.
+pub fn first_key(words: &[&[u8]]) -> Option<usize> {
+    super::cluster::first_key(words)
+}

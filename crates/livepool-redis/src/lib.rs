@@ -111,6 +111,7 @@
 mod abandoned;
 mod classify;
 mod client;
+pub mod cluster;
 mod command;
 mod command_parser;
 #[cfg(any(test, feature = "__properties"))]

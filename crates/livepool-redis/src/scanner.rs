@@ -24,6 +24,8 @@ pub(crate) struct RedisScanner {
     is_reset_unclear: bool,
     in_transaction: bool,
     is_watching: bool,
+    /// Whether ASKING was sent, and not yet what it is about.
+    is_asking: bool,
     /// The database; `None` if it cannot be told.
     database: Option<u32>,
     /// The database that the handshake chose.
@@ -46,6 +48,7 @@ impl RedisScanner {
             is_reset_unclear: false,
             in_transaction: false,
             is_watching: false,
+            is_asking: false,
             database: Some(0),
             first_database: Some(0),
             is_handshake_over: false,
@@ -103,7 +106,7 @@ impl RedisScanner {
 
     /// Whether the user or the protocol is, or may be, another one than the handshake chose.
     pub(crate) fn is_identity_changed(&self) -> bool {
-        self.is_handshake_over && self.is_identity_changed
+        self.is_handshake_over && (self.is_identity_changed || self.is_asking)
     }
 
     /// Whether the connection must not be reused, because it ended or because something on it was
@@ -130,6 +133,12 @@ impl RedisScanner {
     }
 
     fn on_command(&mut self, kind: CommandKind) {
+        self.is_asking = match kind {
+            CommandKind::Asking => true,
+            CommandKind::Exec | CommandKind::Discard => false,
+            CommandKind::Multi => self.is_asking,
+            _ => self.is_asking && self.in_transaction,
+        };
         match kind {
             CommandKind::Subscribe | CommandKind::Monitor => {
                 self.is_subscribed |= kind == CommandKind::Subscribe;
@@ -208,7 +217,7 @@ impl RedisScanner {
                 // The login and the protocol of the handshake are gone, too.
                 self.is_identity_changed = self.had_identity;
             }
-            CommandKind::Plain | CommandKind::Blocking => {}
+            CommandKind::Plain | CommandKind::Blocking | CommandKind::Asking => {}
             CommandKind::Subscribe | CommandKind::Monitor | CommandKind::Uncountable => {}
         }
     }

@@ -173,7 +173,7 @@ impl Sentinel {
     /// let config = sentinel.config().with_max_size(32);
     /// let redis = Redis::from_url("redis://mymaster")?;
     /// let pool = sentinel.pool_with(config, redis, |builder| {
-    ///     builder.observer(|event: &livepool::Event| println!("{event:?}"))
+    ///     builder.observer(|_: &str, event: &livepool::Event| println!("{event:?}"))
     /// })?;
     /// # Ok(()) }
     /// # f().unwrap();

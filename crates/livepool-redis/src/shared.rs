@@ -102,9 +102,10 @@ fn refusal(command: &Cmd) -> Option<RedisError> {
             "the commands of others would be in its transaction: make an atomic pipeline"
         }
         CommandKind::Watch | CommandKind::Unwatch => "what it watches, it watches for all",
-        CommandKind::Select(_) | CommandKind::Identity | CommandKind::Reset => {
-            "it changes the connection for all others"
-        }
+        CommandKind::Select(_)
+        | CommandKind::Identity
+        | CommandKind::Reset
+        | CommandKind::Asking => "it changes the connection for all others",
         CommandKind::Subscribe | CommandKind::Monitor => "its messages would come between answers",
         CommandKind::Plain | CommandKind::Uncountable => "answers could not be counted any more",
     };
@@ -144,6 +145,33 @@ impl SharedConnection {
     }
 }
 
+impl SharedConnection {
+    /// As the user's own, but nothing is refused: the caller vouches that the commands leave the connection
+    /// as they find it, and that the answers are counted.
+    pub(super) async fn send_all(
+        &mut self,
+        pipeline: &Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisResult<Vec<Value>> {
+        self.check()?;
+        let Self { share, connection } = self;
+        let reply = share.client().abandoned.track(pipeline);
+        let request = pin!(connection.send_packed_commands(pipeline, offset, count));
+        let result = share.run(request).await;
+        // Also after an error: the crate reports one only for an answer or a dead connection.
+        if result.is_ok() {
+            reply.mark_answered();
+        }
+        told(share, result)
+    }
+
+    /// Why a command is not for a shared connection, if so.
+    pub(super) fn refusal(command: &Cmd) -> Option<RedisError> {
+        refusal(command)
+    }
+}
+
 impl ConnectionLike for SharedConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         if let Some(refused) = refusal(cmd) {
@@ -180,18 +208,7 @@ impl ConnectionLike for SharedConnection {
         if let Some(refused) = pipeline.cmd_iter().find_map(refusal) {
             return Box::pin(std::future::ready(Err(refused)));
         }
-        Box::pin(async move {
-            self.check()?;
-            let Self { share, connection } = self;
-            let reply = share.client().abandoned.track(pipeline);
-            let request = pin!(connection.send_packed_commands(pipeline, offset, count));
-            let result = share.run(request).await;
-            // Also after an error: the crate reports one only for an answer or a dead connection.
-            if result.is_ok() {
-                reply.mark_answered();
-            }
-            told(share, result)
-        })
+        Box::pin(self.send_all(pipeline, offset, count))
     }
 
     /// The database of the settings.

@@ -13,6 +13,7 @@ pub mod process;
 pub mod programs;
 pub mod prometheus;
 pub mod redis;
+pub mod redis_cluster;
 pub mod redis_sentinel;
 
 pub use certs::Certs;
@@ -23,4 +24,5 @@ pub use postgres::Postgres;
 pub use programs::are_here;
 pub use prometheus::Prometheus;
 pub use redis::Redis;
+pub use redis_cluster::RedisCluster;
 pub use redis_sentinel::RedisSentinel;

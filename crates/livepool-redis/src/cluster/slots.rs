@@ -1,0 +1,203 @@
+//! Which slot a command belongs to. Pure.
+
+use ::redis::{Arg, Cmd, ErrorKind, RedisError, RedisResult};
+
+/// The number of slots of every cluster.
+pub(super) const SLOTS: u16 = 16_384;
+
+/// The slot of a key: that of the part in the first braces, if it is not empty.
+pub(super) fn slot_of(key: &[u8]) -> u16 {
+    let tagged = key.iter().position(|byte| *byte == b'{').and_then(|open| {
+        let rest = &key[open + 1..];
+        let close = rest.iter().position(|byte| *byte == b'}').filter(|len| *len > 0)?;
+        Some(&rest[..close])
+    });
+    crc16(tagged.unwrap_or(key)) % SLOTS
+}
+
+/// CRC-16/XMODEM, as the cluster's specification has it.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc: u16, byte| {
+        let crc = crc ^ (u16::from(*byte) << 8);
+        (0..8).fold(crc, |crc, _| match crc & 0x8000 {
+            0 => crc << 1,
+            _ => (crc << 1) ^ 0x1021,
+        })
+    })
+}
+
+/// Where a command is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// To the node that serves this slot.
+    Slot(u16),
+    /// To any node: all give the same answer, or do the same.
+    Any,
+}
+
+/// Where this command is to be sent, by its first key. (That all keys are of one slot is for the server to
+/// say.)
+pub(super) fn target_of(command: &Cmd) -> RedisResult<Target> {
+    let words: Vec<&[u8]> = command
+        .args_iter()
+        .map(|arg| match arg {
+            Arg::Simple(word) => word,
+            _ => b"0",
+        })
+        .collect();
+    let name = words.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
+    let key = match first_key(&name, &words) {
+        Key::At(index) => words.get(index),
+        Key::None => return Ok(Target::Any),
+        Key::OfNode => None,
+    };
+    match key {
+        Some(key) => Ok(Target::Slot(slot_of(key))),
+        None => Err(RedisError::from((
+            ErrorKind::InvalidClientConfig,
+            "no command of a cluster",
+            format!(
+                "{}: it has no key that says which node is meant; send it to each node that you mean, with \
+                 Cluster::nodes()",
+                String::from_utf8_lossy(&name)
+            ),
+        ))),
+    }
+}
+
+/// Where the first key of a command is.
+enum Key {
+    /// At this word, if there is one.
+    At(usize),
+    /// It has none, and any node does.
+    None,
+    /// It is about one node.
+    OfNode,
+}
+
+fn first_key(name: &[u8], words: &[&[u8]]) -> Key {
+    // Behind the number of keys.
+    let counted = |at: usize| match words.get(at) {
+        Some(&count) if count == b"0" => Key::None,
+        _ => Key::At(at + 1),
+    };
+    match name {
+        b"PING" | b"ECHO" | b"TIME" | b"PUBLISH" | b"COMMAND" | b"CLUSTER" => Key::None,
+        b"EVAL" | b"EVALSHA" | b"EVAL_RO" | b"EVALSHA_RO" | b"FCALL" | b"FCALL_RO" | b"BLMPOP"
+        | b"BZMPOP" => counted(2),
+        b"ZUNION" | b"ZINTER" | b"ZDIFF" | b"ZINTERCARD" | b"SINTERCARD" | b"LMPOP" | b"ZMPOP" => {
+            counted(1)
+        }
+        b"OBJECT" | b"XGROUP" | b"XINFO" | b"BITOP" | b"PFDEBUG" => Key::At(2),
+        b"MEMORY" if words.get(1).is_some_and(|word| word.eq_ignore_ascii_case(b"USAGE")) => {
+            Key::At(2)
+        }
+        b"XREAD" | b"XREADGROUP" => {
+            let streams = words.iter().position(|word| word.eq_ignore_ascii_case(b"STREAMS"));
+            streams.map_or(Key::OfNode, |at| Key::At(at + 1))
+        }
+        _ if OF_NODE.contains(&name) => Key::OfNode,
+        // Those of modules as well, as far as is known.
+        _ => Key::At(1),
+    }
+}
+
+/// Where the first key of a command is, if it has one.
+#[cfg(any(test, feature = "__properties"))]
+pub(crate) fn place_of_first_key(words: &[&[u8]]) -> Option<usize> {
+    match first_key(&words.first()?.to_ascii_uppercase(), words) {
+        Key::At(index) => Some(index),
+        Key::None | Key::OfNode => None,
+    }
+}
+
+/// Commands about one node, or about a connection to one.
+const OF_NODE: &[&[u8]] = &[
+    b"ACL",
+    b"ASKING",
+    b"AUTH",
+    b"BGREWRITEAOF",
+    b"BGSAVE",
+    b"CLIENT",
+    b"CONFIG",
+    b"DBSIZE",
+    b"DEBUG",
+    b"DISCARD",
+    b"EXEC",
+    b"FAILOVER",
+    b"FLUSHALL",
+    b"FLUSHDB",
+    b"FUNCTION",
+    b"HELLO",
+    b"INFO",
+    b"KEYS",
+    b"LASTSAVE",
+    b"LATENCY",
+    b"LOLWUT",
+    b"MEMORY",
+    b"MIGRATE",
+    b"MODULE",
+    b"MONITOR",
+    b"MULTI",
+    b"PFSELFTEST",
+    b"PSUBSCRIBE",
+    b"PSYNC",
+    b"PUBSUB",
+    b"PUNSUBSCRIBE",
+    b"QUIT",
+    b"RANDOMKEY",
+    b"READONLY",
+    b"READWRITE",
+    b"REPLCONF",
+    b"REPLICAOF",
+    b"RESET",
+    b"RESTORE-ASKING",
+    b"ROLE",
+    b"SAVE",
+    b"SCAN",
+    b"SCRIPT",
+    b"SELECT",
+    b"SENTINEL",
+    b"SHUTDOWN",
+    b"SLAVEOF",
+    b"SLOWLOG",
+    b"SUBSCRIBE",
+    b"SUNSUBSCRIBE",
+    b"SSUBSCRIBE",
+    b"SWAPDB",
+    b"SYNC",
+    b"UNSUBSCRIBE",
+    b"UNWATCH",
+    b"WAIT",
+    b"WAITAOF",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        // Its own example, and what redis-server says with CLUSTER KEYSLOT.
+        assert_eq!(crc16(b"123456789"), 0x31C3);
+        assert_eq!(slot_of(b"123456789"), 12_739);
+        assert_eq!(slot_of(b"foo"), 12_182);
+        assert_eq!(slot_of(b"{user1000}.following"), slot_of(b"user1000"));
+        assert_eq!(slot_of(b"foo{}{bar}"), crc16(b"foo{}{bar}") % SLOTS);
+        assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
+        assert_eq!(slot_of(b"foo{bar}{zap}"), slot_of(b"bar"));
+        assert_eq!(slot_of(b"foo{bar"), crc16(b"foo{bar") % SLOTS);
+    }
+
+    #[test]
+    fn a_command_about_a_node_is_refused_with_what_to_do() {
+        for text in ["FLUSHALL", "keys *", "DBSIZE", "GET", "XREAD COUNT 1", ""] {
+            let mut command = Cmd::new();
+            text.split(' ').filter(|word| !word.is_empty()).for_each(|word| {
+                command.arg(word);
+            });
+            let error = target_of(&command).unwrap_err().to_string();
+            assert!(error.contains("Cluster::nodes()"), "{text}: {error}");
+        }
+    }
+}
