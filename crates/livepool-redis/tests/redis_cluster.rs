@@ -176,6 +176,55 @@ fn command_info(lines: &[&str]) -> (i64, i64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_is_half_moved_is_served_by_both_nodes_and_then_by_the_new_one() {
+    let servers = RedisCluster::start(2, false);
+    let events = Events::default();
+    let cluster = cluster(&servers, &events);
+    let tag = key_of(&servers, 0);
+    let slot = slot_of(&servers, &tag);
+    let key = |number: usize| format!("{{{tag}}}{number}");
+    let mut conn = cluster.clone();
+    for number in 0..4 {
+        conn.set::<_, _, ()>(key(number), number).await.unwrap();
+    }
+    let before = served(&cluster).await;
+    servers.begin_to_move(slot, 0, 1);
+    // Two of four are there.
+    assert_eq!(servers.move_keys(slot, 0, 1, 2), 2);
+    for number in 0..4 {
+        assert_eq!(conn.get::<_, usize>(key(number)).await.unwrap(), number);
+        let twice: (usize, usize) =
+            pipe().get(key(number)).get(key(number)).query_async(&mut conn).await.unwrap();
+        assert_eq!(twice, (number, number));
+        let mut both = pipe();
+        both.atomic().incr(key(number), 10).decr(key(number), 10);
+        let both: (usize, usize) = both.query_async(&mut conn).await.unwrap();
+        assert_eq!(both, (number + 10, number));
+    }
+    // One that nobody has is made where the slot goes to.
+    conn.set::<_, _, ()>(key(9), 9).await.unwrap();
+    assert_eq!(served(&cluster).await, before, "the slot has not moved yet");
+    // All together are nowhere, until they are.
+    let all = {
+        let (mut conn, keys) = (cluster.clone(), [key(0), key(1), key(2), key(3), key(9)]);
+        tokio::spawn(async move { conn.mget::<_, Vec<usize>>(&keys).await })
+    };
+    tokio::time::sleep(SECOND / 10).await;
+    assert!(!all.is_finished(), "TRYAGAIN is tried again");
+    assert_eq!(servers.move_keys(slot, 0, 1, 10), 2);
+    assert_eq!(all.await.unwrap().unwrap(), [0, 1, 2, 3, 9]);
+    servers.end_move(slot, 0, 1);
+    assert_eq!(conn.get::<_, usize>(key(0)).await.unwrap(), 0);
+    let now = served(&cluster).await;
+    let of = |all: &[(String, usize)], node: usize| {
+        all.iter().find(|(addr, _)| *addr == servers.nodes[node].addr()).unwrap().1
+    };
+    assert_eq!(of(&now, 1), of(&before, 1) + 1);
+    // What was asked for in between has left nothing behind on the connections.
+    assert_eq!(events.closed(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_slots_move_under_load_and_callers_go_away_nobody_gets_anothers_answer() {
     let servers = Arc::new(RedisCluster::start(3, false));
     let events = Events::default();
