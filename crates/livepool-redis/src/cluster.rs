@@ -240,8 +240,9 @@ impl Cluster {
 
 impl ClusterBuilder {
     /// The same with the configuration of each node's pool changed: its `max_size` is for one node. The
-    /// defaults are those of [`Config`], with the name `cluster` (of which each node's pool has a number) and
-    /// `timeouts.read` of 5 s. `upstream` is set here.
+    /// defaults are those of [`Config`], with the name `cluster` and `timeouts.read` of 5 s. A node's pool has
+    /// this name and a number behind it: the lowest that is free, so that metrics have no more names than
+    /// there are nodes at a time. `upstream` is set here.
     pub fn with_config(mut self, change: impl FnOnce(Config) -> Config) -> Self {
         self.config = change(self.config);
         self

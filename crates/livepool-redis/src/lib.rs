@@ -120,6 +120,7 @@ pub mod fuzzed;
 mod handshake;
 mod line;
 mod listen;
+mod numbers;
 mod protocol;
 mod pubsub;
 mod reply_parser;

@@ -27,7 +27,9 @@
 //! A server that answers `READONLY` is no master any more: that closes the connections as well, and the
 //! next dial asks the sentinels.
 //!
-//! Other sentinels of the same master are found through those that were given, up to 16 together.
+//! Other sentinels of the same master are found through those that were given, up to 16 together. Each has a
+//! pool of two connections, whose events and metrics are those of any pool, under the name of this one with
+//! `sentinel` and a number behind it.
 
 mod error;
 mod said;
@@ -188,7 +190,9 @@ impl Sentinel {
         redis: Redis,
         with: impl FnOnce(Builder<Redis>) -> Builder<Redis>,
     ) -> Result<Pool<Redis>, ConfigError> {
-        let watch = Watch::new(self.master.clone(), self.role, self.timeout, &self.sentinels)?;
+        let name = if config.name.is_empty() { &self.master } else { &config.name };
+        let (master, name) = (self.master.clone(), name.clone());
+        let watch = Watch::new(master, name, self.role, self.timeout, &self.sentinels)?;
         let resolver = SentinelResolver::new(std::sync::Arc::clone(&watch));
         let config = config.with_upstream([self.upstream()]);
         let builder = Pool::builder(config).protocol(redis.with_role(self.role));

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use livepool::CloseReason;
 use livepool_redis::cluster::Cluster;
 use livepool_redis::fuzzed::first_key;
 use livepool_redis::redis::{AsyncCommands, RedisResult, cmd, pipe};
 use livepool_redis::request_lost;
 use livepool_testkit::crossing::requests;
+use livepool_testkit::cut::{DROPS, cut};
 use livepool_testkit::servers::{Redis, RedisCluster};
-use livepool_testkit::{Events, until_seen};
+use livepool_testkit::{Events, until_seen, until_status};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -60,6 +62,11 @@ async fn commands_and_pipelines_go_to_the_nodes_of_their_keys() {
     addrs.sort_unstable();
     assert_eq!(nodes.iter().map(|(addr, _)| addr.clone()).collect::<Vec<_>>(), addrs);
     assert_eq!(nodes.iter().map(|(_, slots)| slots).sum::<usize>(), 16_384);
+    // Metrics, events and logs of each have a name, of which there are as many as nodes.
+    let pools = cluster.nodes().await.unwrap();
+    let names: std::collections::BTreeSet<_> =
+        pools.iter().map(|node| node.pool().name()).collect();
+    assert!(names.len() == 3 && names.iter().all(|name| name.starts_with("cluster")), "{names:?}");
     // Every node has a part of them, and one connection each was enough.
     let keys = servers.nodes.iter().map(|node| node.cli(&["DBSIZE"]).parse::<usize>().unwrap());
     assert!(keys.clone().all(|count| count > 0) && keys.sum::<usize>() == 100);
@@ -225,6 +232,63 @@ async fn a_slot_that_is_half_moved_is_served_by_both_nodes_and_then_by_the_new_o
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_dropped_at_any_await_leaves_nothing_behind() {
+    let servers = RedisCluster::start(2, false);
+    let events = Events::default();
+    let warm = cluster(&servers, &events);
+    let tag = key_of(&servers, 0);
+    let (here, gone) = (format!("{{{tag}}}here"), format!("{{{tag}}}gone"));
+    let other = key_of(&servers, 1);
+    let mut conn = warm.clone();
+    conn.set::<_, _, ()>(&gone, "gone").await.unwrap();
+    let slot = slot_of(&servers, &tag);
+    servers.begin_to_move(slot, 0, 1);
+    servers.move_keys(slot, 0, 1, 10);
+    for polls in 1..=12 {
+        for drop in DROPS {
+            // From the first question on; and of one that knows the slots.
+            let cold = cluster(&servers, &events);
+            for cluster in [&cold, &warm] {
+                let mut conn = cluster.clone();
+                let one = cut(conn.get::<_, Option<String>>(&gone), polls, drop, |_| {}).await;
+                assert!(one.is_none_or(|said| said.unwrap().as_deref() == Some("gone")));
+                let mut two = pipe();
+                two.set(&other, "other").get(&gone).get(&other);
+                let two = two.query_async::<(String, String, String)>(&mut conn);
+                let said = cut(two, polls, drop, |_| {}).await.map(Result::unwrap);
+                assert!(said.is_none_or(|(_, gone, other)| (&*gone, &*other) == ("gone", "other")));
+                let mut all = pipe();
+                all.atomic().get(&gone).get(&gone);
+                let all = all.query_async::<(String, String)>(&mut conn);
+                let said = cut(all, polls, drop, |_| {}).await.map(Result::unwrap);
+                assert!(said.is_none_or(|(first, second)| (&*first, &*second) == ("gone", "gone")));
+            }
+            let mut conn = cold;
+            let said: (String, Option<String>) =
+                pipe().get(&gone).get(&here).query_async(&mut conn).await.unwrap();
+            assert_eq!(said, ("gone".to_owned(), None));
+        }
+    }
+    for node in warm.nodes().await.unwrap() {
+        until_status(node.pool(), |now| now.in_use == 0 && now.waiting == 0).await;
+    }
+    let is_theirs = |reason: &CloseReason| *reason != CloseReason::PoolClosed;
+    assert_eq!(events.closed().into_iter().filter(is_theirs).collect::<Vec<_>>(), []);
+    // With the last handle all of it ends.
+    drop((warm, conn));
+    let clients = || {
+        let of = |node: &Redis| {
+            let all = node.cli(&["CLIENT", "LIST", "TYPE", "normal"]);
+            // Not who asks, nor the node that has moved keys.
+            let others = all.lines().filter(|line| !line.contains("cmd=client"));
+            others.filter(|line| !line.contains("cmd=restore")).count()
+        };
+        servers.nodes.iter().map(of).sum::<usize>()
+    };
+    until_seen(clients, |count| *count == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_slots_move_under_load_and_callers_go_away_nobody_gets_anothers_answer() {
     let servers = Arc::new(RedisCluster::start(3, false));
     let events = Events::default();
@@ -320,6 +384,9 @@ async fn while_slots_move_under_load_and_callers_go_away_nobody_gets_anothers_an
         }
         let values: Vec<u64> = all.query_async(&mut conn).await.unwrap();
         assert_eq!(values.len(), 64);
+    }
+    for node in cluster.nodes().await.unwrap() {
+        until_status(node.pool(), |now| now.in_use == 0 && now.waiting == 0).await;
     }
 }
 

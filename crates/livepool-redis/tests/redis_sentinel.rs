@@ -9,6 +9,7 @@ use livepool::{CloseReason, Delivery, Pool, Timeouts};
 use livepool_redis::redis::AsyncCommands;
 use livepool_redis::sentinel::{Sentinel, SentinelError};
 use livepool_redis::{Redis as Adapter, Role};
+use livepool_testkit::cut::{DROPS, cut};
 use livepool_testkit::servers::{Redis, RedisSentinel};
 use livepool_testkit::{Events, until_seen};
 
@@ -289,6 +290,15 @@ async fn an_answer_that_is_out_of_date_is_harmless_and_errors_name_who_said_what
     let error = pool.get().await.unwrap_err().to_string();
     assert!(error.contains("not a master, and one is wanted"), "{error}");
     assert!(error.contains(&servers.0[0].addr()) && error.contains("slave"), "{error}");
+    // Whoever goes, at whatever await, leaves nothing behind.
+    for polls in 1..=6 {
+        for drop in DROPS {
+            let config = found.config().with_timeouts(timeouts);
+            let pool = found.pool_with(config, redis(), |builder| builder).unwrap();
+            let _ = tokio::time::timeout(SECOND / 10, cut(pool.get(), polls, drop, |_| {})).await;
+            assert_eq!(pool.status().waiting, 0);
+        }
+    }
     // A name that it does not know.
     let unknown = Sentinel::new("sessions", [sentinel.addr()]).unwrap();
     let pool = unknown.pool(redis()).unwrap();

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::slots::SLOTS;
 use super::topology::{self, Range, error, short};
+use crate::numbers::{Number, Numbers};
 use crate::settings::Redis;
 
 /// So many nodes are asked at a time who serves which slot.
@@ -39,6 +40,8 @@ pub(super) struct Inner {
     pub(super) with: Option<With>,
     pub(super) max_nodes: usize,
     pub(super) seeds: Vec<String>,
+    /// Of the nodes, for their names.
+    numbers: Numbers,
     state: Mutex<State>,
     /// Who asks the nodes, for all; and what the last one was told, when.
     turn: tokio::sync::Mutex<Option<(Instant, RedisResult<()>)>>,
@@ -65,6 +68,7 @@ pub(super) struct Node {
     pub(super) pool: Pool<Redis>,
     begun: AtomicU64,
     ended: AtomicU64,
+    _number: Number,
 }
 
 impl Node {
@@ -109,6 +113,7 @@ impl Inner {
             with,
             max_nodes,
             seeds,
+            numbers: Numbers::default(),
             state: Mutex::default(),
             turn: tokio::sync::Mutex::new(None),
             version: AtomicU64::new(0),
@@ -128,14 +133,17 @@ impl Inner {
     }
 
     fn make(&self, addr: &str) -> Result<Arc<Node>, ConfigError> {
-        let config = self.config.clone().with_upstream([addr]);
+        let number = self.numbers.take();
+        let name = number.name(&self.config.name);
+        let config = self.config.clone().with_upstream([addr]).with_name(name);
         let builder = Pool::builder(config).protocol(self.redis.clone().at(addr.to_owned()));
         let builder = match &self.with {
             Some(with) => with(builder),
             None => builder,
         };
         let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Arc::new(Node { addr: addr.to_owned(), pool: builder.build()?, begun, ended }))
+        let (addr, pool) = (addr.to_owned(), builder.build()?);
+        Ok(Arc::new(Node { addr, pool, begun, ended, _number: number }))
     }
 
     /// The node at this address; a new one, if there is room.

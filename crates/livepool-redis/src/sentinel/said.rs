@@ -165,23 +165,32 @@ pub(super) fn epoch(value: &Value) -> Option<u64> {
     fields(value)?.get("config-epoch")?.parse().ok()
 }
 
-/// The servers in the answer to `SENTINEL REPLICAS` or `SENTINEL SENTINELS`, without those that are down.
-pub(super) fn servers(value: &Value) -> Result<Vec<Place>, String> {
+/// The servers in an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Servers {
+    pub(super) up: Vec<Place>,
+    /// Down or not known yet, as far as this sentinel can tell.
+    pub(super) down: Vec<Place>,
+}
+
+/// The servers in the answer to `SENTINEL REPLICAS` or `SENTINEL SENTINELS`.
+pub(super) fn servers(value: &Value) -> Result<Servers, String> {
     let all = match value {
         Value::Array(all) => all,
         Value::ServerError(error) => return Err(refusal(error)),
         _ => return Err(unusual(value)),
     };
-    let mut places = Vec::new();
+    let mut servers = Servers { up: Vec::new(), down: Vec::new() };
     for server in all {
         let Some(fields) = fields(server) else { return Err(unusual(value)) };
         let field = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
         let mut flags = field("flags").split(',');
         let is_down = flags.any(|flag| matches!(flag, "s_down" | "o_down" | "disconnected"));
+        let list = if is_down { &mut servers.down } else { &mut servers.up };
         // Where announced, a name is in "ip" as well.
-        places.extend(Place::new(field("ip"), field("port")).filter(|_| !is_down));
+        list.extend(Place::new(field("ip"), field("port")));
     }
-    Ok(places)
+    Ok(servers)
 }
 
 /// A map, or what stands for one in RESP2.
@@ -302,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_servers_is_read_in_both_protocols_without_those_that_are_down() {
+    fn a_list_of_servers_is_read_in_both_protocols_and_says_who_is_down() {
         let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let server = |port: &str, flags: &str| {
             ["ip", "10.0.0.1", "port", port, "flags", flags].map(bulk).to_vec()
@@ -314,7 +323,8 @@ mod tests {
                 server("3", "slave").chunks(2).map(|p| (p[0].clone(), p[1].clone())).collect(),
             ),
         ]);
-        assert_eq!(servers(&list).unwrap(), [place(1), place(3)]);
+        let expected = Servers { up: vec![place(1), place(3)], down: vec![place(2)] };
+        assert_eq!(servers(&list).unwrap(), expected);
         let odd = Value::Array(vec![Value::Array(server("1", "slave")[..3].to_vec())]);
         assert!(servers(&odd).unwrap_err().contains("not answer as a sentinel"));
         assert_eq!(master(&Value::Nil), Ok(None));

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::error::SentinelError;
 use super::said::{self, Answer, Known, News, Place, Switch};
+use crate::numbers::{Number, Numbers};
 use crate::settings::{Redis, Role};
 
 /// So many sentinels are asked and followed: those that were given, and others that these know.
@@ -33,6 +34,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// The sentinels of one pool.
 pub(super) struct Watch {
     master: String,
+    /// The name of the pool.
+    pool_name: String,
+    /// Of the sentinels, for their names.
+    numbers: Numbers,
     /// The pool is of this kind of server.
     role: Role,
     timeout: Duration,
@@ -53,6 +58,7 @@ struct One {
     pool: Pool<Redis>,
     /// Where its last connection led to.
     addr: Mutex<Option<PeerAddr>>,
+    _number: Number,
 }
 
 /// What one sentinel answered.
@@ -64,12 +70,15 @@ struct Heard {
 impl Watch {
     pub(super) fn new(
         master: String,
+        pool_name: String,
         role: Role,
         timeout: Duration,
         given: &[Redis],
     ) -> Result<Arc<Self>, ConfigError> {
+        let numbers = Numbers::default();
         let all = given.iter().take(MOST_SENTINELS);
-        let sentinels = all.map(|redis| One::new(&master, redis.clone(), timeout, true));
+        let sentinels =
+            all.map(|redis| One::new(&pool_name, numbers.take(), redis.clone(), timeout, true));
         let sentinels = sentinels.collect::<Result<Vec<_>, _>>()?;
         Ok(Arc::new(Self {
             role,
@@ -80,6 +89,8 @@ impl Watch {
             pool: OnceLock::new(),
             doubt: Notify::new(),
             master,
+            pool_name,
+            numbers,
         }))
     }
 
@@ -205,7 +216,7 @@ impl Watch {
         };
         let place = said::master(place)?.ok_or_else(|| NO_SUCH_MASTER.to_owned())?;
         let replicas = match rest.first() {
-            Some(replicas) => said::servers(replicas)?,
+            Some(replicas) => said::servers(replicas)?.up,
             None => Vec::new(),
         };
         Ok(Heard { answer: Answer { place, epoch: said::epoch(state) }, replicas })
@@ -222,7 +233,8 @@ impl Watch {
         for one in self.sentinels() {
             let Ok(answers) = one.ask(&question, self.timeout).await else { continue };
             if let Some(Ok(others)) = answers.first().map(said::servers) {
-                return self.take_over(&others);
+                // One that is down may be so for this sentinel only, or soon be up.
+                return self.take_over(&[others.up, others.down].concat());
             }
         }
     }
@@ -246,7 +258,8 @@ impl Watch {
             } else {
                 let redis = self.template.clone().at(name);
                 // No address: then nobody can ask there.
-                now.extend(One::new(&self.master, redis, self.timeout, false));
+                let number = self.numbers.take();
+                now.extend(One::new(&self.pool_name, number, redis, self.timeout, false));
             }
         }
         *lock(&self.sentinels) = now;
@@ -258,7 +271,8 @@ pub(super) const NO_SUCH_MASTER: &str = "it knows no such master";
 
 impl One {
     fn new(
-        master: &str,
+        pool_name: &str,
+        number: Number,
         redis: Redis,
         timeout: Duration,
         was_given: bool,
@@ -266,15 +280,14 @@ impl One {
         let name = redis.settings.upstream.clone();
         let timeouts =
             Timeouts::default().with_checkout(timeout).with_connect(timeout).with_read(timeout);
-        // One connection to follow, and one for questions. The name is a label of metrics: it is the same
-        // for all, so that addresses that come and go make no new ones.
+        // One connection to follow, and one for questions.
         let config = Config::new(name.clone())
-            .with_name(format!("{master} sentinel"))
+            .with_name(number.name(&format!("{pool_name} sentinel")))
             .with_max_size(2)
             .with_timeouts(timeouts)
             .with_dns_refresh(None);
         let pool = Pool::builder(config).protocol(redis.with_role(Role::Any)).build()?;
-        Ok(Arc::new(Self { name, was_given, pool, addr: Mutex::default() }))
+        Ok(Arc::new(Self { name, was_given, pool, addr: Mutex::default(), _number: number }))
     }
 
     async fn ask(&self, questions: &Pipeline, timeout: Duration) -> Result<Vec<Value>, String> {
