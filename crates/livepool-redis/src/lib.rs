@@ -63,6 +63,10 @@
 //! [`sentinel::Sentinel`] makes a pool of connections to whichever server is the master of a name, and
 //! follows failovers.
 //!
+//! # Redis Cluster
+//!
+//! [`cluster::Cluster`] has a pool for each node, and sends each command to the node of its slot.
+//!
 //! # Many callers on one connection
 //!
 //! [`Pool::share`](livepool::Pool::share) gives a [`SharedConnection`]: a part of a connection that up to

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::time::Duration;
 
 use ::redis::Value;
 use livepool::protocol::Escaped;
+use tokio::time::Instant;
 
 /// Where a server is, as a sentinel says it: an IP address, or a name where sentinels announce names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -59,16 +61,22 @@ pub(super) fn rank(answers: &[Answer]) -> Vec<Answer> {
     places.into_iter().map(|(answer, _)| answer).collect()
 }
 
-/// Whether so many sentinels agree that the others need not be waited for.
-pub(super) fn is_settled(answers: &[Answer], sentinels: usize) -> bool {
+/// Whether so many sentinels agree, on no older failover than is `known`, that the others need not be waited
+/// for.
+pub(super) fn is_settled(answers: &[Answer], sentinels: usize, known: Option<u64>) -> bool {
     let Some(first) = rank(answers).into_iter().next() else { return false };
     let votes = answers.iter().filter(|answer| **answer == first).count();
-    votes * 2 > sentinels
+    let is_old = known.zip(first.epoch).is_some_and(|(known, said)| said < known);
+    votes * 2 > sentinels && !is_old
 }
 
-/// The master that is known, and since which failover.
+/// After a failover, so long a majority that says something older may not have heard of it: sentinels tell
+/// each other every 2 s.
+pub(super) const HEARSAY: Duration = Duration::from_secs(10);
+
+/// The master that is known, since which failover, and since when.
 #[derive(Debug, Default)]
-pub(super) struct Known(Option<Answer>);
+pub(super) struct Known(Option<(Answer, Instant)>);
 
 /// What an answer, or an event, is to what is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,32 +93,48 @@ pub(super) enum News {
 
 impl Known {
     pub(super) fn place(&self) -> Option<&Place> {
-        self.0.as_ref().map(|known| &known.place)
+        self.0.as_ref().map(|(known, _)| &known.place)
+    }
+
+    pub(super) fn epoch(&self) -> Option<u64> {
+        self.0.as_ref().and_then(|(known, _)| known.epoch)
     }
 
     /// Takes in what a number of sentinels answered. `is_majority` of all that are known: these may take
-    /// back a failover, as they do when an administrator begins anew.
-    pub(super) fn answered(&mut self, answer: &Answer, is_majority: bool) -> News {
-        let known = self.0.as_ref();
-        if let Some(known) = known.filter(|known| known.place != answer.place) {
-            let is_old = known.epoch.zip(answer.epoch).is_some_and(|(known, said)| said < known);
-            if is_old && !is_majority {
-                return News::Old;
+    /// back a failover that was [long ago](HEARSAY), as they do when an administrator begins anew.
+    pub(super) fn answered(&mut self, answer: &Answer, is_majority: bool, now: Instant) -> News {
+        match &mut self.0 {
+            Some((known, _)) if known.place == answer.place => {
+                // One that is behind with its numbers agrees on the place.
+                known.epoch = known.epoch.max(answer.epoch);
+                News::Same
+            }
+            Some((known, since)) => {
+                let is_old =
+                    known.epoch.zip(answer.epoch).is_some_and(|(known, said)| said < known);
+                let is_hearsay = !is_majority || now.saturating_duration_since(*since) < HEARSAY;
+                if is_old && is_hearsay {
+                    return News::Old;
+                }
+                self.0 = Some((answer.clone(), now));
+                News::Moved
+            }
+            None => {
+                self.0 = Some((answer.clone(), now));
+                News::Same
             }
         }
-        let moved = known.is_some_and(|known| known.place != answer.place);
-        self.0 = Some(answer.clone());
-        if moved { News::Moved } else { News::Same }
     }
 
     /// Takes in a `+switch-master`.
-    pub(super) fn switched(&mut self, switch: &Switch) -> News {
+    pub(super) fn switched(&mut self, switch: &Switch, now: Instant) -> News {
         match &mut self.0 {
-            Some(known) if known.place == switch.to => News::Same,
-            Some(known) if known.place == switch.from => {
+            Some((known, _)) if known.place == switch.to => News::Same,
+            Some((known, since)) if known.place == switch.from => {
                 known.place = switch.to.clone();
                 // Each failover has a higher number than the last one.
                 known.epoch = known.epoch.map(|epoch| epoch + 1);
+                *since = now;
                 News::Moved
             }
             _ => News::Unclear,
@@ -262,39 +286,48 @@ mod tests {
     #[test]
     fn who_agrees_in_the_majority_need_not_wait_for_the_others() {
         let (old, new) = (answer(1, Some(3)), answer(2, Some(4)));
-        assert!(!is_settled(&[], 3));
-        assert!(!is_settled(std::slice::from_ref(&old), 3));
-        assert!(is_settled(&[old.clone(), old.clone()], 3));
-        assert!(!is_settled(&[old.clone(), old.clone()], 4));
+        assert!(!is_settled(&[], 3, None));
+        assert!(!is_settled(std::slice::from_ref(&old), 3, None));
+        assert!(is_settled(&[old.clone(), old.clone()], 3, None));
+        assert!(!is_settled(&[old.clone(), old.clone()], 4, None));
+        assert!(!is_settled(&[old.clone(), old.clone()], 3, Some(4)), "they are behind");
         // The majority is of one failover, and somebody knows of a later one.
-        assert!(!is_settled(&[old.clone(), old, new.clone()], 3));
-        assert!(is_settled(&[new], 1));
+        assert!(!is_settled(&[old.clone(), old, new.clone()], 3, None));
+        assert!(is_settled(&[new], 1, Some(4)));
     }
 
     #[test]
-    fn one_who_has_not_heard_of_the_last_failover_does_not_take_it_back_and_a_majority_does() {
-        let mut known = Known::default();
-        assert_eq!(known.answered(&answer(1, Some(3)), false), News::Same);
-        assert_eq!(known.answered(&answer(2, Some(4)), false), News::Moved);
-        assert_eq!(known.answered(&answer(1, Some(3)), false), News::Old);
+    fn those_who_have_not_heard_of_the_last_failover_do_not_take_it_back_and_later_a_majority_does()
+    {
+        let (mut known, now) = (Known::default(), Instant::now());
+        let later = now + HEARSAY;
+        assert_eq!(known.answered(&answer(1, Some(3)), false, now), News::Same);
+        assert_eq!(known.answered(&answer(2, Some(4)), false, now), News::Moved);
+        assert_eq!(known.answered(&answer(1, Some(3)), false, later), News::Old);
+        assert_eq!(
+            known.answered(&answer(1, Some(3)), true, now),
+            News::Old,
+            "two of three are behind"
+        );
         assert_eq!(known.place(), Some(&place(2)));
-        assert_eq!(known.answered(&answer(1, Some(0)), true), News::Moved);
+        assert_eq!(known.answered(&answer(1, Some(0)), true, later), News::Moved);
         // Who tells no numbers is believed.
-        assert_eq!(known.answered(&answer(3, None), false), News::Moved);
+        assert_eq!(known.answered(&answer(3, None), false, later), News::Moved);
     }
 
     #[test]
     fn a_switch_is_believed_at_once_where_it_begins_at_what_is_known_and_said_once() {
-        let mut known = Known::default();
+        let (mut known, now) = (Known::default(), Instant::now());
         let switch = |from, to| Switch { master: "m".to_owned(), from: place(from), to: place(to) };
-        assert_eq!(known.switched(&switch(1, 2)), News::Unclear, "nothing is known yet");
-        known.answered(&answer(1, Some(3)), false);
-        assert_eq!(known.switched(&switch(1, 2)), News::Moved);
-        assert_eq!(known.switched(&switch(1, 2)), News::Same, "the second sentinel");
-        assert_eq!(known.answered(&answer(1, Some(3)), false), News::Old, "the third");
-        assert_eq!(known.answered(&answer(2, Some(7)), false), News::Same);
-        assert_eq!(known.switched(&switch(2, 3)), News::Moved);
-        assert_eq!(known.switched(&switch(1, 2)), News::Unclear, "one that is late");
+        assert_eq!(known.switched(&switch(1, 2), now), News::Unclear, "nothing is known yet");
+        known.answered(&answer(1, Some(3)), false, now);
+        assert_eq!(known.switched(&switch(1, 2), now), News::Moved);
+        assert_eq!(known.switched(&switch(1, 2), now), News::Same, "the second sentinel");
+        assert_eq!(known.answered(&answer(1, Some(3)), true, now), News::Old, "the others");
+        assert_eq!(known.answered(&answer(2, Some(7)), false, now), News::Same);
+        assert_eq!(known.epoch(), Some(7));
+        assert_eq!(known.switched(&switch(2, 3), now), News::Moved);
+        assert_eq!(known.switched(&switch(1, 2), now), News::Unclear, "one that is late");
     }
 
     #[test]

@@ -103,27 +103,24 @@ impl Watch {
         lock(&self.sentinels).clone()
     }
 
-    /// The servers to connect to, the most wanted first.
+    /// The servers to connect to: the master, or its replicas.
+    ///
+    /// Of masters no other than the one of the last failover: an old one that was not told yet says that it
+    /// is a master, and takes writes that will be lost.
     async fn places(self: &Arc<Self>) -> Result<Vec<Place>, SentinelError> {
         let (heard, sentinels) = self.ask().await?;
         let answers: Vec<Answer> = heard.iter().map(|heard| heard.answer.clone()).collect();
-        let mut ranked: Vec<Place> = Vec::new();
-        for answer in said::rank(&answers) {
-            ranked.push(answer.place);
-        }
         // What is known may be newer than what those say who could be asked.
-        if let Some(known) = self.learn(&answers, sentinels) {
-            ranked.retain(|place| *place != known);
-            ranked.insert(0, known);
-        }
+        let Some(master) = self.learn(&answers, sentinels) else {
+            return Err(SentinelError::unknown(&self.master, Vec::new()));
+        };
         if self.role != Role::Replica {
-            return Ok(ranked);
+            return Ok(vec![master]);
         }
-        let master = &ranked[0];
         let mut replicas: Vec<Place> = Vec::new();
-        for heard in heard.iter().filter(|heard| heard.answer.place == *master) {
+        for heard in heard.iter().filter(|heard| heard.answer.place == master) {
             for place in &heard.replicas {
-                if place != master && !replicas.contains(place) {
+                if *place != master && !replicas.contains(place) {
                     replicas.push(place.clone());
                 }
             }
@@ -141,7 +138,8 @@ impl Watch {
         let (news, known) = {
             let mut known = lock(&self.known);
             let is_majority = answers.len() * 2 > sentinels;
-            let news = ranked.first().map(|first| known.answered(first, is_majority));
+            let news =
+                ranked.first().map(|first| known.answered(first, is_majority, Instant::now()));
             (news, known.place().cloned())
         };
         if news == Some(News::Moved) {
@@ -176,6 +174,7 @@ impl Watch {
             });
         }
         drop(tell);
+        let known = lock(&self.known).epoch();
         let (mut heard, mut failed) = (Vec::<Heard>::new(), Vec::new());
         let mut end: Option<Instant> = None;
         loop {
@@ -192,7 +191,7 @@ impl Watch {
                 Some((_, Ok(one))) => {
                     heard.push(one);
                     let answers: Vec<_> = heard.iter().map(|heard| heard.answer.clone()).collect();
-                    if said::is_settled(&answers, sentinels.len()) {
+                    if said::is_settled(&answers, sentinels.len(), known) {
                         break;
                     }
                     end.get_or_insert(Instant::now() + GRACE);
@@ -418,7 +417,7 @@ impl Watch {
         let Some(switch) = Switch::parse(text).filter(|switch| switch.master == self.master) else {
             return;
         };
-        let news = lock(&self.known).switched(&switch);
+        let news = lock(&self.known).switched(&switch, Instant::now());
         match news {
             News::Moved => self.moved(),
             News::Unclear => self.doubt.notify_one(),
