@@ -121,15 +121,15 @@ fn a_url_names_a_server_or_says_what_is_wrong(input: &[u8]) {
     }
 }
 
+/// Where the first key of a command is, if it has one: for a test that asks the server.
+pub fn first_key(words: &[&[u8]]) -> Option<usize> {
+    super::cluster::first_key(words)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn what_parses_bytes_holds_its_properties_for_some_thousand_inputs() {
         livepool::fuzzed::check(&super::all());
     }
-}
-
-/// Where the first key of a command is, if it has one: for a test that asks the server.
-pub fn first_key(words: &[&[u8]]) -> Option<usize> {
-    super::cluster::first_key(words)
 }
