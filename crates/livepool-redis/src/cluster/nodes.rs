@@ -68,10 +68,16 @@ pub(super) struct Node {
     pub(super) pool: Pool<Redis>,
     begun: AtomicU64,
     ended: AtomicU64,
+    /// An `ASK` has led here since the last look: a slot is on its way to this node, which may have none yet.
+    is_asked: AtomicBool,
     _number: Number,
 }
 
 impl Node {
+    pub(super) fn asked(&self) {
+        self.is_asked.store(true, Ordering::Relaxed);
+    }
+
     /// The host, as it stands in the address.
     pub(super) fn host(&self) -> &str {
         let host = self.addr.rsplit_once(':').map_or(self.addr.as_str(), |(host, _)| host);
@@ -143,7 +149,8 @@ impl Inner {
         };
         let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
         let (addr, pool) = (addr.to_owned(), builder.build()?);
-        Ok(Arc::new(Node { addr, pool, begun, ended, _number: number }))
+        let is_asked = AtomicBool::new(false);
+        Ok(Arc::new(Node { addr, pool, begun, ended, is_asked, _number: number }))
     }
 
     /// The node at this address; a new one, if there is room.
@@ -233,6 +240,10 @@ impl Inner {
         runtime.spawn(async move {
             let reset = ResetFlag(&inner.is_refreshing);
             let _ = inner.refresh(inner.version()).await;
+            // A slot has moved meanwhile: the answer may be from before.
+            if inner.state().knows.is_some() {
+                let _ = inner.refresh(inner.version()).await;
+            }
             drop(reset);
         });
     }
@@ -345,7 +356,10 @@ impl Inner {
             state.slots = slots;
             state
                 .nodes
-                .extract_if(|addr, _| !masters.contains(addr.as_str()))
+                .extract_if(|addr, node| {
+                    let is_asked = node.is_asked.swap(false, Ordering::Relaxed);
+                    !masters.contains(addr.as_str()) && !is_asked
+                })
                 .map(|(_, node)| node)
                 .collect()
         };

@@ -216,7 +216,11 @@ impl Inner {
                         Redirect::Moved(slot, addr) => {
                             redirected = Some((self.moved(*slot, addr)?, false));
                         }
-                        Redirect::Ask(addr) => redirected = Some((self.node_at(addr)?, true)),
+                        Redirect::Ask(addr) => {
+                            let node = self.node_at(addr)?;
+                            node.asked();
+                            redirected = Some((node, true));
+                        }
                         Redirect::Later => self.doubt(),
                     }
                     if tries <= AT_ONCE && redirected.is_some() {
