@@ -444,7 +444,7 @@ mod tests {
             looks += 1;
             if looks == 1 { Poll::Pending } else { Poll::Ready(()) }
         });
-        assert!(!client.canceller.cancel(unless).await.unwrap());
+        assert!(!client.session.canceller.cancel(unless).await.unwrap());
         assert_eq!(sent.load(SeqCst), 0);
     }
 
@@ -459,7 +459,7 @@ mod tests {
         .await;
         let pool = pool(&url, Duration::from_millis(500));
         let client = pool.get().await.unwrap();
-        let canceller = &client.canceller;
+        let canceller = &client.session.canceller;
         assert_eq!(canceller.cancel(pending()).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(canceller.cancel(pending()).await.unwrap());
         assert_eq!(canceller.settle().await.unwrap_err().kind(), io::ErrorKind::TimedOut);

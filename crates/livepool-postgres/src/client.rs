@@ -2,16 +2,15 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::time::Duration;
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, IsolationLevel, Statement};
 
 use super::cancel::{CancelToken, Canceller};
-use super::line::Line;
-use super::notify::{NotificationBoard, Notifications};
+use super::notify::Notifications;
+use super::session::Session;
 use super::statements::StatementCache;
-use crate::sync::{Arc, OnceLock};
+use crate::sync::Arc;
 
 /// A client of one connection: [`tokio_postgres::Client`], which it derefs to, with prepared
 /// statements that are kept and notifications.
@@ -33,12 +32,7 @@ use crate::sync::{Arc, OnceLock};
 pub struct Client {
     pub(super) client: tokio_postgres::Client,
     pub(super) statements: Arc<StatementCache>,
-    pub(super) line: Arc<Line>,
-    pub(super) board: Arc<NotificationBoard>,
-    pub(super) canceller: Canceller,
-    pub(super) end: Arc<OnceLock<Error>>,
-    /// The time that the handshake took.
-    pub(super) handshake: Duration,
+    pub(super) session: Session,
 }
 
 impl Client {
@@ -94,13 +88,13 @@ impl Client {
     /// Dropped in the middle, it is rolled back.
     pub async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
         let transaction = self.client.transaction().await?;
-        Ok(Transaction::new(transaction, &self.statements, &self.canceller))
+        Ok(Transaction::new(transaction, &self.statements, &self.session.canceller))
     }
 
     /// As [`transaction`](Self::transaction), with an isolation level and access mode.
     pub fn build_transaction(&mut self) -> TransactionBuilder<'_> {
         let builder = self.client.build_transaction();
-        TransactionBuilder::new(builder, &self.statements, &self.canceller)
+        TransactionBuilder::new(builder, &self.statements, &self.session.canceller)
     }
 
     /// The right to cancel what this connection does for its present user, to be used while it
@@ -108,7 +102,7 @@ impl Client {
     /// its token's `cancel_query` fails; what is sent by its `cancel_query_raw`, over a socket of your
     /// own, no pool knows of: it may hit the next user's query.
     pub fn cancel_token(&self) -> CancelToken {
-        self.canceller.token()
+        self.session.cancel_token()
     }
 
     /// Cancels what this connection does now: see [`CancelToken::cancel`].
@@ -135,7 +129,7 @@ impl Client {
     /// notification, and the connection has no next user. Give such a session back with `UNLISTEN
     /// *`, or use [`RecyclingMethod::Clean`](super::RecyclingMethod::Clean).
     pub fn notifications(&self) -> Notifications {
-        self.board.subscribe()
+        self.session.notifications()
     }
 
     /// The error that the connection ended with, a moment after the calls that waited were told.
@@ -143,7 +137,7 @@ impl Client {
     /// see the [module's page](super). Later calls fail with "connection closed", whatever the
     /// reason was.
     pub fn ended_with(&self) -> Option<&Error> {
-        self.end.get()
+        self.session.ended_with()
     }
 }
 
@@ -163,7 +157,7 @@ impl DerefMut for Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("line", &self.line).finish_non_exhaustive()
+        f.debug_struct("Client").field("line", &self.session.line).finish_non_exhaustive()
     }
 }
 

@@ -51,6 +51,8 @@ pub enum Error {
     Credentials(CredentialsError),
     /// The server refused credentials of the callback. It is asked for others.
     CredentialsRefused(tokio_postgres::Error),
+    /// The library that has the client to itself says so: see [`Library`](crate::Library).
+    Library(Box<dyn std::error::Error + Send + Sync>),
     /// A transaction or an answer was left behind that could not be got rid of.
     NotClean,
     /// The server of a [`Subscription`](livepool::Subscription) did not answer within its
@@ -115,7 +117,7 @@ impl Error {
             Self::Tls(error) => livepool_tls::is_distrusted(error),
             #[cfg(not(feature = "tls"))]
             Self::Tls(_) => false,
-            Self::Credentials(_) | Self::CredentialsRefused(_) => false,
+            Self::Credentials(_) | Self::CredentialsRefused(_) | Self::Library(_) => false,
             Self::NotWanted { .. } | Self::NotClean | Self::NoAnswer | Self::NotListening(_) => {
                 false
             }
@@ -216,6 +218,7 @@ impl fmt::Display for Error {
             Self::Setup(error) => write!(f, "nothing was said to the server: {error}"),
             Self::NotWanted { target, found } => write!(f, "it is {found}, and not {target}"),
             Self::Credentials(error) => error.fmt(f),
+            Self::Library(error) => OneLine(&**error).fmt(f),
             Self::NotClean => f.write_str("its last user left behind what would not end"),
             Self::NoAnswer => f.write_str("the server did not answer within the heartbeat"),
             Self::NotListening(channel) => write!(

@@ -184,6 +184,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzed;
 mod generic_client;
+mod library;
 mod line;
 mod listen;
 #[cfg(shuttle)]
@@ -197,6 +198,7 @@ mod reset;
 mod role;
 mod scanner;
 mod search_path;
+mod session;
 mod session_scanner;
 mod setup;
 mod shared;
@@ -223,6 +225,7 @@ pub use cancel::CancelToken;
 pub use client::{Client, Transaction, TransactionBuilder};
 pub use error::Error;
 pub use generic_client::GenericClient;
+pub use library::{Library, LibraryClient, LibraryPostgres};
 pub use notify::Notifications;
 pub use protocol::Postgres;
 pub use query::ToStatement;

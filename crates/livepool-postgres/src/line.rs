@@ -43,6 +43,8 @@ pub(super) struct Line {
     forgotten: AtomicU64,
     /// Whether the last statement that failed was refused before anything was run.
     was_early: AtomicBool,
+    /// The SQLSTATE of the last error, in the upper bytes; 0 before one.
+    last_code: AtomicU64,
     /// Statements that nobody runs.
     unclaimed: OnceLock<Arc<UnclaimedStatements>>,
     /// Whether a write was refused, and the server or the session may be read-only.
@@ -81,6 +83,7 @@ impl Line {
             path: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
             was_early: AtomicBool::new(false),
+            last_code: AtomicU64::new(0),
             unclaimed: OnceLock::new(),
             doubts_role: AtomicBool::new(false),
             verdict: Mutex::new(None),
@@ -170,6 +173,21 @@ impl Line {
         if self.met_conflict() != met_conflict {
             self.met_conflict.store(met_conflict, SeqCst);
         }
+    }
+
+    /// Takes over the scanner's knowledge of the last error.
+    pub(super) fn refused_with(&self, [a, b, c, d, e]: [u8; 5]) {
+        let code = u64::from_be_bytes([a, b, c, d, e, 0, 0, 0]);
+        if self.last_code.load(SeqCst) != code {
+            self.last_code.store(code, SeqCst);
+        }
+    }
+
+    /// The SQLSTATE of the last error on this session; zeros before one. A library that has the client to
+    /// itself may have no word for it.
+    pub(super) fn last_code(&self) -> [u8; 5] {
+        let [a, b, c, d, e, ..] = self.last_code.load(SeqCst).to_be_bytes();
+        [a, b, c, d, e]
     }
 
     /// Whether the session's transaction has failed, so that its end would undo it.

@@ -26,7 +26,7 @@ impl Listen for Postgres {
     async fn follow(&self, guard: &mut Guard<Self>, feed: &Feed<Self>) -> Error {
         let posted = feed.clone();
         let post = move |notification| posted.deliver(notification);
-        let board = guard.board.clone();
+        let board = guard.session.board.clone();
         // Until this ends, however it does.
         let _posting = board.post_to(Box::new(post));
         let error = Follower { client: guard, feed, have: BTreeSet::new() }.follow().await;
@@ -69,7 +69,7 @@ impl Follower<'_> {
                 None => pending().await,
             }
         };
-        let (changed, ended) = (pin!(self.feed.changed()), pin!(self.client.line.ended()));
+        let (changed, ended) = (pin!(self.feed.changed()), pin!(self.client.session.line.ended()));
         match select(ended, select(changed, pin!(beat))).await {
             // What it ended with, in the words that a caller would be given.
             Either::Left(_) => Err(self.run("").await.err().unwrap_or(Error::NotClean)),
@@ -130,7 +130,7 @@ impl Follower<'_> {
     }
 
     fn is_over(&self, error: &Error) -> bool {
-        self.client.line.is_lost() || matches!(error, Error::NoAnswer)
+        self.client.session.line.is_lost() || matches!(error, Error::NoAnswer)
     }
 
     async fn run(&self, sql: &str) -> Result<(), Error> {

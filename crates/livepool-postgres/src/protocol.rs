@@ -12,8 +12,9 @@ use super::encryption::{Negotiated, NegotiatedConnect, TlsPolicy};
 use super::error::Error;
 use super::line::Line;
 use super::notify::NotificationBoard;
-use super::reset::{self, RecyclingMethod};
+use super::reset::{self, RecyclingMethod, SessionClient};
 use super::role::{ServerRole, Target};
+use super::session::Session;
 use super::session_scanner::SessionScanner;
 use super::statements::{self, PoolCounts, StatementCache, Statements};
 use super::unclaimed::UnclaimedStatements;
@@ -191,6 +192,89 @@ impl Postgres {
         })
     }
 
+    /// Begins a session, with its driver and all that watches it.
+    pub(super) async fn log_in(
+        &self,
+        wire: Wire,
+    ) -> Result<(tokio_postgres::Client, Session), Error> {
+        // Whatever way the pool was built: what the URL demands is done or refused.
+        self.check().map_err(Error::Setup)?;
+        let began = Instant::now();
+        let peer = wire.peer_addr().clone();
+        let Negotiated { wire, encryption, end_point } =
+            self.tls_policy(&peer).negotiate(wire).await?;
+        let credentials = self.credentials(&wire).await?;
+        let driver = wire.driver();
+        let line = Line::new(driver.state());
+        // Its ledger only repeats what the line knows.
+        // Before the first byte of the startup: the scanner has to see both directions from the beginning.
+        drop(wire.scan(SessionScanner::new(&line, self.target, &self.generation)));
+        let mut config = (*self.config).clone();
+        if let Some(credentials) = &credentials {
+            config.password(credentials.password());
+            if let Some(user) = credentials.user() {
+                config.user(user);
+            }
+        }
+        NegotiatedConnect::configure(encryption.is_some(), &mut config);
+        let (side, linger) = (wire.side_channel(), wire.linger());
+        let stream = DriverStream::new(wire, &line, end_point);
+        let login = config.connect_raw(stream, NegotiatedConnect).await;
+        let (client, connection) = self.logged_in(credentials.as_ref(), login)?;
+        let handshake = began.elapsed();
+
+        let canceller = Canceller::new(client.cancel_token(), side, encryption);
+        let (board, end) = (Arc::<NotificationBoard>::default(), Arc::<OnceLock<_>>::default());
+        let session = Session {
+            line: Arc::clone(&line),
+            board: Arc::clone(&board),
+            canceller: canceller.clone(),
+            end: Arc::clone(&end),
+            handshake,
+        };
+        // Before the role is asked for: without the driver no answer would be read.
+        let driver = SessionDriver { connection, driver, line, board, end, canceller, linger };
+        tokio::spawn(driver.run());
+        if self.target != Target::Any {
+            // Servers since PostgreSQL 14 report their role in the handshake, which saves a round trip.
+            let role = match session.line.role() {
+                Some(role) => role,
+                None => ServerRole::ask(&client).await?,
+            };
+            if !self.target.accepts(role) {
+                return Err(Error::not_wanted(self.target, role));
+            }
+        }
+        // The answer may be complete while the driver still has to send, or to read on.
+        session.line.quiet().await;
+        Ok((client, session))
+    }
+
+    /// Makes a session fit for its next user.
+    pub(super) async fn put_right(&self, client: &mut impl SessionClient) -> Result<(), Error> {
+        reset::reset(client, &self.recycling).await
+    }
+
+    /// Whether a session that comes back can be used again.
+    pub(super) fn judge(&self, session: &Session) -> Verdict {
+        // Whatever comes from now on is not for the one who was told so far.
+        session.board.close();
+        // First, so that a token of the last user is stale before anything is judged.
+        let was_cancelled = session.canceller.note_return();
+        let line = &session.line;
+        if line.is_lost() || line.unclaimed().is_some_and(UnclaimedStatements::is_full) {
+            return Verdict::Close;
+        }
+        let left = line.unclaimed().map_or(0, UnclaimedStatements::len);
+        let is_known = left == 0 && !line.doubts_role() && !was_cancelled && !line.is_unsure();
+        let is_clean = line.is_quiet() && !line.is_in_transaction() && !line.listens() && is_known;
+        if is_clean && self.recycling.sql(line.is_touched()).is_none() {
+            Verdict::Keep
+        } else {
+            Verdict::NeedsReset
+        }
+    }
+
     pub(super) fn has_tls(&self) -> bool {
         #[cfg(feature = "tls")]
         return self.tls.is_some();
@@ -226,65 +310,15 @@ impl Protocol for Postgres {
     type Error = Error;
 
     async fn connect(&self, wire: Wire) -> Result<Client, Error> {
-        // Whatever way the pool was built: what the URL demands is done or refused.
-        self.check().map_err(Error::Setup)?;
-        let began = Instant::now();
-        let peer = wire.peer_addr().clone();
-        let Negotiated { wire, encryption, end_point } =
-            self.tls_policy(&peer).negotiate(wire).await?;
-        let credentials = self.credentials(&wire).await?;
-        let driver = wire.driver();
-        let line = Line::new(driver.state());
-        // Its ledger only repeats what the line knows.
-        // Before the first byte of the startup: the scanner has to see both directions from the beginning.
-        drop(wire.scan(SessionScanner::new(&line, self.target, &self.generation)));
-        let mut config = (*self.config).clone();
-        if let Some(credentials) = &credentials {
-            config.password(credentials.password());
-            if let Some(user) = credentials.user() {
-                config.user(user);
-            }
-        }
-        NegotiatedConnect::configure(encryption.is_some(), &mut config);
-        let (side, linger) = (wire.side_channel(), wire.linger());
-        let stream = DriverStream::new(wire, &line, end_point);
-        let login = config.connect_raw(stream, NegotiatedConnect).await;
-        let (client, connection) = self.logged_in(credentials.as_ref(), login)?;
-        let handshake = began.elapsed();
-
-        let canceller = Canceller::new(client.cancel_token(), side, encryption);
-        let (board, end) = (Arc::<NotificationBoard>::default(), Arc::<OnceLock<_>>::default());
-        let client = Client {
-            client,
-            statements: Arc::new(StatementCache::new(
-                self.statements,
-                self.capacity,
-                &line,
-                &self.generation,
-                &self.counts,
-            )),
-            line: Arc::clone(&line),
-            board: Arc::clone(&board),
-            canceller: canceller.clone(),
-            end: Arc::clone(&end),
-            handshake,
-        };
-        // Before the role is asked for: without the driver no answer would be read.
-        let driver = SessionDriver { connection, driver, line, board, end, canceller, linger };
-        tokio::spawn(driver.run());
-        if self.target != Target::Any {
-            // Servers since PostgreSQL 14 report their role in the handshake, which saves a round trip.
-            let role = match client.line.role() {
-                Some(role) => role,
-                None => ServerRole::ask(&client).await?,
-            };
-            if !self.target.accepts(role) {
-                return Err(Error::not_wanted(self.target, role));
-            }
-        }
-        // The answer may be complete while the driver still has to send, or to read on.
-        client.line.quiet().await;
-        Ok(client)
+        let (client, session) = self.log_in(wire).await?;
+        let statements = Arc::new(StatementCache::new(
+            self.statements,
+            self.capacity,
+            &session.line,
+            &self.generation,
+            &self.counts,
+        ));
+        Ok(Client { client, statements, session })
     }
 
     async fn ping(&self, client: &mut Client) -> Result<(), Error> {
@@ -292,30 +326,15 @@ impl Protocol for Postgres {
     }
 
     fn reuse(&self, client: &Client) -> Verdict {
-        // Whatever comes from now on is not for the one who was told so far.
-        client.board.close();
-        // First, so that a token of the last user is stale before anything is judged.
-        let was_cancelled = client.canceller.note_return();
-        let line = &client.line;
-        if line.is_lost() || line.unclaimed().is_some_and(UnclaimedStatements::is_full) {
-            return Verdict::Close;
-        }
-        let left = line.unclaimed().map_or(0, UnclaimedStatements::len);
-        let is_known = left == 0 && !line.doubts_role() && !was_cancelled && !line.is_unsure();
-        let is_clean = line.is_quiet() && !line.is_in_transaction() && !line.listens() && is_known;
-        if is_clean && self.recycling.sql(line.is_touched()).is_none() {
-            Verdict::Keep
-        } else {
-            Verdict::NeedsReset
-        }
+        self.judge(&client.session)
     }
 
     async fn reset(&self, client: &mut Client) -> Result<(), Error> {
-        reset::reset(client, &self.recycling).await
+        self.put_right(client).await
     }
 
     fn settled(&self, client: &Client) {
-        client.line.settle();
+        client.session.line.settle();
     }
 
     fn classify(&self, error: &Error) -> Verdict {

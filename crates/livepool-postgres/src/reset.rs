@@ -4,15 +4,16 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use tokio_postgres::error::SqlState;
 
 use super::cancel;
 use super::client::Client;
 use super::error::Error;
+use super::line::Line;
 use super::role;
-use super::statements::is_unknown_statement;
+use super::session::Session;
 use super::unclaimed::UnclaimedStatements;
-use livepool::protocol::log_trouble;
+use crate::sync::Arc;
+use livepool::protocol::{Verdict, log_trouble};
 
 /// How a connection is made fit for its next user when it comes back.
 ///
@@ -94,95 +95,143 @@ impl RecyclingMethod {
 const MIN_GRACE: Duration = Duration::from_millis(5);
 const MAX_GRACE: Duration = Duration::from_millis(100);
 
+/// A session's client, as a reset needs it.
+pub(super) trait SessionClient: Send {
+    fn session(&self) -> &Session;
+
+    /// Runs statements, separated by semicolons.
+    fn batch_execute(&mut self, sql: &str) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Takes note that statements were deallocated which nobody has.
+    fn unclaimed_closed(&mut self);
+
+    /// Asks why a write was refused, and returns the verdict.
+    fn why_read_only(&mut self) -> impl Future<Output = Result<Option<Verdict>, Error>> + Send;
+
+    /// The statements that make the session's settings what the client needs, after they were reset.
+    fn settings(&self) -> Option<String> {
+        None
+    }
+
+    /// The session is as its next user has to find it.
+    fn renew(&mut self) {}
+}
+
+impl SessionClient for Client {
+    fn session(&self) -> &Session {
+        &self.session
+    }
+
+    async fn batch_execute(&mut self, sql: &str) -> Result<(), Error> {
+        Ok(self.client.batch_execute(sql).await?)
+    }
+
+    fn unclaimed_closed(&mut self) {
+        // The scanner takes a DEALLOCATE for a loss of the cache's statements; these were none of them.
+        self.statements.keep();
+    }
+
+    async fn why_read_only(&mut self) -> Result<Option<Verdict>, Error> {
+        Ok(role::why_read_only(&self.client, self.session.line.role()).await?)
+    }
+}
+
 /// Makes a client fit for its next user. The pool limits the time.
-pub(super) async fn reset(client: &Client, method: &RecyclingMethod) -> Result<(), Error> {
-    let grace = client.handshake.clamp(MIN_GRACE, MAX_GRACE);
+pub(super) async fn reset(
+    client: &mut impl SessionClient,
+    method: &RecyclingMethod,
+) -> Result<(), Error> {
+    let session = client.session();
+    let line = Arc::clone(&session.line);
+    let grace = session.handshake.clamp(MIN_GRACE, MAX_GRACE);
     // A request that is under way may hit what is sent next: no step before it is settled.
-    let mut cancelled = client.canceller.settle().await.map_err(|_| Error::NotClean)?;
-    if !is_quiet_within(client, grace).await? {
-        cancel(client).await?;
+    let mut cancelled = session.canceller.settle().await.map_err(|_| Error::NotClean)?;
+    if !is_quiet_within(&line, grace).await? {
+        cancel(session).await?;
         cancelled = true;
     }
     // More than once: a request to cancel may come late and hit the ROLLBACK itself.
     for _ in 0..3 {
-        if !client.line.is_in_transaction() {
+        if !line.is_in_transaction() {
             break;
         }
         run(client, "ROLLBACK").await?;
     }
-    if client.line.is_in_transaction() {
+    if line.is_in_transaction() {
         return Err(Error::NotClean);
     }
     // A round trip, for a late cancel to hit nobody else, and for a second ReadyForQuery of a COPY that
     // failed: it comes before the answer of this, if at all.
-    if cancelled || client.line.is_unsure() {
+    if cancelled || line.is_unsure() {
         run(client, "").await?;
     }
-    close_statements(client).await?;
-    if client.line.doubts_role() {
-        let verdict = role::why_read_only(&client.client, client.line.role()).await?;
-        client.line.judge(verdict);
+    close_statements(client, &line).await?;
+    if line.doubts_role() {
+        let verdict = client.why_read_only().await?;
+        line.judge(verdict);
         // The pool hears of it with this answer.
         run(client, "").await?;
     }
-    if let Some(sql) = method.sql(client.line.is_touched()) {
+    if let Some(sql) = method.sql(line.is_touched()) {
         run(client, sql).await?;
         if sql == CLEAN {
-            client.line.stopped_listening();
+            line.stopped_listening();
+        }
+        if let Some(settings) = client.settings().filter(|_| !sql.is_empty()) {
+            run(client, &settings).await?;
+            line.settle();
         }
     }
-    if client.line.listens() {
+    if line.listens() {
         run(client, "UNLISTEN *").await?;
-        client.line.stopped_listening();
+        line.stopped_listening();
     }
-    client.line.quiet().await;
-    let line = &client.line;
+    client.renew();
+    line.quiet().await;
     let is_clean = !line.is_lost() && !line.is_in_transaction() && !line.is_unsure();
     if is_clean { Ok(()) } else { Err(Error::NotClean) }
 }
 
 /// Closes the statements that were prepared for somebody who did not wait for it.
-async fn close_statements(client: &Client) -> Result<(), Error> {
-    let names = client.line.unclaimed().map(UnclaimedStatements::take).unwrap_or_default();
+async fn close_statements(client: &mut impl SessionClient, line: &Line) -> Result<(), Error> {
+    let names = line.unclaimed().map(UnclaimedStatements::take).unwrap_or_default();
     if !names.is_empty() {
         let sql: String = names.iter().map(|name| format!("DEALLOCATE s{name};")).collect();
         match run(client, &sql).await {
             // A proxy that gives statements names of its own does not know these, and takes care of them.
-            Err(Error::Postgres(error)) if is_unknown_statement(&error) => {}
+            Err(_) if line.last_code() == *b"26000" && !line.is_lost() => {}
             done => done?,
         }
-        // The scanner takes a DEALLOCATE for a loss of the cache's statements; these were none of them.
-        client.statements.keep();
+        client.unclaimed_closed();
     }
     Ok(())
 }
 
 /// Runs statements; once more, if a late request to cancel hit them.
-async fn run(client: &Client, sql: &str) -> Result<(), Error> {
-    match client.client.batch_execute(sql).await {
-        Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
-            Ok(client.client.batch_execute(sql).await?)
-        }
-        result => Ok(result?),
+async fn run(client: &mut impl SessionClient, sql: &str) -> Result<(), Error> {
+    match client.batch_execute(sql).await {
+        Err(_) if client.session().line.last_code() == *b"57014" => client.batch_execute(sql).await,
+        result => result,
     }
 }
 
 /// Waits for at most this long until nothing is under way. Returns whether that is so.
-async fn is_quiet_within(client: &Client, limit: Duration) -> Result<bool, Error> {
-    let is_quiet = timeout(limit, client.line.quiet()).await.is_ok();
-    if client.line.is_lost() { Err(Error::NotClean) } else { Ok(is_quiet) }
+async fn is_quiet_within(line: &Line, limit: Duration) -> Result<bool, Error> {
+    let is_quiet = timeout(limit, line.quiet()).await.is_ok();
+    if line.is_lost() { Err(Error::NotClean) } else { Ok(is_quiet) }
 }
 
 /// Has the server cancel, until nothing is under way.
-async fn cancel(client: &Client) -> Result<(), Error> {
+async fn cancel(session: &Session) -> Result<(), Error> {
+    let line = &session.line;
     loop {
         let began = Instant::now();
-        if let Err(error) = client.canceller.cancel(client.line.quiet()).await {
+        if let Err(error) = session.canceller.cancel(line.quiet()).await {
             log_trouble(None, &error, "a query could not be cancelled");
             return Err(Error::NotClean);
         }
         let left = cancel::RETRY_INTERVAL.saturating_sub(began.elapsed()).max(MIN_GRACE);
-        if is_quiet_within(client, left).await? {
+        if is_quiet_within(line, left).await? {
             return Ok(());
         }
     }

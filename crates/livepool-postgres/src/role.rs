@@ -5,6 +5,8 @@ use std::fmt;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use super::error::Error;
+use super::reset::SessionClient;
 use livepool::protocol::Verdict;
 
 /// The kind of server to use of several: libpq's `target_session_attrs`. Servers of another kind
@@ -84,6 +86,33 @@ pub(super) async fn why_read_only(
         // A transaction that was begun to read only.
         _ => None,
     })
+}
+
+/// As [`why_read_only`], of a session whose client gives no rows: the answer is the code of an error.
+pub(super) async fn why_read_only_by_code(
+    client: &mut impl SessionClient,
+) -> Result<Option<Verdict>, Error> {
+    let sql = "DO $$ DECLARE said record; BEGIN \
+               IF pg_catalog.pg_is_in_recovery() THEN \
+               RAISE 'asked by livepool: it is a standby' USING ERRCODE = 'LP001'; END IF; \
+               SELECT setting, reset_val INTO said FROM pg_catalog.pg_settings \
+               WHERE name = 'default_transaction_read_only'; \
+               IF said.reset_val = 'on' THEN \
+               RAISE 'asked by livepool: it is read-only' USING ERRCODE = 'LP002'; END IF; \
+               IF said.setting = 'on' THEN \
+               RAISE 'asked by livepool: its session is read-only' USING ERRCODE = 'LP003'; END IF; \
+               END $$";
+    let Err(error) = client.batch_execute(sql).await else { return Ok(None) };
+    let line = &client.session().line;
+    match &line.last_code() {
+        b"LP001" => Ok(Some(Verdict::InvalidatePool)),
+        b"LP002" => {
+            let was_so = line.role().is_some_and(|role| role.is_read_only);
+            Ok((!was_so).then_some(Verdict::InvalidatePool))
+        }
+        b"LP003" => Ok(Some(Verdict::Close)),
+        _ => Err(error),
+    }
 }
 
 impl Target {

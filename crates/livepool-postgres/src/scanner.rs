@@ -81,6 +81,8 @@ pub(crate) struct PgScanner {
     /// Whether the last error was a conflict with another transaction, and nothing was run since.
     met_conflict: bool,
     errors: ErrorQueue<PgError>,
+    /// The SQLSTATE of the last error; zeros before one.
+    last_code: [u8; 5],
     parameters: RoleParameters,
     /// The length in bytes of the longest message since it was asked last.
     longest: u64,
@@ -115,6 +117,7 @@ impl PgScanner {
             was_early: false,
             met_conflict: false,
             errors: ErrorQueue::new(),
+            last_code: [0; 5],
             parameters: RoleParameters::default(),
             longest: 0,
             under_way: 0,
@@ -205,6 +208,11 @@ impl PgScanner {
     /// nothing was run since but what undoes.
     pub(super) fn met_conflict(&self) -> bool {
         self.met_conflict
+    }
+
+    /// The SQLSTATE of the last error; zeros before one.
+    pub(super) fn last_code(&self) -> [u8; 5] {
+        self.last_code
     }
 
     /// Takes an error, the oldest first, each kind once.
@@ -461,6 +469,7 @@ impl PgScanner {
                 self.is_lost |= error.fatal;
                 // A text that failed has unsubscribed nothing.
                 self.will_forget = false;
+                self.last_code = error.code;
                 self.errors.push(error);
                 self.outstanding.error_response();
             }

@@ -78,6 +78,7 @@ impl SessionScanner {
         self.line.remembers(scanner.path(), scanner.forgotten(), scanner.was_early());
         let is_failed = scanner.transaction() == TransactionStatus::Failed;
         self.line.transaction_scanned(is_failed, scanner.met_conflict());
+        self.line.refused_with(scanner.last_code());
     }
 
     /// What was touched before is no user's doing, if the session was settled since.

@@ -65,7 +65,7 @@ impl Multiplex for Postgres {
     }
 
     fn most_shares(&self, client: &Client) -> usize {
-        let line = &client.line;
+        let line = &client.session.line;
         // To describe a statement takes a transaction, in which nobody else may be.
         if client.statements.mode() == Statements::Unnamed {
             return 1;
@@ -174,7 +174,8 @@ impl SharedClient {
         {
             return Err(self.error(lost.into()).await);
         }
-        let Client { line, statements, .. } = self.client();
+        let Client { session, statements, .. } = self.client();
+        let line = &session.line;
         let is_alone = statements.mode() == Statements::Unnamed;
         if !is_alone && (line.is_in_transaction() || line.awaits_data()) {
             // It would be part of that, and undone with it.
@@ -199,7 +200,7 @@ impl SharedClient {
 
     /// The client library's error about this one.
     async fn error(&self, error: std::io::Error) -> Error {
-        match self.client().canceller.error(error).await {
+        match self.client().session.canceller.error(error).await {
             Err(error) => error,
             Ok(()) => unreachable!("a stream that fails is no success"),
         }

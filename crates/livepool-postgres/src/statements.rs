@@ -126,9 +126,16 @@ impl Clone for PoolCounts {
 
 /// When a statement was prepared: before or after what makes it useless.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct CacheEpoch {
+pub(super) struct CacheEpoch {
     generation: u64,
-    forgotten: u64,
+    pub(super) forgotten: u64,
+}
+
+impl CacheEpoch {
+    /// The epoch of the statements that are prepared now.
+    pub(super) fn now(generation: &AtomicU64, line: &Line) -> Self {
+        Self { generation: generation.load(Ordering::SeqCst), forgotten: line.forgotten() }
+    }
 }
 
 impl StatementCache {
@@ -314,8 +321,7 @@ impl StatementCache {
     }
 
     fn now(&self) -> CacheEpoch {
-        let generation = self.generation.load(Ordering::SeqCst);
-        CacheEpoch { generation, forgotten: self.line.forgotten() }
+        CacheEpoch::now(&self.generation, &self.line)
     }
 
     /// Empties the cache, if its statements are of an older epoch.
@@ -424,7 +430,7 @@ impl Drop for DescribeTransaction<'_> {
     }
 }
 
-pub(super) fn is_unknown_statement(error: &Error) -> bool {
+fn is_unknown_statement(error: &Error) -> bool {
     error.code() == Some(&SqlState::INVALID_SQL_STATEMENT_NAME)
 }
 

@@ -152,7 +152,7 @@ impl TransactionRetry {
     {
         let own = guard.timeouts().operation.and_then(|limit| Instant::now().checked_add(limit));
         guard.set_deadline(own.into_iter().chain(deadline).min());
-        let line = Arc::clone(&guard.line);
+        let line = Arc::clone(&guard.session.line);
         let builder = guard.build_transaction().isolation_level(self.isolation);
         let mut transaction = match builder.start().await {
             Ok(transaction) => transaction,
