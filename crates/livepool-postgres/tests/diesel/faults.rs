@@ -45,9 +45,9 @@ async fn a_connection_that_dies_while_it_is_idle_is_noticed_and_fails_nobody() {
 }
 
 #[tokio::test]
-async fn a_time_that_is_up_is_told_through_diesel_with_its_setting_and_ends_the_query() {
+async fn a_time_that_is_up_is_told_through_diesel_and_ends_the_query() {
     let server = server();
-    let timeouts = Timeouts::default().with_read(SECOND / 2);
+    let timeouts = Timeouts::default().with_read(SECOND / 2).with_checkout(5 * SECOND);
     let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
     let mut conn = pool.get().await.unwrap();
     let error = conn.batch_execute("SELECT pg_sleep(72)").await.unwrap_err().to_string();
@@ -58,6 +58,8 @@ async fn a_time_that_is_up_is_told_through_diesel_with_its_setting_and_ends_the_
     // That of one use.
     let mut conn = pool.get().await.unwrap();
     assert_eq!(echo(&mut conn, 1).await, Ok(1));
+    let error = pool.get_by(std::time::Instant::now() + SECOND / 5).await.unwrap_err();
+    assert!(matches!(error.failure(), CheckoutFailure::Timeout(_)), "{error}");
     conn.set_deadline(std::time::Instant::now() + SECOND / 5);
     let error = conn.batch_execute("SELECT pg_sleep(73)").await.unwrap_err().to_string();
     assert!(error.contains("livepool has ended the connection"), "{error}");
@@ -65,17 +67,6 @@ async fn a_time_that_is_up_is_told_through_diesel_with_its_setting_and_ends_the_
     until_seen(|| running(&server, "pg_sleep(73)"), |seen| *seen == 0).await;
     let mut conn = pool.get().await.unwrap();
     assert_eq!(echo(&mut conn, 1).await, Ok(1));
-}
-
-#[tokio::test]
-async fn a_checkout_that_waits_in_vain_says_why() {
-    let server = server();
-    let timeouts = Timeouts::default().with_checkout(SECOND / 5);
-    let (pool, _) = pool(&server, |config| one(config).with_timeouts(timeouts));
-    let mut conn = pool.get().await.unwrap();
-    assert_eq!(echo(&mut conn, 1).await, Ok(1));
-    let error = pool.get().await.unwrap_err();
-    assert!(matches!(error.failure(), CheckoutFailure::Timeout { .. }), "{error}");
 }
 
 /// A library that begins a session may fail, or be dropped for want of time: the dial fails with its words.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use livepool_testkit::seed::seed;
 use livepool_testkit::until_seen;
 
-const QUERIES: u64 = 4_000;
+const QUERIES: u64 = 2_560;
 const CALLERS: u64 = 32;
 const CONNECTIONS: usize = 12;
 
