@@ -72,6 +72,10 @@ async fn the_settings_of_diesel_are_there_for_every_user_and_those_of_users_are_
         let zone: String = sql::<Text>("SHOW timezone").get_result(&mut conn).await.unwrap();
         (zone, pid(&mut conn).await)
     };
+    // What diesel sets when a session begins is nobody's doing: it costs no reset.
+    let mut conn = pool.get().await.unwrap();
+    assert_eq!(echo(&mut conn, 1).await, Ok(1));
+    assert_eq!(conn.release(), livepool::Release::Reused);
     let (first, backend) = zone().await;
     assert_eq!(first, "UTC");
     let mut conn = pool.get().await.unwrap();
@@ -79,7 +83,7 @@ async fn the_settings_of_diesel_are_there_for_every_user_and_those_of_users_are_
     drop(conn);
     assert_eq!(zone().await, ("UTC".to_owned(), backend));
     assert_eq!(zone().await, ("UTC".to_owned(), backend));
-    // What it sets itself is nobody's doing: it costs no reset.
+    // Nor does what is set again after one.
     let mut conn = pool.get().await.unwrap();
     assert_eq!(echo(&mut conn, 1).await, Ok(1));
     assert_eq!(conn.release(), livepool::Release::Reused);
