@@ -130,6 +130,70 @@
 //! connection, or the pool was invalidated). [`Status::ending`](livepool::Status::ending) counts
 //! them.
 //!
+//! ## diesel-async
+//!
+//! [`Postgres::with_library`] is for libraries that take a [`tokio_postgres::Client`] for themselves. Its
+//! guards are what diesel-async queries with. All that stands here holds for them, with three exceptions:
+//! they cannot be shared, `listen` wants a pool of plain clients, and the statement cache is diesel's own. It
+//! lives as long as the session, and is emptied when the session has lost its statements, or one of them
+//! became useless: the query that finds that out fails, and none after it.
+//!
+//! ```no_run
+//! use std::borrow::Cow;
+//! use std::error::Error;
+//!
+//! use diesel::connection::CacheSize;
+//! use diesel::prelude::*;
+//! use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+//! use livepool_postgres::{Library, Postgres, tokio_postgres};
+//!
+//! struct Diesel;
+//!
+//! impl Library for Diesel {
+//!     type Client = AsyncPgConnection;
+//!     type Error = Box<dyn Error + Send + Sync>;
+//!
+//!     async fn begin(&self, client: tokio_postgres::Client) -> Result<Self::Client, Self::Error> {
+//!         Ok(AsyncPgConnection::try_from(client).await?)
+//!     }
+//!
+//!     async fn batch_execute(&self, conn: &mut Self::Client, sql: &str) -> Result<(), Self::Error> {
+//!         Ok(conn.batch_execute(sql).await?)
+//!     }
+//!
+//!     fn forget_transaction(&self, conn: &mut Self::Client) {
+//!         *conn.transaction_state() = Default::default();
+//!     }
+//!
+//!     // Another size begins with an empty cache.
+//!     fn forget_statements(&self, conn: &mut Self::Client) {
+//!         conn.set_prepared_statement_cache_size(CacheSize::Disabled);
+//!         conn.set_prepared_statement_cache_size(CacheSize::Unbounded);
+//!     }
+//!
+//!     fn settings(&self) -> Cow<'_, str> {
+//!         Cow::Borrowed("SET TIME ZONE 'UTC'; SET CLIENT_ENCODING TO 'UTF8'")
+//!     }
+//! }
+//!
+//! diesel::table! {
+//!     orders (id) { id -> Int8, customer -> Text, amount -> Int4, }
+//! }
+//!
+//! # async fn f(url: &str) -> Result<(), Box<dyn Error>> {
+//! let pool = Postgres::from_url(url)?.with_library(Diesel).pool()?;
+//! let mut conn = pool.get().await?;
+//! let of_ann = orders::table.filter(orders::customer.eq("ann")).select(orders::amount);
+//! let amounts: Vec<i32> = of_ann.load(&mut conn).await?;
+//! conn.transaction(async |conn| diesel::delete(orders::table).execute(conn).await).await?;
+//! # Ok(()) }
+//! # fn main() {}
+//! ```
+//!
+//! `Diesel` is to be copied: a feature of this crate would tie it to diesel-async's next major version.
+//! `transaction_state` is hidden in the docs of diesel-async, where the wrappers of its own pools use it.
+//! `examples/diesel.rs` runs.
+//!
 //! ## Errors
 //!
 //! | error of the server | what goes |

@@ -29,7 +29,7 @@ use livepool::{Builder, Pool};
 /// A library keeps knowledge of its session: prepared statements, how deep it is in transactions. Two
 /// methods here keep that true when the session was put right behind its back.
 ///
-/// The whole for diesel-async is `examples/support/diesel.rs`. This one hands the client out as it is:
+/// That for diesel-async is `examples/support/diesel.rs`. This one hands the client out as it is:
 ///
 /// ```
 /// use livepool_postgres::{Library, Postgres, tokio_postgres};
@@ -66,9 +66,10 @@ pub trait Library: Send + Sync + 'static {
     /// What its calls fail with.
     type Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static;
 
-    /// Takes the client of a session that has just begun. What this does to the session is how every user
-    /// has to find it, and no longer than until the first [reset](Self::settings). It runs within the time
-    /// of the dial; dropped, or failed, the session is closed.
+    /// Takes the client of a session that has just begun. What this leaves in the session is no user's
+    /// doing, and is not undone for its own sake; what a later reset undoes with the doings of a user is set
+    /// again by [`settings`](Self::settings). It runs within the time of the dial. When it fails or is
+    /// dropped, the session is closed.
     fn begin(
         &self,
         client: tokio_postgres::Client,
@@ -76,15 +77,17 @@ pub trait Library: Send + Sync + 'static {
 
     /// Runs statements that return nothing, separated by semicolons, as
     /// [`tokio_postgres::Client::batch_execute`] does: in one message, unprepared, whatever the library
-    /// holds of transactions. It is how the pool resets and pings a session.
+    /// holds of transactions. It is how the pool resets and pings a session, within
+    /// [`timeouts.reset`](livepool::config::Timeouts::reset) and `ping`; when it is dropped, the session is
+    /// closed.
     fn batch_execute(
         &self,
         client: &mut Self::Client,
         sql: &str,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// The last user has gone, and the session is in no transaction, whatever the library thinks. Called
-    /// before the next one uses the client.
+    /// Forgets what the library thinks of its session's transactions: the last user has gone, and the session
+    /// is in none. Called before the next one uses the client.
     fn forget_transaction(&self, client: &mut Self::Client);
 
     /// Drops the prepared statements that the library keeps: the session has lost them (`DISCARD ALL`), or
@@ -177,7 +180,7 @@ pub struct LibraryClient<L: Library> {
     generation: Arc<AtomicU64>,
     /// That of the library's statements.
     epoch: CacheEpoch,
-    /// Whether it came back since the library has heard of it.
+    /// Whether the connection came back, and the library was not told yet.
     is_returned: AtomicBool,
 }
 
