@@ -22,6 +22,7 @@ pub mod net;
 mod pool;
 pub mod protocol;
 pub mod report;
+pub mod setup;
 mod status;
 mod stream;
 // For the models of our adapters.
@@ -59,5 +60,6 @@ pub use pool::{
     ListenError, Manager, Ping, Pool, Release, Subscription, WeakPool,
 };
 pub use report::Report;
+pub use setup::{Settings, SetupError};
 pub use status::{PeerStatus, Status};
 pub use stream::{Connector, Interrupted, OpTimeout, PeerSilent, Stream, TooLarge};

@@ -8,7 +8,7 @@ use hyper::Uri;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use livepool_http::{Http1, HttpPool, Request, tower};
+use livepool_http::{Http1, PoolExt, Request, tower};
 use livepool_testkit::servers::Nginx;
 use tokio::runtime::Runtime;
 

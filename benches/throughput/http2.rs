@@ -10,7 +10,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use livepool_http::tower::Grpc;
-use livepool_http::{HttpPool, Request, http2};
+use livepool_http::{PoolExt, Request, http2};
 use livepool_testkit::servers::Nginx;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};

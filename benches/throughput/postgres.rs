@@ -22,7 +22,7 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
     let url = server.url();
     let _entered = runtime.enter();
     let adapter = Adapter::from_url(&url).expect("a URL");
-    let config = adapter.config().expect("a host");
+    let config = adapter.config();
     let config = config.with_max_size(CONNECTIONS).with_max_waiting(None);
     let ours = livepool::Pool::builder(config).protocol(adapter).build().expect("a pool");
     let config: tokio_postgres::Config = url.parse().expect("a URL");

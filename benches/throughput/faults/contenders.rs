@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use livepool_http::{HttpPool, Request, http2};
+use livepool_http::{PoolExt, Request, http2};
 use livepool_testkit::servers::{Nginx, Postgres, Redis};
 use tokio_postgres::NoTls;
 
@@ -168,7 +168,7 @@ impl Server for Postgres {
     fn contenders(&self) -> Vec<Make> {
         fn pool(url: String) -> livepool::Pool<livepool_postgres::Postgres> {
             let adapter = livepool_postgres::Postgres::from_url(&url).expect("a URL");
-            let config = adapter.config().expect("a host").with_max_size(CONNECTIONS);
+            let config = adapter.config().with_max_size(CONNECTIONS);
             livepool::Pool::builder(config).protocol(adapter).build().expect("a pool")
         }
         const ECHO: &str = "SELECT $1::text";

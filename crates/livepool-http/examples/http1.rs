@@ -11,14 +11,13 @@ mod web;
 use std::time::{Duration, Instant};
 
 use livepool::{Event, Pool};
-use livepool_http::{Http1, HttpPool, Limits, Request};
+use livepool_http::{Http1, Limits, PoolExt, Request};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = web::Server::start().await?;
     println!("against {} at {}", server.name(), server.url());
 
-    let (config, http1) = livepool_http::at(server.url())?;
     let tell = |_: &str, event: &Event| match event {
         Event::Opened { conn, took, .. } => println!("    opened {conn} in {took:.1?}"),
         Event::Closed { conn, reason, age, .. } => {
@@ -26,7 +25,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         _ => {}
     };
-    let pool = Pool::builder(config.with_max_size(4)).observer(tell).protocol(http1).build()?;
+    let http1 = Http1::from_url(server.url())?.with_config(|config| config.with_max_size(4));
+    let pool = http1.builder()?.observer(tell).build()?;
 
     println!("\n1. A thousand requests, one after the other");
     let began = Instant::now();

@@ -25,7 +25,7 @@ use livepool::event::ConnId;
 ///
 /// ```no_run
 /// # async fn f(pool: livepool::Pool<livepool_http::Http1>) -> Result<(), livepool_http::Error> {
-/// use livepool_http::HttpPool;
+/// use livepool_http::PoolExt;
 ///
 /// let request = livepool_http::Request::get("/log").body(()).unwrap();
 /// let mut body = pool.send(request).await?.into_body();

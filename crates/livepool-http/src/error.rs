@@ -7,12 +7,12 @@ use std::io::{self, ErrorKind};
 use http::{Method, Request, Uri};
 
 use super::request_body::BoxError;
-use livepool::OpTimeout;
 use livepool::error::{CheckoutError, ConfigError};
 use livepool::event::CloseReason;
 use livepool::net::PeerAddr;
 use livepool::protocol::Escaped;
 use livepool::protocol::OneLine;
+use livepool::{OpTimeout, SetupError};
 
 /// The step at which a request failed.
 ///
@@ -70,7 +70,7 @@ pub enum Failure {
 /// ```
 /// # async fn f(pool: livepool::Pool<livepool_http::Http1>) -> Result<(), Box<dyn std::error::Error>> {
 ///
-/// use livepool_http::{HttpPool, Request};
+/// use livepool_http::{PoolExt, Request};
 ///
 /// if let Err(error) = pool.send(Request::get("/status").body(())?).await {
 ///     // One line, with the causes in it.
@@ -110,6 +110,13 @@ impl fmt::Debug for RequestTarget {
             .field("path", &self.uri.path())
             .field("peer", &self.peer)
             .finish_non_exhaustive()
+    }
+}
+
+/// So that `?` works where a pool is made and used.
+impl From<SetupError> for Error {
+    fn from(error: SetupError) -> Self {
+        Self::setup(error)
     }
 }
 

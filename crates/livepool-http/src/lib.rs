@@ -4,7 +4,7 @@
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), livepool_http::Error> {
-//! use livepool_http::{HttpPool, Request};
+//! use livepool_http::{PoolExt, Request};
 //!
 //! let pool = livepool_http::pool("http://127.0.0.1:8080")?;
 //! let request = Request::get("/status").body(()).unwrap();
@@ -96,17 +96,28 @@ pub use error::{Error, Failure};
 pub use http1::{Client, Http1};
 pub use limits::Limits;
 pub use request_body::RequestBody;
-pub use send::{HttpGuard, HttpPool};
-pub use url::{at, pool};
+pub use send::{GuardExt, PoolExt};
+pub use url::pool;
 
 /// The types of requests and responses.
 pub use ::http::{self, Request, Response};
 /// The pool.
 pub use livepool;
+/// Settings of the pool, for [`Http1::with_config`], and why no pool could be made.
+pub use livepool::{Config, SetupError};
 
 /// The trait of bodies that arrive in pieces: of [`Body`], and of what
 /// [`RequestBody::stream`] takes.
 pub use ::http_body;
+
+/// A pool of HTTP/1.1.
+pub type Pool = livepool::Pool<Http1>;
+
+/// A connection that was taken out of a [`Pool`].
+pub type Guard = livepool::Guard<Http1>;
+
+/// `url` and `pool`, as a configuration file says them.
+pub type Settings = livepool::Settings<Http1>;
 
 /// The example of the README compiles.
 #[cfg(doctest)]

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 /// # async fn f(pool: livepool::Pool<livepool_http::Http1>) -> Result<(), livepool_http::Error> {
 /// use std::time::Duration;
 ///
-/// use livepool_http::{HttpPool, Limits, Request};
+/// use livepool_http::{PoolExt, Limits, Request};
 ///
 /// // A long poll: its answer may take as long as it likes, within two minutes.
 /// let limits = Limits::new().with_read_timeout(None).with_deadline(Duration::from_secs(120));

@@ -1,4 +1,4 @@
-//! [`HttpPool`] and [`HttpGuard`]: requests on the connections of a pool, and on one of them.
+//! [`PoolExt`] and [`GuardExt`]: requests on the connections of a pool, and on one of them.
 
 use std::future::Future;
 
@@ -10,14 +10,14 @@ use crate::{Body, Error, Limits, RequestBody};
 /// for that of [HTTP/2](crate::http2).
 ///
 /// ```no_run
-/// use livepool_http::{HttpPool, Request};
+/// use livepool_http::{PoolExt, Request};
 ///
 /// # async fn f() -> Result<(), livepool_http::Error> {
 /// let pool = livepool_http::pool("http://127.0.0.1:8080")?;
 /// let response = pool.send(Request::get("/status").body(()).unwrap()).await?;
 /// # Ok(()) }
 /// ```
-pub trait HttpPool: sealed::SealedHttp {
+pub trait PoolExt: sealed::Sealed {
     /// Makes a request on one of the pool's connections, and waits for the head of its response. The
     /// body of the response holds the connection for as long as anything comes over it.
     ///
@@ -69,7 +69,7 @@ pub trait HttpPool: sealed::SealedHttp {
 /// A request on a connection that was taken already: implemented for [`Guard<Http1>`](livepool::Guard).
 ///
 /// ```no_run
-/// use livepool_http::{HttpGuard, Request};
+/// use livepool_http::{GuardExt, Request};
 ///
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
 /// let pool = livepool_http::pool("http://127.0.0.1:8080")?;
@@ -77,13 +77,13 @@ pub trait HttpPool: sealed::SealedHttp {
 /// let response = guard.send(Request::get("/status").body(()).unwrap()).await?;
 /// # Ok(()) }
 /// ```
-pub trait HttpGuard: sealed::SealedHttp {
-    /// Makes a request on this very connection, once; [`HttpPool::send`] takes one by itself. The body of
+pub trait GuardExt: sealed::Sealed {
+    /// Makes a request on this very connection, once; [`PoolExt::send`] takes one by itself. The body of
     /// the response takes the guard over.
     ///
     /// # Errors
     ///
-    /// As [`HttpPool::send`]. The connection is closed then, unless the request was refused.
+    /// As [`PoolExt::send`]. The connection is closed then, unless the request was refused.
     ///
     /// # Cancel safety
     ///
@@ -116,10 +116,10 @@ mod sealed {
 
     use crate::Http1;
 
-    pub trait SealedHttp {}
+    pub trait Sealed {}
 
-    impl SealedHttp for Pool<Http1> {}
+    impl Sealed for Pool<Http1> {}
     #[cfg(feature = "http2")]
-    impl SealedHttp for Pool<crate::http2::Http2> {}
-    impl SealedHttp for Guard<Http1> {}
+    impl Sealed for Pool<crate::http2::Http2> {}
+    impl Sealed for Guard<Http1> {}
 }

@@ -1,47 +1,72 @@
-//! Pools, and their parts, from URLs.
+//! Pools from URLs.
 
 use http::Uri;
 
-use super::{Error, Http1};
+use super::Http1;
 use livepool::Pool;
 use livepool::config::Config;
+use livepool::setup::{FromUrl, PoolOptions, SetupError};
 
 /// A pool for this server, with the defaults: `http://127.0.0.1:8080`, or, with the feature `tls`,
 /// `https://example.org`, whose certificate must come from an authority that Mozilla trusts.
+/// [`Http1::from_url`] gives a choice.
 ///
 /// # Errors
 ///
-/// [`Failure::Setup`](super::Failure::Setup), if no server is named by it.
-pub fn pool(url: &str) -> Result<Pool<Http1>, Error> {
-    let (config, http1) = at(url)?;
-    Pool::builder(config).protocol(http1).build().map_err(Error::setup)
+/// [`SetupError`], if no server is named by it.
+pub fn pool(url: &str) -> Result<Pool<Http1>, SetupError> {
+    Http1::from_url(url)?.pool()
 }
 
-/// The parts of which [`pool`] makes a pool, so that they can be changed first:
-///
-/// ```
-/// # fn f() -> Result<(), Box<dyn std::error::Error>> {
-/// use livepool::Pool;
-///
-/// let (config, http1) = livepool_http::at("http://127.0.0.1:8080")?;
-/// let pool = Pool::builder(config.with_max_size(64)).protocol(http1).build()?;
-/// # Ok(()) }
-/// # f().unwrap();
-/// ```
-///
-/// # Errors
-///
-/// As [`pool`].
-pub fn at(url: &str) -> Result<(Config, Http1), Error> {
-    let (config, is_secure) = server_of(url)?;
-    Ok((config, if is_secure { secure()? } else { Http1::new() }))
+impl Http1 {
+    /// HTTP/1.1 to the server of this URL: `http://127.0.0.1:8080`, or, with the feature `tls`,
+    /// `https://example.org`, whose certificate must come from an authority that Mozilla trusts unless
+    /// [`with_tls`](Self::with_tls) says otherwise. Settings of the pool may stand behind it:
+    /// `http://127.0.0.1:8080?pool_max_size=64`, see [`PoolOptions`].
+    ///
+    /// ```
+    /// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+    /// use livepool_http::Http1;
+    ///
+    /// let pool = Http1::from_url("http://127.0.0.1:8080")?
+    ///     .with_max_headers(500)?
+    ///     .with_config(|config| config.with_max_size(64))
+    ///     .pool()?;
+    /// # Ok(()) }
+    /// # f().unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`], if no server is named by it.
+    pub fn from_url(url: &str) -> Result<Self, SetupError> {
+        Self::from_url_with(url, PoolOptions::default())
+    }
 }
+
+impl FromUrl for Http1 {
+    fn from_url_with(url: &str, options: PoolOptions) -> Result<Self, SetupError> {
+        let (config, is_secure) = server_of(url, options)?;
+        let mut http1 = if is_secure { secure()? } else { Self::new() };
+        *http1.config_mut() = config;
+        Ok(http1)
+    }
+
+    fn config_mut(&mut self) -> &mut Config {
+        self.pool_config()
+    }
+}
+
+livepool::url_methods!(Http1);
 
 /// The configuration for the server of this URL, and whether it is `https`.
-pub(crate) fn server_of(url: &str) -> Result<(Config, bool), Error> {
+pub(crate) fn server_of(url: &str, mut options: PoolOptions) -> Result<(Config, bool), SetupError> {
     // What was given is not repeated: it may hold a password, and its user has it before his eyes.
-    let refused = |why: &str| Error::setup(format!("the URL {why}"));
-    let uri: Uri = url.parse().map_err(Error::setup)?;
+    let refused = |why: &str| SetupError::url(format!("it {why}"));
+    let url = options.take_from(url)?;
+    let uri: Uri = url
+        .parse()
+        .map_err(|error: http::uri::InvalidUri| refused(&format!("is no URI: {error}")))?;
     let (is_secure, default) = match uri.scheme_str() {
         Some("http") => (false, 80),
         Some("https") => (true, 443),
@@ -60,25 +85,26 @@ pub(crate) fn server_of(url: &str) -> Result<(Config, bool), Error> {
         (None, None) if authority.as_str().len() == authority.host().len() => default,
         _ => return Err(refused("must end with a port that is a number, or with the host")),
     };
-    let config = Config::new(format!("{}:{port}", authority.host()));
-    config.check().map_err(Error::setup)?;
-    Ok((config, is_secure))
+    let server = format!("{}:{port}", authority.host());
+    Config::new(&server).check()?;
+    Ok((options.config_for([server])?, is_secure))
 }
 
 #[cfg(feature = "tls")]
-fn secure() -> Result<Http1, Error> {
+fn secure() -> Result<Http1, SetupError> {
     let tls = livepool_tls::Tls::builder().with_webpki_roots().with_alpn(["http/1.1"]);
-    Ok(Http1::new().with_tls(tls.build().map_err(Error::setup)?))
+    let tls = tls.build().map_err(|error| SetupError::protocol(error.to_string()))?;
+    Ok(Http1::new().with_tls(tls))
 }
 
 #[cfg(not(feature = "tls"))]
-fn secure() -> Result<Http1, Error> {
+fn secure() -> Result<Http1, SetupError> {
     Err(no_tls())
 }
 
 #[cfg(not(feature = "tls"))]
-pub(crate) fn no_tls() -> Error {
-    Error::setup("https needs the feature `tls`")
+pub(crate) fn no_tls() -> SetupError {
+    SetupError::url("https needs the feature `tls` of livepool-http")
 }
 
 #[cfg(test)]
@@ -95,7 +121,7 @@ mod tests {
             ("https://example.org", "example.org:443"),
         ];
         for (url, upstream) in table {
-            assert_eq!(at(url).unwrap().0.upstream, [upstream], "{url}");
+            assert_eq!(Http1::from_url(url).unwrap().config().upstream, [upstream], "{url}");
         }
     }
 
@@ -112,7 +138,7 @@ mod tests {
             ("http://", ""),
         ];
         for (url, why) in table {
-            let error = at(url).expect_err(url);
+            let error = Http1::from_url(url).expect_err(url);
             assert!(error.to_string().contains(why), "{url}: {error}");
         }
     }

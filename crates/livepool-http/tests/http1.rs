@@ -18,7 +18,7 @@ mod speed;
 mod upload;
 
 use livepool::{Config, Pool};
-use livepool_http::{Body, Error, Http1, HttpPool, Request, RequestBody, Response};
+use livepool_http::{Body, Error, Http1, PoolExt, Request, RequestBody, Response};
 use livepool_testkit::Events;
 
 fn pool_of(config: Config) -> (Pool<Http1>, Events) {

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use livepool::{Config, Pool};
 use livepool_http::http2::Http2;
-use livepool_http::{Body, Error, HttpPool, Request, RequestBody, Response};
+use livepool_http::{Body, Error, PoolExt, Request, RequestBody, Response};
 use livepool_testkit::Events;
 
 const MS: Duration = Duration::from_millis(1);

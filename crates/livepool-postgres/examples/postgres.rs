@@ -36,7 +36,8 @@ async fn main() -> Result {
         _ => {}
     };
     let pool = Postgres::from_url(&url)?
-        .builder(|config| config.with_name("example").with_max_size(2))?
+        .with_config(|config| config.with_name("example").with_max_size(2))
+        .builder()?
         .observer(closed)
         .build()?;
 

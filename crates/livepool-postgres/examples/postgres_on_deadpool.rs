@@ -37,7 +37,7 @@ fn before(url: &str) -> Result<deadpool_postgres::Pool> {
 /// pool, its manager and its clients are what they were, and so is what users leave behind.
 fn our_sockets(url: &str) -> Result<deadpool_postgres::Pool> {
     let config: tokio_postgres::Config = url.parse()?;
-    let ours = Postgres::from_url(url)?.config()?.with_name("sockets");
+    let ours = Postgres::from_url(url)?.config().with_name("sockets");
     let dial = Dial(Connector::with_observer(&ours, tell)?, ours.timeouts.connect);
     // The line that changed.
     let manager = deadpool_postgres::Manager::from_connect(config, dial, Default::default());
@@ -47,7 +47,8 @@ fn our_sockets(url: &str) -> Result<deadpool_postgres::Pool> {
 /// Our manager: the pool is deadpool's, with its hooks and its `PoolError`, and what a connection is, and
 /// how it is checked and made fit for its next user, is ours.
 fn our_manager(url: &str) -> Result<deadpool::managed::Pool<Manager<Postgres>>> {
-    let ours = Postgres::from_url(url)?.builder(|config| config.with_name("manager"))?;
+    let ours =
+        Postgres::from_url(url)?.with_config(|config| config.with_name("manager")).builder()?;
     let manager = ours.observer(tell).build_manager()?;
     let pool = deadpool::managed::Pool::builder(manager).max_size(SIZE).build()?;
     // Idle connections are looked after, too.

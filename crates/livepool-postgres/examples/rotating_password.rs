@@ -60,7 +60,8 @@ async fn main() -> Result<()> {
             async move { asks.credentials(request).await }
         })
         // Half of the time that a password is good for, so that dials are seen.
-        .builder(|config| config.with_max_lifetime(Duration::from_millis(250)))?
+        .with_config(|config| config.with_max_lifetime(Duration::from_millis(250)))
+        .builder()?
         .observer(opened)
         .build()?;
     for number in 1..=4 {

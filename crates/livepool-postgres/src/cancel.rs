@@ -422,7 +422,7 @@ mod tests {
 
     fn pool(url: &str, connect: Duration) -> Pool<Postgres> {
         let postgres = Postgres::from_url(url).unwrap();
-        let mut config = postgres.config().unwrap();
+        let mut config = postgres.config();
         config.timeouts.connect = Some(connect);
         Pool::builder(config).protocol(postgres).build().unwrap()
     }

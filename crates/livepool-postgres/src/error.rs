@@ -7,16 +7,17 @@ use tokio_postgres::error::SqlState;
 
 use super::driver_stream;
 use super::role::{ServerRole, Target};
-use super::setup::SetupError;
 use super::wire_format::PgError;
 use livepool::protocol::CredentialsError;
 use livepool::protocol::Escaped;
 use livepool::protocol::OneLine;
 use livepool::protocol::Verdict;
+use livepool::{CheckoutError, SetupError};
 
-/// Why a connection could not be made, checked or made fit for its next user.
+/// Why a connection could not be made, checked or made fit for its next user, or why a query [straight on
+/// the pool](crate::PoolExt) failed.
 ///
-/// Queries fail with [`tokio_postgres::Error`], from which this error is made. The server's text is
+/// Queries of a client fail with [`tokio_postgres::Error`], from which this error is made. The server's text is
 /// escaped and cut in the text of this error; [`tokio_postgres::Error`] has it as the server wrote
 /// it.
 ///
@@ -33,6 +34,8 @@ use livepool::protocol::Verdict;
 pub enum Error {
     /// The client library says so, or the server through it.
     Postgres(tokio_postgres::Error),
+    /// There was no connection for a query [straight on the pool](crate::PoolExt).
+    Checkout(Box<CheckoutError>),
     /// The connection could not be encrypted.
     Tls(io::Error),
     /// `sslmode=require`, or a stronger one, and the server has no TLS.
@@ -72,14 +75,19 @@ impl Error {
     pub fn code(&self) -> Option<&SqlState> {
         match self {
             Self::Postgres(error) | Self::CredentialsRefused(error) => error.code(),
+            Self::Checkout(error) => error.find::<Self>().and_then(Self::code),
             _ => None,
         }
     }
 
-    /// Whether a time of ours was up: a read timeout, or the deadline of a use. The server's own
+    /// Whether a time of ours was up: a read timeout, the deadline of a use, or of a checkout. The server's own
     /// (`statement_timeout`, which has the same code) is not one.
     pub fn is_timeout(&self) -> bool {
-        let Self::Postgres(error) = self else { return false };
+        let error = match self {
+            Self::Postgres(error) => error,
+            Self::Checkout(error) => return error.is_timeout(),
+            _ => return false,
+        };
         let cause = std::error::Error::source(error);
         match error.as_db_error() {
             Some(db) => {
@@ -117,7 +125,10 @@ impl Error {
             Self::Tls(error) => livepool_tls::is_distrusted(error),
             #[cfg(not(feature = "tls"))]
             Self::Tls(_) => false,
-            Self::Credentials(_) | Self::CredentialsRefused(_) | Self::Library(_) => false,
+            Self::Checkout(_)
+            | Self::Credentials(_)
+            | Self::CredentialsRefused(_)
+            | Self::Library(_) => false,
             Self::NotWanted { .. } | Self::NotClean | Self::NoAnswer | Self::NotListening(_) => {
                 false
             }
@@ -217,6 +228,7 @@ impl fmt::Display for Error {
             ),
             Self::Setup(error) => write!(f, "nothing was said to the server: {error}"),
             Self::NotWanted { target, found } => write!(f, "it is {found}, and not {target}"),
+            Self::Checkout(error) => error.fmt(f),
             Self::Credentials(error) => error.fmt(f),
             Self::Library(error) => OneLine(&**error).fmt(f),
             Self::NotClean => f.write_str("its last user left behind what would not end"),

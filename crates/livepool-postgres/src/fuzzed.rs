@@ -160,7 +160,9 @@ fn short_texts_are_the_same_in_pieces_of_any_size(input: &[u8]) {
 
 fn a_url_names_servers_or_says_what_is_wrong(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    match Postgres::from_url(text).and_then(|postgres| postgres.config()) {
+    match Postgres::from_url(text)
+        .and_then(|postgres| postgres.clone().builder().map(|_| postgres.config()))
+    {
         Ok(config) => {
             assert!(!config.upstream.is_empty(), "{text:?}");
             if let Err(error) = config.check() {

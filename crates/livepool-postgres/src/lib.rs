@@ -256,6 +256,7 @@ mod listen;
 pub mod models;
 mod notify;
 mod outstanding;
+mod pool_ext;
 mod protocol;
 mod query;
 mod reset;
@@ -282,6 +283,8 @@ mod wire_format;
 pub use livepool;
 /// What [`Postgres::with_credentials`] asks for.
 pub use livepool::protocol::{Credentials, CredentialsError, CredentialsRequest};
+/// Settings of the pool, for [`Postgres::with_config`], and why no pool could be made.
+pub use livepool::{Config, SetupError};
 /// The library underneath.
 pub use tokio_postgres;
 
@@ -291,14 +294,24 @@ pub use error::Error;
 pub use generic_client::GenericClient;
 pub use library::{Library, LibraryClient, LibraryPostgres};
 pub use notify::Notifications;
+pub use pool_ext::PoolExt;
 pub use protocol::Postgres;
 pub use query::ToStatement;
 pub use reset::RecyclingMethod;
 pub use role::Target;
-pub use setup::{SetupError, pool};
+pub use setup::pool;
 pub use shared::{SharedClient, request_lost};
 pub use statements::{StatementCache, Statements};
 pub use transaction_retry::TransactionRetry;
+
+/// A pool of these.
+pub type Pool = livepool::Pool<Postgres>;
+
+/// A client that was taken out of a [`Pool`].
+pub type Guard = livepool::Guard<Postgres>;
+
+/// `url` and `pool`, as a configuration file says them.
+pub type Settings = livepool::Settings<Postgres>;
 
 #[cfg(test)]
 use {

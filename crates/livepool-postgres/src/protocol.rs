@@ -24,6 +24,7 @@ use crate::sync::{Arc, OnceLock};
 use livepool::net::PeerAddr;
 use livepool::protocol::{Credentials, CredentialsRequest, CredentialsSource, Wire};
 use livepool::protocol::{Protocol, StatementCounts, Verdict};
+use livepool::setup::PoolOptions;
 #[cfg(feature = "tls")]
 use livepool_tls::Tls;
 
@@ -37,14 +38,16 @@ use livepool_tls::Tls;
 /// # fn f() -> Result<(), Box<dyn std::error::Error>> {
 /// let pool = Postgres::from_url("postgres://app:secret@db.internal/orders")?
 ///     .with_recycling(RecyclingMethod::Clean)
-///     .builder(|config| config.with_max_size(4))?
-///     .build()?;
+///     .with_config(|config| config.with_max_size(4))
+///     .pool()?;
 /// # Ok(()) }
 /// # f().unwrap();
 /// ```
 #[derive(Clone)]
 pub struct Postgres {
     pub(super) config: Arc<tokio_postgres::Config>,
+    /// The configuration of its pool.
+    pub(super) pool_config: livepool::Config,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<Tls>,
     /// Whether `tls` was made from the files that the URL names.
@@ -71,9 +74,10 @@ impl Postgres {
     /// A protocol with these settings. Sockets and hosts are the pool's business: see
     /// [`config`](Self::config).
     pub fn new(config: tokio_postgres::Config) -> Self {
-        Self {
+        let mut new = Self {
             target: Target::of(config.get_target_session_attrs()),
             config: Arc::new(config),
+            pool_config: livepool::Config::default(),
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "tls")]
@@ -86,7 +90,11 @@ impl Postgres {
             credentials: None,
             generation: Arc::default(),
             counts: PoolCounts::default(),
-        }
+        };
+        // Hosts that cannot be used are told of when a pool is made, which may be given others.
+        let config = livepool::Config::default().with_upstream(new.upstream().unwrap_or_default());
+        new.pool_config = new.config_on(config, &PoolOptions::default());
+        new
     }
 
     /// Encrypts with this, as `sslmode` says: `require`, `verify-ca` and `verify-full` always, `prefer`
@@ -198,7 +206,7 @@ impl Postgres {
         wire: Wire,
     ) -> Result<(tokio_postgres::Client, Session), Error> {
         // Whatever way the pool was built: what the URL demands is done or refused.
-        self.check().map_err(Error::Setup)?;
+        self.check_demands().map_err(Error::Setup)?;
         let began = Instant::now();
         let peer = wire.peer_addr().clone();
         let Negotiated { wire, encryption, end_point } =

@@ -1,16 +1,16 @@
 //! From a connection URL to a pool.
 
-use std::fmt;
 use std::net::SocketAddr;
 
 use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
 
 use super::Postgres;
 use super::url::{self, TlsFiles};
-use livepool::config::{Config, ConfigError, SocketConfig, Timeouts};
+use livepool::Pool;
+use livepool::config::{Config, SocketConfig};
 #[cfg(any(feature = "tls", test))]
 use livepool::net::PeerAddr;
-use livepool::{Builder, Pool};
+use livepool::setup::{FromUrl, PoolOptions, SetupError};
 
 /// The port that servers listen on by default.
 const PORT: u16 = 5432;
@@ -39,14 +39,7 @@ impl Postgres {
     ///
     /// [`SetupError`], if the URL is not understood, or a file cannot be read.
     pub fn from_url(url: &str) -> Result<Self, SetupError> {
-        let demands = url::read(url)?;
-        let mut postgres = Self::new(demands.config);
-        postgres.keepalive = demands.keepalive;
-        if let Some(target) = demands.target {
-            postgres = postgres.with_target(target);
-        }
-        postgres.read_files(&demands.files)?;
-        Ok(postgres)
+        Self::from_url_with(url, PoolOptions::default())
     }
 
     #[cfg(feature = "tls")]
@@ -55,12 +48,12 @@ impl Postgres {
 
         let read = |name, path: &str| {
             std::fs::read(path)
-                .map_err(|error| SetupError::new(&format!("{name} cannot be read: {error}")))
+                .map_err(|error| SetupError::url(format!("{name} cannot be read: {error}")))
         };
         let Some(root) = &files.root else {
             return match (&files.cert, &files.key) {
                 (None, None) => Ok(()),
-                _ => Err(SetupError::new(
+                _ => Err(SetupError::url(
                     "it names a certificate of ours and not whom to trust: give sslrootcert, a file \
                      or \"system\"",
                 )),
@@ -75,9 +68,9 @@ impl Postgres {
             (Some(cert), Some(key)) => {
                 tls = tls.with_client_pem(read("sslcert", cert)?, read("sslkey", key)?);
             }
-            _ => return Err(SetupError::new("sslcert and sslkey go together")),
+            _ => return Err(SetupError::url("sslcert and sslkey go together")),
         }
-        let tls = tls.build().map_err(|error| SetupError::new(&error.to_string()))?;
+        let tls = tls.build().map_err(|error| SetupError::url(error.to_string()))?;
         self.tls = Some(tls);
         self.has_tls_files = true;
         Ok(())
@@ -87,25 +80,27 @@ impl Postgres {
     fn read_files(&mut self, files: &TlsFiles) -> Result<(), SetupError> {
         match files {
             TlsFiles { root: None, cert: None, key: None } => Ok(()),
-            _ => Err(SetupError::new("sslrootcert needs the feature \"tls\" of livepool")),
+            _ => Err(SetupError::url("sslrootcert needs the feature \"tls\" of livepool")),
         }
     }
 
-    /// The pool's configuration: where to connect, from the hosts and ports, how long that may take, and
-    /// what is said of keepalive; everything else has its default. A pool that is built with another
-    /// [`Config`] connects where, and as, that one says.
-    ///
-    /// # Errors
-    ///
-    /// [`SetupError`], if something is missing or cannot be done.
-    pub fn config(&self) -> Result<Config, SetupError> {
-        self.check()?;
-        let mut config = Config::default().with_upstream(self.upstream()?);
-        if let Some(limit) = self.config.get_connect_timeout().filter(|limit| !limit.is_zero()) {
-            config = config.with_timeouts(Timeouts::default().with_connect(*limit));
+    /// The configuration of its pool: where to connect, from the hosts and ports, how long that may take,
+    /// what is said of keepalive, and what was changed; everything else has its default. A pool that is built
+    /// with another [`Config`] connects where, and as, that one says.
+    pub fn config(&self) -> Config {
+        self.pool_config.clone()
+    }
+
+    /// The configuration that follows from the client library's, on top of this one.
+    pub(super) fn config_on(&self, mut config: Config, options: &PoolOptions) -> Config {
+        let limit = self.config.get_connect_timeout().filter(|limit| !limit.is_zero());
+        if let (Some(limit), false) = (limit, options.is_in_url("timeouts.connect")) {
+            config.timeouts = config.timeouts.with_connect(*limit);
         }
-        config.socket = self.socket(config.socket);
-        Ok(config)
+        if !options.is_in_url("socket.keepalive") {
+            config.socket = self.socket(config.socket);
+        }
+        config
     }
 
     /// The socket's settings, changed as the URL says.
@@ -138,43 +133,21 @@ impl Postgres {
         ports.get(index).or(ports.first()).copied().unwrap_or(PORT)
     }
 
-    /// A pool with the [configuration](Self::config) that follows from the URL.
-    ///
-    /// # Errors
-    ///
-    /// As [`config`](Self::config).
-    pub fn pool(self) -> Result<Pool<Self>, SetupError> {
-        Ok(self.builder(|config| config)?.build()?)
-    }
-
-    /// As [`pool`](Self::pool), with the configuration changed, and to be observed:
-    /// `postgres.builder(|config| config.with_max_size(4))?.build()?`.
-    ///
-    /// # Errors
-    ///
-    /// As [`config`](Self::config).
-    pub fn builder(
-        self,
-        change: impl FnOnce(Config) -> Config,
-    ) -> Result<Builder<Self>, SetupError> {
-        Ok(Pool::builder(change(self.config()?)).protocol(self))
-    }
-
-    fn upstream(&self) -> Result<Vec<String>, SetupError> {
+    pub(super) fn upstream(&self) -> Result<Vec<String>, SetupError> {
         let (hosts, addrs) = (self.config.get_hosts(), self.config.get_hostaddrs());
         let ports = self.config.get_ports();
         let count = if addrs.is_empty() { hosts.len() } else { addrs.len() };
         if count == 0 {
-            return Err(SetupError::new(
+            return Err(SetupError::url(
                 "it names no host; write postgres://user@host:5432/database",
             ));
         }
         if !addrs.is_empty() && !hosts.is_empty() && addrs.len() != hosts.len() {
-            return Err(SetupError::new("it has as many of hostaddr as of host, or only one kind"));
+            return Err(SetupError::url("it has as many of hostaddr as of host, or only one kind"));
         }
         if ports.len() > 1 && ports.len() != count {
             let (ports, hosts) = (ports.len(), count);
-            return Err(SetupError::new(&format!(
+            return Err(SetupError::url(format!(
                 "it has {ports} ports for {hosts} hosts; give one for all, or one for each"
             )));
         }
@@ -196,27 +169,27 @@ impl Postgres {
         let is_twice =
             |at: usize| entries[..at].contains(&entries[at]) && hosts.get(at) != hosts.first();
         if !addrs.is_empty() && (1..count).any(is_twice) {
-            return Err(SetupError::new("it names one hostaddr and port for two hosts"));
+            return Err(SetupError::url("it names one hostaddr and port for two hosts"));
         }
         Ok(entries)
     }
 
     /// Refuses demands that would only fail with the first connection, or never be met. A
     /// connection checks again, as a pool may be built without this.
-    pub(super) fn check(&self) -> Result<(), SetupError> {
+    pub(super) fn check_demands(&self) -> Result<(), SetupError> {
         let mode = self.config.get_ssl_mode();
         let binds = self.config.get_channel_binding() == ChannelBinding::Require;
         if self.has_tls_files() && self.was_given_tls {
-            return Err(SetupError::new(
+            return Err(SetupError::url(
                 "sslrootcert says whom to trust, and so does with_tls(): leave one of them out",
             ));
         }
         if binds && mode == SslMode::Disable {
-            return Err(SetupError::new("channel_binding=require goes with sslmode=verify-full"));
+            return Err(SetupError::url("channel_binding=require goes with sslmode=verify-full"));
         }
         if (binds || mode == SslMode::Require) && !self.has_tls() {
             let what = if binds { "channel_binding" } else { "sslmode" };
-            return Err(SetupError::new(&if cfg!(feature = "tls") {
+            return Err(SetupError::url(if cfg!(feature = "tls") {
                 format!(
                     "{what} demands TLS, and nobody says whom to trust: give sslrootcert, a file or \
                      \"system\", or with_tls(Tls::builder().with_native_roots().build()?)"
@@ -227,58 +200,46 @@ impl Postgres {
         }
         let direct = self.config.get_ssl_negotiation() == SslNegotiation::Direct;
         if direct && mode != SslMode::Require {
-            return Err(SetupError::new("sslnegotiation=direct goes with sslmode=require only"));
+            return Err(SetupError::url("sslnegotiation=direct goes with sslmode=require only"));
         }
         Ok(())
     }
 }
 
-/// A URL, settings or a configuration that cannot be used. The text repeats no value of them.
-///
-/// ```
-/// use livepool_postgres::SetupError;
-///
-/// let error: SetupError = livepool_postgres::pool("mysql://db").unwrap_err();
-/// assert!(error.to_string().contains("postgres://user:password@host:5432/database"));
-/// ```
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum SetupError {
-    /// The connection URL; the text says what to change.
-    Url(String),
-    /// The pool's configuration.
-    Config(ConfigError),
+/// What the client library says of a URL, as far as it repeats nothing that may be a secret.
+pub(super) fn unreadable(error: &tokio_postgres::Error) -> SetupError {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    let cause = cause.as_deref().and_then(url::harmless).unwrap_or("it cannot be read");
+    SetupError::url(format!("{cause}; write postgres://user:password@host:5432/database"))
 }
 
-impl SetupError {
-    pub(super) fn new(text: &str) -> Self {
-        Self::Url(text.to_owned())
-    }
-
-    pub(super) fn url(error: tokio_postgres::Error) -> Self {
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
-        let cause = cause.as_deref().and_then(url::harmless).unwrap_or("it cannot be read");
-        Self::Url(format!("{cause}; write postgres://user:password@host:5432/database"))
-    }
-}
-
-impl fmt::Display for SetupError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Url(text) => write!(f, "the connection URL cannot be used: {text}"),
-            Self::Config(error) => error.fmt(f),
+impl FromUrl for Postgres {
+    fn from_url_with(url: &str, mut options: PoolOptions) -> Result<Self, SetupError> {
+        let demands = url::read(url, &mut options)?;
+        let mut postgres = Self::new(demands.config);
+        postgres.keepalive = demands.keepalive;
+        if let Some(target) = demands.target {
+            postgres = postgres.with_target(target);
         }
+        let given = options.config_for(postgres.upstream().unwrap_or_default())?;
+        postgres.pool_config = postgres.config_on(given, &options);
+        postgres.read_files(&demands.files)?;
+        Ok(postgres)
+    }
+
+    fn config_mut(&mut self) -> &mut Config {
+        &mut self.pool_config
+    }
+
+    fn check(&self) -> Result<(), SetupError> {
+        if self.pool_config.upstream.is_empty() {
+            self.upstream()?;
+        }
+        self.check_demands()
     }
 }
 
-/// The text carries the cause, so there is no source.
-impl std::error::Error for SetupError {}
-
-impl From<ConfigError> for SetupError {
-    fn from(error: ConfigError) -> Self {
-        Self::Config(error)
-    }
-}
+livepool::url_methods!(Postgres);
 
 #[cfg(test)]
 mod tests {
@@ -287,11 +248,11 @@ mod tests {
     use std::time::Duration;
 
     fn upstream(url: &str) -> Vec<String> {
-        Postgres::from_url(url).unwrap().config().unwrap().upstream
+        Postgres::from_url(url).unwrap().config().upstream
     }
 
     fn refused(url: &str) -> String {
-        match Postgres::from_url(url).and_then(|postgres| postgres.config()) {
+        match Postgres::from_url(url).and_then(Postgres::builder) {
             Ok(config) => panic!("{url}: {config:?}"),
             Err(error) => error.to_string(),
         }
@@ -311,7 +272,7 @@ mod tests {
     #[test]
     fn the_time_to_connect_is_taken_from_the_url() {
         let config = Postgres::from_url("postgres://me@db?connect_timeout=7").unwrap();
-        let timeouts = config.config().unwrap().timeouts;
+        let timeouts = config.config().timeouts;
         assert_eq!(timeouts.connect, Some(Duration::from_secs(7)));
     }
 
@@ -330,7 +291,7 @@ mod tests {
 
     #[test]
     fn keepalive_is_what_the_url_says_of_it_and_else_the_pools() {
-        let of = |text: &str| Postgres::from_url(text).unwrap().config().unwrap().socket.keepalive;
+        let of = |text: &str| Postgres::from_url(text).unwrap().config().socket.keepalive;
         let keepalive = of("host=db keepalives_idle=60 keepalives_retries=4").unwrap();
         assert_eq!((keepalive.idle, keepalive.retries), (Some(Duration::from_secs(60)), Some(4)));
         assert_eq!(keepalive.interval, of("host=db").unwrap().interval);

@@ -10,7 +10,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::role::Target;
-use super::setup::SetupError;
+use super::setup::unreadable;
+use livepool::setup::{PoolOptions, SetupError};
 
 /// The options of a URL, by who does them.
 #[derive(Debug, Default)]
@@ -45,7 +46,7 @@ pub(super) const SYSTEM: &str = "system";
 /// instead of any other.
 const REFUSED: [(&str, &[&str], &str); 49] = [
     ("client_encoding", &["auto", "utf8", "UTF8", "UTF-8", "utf-8"], "it is always UTF-8"),
-    ("connection_limit", &[], "it is max_size of the pool's Config"),
+    ("connection_limit", &[], "write pool_max_size"),
     ("currentSchema", &[], "write options=-csearch_path%3Dname"),
     ("gssdelegation", &["0"], "GSS is not supported"),
     ("gssencmode", &["disable", "prefer"], "GSS is not supported: encrypt with sslmode=require"),
@@ -55,13 +56,13 @@ const REFUSED: [(&str, &[&str], &str); 49] = [
     ("krbsrvname", &[], "GSS is not supported"),
     ("load_balance_hosts", &["random"], "connections are spread evenly: name one host, or random"),
     ("lock_timeout", &[], IN_OPTIONS),
-    ("max_connections", &[], "it is max_size of the pool's Config"),
+    ("max_connections", &[], "write pool_max_size"),
     ("max_protocol_version", &["3.0", "3.2", "latest"], "the protocol is 3.0"),
     ("min_protocol_version", &["3.0"], "the protocol is 3.0"),
     ("passfile", &[], "give the password in the URL, or to tokio_postgres::Config"),
     ("pgbouncer", &["false"], "call with_statements(Statements::Unnamed) on Postgres"),
-    ("pool_size", &[], "it is max_size of the pool's Config"),
-    ("pool_timeout", &[], "it is timeouts.checkout of the pool's Config"),
+    ("pool_size", &[], "write pool_max_size"),
+    ("pool_timeout", &[], "write pool_timeouts.checkout"),
     ("prefer_simple_protocol", &["false"], "call simple_query()"),
     ("replication", &["0", "false", "off", "no"], "replication is not supported"),
     ("require_auth", &[], "write channel_binding=require, which only SCRAM fulfils"),
@@ -90,7 +91,7 @@ const REFUSED: [(&str, &[&str], &str); 49] = [
     ("statement_cache_capacity", &[], "call with_statement_cache() on Postgres"),
     ("statement_cache_size", &[], "call with_statement_cache() on Postgres"),
     ("statement_timeout", &[], IN_OPTIONS),
-    ("tcp_user_timeout", &[], "it is socket.user_timeout of the pool's Config"),
+    ("tcp_user_timeout", &[], "write pool_socket.user_timeout, with a unit"),
     ("TimeZone", &[], IN_OPTIONS),
     ("timezone", &[], IN_OPTIONS),
 ];
@@ -115,7 +116,7 @@ const PASSED_ON: [&str; 12] = [
 ];
 
 /// Reads a URL, or settings.
-pub(super) fn read(text: &str) -> Result<UrlOptions, SetupError> {
+pub(super) fn read(text: &str, pool: &mut PoolOptions) -> Result<UrlOptions, SetupError> {
     let mut demands = UrlOptions::default();
     let form = match SplitUrl::split(text)? {
         Some(url) => ConnectionString::SplitUrl(url),
@@ -158,11 +159,13 @@ pub(super) fn read(text: &str) -> Result<UrlOptions, SetupError> {
             _ => match REFUSED.iter().find(|(known, ..)| *known == name) {
                 Some((_, accepted, _)) if accepted.contains(&value.as_str()) => {}
                 Some((known, _, instead)) => {
-                    return Err(SetupError::new(&format!(
+                    return Err(SetupError::url(format!(
                         "it has the option {known}, which is not done: {instead}"
                     )));
                 }
-                None => return Err(SetupError::new("it has an option that nobody knows")),
+                // The settings of the pool are no business of the client library.
+                None if pool.add(&name, &value)? => {}
+                None => return Err(SetupError::url("it has an option that nobody knows")),
             },
         }
     }
@@ -175,10 +178,10 @@ pub(super) fn read(text: &str) -> Result<UrlOptions, SetupError> {
         rest.push(("sslmode".to_owned(), "require".to_owned()));
     }
     let text = form.with(&rest);
-    demands.config = tokio_postgres::Config::from_str(&text).map_err(SetupError::url)?;
+    demands.config = tokio_postgres::Config::from_str(&text).map_err(|error| unreadable(&error))?;
     let mode = demands.config.get_ssl_mode();
     if trusts_system && mode != tokio_postgres::config::SslMode::Require {
-        return Err(SetupError::new("sslrootcert=system goes with sslmode=verify-full"));
+        return Err(SetupError::url("sslrootcert=system goes with sslmode=verify-full"));
     }
     Ok(demands)
 }
@@ -191,7 +194,7 @@ fn sslmode(value: &str) -> Result<&'static str, SetupError> {
         // It allows what the other one prefers.
         "allow" | "prefer" => Ok("prefer"),
         "require" | "verify-ca" | "verify-full" => Ok("require"),
-        _ => Err(SetupError::new(
+        _ => Err(SetupError::url(
             "sslmode is disable, allow, prefer, require, verify-ca or verify-full",
         )),
     }
@@ -204,11 +207,11 @@ fn target(value: &str) -> Result<Target, SetupError> {
         "read-only" => Ok(Target::ReadOnly),
         "primary" => Ok(Target::Primary),
         "standby" => Ok(Target::Standby),
-        "prefer-standby" => Err(SetupError::new(
+        "prefer-standby" => Err(SetupError::url(
             "target_session_attrs=prefer-standby is not done: make a pool with standby, and one with \
              any",
         )),
-        _ => Err(SetupError::new(
+        _ => Err(SetupError::url(
             "target_session_attrs is any, read-write, read-only, primary or standby",
         )),
     }
@@ -219,17 +222,17 @@ fn one_of(name: &str, value: &str, values: &[&str]) -> Result<(), SetupError> {
         return Ok(());
     }
     let (last, first) = values.split_last().unwrap_or((&"", &[]));
-    Err(SetupError::new(&format!("{name} is {} or {last}", first.join(", "))))
+    Err(SetupError::url(format!("{name} is {} or {last}", first.join(", "))))
 }
 
 fn number(name: &str, value: &str) -> Result<u32, SetupError> {
-    value.parse().map_err(|_| SetupError::new(&format!("{name} is a number")))
+    value.parse().map_err(|_| SetupError::url(format!("{name} is a number")))
 }
 
 /// A number of seconds; zero and less leave the pool's setting.
 fn seconds(name: &str, value: &str) -> Result<Option<Duration>, SetupError> {
     let seconds: i64 =
-        value.parse().map_err(|_| SetupError::new(&format!("{name} is a number of seconds")))?;
+        value.parse().map_err(|_| SetupError::url(format!("{name} is a number of seconds")))?;
     Ok(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs))
 }
 
@@ -285,12 +288,12 @@ impl SplitUrl {
             return Ok(None);
         };
         if has_stray_at(&text[scheme.len()..]) {
-            return Err(SetupError::new(
+            return Err(SetupError::url(
                 "an \"@\" in a user, a password or a database must be written %40",
             ));
         }
         if hides_options(&text[scheme.len()..]) {
-            return Err(SetupError::new(
+            return Err(SetupError::url(
                 "an \"@\" in an option must be written %40, and a \"?\" in a password %3F",
             ));
         }
@@ -303,7 +306,7 @@ impl SplitUrl {
         let mut options = Vec::new();
         let mut query = &query[1..];
         while !query.is_empty() {
-            let unfinished = || SetupError::new("it ends in an option without a value");
+            let unfinished = || SetupError::url("it ends in an option without a value");
             let (name, after) = query.split_once('=').ok_or_else(unfinished)?;
             let (value, after) = after.split_once('&').unwrap_or((after, ""));
             options.push((decoded(name)?, decoded(value)?));
@@ -329,13 +332,13 @@ fn decoded(text: &str) -> Result<String, SetupError> {
             }
         }
     }
-    String::from_utf8(bytes).map_err(|_| SetupError::new("an option is not in UTF-8"))
+    String::from_utf8(bytes).map_err(|_| SetupError::url("an option is not in UTF-8"))
 }
 
 /// `name = value`, with spaces between them, as the library has it: a value with a space in it stands in
 /// quotes, and a backslash is in front of a quote or a backslash.
 fn settings(text: &str) -> Result<Vec<(String, String)>, SetupError> {
-    let cannot = |what| SetupError::new(what);
+    let cannot = |what| SetupError::url(what);
     let mut settings = Vec::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
@@ -410,6 +413,10 @@ mod tests {
     use super::*;
     use tokio_postgres::config::{ChannelBinding, Host, SslMode};
 
+    fn read(text: &str) -> Result<UrlOptions, SetupError> {
+        super::read(text, &mut PoolOptions::default())
+    }
+
     fn refused(text: &str) -> String {
         match read(text) {
             Ok(demands) => panic!("{text}: {demands:?}"),
@@ -473,8 +480,8 @@ mod tests {
             ("require_auth=scram-sha-256", "channel_binding=require"),
             ("ssl_min_protocol_version=TLSv1.3", "with_tls"),
             ("pgbouncer=true", "Statements::Unnamed"),
-            ("connection_limit=5", "max_size"),
-            ("tcp_user_timeout=9", "socket.user_timeout"),
+            ("connection_limit=5", "pool_max_size"),
+            ("tcp_user_timeout=9", "pool_socket.user_timeout"),
             ("load_balance_hosts=disable", "evenly"),
             ("target_session_attrs=prefer-standby", "standby"),
             ("target_session_attrs=best", "read-write"),

@@ -78,7 +78,8 @@ fn pool_of(postgres: Postgres, change: impl FnOnce(Config) -> Config) -> (Pool<P
     // A request to cancel is a connection, for which the server starts a process: on a busy machine it
     // may take longer than the second that a reset has by default.
     let timeouts = Timeouts::default().with_reset(20 * SECOND);
-    let builder = postgres.builder(|config| change(config.with_timeouts(timeouts))).unwrap();
+    let builder =
+        postgres.with_config(|config| change(config.with_timeouts(timeouts))).builder().unwrap();
     (builder.observer(events.observer()).build().unwrap(), events)
 }
 

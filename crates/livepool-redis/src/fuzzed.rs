@@ -2,7 +2,6 @@
 
 use super::scanner::RedisScanner;
 use super::{Redis, unread};
-use livepool::config::Config;
 use livepool::fuzzed::{Property, cut, pieces, says_something, ways};
 use livepool::protocol::Verdict;
 
@@ -112,8 +111,7 @@ fn a_url_names_a_server_or_says_what_is_wrong(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     match Redis::from_url(text) {
         Ok(redis) => {
-            let config = Config::new(redis.settings.upstream.clone());
-            if let Err(error) = config.check() {
+            if let Err(error) = redis.config().check() {
                 says_something(&error);
             }
         }

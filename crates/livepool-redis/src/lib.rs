@@ -118,6 +118,7 @@ mod client;
 pub mod cluster;
 mod command;
 mod command_parser;
+mod connection;
 #[cfg(any(test, feature = "__properties"))]
 #[doc(hidden)]
 pub mod fuzzed;
@@ -146,13 +147,35 @@ use scanner::{RedisScanner, unread};
 /// The library underneath.
 pub use ::redis;
 pub use client::Client;
+pub use connection::{Connection, PoolExt, checkout_error};
 pub use listen::Channel;
 /// The pool.
 pub use livepool;
 /// What [`Redis::with_credentials`] asks for.
 pub use livepool::protocol::{Credentials, CredentialsError, CredentialsRequest};
-pub use settings::{Redis, Role, SettingsError};
+/// Settings of the pool, for [`Redis::with_config`], and why no pool could be made.
+pub use livepool::{Config, SetupError};
+pub use settings::{Redis, Role};
 pub use shared::{SharedConnection, request_lost};
+
+/// A pool for the server of this URL, `redis://[user:password@]host[:port][/db]`, with the defaults of
+/// [`Config`]. [`Redis::from_url`] gives a choice.
+///
+/// # Errors
+///
+/// [`SetupError`], with what to change.
+pub fn pool(url: &str) -> Result<Pool, SetupError> {
+    Redis::from_url(url)?.pool()
+}
+
+/// A pool of these.
+pub type Pool = livepool::Pool<Redis>;
+
+/// A client that was taken out of a [`Pool`].
+pub type Guard = livepool::Guard<Redis>;
+
+/// `url` and `pool`, as a configuration file says them.
+pub type Settings = livepool::Settings<Redis>;
 
 /// The example of the README compiles.
 #[cfg(doctest)]

@@ -5,21 +5,21 @@ use std::fmt;
 use ::redis::{ConnectionAddr, ConnectionInfo, RedisConnectionInfo};
 
 use super::transport::Transport;
-use livepool::Pool;
-use livepool::config::{Config, ConfigError};
+use livepool::config::Config;
 use livepool::protocol::{Credentials, CredentialsRequest, CredentialsSource};
+use livepool::setup::{FromUrl, PoolOptions, SetupError};
 use std::sync::Arc;
 
 /// The kind of server that a connection must lead to, asked with `ROLE` during the handshake.
 ///
 /// ```
-/// use livepool_redis::livepool::Pool;
 /// use livepool_redis::{Redis, Role};
 ///
 /// # fn f() -> Result<(), Box<dyn std::error::Error>> {
-/// let redis = Redis::from_url("redis://cache1:6379")?.with_role(Role::Master);
-/// let config = redis.config().with_upstream(["cache1:6379", "cache2:6379"]);
-/// let pool = Pool::builder(config).protocol(redis).build()?;
+/// let pool = Redis::from_url("redis://cache1:6379")?
+///     .with_role(Role::Master)
+///     .with_config(|config| config.with_upstream(["cache1:6379", "cache2:6379"]))
+///     .pool()?;
 /// # Ok(()) }
 /// # f().unwrap();
 /// ```
@@ -49,15 +49,16 @@ pub enum Role {
 /// # Ok(()) }
 /// # f().unwrap();
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Redis {
     /// The settings, shared by every client of the pool.
     pub(super) settings: Arc<RedisSettings>,
+    /// The configuration of its pool.
+    pub(super) config: Config,
 }
 
 #[derive(Clone)]
 pub(super) struct RedisSettings {
-    pub(super) upstream: String,
     pub(super) info: RedisConnectionInfo,
     pub(super) role: Role,
     pub(super) transport: Transport,
@@ -72,13 +73,14 @@ impl Redis {
     /// - `rediss://...` the same over TLS, with the feature `tls`
     /// - `redis+unix:///path[?db=1&user=name&pass=secret]` for a Unix socket
     ///
-    /// `?protocol=resp3` asks for the newer protocol. `valkey` may be written for `redis`.
+    /// `?protocol=resp3` asks for the newer protocol. `valkey` may be written for `redis`. Settings of the
+    /// pool may stand behind: `?pool_max_size=32`, see [`PoolOptions`].
     ///
     /// # Errors
     ///
-    /// [`SettingsError`], which says what to change and never repeats the password.
-    pub fn from_url(url: impl AsRef<str>) -> Result<Self, SettingsError> {
-        super::url::parse(url.as_ref())
+    /// [`SetupError`], which says what to change and never repeats the password.
+    pub fn from_url(url: impl AsRef<str>) -> Result<Self, SetupError> {
+        Self::from_url_with(url.as_ref(), PoolOptions::default())
     }
 
     /// From the crate's own description of a connection. The description's TCP settings are not
@@ -86,14 +88,14 @@ impl Redis {
     ///
     /// # Errors
     ///
-    /// [`SettingsError`], which says what to change.
-    pub fn from_info(info: ConnectionInfo) -> Result<Self, SettingsError> {
+    /// [`SetupError`], which says what to change.
+    pub fn from_info(info: ConnectionInfo) -> Result<Self, SetupError> {
         let (upstream, transport) = match info.addr() {
             ConnectionAddr::Tcp(host, port) => (host_port(host, *port), Transport::Plain),
-            ConnectionAddr::TcpTls { insecure: true, .. } => return Err(SettingsError::insecure()),
+            ConnectionAddr::TcpTls { insecure: true, .. } => return Err(insecure()),
             // Silently without them, a server would be trusted that is not, or be shown nobody.
             ConnectionAddr::TcpTls { tls_params: Some(_), .. } => {
-                return Err(SettingsError::new(
+                return Err(SetupError::protocol(
                     "certificates in a ConnectionInfo are not used: leave them out there, and give \
                      them with with_tls()",
                 ));
@@ -102,24 +104,24 @@ impl Redis {
                 (host_port(host, *port), Transport::system_tls()?)
             }
             ConnectionAddr::Unix(path) => (format!("unix:{}", path.display()), Transport::Plain),
-            other => return Err(SettingsError::new(format!("cannot connect to {other}"))),
+            other => return Err(SetupError::protocol(format!("cannot connect to {other}"))),
         };
         let info = info.redis_settings().clone();
         if info.db() < 0 {
-            return Err(SettingsError::new(format!(
+            return Err(SetupError::protocol(format!(
                 "the database must be a number from 0, not {}",
                 info.db()
             )));
         }
         if info.username().is_some() && info.password().is_none() {
-            return Err(SettingsError::new(
+            return Err(SetupError::protocol(
                 "there is a user and no password, so nobody would be logged in: write \
                  user:password, or leave the user out",
             ));
         }
         Ok(Self {
+            config: Config::new(upstream),
             settings: Arc::new(RedisSettings {
-                upstream,
                 info,
                 role: Role::Any,
                 transport,
@@ -191,22 +193,24 @@ impl Redis {
         self
     }
 
-    /// A configuration whose `upstream` is this address. Change what you like: several addresses of
-    /// the same service go into [`upstream`](livepool::Config::upstream).
+    /// The configuration of its pool: the URL's address, and what was changed. Several addresses of the same
+    /// service go into [`upstream`](livepool::Config::upstream).
     pub fn config(&self) -> Config {
-        Config::new(self.settings.upstream.clone())
-    }
-
-    /// A pool with the default [`config`](Self::config). With another one:
-    /// `Pool::builder(redis.config().with_max_size(32)).protocol(redis).build()`.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`], if the address is none.
-    pub fn pool(self) -> Result<Pool<Self>, ConfigError> {
-        Pool::builder(self.config()).protocol(self).build()
+        self.config.clone()
     }
 }
+
+impl FromUrl for Redis {
+    fn from_url_with(url: &str, options: PoolOptions) -> Result<Self, SetupError> {
+        super::url::parse(url, options)
+    }
+
+    fn config_mut(&mut self) -> &mut Config {
+        &mut self.config
+    }
+}
+
+livepool::url_methods!(Redis);
 
 /// An IPv6 address is in brackets where a port follows.
 fn host_port(host: &str, port: u16) -> String {
@@ -216,10 +220,18 @@ fn host_port(host: &str, port: u16) -> String {
     }
 }
 
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("upstream", &self.config.upstream)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for RedisSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
-            .field("upstream", &self.upstream)
             .field("user", &self.info.username())
             .field("db", &self.info.db())
             .field("role", &self.role)
@@ -228,34 +240,9 @@ impl fmt::Debug for RedisSettings {
     }
 }
 
-/// Settings that cannot be used, and what to change. The text never repeats a password.
-///
-/// ```
-/// use livepool_redis::{Redis, SettingsError};
-///
-/// let error: SettingsError = Redis::from_url("http://cache.internal").unwrap_err();
-/// println!("{error}");
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SettingsError(String);
-
-impl SettingsError {
-    pub(super) fn new(why: impl Into<String>) -> Self {
-        Self(why.into())
-    }
-
-    pub(super) fn insecure() -> Self {
-        Self::new(
-            "a certificate that is not checked protects nobody: leave #insecure out, and name the \
-             authority to trust with with_tls()",
-        )
-    }
+pub(super) fn insecure() -> SetupError {
+    SetupError::protocol(
+        "a certificate that is not checked protects nobody: leave #insecure out, and name the authority \
+         to trust with with_tls()",
+    )
 }
-
-impl fmt::Display for SettingsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "redis: {}", self.0)
-    }
-}
-
-impl std::error::Error for SettingsError {}

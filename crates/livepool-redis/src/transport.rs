@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::settings::SettingsError;
+use livepool::SetupError;
 use livepool::protocol::Wire;
 #[cfg(feature = "tls")]
 use livepool_tls::Tls;
@@ -25,7 +25,7 @@ pub(super) enum Transport {
 impl Transport {
     /// TLS with the authorities that this system trusts.
     #[cfg(feature = "tls")]
-    pub(super) fn system_tls() -> Result<Self, SettingsError> {
+    pub(super) fn system_tls() -> Result<Self, SetupError> {
         Ok(Self::Tls(Arc::default()))
     }
 
@@ -37,8 +37,8 @@ impl Transport {
 
     /// The error that TLS is not built in.
     #[cfg(not(feature = "tls"))]
-    pub(super) fn system_tls() -> Result<Self, SettingsError> {
-        Err(SettingsError::new(
+    pub(super) fn system_tls() -> Result<Self, SetupError> {
+        Err(SetupError::protocol(
             "TLS is wanted and not built in: enable the feature \"tls\" of livepool, or write \
              redis:// for a connection that is not encrypted",
         ))

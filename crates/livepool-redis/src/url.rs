@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use ::redis::IntoConnectionInfo;
 
-use super::settings::Redis;
-use super::settings::SettingsError;
+use super::settings::{Redis, insecure};
 use super::transport::Transport;
+use livepool::setup::{PoolOptions, SetupError};
 
 const SHAPE: &str = "must look like redis://[user:password@]host:port/db, rediss://... for TLS, or \
                      redis+unix:///path";
 
-pub(super) fn parse(url: &str) -> Result<Redis, SettingsError> {
+pub(super) fn parse(url: &str, mut options: PoolOptions) -> Result<Redis, SetupError> {
     let Some((scheme, rest)) = url.split_once("://") else {
-        return Err(SettingsError::new(format!("the URL has no scheme: it {SHAPE}")));
+        return Err(SetupError::url(format!("the URL has no scheme: it {SHAPE}")));
     };
     // The crate knows the scheme of TLS only where it does the TLS itself.
     let scheme = scheme.to_ascii_lowercase();
@@ -29,17 +29,19 @@ pub(super) fn parse(url: &str) -> Result<Redis, SettingsError> {
     };
     if let Some(fragment) = fragment {
         return Err(match fragment {
-            "insecure" => SettingsError::insecure(),
-            _ => SettingsError::new("a \"#\" in a user or password must be written %23"),
+            "insecure" => insecure(),
+            _ => SetupError::url("a \"#\" in a user or password must be written %23"),
         });
     }
+    let rest = options.take_from(rest)?;
     let info = format!("{scheme}://{rest}").into_connection_info().map_err(|error| {
         let detail = error.to_string();
         // The crate adds its error kind behind the dash.
         let detail = detail.split(" - ").next().unwrap_or_default();
-        SettingsError::new(format!("{}: the URL {SHAPE}", lower(detail)))
+        SetupError::url(format!("{}: the URL {SHAPE}", lower(detail)))
     })?;
     let mut redis = Redis::from_info(info)?;
+    redis.config = options.config_for(std::mem::take(&mut redis.config.upstream))?;
     if encrypted {
         Arc::make_mut(&mut redis.settings).transport = Transport::system_tls()?;
     }
@@ -61,8 +63,12 @@ fn lower(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn parse(url: &str) -> Result<Redis, SetupError> {
+        super::parse(url, PoolOptions::default())
+    }
+
     fn upstream(url: &str) -> String {
-        parse(url).unwrap().settings.upstream.clone()
+        parse(url).unwrap().config.upstream.remove(0)
     }
 
     fn refusal(url: &str) -> String {

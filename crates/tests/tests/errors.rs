@@ -19,7 +19,7 @@ use livepool::{
     Resolve, Timeouts,
 };
 use livepool_http as http1;
-use livepool_http::HttpPool;
+use livepool_http::PoolExt;
 use livepool_http::tower::tower_service::Service;
 use livepool_postgres::Postgres;
 use livepool_redis::Redis;
@@ -76,7 +76,7 @@ async fn fails<P: Protocol>(config: Config, protocol: P) -> CheckoutError {
 
 async fn postgres_fails(url: &str) -> CheckoutError {
     let postgres = Postgres::from_url(url).unwrap();
-    fails(postgres.config().unwrap(), postgres).await
+    fails(postgres.config(), postgres).await
 }
 
 async fn redis_fails(url: &str) -> CheckoutError {
@@ -133,7 +133,7 @@ async fn another_protocol_behind_the_port_is_asked_about_within_the_first_dial()
     let error = postgres_fails(&format!("postgres://me@{}/x", at(nginx.port()))).await;
     logged(&error, &[question, "the handshake with"]);
     let encrypted = Postgres::from_url(&format!("postgres://me@{}/x", at(nginx.port()))).unwrap();
-    let error = fails(encrypted.config().unwrap(), encrypted.with_tls(tls())).await;
+    let error = fails(encrypted.config(), encrypted.with_tls(tls())).await;
     logged(&error, &[question, "the handshake with"]);
 
     let question = "does the server there speak Redis?";

@@ -12,7 +12,7 @@ use livepool::config::Limits;
 use livepool::protocol::{Protocol, Wire};
 use livepool::{CloseReason, Config, Guard, Pool, TooLarge};
 use livepool_http as http1;
-use livepool_http::HttpPool;
+use livepool_http::PoolExt;
 use livepool_postgres as postgres;
 use livepool_postgres::tokio_postgres::error::SqlState;
 use livepool_redis as redis;
@@ -93,7 +93,7 @@ fn redis_pool(
 
 fn postgres_pool(addr: SocketAddr) -> (Pool<postgres::Postgres>, Events) {
     let postgres = postgres::Postgres::from_url(&format!("postgres://me@{addr}/x")).unwrap();
-    watched(postgres.config().unwrap().with_limits(limits()), postgres)
+    watched(postgres.config().with_limits(limits()), postgres)
 }
 
 fn brief(config: Config) -> Config {
@@ -166,7 +166,7 @@ async fn a_server_that_floods_a_handshake_gets_64_kib_and_the_error_names_the_li
     })
     .await;
     let postgres = postgres::Postgres::from_url(&format!("postgres://me@{server}/x")).unwrap();
-    let (pool, _) = watched(brief(postgres.config().unwrap()), postgres);
+    let (pool, _) = watched(brief(postgres.config()), postgres);
     let error = refusal(&pool).await;
     assert!(error.contains("limits.handshake is 65536"), "{error}");
     is_bounded();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use livepool::{Config, Connector, Event, Listener, ListenerConfig, Manager, Pool, Timeouts};
 use livepool_http as http1;
-use livepool_http::HttpPool;
+use livepool_http::PoolExt;
 use livepool_http::tower::tower_service::Service;
 use livepool_postgres as postgres;
 use livepool_postgres::Postgres;
@@ -178,9 +178,9 @@ async fn no_error_repeats_a_secret_wherever_it_was_put_and_however_it_was_mistyp
 
 #[tokio::test]
 async fn an_error_of_a_request_shows_the_path_of_its_uri_and_nothing_else() {
-    let (config, http) = http1::at("http://127.0.0.1:1").unwrap();
-    let timeouts = config.timeouts.with_checkout(Duration::from_millis(100));
-    let pool = Pool::builder(config.with_timeouts(timeouts)).protocol(http).build().unwrap();
+    let timeouts = livepool::Timeouts::default().with_checkout(Duration::from_millis(100));
+    let http = http1::Http1::from_url("http://127.0.0.1:1").unwrap();
+    let pool = http.with_config(|config| config.with_timeouts(timeouts)).pool().unwrap();
     for uri in ["http://me:hunter2@127.0.0.1:1/path?access_token=hunter2", "/path?token=hunter2"] {
         let request = http1::Request::get(uri).body(()).unwrap();
         let text = whole(&pool.send(request).await.unwrap_err());
@@ -265,7 +265,7 @@ async fn what_a_server_says_reaches_errors_events_and_logs_escaped_and_cut() {
     body.extend(b"\0\0");
     let addr = says(message(b'E', &body)).await;
     let postgres = Postgres::from_url(&format!("postgres://me:pw@{addr}/x")).unwrap();
-    let builder = postgres.builder(|config| config).unwrap().observer(events.observer());
+    let builder = postgres.builder().unwrap().observer(events.observer());
     let error = builder.build().unwrap().get().await.unwrap_err();
     let connect = error.connect_error().unwrap();
     for text in [connect.to_string(), format!("{connect:?}"), error.to_string()] {
@@ -344,7 +344,7 @@ async fn no_password_is_sent_in_clear_where_the_url_requires_tls_whatever_way_th
     let (addr, heard) = listens(b"R\0\0\0\x08\0\0\0\x03").await;
     let url = format!("postgres://me:hunter2@{addr}/x?sslmode=require");
     let postgres = Postgres::from_url(&url).unwrap();
-    assert!(postgres.config().is_err(), "the other way has always refused");
+    assert!(postgres.clone().builder().is_err(), "the other way has always refused");
     let pool = Pool::builder(Config::new(addr.to_string())).protocol(postgres).build().unwrap();
     let start = std::time::Instant::now();
     let error = pool.get().await.unwrap_err();

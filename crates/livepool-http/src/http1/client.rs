@@ -22,12 +22,12 @@ use livepool::event::CloseReason;
 use livepool::protocol::{Ledger, Owed};
 use std::sync::Arc;
 
-/// A connection that speaks HTTP/1.1. [`HttpGuard::send`](crate::HttpGuard::send) makes a request on one.
+/// A connection that speaks HTTP/1.1. [`GuardExt::send`](crate::GuardExt::send) makes a request on one.
 ///
 /// ```
 /// # async fn f(pool: livepool::Pool<livepool_http::Http1>) -> Result<(), Box<dyn std::error::Error>> {
 ///
-/// use livepool_http::{HttpGuard, Request};
+/// use livepool_http::{GuardExt, Request};
 ///
 /// // What a guard holds. A request on this very connection:
 /// let guard = pool.get().await?;

@@ -13,6 +13,7 @@ use super::driver::{HyperDriver, HyperIo};
 use super::upload::{DEFAULT_LONGEST_PAUSE, Upload};
 use crate::prepare::{host_of, prepare};
 use crate::{Error, Failure};
+use livepool::Config;
 use livepool::protocol::Wire;
 use livepool::protocol::{Protocol, Verdict};
 use std::sync::Arc;
@@ -32,6 +33,8 @@ use std::sync::Arc;
 /// ```
 #[derive(Clone)]
 pub struct Http1 {
+    /// The configuration of its pool.
+    config: Config,
     host: Option<HeaderValue>,
     ping: Option<PathAndQuery>,
     /// hyper's own settings.
@@ -44,6 +47,7 @@ pub struct Http1 {
 impl Default for Http1 {
     fn default() -> Self {
         Self {
+            config: Config::default(),
             host: None,
             ping: None,
             hyper: Builder::new(),
@@ -69,6 +73,15 @@ impl Http1 {
     /// HTTP/1.1 without encryption. `Host` is what stands in the pool's `upstream`.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The configuration of its pool: the URL's address, if it was made from a URL, and what was changed.
+    pub fn config(&self) -> Config {
+        self.config.clone()
+    }
+
+    pub(crate) fn pool_config(&mut self) -> &mut Config {
+        &mut self.config
     }
 
     /// The same with this `Host` for requests that have none.

@@ -10,12 +10,12 @@ use super::Http1;
 use super::exchange::{FailedExchange, FollowUp, exchange};
 use crate::error::RequestTarget;
 use crate::prepare::check;
-use crate::send::{HttpGuard, HttpPool, copy};
+use crate::send::{GuardExt, PoolExt, copy};
 use crate::{Body, Error, Limits, RequestBody};
-use livepool::protocol::{GuardExt, Retry, log_trouble};
+use livepool::protocol::{GuardExt as _, Retry, log_trouble};
 use livepool::{Guard, Pool};
 
-impl HttpPool for Pool<Http1> {
+impl PoolExt for Pool<Http1> {
     #[track_caller]
     fn send_within<B: Into<RequestBody>>(
         &self,
@@ -84,7 +84,7 @@ async fn send(
     }
 }
 
-impl HttpGuard for Guard<Http1> {
+impl GuardExt for Guard<Http1> {
     fn send<B: Into<RequestBody>>(
         self,
         request: Request<B>,

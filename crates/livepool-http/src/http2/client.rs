@@ -21,7 +21,7 @@ use livepool::protocol::Ledger;
 /// ```
 /// # async fn f(pool: livepool::Pool<livepool_http::http2::Http2>) -> Result<(), Box<dyn std::error::Error>> {
 ///
-/// use livepool_http::{HttpPool, Request};
+/// use livepool_http::{PoolExt, Request};
 ///
 /// // Callers do not meet it: requests are sent by the pool, many at a time on one connection.
 /// let response = pool.send(Request::get("/status").body(())?).await?;

@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), livepool_http::Error> {
-//! use livepool_http::{HttpPool, Request, http2};
+//! use livepool_http::{PoolExt, Request, http2};
 //!
 //! let pool = http2::pool("http://127.0.0.1:8080")?;
 //! let request = Request::get("/status").body(()).unwrap();
@@ -77,4 +77,10 @@ pub(crate) use body::Http2Body;
 pub use client::Client;
 pub use protocol::Http2;
 pub use send::Http2Share;
-pub use url::{at, pool};
+pub use url::pool;
+
+/// A pool of HTTP/2.
+pub type Pool = livepool::Pool<Http2>;
+
+/// `url` and `pool`, as a configuration file says them.
+pub type Settings = livepool::Settings<Http2>;

@@ -15,6 +15,7 @@ use super::frames::{self, FrameScanner, Said};
 use super::send::Http2Share;
 use crate::Error;
 use crate::http1::upload::DEFAULT_LONGEST_PAUSE;
+use livepool::Config;
 use livepool::protocol::{Multiplex, Protocol, Share, Spread, Verdict, Wire, is_connection_error};
 
 /// So much of one response is received before somebody reads it: 1 MiB.
@@ -42,6 +43,8 @@ const MAX_HEAD_SIZE: u32 = 16 << 10;
 /// ```
 #[derive(Clone)]
 pub struct Http2 {
+    /// The configuration of its pool.
+    config: Config,
     authority: Option<Authority>,
     h2: Builder,
     spread: Spread,
@@ -58,6 +61,7 @@ impl Default for Http2 {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(MAX_HEAD_SIZE);
         Self {
+            config: Config::default(),
             authority: None,
             h2,
             spread: Spread::Even(DEPTH),
@@ -87,6 +91,15 @@ impl Http2 {
     /// `upstream`.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The configuration of its pool: the URL's address, if it was made from a URL, and what was changed.
+    pub fn config(&self) -> Config {
+        self.config.clone()
+    }
+
+    pub(crate) fn pool_config(&mut self) -> &mut Config {
+        &mut self.config
     }
 
     /// The same with this `:authority` for requests that name none.

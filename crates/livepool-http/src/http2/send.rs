@@ -11,7 +11,7 @@ use super::Http2;
 use super::exchange::{Clock, FailedExchange, Fate, exchange};
 use crate::error::RequestTarget;
 use crate::prepare::check;
-use crate::send::HttpPool;
+use crate::send::PoolExt;
 use crate::{Body, Error, Limits, RequestBody};
 use livepool::net::PeerAddr;
 use livepool::protocol::{Retry, Share, log_trouble};
@@ -21,7 +21,7 @@ use livepool::{ConnId, Pool};
 const MOST_TRIES: usize = 3;
 
 /// A part of a connection, for one request. Get one with [`Pool::share`](livepool::Pool::share);
-/// [`HttpPool::send`](crate::HttpPool::send) takes one by itself.
+/// [`PoolExt::send`](crate::PoolExt::send) takes one by itself.
 ///
 /// ```no_run
 /// # async fn f(pool: livepool::Pool<livepool_http::http2::Http2>) -> Result<(), Box<dyn std::error::Error>> {
@@ -50,7 +50,7 @@ impl Http2Share {
     ///
     /// # Errors
     ///
-    /// As [`HttpPool::send`](crate::HttpPool::send).
+    /// As [`PoolExt::send`](crate::PoolExt::send).
     ///
     /// # Cancel safety
     ///
@@ -77,7 +77,7 @@ impl fmt::Debug for Http2Share {
 /// The last version that a request may name.
 const MOST: http::Version = http::Version::HTTP_2;
 
-impl HttpPool for Pool<Http2> {
+impl PoolExt for Pool<Http2> {
     #[track_caller]
     fn send_within<B: Into<RequestBody>>(
         &self,

@@ -15,7 +15,7 @@ use tower_service::Service;
 use super::service::{Answering, body_of};
 use crate::http2::Http2;
 use crate::request_body::BoxError;
-use crate::{Body, Error, Failure, HttpPool, Limits};
+use crate::{Body, Error, Failure, Limits, PoolExt};
 use livepool::Pool;
 
 const GRPC_TIMEOUT: &str = "grpc-timeout";

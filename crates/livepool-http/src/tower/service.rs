@@ -11,7 +11,7 @@ use http_body::Body as HttpBody;
 use tower_service::Service;
 
 use crate::request_body::BoxError;
-use crate::{Body, Error, HttpPool, RequestBody};
+use crate::{Body, Error, PoolExt, RequestBody};
 use livepool::Pool;
 use livepool::protocol::Protocol;
 
@@ -73,7 +73,7 @@ where
 impl<P, B> Service<Request<B>> for PoolService<P>
 where
     P: Protocol,
-    Pool<P>: HttpPool + Send + Sync,
+    Pool<P>: PoolExt + Send + Sync,
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use livepool::{Config, Pool};
-use livepool_http::{Http1, HttpPool, Request};
+use livepool_http::{Http1, PoolExt, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

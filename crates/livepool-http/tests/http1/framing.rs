@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use livepool::{CloseReason, Config, Timeouts};
-use livepool_http::{Failure, Http1, HttpGuard, HttpPool, Limits, Request, RequestBody};
+use livepool_http::{Failure, GuardExt, Http1, Limits, PoolExt, Request, RequestBody};
 use tokio::time::Instant;
 
 use crate::{get, get_text, pool_of, pool_with, request_for};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use livepool::{CloseReason, Config, Pool, Timeouts};
-use livepool_http::{Error, Failure, Http1, HttpPool, Limits, Request};
+use livepool_http::{Error, Failure, Http1, Limits, PoolExt, Request};
 
 use crate::{get, get_text, pool_of, request_for, text};
 use livepool_testkit::servers::Nginx;

@@ -1,7 +1,7 @@
 //! Which requests are made again, and how often.
 
 use livepool::{CloseReason, Guard};
-use livepool_http::{Failure, Http1, HttpGuard, HttpPool, Request, RequestBody};
+use livepool_http::{Failure, GuardExt, Http1, PoolExt, Request, RequestBody};
 
 use crate::{get_text, pool_of, request_for, text};
 use livepool_testkit::scripted::{Scripted, Talk};

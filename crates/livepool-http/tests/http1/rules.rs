@@ -5,7 +5,7 @@ use std::time::Duration;
 use livepool::config::Validation;
 use livepool::event::Operation;
 use livepool::{CloseReason, Timeouts};
-use livepool_http::{Failure, Http1, HttpPool, Limits, Request, RequestBody};
+use livepool_http::{Failure, Http1, Limits, PoolExt, Request, RequestBody};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use livepool::event::Operation;
 use livepool::{CloseReason, Config, Timeouts};
 use livepool_http::http_body::{Body, Frame};
-use livepool_http::{Failure, HttpPool, Limits, Request, RequestBody};
+use livepool_http::{Failure, Limits, PoolExt, Request, RequestBody};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -415,8 +415,8 @@ mod tls {
         let url = format!("https://{}", server.addr());
         let quick =
             |config: Config| config.with_timeouts(Timeouts::default().with_checkout(SECOND / 2));
-        let (config, http1) = livepool_http::at(&url).unwrap();
-        let (pool, _) = pool_with(quick(config), http1);
+        let http1 = livepool_http::Http1::from_url(&url).unwrap();
+        let (pool, _) = pool_with(quick(http1.config()), http1);
         get_text(&pool, "/secret").await.unwrap_err();
         let error = get_text(&pool, "http://example.org/secret").await.unwrap_err();
         assert_eq!(error.failure(), Failure::Refused, "{error}");

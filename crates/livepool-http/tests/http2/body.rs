@@ -9,7 +9,7 @@ use http_body::{Body as _, Frame};
 use http_body_util::StreamBody;
 use livepool::Config;
 use livepool_http::http2::Http2;
-use livepool_http::{Failure, HttpPool, RequestBody};
+use livepool_http::{Failure, PoolExt, RequestBody};
 use livepool_testkit::{ends, until, until_status};
 
 use crate::peer::Peer;

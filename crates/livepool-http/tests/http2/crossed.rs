@@ -37,7 +37,7 @@ async fn ten_thousand_requests_with_random_cancellation_cross_no_answers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_requests_to_an_nginx_cross_no_answers() {
     let nginx = Nginx::start_http2(None);
-    let (config, _) = livepool_http::http2::at(&nginx.http2_url()).unwrap();
+    let config = Http2::from_url(&nginx.http2_url()).unwrap().config();
     let (pool, events) = pool_with(config.with_max_size(4), Http2::new());
     let asked = pool.clone();
     let tally = requests(COUNT, move |number| {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use livepool::Config;
-use livepool_http::{Failure, HttpPool, RequestBody};
+use livepool_http::{Failure, PoolExt, RequestBody};
 
 use crate::raw::{HEADERS, RST_STREAM, Raw, SETTINGS};
 use crate::{pool_of, post};

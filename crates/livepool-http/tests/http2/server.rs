@@ -2,7 +2,7 @@
 
 use livepool::{Config, Pool};
 use livepool_http::http2::{self, Http2};
-use livepool_http::{Http1, HttpPool};
+use livepool_http::{Http1, PoolExt};
 use livepool_testkit::servers::{Certs, Nginx};
 use livepool_tls::Tls;
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use h2::server::Builder;
 use livepool::{CloseReason, Config};
-use livepool_http::{Failure, HttpPool};
+use livepool_http::{Failure, PoolExt};
 use livepool_testkit::lab::{Host, lab};
 use livepool_testkit::until_status;
 use tokio::net::TcpListener;

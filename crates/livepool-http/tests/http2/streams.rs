@@ -7,7 +7,7 @@ use livepool::CloseReason;
 use livepool::config::Validation;
 use livepool::protocol::Spread;
 use livepool_http::http2::Http2;
-use livepool_http::{Failure, HttpPool, Limits, RequestBody};
+use livepool_http::{Failure, Limits, PoolExt, RequestBody};
 use livepool_testkit::cut::{DROPS, cut};
 use livepool_testkit::{until, until_status};
 use tokio::task::JoinSet;

@@ -17,7 +17,8 @@ type Plain = deadpool::managed::Pool<Manager<Postgres>>;
 fn plain(server: &Server, size: usize) -> (Plain, Events) {
     let events = Events::default();
     let timeouts = Timeouts::default().with_reset(20 * SECOND);
-    let builder = postgres(server).builder(|config| config.with_timeouts(timeouts)).unwrap();
+    let builder =
+        postgres(server).with_config(|config| config.with_timeouts(timeouts)).builder().unwrap();
     let manager = builder.observer(events.observer()).build_manager().unwrap();
     (Plain::builder(manager).max_size(size).build().unwrap(), events)
 }

@@ -30,7 +30,7 @@ async fn whichever_way_a_pool_is_built_a_statement_may_take_its_time() {
         |config: &Config| Pool::builder(config.clone()).protocol(postgres.clone()).build().unwrap();
     let mut pools = vec![
         livepool_postgres::pool(&url).unwrap(),
-        postgres.clone().builder(|config| config).unwrap().build().unwrap(),
+        postgres.clone().pool().unwrap(),
         by_protocol(&config),
         by_protocol(&config.clone().with_timeouts(Timeouts::never())),
     ];

@@ -173,8 +173,8 @@ async fn a_query_that_takes_too_long_costs_its_own_caller_and_cancels_nobodys() 
     let timeouts = Timeouts::default().with_read(150 * MS).with_reset(20 * SECOND);
     let (pool, events) = {
         let events = Events::default();
-        let builder = postgres(&server).builder(|config| one(config).with_timeouts(timeouts));
-        (builder.unwrap().observer(events.observer()).build().unwrap(), events)
+        let postgres = postgres(&server).with_config(|config| one(config).with_timeouts(timeouts));
+        (postgres.builder().unwrap().observer(events.observer()).build().unwrap(), events)
     };
     let (slow, other) = (pool.share().await.unwrap(), pool.share().await.unwrap());
     let late = slow.query_one("SELECT 1 FROM pg_sleep(0.25)", &[]).await.unwrap_err();

@@ -138,7 +138,7 @@ async fn a_url_is_enough_for_whom_to_trust_and_who_we_are() {
     assert!(why.contains("certificate"), "{why}");
     // In one word only.
     let twice = Postgres::from_url(&whole).unwrap().with_tls(trusting(&certs));
-    let error = twice.config().unwrap_err().to_string();
+    let error = twice.builder().unwrap_err().to_string();
     assert!(error.contains("leave one of them out"), "{error}");
 }
 

@@ -52,7 +52,7 @@ fn blocking(pool: Pool, runtime: tokio::runtime::Runtime, limit: Duration) -> Do
 
 async fn postgres(url: &str, sql: &str, postgres: Postgres, pool: Pool<Postgres>) -> Done {
     let _ = Postgres::from_url(url)?.pool()?;
-    let _ = Postgres::from_url(url)?.builder(|config| config.with_max_size(16))?.build()?;
+    let _ = Postgres::from_url(url)?.with_config(|config| config.with_max_size(16)).pool()?;
     let mut client: Guard<Postgres> = pool.get().await?;
     let statement = client.prepare_cached(sql).await?;
     let row = client.query_one(&statement, &[]).await?;

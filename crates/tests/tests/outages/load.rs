@@ -31,10 +31,9 @@ impl Contender {
     pub(crate) fn livepool(url: &str) -> Self {
         let timeouts = Timeouts::default().with_checkout(PATIENCE);
         let postgres = Postgres::from_url(url).unwrap();
-        let builder = postgres
-            .builder(|config| config.with_max_size(CONNECTIONS).with_timeouts(timeouts))
-            .unwrap();
-        Self::Livepool(builder.build().unwrap())
+        let postgres = postgres
+            .with_config(|config| config.with_max_size(CONNECTIONS).with_timeouts(timeouts));
+        Self::Livepool(postgres.pool().unwrap())
     }
 
     /// With what its documents recommend.

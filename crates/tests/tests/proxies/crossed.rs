@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-use livepool_http::{HttpPool, Request, RequestBody};
+use livepool_http::{PoolExt, Request, RequestBody};
 use livepool_postgres::Statements;
 use livepool_postgres::tokio_postgres::types::Type;
 use livepool_redis::redis::{Value, cmd, pipe};

@@ -2,7 +2,7 @@
 //! handed such a connection.
 
 use livepool::CloseReason;
-use livepool_http::{HttpPool, Request};
+use livepool_http::{PoolExt, Request};
 use livepool_redis::redis::cmd;
 
 use super::*;

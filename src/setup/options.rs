@@ -1,0 +1,171 @@
+//! [`PoolOptions`]: the settings of a pool that stand in a URL, or in a table beside it.
+
+use std::fmt;
+
+use super::SetupError;
+#[cfg(feature = "serde")]
+use super::given::{Given, Value};
+use crate::Config;
+
+/// What the names of a pool's settings begin with, in a URL.
+const PREFIX: &str = "pool_";
+
+/// Settings of a pool that are given as text: in the options of a URL, `?pool_max_size=16&pool_idle_timeout=5m`,
+/// or in the table `pool` of [`Settings`](super::Settings).
+///
+/// The names and values are those of a configuration file ([`config`](crate::config)): a duration has its
+/// unit, no limit is `never` or `unlimited`, a setting in a table has a dot, `pool_timeouts.checkout=3s`. Each
+/// stands at most once in a URL. A name that is unknown is refused, with the names that there are. They need
+/// the feature `serde`, which the adapters have by default.
+///
+/// An adapter takes them out of its URL, so that its client library does not see them.
+///
+/// ```
+/// use livepool::setup::PoolOptions;
+///
+/// # #[cfg(feature = "serde")]
+/// # fn f() -> Result<(), livepool::SetupError> {
+/// let mut options = PoolOptions::default();
+/// let url = options.take_from("lines://db?pool_max_size=16&color=red&pool_timeouts.checkout=3s")?;
+/// assert_eq!(url, "lines://db?color=red");
+/// let config = options.config_for(["db:7"])?;
+/// assert_eq!((config.max_size, config.timeouts.checkout.unwrap().as_secs()), (16, 3));
+/// # Ok(()) }
+/// # #[cfg(feature = "serde")] f().unwrap();
+/// ```
+#[derive(Clone, Default)]
+pub struct PoolOptions {
+    /// Those of the table.
+    #[cfg(feature = "serde")]
+    pub(super) table: Given,
+    /// Those of the URL, which come before.
+    #[cfg(feature = "serde")]
+    pub(super) url: Given,
+}
+
+impl PoolOptions {
+    /// Takes the options `pool_…` out of a URL, and gives the rest of it, as it was.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`], as [`add`](Self::add).
+    pub fn take_from(&mut self, url: &str) -> Result<String, SetupError> {
+        let (url, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
+        let Some((names, query)) = url.split_once('?') else {
+            return Ok(format!("{url}{fragment}"));
+        };
+        let mut rest = names.to_owned();
+        let mut separator = '?';
+        for option in query.split('&') {
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
+            if !self.add(&decoded(name), &decoded(value))? {
+                rest.push(separator);
+                rest.push_str(option);
+                separator = '&';
+            }
+        }
+        Ok(rest + fragment)
+    }
+
+    /// Adds an option of a URL, if its name begins with `pool_`. Returns whether it does: for an adapter
+    /// that splits its URL itself. Name and value are given decoded.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`], if there is no such setting or value, or it was added before.
+    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, SetupError> {
+        let Some(path) = name.strip_prefix(PREFIX) else { return Ok(false) };
+        self.add_setting(path, value).map(|()| true)
+    }
+
+    #[cfg(feature = "serde")]
+    fn add_setting(&mut self, path: &str, value: &str) -> Result<(), SetupError> {
+        if path == "upstream" {
+            return Err(SetupError::Setting {
+                name: format!("{PREFIX}{path}"),
+                rule: "the URL names the servers; give others in code, with_config(|config| \
+                       config.with_upstream(..)), or as pool.upstream in a file"
+                    .to_owned(),
+            });
+        }
+        // By itself, so that its name is known, and is one that may be repeated.
+        let mut alone = Given::default();
+        let is_new = alone.set(path, Value::Text(value.to_owned()));
+        alone.config().map_err(|refusal| refusal.told(PREFIX))?;
+        if !is_new || !self.url.set(path, Value::Text(value.to_owned())) {
+            return Err(SetupError::Setting {
+                name: format!("{PREFIX}{path}"),
+                rule: "it stands twice in the URL; leave one out".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "serde"))]
+    fn add_setting(&mut self, _: &str, _: &str) -> Result<(), SetupError> {
+        let why = "settings of the pool (pool_...) in it need the feature \"serde\" of livepool";
+        Err(SetupError::url(why))
+    }
+
+    /// Whether the URL has this setting, or one in this table (`timeouts.connect`, `socket.keepalive`): then
+    /// it counts, whatever the URL says of it in the protocol's own words.
+    #[cfg_attr(not(feature = "serde"), expect(clippy::unused_self, reason = "nothing is given"))]
+    pub fn is_in_url(&self, path: &str) -> bool {
+        #[cfg(feature = "serde")]
+        return self.url.has(path);
+        #[cfg(not(feature = "serde"))]
+        path.is_empty()
+    }
+
+    /// The configuration of these settings, for a pool of these addresses unless the table gives others.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`], if a setting cannot be read. The rules between settings are checked when the pool
+    /// is made.
+    pub fn config_for<T: Into<String>>(
+        &self,
+        upstream: impl IntoIterator<Item = T>,
+    ) -> Result<Config, SetupError> {
+        #[cfg(feature = "serde")]
+        let config = {
+            let mut all = self.table.clone();
+            all.put(&self.url);
+            all.config().map_err(|refusal| refusal.told("pool."))?
+        };
+        #[cfg(not(feature = "serde"))]
+        let config = Config::default();
+        let is_given = !config.upstream.is_empty();
+        Ok(if is_given { config } else { config.with_upstream(upstream) })
+    }
+}
+
+/// What is given, by name. A value in a URL may be a secret that stands at the wrong place.
+impl fmt::Debug for PoolOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("PoolOptions");
+        #[cfg(feature = "serde")]
+        shown.field("table", &self.table.names()).field("url", &self.url.names());
+        shown.finish()
+    }
+}
+
+/// The text without its percent-encoding; what is none stays as it is.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [byte, after @ ..] = rest {
+        let digit = |at: usize| char::from(*after.get(at)?).to_digit(16);
+        (bytes, rest) = match (byte, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push((high * 16 + low) as u8);
+                (bytes, &after[2..])
+            }
+            _ => {
+                bytes.push(*byte);
+                (bytes, after)
+            }
+        };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
