@@ -49,7 +49,8 @@
 //! The demands of the URL are met or refused, whatever way the pool is built, before a password is
 //! sent. The authorities to trust stand in the URL, `sslrootcert=/path/ca.pem` or
 //! `sslrootcert=system` (and the client's certificate: `sslcert`, `sslkey`), or are given to
-//! [`Postgres::with_tls`].
+//! [`Postgres::with_tls`]. Where the URL demands TLS and names none, they are those that this system
+//! trusts: what a cloud's own authority has signed needs its file (RDS, Supabase, DigitalOcean, Aiven).
 //!
 //! | `sslmode` | encrypted | the certificate is checked for |
 //! |---|---|---|

@@ -32,8 +32,10 @@ impl Postgres {
     /// user=...`, as libpq has them. The URL's demands are met, or refused with what to write
     /// instead. The [module's page](crate) has a table of what `sslmode` means.
     ///
-    /// The files of `sslrootcert`, `sslcert` and `sslkey` are read now. `sslrootcert=system` trusts
-    /// the authorities that this system trusts.
+    /// The files of `sslrootcert`, `sslcert` and `sslkey` are read now. `sslrootcert=system`, or none where
+    /// `sslmode` demands TLS, trusts the authorities that this system trusts.
+    ///
+    /// Settings of the pool may stand among the options, `?pool_max_size=16`: see [`PoolOptions`].
     ///
     /// # Errors
     ///
@@ -52,7 +54,10 @@ impl Postgres {
         };
         let Some(root) = &files.root else {
             return match (&files.cert, &files.key) {
-                (None, None) => Ok(()),
+                (None, None) => {
+                    self.trust_system();
+                    Ok(())
+                }
                 _ => Err(SetupError::url(
                     "it names a certificate of ours and not whom to trust: give sslrootcert, a file \
                      or \"system\"",
@@ -74,6 +79,18 @@ impl Postgres {
         self.tls = Some(tls);
         self.has_tls_files = true;
         Ok(())
+    }
+
+    /// Trusts whom this system trusts, where the URL demands TLS and names nobody: as the URLs of clouds are.
+    /// A system that trusts nobody is told of when a pool is made, which may be given a `Tls`.
+    #[cfg(feature = "tls")]
+    fn trust_system(&mut self) {
+        let binds = self.config.get_channel_binding() == ChannelBinding::Require;
+        if binds && self.config.get_ssl_mode() != SslMode::Disable
+            || self.config.get_ssl_mode() == SslMode::Require
+        {
+            self.tls = livepool_tls::Tls::builder().with_native_roots().build().ok();
+        }
     }
 
     #[cfg(not(feature = "tls"))]
@@ -191,8 +208,8 @@ impl Postgres {
             let what = if binds { "channel_binding" } else { "sslmode" };
             return Err(SetupError::url(if cfg!(feature = "tls") {
                 format!(
-                    "{what} demands TLS, and nobody says whom to trust: give sslrootcert, a file or \
-                     \"system\", or with_tls(Tls::builder().with_native_roots().build()?)"
+                    "{what} demands TLS, and nobody says whom to trust, nor does this system: give \
+                     sslrootcert, a file or \"system\", or with_tls(Tls::builder()..build()?)"
                 )
             } else {
                 format!("{what} demands TLS, which needs the feature \"tls\" of livepool")
@@ -223,6 +240,9 @@ impl FromUrl for Postgres {
         }
         let given = options.config_for(postgres.upstream().unwrap_or_default())?;
         postgres.pool_config = postgres.config_on(given, &options);
+        if let Some(statements) = demands.statements {
+            postgres = postgres.with_statements(statements);
+        }
         postgres.read_files(&demands.files)?;
         Ok(postgres)
     }
@@ -318,9 +338,12 @@ mod tests {
             ("mysql://me@db", "postgres://user:password@host:5432/database"),
             ("user=me", "names no host"),
             ("host=a,b port=1,2,3", "give one for all, or one for each"),
+            #[cfg(not(feature = "tls"))]
             ("host=a channel_binding=require", "tls"),
             ("host=a sslmode=disable channel_binding=require", "sslmode=verify-full"),
+            #[cfg(not(feature = "tls"))]
             ("host=a sslmode=require", "tls"),
+            #[cfg(not(feature = "tls"))]
             ("host=a sslmode=verify-full", "tls"),
             ("host=a sslnegotiation=direct", "sslmode=require only"),
             ("host=a,b hostaddr=192.0.2.1,192.0.2.1", "for two hosts"),

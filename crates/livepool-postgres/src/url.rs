@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::role::Target;
 use super::setup::unreadable;
+use super::statements::Statements;
 use livepool::setup::{PoolOptions, SetupError};
 
 /// The options of a URL, by who does them.
@@ -20,6 +21,7 @@ pub(super) struct UrlOptions {
     pub(super) target: Option<Target>,
     pub(super) files: TlsFiles,
     pub(super) keepalive: KeepaliveOptions,
+    pub(super) statements: Option<Statements>,
 }
 
 /// The files of certificates and keys that a URL names.
@@ -44,7 +46,7 @@ pub(super) const SYSTEM: &str = "system";
 
 /// Options that are known and not done: the values that say what is so anyhow, and what to write
 /// instead of any other.
-const REFUSED: [(&str, &[&str], &str); 49] = [
+const REFUSED: [(&str, &[&str], &str); 50] = [
     ("client_encoding", &["auto", "utf8", "UTF8", "UTF-8", "utf-8"], "it is always UTF-8"),
     ("connection_limit", &[], "write pool_max_size"),
     ("currentSchema", &[], "write options=-csearch_path%3Dname"),
@@ -60,7 +62,7 @@ const REFUSED: [(&str, &[&str], &str); 49] = [
     ("max_protocol_version", &["3.0", "3.2", "latest"], "the protocol is 3.0"),
     ("min_protocol_version", &["3.0"], "the protocol is 3.0"),
     ("passfile", &[], "give the password in the URL, or to tokio_postgres::Config"),
-    ("pgbouncer", &["false"], "call with_statements(Statements::Unnamed) on Postgres"),
+    ("pgbouncer", &["false"], "it is true or false"),
     ("pool_size", &[], "write pool_max_size"),
     ("pool_timeout", &[], "write pool_timeouts.checkout"),
     ("prefer_simple_protocol", &["false"], "call simple_query()"),
@@ -76,6 +78,7 @@ const REFUSED: [(&str, &[&str], &str); 49] = [
     ("servicefile", &[], "write its settings here"),
     ("ssl", &["0", "false"], "write sslmode=verify-full"),
     ("ssl-mode", &[], "write sslmode"),
+    ("ssl_mode", &[], "write sslmode"),
     ("ssl_max_protocol_version", &["", "TLSv1.3"], BRING_TLS),
     ("ssl_min_protocol_version", &["", "TLSv1", "TLSv1.1", "TLSv1.2"], BRING_TLS),
     ("sslaccept", &[], "write sslmode=verify-full"),
@@ -123,7 +126,8 @@ pub(super) fn read(text: &str, pool: &mut PoolOptions) -> Result<UrlOptions, Set
         None => ConnectionString::Settings(settings(text)?),
     };
     let mut rest = Vec::new();
-    let (mut has_mode, mut fallback_name, mut has_name) = (false, None, false);
+    let (mut has_mode, mut wants_tls) = (false, false);
+    let (mut fallback_name, mut has_name) = (None, false);
     for (name, value) in form.options() {
         match name.as_str() {
             "sslmode" => {
@@ -151,6 +155,9 @@ pub(super) fn read(text: &str, pool: &mut PoolOptions) -> Result<UrlOptions, Set
                 let retries = number("keepalives_retries", &value)?;
                 demands.keepalive.retries = Some(retries).filter(|retries| *retries > 0);
             }
+            // As drivers for other languages have it.
+            "ssl" if matches!(&*value, "true" | "1") => wants_tls = true,
+            "pgbouncer" if value == "true" => demands.statements = Some(Statements::Unnamed),
             "fallback_application_name" => fallback_name = Some(value),
             known if PASSED_ON.contains(&known) => {
                 has_name |= known == "application_name";
@@ -165,9 +172,18 @@ pub(super) fn read(text: &str, pool: &mut PoolOptions) -> Result<UrlOptions, Set
                 }
                 // The settings of the pool are no business of the client library.
                 None if pool.add(&name, &value)? => {}
-                None => return Err(SetupError::url("it has an option that nobody knows")),
+                None => {
+                    return Err(SetupError::url(
+                        "it has an option that nobody knows; they are those of libpq, and pool_.. for \
+                         settings of the pool",
+                    ));
+                }
             },
         }
+    }
+    if wants_tls && !has_mode {
+        has_mode = true;
+        rest.push(("sslmode".to_owned(), "require".to_owned()));
     }
     if let (Some(name), false) = (fallback_name, has_name) {
         rest.push(("application_name".to_owned(), name));
@@ -180,6 +196,9 @@ pub(super) fn read(text: &str, pool: &mut PoolOptions) -> Result<UrlOptions, Set
     let text = form.with(&rest);
     demands.config = tokio_postgres::Config::from_str(&text).map_err(|error| unreadable(&error))?;
     let mode = demands.config.get_ssl_mode();
+    if wants_tls && mode != tokio_postgres::config::SslMode::Require {
+        return Err(SetupError::url("ssl=true goes with sslmode=verify-full"));
+    }
     if trusts_system && mode != tokio_postgres::config::SslMode::Require {
         return Err(SetupError::url("sslrootcert=system goes with sslmode=verify-full"));
     }
@@ -285,7 +304,13 @@ impl SplitUrl {
     fn split(text: &str) -> Result<Option<Self>, SetupError> {
         let schemes = ["postgres://", "postgresql://"];
         let Some(scheme) = schemes.into_iter().find(|scheme| text.starts_with(scheme)) else {
-            return Ok(None);
+            let is_setting = |text: &str| text.contains(|c: char| c == '=' || c.is_whitespace());
+            return match text.split_once("://") {
+                Some((scheme, _)) if !is_setting(scheme) => Err(SetupError::url(
+                    "it has another scheme; write postgres://user:password@host:5432/database",
+                )),
+                _ => Ok(None),
+            };
         };
         if has_stray_at(&text[scheme.len()..]) {
             return Err(SetupError::url(
@@ -473,13 +498,15 @@ mod tests {
             assert!(refused(&text).contains("goes with sslmode=verify-full"));
         }
         for (options, instead) in [
-            ("ssl=true", "write sslmode=verify-full"),
+            ("ssl=yes", "write sslmode=verify-full"),
+            ("ssl=true&sslmode=disable", "goes with sslmode=verify-full"),
+            ("ssl_mode=require", "write sslmode"),
             ("sslcrl=x", "with_tls"),
             ("sslpassword=x", "not encrypted"),
             ("gssencmode=require", "sslmode=require"),
             ("require_auth=scram-sha-256", "channel_binding=require"),
             ("ssl_min_protocol_version=TLSv1.3", "with_tls"),
-            ("pgbouncer=true", "Statements::Unnamed"),
+            ("pgbouncer=maybe", "true or false"),
             ("connection_limit=5", "pool_max_size"),
             ("tcp_user_timeout=9", "pool_socket.user_timeout"),
             ("load_balance_hosts=disable", "evenly"),
@@ -492,6 +519,11 @@ mod tests {
                 let error = refused(&text);
                 assert!(error.contains(instead) && !error.contains("hunter2"), "{text}: {error}");
             }
+        }
+        for text in both("ssl=true&pgbouncer=true") {
+            let demands = read(&text).unwrap();
+            assert_eq!(demands.config.get_ssl_mode(), SslMode::Require, "{text}");
+            assert_eq!(demands.statements, Some(Statements::Unnamed), "{text}");
         }
         // What is so anyhow.
         for text in

@@ -25,6 +25,8 @@ mod left;
 mod listen;
 #[path = "postgres/patience.rs"]
 mod patience;
+#[path = "postgres/pool_queries.rs"]
+mod pool_queries;
 #[path = "postgres/retry.rs"]
 mod retry;
 #[path = "postgres/roles.rs"]

@@ -34,6 +34,7 @@ pub(super) fn parse(url: &str, mut options: PoolOptions) -> Result<Redis, SetupE
         });
     }
     let rest = options.take_from(rest)?;
+    check_options(&rest, scheme.contains("unix"))?;
     let info = format!("{scheme}://{rest}").into_connection_info().map_err(|error| {
         let detail = error.to_string();
         // The crate adds its error kind behind the dash.
@@ -46,6 +47,37 @@ pub(super) fn parse(url: &str, mut options: PoolOptions) -> Result<Redis, SetupE
         Arc::make_mut(&mut redis.settings).transport = Transport::system_tls()?;
     }
     Ok(redis)
+}
+
+/// Refuses options that the crate would pass over in silence.
+fn check_options(rest: &str, is_unix: bool) -> Result<(), SetupError> {
+    let options = rest.split_once('?').map_or("", |(_, options)| options);
+    for option in options.split('&').filter(|option| !option.is_empty()) {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        let instead = match name {
+            "protocol" => continue,
+            "db" | "user" | "pass" if is_unix => continue,
+            // Both are tried.
+            "family" if value == "0" => continue,
+            "db" => "the database stands in the path: redis://host:port/2",
+            "user" | "username" | "pass" | "password" => {
+                "user and password stand in front of the host: redis://user:password@host"
+            }
+            "ssl_cert_reqs" | "ssl" | "tls" | "ssl_ca_certs" => {
+                "write rediss:// for TLS; certificates are always checked, and the authority to trust, if \
+                 it is not one of this system's, is given to with_tls()"
+            }
+            "timeout" | "socket_timeout" | "socket_connect_timeout" => {
+                "write pool_timeouts.operation=.. or pool_timeouts.connect=.., with a unit"
+            }
+            "max_connections" | "pool_size" => "write pool_max_size",
+            _ => {
+                "there are protocol, and pool_.. for settings of the pool; and db, user and pass with unix"
+            }
+        };
+        return Err(SetupError::url(format!("it has an option that is not done: {instead}")));
+    }
+    Ok(())
 }
 
 /// The text with a small first letter, unless it begins with an abbreviation: it follows a colon.

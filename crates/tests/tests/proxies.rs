@@ -22,7 +22,7 @@ fn postgres_of(
     change: impl FnOnce(Config) -> Config,
 ) -> (Pool<Postgres>, Events) {
     let events = Events::default();
-    let builder = postgres.builder(change).unwrap();
+    let builder = postgres.with_config(change).builder().unwrap();
     (builder.observer(events.observer()).build().unwrap(), events)
 }
 

@@ -343,7 +343,8 @@ async fn no_password_is_sent_in_clear_where_the_url_requires_tls_whatever_way_th
     // AuthenticationCleartextPassword: whoever obeys sends it.
     let (addr, heard) = listens(b"R\0\0\0\x08\0\0\0\x03").await;
     let url = format!("postgres://me:hunter2@{addr}/x?sslmode=require");
-    let postgres = Postgres::from_url(&url).unwrap();
+    // Its own, with which nobody says whom to trust: a URL alone trusts whom this system trusts.
+    let postgres = Postgres::new(url.parse().unwrap());
     assert!(postgres.clone().builder().is_err(), "the other way has always refused");
     let pool = Pool::builder(Config::new(addr.to_string())).protocol(postgres).build().unwrap();
     let start = std::time::Instant::now();
@@ -355,6 +356,14 @@ async fn no_password_is_sent_in_clear_where_the_url_requires_tls_whatever_way_th
         "{connect}"
     );
     assert_eq!(*heard.lock().unwrap(), b"", "not even its name");
+
+    // The URL alone: it asks for TLS, and goes no further with a server that has another answer.
+    let pool = Postgres::from_url(&url).unwrap().pool().unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(1);
+    pool.get_by(deadline).await.unwrap_err();
+    let heard = heard.lock().unwrap().clone();
+    assert!(!heard.is_empty(), "the system of this test trusts somebody");
+    assert!(heard.chunks(8).all(|asked| asked == [0, 0, 0, 8, 4, 210, 22, 47]), "{heard:?}");
 }
 
 #[tokio::test]

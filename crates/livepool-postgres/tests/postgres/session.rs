@@ -378,7 +378,8 @@ async fn what_the_hook_after_connect_has_set_is_found_by_every_user_and_costs_th
     let count = Arc::clone(&calls);
     let (pool, events) = {
         let events = livepool_testkit::Events::default();
-        let builder = postgres(&server).with_config(one).builder().unwrap().observer(events.observer());
+        let builder =
+            postgres(&server).with_config(one).builder().unwrap().observer(events.observer());
         let pool = builder.after_connect(move |client, _| {
             count.fetch_add(1, SeqCst);
             Box::pin(async move {

@@ -41,7 +41,7 @@ const OF_A_SERVER_THAT_HANGS: &[&str] = &[
 fn pool(server: &Server, mode: &str, config: Config) -> Pool<Postgres> {
     let url = format!("{}?sslmode={mode}", server.url());
     let change = |of_url: Config| config.with_upstream(of_url.upstream);
-    Postgres::from_url(&url).unwrap().builder(change).unwrap().build().unwrap()
+    Postgres::from_url(&url).unwrap().with_config(change).pool().unwrap()
 }
 
 /// As behind a pooler that gives each transaction another session.
