@@ -12,6 +12,7 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::deadline::Deadline;
 use crate::event::{CloseReason, ConnId, Event, Operation};
 use crate::foreign;
 use crate::net::PeerAddr;
@@ -251,8 +252,9 @@ impl RequestClock {
     /// The same with this deadline of the caller's own instead of `timeouts.operation`. It says nothing of
     /// the connection, which others may go on to join when it has passed.
     #[must_use]
-    pub fn with_deadline(mut self, deadline: Instant) -> Self {
-        self.all = Some(Due { since: Instant::now(), at: deadline, setting: DEADLINE });
+    pub fn with_deadline(mut self, deadline: impl Into<Deadline>) -> Self {
+        let due = |at| Due { since: Instant::now(), at, setting: DEADLINE };
+        self.all = deadline.into().instant().map(due);
         self
     }
 

@@ -12,12 +12,12 @@ use super::notify::Notifications;
 use super::protocol::Postgres;
 use super::reset::SessionClient;
 use super::session::Session;
-use super::setup::SetupError;
 use super::statements::CacheEpoch;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use livepool::config::Config;
 use livepool::protocol::{Protocol, Verdict, Wire};
+use livepool::setup::{FromUrl, SetupError};
 use livepool::{Builder, Pool};
 
 /// A library that takes the [`tokio_postgres::Client`] of a session for itself, for as long as the session
@@ -128,34 +128,30 @@ impl Postgres {
 }
 
 impl<L: Library> LibraryPostgres<L> {
-    /// The pool's configuration: see [`Postgres::config`].
-    ///
-    /// # Errors
-    ///
-    /// [`SetupError`], if something is missing or cannot be done.
-    pub fn config(&self) -> Result<Config, SetupError> {
-        self.postgres.config()
+    /// The same with the configuration of its pool changed: see [`Postgres::with_config`].
+    #[must_use]
+    pub fn with_config(mut self, change: impl FnOnce(Config) -> Config) -> Self {
+        self.postgres = self.postgres.with_config(change);
+        self
     }
 
-    /// A pool with the [configuration](Self::config) that follows from the URL.
+    /// A builder of its pool: see [`Postgres::builder`].
     ///
     /// # Errors
     ///
-    /// As [`config`](Self::config).
+    /// As there.
+    pub fn builder(self) -> Result<Builder<Self>, SetupError> {
+        FromUrl::check(&self.postgres)?;
+        Ok(Pool::builder(self.postgres.config()).protocol(self))
+    }
+
+    /// Its pool: see [`Postgres::pool`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
     pub fn pool(self) -> Result<Pool<Self>, SetupError> {
-        Ok(self.builder(|config| config)?.build()?)
-    }
-
-    /// As [`pool`](Self::pool), with the configuration changed, and to be observed.
-    ///
-    /// # Errors
-    ///
-    /// As [`config`](Self::config).
-    pub fn builder(
-        self,
-        change: impl FnOnce(Config) -> Config,
-    ) -> Result<Builder<Self>, SetupError> {
-        Ok(Pool::builder(change(self.config()?)).protocol(self))
+        Ok(self.builder()?.build()?)
     }
 }
 

@@ -54,10 +54,10 @@ use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
 use ::redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
-use livepool::config::{Config, ConfigError, Timeouts};
-use livepool::{Builder, Pool};
+use livepool::config::{Config, Timeouts};
+use livepool::{Builder, Pool, SetupError};
 
-use crate::settings::{Redis, SettingsError};
+use crate::settings::Redis;
 use nodes::{Inner, With};
 #[cfg(any(test, feature = "__properties"))]
 pub(crate) use slots::place_of_first_key as first_key;
@@ -149,14 +149,15 @@ impl Node {
 
 impl Cluster {
     /// A cluster that is found through any of these nodes: `host:port`, or a URL with what every node wants,
-    /// `redis://user:password@host:port`. User, password, TLS and protocol are those of the first one.
+    /// `redis://user:password@host:port`. User, password, TLS, protocol and settings of the pools
+    /// (`?pool_max_size=8`) are those of the first one.
     ///
     /// # Errors
     ///
-    /// [`SettingsError`], which says what to change.
+    /// [`SetupError`], which says what to change.
     pub fn builder<S: AsRef<str>>(
         nodes: impl IntoIterator<Item = S>,
-    ) -> Result<ClusterBuilder, SettingsError> {
+    ) -> Result<ClusterBuilder, SetupError> {
         let mut all = Vec::new();
         for node in nodes {
             let node = node.as_ref();
@@ -165,20 +166,24 @@ impl Cluster {
                 false => Redis::from_url(format!("redis://{node}"))?,
             };
             if redis.settings.info.db() != 0 {
-                return Err(SettingsError::new(
+                return Err(SetupError::protocol(
                     "a cluster has the database 0 only: leave the number out",
                 ));
             }
             all.push(redis);
         }
-        let seeds = all.iter().map(|redis| redis.settings.upstream.clone()).collect();
+        let seeds = all.iter().map(|redis| redis.upstream()).collect();
         let Some(redis) = all.into_iter().next() else {
-            return Err(SettingsError::new("at least one node of the cluster has to be given"));
+            return Err(SetupError::protocol("at least one node of the cluster has to be given"));
         };
-        // A process that stands still is bounded: no command here waits for something to happen.
-        let timeouts = Timeouts::default().with_read(Duration::from_secs(5));
-        let config =
-            Config::new("").with_name("cluster").with_timeouts(timeouts).with_dns_refresh(None);
+        let mut config = redis.config.clone().with_dns_refresh(None);
+        if config.name.is_empty() {
+            config = config.with_name("cluster");
+        }
+        if config.timeouts.read == Timeouts::default().read {
+            // A process that stands still is bounded: no command here waits for something to happen.
+            config.timeouts = config.timeouts.with_read(Duration::from_secs(5));
+        }
         Ok(ClusterBuilder { redis, seeds, config, with: None, max_nodes: 128 })
     }
 
@@ -300,8 +305,8 @@ impl ClusterBuilder {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`], if an address is none or something is wrong in the configuration.
-    pub fn build(self) -> Result<Cluster, ConfigError> {
+    /// [`SetupError`], if an address is none or something is wrong in the configuration.
+    pub fn build(self) -> Result<Cluster, SetupError> {
         let Self { redis, seeds, config, with, max_nodes } = self;
         let inner = Inner::new(redis, config, with, max_nodes, seeds)?;
         Ok(Cluster(Arc::new(Handle(inner))))

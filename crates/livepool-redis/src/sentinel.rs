@@ -37,10 +37,10 @@ mod watch;
 
 use std::time::Duration;
 
-use livepool::config::{Config, ConfigError};
-use livepool::{Builder, Pool};
+use livepool::config::Config;
+use livepool::{Builder, Pool, SetupError};
 
-use crate::settings::{Redis, Role, SettingsError};
+use crate::settings::{Redis, Role};
 pub use error::SentinelError;
 use watch::{MOST_SENTINELS, SentinelResolver, Watch};
 
@@ -74,15 +74,15 @@ impl Sentinel {
     ///
     /// # Errors
     ///
-    /// [`SettingsError`], which says what to change.
+    /// [`SetupError`], which says what to change.
     pub fn new<S: AsRef<str>>(
         master: impl Into<String>,
         sentinels: impl IntoIterator<Item = S>,
-    ) -> Result<Self, SettingsError> {
+    ) -> Result<Self, SetupError> {
         let master = master.into();
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         if master.is_empty() || master.len() > 200 || !master.chars().all(fits) {
-            return Err(SettingsError::new(format!(
+            return Err(SetupError::protocol(format!(
                 "the name of a master has letters, digits, \".\", \"-\" and \"_\", as in the sentinels' \
                  configuration (sentinel monitor <name> ...); {master:?} is none"
             )));
@@ -99,14 +99,14 @@ impl Sentinel {
                 false => Redis::from_url(format!("redis://{sentinel}"))?,
             };
             if redis.settings.info.db() != 0 {
-                return Err(SettingsError::new(
+                return Err(SetupError::protocol(
                     "a sentinel has no databases: leave the number out",
                 ));
             }
             all.push(redis);
         }
         if !(1..=MOST_SENTINELS).contains(&all.len()) {
-            return Err(SettingsError::new(format!(
+            return Err(SetupError::protocol(format!(
                 "1 to {MOST_SENTINELS} sentinels have to be given, not {}",
                 all.len()
             )));
@@ -142,29 +142,19 @@ impl Sentinel {
         self
     }
 
-    /// The configuration of [`pool`](Self::pool): the defaults, under the name of the master. (For replicas
-    /// the sentinels are asked for them every 10 s.)
-    pub fn config(&self) -> Config {
-        let config = Config::new(self.upstream());
-        match self.role {
-            Role::Replica => config
-                .with_name(format!("{} replicas", self.master))
-                .with_dns_refresh(Duration::from_secs(10)),
-            _ => config.with_name(self.master.clone()),
-        }
-    }
-
-    /// A pool of connections to the master. What `redis` says of an address is not used, and its
-    /// [`Role`] is set here.
+    /// A pool of connections to the master, with the configuration of `redis`. What that says of an address
+    /// is not used, and its [`Role`] is set here. Without a name of its own the pool has that of the master.
+    /// (For replicas the sentinels are asked for them every 10 s, unless another `dns_refresh` is set.)
     ///
     /// # Errors
     ///
-    /// [`ConfigError`], if an address of a sentinel is none or the timeout is out of its bounds.
-    pub fn pool(&self, redis: Redis) -> Result<Pool<Redis>, ConfigError> {
-        self.pool_with(self.config(), redis, |builder| builder)
+    /// [`SetupError`], if an address of a sentinel is none, the timeout is out of its bounds, or the
+    /// configuration breaks a rule.
+    pub fn pool(&self, redis: Redis) -> Result<Pool<Redis>, SetupError> {
+        self.pool_with(redis, |builder| builder)
     }
 
-    /// The same with this configuration, whose `upstream` is set here, and with observers and hooks.
+    /// The same with observers and hooks.
     ///
     /// ```
     /// # fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -172,9 +162,8 @@ impl Sentinel {
     /// use livepool_redis::sentinel::Sentinel;
     ///
     /// let sentinel = Sentinel::new("mymaster", ["sentinel1:26379"])?;
-    /// let config = sentinel.config().with_max_size(32);
-    /// let redis = Redis::from_url("redis://mymaster")?;
-    /// let pool = sentinel.pool_with(config, redis, |builder| {
+    /// let redis = Redis::from_url("redis://mymaster")?.with_config(|config| config.with_max_size(32));
+    /// let pool = sentinel.pool_with(redis, |builder| {
     ///     builder.observer(|_: &str, event: &livepool::Event| println!("{event:?}"))
     /// })?;
     /// # Ok(()) }
@@ -183,22 +172,33 @@ impl Sentinel {
     ///
     /// # Errors
     ///
-    /// As for [`pool`](Self::pool), and for what is wrong in the configuration.
+    /// As for [`pool`](Self::pool).
     pub fn pool_with(
         &self,
-        config: Config,
         redis: Redis,
         with: impl FnOnce(Builder<Redis>) -> Builder<Redis>,
-    ) -> Result<Pool<Redis>, ConfigError> {
-        let name = if config.name.is_empty() { &self.master } else { &config.name };
-        let (master, name) = (self.master.clone(), name.clone());
+    ) -> Result<Pool<Redis>, SetupError> {
+        let config = self.config_of(&redis);
+        let (master, name) = (self.master.clone(), config.name.clone());
         let watch = Watch::new(master, name, self.role, self.timeout, &self.sentinels)?;
         let resolver = SentinelResolver::new(std::sync::Arc::clone(&watch));
-        let config = config.with_upstream([self.upstream()]);
         let builder = Pool::builder(config).protocol(redis.with_role(self.role));
         let pool = with(builder).resolver(resolver).build()?;
         watch.attach(&pool);
         Ok(pool)
+    }
+
+    fn config_of(&self, redis: &Redis) -> Config {
+        let mut config = redis.config.clone().with_upstream([self.upstream()]);
+        let is_for_reading = self.role == Role::Replica;
+        if config.name.is_empty() {
+            let whose = if is_for_reading { " replicas" } else { "" };
+            config.name = format!("{}{whose}", self.master);
+        }
+        if is_for_reading && config.dns_refresh == Config::default().dns_refresh {
+            config.dns_refresh = Some(Duration::from_secs(10));
+        }
+        config
     }
 
     /// A name, so that it is looked up, and one that no master has, whatever it is called.
@@ -227,10 +227,13 @@ mod tests {
     #[test]
     fn addresses_may_be_short_and_a_pool_is_named_as_its_master() {
         let sentinel = Sentinel::new("10.5", ["h", "h:7", "redis://:x@[::1]:8"]).unwrap();
-        let addrs: Vec<_> = sentinel.sentinels.iter().map(|one| &*one.settings.upstream).collect();
+        let addrs: Vec<_> = sentinel.sentinels.iter().map(Redis::upstream).collect();
         assert_eq!(addrs, ["h:26379", "h:7", "[::1]:8"]);
         let pool = sentinel.pool(Redis::from_url("redis://any").unwrap()).unwrap();
         assert_eq!(pool.name(), "10.5");
-        assert!(sentinel.replicas().config().check().is_ok());
+        assert_eq!(
+            sentinel.replicas().pool(Redis::from_url("redis://any").unwrap()).unwrap().name(),
+            "10.5 replicas"
+        );
     }
 }

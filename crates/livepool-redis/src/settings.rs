@@ -130,9 +130,14 @@ impl Redis {
         })
     }
 
+    /// The address that its URL names.
+    pub(super) fn upstream(&self) -> String {
+        self.config.upstream.first().cloned().unwrap_or_default()
+    }
+
     /// The same at another address.
     pub(super) fn at(mut self, upstream: String) -> Self {
-        Arc::make_mut(&mut self.settings).upstream = upstream;
+        self.config = self.config.with_upstream([upstream]);
         self
     }
 

@@ -33,9 +33,9 @@ impl Servers {
 
 fn pool(sentinel: &Sentinel, events: &Events) -> Pool<Adapter> {
     let timeouts = Timeouts::default().with_checkout(20 * SECOND);
-    let config = sentinel.config().with_max_size(4).with_timeouts(timeouts);
     let redis = Adapter::from_url("redis://any").unwrap();
-    sentinel.pool_with(config, redis, |builder| builder.observer(events.observer())).unwrap()
+    let redis = redis.with_config(|config| config.with_max_size(4).with_timeouts(timeouts));
+    sentinel.pool_with(redis, |builder| builder.observer(events.observer())).unwrap()
 }
 
 /// A write that was served, or was not.

@@ -136,11 +136,11 @@ async fn said(text: &str) -> Vec<(&'static str, String)> {
     if let Ok(bound) = tokio::time::timeout(Duration::from_millis(300), listening).await {
         add("Listener::bind", whole_of(bound));
     }
-    add("http1::at", whole_of(http1::at(text)));
+    add("Http1::from_url", whole_of(http1::Http1::from_url(text)));
     add("http1::pool", whole_of(http1::pool(text)));
     add("postgres::pool", whole_of(postgres::pool(text)));
     if let Ok(postgres) = Postgres::from_url(text) {
-        add("Postgres", whole_of(postgres.config()));
+        add("Postgres", Some(format!("{:?} {postgres:?}", postgres.config())));
         add("Postgres::pool", whole_of(postgres.pool()));
     }
     match Redis::from_url(text) {

@@ -52,12 +52,12 @@ impl<'a, P: Protocol> Retry<'a, P> {
     /// `taken_at` is who is told of in [`Event::HeldTooLong`](crate::Event::HeldTooLong).
     pub fn new(
         pool: &'a Pool<P>,
-        deadline: Option<Instant>,
+        deadline: impl Into<Deadline>,
         taken_at: &'static Location<'static>,
     ) -> Self {
         // Counted from here, not from each checkout: both together have one `timeouts.checkout`.
         let own = Deadline::after(pool.handle.0.settings().timeouts.checkout);
-        let deadline = own.min(deadline.map_or(Deadline::NEVER, Deadline::at));
+        let deadline = own.min(deadline.into());
         Self { pool, began: Instant::now(), deadline, taken_at, fitness: OnceLock::new() }
     }
 

@@ -142,7 +142,7 @@ impl Inner {
         let number = self.numbers.take();
         let name = number.name(&self.config.name);
         let config = self.config.clone().with_upstream([addr]).with_name(name);
-        let builder = Pool::builder(config).protocol(self.redis.clone().at(addr.to_owned()));
+        let builder = Pool::builder(config).protocol(self.redis.clone());
         let builder = match &self.with {
             Some(with) => with(builder),
             None => builder,

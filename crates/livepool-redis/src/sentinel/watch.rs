@@ -276,7 +276,7 @@ impl One {
         timeout: Duration,
         was_given: bool,
     ) -> Result<Arc<Self>, ConfigError> {
-        let name = redis.settings.upstream.clone();
+        let name = redis.upstream();
         let timeouts =
             Timeouts::default().with_checkout(timeout).with_connect(timeout).with_read(timeout);
         // One connection to follow, and one for questions.

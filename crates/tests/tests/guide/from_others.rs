@@ -5,8 +5,8 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use livepool::{Config, Guard, Order, Pool, Timeouts, Validation};
-use livepool_postgres::{Client, Postgres, RecyclingMethod};
-use livepool_redis::Redis;
+use livepool_postgres::{Client, PoolExt as _, Postgres, RecyclingMethod};
+use livepool_redis::{PoolExt as _, Redis};
 
 type Done = Result<(), Box<dyn Error>>;
 
@@ -62,10 +62,11 @@ async fn postgres(url: &str, sql: &str, postgres: Postgres, pool: Pool<Postgres>
     let _ = Client::notifications(&client);
     let _ = client.notifications();
     client.batch_execute("LISTEN jobs").await?;
-    pool.get().await?.execute(sql, &[&7]).await?;
-    pool.get().await?.query_one(sql, &[&7]).await?;
-    pool.get().await?.query_opt(sql, &[&7]).await?;
-    pool.get().await?.query(sql, &[&7]).await?;
+    pool.execute(sql, &[&7]).await?;
+    pool.query_one(sql, &[&7]).await?;
+    pool.query_opt(sql, &[&7]).await?;
+    pool.query(sql, &[&7]).await?;
+    let _ = pool.get().await?;
     postgres.clear_statement_caches();
     let _ = postgres.with_recycling(RecyclingMethod::Fast);
     Ok(())
@@ -74,9 +75,9 @@ async fn postgres(url: &str, sql: &str, postgres: Postgres, pool: Pool<Postgres>
 async fn redis(url: &str, pool: Pool<Redis>) -> Done {
     use redis::AsyncCommands;
     let _ = Redis::from_url(url)?.pool()?;
-    let mut conn = pool.get().await?;
+    let mut conn = pool.connection().await?;
     let _: () = conn.set("key", "value").await?;
-    let _: () = redis::cmd("GET").arg("key").query_async(&mut *conn).await?;
+    let _: () = redis::cmd("GET").arg("key").query_async(&mut conn).await?;
     Ok(())
 }
 
