@@ -108,8 +108,10 @@ async fn a_server_that_lets_nobody_in_is_quoted_once() {
     let error = postgres_fails(&format!("postgres://app@{at}/app")).await;
     logged(&error, &["password missing"]);
     let demands = format!("postgres://app:x@{at}/app?sslmode=require");
-    let error = fails(Config::new(&at), Postgres::from_url(&demands).unwrap()).await;
+    let error = fails(Config::new(&at), Postgres::new(demands.parse().unwrap())).await;
     logged(&error, &["nobody says whom to trust"]);
+    // A URL trusts whom this system trusts.
+    logged(&postgres_fails(&demands).await, &["the server has no TLS"]);
 
     let server = RedisServer::start_with(&["requirepass secret"]);
     let error = redis_fails(&server.url()).await;

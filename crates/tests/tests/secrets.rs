@@ -140,7 +140,6 @@ async fn said(text: &str) -> Vec<(&'static str, String)> {
     add("http1::pool", whole_of(http1::pool(text)));
     add("postgres::pool", whole_of(postgres::pool(text)));
     if let Ok(postgres) = Postgres::from_url(text) {
-        add("Postgres", Some(format!("{:?} {postgres:?}", postgres.config())));
         add("Postgres::pool", whole_of(postgres.pool()));
     }
     match Redis::from_url(text) {

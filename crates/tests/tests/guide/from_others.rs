@@ -134,11 +134,12 @@ mod old {
 
     mod deadpool_redis {
         use super::*;
-        use ::deadpool_redis::{Config, Connection, Runtime, redis};
+        use ::deadpool_redis::{Config, Connection, Pool, Runtime, redis};
         use redis::AsyncCommands;
 
-        async fn lines(config: Config, mut conn: Connection) -> Done {
+        async fn lines(config: Config, pool: Pool, mut conn: Connection) -> Done {
             let _ = config.create_pool(Some(Runtime::Tokio1))?;
+            let _ = pool.get().await?;
             let _: () = conn.set("key", "value").await?;
             let _: () = redis::cmd("GET").arg("key").query_async(&mut conn).await?;
             Ok(())
