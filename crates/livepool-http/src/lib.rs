@@ -111,12 +111,38 @@ pub use livepool::{Config, SetupError};
 pub use ::http_body;
 
 /// A pool of HTTP/1.1.
+///
+/// ```
+/// use livepool_http::{Error, Pool, PoolExt as _, Request};
+///
+/// async fn is_up(pool: &Pool) -> Result<bool, Error> {
+///     let request = Request::get("/health").body(()).unwrap();
+///     Ok(pool.send(request).await?.status().is_success())
+/// }
+/// ```
 pub type Pool = livepool::Pool<Http1>;
 
 /// A connection that was taken out of a [`Pool`].
+///
+/// ```
+/// use livepool_http::{Error, Guard, GuardExt as _, Request};
+///
+/// async fn is_up(guard: Guard) -> Result<bool, Error> {
+///     let request = Request::get("/health").body(()).unwrap();
+///     Ok(guard.send(request).await?.status().is_success())
+/// }
+/// ```
 pub type Guard = livepool::Guard<Http1>;
 
 /// `url` and `pool`, as a configuration file says them.
+///
+/// ```
+/// use livepool_http::{Http1, Pool, Settings};
+///
+/// fn billing(settings: &Settings) -> Result<Pool, livepool_http::Error> {
+///     Ok(Http1::from_settings(settings)?.with_ping("/health")?.pool()?)
+/// }
+/// ```
 pub type Settings = livepool::Settings<Http1>;
 
 /// The example of the README compiles.

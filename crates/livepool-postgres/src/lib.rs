@@ -5,7 +5,13 @@
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
-//! let pool = livepool_postgres::pool("postgres://me:secret@db.example/orders")?;
+//! use livepool_postgres::{PoolExt as _, Postgres};
+//!
+//! let pool = Postgres::from_url("postgres://me:secret@db.example/orders?pool_idle_timeout=5m")?
+//!     .with_config(|config| config.with_max_size(16))
+//!     .pool()?;
+//! // One statement by itself, or several on one client:
+//! let row = pool.query_one("SELECT 1 + $1::int4", &[&1]).await?;
 //! let client = pool.get().await?;
 //! let statement = client.prepare_cached("SELECT $1::text || ' world'").await?;
 //! let row = client.query_one(&statement, &[&"hello"]).await?;
@@ -306,12 +312,45 @@ pub use statements::{StatementCache, Statements};
 pub use transaction_retry::TransactionRetry;
 
 /// A pool of these.
+///
+/// ```
+/// use livepool_postgres::{Error, Pool, PoolExt as _};
+///
+/// async fn visits(pool: &Pool) -> Result<i64, Error> {
+///     Ok(pool.query_one("SELECT count(*) FROM visits", &[]).await?.get(0))
+/// }
+/// ```
 pub type Pool = livepool::Pool<Postgres>;
 
 /// A client that was taken out of a [`Pool`].
+///
+/// ```
+/// use livepool_postgres::Guard;
+/// use livepool_postgres::tokio_postgres::Error;
+///
+/// async fn visit(client: &mut Guard) -> Result<(), Error> {
+///     let transaction = client.transaction().await?;
+///     transaction.execute("UPDATE visits SET count = count + 1", &[]).await?;
+///     transaction.commit().await
+/// }
+/// ```
 pub type Guard = livepool::Guard<Postgres>;
 
 /// `url` and `pool`, as a configuration file says them.
+///
+/// ```
+/// # #[cfg(feature = "serde")]
+/// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let settings: livepool_postgres::Settings = toml::from_str(
+///     r#"
+///         url = "postgres://app:secret@db.internal/orders"
+///         pool = { max_size = 16, idle_timeout = "5m" }
+///     "#,
+/// )?;
+/// let pool = settings.pool()?;
+/// # Ok(()) }
+/// # #[cfg(feature = "serde")] f().unwrap();
+/// ```
 pub type Settings = livepool::Settings<Postgres>;
 
 #[cfg(test)]

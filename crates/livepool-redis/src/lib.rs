@@ -1,15 +1,18 @@
 //! Redis, and what speaks its protocol, with the client library `redis`.
 //!
 //! ```no_run
-//! use livepool_redis::{Redis, redis};
+//! use livepool_redis::{PoolExt as _, Redis, redis};
 //! use redis::AsyncCommands;
 //!
 //! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
-//! let pool = Redis::from_url("redis://cache.internal:6379/0")?.pool()?;
-//!
-//! let mut conn = pool.get().await?;
+//! let pool = Redis::from_url("redis://cache.internal:6379/0?pool_idle_timeout=5m")?
+//!     .with_config(|config| config.with_max_size(16))
+//!     .pool()?;
+//! // One command by itself, or several on one connection:
+//! let name: Option<String> = pool.query(redis::cmd("GET").arg("user:7:name")).await?;
+//! let mut conn = pool.connection().await?;
 //! let _: () = conn.set("greeting", "hello").await?;
-//! let text: String = redis::cmd("GET").arg("greeting").query_async(&mut *conn).await?;
+//! let text: String = redis::cmd("GET").arg("greeting").query_async(&mut conn).await?;
 //! assert_eq!(text, "hello");
 //! // Dropped, it goes back: every answer has come.
 //! # Ok(()) }
@@ -161,6 +164,10 @@ pub use shared::{SharedConnection, request_lost};
 /// A pool for the server of this URL, `redis://[user:password@]host[:port][/db]`, with the defaults of
 /// [`Config`]. [`Redis::from_url`] gives a choice.
 ///
+/// ```
+/// let pool = livepool_redis::pool("redis://cache.internal").unwrap();
+/// ```
+///
 /// # Errors
 ///
 /// [`SetupError`], with what to change.
@@ -169,12 +176,38 @@ pub fn pool(url: &str) -> Result<Pool, SetupError> {
 }
 
 /// A pool of these.
+///
+/// ```
+/// use livepool_redis::redis::{RedisResult, cmd};
+/// use livepool_redis::{Pool, PoolExt as _};
+///
+/// async fn count(pool: &Pool) -> RedisResult<i64> {
+///     pool.query(cmd("INCR").arg("visits")).await
+/// }
+/// ```
 pub type Pool = livepool::Pool<Redis>;
 
 /// A client that was taken out of a [`Pool`].
+///
+/// ```
+/// use livepool_redis::Guard;
+/// use livepool_redis::redis::{AsyncCommands, RedisResult};
+///
+/// async fn count(client: &mut Guard) -> RedisResult<i64> {
+///     client.incr("visits", 1).await
+/// }
+/// ```
 pub type Guard = livepool::Guard<Redis>;
 
 /// `url` and `pool`, as a configuration file says them.
+///
+/// ```
+/// use livepool_redis::{Redis, Role, Settings, SetupError};
+///
+/// fn cache(settings: &Settings) -> Result<livepool_redis::Pool, SetupError> {
+///     Redis::from_settings(settings)?.with_role(Role::Master).pool()
+/// }
+/// ```
 pub type Settings = livepool::Settings<Redis>;
 
 /// The example of the README compiles.

@@ -312,3 +312,51 @@ fn one_error_says_of_every_adapter_what_is_wrong_and_what_to_write() {
     let error = Redis::from_url("redis://h").unwrap().with_config(|c| c.with_max_size(0)).pool();
     assert!(matches!(error.map(drop).unwrap_err(), SetupError::Config(_)));
 }
+
+/// The README's snippets about adapters, which its own crate cannot compile: it names no adapter.
+#[allow(dead_code)]
+mod readme {
+    async fn postgres() -> Result<(), Box<dyn std::error::Error>> {
+        use livepool_postgres::{PoolExt as _, Postgres};
+
+        let pool = Postgres::from_url("postgres://app:secret@db:5432/app?pool_idle_timeout=5m")?
+            .with_config(|config| config.with_name("orders").with_max_size(16))
+            .pool()?;
+        let row = pool.query_one("SELECT count FROM visits", &[]).await?; // one checkout, for one statement
+        let mut client = pool.get().await?;
+        let transaction = client.transaction().await?;
+        transaction.execute("UPDATE visits SET count = count + 1", &[]).await?;
+        transaction.commit().await?;
+        let _ = row;
+        Ok(())
+    }
+
+    async fn share(
+        pool: livepool::Pool<livepool_postgres::Postgres>,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let row = pool.share().await?.query_one("SELECT count FROM visits", &[]).await?;
+        let _ = row;
+        Ok(())
+    }
+}
+
+#[test]
+fn the_snippets_of_the_readme_about_adapters_are_those_that_compile_here() {
+    let dense = |text: &str| text.split_whitespace().collect::<String>();
+    let (source, readme) = (dense(include_str!("shape.rs")), include_str!("../../../README.md"));
+    let mut count = 0;
+    for block in readme.split("```rs\n").skip(1) {
+        let block = block.split("```").next().unwrap();
+        for line in block.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+            count += 1;
+            assert!(source.contains(&dense(line)), "not compiled: {line}");
+        }
+    }
+    assert!(count > 8, "{count} lines were found");
+    // The table of a file is one of `Settings`.
+    let table = readme.split("```toml\n").find(|block| block.starts_with("[orders]")).unwrap();
+    let table = table.split("```").next().unwrap();
+    let file: HashMap<String, livepool_postgres::Settings> = toml::from_str(table).unwrap();
+    let config = file["orders"].protocol().unwrap().config();
+    assert_eq!((config.max_size, config.idle_timeout), (16, Some(Duration::from_secs(300))));
+}

@@ -80,7 +80,24 @@ pub use send::Http2Share;
 pub use url::pool;
 
 /// A pool of HTTP/2.
+///
+/// ```
+/// use livepool_http::{Error, PoolExt as _, Request, http2};
+///
+/// async fn is_up(pool: &http2::Pool) -> Result<bool, Error> {
+///     let request = Request::get("/health").body(()).unwrap();
+///     Ok(pool.send(request).await?.status().is_success())
+/// }
+/// ```
 pub type Pool = livepool::Pool<Http2>;
 
 /// `url` and `pool`, as a configuration file says them.
+///
+/// ```
+/// use livepool_http::{SetupError, http2};
+///
+/// fn rpc(settings: &http2::Settings) -> Result<http2::Pool, SetupError> {
+///     settings.pool()
+/// }
+/// ```
 pub type Settings = livepool::Settings<Http2>;
