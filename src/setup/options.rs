@@ -109,7 +109,6 @@ impl PoolOptions {
 
     /// Whether the URL has this setting, or one in this table (`timeouts.connect`, `socket.keepalive`): then
     /// it counts, whatever the URL says of it in the protocol's own words.
-    #[cfg_attr(not(feature = "serde"), expect(clippy::unused_self, reason = "nothing is given"))]
     pub fn is_in_url(&self, path: &str) -> bool {
         #[cfg(feature = "serde")]
         return self.url.has(path);
