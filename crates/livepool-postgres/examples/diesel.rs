@@ -72,7 +72,8 @@ async fn main() -> Result {
         _ => {}
     };
     let pool: DieselPool = diesel(Postgres::from_url(&url)?)
-        .builder(|config| config.with_name("example").with_max_size(2))?
+        .with_config(|config| config.with_name("example").with_max_size(2))
+        .builder()?
         .observer(closed)
         .build()?;
 

@@ -68,8 +68,10 @@ fn pool_of(postgres: Postgres, change: impl FnOnce(Config) -> Config) -> (Diesel
     // A request to cancel is a connection, for which the server starts a process: on a busy machine it
     // may take longer than the second that a reset has by default.
     let timeouts = Timeouts::default().with_reset(20 * SECOND);
-    let builder =
-        diesel(postgres).builder(|config| change(config.with_timeouts(timeouts))).unwrap();
+    let builder = diesel(postgres)
+        .with_config(|config| change(config.with_timeouts(timeouts)))
+        .builder()
+        .unwrap();
     (builder.observer(events.observer()).build().unwrap(), events)
 }
 

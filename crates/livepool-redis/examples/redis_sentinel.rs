@@ -40,9 +40,8 @@ async fn main() -> Result<()> {
         }
         _ => {}
     };
-    let config = sentinel.config().with_max_size(4);
-    let pool = sentinel
-        .pool_with(config, Redis::from_url("redis://mymaster")?, |pool| pool.observer(told))?;
+    let redis = Redis::from_url("redis://mymaster?pool_max_size=4")?;
+    let pool = sentinel.pool_with(redis, |pool| pool.observer(told))?;
 
     println!("The master is {}.", write(&pool).await?);
     // The sentinels have to know each other and the replica.

@@ -285,16 +285,16 @@ async fn an_answer_that_is_out_of_date_is_harmless_and_errors_name_who_said_what
     let redis = || Adapter::from_url("redis://any").unwrap().with_role(Role::Any);
     let found = Sentinel::new(NAME, [sentinel.addr()]).unwrap();
     let timeouts = Timeouts::default().with_checkout(SECOND / 2);
-    let config = found.config().with_timeouts(timeouts);
-    let pool = found.pool_with(config, redis(), |builder| builder).unwrap();
+    let adapter = redis().with_config(|config| config.with_timeouts(timeouts));
+    let pool = found.pool(adapter).unwrap();
     let error = pool.get().await.unwrap_err().to_string();
     assert!(error.contains("not a master, and one is wanted"), "{error}");
     assert!(error.contains(&servers.0[0].addr()) && error.contains("slave"), "{error}");
     // Whoever goes, at whatever await, leaves nothing behind.
     for polls in 1..=6 {
         for drop in DROPS {
-            let config = found.config().with_timeouts(timeouts);
-            let pool = found.pool_with(config, redis(), |builder| builder).unwrap();
+            let adapter = redis().with_config(|config| config.with_timeouts(timeouts));
+            let pool = found.pool(adapter).unwrap();
             let _ = tokio::time::timeout(SECOND / 10, cut(pool.get(), polls, drop, |_| {})).await;
             assert_eq!(pool.status().waiting, 0);
         }
@@ -312,8 +312,9 @@ async fn an_answer_that_is_out_of_date_is_harmless_and_errors_name_who_said_what
     // One that says nothing at all.
     sentinel.freeze();
     let silent = Sentinel::new(NAME, [sentinel.addr()]).unwrap().with_timeout(SECOND / 4);
-    let config = silent.config().with_timeouts(Timeouts::default().with_checkout(2 * SECOND));
-    let pool = silent.pool_with(config, redis(), |builder| builder).unwrap();
+    let adapter = redis()
+        .with_config(|config| config.with_timeouts(Timeouts::default().with_checkout(2 * SECOND)));
+    let pool = silent.pool(adapter).unwrap();
     let error = pool.get().await.unwrap_err();
     let said: &SentinelError = error.connect_error().unwrap().find().unwrap();
     assert_eq!(said.said().count(), 1, "{said}");

@@ -98,7 +98,8 @@ async fn what_the_library_fails_with_when_a_session_begins_is_told_by_the_dial()
     {
         let timeouts = Timeouts::default().with_connect(SECOND).with_checkout(SECOND * 3 / 2);
         let builder = postgres(&server).with_library(Fails(hangs));
-        let builder = builder.builder(|config| one(config).with_timeouts(timeouts)).unwrap();
+        let builder =
+            builder.with_config(|config| one(config).with_timeouts(timeouts)).builder().unwrap();
         let error = builder.build().unwrap().get().await.unwrap_err();
         assert_eq!(error.find::<Error>().is_some(), !hangs, "{error:?}");
         let text = error.to_string();

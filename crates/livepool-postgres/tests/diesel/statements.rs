@@ -167,7 +167,13 @@ impl Library for Keeping {
 #[tokio::test]
 async fn a_statement_that_a_library_keeps_and_never_ran_is_forgotten_when_it_is_closed() {
     let server = server();
-    let pool = postgres(&server).with_library(Keeping).builder(one).unwrap().build().unwrap();
+    let pool = postgres(&server)
+        .with_library(Keeping)
+        .with_config(one)
+        .builder()
+        .unwrap()
+        .build()
+        .unwrap();
     for runs in [true, false] {
         let mut conn = pool.get().await.unwrap();
         conn.kept = Some(conn.client.prepare("SELECT 42").await.unwrap());
