@@ -58,7 +58,10 @@ mod unix {
         }
         let server = Server { process: postgres.spawn()?, dir, port };
         for _ in 0..200 {
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            // A port that takes connections is not enough: "the database system is starting up". The last
+            // line of this file says more, as pg_ctl knows.
+            let state = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+            if state.lines().last().is_some_and(|line| line.trim() == "ready") {
                 return Ok(server);
             }
             std::thread::sleep(Duration::from_millis(50));
