@@ -101,6 +101,23 @@ async fn a_deadline_of_a_call_bounds_all_of_it_and_costs_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_server_is_told_what_the_wait_for_it_has_left_of_a_deadline() {
+    let mut server = Server::start();
+    let (mut client, pool, _events) = client_of(config_of(&[&server]));
+    client.check(ask("fine")).await.unwrap();
+    server.kill();
+    until_status(&pool, |now| now.idle + now.shared == 0).await;
+    let asking = tokio::spawn(async move { client.check(within("fine", 60 * SECOND)).await });
+    tokio::time::sleep(300 * MS).await;
+    server.start_again();
+    asking.await.unwrap().unwrap();
+    let told = server.timeout.lock().unwrap().clone();
+    let micros: u64 = told.strip_suffix('u').expect(&told).parse().unwrap();
+    // It has waited for 300 ms at least, and not for half a minute.
+    assert!((30_000_000..=59_700_000).contains(&micros), "{told}");
+}
+
+#[tokio::test]
 async fn a_server_that_is_restarted_politely_costs_no_call() {
     let mut server = Server::start();
     let (client, _, events) = client_of(config_of(&[&server]));

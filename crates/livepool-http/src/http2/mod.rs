@@ -77,6 +77,8 @@ pub(crate) use body::Http2Body;
 pub use client::Client;
 pub use protocol::Http2;
 pub use send::Http2Share;
+#[cfg(feature = "tower")]
+pub(crate) use send::send;
 pub use url::pool;
 
 /// A pool of HTTP/2.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::panic::Location;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use tokio::time::Instant;
 
 use super::Http2;
@@ -86,16 +86,19 @@ impl PoolExt for Pool<Http2> {
     ) -> impl Future<Output = Result<Response<Body>, Error>> + Send {
         let deadline = limits.deadline_from_now();
         let (request, taken_at) = (request.map(Into::into), Location::caller());
-        async move { send(self, request, limits, deadline, taken_at).await }
+        async move { send(self, request, limits, deadline, taken_at, |_| {}).await }
     }
 }
 
-async fn send(
+/// Makes a request, as often as that does no harm. `on_share` may change its head whenever there is a
+/// connection for it.
+pub(crate) async fn send(
     pool: &Pool<Http2>,
     mut request: Request<RequestBody>,
     limits: Limits,
     deadline: Option<Instant>,
     taken_at: &'static Location<'static>,
+    on_share: impl Fn(&mut HeaderMap),
 ) -> Result<Response<Body>, Error> {
     let is_secure = pool.protocol().is_some_and(Http2::is_secure);
     // Before a share is taken: a refused request must not cost one.
@@ -112,6 +115,7 @@ async fn send(
             // All connections together have it.
             clock = clock_of(&share, limits, deadline);
         }
+        on_share(request.headers_mut());
         let failed = match exchange(share, request, &mut clock).await {
             Ok(response) => return Ok(response),
             Err(failed) => *failed,

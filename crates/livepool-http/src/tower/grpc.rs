@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::panic::Location;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -13,9 +14,9 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use super::service::{Answering, body_of};
-use crate::http2::Http2;
+use crate::http2::{Http2, send};
 use crate::request_body::BoxError;
-use crate::{Body, Error, Failure, Limits, PoolExt};
+use crate::{Body, Error, Failure, Limits};
 use livepool::Pool;
 
 const GRPC_TIMEOUT: &str = "grpc-timeout";
@@ -45,7 +46,7 @@ const GRPC_MESSAGE: &str = "grpc-message";
 ///   ("Status codes" of the gRPC protocol). The message says what happened, and whether the
 ///   server may have acted on it.
 /// - `grpc-timeout`, which tonic's `Request::set_timeout` sets, bounds the whole call, the wait for
-///   a connection included.
+///   a connection included: the server is told what is left of it.
 /// - A call that the server has done nothing of is made again on another connection, as long as what was
 ///   sent of it is at hand ("transparent retries").
 pub struct Grpc {
@@ -92,20 +93,26 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let pool = self.pool.clone();
         let timeout = request.headers().get(GRPC_TIMEOUT).and_then(timeout_of);
-        let limits = Limits { deadline: timeout, ..Limits::new() };
         let began = Instant::now();
+        let deadline = timeout.and_then(|timeout| began.checked_add(timeout));
+        let taken_at = Location::caller();
         Box::pin(async move {
-            let answer = pool.send_within(request.map(body_of), limits).await;
-            Ok(answer.map_or_else(
+            let request = request.map(body_of);
+            let answer = send(&pool, request, Limits::new(), deadline, taken_at, |headers| {
+                let Some(deadline) = deadline else { return };
+                // What the wait took the server has not got: it counts from now.
+                if began.elapsed() >= Duration::from_millis(1) {
+                    let rest = deadline.saturating_duration_since(Instant::now());
+                    headers.insert(GRPC_TIMEOUT, header_of(rest));
+                }
+            });
+            Ok(answer.await.map_or_else(
                 |error| {
                     // Also where that was the wait for a connection.
-                    let is_over = timeout.is_some_and(|timeout| began.elapsed() >= timeout);
+                    let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
                     refusal(&error, is_over)
                 },
-                |answer| {
-                    let deadline = timeout.and_then(|timeout| began.checked_add(timeout));
-                    answer.map(|body| GrpcBody { body: Some(body), deadline })
-                },
+                |answer| answer.map(|body| GrpcBody { body: Some(body), deadline }),
             ))
         })
     }
@@ -257,9 +264,31 @@ fn timeout_of(value: &HeaderValue) -> Option<Duration> {
     })
 }
 
+/// The same as a header, in the finest of two units that has the digits for it. At least one, as a server
+/// may take none for "no timeout".
+fn header_of(timeout: Duration) -> HeaderValue {
+    const MOST: u128 = 99_999_999;
+    let text = match timeout.as_micros() {
+        micros @ 0..=MOST => format!("{}u", micros.max(1)),
+        _ => format!("{}m", timeout.as_millis().min(MOST)),
+    };
+    HeaderValue::try_from(text).unwrap_or_else(|_| unreachable!("digits and a letter"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_of_a_timeout_has_eight_digits_at_most() {
+        let header = |timeout| header_of(timeout);
+        assert_eq!(header(Duration::ZERO), "1u");
+        assert_eq!(header(Duration::from_millis(1500)), "1500000u");
+        assert_eq!(header(Duration::from_secs(100)), "100000m");
+        assert_eq!(header(Duration::MAX), "99999999m");
+        let some = Duration::from_micros(123_456);
+        assert_eq!(timeout_of(&header(some)), Some(some));
+    }
 
     #[test]
     fn a_timeout_has_digits_and_a_unit() {

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -22,6 +22,8 @@ pub(crate) struct Server {
     calls: Arc<AtomicUsize>,
     /// Calls that were dropped before their end.
     pub(crate) given_up: Arc<AtomicUsize>,
+    /// The `grpc-timeout` of the last call.
+    pub(crate) timeout: Arc<Mutex<String>>,
     running: Option<Running>,
 }
 
@@ -38,8 +40,8 @@ impl Server {
     }
 
     fn start_at(addr: SocketAddr) -> Self {
-        let (calls, given_up) = Default::default();
-        let mut server = Self { addr, calls, given_up, running: None };
+        let (calls, given_up, timeout) = Default::default();
+        let mut server = Self { addr, calls, given_up, timeout, running: None };
         server.serve();
         server
     }
@@ -54,8 +56,11 @@ impl Server {
     fn serve(&mut self) {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
-        let health =
-            Answers { calls: Arc::clone(&self.calls), given_up: Arc::clone(&self.given_up) };
+        let health = Answers {
+            calls: Arc::clone(&self.calls),
+            given_up: Arc::clone(&self.given_up),
+            timeout: Arc::clone(&self.timeout),
+        };
         let listener = std::net::TcpListener::bind(self.addr).unwrap();
         listener.set_nonblocking(true).unwrap();
         self.addr = listener.local_addr().unwrap();
@@ -87,6 +92,11 @@ impl Server {
         self.serve();
     }
 
+    /// After a [`kill`](Self::kill).
+    pub(crate) fn start_again(&mut self) {
+        self.serve();
+    }
+
     /// It is gone, and so are its connections.
     pub(crate) fn kill(&mut self) {
         self.running.take().unwrap().runtime.shutdown_background();
@@ -104,6 +114,7 @@ impl Drop for Server {
 struct Answers {
     calls: Arc<AtomicUsize>,
     given_up: Arc<AtomicUsize>,
+    timeout: Arc<Mutex<String>>,
 }
 
 /// Counts when it is dropped before it was told not to.
@@ -126,6 +137,8 @@ impl Health for Answers {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         self.calls.fetch_add(1, Ordering::SeqCst);
+        let timeout = request.metadata().get("grpc-timeout").map(|value| value.to_str().unwrap());
+        *self.timeout.lock().unwrap() = timeout.unwrap_or_default().to_owned();
         match request.into_inner().service.as_str() {
             "hold" => {
                 let _given_up = GivenUp(Arc::clone(&self.given_up));
