@@ -268,10 +268,14 @@ async fn channel_binding_that_is_required_is_not_left_out_in_clear() {
     let (certs, server) = (Certs::new(), Server::start());
     let url = format!("{}?channel_binding=require", server.url());
     let postgres = Postgres::from_url(&url).unwrap();
-    // However it is built.
+    // However it is built. From a URL it has the authorities of this system.
+    let without_tls = Postgres::new(url.parse().unwrap());
     let addr = Config::new(format!("127.0.0.1:{}", server.port()));
-    let why = denied(&Pool::builder(addr).protocol(postgres.clone()).build().unwrap()).await;
+    let why = denied(&Pool::builder(addr).protocol(without_tls).build().unwrap()).await;
     assert!(why.contains("channel_binding demands TLS"), "{why}");
+    let (pool, _) = pool_of(postgres.clone(), one);
+    let why = denied(&pool).await;
+    assert!(why.contains("did not use channel binding"), "{why}");
     let (pool, _) = pool_of(postgres.with_tls(trusting(&certs)), one);
     let why = denied(&pool).await;
     assert!(why.contains("did not use channel binding"), "{why}");
