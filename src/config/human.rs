@@ -31,7 +31,9 @@ impl<'de, T> Visitor<'de> for TextVisitor<T> {
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
         (self.text)(text).map_err(|reason| {
-            E::custom(format_args!("{text:?} is not {}: {reason}", self.expecting))
+            // The text stands in what was found, which may be left out, and not in what is expected.
+            let found = format!("{text:?} ({reason})");
+            E::invalid_value(de::Unexpected::Other(&found), &self)
         })
     }
 

@@ -7,8 +7,10 @@ use crate::config::ConfigError;
 
 /// The refusal of a URL, or of settings, that no pool can be made of. One type for all adapters.
 ///
-/// The text says what is wrong, which setting or part of the URL, and what to change. It repeats no value:
-/// that may be a secret, and its owner has it at hand. The text carries the cause, so that there is no
+/// The text says what is wrong, which setting or part of the URL, and what to change. It repeats no text that
+/// was given: that may be a secret, and its owner has it at hand. Where a rule is broken
+/// ([`Config`](Self::Config)) it has the number or the duration, and of an address what is no user and no
+/// password. The text carries the cause, so that there is no
 /// [`source`](Error::source).
 ///
 /// ```

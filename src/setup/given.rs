@@ -130,15 +130,9 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 impl de::Error for Refusal {
-    /// Our own readers say `"16" is not a duration ...: reason`: what stands in between holds no value.
-    fn custom<T: fmt::Display>(text: T) -> Self {
-        let text = text.to_string();
-        let expected = text.split_once("\" is not ").map(|(_, rule)| rule);
-        let expected = expected.map(|rule| rule.split(": ").next().unwrap_or(rule));
-        Self::because(Rule::Values(match expected {
-            Some(expected) => format!("it has to be {expected}"),
-            None => "it has no such value".to_owned(),
-        }))
+    /// Any text, in which the value may stand. Our own readers say apart what they expect.
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self::because(Rule::Values("it has no such value".to_owned()))
     }
 
     fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {

@@ -168,3 +168,74 @@ fn decoded(text: &str) -> String {
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
+
+#[cfg(all(test, feature = "serde", not(shuttle)))]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::Pool;
+
+    /// The paths of all settings, and of the tables that they are in.
+    fn paths() -> Vec<String> {
+        fn walk(value: &Value, prefix: &str, paths: &mut Vec<String>) {
+            for (name, value) in value.as_object().into_iter().flatten() {
+                let path = format!("{prefix}{name}");
+                walk(value, &format!("{path}."), paths);
+                paths.push(path);
+            }
+        }
+        let mut paths = Vec::new();
+        walk(&serde_json::to_value(Config::default()).unwrap(), "", &mut paths);
+        paths
+    }
+
+    fn told(result: Result<Config, SetupError>) -> Option<String> {
+        let result = result.and_then(|config| Ok(Pool::new(config).map(drop)?));
+        result.err().map(|error| format!("{error} {error:?} {error:#}"))
+    }
+
+    #[test]
+    fn no_error_repeats_a_piece_of_a_value_however_that_is_written() {
+        const SECRET: &str = "hunter2";
+        let awkward = [
+            "hunter2",
+            "x\" is not hunter2",
+            "x\" is not hunter2: x\" is not hunter2",
+            "\" is not : hunter2",
+            "5 hunter2",
+            "5m hunter2: 3s",
+            "1 hunter2iB",
+            "struct hunter2",
+            "`hunter2`",
+            "hunter2\0",
+            "hunter2\n\" is not \u{1f}hunter2",
+            "hunter2hunter2hunter2hunter2",
+            "user:hunter2@db:7",
+        ];
+        let mut refused = 0;
+        for path in paths() {
+            for value in awkward {
+                let mut options = PoolOptions::default();
+                let added = options.add(&format!("pool_{path}"), value);
+                let in_url = told(added.and_then(|_| options.config_for(["db:7"])));
+                // The same in a file.
+                let mut file = Value::from(value);
+                for name in path.rsplit('.') {
+                    file = serde_json::json!({ name: file });
+                }
+                let file: Result<PoolOptions, _> = serde_json::from_value(file);
+                let in_file = match file {
+                    Ok(options) => told(options.config_for(["db:7"])),
+                    Err(error) => Some(format!("{error} {error:?}")),
+                };
+                for text in [in_url, in_file].into_iter().flatten() {
+                    refused += 1;
+                    assert!(!text.contains(SECRET), "{path} = {value:?}: {text}");
+                }
+            }
+        }
+        // All but the few that take any text, and the rules between them.
+        assert!(refused > 500, "{refused}");
+    }
+}
