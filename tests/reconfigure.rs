@@ -242,6 +242,29 @@ async fn a_size_below_min_idle_has_fewer_idle_ones_until_there_is_room_again() {
 }
 
 #[tokio::test]
+async fn a_size_or_a_min_idle_that_is_configured_ends_what_resize_remembered() {
+    let upstream = Upstream::start();
+    let (pool, _) = watched(upstream.config().with_max_size(6).with_min_idle(4));
+    let now = || (pool.config().max_size, pool.config().min_idle);
+    pool.resize(2).unwrap();
+    assert_eq!(now(), (2, 2));
+    pool.reconfigure(|config| config.max_size = 3).unwrap();
+    pool.resize(6).unwrap();
+    assert_eq!(now(), (6, 2));
+    pool.reconfigure(|config| config.min_idle = 5).unwrap();
+    pool.resize(3).unwrap();
+    let from_file = pool.config().as_ref().clone().with_max_size(4).with_min_idle(3);
+    pool.reconfigure(|config| *config = from_file.clone()).unwrap();
+    pool.resize(6).unwrap();
+    assert_eq!(now(), (6, 3), "the file said 3");
+    // What is about something else ends nothing.
+    pool.resize(2).unwrap();
+    pool.reconfigure(|config| config.max_waiting = Some(9)).unwrap();
+    pool.resize(6).unwrap();
+    assert_eq!(now(), (6, 3));
+}
+
+#[tokio::test]
 async fn a_pool_without_a_checkout_and_one_that_is_closed_are_changed_and_dial_nothing() {
     let upstream = Upstream::start();
     let (pool, _) = watched(upstream.config());

@@ -67,8 +67,11 @@ impl<P: Protocol> Pool<P> {
 
     /// Changes `max_size`, as [`reconfigure`](Self::reconfigure) does. When it is lowered, idle connections
     /// that are too many are closed, as in [`invalidate`](Self::invalidate), those in use when they come
-    /// back; until then no new one is made. A `min_idle` that is above it is as much, until there is room
-    /// for it again.
+    /// back; until then no new one is made.
+    ///
+    /// A `min_idle` that is above it is lowered with it, and comes back with the next `resize` that has room
+    /// for it. A [`reconfigure`](Self::reconfigure) that changes `max_size` or `min_idle` ends that: the
+    /// `min_idle` that is configured then is the one that counts.
     ///
     /// # Errors
     ///
@@ -89,7 +92,7 @@ pub(in crate::pool) struct Configured {
 #[derive(Debug, Clone)]
 struct Version {
     config: Arc<Config>,
-    /// The `min_idle` that was asked for: while the pool is smaller, it has to do with less.
+    /// The `min_idle` that was configured: after a `resize` to a smaller pool, it has to do with less.
     min_idle: usize,
 }
 
@@ -122,8 +125,10 @@ impl PoolInner {
         self.exchange(|before| {
             let mut config = Config::clone(&before.config);
             change(&mut config);
-            let min_idle = match config.min_idle == before.config.min_idle {
+            let sizes = |config: &Config| (config.max_size, config.min_idle);
+            let min_idle = match sizes(&config) == sizes(&before.config) {
                 true => before.min_idle,
+                // Said by its user, who knows of no other.
                 false => config.min_idle,
             };
             (config, min_idle)
