@@ -1,6 +1,8 @@
 //! What is done with a connection goes by the settings of its moment: operations, pings, resets, hooks,
 //! reports; and what a connection is made with.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -14,6 +16,9 @@ use livepool_testkit::lines::Lines;
 use livepool_testkit::{Events, Upstream, fill, until, until_status, watched};
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 
 use super::{MS, SECOND, checks, unwatched};
 
@@ -175,6 +180,88 @@ async fn who_holds_or_waits_for_too_long_is_reported_as_is_said_now() {
     });
     let waited = |event: &&Event| matches!(event, Event::WaitedTooLong { .. });
     assert_eq!(events.all().iter().filter(waited).count(), 1);
+}
+
+/// A subscriber, or a span has no name.
+fn named_spans() -> tracing::subscriber::DefaultGuard {
+    tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(std::io::sink).finish())
+}
+
+#[tokio::test]
+async fn nobody_is_blamed_for_a_connection_that_he_gave_back_while_holders_were_not_noted() {
+    let _spans = named_spans();
+    let upstream = Upstream::start();
+    let (pool, events) = watched(upstream.config().with_max_size(2).with_hold_warning(SECOND));
+    let span = tracing::info_span!("the first one");
+    let noted = tracing::Instrument::instrument(pool.get(), span).await.unwrap();
+    let id = noted.id();
+    pool.reconfigure(|config| config.hold_warning = None).unwrap();
+    drop(noted);
+    let unnoted = pool.get().await.unwrap();
+    assert_eq!(unnoted.id(), id, "the same one again");
+    pool.reconfigure(|config| config.hold_warning = Some(20 * MS)).unwrap();
+    let later = pool.get().await.unwrap();
+    let blamed = || {
+        let conn = |event: &Event| match event {
+            Event::HeldTooLong { conn, .. } => Some(*conn),
+            _ => None,
+        };
+        events.all().iter().filter_map(conn).collect::<Vec<_>>()
+    };
+    until(|| !blamed().is_empty()).await;
+    assert_eq!(blamed(), [later.id()]);
+    let report = pool.report();
+    let holder = report.holders.iter().find(|holder| holder.conn == id).unwrap();
+    assert_eq!(holder.span, None);
+}
+
+/// Counts the callers' spans that nobody keeps any more.
+#[derive(Clone, Default)]
+struct ClosedSpans(Arc<AtomicUsize>);
+
+impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ClosedSpans {
+    fn on_close(&self, id: tracing::span::Id, spans: Context<'_, S>) {
+        let is_callers = spans.span(&id).is_some_and(|span| span.name() == "a caller");
+        self.0.fetch_add(usize::from(is_callers), Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn no_span_of_a_caller_is_kept_once_holders_are_not_noted() {
+    let closed = ClosedSpans::default();
+    let subscriber = tracing_subscriber::registry().with(closed.clone());
+    let _spans = tracing::subscriber::set_default(subscriber);
+    let upstream = Upstream::start();
+    let (pool, _) = watched(upstream.config().with_hold_warning(SECOND));
+    let held = tracing::Instrument::instrument(pool.get(), tracing::info_span!("a caller")).await;
+    assert_eq!(closed.0.load(Ordering::Relaxed), 0, "the note has it");
+    pool.reconfigure(|config| config.hold_warning = None).unwrap();
+    drop(held);
+    assert_eq!((closed.0.load(Ordering::Relaxed), pool.status().idle), (1, 1));
+}
+
+#[tokio::test]
+async fn of_a_share_from_before_it_is_reported_that_there_is_one() {
+    let upstream = Upstream::start();
+    let (pool, _) = built(upstream.config().with_max_size(1), Lines::default());
+    let before = pool.share().await.unwrap();
+    pool.reconfigure(|config| config.hold_warning = Some(SECOND)).unwrap();
+    let after = pool.share().await.unwrap();
+    let places = || {
+        let mut places: Vec<_> =
+            pool.report().holders.iter().map(|holder| holder.taken_at.is_some()).collect();
+        places.sort();
+        places
+    };
+    assert_eq!(places(), [false, true]);
+    drop(before);
+    assert_eq!(places(), [true]);
+    pool.reconfigure(|config| config.hold_warning = None).unwrap();
+    let others = join_all([pool.share(), pool.share()]).await;
+    assert_eq!(places(), [false, true], "of those who are not noted, that there are any");
+    drop(after);
+    assert_eq!(places(), [false]);
+    drop(others);
 }
 
 #[tokio::test]

@@ -551,7 +551,7 @@ impl PoolInner {
         }
     }
 
-    /// Who has shares: each of them if that is noted, else each connection once.
+    /// Who has shares: each of whom that is noted, and once for each connection that there are others.
     pub(in crate::pool) fn report_shares(&self, now: Instant) -> Vec<HolderReport> {
         let mut shares = Vec::new();
         for shared in self.shares.all() {
@@ -564,9 +564,10 @@ impl PoolInner {
                 span: note.and_then(|note| note.span.name()),
             };
             let holders = shared.holders();
-            match holders.is_empty() {
-                true => shares.push(report(None)),
-                false => shares.extend(holders.iter().map(|note| report(Some(note)))),
+            shares.extend(holders.iter().map(|note| report(Some(note))));
+            let has_others = shared.shares.load(Ordering::Relaxed) > holders.len();
+            if has_others || holders.is_empty() {
+                shares.push(report(None));
             }
         }
         shares

@@ -136,7 +136,7 @@ struct Home {
 /// Who has a connection.
 #[derive(Debug)]
 struct HolderNote {
-    since: Instant,
+    since: Age,
     taken_at: &'static Location<'static>,
     /// What its caller was doing.
     span: Arc<Span>,
@@ -617,7 +617,7 @@ impl Entry {
 
     /// Notes who has it from now on.
     pub(in crate::pool) fn note_holder(&self, since: Age, taken_at: &'static Location<'static>) {
-        let (since, span) = (self.moment(since), Arc::new(Span::current()));
+        let span = Arc::new(Span::current());
         let note = HolderNote { since, taken_at, span, reported: false };
         let last = self.home().holder.replace(Box::new(note));
         drop(last);
@@ -632,13 +632,15 @@ impl Entry {
     /// Who has it, if that is noted.
     pub(in crate::pool) fn holder(&self, now: Instant) -> Option<Holder> {
         let home = self.home();
-        let HolderNote { since, taken_at, .. } = home.holder.as_deref()?;
-        Some(Holder { conn: self.id, held: now.saturating_duration_since(*since), taken_at })
+        let note = home.holder.as_deref().filter(|note| self.is_of_holder(note))?;
+        let held = self.age_at(now).since(note.since);
+        Some(Holder { conn: self.id, held, taken_at: note.taken_at })
     }
 
     /// The name of the span its caller is in, if that is noted.
     pub(in crate::pool) fn span_name(&self) -> Option<&'static str> {
-        self.home().holder.as_ref()?.span.name()
+        let home = self.home();
+        home.holder.as_deref().filter(|note| self.is_of_holder(note))?.span.name()
     }
 
     /// The event to report if the connection was held for longer than `limit`, and the span of its
@@ -649,14 +651,21 @@ impl Entry {
         limit: Duration,
     ) -> Option<(Event, Arc<Span>)> {
         let mut home = self.home();
-        let note = home.holder.as_mut()?;
-        let held = now.saturating_duration_since(note.since);
+        let note = home.holder.as_mut().filter(|note| self.is_of_holder(note))?;
+        let held = self.age_at(now).since(note.since);
         if note.reported || held < limit {
             return None;
         }
         note.reported = true;
         let (conn, peer, taken_at) = (self.id, self.peer.addr().clone(), note.taken_at);
         Some((Event::HeldTooLong { conn, peer, held, taken_at }, Arc::clone(&note.span)))
+    }
+
+    /// Whether a note is about whoever has it now, or had it last. One may have stayed of a caller before
+    /// that, if holders were not noted for a while.
+    fn is_of_holder(&self, note: &HolderNote) -> bool {
+        let taken_at = self.taken_at.get();
+        note.since == self.taken.get() && taken_at.is_none_or(|taken_at| taken_at == note.taken_at)
     }
 
     fn home(&self) -> MutexGuard<'_, Home> {

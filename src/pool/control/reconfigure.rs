@@ -190,6 +190,12 @@ impl PoolInner {
                 self.limit_life(&entry);
             }
         }
+        if changed.contains(&"hold_warning") && self.settings().hold_warning.is_none() {
+            // Who returns a connection forgets its note only while there are any.
+            for entry in self.registry.all() {
+                entry.forget_holder();
+            }
+        }
         // Idle connections that are too many or too old now; and maintenance, which looks at all others,
         // and plans anew.
         self.end_unwanted();
