@@ -56,9 +56,9 @@ impl LiveSettings {
     }
 
     /// How often the settings were changed. Read before they are: a change that comes in between is then
-    /// seen again, and not missed.
+    /// seen again, and not missed. In one order with what is written `SeqCst` between two looks.
     pub(crate) fn changes(&self) -> usize {
-        self.changes.load(Ordering::Acquire)
+        self.changes.load(Ordering::SeqCst)
     }
 
     /// From now on these. Returns those of before. One call at a time.
@@ -68,7 +68,7 @@ impl LiveSettings {
         let before = self.now.swap(settings);
         self.wanted.store(wanted, Ordering::SeqCst);
         self.max_shares.store(max_shares, Ordering::Release);
-        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.changes.fetch_add(1, Ordering::SeqCst);
         before
     }
 

@@ -37,7 +37,8 @@ impl Age {
     }
 }
 
-/// An age that changes. Written by whoever owns the connection's stream, read by everybody.
+/// An age that changes, read by everybody. Written by whoever owns the connection's stream, but for
+/// [`replace`](Self::replace).
 #[derive(Debug)]
 pub(in crate::pool) struct AtomicAge(AtomicU64);
 
@@ -52,6 +53,12 @@ impl AtomicAge {
 
     pub(in crate::pool) fn set(&self, age: Age) {
         self.0.store(age.0, Ordering::Release);
+    }
+
+    /// As [`set`](Self::set), for whoever does not own the stream: in one order with all that is `SeqCst`,
+    /// so that a look afterwards misses nothing that came before a later write.
+    pub(in crate::pool) fn replace(&self, age: Age) {
+        self.0.store(age.0, Ordering::SeqCst);
     }
 
     /// Moves it forward, never back.

@@ -524,7 +524,7 @@ impl Entry {
     /// time.
     pub(in crate::pool) fn limit_life(&self, longest: Option<Duration>) {
         let life = longest.map(|life| life - life.mul_f64(self.early));
-        self.expires.set(life.map_or(Age::NEVER, Age::of));
+        self.expires.replace(life.map_or(Age::NEVER, Age::of));
     }
 
     /// Ends the generation it was made in. True for the first one who does.

@@ -209,8 +209,9 @@ impl PoolInner {
     /// Limits the life of a connection that the registry knows as the settings say now.
     pub(in crate::pool) fn limit_life(&self, entry: &Entry) {
         loop {
-            // Of two threads that do this, each looks again after it has done it: the last of all goes by
-            // the last settings.
+            // Of two threads that do this, each looks again after it has done it, and each change is
+            // counted before its thread does it. All of that is in one order (SeqCst): of a store that is
+            // the last one, and of older settings, the look behind it sees that they were changed.
             let changes = self.live().changes();
             entry.limit_life(self.settings().max_lifetime);
             if self.live().changes() == changes {
