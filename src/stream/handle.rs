@@ -72,10 +72,15 @@ impl Link {
     /// clean end of stream that looks like a complete answer.
     pub(crate) fn interrupt(&self, reason: CloseReason) -> bool {
         let first = self.note_interrupt(reason);
+        self.wake_tasks();
+        first
+    }
+
+    /// Wakes whoever waits: there is something new to look at.
+    pub(crate) fn wake_tasks(&self) {
         // A waker is its executor's code.
         let _ = foreign::call(|| self.reader.wake());
         let _ = foreign::call(|| self.writer.wake());
-        first
     }
 
     /// As [`interrupt`](Self::interrupt), and wakes nobody yet.

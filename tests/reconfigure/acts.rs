@@ -12,13 +12,14 @@ use livepool::error::{CheckoutFailure, Phase};
 use livepool::event::{Check, CheckVerdict};
 use livepool::report::DialerWait;
 use livepool::{
-    Backoff, BoxFuture, Config, ConnId, Event, FirstConnect, Pool, Release, Resolve, Timeouts,
+    Backoff, BoxFuture, Config, ConnId, Event, FirstConnect, OpTimeout, Pool, Release, Resolve,
+    Timeouts,
 };
 use livepool_testkit::blackhole::Blackhole;
 use livepool_testkit::{
     Events, Order, Upstream, ask, exchange, fill, until, until_seen, until_status, watched,
 };
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::{MS, SECOND, checks, unwatched};
@@ -206,6 +207,62 @@ async fn silent_peers_are_asked_from_now_on_or_no_more() {
     let looks =
         events.all()[before..].iter().filter(|e| matches!(e, Event::Checked { .. })).count();
     assert_eq!((looks, pool.status().idle), (0, 2));
+}
+
+/// Nothing else would have it look: it has no clock of its own, and its peer says nothing.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_read_that_waits_already_has_its_peer_asked_from_now_on() {
+    for changes in [&[Some(SECOND)][..], &[Some(SECOND), None, Some(SECOND)]] {
+        let upstream = Upstream::start();
+        let config = unwatched(&upstream).with_timeouts(Timeouts::default().with_read(None));
+        let (pool, _) = watched(config);
+        let mut conn = pool.get().await.unwrap();
+        upstream.order_all(&Order::Silence);
+        until(|| upstream.silenced() == 1).await;
+        let read = tokio::spawn(async move { conn.read_u8().await });
+        // It waits from its first poll on.
+        tokio::task::yield_now().await;
+        for max_silence in changes {
+            pool.reconfigure(|config| config.max_silence = *max_silence).unwrap();
+            tokio::task::yield_now().await;
+        }
+        // A verdict takes four seconds.
+        let error = tokio::time::timeout(30 * SECOND, read).await.expect("it was woken");
+        let error = error.unwrap().unwrap_err();
+        assert!(livepool::PeerSilent::of(&error).is_some(), "{changes:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn an_operation_that_waits_without_a_limit_is_given_the_one_that_is_set() {
+    // It accepts in its backlog, and reads nothing.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let timeouts = Timeouts::default().with_read(None).with_write(None);
+    let config = Config::new(listener.local_addr().unwrap().to_string());
+    let config = config.with_max_silence(None).with_timeouts(timeouts);
+    let (pool, _) = watched(config);
+    let (mut reads, mut writes) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    let read = tokio::spawn(async move { reads.read_u8().await.map(drop) });
+    let write = tokio::spawn(async move {
+        loop {
+            writes.write_all(&[0; 1 << 20]).await?;
+        }
+    });
+    // Until the socket takes no more.
+    tokio::time::sleep(100 * MS).await;
+    assert!(!read.is_finished() && !write.is_finished());
+    tokio::time::pause();
+    pool.reconfigure(|config| {
+        let timeouts = &mut config.timeouts;
+        (timeouts.read, timeouts.write) = ((2 * SECOND).into(), Some(3 * SECOND));
+    })
+    .unwrap();
+    for (task, limit) in [(read, 2 * SECOND), (write, 3 * SECOND)] {
+        let ended = tokio::time::timeout(30 * SECOND, task).await.expect("it was woken");
+        let error: io::Error = ended.unwrap().unwrap_err();
+        assert_eq!(OpTimeout::of(&error).unwrap().after, limit, "{error}");
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -480,6 +480,13 @@ impl Entry {
         self.is(InUse) && link.interrupt(reason)
     }
 
+    /// Has an operation of its user that waits look at the settings again.
+    pub(in crate::pool) fn look_again(&self) {
+        // Cloned, as above.
+        let link = Arc::clone(&self.link());
+        link.wake_tasks();
+    }
+
     /// The code that the peer or the server gave, when the connection ended for this reason.
     pub(in crate::pool) fn close_code(&self, reason: CloseReason) -> Option<Arc<str>> {
         self.link().code_for(reason)

@@ -13,6 +13,10 @@ use crate::pool::inner::PoolInner;
 use crate::protocol::Protocol;
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// The settings that an operation looks at while it waits. It may have no clock by which it would look again.
+const OF_WAITING: [&str; 5] =
+    ["max_silence", "timeouts.read", "timeouts.write", "timeouts.flush", "timeouts.shutdown"];
+
 impl<P: Protocol> Pool<P> {
     /// The configuration in force: as it was given, and changed since.
     pub fn config(&self) -> Arc<Config> {
@@ -194,6 +198,11 @@ impl PoolInner {
             // Who returns a connection forgets its note only while there are any.
             for entry in self.registry.all() {
                 entry.forget_holder();
+            }
+        }
+        if changed.iter().any(|path| OF_WAITING.contains(path)) {
+            for entry in self.registry.in_use() {
+                entry.look_again();
             }
         }
         // Idle connections that are too many or too old now; and maintenance, which looks at all others,
