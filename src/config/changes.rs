@@ -198,3 +198,30 @@ impl Setting {
         }
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guide_says_of_each_setting_when_a_change_of_it_acts() {
+        let page = include_str!("../../docs/guide/reconfiguring.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+        let mut said: Vec<_> = rows
+            .map(|row| {
+                let mut cells = row.split('|').map(|cell| cell.trim().trim_matches('`'));
+                (cells.next().unwrap(), cells.next().unwrap())
+            })
+            .collect();
+        let mut done: Vec<_> = SETTINGS
+            .iter()
+            .map(|setting| match setting.acts {
+                AtOnce => (setting.path, "at once"),
+                OnNewConnections => (setting.path, "for new connections"),
+                Never(_) => (setting.path, "never"),
+            })
+            .collect();
+        (said.sort(), done.sort());
+        assert_eq!(said, done);
+    }
+}
