@@ -26,8 +26,9 @@ impl<P: Protocol> Pool<P> {
     /// Changes settings while the pool runs: all together or, if one of them is refused, none.
     ///
     /// The closure is given a copy of the present configuration. What it makes of that is checked as a whole,
-    /// by the rules of a new pool, and takes the place of the present one in one step: each operation goes by
-    /// the settings of before or by those of afterwards, and by no mixture.
+    /// by the rules of a new pool, and takes the place of the present one in one step: whoever looks at the
+    /// settings sees those of before or those of afterwards, and no mixture. An operation that takes its
+    /// time looks several times.
     ///
     /// Most settings hold at once, for connections that exist as well: idle ones that are too old, too long
     /// idle or too many now are closed, in the background where they are very many; missing ones are dialed;
@@ -39,10 +40,15 @@ impl<P: Protocol> Pool<P> {
         doc = "A [page of the guide](crate::guide::reconfiguring) says it of every setting."
     )]
     ///
-    /// What is under way keeps what it has: a checkout that waits has the time that it began with, as has a
-    /// dial, and a read or write that waits. (One that waited without a limit may be given one.) What the
-    /// user of a connection has set himself ([`Guard::set_read_timeout`](crate::Guard::set_read_timeout))
-    /// is left alone.
+    /// Nobody is cut off. A checkout that waits has the time that it began with, and its place in the queue;
+    /// what is done with its connection then goes by the settings of that moment. A dial has the time that it
+    /// began with, and so has a read or write that waits. But one that waits without a limit has the new one
+    /// from now on; a read that waits has its peer asked if `max_silence` is set where it was `None`; and
+    /// callers who wait for the first connection fail with the next dial that fails as a wrong setting makes
+    /// it, if `first_connect` becomes [`FailFast`](crate::FirstConnect::FailFast).
+    ///
+    /// What the user of a connection has set himself
+    /// ([`Guard::set_read_timeout`](crate::Guard::set_read_timeout)) is left alone.
     ///
     /// ```
     /// use std::time::Duration;
