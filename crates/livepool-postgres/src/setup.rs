@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
 
 use super::Postgres;
-use super::url::{self, TlsFiles};
+use super::url::{self, KeepaliveOptions, TlsFiles};
 use livepool::Pool;
 use livepool::config::{Config, SocketConfig};
 #[cfg(any(feature = "tls", test))]
@@ -114,20 +114,28 @@ impl Postgres {
         if let (Some(limit), false) = (limit, options.is_in_url("timeouts.connect")) {
             config.timeouts = config.timeouts.with_connect(*limit);
         }
-        if !options.is_in_url("socket.keepalive") {
-            config.socket = self.socket(config.socket);
-        }
+        config.socket = self.socket(config.socket, options);
         config
     }
 
-    /// The socket's settings, changed as the URL says.
-    fn socket(&self, socket: SocketConfig) -> SocketConfig {
-        let said = &self.keepalive;
+    /// The socket's settings, changed as the URL says, but for those that it gives as the pool's.
+    fn socket(&self, socket: SocketConfig, options: &PoolOptions) -> SocketConfig {
+        // A word about the whole, `off` say, is one about each.
+        let is_given = |value| options.is_in_url(&format!("socket.keepalive.{value}"));
+        let said = KeepaliveOptions {
+            is_on: self.keepalive.is_on.filter(|_| !options.is_in_url("socket.keepalive")),
+            idle: self.keepalive.idle.filter(|_| !is_given("idle")),
+            interval: self.keepalive.interval.filter(|_| !is_given("interval")),
+            retries: self.keepalive.retries.filter(|_| !is_given("retries")),
+        };
+        if said == KeepaliveOptions::default() {
+            return socket;
+        }
         let mut keepalive = socket.keepalive.clone().unwrap_or_default();
         keepalive.idle = said.idle.or(keepalive.idle);
         keepalive.interval = said.interval.or(keepalive.interval);
         keepalive.retries = said.retries.or(keepalive.retries);
-        socket.with_keepalive(Some(keepalive).filter(|_| !said.is_off))
+        socket.with_keepalive(Some(keepalive).filter(|_| said.is_on != Some(false)))
     }
 
     /// The name that belongs to this address: with `host=db.example hostaddr=192.0.2.1` the address is

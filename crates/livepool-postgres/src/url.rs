@@ -146,7 +146,7 @@ pub(super) fn read(text: &str, pool: &mut PoolOptions) -> Result<UrlOptions, Set
             "sslrootcert" => demands.files.root = Some(value),
             "sslcert" => demands.files.cert = Some(value),
             "sslkey" => demands.files.key = Some(value),
-            "keepalives" => demands.keepalive.is_off = number("keepalives", &value)? == 0,
+            "keepalives" => demands.keepalive.is_on = Some(number("keepalives", &value)? != 0),
             "keepalives_idle" => demands.keepalive.idle = seconds("keepalives_idle", &value)?,
             "keepalives_interval" => {
                 demands.keepalive.interval = seconds("keepalives_interval", &value)?;
@@ -560,7 +560,7 @@ mod tests {
         assert_eq!(target("read-write"), Some(Target::ReadWrite));
         let keepalive = read("host=db keepalives_idle=60 keepalives_retries=0").unwrap().keepalive;
         assert_eq!((keepalive.idle, keepalive.retries), (Some(Duration::from_secs(60)), None));
-        assert!(read("host=db keepalives=0").unwrap().keepalive.is_off);
+        assert_eq!(read("host=db keepalives=0").unwrap().keepalive.is_on, Some(false));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use livepool::config::{ReadTimeout, UserTimeout};
 use livepool::setup::{FromUrl, PoolOptions, Settings};
-use livepool::{Config, Pool, SetupError};
+use livepool::{Config, Keepalive, Pool, SetupError};
 use livepool_http::Http1;
 use livepool_http::http2::Http2;
 use livepool_postgres::Postgres;
@@ -289,6 +289,35 @@ fn of_several_places_for_one_setting_the_one_that_is_documented_counts() {
             config.with_timeouts(timeouts)
         });
         assert_eq!(code.config().timeouts.connect, Some(limit), "code, which is said last");
+    }
+}
+
+#[test]
+fn of_several_places_for_keepalive_each_value_is_that_of_the_last_place_that_gives_it() {
+    let of = |options: &str, table: &str| {
+        let given = format!("url = 'postgres://db/x?{options}'\n[pool.socket]\n{table}");
+        let settings: livepool_postgres::Settings = toml::from_str(&given).unwrap();
+        settings.protocol().unwrap().config().socket
+    };
+    let off = "keepalive = 'off'\nuser_timeout = 'derived'";
+    assert_eq!(of("connect_timeout=7", off).keepalive, None, "the URL says nothing of it");
+    assert_eq!(of("keepalives_retries=0", off).keepalive, None, "the pool's own, says the URL");
+    assert_eq!(of("keepalives=0", "").keepalive, None);
+    assert_eq!(of("keepalives=1", off).keepalive, Some(Keepalive::default()), "the URL, later");
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let keepalive = of("keepalives_idle=60", off).keepalive.unwrap();
+    assert_eq!((keepalive.idle, keepalive.retries), (seconds(60), Keepalive::default().retries));
+    // The pool's own word about one value is none about the others.
+    let options = "keepalives_idle=60&keepalives_interval=7&pool_socket.keepalive.idle=30s";
+    let keepalive = of(options, "keepalive = { retries = 5 }").keepalive.unwrap();
+    let values = (keepalive.idle, keepalive.interval, keepalive.retries);
+    assert_eq!(values, (seconds(30), seconds(7), Some(5)));
+    let keepalive = of("keepalives=0&pool_socket.keepalive.idle=30s", "").keepalive.unwrap();
+    assert_eq!(keepalive.idle, seconds(30), "it is on");
+    // A word is one about all of them.
+    for (word, expected) in [("off", None), ("system", Some(Keepalive::system()))] {
+        let options = format!("keepalives=1&keepalives_idle=60&pool_socket.keepalive={word}");
+        assert_eq!(of(&options, "").keepalive, expected, "{word}");
     }
 }
 
