@@ -27,7 +27,7 @@ use crate::protocol::Protocol;
 use crate::{Builder, Config, Pool};
 
 pub use error::SetupError;
-pub use options::PoolOptions;
+pub use options::{PoolOptions, percent_decoded};
 pub use settings::Settings;
 
 /// A protocol that a URL sets up, and its pool with it: what every adapter of livepool is.

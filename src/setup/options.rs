@@ -58,7 +58,9 @@ impl PoolOptions {
         let mut separator = '?';
         for option in query.split('&') {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            if !self.add(&decoded(name), &decoded(value))? {
+            // Another one's option is in whatever encoding that one likes.
+            let is_ours = decoded_bytes(name).starts_with(PREFIX.as_bytes());
+            if !is_ours || !self.add(&percent_decoded(name)?, &percent_decoded(value)?)? {
                 rest.push(separator);
                 rest.push_str(option);
                 separator = '&';
@@ -68,7 +70,7 @@ impl PoolOptions {
     }
 
     /// Adds an option of a URL, if its name begins with `pool_`. Returns whether it does: for an adapter
-    /// that splits its URL itself. Name and value are given decoded.
+    /// that splits its URL itself. Name and value are given [decoded](percent_decoded).
     ///
     /// # Errors
     ///
@@ -90,9 +92,9 @@ impl PoolOptions {
         }
         // By itself, so that its name is known, and is one that may be repeated.
         let mut alone = Given::default();
-        let is_new = alone.set(path, Value::Text(value.to_owned()));
+        alone.set(path, Value::Text(value.to_owned()));
         alone.config().map_err(|refusal| refusal.told(PREFIX))?;
-        if !is_new || !self.url.set(path, Value::Text(value.to_owned())) {
+        if !self.url.set(path, Value::Text(value.to_owned())) {
             return Err(SetupError::Setting {
                 name: format!("{PREFIX}{path}"),
                 rule: "it stands twice in the URL; leave one out".to_owned(),
@@ -149,8 +151,26 @@ impl fmt::Debug for PoolOptions {
     }
 }
 
-/// The text without its percent-encoding; what is none stays as it is.
-fn decoded(text: &str) -> String {
+/// A name or value out of a URL without its percent-encoding. A `%` that begins none stays as it is.
+///
+/// ```
+/// use livepool::setup::percent_decoded;
+///
+/// # fn f() -> Result<(), livepool::SetupError> {
+/// assert_eq!(percent_decoded("a%26b, 100%")?, "a&b, 100%");
+/// assert!(percent_decoded("%FF").is_err());
+/// # Ok(()) }
+/// # f().unwrap();
+/// ```
+///
+/// # Errors
+///
+/// [`SetupError::Url`], if that is not in UTF-8.
+pub fn percent_decoded(text: &str) -> Result<String, SetupError> {
+    String::from_utf8(decoded_bytes(text)).map_err(|_| SetupError::url("an option is not in UTF-8"))
+}
+
+fn decoded_bytes(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [byte, after @ ..] = rest {
@@ -166,7 +186,7 @@ fn decoded(text: &str) -> String {
             }
         };
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    bytes
 }
 
 #[cfg(all(test, feature = "serde", not(shuttle)))]
@@ -237,5 +257,16 @@ mod tests {
         }
         // All but the few that take any text, and the rules between them.
         assert!(refused > 500, "{refused}");
+    }
+
+    #[test]
+    fn an_option_of_the_pool_is_in_utf_8_and_another_ones_are_its_own_business() {
+        for option in ["pool_name=a%FFb", "pool_%ff=1", "pool%5F%FF=1"] {
+            let result = PoolOptions::default().take_from(&format!("lines://db?{option}"));
+            let text = result.unwrap_err().to_string();
+            assert!(text.contains("not in UTF-8"), "{option}: {text}");
+        }
+        let url = "lines://db?color=%FF&%FF=1&%&%zz=%4";
+        assert_eq!(PoolOptions::default().take_from(url).unwrap(), url);
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::role::Target;
 use super::setup::unreadable;
 use super::statements::Statements;
-use livepool::setup::{PoolOptions, SetupError};
+use livepool::setup::{PoolOptions, SetupError, percent_decoded};
 
 /// The options of a URL, by who does them.
 #[derive(Debug, Default)]
@@ -33,9 +33,9 @@ pub(super) struct TlsFiles {
 }
 
 /// The options about keepalive; `None` leaves the pool's setting.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct KeepaliveOptions {
-    pub(super) is_off: bool,
+    pub(super) is_on: Option<bool>,
     pub(super) idle: Option<Duration>,
     pub(super) interval: Option<Duration>,
     pub(super) retries: Option<u32>,
@@ -334,30 +334,11 @@ impl SplitUrl {
             let unfinished = || SetupError::url("it ends in an option without a value");
             let (name, after) = query.split_once('=').ok_or_else(unfinished)?;
             let (value, after) = after.split_once('&').unwrap_or((after, ""));
-            options.push((decoded(name)?, decoded(value)?));
+            options.push((percent_decoded(name)?, percent_decoded(value)?));
             query = after;
         }
         Ok(Some(Self { names: names.to_owned(), options }))
     }
-}
-
-fn decoded(text: &str) -> Result<String, SetupError> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [byte, after @ ..] = rest {
-        let digit = |at: usize| char::from(*after.get(at)?).to_digit(16);
-        match (byte, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                bytes.push((high * 16 + low) as u8);
-                rest = &after[2..];
-            }
-            _ => {
-                bytes.push(*byte);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| SetupError::url("an option is not in UTF-8"))
 }
 
 /// `name = value`, with spaces between them, as the library has it: a value with a space in it stands in

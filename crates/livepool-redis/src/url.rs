@@ -70,7 +70,7 @@ fn check_options(rest: &str, is_unix: bool) -> Result<(), SetupError> {
             "timeout" | "socket_timeout" | "socket_connect_timeout" => {
                 "write pool_timeouts.operation=.. or pool_timeouts.connect=.., with a unit"
             }
-            "max_connections" | "pool_size" => "write pool_max_size",
+            "max_connections" => "write pool_max_size",
             _ => {
                 "there are protocol, and pool_.. for settings of the pool; and db, user and pass with unix"
             }

@@ -322,6 +322,17 @@ fn of_several_places_for_keepalive_each_value_is_that_of_the_last_place_that_giv
 }
 
 #[test]
+fn an_option_of_the_pool_that_is_not_in_utf_8_is_refused_by_every_adapter() {
+    fn of<P: Sample>() {
+        for options in ["pool_name=%FF", "pool_%FF=1"] {
+            let text = refused::<P>(options);
+            assert!(text.contains("not in UTF-8"), "{options}: {text}");
+        }
+    }
+    for_all!(of);
+}
+
+#[test]
 fn one_error_says_of_every_adapter_what_is_wrong_and_what_to_write() {
     for (error, expected) in [
         (
