@@ -321,6 +321,24 @@ fn of_several_places_for_keepalive_each_value_is_that_of_the_last_place_that_giv
     }
 }
 
+fn a_running_pool_takes_what_a_file_says_now<P: Sample>() {
+    let read = |pool: &str| {
+        let text = format!("url = '{}?pool_max_size=7'\n[pool]\n{pool}", P::URL);
+        toml::from_str::<Settings<P>>(&text).unwrap()
+    };
+    let pool = read("idle_timeout = '5m'\nname = 'orders'").pool().unwrap();
+    let mut again = read("idle_timeout = '9m'\nname = 'orders'").protocol().unwrap();
+    let from_file = again.config_mut().clone();
+    pool.reconfigure(|config| *config = from_file.clone()).unwrap();
+    let now = pool.config();
+    assert_eq!((now.idle_timeout, now.max_size), (Some(Duration::from_secs(540)), 7));
+}
+
+#[test]
+fn a_file_of_an_adapter_that_is_read_again_changes_its_running_pool() {
+    for_all!(a_running_pool_takes_what_a_file_says_now);
+}
+
 #[test]
 fn an_option_of_the_pool_that_is_not_in_utf_8_is_refused_by_every_adapter() {
     fn of<P: Sample>() {
