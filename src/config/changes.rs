@@ -221,7 +221,8 @@ mod tests {
                 Never(_) => (setting.path, "never"),
             })
             .collect();
-        (said.sort(), done.sort());
+        said.sort();
+        done.sort();
         assert_eq!(said, done);
     }
 }
