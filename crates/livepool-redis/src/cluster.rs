@@ -15,7 +15,9 @@
 //!
 //! # What it does
 //!
-//! - **Slots.** Any node tells who serves which slot; a command goes by its first key. Commands of a pipeline
+//! - **Slots.** Any node tells who serves which slot. A few are asked at a time, and the one that knows of the
+//!   latest change (`CLUSTER INFO`) is believed; one that is cut off from the others, or behind what is known
+//!   already, is not. A command goes by its first key. Commands of a pipeline
 //!   go to their nodes at the same time, and need no common slot; those of an atomic one do. A command
 //!   without a key that concerns one node (`FLUSHALL`, `KEYS`, `SCAN`) is refused: take the node with
 //!   [`Cluster::nodes`].
@@ -43,6 +45,7 @@
 //! and goes on with those whose callers have left. Its table of commands and their keys is private. So the
 //! slots are kept here, over pools that are like any other.
 
+mod asking;
 mod nodes;
 mod run;
 mod slots;

@@ -1,6 +1,9 @@
 //! Redis Cluster: real nodes, whose slots move and whose masters are killed, stand still, and are replaced.
 #![cfg(target_os = "linux")]
 
+#[path = "redis_cluster/faults.rs"]
+mod faults;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -466,34 +469,4 @@ async fn a_master_that_is_killed_and_one_that_stands_still_are_replaced_and_thei
     let key = key_of(&servers, 1);
     conn.set::<_, _, ()>(&key, 1).await.unwrap();
     assert_eq!(served(&cluster).await.len(), 3);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_served_is_an_error_that_names_the_nodes_and_why() {
-    let servers = RedisCluster::start(1, false);
-    let nobody = Cluster::builder(["127.0.0.1:1"]).unwrap().build().unwrap();
-    let began = Instant::now();
-    let error = nobody.clone().get::<_, String>("k").await.unwrap_err().to_string();
-    assert!(error.contains("no node says") && error.contains("127.0.0.1:1"), "{error}");
-    assert!(began.elapsed() < 5 * SECOND, "it is told at once: {:?}", began.elapsed());
-    // A server that is no node.
-    let alone = Redis::start();
-    let alone = Cluster::builder([alone.addr()]).unwrap().build().unwrap();
-    let error = alone.clone().get::<_, String>("k").await.unwrap_err().to_string();
-    assert!(error.contains("cluster support disabled"), "{error}");
-    // Slots that nobody serves.
-    let events = Events::default();
-    let served = Cluster::builder(servers.addrs()).unwrap();
-    let timeouts = livepool::Timeouts::default().with_checkout(SECOND / 2);
-    let served = served.with_config(|config| config.with_timeouts(timeouts)).build().unwrap();
-    let slot = slot_of(&servers, "k").to_string();
-    assert_eq!(servers.nodes[0].cli(&["CLUSTER", "DELSLOTS", &slot]), "OK");
-    let error = served.clone().get::<_, String>("k").await.unwrap_err().to_string();
-    assert!(error.contains(&format!("slot {slot}")), "{error}");
-    // More nodes than there may be.
-    let servers = RedisCluster::start(3, false);
-    let few = Cluster::builder([servers.nodes[0].addr()]).unwrap().with_max_nodes(2);
-    let few = few.with_pools(move |pool| pool.observer(events.observer())).build().unwrap();
-    let error = few.clone().get::<_, String>("k").await.unwrap_err().to_string();
-    assert!(error.contains("max_nodes is 2"), "{error}");
 }

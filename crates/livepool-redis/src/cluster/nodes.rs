@@ -5,21 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use ::redis::aio::ConnectionLike;
 use ::redis::{RedisError, RedisResult};
 use livepool::{Builder, Config, ConfigError, Pool};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::slots::SLOTS;
-use super::topology::{self, Range, error, short};
+use super::topology::{Said, error, short};
 use crate::numbers::{Number, Numbers};
 use crate::settings::Redis;
 
-/// So many nodes are asked at a time who serves which slot.
-const ASKED_AT_ONCE: usize = 3;
-/// So long they have, before others are asked.
-const ANSWER: Duration = Duration::from_secs(1);
 /// The pause between two such questions.
 const APART: Duration = Duration::from_millis(100);
 /// So long the users of a node that has left have to finish.
@@ -28,8 +22,6 @@ const DRAIN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(1);
 /// After so many looks nodes are asked though nothing has happened.
 const LOOKS: u32 = 30;
-/// So many nodes are named in an error.
-const NAMED: usize = 8;
 
 pub(super) type With = Arc<dyn Fn(Builder<Redis>) -> Builder<Redis> + Send + Sync>;
 
@@ -53,12 +45,16 @@ pub(super) struct Inner {
 }
 
 #[derive(Default)]
-struct State {
-    nodes: HashMap<String, Arc<Node>>,
+pub(super) struct State {
+    pub(super) nodes: HashMap<String, Arc<Node>>,
     /// Empty until the first answer.
     slots: Vec<Option<Arc<Node>>>,
     /// Who is asked first: a node that a slot has moved to knows it.
-    knows: Option<String>,
+    pub(super) knows: Option<String>,
+    /// Of the answer that was taken in last: one with a lower number is older.
+    pub(super) epoch: Option<u64>,
+    /// Since when all that is said is older.
+    pub(super) behind_since: Option<Instant>,
     is_closed: bool,
 }
 
@@ -134,7 +130,7 @@ impl Inner {
         Ok(Arc::new(inner))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -265,65 +261,15 @@ impl Inner {
             tokio::time::sleep_until(*at + APART).await;
         }
         let said = match self.ask().await {
-            Ok(ranges) => self.take_over(&ranges),
+            Ok(said) => self.take_over(&said),
             Err(error) => Err(error),
         };
         *last = Some((Instant::now(), said.clone()));
         said
     }
 
-    /// Asks a few nodes at a time; the first answer counts.
-    async fn ask(&self) -> RedisResult<Vec<Range>> {
-        self.check_open()?;
-        let (mut known, first) = {
-            let mut state = self.state();
-            let first = state.knows.take();
-            (state.nodes.keys().cloned().collect::<Vec<_>>(), first)
-        };
-        fastrand::shuffle(&mut known);
-        let mut seeds = self.seeds.clone();
-        fastrand::shuffle(&mut seeds);
-        let mut candidates: Vec<String> = Vec::new();
-        for addr in known.into_iter().chain(seeds) {
-            if !candidates.contains(&addr) && first.as_ref() != Some(&addr) {
-                candidates.push(addr);
-            }
-        }
-        let mut failed: Vec<String> = Vec::new();
-        let first: Vec<String> = first.into_iter().collect();
-        let rounds = std::iter::once(&first[..]).chain(candidates.chunks(ASKED_AT_ONCE));
-        for round in rounds.filter(|round| !round.is_empty()) {
-            let (tell, mut told) = mpsc::channel(ASKED_AT_ONCE);
-            for addr in round {
-                let node = match self.node_at(addr) {
-                    Ok(node) => node,
-                    Err(error) => {
-                        failed.push(format!("{addr}: {error}"));
-                        continue;
-                    }
-                };
-                let tell = tell.clone();
-                // Tasks, so that one that is silent has its time to the end: that closes the connection.
-                tokio::spawn(async move {
-                    let said = question(&node).await;
-                    let _ = tell.send((node, said)).await;
-                });
-            }
-            drop(tell);
-            while let Some((node, said)) = told.recv().await {
-                match said.and_then(|answer| topology::parse(&answer, node.host())) {
-                    Ok(ranges) => return Ok(ranges),
-                    Err(why) => failed.push(format!("{}: {why}", node.addr)),
-                }
-            }
-        }
-        let count = failed.len();
-        failed.truncate(NAMED);
-        let more = if count > NAMED { ", and others" } else { "" };
-        Err(error("no node says who serves which slot", format!("{}{more}", failed.join("; "))))
-    }
-
-    fn take_over(&self, ranges: &[Range]) -> RedisResult<()> {
+    fn take_over(&self, said: &Said) -> RedisResult<()> {
+        let ranges = &said.ranges;
         let masters: BTreeSet<&str> = ranges.iter().map(|range| range.master.as_str()).collect();
         if masters.len() > self.max_nodes {
             return Err(self.too_many(masters.len()));
@@ -354,6 +300,11 @@ impl Inner {
                     .fill(node.cloned());
             }
             state.slots = slots;
+            // One that is cut off may have counted failovers that came to nothing.
+            if !said.is_cut_off && said.epoch.is_some() {
+                state.epoch = said.epoch;
+            }
+            state.behind_since = None;
             state
                 .nodes
                 .extract_if(|addr, node| {
@@ -403,19 +354,6 @@ impl Inner {
         *last = now;
         is_stuck
     }
-}
-
-/// What the nodes say is asked of one.
-async fn question(node: &Node) -> Result<::redis::Value, String> {
-    let asked = async {
-        let mut shared = node.pool.share().await.map_err(|error| short(&error.to_string()))?;
-        let mut question = ::redis::cmd("CLUSTER");
-        question.arg("SLOTS");
-        let answer = shared.req_packed_command(&question).await;
-        answer.map_err(|error| short(&error.to_string()))
-    };
-    let silent = || format!("no answer within {ANSWER:?}");
-    timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(silent()))
 }
 
 /// A node that serves no slot any more. Whoever uses it has a moment to finish.

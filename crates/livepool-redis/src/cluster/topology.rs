@@ -13,9 +13,46 @@ pub(super) struct Range {
     pub(super) master: String,
 }
 
-/// The answer to `CLUSTER SLOTS`. A node that does not know its own address leaves it out: then it is
-/// `asked`, the host that gave the answer.
-pub(super) fn parse(answer: &Value, asked: &str) -> Result<Vec<Range>, String> {
+/// What one node says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) ranges: Vec<Range>,
+    /// The highest number of a failover, or of a slot's move, that it has heard of. `None` where it does not
+    /// tell.
+    pub(super) epoch: Option<u64>,
+    /// It says that the cluster has failed: it may be the only one that thinks so, cut off from the others,
+    /// and what it says of slots is from before.
+    pub(super) is_cut_off: bool,
+}
+
+/// The answer that counts: that of the highest epoch, the first of equals, and none of an epoch below the one
+/// that is `held` already. Nodes that are cut off count where these are `all` that can be asked.
+pub(super) fn newest(said: &[Said], held: Option<u64>, is_all: bool) -> Option<&Said> {
+    // Whoever tells no number is believed.
+    let is_behind = |one: &Said| held.zip(one.epoch).is_some_and(|(held, epoch)| epoch < held);
+    let of_use = said.iter().filter(|one| !is_behind(one) && (is_all || !one.is_cut_off));
+    of_use.min_by_key(|one| (one.is_cut_off, std::cmp::Reverse(one.epoch)))
+}
+
+/// The answers to `CLUSTER SLOTS` and `CLUSTER INFO`. A node that does not know its own address leaves it
+/// out: then it is `asked`, the host that gave the answers.
+pub(super) fn parse(slots: &Value, info: &Value, asked: &str) -> Result<Said, String> {
+    let ranges = ranges(slots, asked)?;
+    let info = match info {
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => text.clone(),
+        // It may be forbidden.
+        _ => String::new(),
+    };
+    let field = |name: &str| {
+        let mut lines = info.lines().filter_map(|line| line.trim().split_once(':'));
+        lines.find(|(field, _)| *field == name).map(|(_, value)| value)
+    };
+    let epoch = field("cluster_current_epoch").and_then(|epoch| epoch.parse().ok());
+    Ok(Said { ranges, epoch, is_cut_off: field("cluster_state") == Some("fail") })
+}
+
+fn ranges(answer: &Value, asked: &str) -> Result<Vec<Range>, String> {
     let all = match answer {
         Value::Array(all) => all,
         Value::ServerError(error) => return Err(said(error)),
@@ -138,7 +175,16 @@ mod tests {
         );
         let range = |first, last, master: &str| Range { first, last, master: master.to_owned() };
         let expected = [range(0, 5, "10.0.0.1:7000"), range(6, 9, "[::1]:7001")];
-        assert_eq!(parse(&answer, "::1").unwrap(), expected);
+        let info = "cluster_state:fail\r\ncluster_current_epoch:12\r\n";
+        let info = Value::BulkString(info.into());
+        let said = parse(&answer, &info, "::1").unwrap();
+        assert_eq!(
+            (&said.ranges[..], said.epoch, said.is_cut_off),
+            (&expected[..], Some(12), true)
+        );
+        // Who may not ask for it learns nothing else.
+        let said = parse(&answer, &value("-NOPERM no\r\n"), "::1").unwrap();
+        assert_eq!((&said.ranges[..], said.epoch, said.is_cut_off), (&expected[..], None, false));
         for odd in [
             "*0\r\n",
             "+OK\r\n",
@@ -146,7 +192,39 @@ mod tests {
             "-ERR no cluster\r\n",
             "*1\r\n*3\r\n:0\r\n:16384\r\n*2\r\n$1\r\nh\r\n:1\r\n",
         ] {
-            assert!(parse(&value(odd), "h").is_err(), "{odd}");
+            assert!(parse(&value(odd), &info, "h").is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn the_newest_answer_counts_and_none_of_a_node_that_is_cut_off_or_of_before() {
+        let said = |epoch, is_cut_off| Said { ranges: Vec::new(), epoch, is_cut_off };
+        let ok = |epoch: u64| said(Some(epoch), false);
+        let cut_off = |epoch: u64| said(Some(epoch), true);
+        let silent = said(None, false);
+        for (all, held, so_far, at_last) in [
+            (vec![], None, None, None),
+            (vec![ok(3)], None, Some(0), Some(0)),
+            // The first of equals, else the newest.
+            (vec![ok(3), ok(4), ok(4)], Some(3), Some(1), Some(1)),
+            // In a minority: as the only one, it is better than nothing.
+            (vec![cut_off(3)], None, None, Some(0)),
+            // A replica there counts its vain elections.
+            (vec![cut_off(9), ok(4), cut_off(3)], Some(3), Some(1), Some(1)),
+            (vec![cut_off(3), cut_off(5)], Some(4), None, Some(1)),
+            // From before a failover that is known.
+            (vec![ok(3)], Some(4), None, None),
+            (vec![cut_off(3)], Some(4), None, None),
+            (vec![ok(3), ok(4)], Some(4), Some(1), Some(1)),
+            // Who tells nothing is believed, unless another one tells more.
+            (vec![silent.clone()], Some(4), Some(0), Some(0)),
+            (vec![silent, ok(4)], Some(4), Some(1), Some(1)),
+        ] {
+            let place = |is_all| {
+                let newest = newest(&all, held, is_all)?;
+                all.iter().position(|one| std::ptr::eq(one, newest))
+            };
+            assert_eq!((place(false), place(true)), (so_far, at_last), "{all:?}, {held:?}");
         }
     }
 

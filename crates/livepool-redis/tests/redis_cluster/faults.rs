@@ -1,0 +1,76 @@
+//! What nodes refuse, what they do not know yet, and what scripts say that looks like it.
+
+use livepool_redis::checkout_error;
+use livepool_redis::redis::{RedisError, Script};
+
+use super::*;
+
+/// A cluster that is found through these nodes, and gives up soon.
+fn hasty<S: AsRef<str>>(seeds: impl IntoIterator<Item = S>) -> Cluster {
+    let timeouts = livepool::Timeouts::default().with_checkout(SECOND);
+    let builder = Cluster::builder(seeds).unwrap();
+    builder.with_config(|config| config.with_timeouts(timeouts)).build().unwrap()
+}
+
+/// The error that a server makes of this line.
+fn said(line: &str) -> RedisError {
+    match livepool_redis::redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap() {
+        livepool_redis::redis::Value::ServerError(error) => error.into(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Moves an empty slot, of which no client is told.
+fn move_slot(servers: &RedisCluster, slot: u16, from: usize, to: usize) {
+    servers.begin_to_move(slot, from, to);
+    servers.end_move(slot, from, to);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_lost_the_majority_does_not_say_who_serves_what_while_another_answers() {
+    let mut cut_off = RedisCluster::start(3, false);
+    let servers = RedisCluster::start(1, false);
+    cut_off.nodes[1].kill_9();
+    cut_off.nodes[2].kill_9();
+    let state = || cut_off.nodes[0].cli(&["CLUSTER", "INFO"]);
+    until_seen(state, |info| info.contains("cluster_state:fail")).await;
+    let (stale, well) = (cut_off.nodes[0].addr(), servers.nodes[0].addr());
+    for _ in 0..12 {
+        // It is asked as well, and may be the first to answer.
+        let cluster = hasty([&stale, &well]);
+        assert_eq!(served(&cluster).await, [(well.clone(), 16_384)]);
+    }
+    // Where no other answers, what it knows is better than nothing.
+    let cluster = hasty([&stale]);
+    assert_eq!(served(&cluster).await.iter().map(|(_, slots)| slots).sum::<usize>(), 16_384);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_served_is_an_error_that_names_the_nodes_and_why() {
+    let servers = RedisCluster::start(1, false);
+    let nobody = Cluster::builder(["127.0.0.1:1"]).unwrap().build().unwrap();
+    let began = Instant::now();
+    let error = nobody.clone().get::<_, String>("k").await.unwrap_err().to_string();
+    assert!(error.contains("no node says") && error.contains("127.0.0.1:1"), "{error}");
+    assert!(began.elapsed() < 5 * SECOND, "it is told at once: {:?}", began.elapsed());
+    // A server that is no node.
+    let alone = Redis::start();
+    let alone = Cluster::builder([alone.addr()]).unwrap().build().unwrap();
+    let error = alone.clone().get::<_, String>("k").await.unwrap_err().to_string();
+    assert!(error.contains("cluster support disabled"), "{error}");
+    // Slots that nobody serves.
+    let events = Events::default();
+    let served = Cluster::builder(servers.addrs()).unwrap();
+    let timeouts = livepool::Timeouts::default().with_checkout(SECOND / 2);
+    let served = served.with_config(|config| config.with_timeouts(timeouts)).build().unwrap();
+    let slot = slot_of(&servers, "k").to_string();
+    assert_eq!(servers.nodes[0].cli(&["CLUSTER", "DELSLOTS", &slot]), "OK");
+    let error = served.clone().get::<_, String>("k").await.unwrap_err().to_string();
+    assert!(error.contains(&format!("slot {slot}")), "{error}");
+    // More nodes than there may be.
+    let servers = RedisCluster::start(3, false);
+    let few = Cluster::builder([servers.nodes[0].addr()]).unwrap().with_max_nodes(2);
+    let few = few.with_pools(move |pool| pool.observer(events.observer())).build().unwrap();
+    let error = few.clone().get::<_, String>("k").await.unwrap_err().to_string();
+    assert!(error.contains("max_nodes is 2"), "{error}");
+}
