@@ -22,7 +22,9 @@
 //!   without a key that concerns one node (`FLUSHALL`, `KEYS`, `SCAN`) is refused: take the node with
 //!   [`Cluster::nodes`].
 //! - **Resharding.** `MOVED` and `ASK` are followed, `TRYAGAIN` is tried again. `ASKING` goes in one write with
-//!   the command it is about: others use the same connection.
+//!   the command it is about: others use the same connection. An error that a script makes itself is its
+//!   answer, and it does not run again, whatever the error is called; unless it is word for word what the
+//!   server says of the script's own slot.
 //! - **Failover.** A command whose node is gone waits within `timeouts.checkout` (10 s), and goes to whoever
 //!   serves the slot then. What may have been carried out is not repeated: it fails, and
 //!   [`request_lost`](crate::request_lost) says so.
@@ -211,7 +213,9 @@ impl Cluster {
     /// Takes in where a slot has moved to, if this error says so. Returns whether it does, so that another
     /// try goes elsewhere.
     pub fn learn_from(&self, error: &RedisError) -> bool {
-        match topology::redirect_of(error, "") {
+        let all = error.clone().into_server_errors();
+        let mut all = all.iter().flat_map(|all| all.iter());
+        match all.find_map(|(_, error)| topology::parse_redirect(error, "")) {
             Some(Redirect::Moved(slot, addr)) => self.inner().moved(slot, &addr).is_ok(),
             _ => false,
         }

@@ -11,8 +11,8 @@ use livepool::{CheckoutError, FirstConnect};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::nodes::{Inner, Node};
-use super::slots::{Target, target_of};
-use super::topology::{Redirect, error, redirect, redirect_of, short};
+use super::slots::{Target, is_servers_own, target_of};
+use super::topology::{Redirect, Request, error, redirect, redirect_of, short};
 use crate::shared::{SharedConnection, request_lost};
 
 /// Redirections in a row without a pause.
@@ -131,7 +131,13 @@ impl Inner {
                 Tried::Answered(values) => {
                     for (index, value) in indices.into_iter().zip(values) {
                         match &value {
-                            Value::ServerError(said) if redirect(said, node.host()).is_some() => {
+                            Value::ServerError(said)
+                                if redirect(
+                                    said,
+                                    request(&node, targets[index], What::One(commands[index])),
+                                )
+                                .is_some() =>
+                            {
                                 again.push(index);
                             }
                             _ => answers[index] = Some(value),
@@ -216,7 +222,7 @@ impl Inner {
                         Redirect::Moved(slot, addr) => {
                             redirected = Some((self.moved(*slot, addr)?, false));
                         }
-                        Redirect::Ask(addr) => {
+                        Redirect::Ask(_, addr) => {
                             let node = self.node_at(addr)?;
                             node.asked();
                             redirected = Some((node, true));
@@ -298,13 +304,14 @@ impl Inner {
             What::Many(commands) => many(&mut shared, commands, asking).await,
             What::Atomic(pipeline) => atomic(&mut shared, pipeline, asking).await,
         };
+        let request = || request(node, target, what);
         match answers {
             Ok(answers) => {
                 // Of many, each is looked at by whoever sent them.
                 let refused = match (&what, answers.last()) {
                     (What::Many(_), _) => None,
                     (_, Some(Value::ServerError(said))) => {
-                        redirect(said, node.host()).map(|redirect| (redirect, text(said)))
+                        redirect(said, request()).map(|redirect| (redirect, text(said)))
                     }
                     _ => None,
                 };
@@ -313,7 +320,7 @@ impl Inner {
                     None => Tried::Answered(answers),
                 }
             }
-            Err(error) => match redirect_of(&error, node.host()) {
+            Err(error) => match redirect_of(&error, request()) {
                 Some(redirect) => Tried::Redirected(redirect, short(&error.to_string())),
                 None if request_lost(&error).is_some_and(|lost| !lost.maybe_done) => {
                     Tried::NotSent(error)
@@ -333,6 +340,20 @@ impl Inner {
 /// Whether no later try is spared this: a password that is refused, say.
 fn is_permanent(error: &CheckoutError) -> bool {
     error.connect_error().is_some_and(|error| !error.is_retryable())
+}
+
+fn request<'a>(node: &'a Node, target: Target, what: What<'_>) -> Request<'a> {
+    let slot = match target {
+        Target::Slot(slot) => Some(slot),
+        Target::Any => None,
+    };
+    let is_servers = match what {
+        What::One(command) => is_servers_own(command),
+        // What runs in a transaction answers inside of its answer.
+        What::Atomic(_) => true,
+        What::Many(_) => false,
+    };
+    Request { host: node.host(), slot, is_servers }
 }
 
 fn text(error: &ServerError) -> String {

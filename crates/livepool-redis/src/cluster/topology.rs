@@ -104,13 +104,36 @@ pub(super) enum Redirect {
     /// The slot is served there from now on.
     Moved(u16, String),
     /// This key may be there already.
-    Ask(String),
+    Ask(u16, String),
     /// Not now: a slot is on its way, or nobody serves it, or the node is not ready.
     Later,
 }
 
-/// `asked` is the host that said it, which may leave itself out.
-pub(super) fn redirect(error: &ServerError, asked: &str) -> Option<Redirect> {
+/// What a node was sent that answers with an error.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request<'a> {
+    /// The host that was asked, which may leave itself out.
+    pub(super) host: &'a str,
+    pub(super) slot: Option<u16>,
+    /// No user's code runs in it, that might answer with an error of its own making.
+    pub(super) is_servers: bool,
+}
+
+/// What an error means for its request. `None`: it is the answer.
+///
+/// An error that a script made is one that follows what the script has done: to run it again would do it
+/// again.
+pub(super) fn redirect(error: &ServerError, request: Request<'_>) -> Option<Redirect> {
+    let redirect = parse_redirect(error, request.host)?;
+    let is_meant = match &redirect {
+        Redirect::Moved(slot, _) | Redirect::Ask(slot, _) => request.slot == Some(*slot),
+        Redirect::Later => request.is_servers || is_servers_text(error),
+    };
+    is_meant.then_some(redirect)
+}
+
+/// As the error stands, whatever it is the answer to.
+pub(super) fn parse_redirect(error: &ServerError, asked: &str) -> Option<Redirect> {
     match error.code() {
         "MOVED" | "ASK" => {
             let (slot, place) = error.details()?.split_once(' ')?;
@@ -120,7 +143,7 @@ pub(super) fn redirect(error: &ServerError, asked: &str) -> Option<Redirect> {
             let place = address(if host.is_empty() { asked } else { host }, port);
             Some(match error.code() {
                 "MOVED" => Redirect::Moved(slot, place),
-                _ => Redirect::Ask(place),
+                _ => Redirect::Ask(slot, place),
             })
         }
         "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" => Some(Redirect::Later),
@@ -128,10 +151,33 @@ pub(super) fn redirect(error: &ServerError, asked: &str) -> Option<Redirect> {
     }
 }
 
+/// Whether a server says this, word for word, instead of carrying a command out.
+fn is_servers_text(error: &ServerError) -> bool {
+    matches!(
+        (error.code(), error.details().unwrap_or_default().trim_end()),
+        ("TRYAGAIN", "Multiple keys request during rehashing of slot")
+            | (
+                "CLUSTERDOWN",
+                "The cluster is down"
+                    | "The cluster is down and only accepts read commands"
+                    | "Hash slot not served"
+            )
+            | (
+                "LOADING",
+                "Redis is loading the dataset in memory"
+                    | "Valkey is loading the dataset in memory"
+            )
+            | (
+                "MASTERDOWN",
+                "Link with MASTER is down and replica-serve-stale-data is set to 'no'."
+            )
+    )
+}
+
 /// The first redirection among the errors that a transaction was discarded for: nothing of it was done.
-pub(super) fn redirect_of(error: &RedisError, asked: &str) -> Option<Redirect> {
+pub(super) fn redirect_of(error: &RedisError, request: Request<'_>) -> Option<Redirect> {
     let all = error.clone().into_server_errors()?;
-    all.iter().find_map(|(_, error)| redirect(error, asked))
+    all.iter().find_map(|(_, error)| redirect(error, request))
 }
 
 pub(super) fn error(what: &'static str, detail: String) -> RedisError {
@@ -230,12 +276,13 @@ mod tests {
 
     #[test]
     fn redirections_are_read_as_nodes_write_them() {
-        let of = |line: &str| redirect(&server_error(line), "10.0.0.9");
+        let request = Request { host: "10.0.0.9", slot: Some(3999), is_servers: true };
+        let of = |line: &str| redirect(&server_error(line), request);
         let moved = |place: &str| Some(Redirect::Moved(3999, place.to_owned()));
         assert_eq!(of("MOVED 3999 10.0.0.1:6381"), moved("10.0.0.1:6381"));
         assert_eq!(of("MOVED 3999 :6381"), moved("10.0.0.9:6381"));
         assert_eq!(of("MOVED 3999 2001:db8::1:6381"), moved("[2001:db8::1]:6381"));
-        assert_eq!(of("ASK 3999 h:6381"), Some(Redirect::Ask("h:6381".to_owned())));
+        assert_eq!(of("ASK 3999 h:6381"), Some(Redirect::Ask(3999, "h:6381".to_owned())));
         assert_eq!(
             of("TRYAGAIN Multiple keys request during rehashing of slot"),
             Some(Redirect::Later)
@@ -245,11 +292,43 @@ mod tests {
             "MOVED",
             "MOVED 3999",
             "MOVED 99999 h:1",
-            "MOVED 1 h",
-            "MOVED 1 h:0",
-            "ERR MOVED 1 h:1",
+            "MOVED 3999 h",
+            "MOVED 3999 h:0",
+            "ERR MOVED 3999 h:1",
+            // Of another slot than the one that was asked for.
+            "MOVED 1 h:1",
+            "ASK 1 h:1",
         ] {
             assert_eq!(of(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_a_script_may_have_said_counts_where_it_is_what_a_server_says_word_for_word() {
+        let of = |line: &str, is_servers| {
+            let request = Request { host: "h", slot: Some(7), is_servers };
+            redirect(&server_error(line), request)
+        };
+        for line in [
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            "CLUSTERDOWN The cluster is down",
+            "CLUSTERDOWN The cluster is down and only accepts read commands",
+            "CLUSTERDOWN Hash slot not served",
+            "LOADING Redis is loading the dataset in memory",
+            "LOADING Valkey is loading the dataset in memory",
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        ] {
+            assert_eq!(of(line, false), Some(Redirect::Later), "{line}");
+        }
+        for line in [
+            "TRYAGAIN",
+            "TRYAGAIN later",
+            "CLUSTERDOWN The cluster is down script: f1, on @user_script:1.",
+            "LOADING the page",
+            "MASTERDOWN",
+        ] {
+            assert_eq!(of(line, false), None, "{line}");
+            assert_eq!(of(line, true), Some(Redirect::Later), "{line}");
         }
     }
 }

@@ -46,6 +46,37 @@ async fn a_node_that_has_lost_the_majority_does_not_say_who_serves_what_while_an
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_that_a_script_makes_itself_is_the_callers_and_the_script_runs_once() {
+    let servers = RedisCluster::start(2, false);
+    let cluster = hasty([servers.nodes[0].addr()]);
+    let mut conn = cluster.clone();
+    let other = slot_of(&servers, "k").wrapping_add(1) % 16_384;
+    let script = "redis.call('INCR', KEYS[1]) return redis.error_reply(ARGV[1])";
+    let lines = [
+        "TRYAGAIN it is not there yet",
+        "CLUSTERDOWN says the script",
+        "MASTERDOWN says the script",
+        "LOADING says the script",
+        &format!("MOVED {other} 127.0.0.1:1"),
+        &format!("ASK {other} 127.0.0.1:1"),
+    ];
+    for (number, line) in (1_usize..).zip(lines) {
+        let mut eval = cmd("EVAL");
+        eval.arg(script).arg(1).arg("k").arg(line);
+        let error = eval.query_async::<()>(&mut conn).await.unwrap_err();
+        assert_eq!(error.code(), line.split(' ').next(), "{error}");
+        let mut many = pipe();
+        many.get("other").ignore().add_command(eval.clone()).get("k");
+        let error = many.query_async::<()>(&mut conn).await.unwrap_err();
+        assert!(error.to_string().contains(line.split_once(' ').unwrap().1), "{error}");
+        let mut all = pipe();
+        all.atomic().get("k").add_command(eval);
+        all.query_async::<()>(&mut conn).await.unwrap_err();
+        assert_eq!(conn.get::<_, usize>("k").await.unwrap(), 3 * number, "after {line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_served_is_an_error_that_names_the_nodes_and_why() {
     let servers = RedisCluster::start(1, false);
     let nobody = Cluster::builder(["127.0.0.1:1"]).unwrap().build().unwrap();
