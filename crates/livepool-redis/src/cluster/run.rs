@@ -42,6 +42,8 @@ enum Tried {
     Redirected(Redirect, String),
     /// It was not carried out: it may be sent again, whatever it does.
     NotSent(RedisError),
+    /// It was not carried out, as the node refuses its guests: each time, unless it is none of the cluster.
+    Refused(RedisError),
     Failed(RedisError),
 }
 
@@ -144,7 +146,9 @@ impl Inner {
                         }
                     }
                 }
-                Tried::Redirected(..) | Tried::NotSent(_) => again.extend(indices),
+                Tried::Redirected(..) | Tried::NotSent(_) | Tried::Refused(_) => {
+                    again.extend(indices);
+                }
                 Tried::Failed(error) => return Err(error),
             }
         }
@@ -234,6 +238,23 @@ impl Inner {
                     }
                     said
                 }
+                Tried::Refused(error) => {
+                    // Somebody else may have the address of a node that is gone.
+                    let asked = timeout_at(deadline, self.refresh(seen)).await;
+                    let now = match target {
+                        Target::Slot(slot) => self.server_of(slot),
+                        Target::Any => self.any(),
+                    };
+                    let is_same = match (&found, &now) {
+                        (Ok((node, _)), Some(now)) => Arc::ptr_eq(node, now),
+                        _ => false,
+                    };
+                    // The nodes say that it is one of them; or they refuse as well.
+                    if is_same || !matches!(asked, Ok(Ok(()))) {
+                        return Err(error);
+                    }
+                    short(&error.to_string())
+                }
                 Tried::NotSent(error) => {
                     // Where there was no node, it was asked for just now.
                     if found.is_ok() {
@@ -295,7 +316,7 @@ impl Inner {
         let mut shared = match shared {
             Ok(shared) => shared,
             Err(error) if is_permanent(&error) => {
-                return Tried::Failed(io::Error::from(error).into());
+                return Tried::Refused(io::Error::from(error).into());
             }
             Err(error) => return Tried::NotSent(io::Error::from(error).into()),
         };

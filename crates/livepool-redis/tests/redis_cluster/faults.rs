@@ -77,6 +77,21 @@ async fn an_error_that_a_script_makes_itself_is_the_callers_and_the_script_runs_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_refuses_its_guests_is_left_for_the_one_that_has_the_slot() {
+    let servers = RedisCluster::start(2, false);
+    let cluster = hasty([servers.nodes[0].addr()]);
+    let mut conn = cluster.clone();
+    let (first, second) = (key_of(&servers, 0), key_of(&servers, 1));
+    conn.set::<_, _, ()>(&first, 1).await.unwrap();
+    // The other node was not connected to yet: whoever does is refused from now on.
+    let slot = slot_of(&servers, &second);
+    move_slot(&servers, slot, 1, 0);
+    assert_eq!(servers.nodes[1].cli(&["CONFIG", "SET", "requirepass", "secret"]), "OK");
+    conn.set::<_, _, ()>(&second, 2).await.unwrap();
+    assert_eq!(servers.nodes[0].cli(&["GET", &second]), "2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_served_is_an_error_that_names_the_nodes_and_why() {
     let servers = RedisCluster::start(1, false);
     let nobody = Cluster::builder(["127.0.0.1:1"]).unwrap().build().unwrap();
