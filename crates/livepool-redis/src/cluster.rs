@@ -17,10 +17,13 @@
 //!
 //! - **Slots.** Any node tells who serves which slot. A few are asked at a time, and the one that knows of the
 //!   latest change (`CLUSTER INFO`) is believed; one that is cut off from the others, or behind what is known
-//!   already, is not. A command goes by its first key. Commands of a pipeline
-//!   go to their nodes at the same time, and need no common slot; those of an atomic one do. A command
-//!   without a key that concerns one node (`FLUSHALL`, `KEYS`, `SCAN`) is refused: take the node with
-//!   [`Cluster::nodes`].
+//!   already, is not. A command goes by its first key. One without a key that concerns one node (`FLUSHALL`,
+//!   `KEYS`, `SCAN`) is refused: take the node with [`Cluster::nodes`].
+//! - **Pipelines.** Their commands go to their nodes at the same time, and need no common slot; those of an
+//!   atomic one do. Commands of one slot are carried out in their order, unless the slot moves meanwhile:
+//!   those that are redirected are sent again behind the others. Where the order matters, make it atomic.
+//!   When a pipeline fails, commands of it may have been carried out, and the error says so:
+//!   [`checkout_error`](crate::checkout_error) finds nothing in it then.
 //! - **Resharding.** `MOVED` and `ASK` are followed, `TRYAGAIN` is tried again. `ASKING` goes in one write with
 //!   the command it is about: others use the same connection. An error that a script makes itself is its
 //!   answer, and it does not run again, whatever the error is called; unless it is word for word what the

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::nodes::{Inner, Node};
 use super::slots::{Target, is_servers_own, target_of};
 use super::topology::{Redirect, Request, error, redirect, redirect_of, short};
+use crate::checkout_error;
 use crate::shared::{SharedConnection, request_lost};
 
 /// Redirections in a row without a pause.
@@ -128,6 +129,7 @@ impl Inner {
             (node, indices, tried)
         });
         let mut answers = vec![None; commands.len()];
+        let (mut is_begun, mut failed) = (false, None);
         for (node, indices, tried) in join_all(tries).await {
             match tried {
                 Tried::Answered(values) => {
@@ -142,20 +144,27 @@ impl Inner {
                             {
                                 again.push(index);
                             }
-                            _ => answers[index] = Some(value),
+                            _ => {
+                                is_begun = true;
+                                answers[index] = Some(value);
+                            }
                         }
                     }
                 }
                 Tried::Redirected(..) | Tried::NotSent(_) | Tried::Refused(_) => {
                     again.extend(indices);
                 }
-                Tried::Failed(error) => return Err(error),
+                Tried::Failed(error) => failed = failed.or(Some(error)),
             }
+        }
+        if let Some(error) = failed {
+            return Err(in_part(error, is_begun));
         }
         again.sort_unstable();
         for index in again {
-            let mut values = self.run(targets[index], What::One(commands[index])).await?;
-            answers[index] = values.pop();
+            let tried = self.run(targets[index], What::One(commands[index])).await;
+            answers[index] = tried.map_err(|error| in_part(error, is_begun))?.pop();
+            is_begun = true;
         }
         Ok(answers.into_iter().map(|answer| answer.unwrap_or(Value::Nil)).collect())
     }
@@ -356,6 +365,15 @@ impl Inner {
             },
         }
     }
+}
+
+/// The error of a pipeline. One that says of a command that nothing was sent does not say it of others, if
+/// something `is_begun`.
+fn in_part(why: RedisError, is_begun: bool) -> RedisError {
+    if !is_begun || (why.is_io_error() && checkout_error(&why).is_none()) {
+        return why;
+    }
+    error("a part of the pipeline was done", short(&why.to_string()))
 }
 
 /// Whether no later try is spared this: a password that is refused, say.

@@ -92,6 +92,29 @@ async fn a_node_that_refuses_its_guests_is_left_for_the_one_that_has_the_slot() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipeline_of_which_a_part_was_done_says_so_and_not_that_nothing_was_sent() {
+    let servers = RedisCluster::start(2, false);
+    let cluster = hasty([servers.nodes[0].addr()]);
+    let mut conn = cluster.clone();
+    let (first, second) = (key_of(&servers, 0), key_of(&servers, 1));
+    conn.get::<_, Option<String>>(&first).await.unwrap();
+    assert_eq!(servers.nodes[1].cli(&["CONFIG", "SET", "requirepass", "secret"]), "OK");
+    // Of one that goes to that node alone, nothing was.
+    let error = conn.set::<_, _, ()>(&second, 2).await.unwrap_err();
+    assert!(checkout_error(&error).is_some(), "{error}");
+    let mut both = pipe();
+    both.set(&first, 1).set(&second, 2);
+    let error = both.query_async::<()>(&mut conn).await.unwrap_err();
+    assert_eq!(servers.nodes[0].cli(&["GET", &first]), "1");
+    assert!(checkout_error(&error).is_none(), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("part of the pipeline was done") && text.contains("a password"),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_served_is_an_error_that_names_the_nodes_and_why() {
     let servers = RedisCluster::start(1, false);
     let nobody = Cluster::builder(["127.0.0.1:1"]).unwrap().build().unwrap();
