@@ -215,13 +215,38 @@ impl Cluster {
 
     /// Takes in where a slot has moved to, if this error says so. Returns whether it does, so that another
     /// try goes elsewhere.
+    ///
+    /// An error that says that the node may be gone or replaced (of the connection, `CLUSTERDOWN`, `LOADING`,
+    /// `MASTERDOWN`, `READONLY`, and what ends a wait at a master that is none any more) has the nodes asked in
+    /// the background: [`pool_for`](Self::pool_for) is right again as soon as they know. Without it that takes
+    /// up to 30 s, unless a command of the cluster finds out. Tell it a [`CheckoutError`] as well:
+    ///
+    /// ```no_run
+    /// # use livepool_redis::cluster::Cluster;
+    /// # async fn f(cluster: Cluster) -> livepool_redis::redis::RedisResult<()> {
+    /// let got = cluster.pool_for("jobs").await?.get().await;
+    /// let mut own = got.map_err(|error| {
+    ///     let error = std::io::Error::from(error).into();
+    ///     cluster.learn_from(&error);
+    ///     error
+    /// })?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// [`CheckoutError`]: livepool::CheckoutError
     pub fn learn_from(&self, error: &RedisError) -> bool {
         let all = error.clone().into_server_errors();
         let mut all = all.iter().flat_map(|all| all.iter());
-        match all.find_map(|(_, error)| topology::parse_redirect(error, "")) {
-            Some(Redirect::Moved(slot, addr)) => self.inner().moved(slot, &addr).is_ok(),
-            _ => false,
+        if let Some(Redirect::Moved(slot, addr)) =
+            all.clone().find_map(|(_, error)| topology::parse_redirect(error, ""))
+            && self.inner().moved(slot, &addr).is_ok()
+        {
+            return true;
         }
+        if error.is_io_error() || all.any(|(_, error)| topology::is_doubtful(error)) {
+            self.inner().doubt();
+        }
+        false
     }
 
     /// Every node that serves slots.

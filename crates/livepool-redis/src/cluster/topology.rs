@@ -151,6 +151,11 @@ pub(super) fn parse_redirect(error: &ServerError, asked: &str) -> Option<Redirec
     }
 }
 
+/// Whether a node that says so may have been replaced, or is about to be.
+pub(super) fn is_doubtful(error: &ServerError) -> bool {
+    matches!(error.code(), "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "READONLY" | "UNBLOCKED")
+}
+
 /// Whether a server says this, word for word, instead of carrying a command out.
 fn is_servers_text(error: &ServerError) -> bool {
     matches!(

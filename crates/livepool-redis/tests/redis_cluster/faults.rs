@@ -108,10 +108,39 @@ async fn a_pipeline_of_which_a_part_was_done_says_so_and_not_that_nothing_was_se
     assert_eq!(servers.nodes[0].cli(&["GET", &first]), "1");
     assert!(checkout_error(&error).is_none(), "{error}");
     let text = error.to_string();
-    assert!(
-        text.contains("part of the pipeline was done") && text.contains("a password"),
-        "{text}"
-    );
+    assert!(text.contains("part of the pipeline was done") && text.contains("a password"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_a_connection_of_his_own_tells_what_became_of_it_and_the_nodes_are_asked() {
+    let servers = RedisCluster::start(2, false);
+    let events = Events::default();
+    let cluster = cluster(&servers, &events);
+    let late = livepool::Pool::builder(livepool::Config::new("127.0.0.1:1"))
+        .protocol(livepool_redis::Redis::from_url("redis://127.0.0.1:1").unwrap())
+        .build()
+        .unwrap();
+    let no_connection = std::io::Error::from(late.get().await.unwrap_err());
+    let errors = [
+        RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset)),
+        RedisError::from(no_connection),
+        said("CLUSTERDOWN The cluster is down"),
+        said("LOADING Redis is loading the dataset in memory"),
+        said("READONLY You can't write against a read only replica."),
+        said("UNBLOCKED force unblock from blocking operation, instance state changed"),
+    ];
+    for (slot, error) in errors.iter().enumerate() {
+        let before = served(&cluster).await;
+        move_slot(&servers, slot as u16, 0, 1);
+        assert!(!cluster.learn_from(error), "it does not say where the slot is");
+        let began = Instant::now();
+        while served(&cluster).await == before {
+            assert!(began.elapsed() < 5 * SECOND, "{error}: nobody was asked");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    // The caller's own mistakes are nobody's news.
+    assert!(!cluster.learn_from(&said("WRONGTYPE Operation against a key")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
