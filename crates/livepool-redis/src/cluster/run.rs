@@ -55,6 +55,19 @@ impl Inner {
             return Err(refused);
         }
         let target = target_of(command)?;
+        // Whether it was redirected is in the answer that nobody wants.
+        let answered;
+        let command = match command.is_no_response() {
+            false => command,
+            true => {
+                answered = {
+                    let mut command = command.clone();
+                    command.set_no_response(false);
+                    command
+                };
+                &answered
+            }
+        };
         let mut answers = self.run(target, What::One(command)).await?;
         Ok(answers.pop().unwrap_or(Value::Nil))
     }

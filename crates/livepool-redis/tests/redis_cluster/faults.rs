@@ -144,6 +144,18 @@ async fn who_has_a_connection_of_his_own_tells_what_became_of_it_and_the_nodes_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_whose_answer_nobody_wants_is_not_lost_with_a_slot_that_has_moved() {
+    let servers = RedisCluster::start(2, false);
+    let events = Events::default();
+    let mut conn = cluster(&servers, &events);
+    let key = key_of(&servers, 0);
+    conn.get::<_, Option<String>>(&key).await.unwrap();
+    move_slot(&servers, slot_of(&servers, &key), 0, 1);
+    cmd("SET").arg(&key).arg("here").set_no_response(true).exec_async(&mut conn).await.unwrap();
+    assert_eq!(servers.nodes[1].cli(&["GET", &key]), "here");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_served_is_an_error_that_names_the_nodes_and_why() {
     let servers = RedisCluster::start(1, false);
     let nobody = Cluster::builder(["127.0.0.1:1"]).unwrap().build().unwrap();
