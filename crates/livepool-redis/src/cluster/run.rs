@@ -244,21 +244,34 @@ impl Inner {
                 Tried::Answered(values) => return Ok(values),
                 Tried::Failed(error) => return Err(error),
                 Tried::Redirected(redirect, said) => {
-                    match &redirect {
+                    let to = match &redirect {
                         Redirect::Moved(slot, addr) => {
-                            redirected = Some((self.moved(*slot, addr)?, false));
+                            self.moved(*slot, addr).map(|node| Some((node, false)))
                         }
-                        Redirect::Ask(_, addr) => {
-                            let node = self.node_at(addr)?;
+                        Redirect::Ask(_, addr) => self.node_at(addr).map(|node| {
                             node.asked();
-                            redirected = Some((node, true));
+                            Some((node, true))
+                        }),
+                        Redirect::Later => Ok(None),
+                    };
+                    match to {
+                        Ok(Some(to)) => {
+                            redirected = Some(to);
+                            if tries <= AT_ONCE {
+                                continue;
+                            }
+                            said
                         }
-                        Redirect::Later => self.doubt(),
+                        Ok(None) => {
+                            self.doubt();
+                            said
+                        }
+                        // No address, or one node too many: until those that have left are known.
+                        Err(error) => {
+                            self.doubt();
+                            short(&format!("{said}: {error}"))
+                        }
                     }
-                    if tries <= AT_ONCE && redirected.is_some() {
-                        continue;
-                    }
-                    said
                 }
                 Tried::Refused(error) => {
                     // Somebody else may have the address of a node that is gone.
