@@ -50,7 +50,7 @@ impl Inner {
                 let node = match self.node_at(addr) {
                     Ok(node) => node,
                     Err(error) => {
-                        failed.push(format!("{addr}: {error}"));
+                        failed.push(short(&format!("{addr}: {error}")));
                         continue;
                     }
                 };
@@ -70,7 +70,9 @@ impl Inner {
                 };
                 match next {
                     None => break,
-                    Some((node, Err(why))) => failed.push(format!("{}: {why}", node.addr)),
+                    Some((node, Err(why))) => {
+                        failed.push(short(&format!("{}: {why}", node.addr)));
+                    }
                     Some((_, Ok(said))) => {
                         all.push(said);
                         if topology::newest(&all, held, false).is_some() {

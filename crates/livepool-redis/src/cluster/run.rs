@@ -343,7 +343,7 @@ impl Inner {
                     if is_elsewhere && !asking {
                         let why =
                             format!("node {} gave no connection within {PATIENCE:?}", node.addr);
-                        return Tried::NotSent(error("it is served elsewhere", why));
+                        return Tried::NotSent(error("it is served elsewhere", short(&why)));
                     }
                 }
             }

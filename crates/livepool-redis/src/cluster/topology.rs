@@ -190,17 +190,16 @@ pub(super) fn error(what: &'static str, detail: String) -> RedisError {
 }
 
 fn said(error: &ServerError) -> String {
-    let said = format!("{} {}", error.code(), error.details().unwrap_or_default());
-    short(&Escaped(&said.trim_end()).to_string())
+    short(format!("{} {}", error.code(), error.details().unwrap_or_default()).trim_end())
 }
 
 fn unusual(value: &Value) -> String {
-    short(&format!("it does not answer as a node of a cluster: {}", Escaped(&format!("{value:?}"))))
+    short(&format!("it does not answer as a node of a cluster: {value:?}"))
 }
 
-/// No more than a line of a peer's words.
+/// No more than a line of a peer's words, without what would steer a terminal.
 pub(super) fn short(text: &str) -> String {
-    text.chars().take(200).collect()
+    Escaped(&text).to_string().chars().take(200).collect()
 }
 
 #[cfg(test)]
@@ -306,6 +305,13 @@ mod tests {
         ] {
             assert_eq!(of(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn the_words_of_a_peer_are_shown_on_one_line_and_move_no_cursor() {
+        assert_eq!(short("ERR \u{1b}[2Jno\nroom"), r"ERR \u{1b}[2Jno\nroom");
+        assert_eq!(said(&server_error("ERR \u{1b}[2J")), r"ERR \u{1b}[2J");
+        assert_eq!(short(&"x".repeat(1000)).len(), 200);
     }
 
     #[test]
