@@ -18,7 +18,8 @@
 //! - **Slots.** Any node tells who serves which slot. A few are asked at a time, and the one that knows of the
 //!   latest change (`CLUSTER INFO`) is believed; one that is cut off from the others, or behind what is known
 //!   already, is not. A command goes by its first key. One without a key that concerns one node (`FLUSHALL`,
-//!   `KEYS`, `SCAN`) is refused: take the node with [`Cluster::nodes`].
+//!   `KEYS`, `SCAN`, `CLUSTER RESET`) is refused: take the node with [`Cluster::nodes`]. `SCRIPT LOAD`, `EXISTS`
+//!   and `FLUSH` go to every master, so that `redis::Script` works; in a pipeline they go first.
 //! - **Pipelines.** Their commands go to their nodes at the same time, and need no common slot; those of an
 //!   atomic one do. Commands of one slot are carried out in their order, unless the slot moves meanwhile:
 //!   those that are redirected are sent again behind the others. Where the order matters, make it atomic.

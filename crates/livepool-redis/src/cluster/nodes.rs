@@ -204,6 +204,19 @@ impl Inner {
         servers
     }
 
+    /// A slot of each node that serves some.
+    pub(super) fn slot_of_each(&self) -> Vec<u16> {
+        let state = self.state();
+        let mut found: Vec<(&Arc<Node>, u16)> = Vec::new();
+        for (slot, node) in (0..).zip(&state.slots) {
+            let Some(node) = node else { continue };
+            if !found.iter().any(|(known, _)| Arc::ptr_eq(known, node)) {
+                found.push((node, slot));
+            }
+        }
+        found.into_iter().map(|(_, slot)| slot).collect()
+    }
+
     pub(super) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }

@@ -68,6 +68,9 @@ impl Inner {
                 &answered
             }
         };
+        if target == Target::Every {
+            return self.everywhere(command).await;
+        }
         let mut answers = self.run(target, What::One(command)).await?;
         Ok(answers.pop().unwrap_or(Value::Nil))
     }
@@ -96,6 +99,12 @@ impl Inner {
         if !pipeline.is_transaction() {
             return self.scattered(&commands, &targets).await;
         }
+        if targets.contains(&Target::Every) {
+            return Err(error(
+                "no transaction of a cluster",
+                "a command of it is for every master, and a transaction is of one".to_owned(),
+            ));
+        }
         let mut slots = targets.iter().filter(|target| **target != Target::Any);
         let first = slots.next().copied();
         if slots.any(|other| Some(*other) != first) {
@@ -117,6 +126,16 @@ impl Inner {
         targets: &[Target],
     ) -> RedisResult<Vec<Value>> {
         self.used();
+        let mut answers = vec![None; commands.len()];
+        let (mut is_begun, mut failed) = (false, None);
+        // First of all: a script is loaded before what runs it.
+        for (index, command) in commands.iter().enumerate() {
+            if targets[index] == Target::Every {
+                let tried = self.everywhere(command).await;
+                answers[index] = Some(tried.map_err(|error| in_part(error, is_begun))?);
+                is_begun = true;
+            }
+        }
         let mut groups: Vec<(Arc<Node>, Vec<usize>)> = Vec::new();
         let mut again: Vec<usize> = Vec::new();
         let any = self.any();
@@ -124,6 +143,7 @@ impl Inner {
             let node = match target {
                 Target::Slot(slot) => self.server_of(*slot),
                 Target::Any => any.clone(),
+                Target::Every => continue,
             };
             let Some(node) = node else {
                 again.push(index);
@@ -141,8 +161,6 @@ impl Inner {
             let tried = self.attempt(&node, target, What::Many(&of_node), false, deadline).await;
             (node, indices, tried)
         });
-        let mut answers = vec![None; commands.len()];
-        let (mut is_begun, mut failed) = (false, None);
         for (node, indices, tried) in join_all(tries).await {
             match tried {
                 Tried::Answered(values) => {
@@ -182,6 +200,21 @@ impl Inner {
         Ok(answers.into_iter().map(|answer| answer.unwrap_or(Value::Nil)).collect())
     }
 
+    /// Runs a command on every master, and returns what all agree on.
+    async fn everywhere(self: &Arc<Self>, command: &Cmd) -> RedisResult<Value> {
+        self.used();
+        if self.slot_of_each().is_empty() {
+            // What waits until one is known.
+            self.run(Target::Any, What::One(&::redis::cmd("PING"))).await?;
+        }
+        let of_master = |slot| self.run(Target::Slot(slot), What::One(command));
+        let mut all = Vec::new();
+        for answers in join_all(self.slot_of_each().into_iter().map(of_master)).await {
+            all.extend(answers?);
+        }
+        Ok(agreed(all))
+    }
+
     fn deadline(&self) -> Instant {
         Instant::now() + self.config.timeouts.checkout.unwrap_or(LONGEST).min(LONGEST)
     }
@@ -190,7 +223,7 @@ impl Inner {
     pub(super) async fn node_for(self: &Arc<Self>, target: Target) -> RedisResult<Arc<Node>> {
         let find = || match target {
             Target::Slot(slot) => self.server_of(slot),
-            Target::Any => self.any(),
+            Target::Any | Target::Every => self.any(),
         };
         let seen = self.version();
         if let Some(node) = find() {
@@ -200,7 +233,7 @@ impl Inner {
         find().ok_or_else(|| {
             let what = match target {
                 Target::Slot(slot) => format!("slot {slot}"),
-                Target::Any => "any slot".to_owned(),
+                Target::Any | Target::Every => "any slot".to_owned(),
             };
             error("no node serves it", format!("nobody knows a node that serves {what}"))
         })
@@ -278,7 +311,7 @@ impl Inner {
                     let asked = timeout_at(deadline, self.refresh(seen)).await;
                     let now = match target {
                         Target::Slot(slot) => self.server_of(slot),
-                        Target::Any => self.any(),
+                        Target::Any | Target::Every => self.any(),
                     };
                     let is_same = match (&found, &now) {
                         (Ok((node, _)), Some(now)) => Arc::ptr_eq(node, now),
@@ -303,7 +336,7 @@ impl Inner {
             if Instant::now() + pause >= deadline {
                 let what = match target {
                     Target::Slot(slot) => format!("slot {slot}: "),
-                    Target::Any => String::new(),
+                    Target::Any | Target::Every => String::new(),
                 };
                 let detail =
                     format!("{what}{tries} tries within {:?}, the last: {why}", self.limit());
@@ -338,7 +371,7 @@ impl Inner {
                         Target::Slot(slot) => {
                             self.server_of(slot).is_some_and(|now| !Arc::ptr_eq(&now, node))
                         }
-                        Target::Any => true,
+                        Target::Any | Target::Every => true,
                     };
                     if is_elsewhere && !asking {
                         let why =
@@ -393,6 +426,24 @@ impl Inner {
     }
 }
 
+/// What all answered: the first refusal, if there is one; of numbers, as `SCRIPT EXISTS` gives them, the
+/// lowest; else the first.
+fn agreed(all: Vec<Value>) -> Value {
+    let refused = all.iter().position(|value| matches!(value, Value::ServerError(_)));
+    let mut all = all.into_iter();
+    let first = all.nth(refused.unwrap_or(0)).unwrap_or(Value::Nil);
+    all.fold(first, |agreed, value| match (agreed, value) {
+        (Value::Array(agreed), Value::Array(values)) => {
+            let lower = |pair| match pair {
+                (Value::Int(one), Value::Int(other)) => Value::Int(one.min(other)),
+                (one, _) => one,
+            };
+            Value::Array(agreed.into_iter().zip(values).map(lower).collect())
+        }
+        (agreed, _) => agreed,
+    })
+}
+
 /// The error of a pipeline. One that says of a command that nothing was sent does not say it of others, if
 /// something `is_begun`.
 fn in_part(why: RedisError, is_begun: bool) -> RedisError {
@@ -410,7 +461,7 @@ fn is_permanent(error: &CheckoutError) -> bool {
 fn request<'a>(node: &'a Node, target: Target, what: What<'_>) -> Request<'a> {
     let slot = match target {
         Target::Slot(slot) => Some(slot),
-        Target::Any => None,
+        Target::Any | Target::Every => None,
     };
     let is_servers = match what {
         What::One(command) => is_servers_own(command),

@@ -33,6 +33,8 @@ pub(super) enum Target {
     Slot(u16),
     /// To any node: all give the same answer, or do the same.
     Any,
+    /// To every master: each has to do it.
+    Every,
 }
 
 /// Where this command is to be sent, by its first key. (That all keys are of one slot is for the server to
@@ -48,7 +50,9 @@ pub(super) fn target_of(command: &Cmd) -> RedisResult<Target> {
     let name = words.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
     let key = match first_key(&name, &words) {
         Key::At(index) => words.get(index),
+        Key::OfSlot(slot) => return Ok(Target::Slot(slot)),
         Key::None => return Ok(Target::Any),
+        Key::Every => return Ok(Target::Every),
         Key::OfNode => None,
     };
     match key {
@@ -95,10 +99,33 @@ const OWN: &str = "
 enum Key {
     /// At this word, if there is one.
     At(usize),
+    /// It has none, and is about this slot.
+    OfSlot(u16),
     /// It has none, and any node does.
     None,
+    /// It has none, and is for every master.
+    Every,
     /// It is about one node.
     OfNode,
+}
+
+fn is_one_of(word: Option<&&[u8]>, all: &[&str]) -> bool {
+    word.is_some_and(|word| all.iter().any(|one| word.eq_ignore_ascii_case(one.as_bytes())))
+}
+
+/// Those that ask what each node knows, or what a slot holds. All others change a node, or are about one.
+fn cluster(words: &[&[u8]]) -> Key {
+    let slot = || {
+        let number = std::str::from_utf8(words.get(2)?).ok()?.parse().ok()?;
+        (number < SLOTS).then_some(Key::OfSlot(number))
+    };
+    match words.get(1) {
+        what if is_one_of(what, &["INFO", "NODES", "SLOTS", "SHARDS", "KEYSLOT"]) => Key::None,
+        what if is_one_of(what, &["COUNTKEYSINSLOT", "GETKEYSINSLOT"]) => {
+            slot().unwrap_or(Key::OfNode)
+        }
+        _ => Key::OfNode,
+    }
 }
 
 fn first_key(name: &[u8], words: &[&[u8]]) -> Key {
@@ -108,7 +135,9 @@ fn first_key(name: &[u8], words: &[&[u8]]) -> Key {
         _ => Key::At(at + 1),
     };
     match name {
-        b"PING" | b"ECHO" | b"TIME" | b"PUBLISH" | b"COMMAND" | b"CLUSTER" => Key::None,
+        b"PING" | b"ECHO" | b"TIME" | b"PUBLISH" | b"COMMAND" => Key::None,
+        b"CLUSTER" => cluster(words),
+        b"SCRIPT" if is_one_of(words.get(1), &["LOAD", "FLUSH", "EXISTS"]) => Key::Every,
         b"EVAL" | b"EVALSHA" | b"EVAL_RO" | b"EVALSHA_RO" | b"FCALL" | b"FCALL_RO" | b"BLMPOP"
         | b"BZMPOP" => counted(2),
         b"ZUNION" | b"ZINTER" | b"ZDIFF" | b"ZINTERCARD" | b"SINTERCARD" | b"LMPOP" | b"ZMPOP" => {
@@ -133,7 +162,7 @@ fn first_key(name: &[u8], words: &[&[u8]]) -> Key {
 pub(crate) fn place_of_first_key(words: &[&[u8]]) -> Option<usize> {
     match first_key(&words.first()?.to_ascii_uppercase(), words) {
         Key::At(index) => Some(index),
-        Key::None | Key::OfNode => None,
+        Key::OfSlot(_) | Key::None | Key::Every | Key::OfNode => None,
     }
 }
 
@@ -224,6 +253,31 @@ mod tests {
             });
             let error = target_of(&command).unwrap_err().to_string();
             assert!(error.contains("Cluster::nodes()"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_about_a_slot_goes_to_its_node_and_what_every_master_needs_to_all() {
+        for (text, target) in [
+            ("cluster info", Some(Target::Any)),
+            ("CLUSTER KEYSLOT k", Some(Target::Any)),
+            ("CLUSTER COUNTKEYSINSLOT 7", Some(Target::Slot(7))),
+            ("cluster getkeysinslot 16383 10", Some(Target::Slot(16_383))),
+            ("CLUSTER COUNTKEYSINSLOT 16384", None),
+            ("CLUSTER COUNTKEYSINSLOT", None),
+            ("CLUSTER RESET", None),
+            ("CLUSTER", None),
+            ("SCRIPT LOAD s", Some(Target::Every)),
+            ("script exists s", Some(Target::Every)),
+            ("SCRIPT FLUSH", Some(Target::Every)),
+            ("SCRIPT KILL", None),
+            ("SCRIPT", None),
+        ] {
+            let mut command = Cmd::new();
+            text.split(' ').for_each(|word| {
+                command.arg(word);
+            });
+            assert_eq!(target_of(&command).ok(), target, "{text}");
         }
     }
 }

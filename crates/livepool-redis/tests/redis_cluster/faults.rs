@@ -108,7 +108,10 @@ async fn a_pipeline_of_which_a_part_was_done_says_so_and_not_that_nothing_was_se
     assert_eq!(servers.nodes[0].cli(&["GET", &first]), "1");
     assert!(checkout_error(&error).is_none(), "{error}");
     let text = error.to_string();
-    assert!(text.contains("part of the pipeline was done") && text.contains("a password"), "{text}");
+    assert!(
+        text.contains("part of the pipeline was done") && text.contains("a password"),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,6 +144,79 @@ async fn who_has_a_connection_of_his_own_tells_what_became_of_it_and_the_nodes_a
     }
     // The caller's own mistakes are nobody's news.
     assert!(!cluster.learn_from(&said("WRONGTYPE Operation against a key")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_is_loaded_on_every_node_and_then_runs_by_its_name() {
+    let servers = RedisCluster::start(3, false);
+    let events = Events::default();
+    let mut conn = cluster(&servers, &events);
+    let script = Script::new("return redis.call('INCRBY', KEYS[1], ARGV[1])");
+    for node in 0..3 {
+        let key = key_of(&servers, node);
+        assert_eq!(script.key(&key).arg(7).invoke_async::<u64>(&mut conn).await.unwrap(), 7);
+    }
+    let exists = |node: &Redis| node.cli(&["SCRIPT", "EXISTS", script.get_hash()]);
+    assert!(servers.nodes.iter().all(|node| exists(node) == "1"));
+    let mut asks = cmd("SCRIPT");
+    asks.arg("EXISTS").arg(script.get_hash()).arg("0000000000000000000000000000000000000000");
+    assert_eq!(asks.query_async::<Vec<u8>>(&mut conn).await.unwrap(), [1, 0]);
+    // One that a node has lost is not there.
+    servers.nodes[2].cli(&["SCRIPT", "FLUSH"]);
+    assert_eq!(asks.query_async::<Vec<u8>>(&mut conn).await.unwrap(), [0, 0]);
+    // In a pipeline it is loaded before what uses it.
+    let mut many = pipe();
+    many.cmd("SCRIPT").arg("LOAD").arg("return 5").ignore();
+    many.cmd("EVALSHA").arg(Script::new("return 5").get_hash()).arg(1).arg("k");
+    assert_eq!(many.query_async::<(u64,)>(&mut conn).await.unwrap(), (5,));
+    cmd("SCRIPT").arg("FLUSH").query_async::<()>(&mut conn).await.unwrap();
+    assert!(servers.nodes.iter().all(|node| exists(node) == "0"));
+    let error = cmd("SCRIPT").arg("KILL").query_async::<()>(&mut conn).await.unwrap_err();
+    assert!(error.to_string().contains("Cluster::nodes()"), "{error}");
+    let mut all = pipe();
+    all.atomic().add_command(asks);
+    let error = all.query_async::<()>(&mut conn).await.unwrap_err();
+    assert!(error.to_string().contains("no transaction"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_about_a_slot_goes_to_its_node_and_what_is_about_a_node_is_refused() {
+    let servers = RedisCluster::start(3, false);
+    let events = Events::default();
+    let mut conn = cluster(&servers, &events);
+    for node in 0..3 {
+        let key = key_of(&servers, node);
+        conn.set::<_, _, ()>(&key, 1).await.unwrap();
+        let mut count = cmd("CLUSTER");
+        count.arg("COUNTKEYSINSLOT").arg(slot_of(&servers, &key));
+        assert_eq!(count.query_async::<u64>(&mut conn).await.unwrap(), 1);
+        let mut keys = cmd("cluster");
+        keys.arg("getkeysinslot").arg(slot_of(&servers, &key)).arg(10);
+        assert_eq!(keys.query_async::<Vec<String>>(&mut conn).await.unwrap(), [key]);
+    }
+    for words in ["INFO", "NODES", "SLOTS", "SHARDS", "KEYSLOT k"] {
+        let mut asks = cmd("CLUSTER");
+        words.split(' ').for_each(|word| {
+            asks.arg(word);
+        });
+        asks.query_async::<livepool_redis::redis::Value>(&mut conn).await.unwrap();
+    }
+    for words in [
+        "RESET",
+        "FORGET 1",
+        "FAILOVER",
+        "BUMPEPOCH",
+        "SETSLOT 1 STABLE",
+        "MYID",
+        "COUNTKEYSINSLOT x",
+    ] {
+        let mut asks = cmd("CLUSTER");
+        words.split(' ').for_each(|word| {
+            asks.arg(word);
+        });
+        let error = asks.query_async::<()>(&mut conn).await.unwrap_err();
+        assert!(error.to_string().contains("Cluster::nodes()"), "{words}: {error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
