@@ -27,6 +27,9 @@
 //! A server that answers `READONLY` is no master any more: that closes the connections as well, and the
 //! next dial asks the sentinels.
 //!
+//! Each failover has a number. A later one is believed at the word of a single sentinel; another address for
+//! the same one, or without a number, where more than half of them name it.
+//!
 //! Other sentinels of the same master are found through those that were given, up to 16 together. Each has a
 //! pool of two connections, whose events and metrics are those of any pool, under the name of this one with
 //! `sentinel` and a number behind it.

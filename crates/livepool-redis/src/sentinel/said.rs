@@ -70,6 +70,12 @@ pub(super) fn is_settled(answers: &[Answer], sentinels: usize, known: Option<u64
     votes * 2 > sentinels && !is_old
 }
 
+/// Whether more than half of the sentinels name the place of this answer.
+pub(super) fn is_agreed(answer: &Answer, answers: &[Answer], sentinels: usize) -> bool {
+    let votes = answers.iter().filter(|other| other.place == answer.place).count();
+    votes * 2 > sentinels
+}
+
 /// After a failover, so long a majority that says something older may not have heard of it: sentinels tell
 /// each other every 2 s.
 pub(super) const HEARSAY: Duration = Duration::from_secs(10);
@@ -100,9 +106,11 @@ impl Known {
         self.0.as_ref().and_then(|(known, _)| known.epoch)
     }
 
-    /// Takes in what a number of sentinels answered. `is_majority` of all that are known: these may take
-    /// back a failover that was [long ago](HEARSAY), as they do when an administrator begins anew.
-    pub(super) fn answered(&mut self, answer: &Answer, is_majority: bool, now: Instant) -> News {
+    /// Takes in what sentinels answered. For a later failover one is enough. Where it [is agreed](is_agreed)
+    /// they may take back one that was [long ago](HEARSAY), as they do when an administrator begins anew; and
+    /// then only they may name another place for the same one, or for one without a number: a single sentinel
+    /// may write the same address in another way.
+    pub(super) fn answered(&mut self, answer: &Answer, is_agreed: bool, now: Instant) -> News {
         match &mut self.0 {
             Some((known, _)) if known.place == answer.place => {
                 // One that is behind with its numbers agrees on the place.
@@ -112,9 +120,14 @@ impl Known {
             Some((known, since)) => {
                 let is_old =
                     known.epoch.zip(answer.epoch).is_some_and(|(known, said)| said < known);
-                let is_hearsay = !is_majority || now.saturating_duration_since(*since) < HEARSAY;
+                let is_later =
+                    known.epoch.zip(answer.epoch).is_some_and(|(known, said)| said > known);
+                let is_hearsay = !is_agreed || now.saturating_duration_since(*since) < HEARSAY;
                 if is_old && is_hearsay {
                     return News::Old;
+                }
+                if !is_later && !is_agreed {
+                    return News::Unclear;
                 }
                 self.0 = Some((answer.clone(), now));
                 News::Moved
@@ -311,8 +324,29 @@ mod tests {
         );
         assert_eq!(known.place(), Some(&place(2)));
         assert_eq!(known.answered(&answer(1, Some(0)), true, later), News::Moved);
-        // Who tells no numbers is believed.
-        assert_eq!(known.answered(&answer(3, None), false, later), News::Moved);
+    }
+
+    #[test]
+    fn without_a_later_failover_a_place_is_believed_where_a_majority_names_it() {
+        let now = Instant::now();
+        for (before, said) in [(Some(3), Some(3)), (Some(3), None), (None, Some(3)), (None, None)] {
+            let mut known = Known::default();
+            known.answered(&answer(1, before), false, now);
+            // As one names it that writes the address in another way.
+            assert_eq!(known.answered(&answer(2, said), false, now), News::Unclear, "{said:?}");
+            assert_eq!(known.place(), Some(&place(1)));
+            assert_eq!(known.answered(&answer(2, said), true, now), News::Moved, "{said:?}");
+            assert_eq!(known.place(), Some(&place(2)));
+        }
+    }
+
+    #[test]
+    fn those_agree_who_name_the_very_place() {
+        let (one, other) = (answer(1, Some(3)), answer(2, Some(3)));
+        assert!(is_agreed(&one, std::slice::from_ref(&one), 1));
+        assert!(!is_agreed(&one, &[one.clone(), other.clone()], 3));
+        assert!(!is_agreed(&one, &[one.clone(), other.clone(), other.clone()], 3));
+        assert!(is_agreed(&other, &[one, other.clone(), answer(2, None)], 3));
     }
 
     #[test]

@@ -137,9 +137,10 @@ impl Watch {
         let ranked = said::rank(answers);
         let (news, known) = {
             let mut known = lock(&self.known);
-            let is_majority = answers.len() * 2 > sentinels;
-            let news =
-                ranked.first().map(|first| known.answered(first, is_majority, Instant::now()));
+            let news = ranked.first().map(|first| {
+                let is_agreed = said::is_agreed(first, answers, sentinels);
+                known.answered(first, is_agreed, Instant::now())
+            });
             (news, known.place().cloned())
         };
         if news == Some(News::Moved) {
