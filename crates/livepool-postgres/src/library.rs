@@ -27,7 +27,11 @@ use livepool::{Builder, Pool};
 /// [`Postgres::with_library`].
 ///
 /// A library keeps knowledge of its session: prepared statements, how deep it is in transactions. Two
-/// methods here keep that true when the session was put right behind its back.
+/// methods here keep that true when the session was put right behind its back. They need the client as
+/// mutable, and are called when a user takes it so, and when a reset does. Users who only ever take `&` are
+/// told of lost and useless statements when the connection comes back, not within a use, nor while it is idle;
+/// and of transactions not before a reset, or somebody who takes `&mut`. A library whose calls work on `&` and that counts
+/// transactions there has to have them begun on `&mut`, as diesel-async does.
 ///
 /// That for diesel-async is `examples/support/diesel.rs`. This one hands the client out as it is:
 ///
@@ -285,9 +289,7 @@ impl<L: Library> Protocol for LibraryPostgres<L> {
         client.is_returned.store(true, Ordering::Relaxed);
         match self.postgres.judge(&client.session) {
             // Also for a user who never asks for the client as mutable.
-            Verdict::Keep if client.epoch.forgotten != client.session.line.forgotten() => {
-                Verdict::NeedsReset
-            }
+            Verdict::Keep if client.epoch != client.now() => Verdict::NeedsReset,
             verdict => verdict,
         }
     }

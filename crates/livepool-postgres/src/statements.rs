@@ -128,7 +128,7 @@ impl Clone for PoolCounts {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct CacheEpoch {
     generation: u64,
-    pub(super) forgotten: u64,
+    forgotten: u64,
 }
 
 impl CacheEpoch {

@@ -190,3 +190,19 @@ async fn a_statement_that_a_library_keeps_and_never_ran_is_forgotten_when_it_is_
         }
     }
 }
+
+/// Another connection has found out, and this one's users never ask for it as mutable.
+#[tokio::test]
+async fn statements_that_became_useless_are_forgotten_between_two_users_who_only_share() {
+    let server = server();
+    let postgres = postgres(&server);
+    let pool =
+        postgres.clone().with_library(Keeping).with_config(one).builder().unwrap().build().unwrap();
+    drop(pool.get().await.unwrap());
+    postgres.clear_statement_caches();
+    // It comes back to one who then gets it as it has to be.
+    drop(pool.get().await.unwrap());
+    let conn = pool.get().await.unwrap();
+    let keeper: &Keeper = &conn;
+    assert_eq!(keeper.forgotten, 1);
+}
