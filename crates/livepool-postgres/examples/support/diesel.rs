@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::error::Error;
 
-use diesel::connection::CacheSize;
+use diesel::connection::{CacheSize, get_default_instrumentation};
 use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 use livepool_postgres::{Library, LibraryPostgres, Postgres, tokio_postgres};
 
@@ -28,9 +28,12 @@ impl Library for Diesel {
         Ok(conn.batch_execute(sql).await?)
     }
 
-    /// The depth of its transactions, and whether one was dropped in the middle of `BEGIN` or `COMMIT`.
+    /// The depth of its transactions, and whether one was dropped in the middle of `BEGIN` or `COMMIT`. What the
+    /// last user has set of the connection ends with it, too; the cache stays, if it has its size already.
     fn forget_transaction(&self, conn: &mut Self::Client) {
         *conn.transaction_state() = Default::default();
+        conn.set_instrumentation(get_default_instrumentation());
+        conn.set_prepared_statement_cache_size(CacheSize::Unbounded);
     }
 
     /// Another size begins with an empty cache.

@@ -206,3 +206,25 @@ async fn statements_that_became_useless_are_forgotten_between_two_users_who_only
     let keeper: &Keeper = &conn;
     assert_eq!(keeper.forgotten, 1);
 }
+
+/// What a user sets of the connection itself is not the next one's.
+#[tokio::test]
+async fn an_observer_of_queries_and_the_size_of_the_cache_end_with_their_user() {
+    let server = server();
+    let (pool, events) = pool(&server, one);
+    let observer = std::sync::Arc::new(());
+    let mut conn = pool.get().await.unwrap();
+    let own = std::sync::Arc::clone(&observer);
+    conn.set_instrumentation(move |_: diesel::connection::InstrumentationEvent<'_>| {
+        assert_eq!(*own, ());
+    });
+    conn.set_prepared_statement_cache_size(diesel::connection::CacheSize::Disabled);
+    assert_eq!(echo(&mut conn, 1).await, Ok(1));
+    drop(conn);
+    let mut conn = pool.get().await.unwrap();
+    assert_eq!(amounts(&mut conn).await, Ok(vec![]));
+    assert_eq!(std::sync::Arc::strong_count(&observer), 1, "it is gone");
+    let names = names(&mut conn).await;
+    assert!(!names.is_empty(), "statements are kept again");
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
+}
