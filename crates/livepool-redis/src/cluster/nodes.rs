@@ -229,11 +229,12 @@ impl Inner {
     pub(super) fn moved(self: &Arc<Self>, slot: u16, addr: &str) -> RedisResult<Arc<Node>> {
         let node = self.node_at(addr)?;
         let mut state = self.state();
-        if let Some(server) = state.slots.get_mut(usize::from(slot)) {
-            *server = Some(Arc::clone(&node));
-        }
+        let server = state.slots.get_mut(usize::from(slot));
+        let before = server.and_then(|server| server.replace(Arc::clone(&node)));
         state.knows = Some(addr.to_owned());
         drop(state);
+        // With it may go its pool, and that calls what the user gave: not under the lock.
+        drop(before);
         self.doubt();
         Ok(node)
     }
@@ -297,13 +298,19 @@ impl Inner {
                 );
             }
         }
-        let leaving: Vec<Arc<Node>> = {
+        // Pools that go with these call what the user gave: not under the lock.
+        let (leaving, _spare, _before): (Vec<Arc<Node>>, Vec<Arc<Node>>, Vec<Option<Arc<Node>>>) = {
             let mut state = self.state();
             if state.is_closed {
                 return Err(closed());
             }
+            let mut spare = Vec::new();
             for node in made {
-                state.nodes.entry(node.addr.clone()).or_insert(node);
+                // Somebody may have made it meanwhile.
+                if let Some(before) = state.nodes.insert(node.addr.clone(), Arc::clone(&node)) {
+                    state.nodes.insert(node.addr.clone(), before);
+                    spare.push(node);
+                }
             }
             let mut slots = vec![None; usize::from(SLOTS)];
             for range in ranges {
@@ -312,20 +319,21 @@ impl Inner {
                     ..=usize::from(range.last).max(usize::from(range.first))]
                     .fill(node.cloned());
             }
-            state.slots = slots;
+            let before = std::mem::replace(&mut state.slots, slots);
             // One that is cut off may have counted failovers that came to nothing.
             if !said.is_cut_off && said.epoch.is_some() {
                 state.epoch = said.epoch;
             }
             state.behind_since = None;
-            state
+            let leaving = state
                 .nodes
                 .extract_if(|addr, node| {
                     let is_asked = node.is_asked.swap(false, Ordering::Relaxed);
                     !masters.contains(addr.as_str()) && !is_asked
                 })
                 .map(|(_, node)| node)
-                .collect()
+                .collect();
+            (leaving, spare, before)
         };
         self.version.fetch_add(1, Ordering::AcqRel);
         for node in leaving {
@@ -336,11 +344,11 @@ impl Inner {
 
     /// Closes the pools. Whoever uses a connection finishes, and gets no other.
     pub(super) fn close(&self) {
-        let nodes: Vec<_> = {
+        let (nodes, _slots): (Vec<_>, Vec<_>) = {
             let mut state = self.state();
             state.is_closed = true;
-            state.slots.clear();
-            state.nodes.drain().map(|(_, node)| node).collect()
+            let slots = std::mem::take(&mut state.slots);
+            (state.nodes.drain().map(|(_, node)| node).collect(), slots)
         };
         for node in nodes {
             node.pool.close();
