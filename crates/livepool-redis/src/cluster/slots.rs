@@ -109,6 +109,20 @@ enum Key {
     OfNode,
 }
 
+/// Behind the word STREAMS, which may be the name of a group as well.
+fn streams(words: &[&[u8]]) -> Key {
+    let mut at = 1;
+    while let Some(word) = words.get(at) {
+        at += match word.to_ascii_uppercase().as_slice() {
+            b"STREAMS" => return Key::At(at + 1),
+            b"COUNT" | b"BLOCK" | b"CLAIM" => 2,
+            b"GROUP" => 3,
+            _ => 1,
+        };
+    }
+    Key::OfNode
+}
+
 fn is_one_of(word: Option<&&[u8]>, all: &[&str]) -> bool {
     word.is_some_and(|word| all.iter().any(|one| word.eq_ignore_ascii_case(one.as_bytes())))
 }
@@ -140,17 +154,13 @@ fn first_key(name: &[u8], words: &[&[u8]]) -> Key {
         b"SCRIPT" if is_one_of(words.get(1), &["LOAD", "FLUSH", "EXISTS"]) => Key::Every,
         b"EVAL" | b"EVALSHA" | b"EVAL_RO" | b"EVALSHA_RO" | b"FCALL" | b"FCALL_RO" | b"BLMPOP"
         | b"BZMPOP" => counted(2),
-        b"ZUNION" | b"ZINTER" | b"ZDIFF" | b"ZINTERCARD" | b"SINTERCARD" | b"LMPOP" | b"ZMPOP" => {
-            counted(1)
-        }
+        b"MSETEX" | b"ZUNION" | b"ZINTER" | b"ZDIFF" | b"ZINTERCARD" | b"SINTERCARD" | b"LMPOP"
+        | b"ZMPOP" => counted(1),
         b"OBJECT" | b"XGROUP" | b"XINFO" | b"BITOP" | b"PFDEBUG" => Key::At(2),
         b"MEMORY" if words.get(1).is_some_and(|word| word.eq_ignore_ascii_case(b"USAGE")) => {
             Key::At(2)
         }
-        b"XREAD" | b"XREADGROUP" => {
-            let streams = words.iter().position(|word| word.eq_ignore_ascii_case(b"STREAMS"));
-            streams.map_or(Key::OfNode, |at| Key::At(at + 1))
-        }
+        b"XREAD" | b"XREADGROUP" => streams(words),
         _ if OF_NODE.contains(&name) => Key::OfNode,
         // Those of modules as well, as far as is known.
         _ => Key::At(1),
@@ -253,6 +263,20 @@ mod tests {
             });
             let error = target_of(&command).unwrap_err().to_string();
             assert!(error.contains("Cluster::nodes()"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_behind_words_that_look_like_another_place_of_it() {
+        for text in [
+            "XREADGROUP GROUP streams c STREAMS k >",
+            "XREADGROUP GROUP g streams COUNT 1 NOACK STREAMS k >",
+            "xreadgroup count 1 group streams streams block 5 streams k >",
+            "XREAD COUNT 1 STREAMS k 0",
+            "MSETEX 1 k v",
+        ] {
+            let words: Vec<&[u8]> = text.split(' ').map(str::as_bytes).collect();
+            assert_eq!(place_of_first_key(&words).map(|at| words[at]), Some(&b"k"[..]), "{text}");
         }
     }
 
