@@ -53,6 +53,7 @@
 
 mod asking;
 mod nodes;
+mod pipeline;
 mod run;
 mod slots;
 mod topology;

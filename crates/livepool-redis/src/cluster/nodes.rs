@@ -299,7 +299,7 @@ impl Inner {
             }
         }
         // Pools that go with these call what the user gave: not under the lock.
-        let (leaving, _spare, _before): (Vec<Arc<Node>>, Vec<Arc<Node>>, Vec<Option<Arc<Node>>>) = {
+        let (leaving, _spare, _before) = {
             let mut state = self.state();
             if state.is_closed {
                 return Err(closed());
@@ -325,7 +325,7 @@ impl Inner {
                 state.epoch = said.epoch;
             }
             state.behind_since = None;
-            let leaving = state
+            let leaving: Vec<Arc<Node>> = state
                 .nodes
                 .extract_if(|addr, node| {
                     let is_asked = node.is_asked.swap(false, Ordering::Relaxed);
