@@ -94,7 +94,8 @@ impl<P: Protocol> Builder<P> {
     /// inside): the next address is tried, or there is a pause. A connection is opened when this is done.
     ///
     /// What it has done to the session is how every user finds it: where a protocol's reset of a connection
-    /// that came back may have undone it, it is run again, in the background and within `timeouts.hook`.
+    /// that came back may have undone it, it is run again, in the background and within `timeouts.hook`. So
+    /// it is no count of connections: that is [`Event::Opened`](crate::Event::Opened).
     ///
     /// ```
     /// # fn f(config: livepool::Config) -> Result<(), livepool::ConfigError> {

@@ -170,10 +170,18 @@ pub trait Protocol: Send + Sync + 'static {
 
     /// Says that every user has to find the session as it is now: the pool's hook after connect
     /// ([`Builder::after_connect`](crate::Builder::after_connect)) has run. What it has changed is not a
-    /// user's change. After a [`reset`](Self::reset), which may undo it, the hook is run again, and then
-    /// this is called again. Default: nothing.
+    /// user's change. After a [`reset`](Self::reset) that may have undone it
+    /// ([`is_unsettled`](Self::is_unsettled)) the hook is run again, and then this is called again.
+    /// Default: nothing.
     fn settled(&self, client: &Self::Client) {
         let _ = client;
+    }
+
+    /// Whether the [`reset`](Self::reset) that has just succeeded may have undone what the pool's hook
+    /// after connect has done to the session. Asked of pools that have that hook. Default: yes.
+    fn is_unsettled(&self, client: &Self::Client) -> bool {
+        let _ = client;
+        true
     }
 
     /// Says what follows from an error, for this connection and all others.

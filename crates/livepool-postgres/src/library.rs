@@ -302,6 +302,10 @@ impl<L: Library> Protocol for LibraryPostgres<L> {
         client.session.line.settle();
     }
 
+    fn is_unsettled(&self, client: &LibraryClient<L>) -> bool {
+        client.session.line.is_unsettled()
+    }
+
     fn classify(&self, error: &Error) -> Verdict {
         error.verdict()
     }

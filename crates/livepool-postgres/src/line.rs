@@ -37,6 +37,8 @@ pub(super) struct Line {
     is_touched: AtomicBool,
     /// What was touched up to now is how every user has to find the session; for the scanner.
     is_settled: AtomicBool,
+    /// A reset has undone more than its last user did.
+    is_unsettled: AtomicBool,
     /// The number of the path on which the session looks for names.
     path: AtomicU64,
     /// The number of times that the session lost prepared statements.
@@ -80,6 +82,7 @@ impl Line {
             listens: AtomicBool::new(false),
             is_touched: AtomicBool::new(false),
             is_settled: AtomicBool::new(false),
+            is_unsettled: AtomicBool::new(false),
             path: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
             was_early: AtomicBool::new(false),
@@ -219,7 +222,17 @@ impl Line {
     /// Every user has to find the session as it is now. Nobody uses it.
     pub(super) fn settle(&self) {
         self.is_settled.store(true, SeqCst);
+        self.is_unsettled.store(false, SeqCst);
         self.touched(false);
+    }
+
+    /// What every user has to find may be gone.
+    pub(super) fn unsettle(&self) {
+        self.is_unsettled.store(true, SeqCst);
+    }
+
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.is_unsettled.load(SeqCst)
     }
 
     /// Whether it was settled since the last time.

@@ -345,6 +345,10 @@ impl Protocol for Postgres {
         client.session.line.settle();
     }
 
+    fn is_unsettled(&self, client: &Client) -> bool {
+        client.session.line.is_unsettled()
+    }
+
     fn classify(&self, error: &Error) -> Verdict {
         error.verdict()
     }

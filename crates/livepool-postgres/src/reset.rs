@@ -172,19 +172,28 @@ pub(super) async fn reset(
         // The pool hears of it with this answer.
         run(client, "").await?;
     }
-    if let Some(sql) = method.sql(line.is_touched()) {
+    let is_touched = line.is_touched();
+    let sql = method.sql(is_touched);
+    // A mere round trip undoes nothing; what its user has changed is not as it was.
+    if is_touched || sql.is_some_and(|sql| !sql.is_empty()) {
+        line.unsettle();
+    }
+    if let Some(sql) = sql {
         run(client, sql).await?;
         if sql == CLEAN {
             line.stopped_listening();
         }
         if let Some(settings) = client.settings().filter(|_| !sql.is_empty()) {
             run(client, &settings).await?;
+            // As the library made it. What the pool's user has set is not there.
             line.settle();
+            line.unsettle();
         }
     }
     if line.listens() {
         run(client, "UNLISTEN *").await?;
         line.stopped_listening();
+        line.unsettle();
     }
     client.renew();
     line.quiet().await;

@@ -25,6 +25,8 @@ pub(in crate::pool) trait ErasedProtocol: Handshake {
     fn reset<'a>(&'a self, conn: &'a mut Conn) -> BoxFuture<'a, io::Result<()>>;
     /// The session is as every user has to find it.
     fn settled(&self, conn: &Conn);
+    /// A reset may have undone what the hook after connect had done.
+    fn is_unsettled(&self, conn: &Conn) -> bool;
     fn has_ping(&self) -> bool;
     fn statement_counts(&self) -> Option<StatementCounts>;
     /// The protocol itself.
@@ -128,6 +130,13 @@ impl<P: Protocol> ErasedProtocol for Erased<P> {
         if foreign::call(|| self.0.settled(client::<P>(conn))).is_err() {
             conn.has_panicked();
         }
+    }
+
+    fn is_unsettled(&self, conn: &Conn) -> bool {
+        foreign::call(|| self.0.is_unsettled(client::<P>(conn))).unwrap_or_else(|_| {
+            conn.has_panicked();
+            true
+        })
     }
 
     fn has_ping(&self) -> bool {

@@ -157,7 +157,8 @@ async fn put_right_by_protocol(pool: &PoolInner, conn: &mut Conn) -> Outcome {
             Some(CloseReason::ResetFailed)
         }
     };
-    if failed.is_none() && has_reset && pool.hooks.after_connect.is_some() {
+    let has_hook = failed.is_none() && has_reset && pool.hooks.after_connect.is_some();
+    if has_hook && protocol.is_unsettled(conn) {
         // The reset may have undone what it had done.
         if let Err((reason, _)) = pool.run_hook(Hook::AfterConnect, conn).await {
             return Outcome { failed: Some(reason), is_condemned };

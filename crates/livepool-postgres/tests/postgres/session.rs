@@ -411,3 +411,43 @@ async fn what_the_hook_after_connect_has_set_is_found_by_every_user_and_costs_th
     assert_eq!(conn.release(), Release::Reused);
     assert_eq!((calls.load(SeqCst), events.closed()), (2, vec![]));
 }
+
+#[tokio::test]
+async fn the_hook_after_connect_is_not_run_again_after_a_reset_that_undoes_nothing() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    let server = trusting_server(&[]);
+    for method in [RecyclingMethod::Verified, RecyclingMethod::Tidy, RecyclingMethod::Fast] {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&calls);
+        let postgres = postgres(&server).with_recycling(method.clone()).with_config(one);
+        let pool = postgres.builder().unwrap().after_connect(move |client, _| {
+            count.fetch_add(1, SeqCst);
+            Box::pin(async move { Ok(client.batch_execute("SET work_mem = '5MB'").await?) })
+        });
+        let pool = pool.build().unwrap();
+        for _ in 0..3 {
+            let conn = pool.get().await.unwrap();
+            // It is cancelled at the server, and a round trip shows that nothing more comes.
+            let sleep = conn.batch_execute("SELECT pg_sleep(60)");
+            let _ = tokio::time::timeout(Duration::from_millis(20), sleep).await;
+            assert_eq!(conn.release(), Release::Resetting, "{method:?}");
+            until_status(&pool, |now| now.idle == 1).await;
+        }
+        let conn = pool.get().await.unwrap();
+        let found = conn.query_one("SHOW work_mem", &[]).await.unwrap();
+        assert_eq!(found.get::<_, &str>(0), "5MB", "{method:?}");
+        assert_eq!(calls.load(SeqCst), 1, "{method:?}");
+        if method != RecyclingMethod::Verified {
+            continue;
+        }
+        // What its user has changed is set again, though the method itself changes nothing.
+        conn.batch_execute("SET work_mem = '7MB'").await.unwrap();
+        assert_eq!(conn.release(), Release::Resetting);
+        until_status(&pool, |now| now.idle == 1).await;
+        let conn = pool.get().await.unwrap();
+        let found = conn.query_one("SHOW work_mem", &[]).await.unwrap();
+        assert_eq!((found.get::<_, &str>(0), calls.load(SeqCst)), ("5MB", 2));
+    }
+}
