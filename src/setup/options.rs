@@ -105,7 +105,7 @@ impl PoolOptions {
 
     #[cfg(not(feature = "serde"))]
     fn add_setting(&mut self, _: &str, _: &str) -> Result<(), SetupError> {
-        let why = "settings of the pool (pool_...) in it need the feature \"serde\" of livepool";
+        let why = "settings of the pool (pool_...) in it need the feature \"serde\" of its crate";
         Err(SetupError::url(why))
     }
 

@@ -97,7 +97,7 @@ impl Postgres {
     fn read_files(&mut self, files: &TlsFiles) -> Result<(), SetupError> {
         match files {
             TlsFiles { root: None, cert: None, key: None } => Ok(()),
-            _ => Err(SetupError::url("sslrootcert needs the feature \"tls\" of livepool")),
+            _ => Err(SetupError::url("sslrootcert needs the feature \"tls\" of livepool-postgres")),
         }
     }
 
@@ -220,7 +220,7 @@ impl Postgres {
                      sslrootcert, a file or \"system\", or with_tls(Tls::builder()..build()?)"
                 )
             } else {
-                format!("{what} demands TLS, which needs the feature \"tls\" of livepool")
+                format!("{what} demands TLS, which needs the feature \"tls\" of livepool-postgres")
             }));
         }
         let direct = self.config.get_ssl_negotiation() == SslNegotiation::Direct;

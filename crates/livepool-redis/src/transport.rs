@@ -39,8 +39,8 @@ impl Transport {
     #[cfg(not(feature = "tls"))]
     pub(super) fn system_tls() -> Result<Self, SetupError> {
         Err(SetupError::protocol(
-            "TLS is wanted and not built in: enable the feature \"tls\" of livepool, or write \
-             redis:// for a connection that is not encrypted",
+            "TLS is wanted and not built in: enable the feature \"tls\" of livepool-redis, or \
+             write redis:// for a connection that is not encrypted",
         ))
     }
 
