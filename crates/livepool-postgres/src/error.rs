@@ -17,9 +17,23 @@ use livepool::{CheckoutError, SetupError};
 /// Why a connection could not be made, checked or made fit for its next user, or why a query [straight on
 /// the pool](crate::PoolExt) failed.
 ///
-/// Queries of a client fail with [`tokio_postgres::Error`], from which this error is made. The server's text is
-/// escaped and cut in the text of this error; [`tokio_postgres::Error`] has it as the server wrote
-/// it.
+/// Queries of a client fail with [`tokio_postgres::Error`], from which this error is made, as it is made from
+/// a [`CheckoutError`]: one function may take a client, query with it, and have one error. The server's text
+/// is escaped and cut in the text of this error. The text of [`tokio_postgres::Error`] is no more than "db
+/// error"; what the server wrote is in its [`as_db_error`](tokio_postgres::Error::as_db_error).
+///
+/// ```no_run
+/// use livepool_postgres::{Error, Pool, tokio_postgres::error::SqlState};
+///
+/// async fn rename(pool: &Pool, id: i64, name: &str) -> Result<bool, Error> {
+///     let client = pool.get().await?;
+///     match client.execute("UPDATE users SET name = $2 WHERE id = $1", &[&id, &name]).await {
+///         Ok(count) => Ok(count == 1),
+///         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => Ok(false),
+///         Err(error) => Err(error.into()),
+///     }
+/// }
+/// ```
 ///
 /// ```
 /// use livepool::CheckoutError;
@@ -202,6 +216,13 @@ fn is_of_connection(error: &tokio_postgres::Error) -> bool {
     error.is_closed()
         || cause.is_some_and(|cause| cause.is::<io::Error>())
         || error.to_string().starts_with("unexpected message")
+}
+
+/// So one function may take a client and query with it, and have one error for both.
+impl From<CheckoutError> for Error {
+    fn from(error: CheckoutError) -> Self {
+        Self::Checkout(Box::new(error))
+    }
 }
 
 impl From<tokio_postgres::Error> for Error {

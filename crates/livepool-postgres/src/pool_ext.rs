@@ -69,7 +69,7 @@ macro_rules! on_pool {
                 // Here, so that what is told of a checkout names who called.
                 let client = self.get();
                 async move {
-                    let client = client.await.map_err(|error| Error::Checkout(Box::new(error)))?;
+                    let client = client.await?;
                     client.$name(statement, params).await.map_err(Error::Postgres)
                 }
             }
