@@ -4,8 +4,14 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use livepool::{Config, Guard, Order, Pool, Timeouts, Validation};
-use livepool_postgres::{Client, PoolExt as _, Postgres, RecyclingMethod};
+use futures_util::future::BoxFuture;
+use livepool::error::{CheckoutFailure, Phase};
+use livepool::{
+    Builder, CheckoutError, Config, Guard, HookInfo, HookResult, Order, Pool, Subscription,
+    Timeouts, Validation,
+};
+use livepool_postgres::tokio_postgres::error::SqlState;
+use livepool_postgres::{Client, GenericClient, PoolExt as _, Postgres, RecyclingMethod};
 use livepool_redis::{PoolExt as _, Redis};
 
 type Done = Result<(), Box<dyn Error>>;
@@ -36,11 +42,36 @@ async fn pools(pool: Pool, limit: Duration) -> Done {
     let _ = pool.try_get();
     pool.resize(32)?;
     pool.warm_up_or_fail(1).await?;
+    pool.warm_up(1).await?;
     let _ = pool.status().waiting;
     let _ = pool.status().idle;
     let _ = pool.status().idle + pool.status().in_use;
     pool.close();
     pool.close_and_wait(Instant::now() + limit).await;
+    Ok(())
+}
+
+fn hook<'a>(_: &'a mut Client, _: &'a HookInfo) -> BoxFuture<'a, HookResult> {
+    Box::pin(async { Ok(()) })
+}
+
+fn hooks(builder: Builder<Postgres>) {
+    let _ = builder.after_connect(hook).before_checkout(hook).after_return(hook);
+}
+
+fn errors(error: CheckoutError) -> bool {
+    let _ = error.find::<livepool_postgres::Error>();
+    error.failure() == CheckoutFailure::Timeout(Phase::Queue) || error.is_timeout()
+}
+
+async fn generic(client: &impl GenericClient) -> Result<bool, livepool_postgres::Error> {
+    let error = client.execute("SELECT 1", &[]).await.unwrap_err();
+    Ok(error.code() == Some(&SqlState::UNIQUE_VIOLATION))
+}
+
+async fn listening(pool: Pool<Postgres>, mut subscription: Subscription<Postgres>) -> Done {
+    let _ = subscription.next().await;
+    let _ = pool.listen(["jobs"]).await?;
     Ok(())
 }
 
@@ -59,9 +90,7 @@ async fn postgres(url: &str, sql: &str, postgres: Postgres, pool: Pool<Postgres>
     let _ = row.try_get::<_, i64>("id")?;
     let _ = client.statement_cache().size();
     let _ = client.transaction().await?;
-    let _ = Client::notifications(&client);
-    let _ = client.notifications();
-    client.batch_execute("LISTEN jobs").await?;
+    client.batch_execute(sql).await?;
     pool.execute(sql, &[&7]).await?;
     pool.query_one(sql, &[&7]).await?;
     pool.query_opt(sql, &[&7]).await?;
@@ -117,7 +146,10 @@ mod old {
 
     mod deadpool_postgres {
         use super::*;
-        use ::deadpool_postgres::{Config, Object, Pool, RecyclingMethod, Runtime};
+        use ::deadpool_postgres::{
+            Config, GenericClient, Hook, Object, Pool, PoolBuilder, PoolError, RecyclingMethod,
+            Runtime, TimeoutType,
+        };
         use tokio_postgres::NoTls;
 
         async fn lines(config: Config, pool: Pool, mut client: Object, sql: &str) -> Done {
@@ -128,7 +160,27 @@ mod old {
             let _ = client.statement_cache.size();
             pool.manager().statement_caches.clear();
             let _ = RecyclingMethod::Fast;
+            let _ = RecyclingMethod::Verified;
             Ok(())
+        }
+
+        fn hooks(builder: PoolBuilder, hook: impl Fn() -> Hook) {
+            let hooks = hook;
+            let hook = hooks();
+            let builder = builder.post_create(hook);
+            let hook = hooks();
+            let builder = builder.pre_recycle(hook);
+            let hook = hooks();
+            let _ = builder.post_recycle(hook);
+        }
+
+        async fn generic(client: &impl GenericClient, error: PoolError) -> bool {
+            let _ = client;
+            match error {
+                PoolError::Timeout(TimeoutType::Wait) => true,
+                PoolError::Backend(error) => error.is_closed(),
+                _ => false,
+            }
         }
     }
 
@@ -167,6 +219,9 @@ mod old {
                 .idle_timeout(limit)
                 .max_lifetime(limit)
                 .test_on_check_out(true);
+            let customizer: Box<dyn bb8::CustomizeConnection<_, _>> = some();
+            let _ = bb8::Pool::<M>::builder().connection_customizer(customizer);
+            let _: bb8::RunError<M::Error> = bb8::RunError::TimedOut;
             let _ = pool.get().await?;
             let _ = pool.get_owned().await?;
             let _ = pool.dedicated_connection().await?;
