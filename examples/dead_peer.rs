@@ -53,7 +53,9 @@ mod linux {
         }
         timeline.say(&format!("{}", pool.status()));
 
-        timeline.say("quiet for a while; every max_silence (2 s) each is asked for a sign of life");
+        timeline.say(
+            "quiet for a while; each was just used, and is asked for a sign of life every second",
+        );
         tokio::time::sleep(Duration::from_secs(5)).await;
 
         timeline.say("THE WIRE IS CUT: no FIN, no RST, no answer from now on");

@@ -234,6 +234,9 @@
 //!   [`postgres.clear_statement_caches()`](Postgres::clear_statement_caches).
 //! - `query`, `query_one`, `query_opt` and `execute` are methods of [`Client`] and [`Transaction`] of their
 //!   own. In generic code their bound is [`ToStatement`] of this module.
+//! - deadpool's hooks are those of [`Postgres::builder`]: `post_create` is
+//!   [`after_connect`](livepool::Builder::after_connect), `pre_recycle` and `post_recycle` are
+//!   [`before_checkout`](livepool::Builder::before_checkout). `examples/from_deadpool.rs` has them.
 //! - Generic code finds `prepare_cached` in [`GenericClient`], which [`Client`],
 //!   [`Guard<Postgres>`](livepool::Guard) and [`Transaction`] have. It says the same as deadpool's. Code that
 //!   clorinde generates has a trait of its own: one implementation for all of ours, with the cache, is in
