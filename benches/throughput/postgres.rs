@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use livepool_postgres::Postgres as Adapter;
 use livepool_testkit::servers::Postgres;
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
 use tokio::runtime::Runtime;
 use tokio_postgres::NoTls;
 
-use crate::rounds::contender;
+use crate::rounds::{Contender, contender};
 use crate::{CONNECTIONS, Group};
 
 const ONE: &str = "SELECT 1";
@@ -29,6 +31,12 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
     let manager = deadpool_postgres::Manager::new(config.clone(), NoTls);
     let theirs = deadpool_postgres::Pool::builder(manager).max_size(CONNECTIONS).build();
     let theirs = theirs.expect("a pool");
+    let sqlx = |tests: bool| {
+        let options = PgPoolOptions::new().max_connections(CONNECTIONS as u32);
+        options.test_before_acquire(tests).connect_lazy(&url).expect("a URL")
+    };
+    // As it comes, it makes a round trip at each checkout.
+    let others = [("sqlx", sqlx(true)), ("sqlx, untested", sqlx(false))];
     let shared = (0..SHARED).map(|_| {
         let (client, connection) = runtime.block_on(config.connect(NoTls)).expect("a server");
         runtime.spawn(connection);
@@ -37,10 +45,13 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
     });
     let shared = Arc::new((AtomicUsize::new(0), shared.collect::<Vec<_>>()));
 
-    let exclusive = |name: &str, ours, theirs| Group {
-        name: name.to_owned(),
-        callers: &[1, 16, 64],
-        contenders: vec![ours, theirs],
+    let exclusive = |name: &str, ours, theirs, of_sqlx: fn(&'static str, &PgPool) -> Contender| {
+        let others = others.iter().map(|(name, pool)| of_sqlx(name, pool));
+        Group {
+            name: name.to_owned(),
+            callers: &[1, 16, 64],
+            contenders: [ours, theirs].into_iter().chain(others).collect(),
+        }
     };
     let (livepool, deadpool) = ("livepool", "deadpool-postgres, fast");
     let groups = vec![
@@ -56,6 +67,7 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
                 let statement = client.prepare_cached(ONE).await.expect("a statement");
                 client.query_one(&statement, &[]).await.expect("a row");
             }),
+            one_of_sqlx,
         ),
         exclusive(
             "postgres query(&str)",
@@ -67,6 +79,7 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
                 let client = pool.get().await.expect("a connection");
                 client.query_one(ONE, &[]).await.expect("a row");
             }),
+            one_of_sqlx,
         ),
         exclusive(
             "postgres transaction",
@@ -84,6 +97,13 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
                 transaction.query_one(&statement, &[]).await.expect("a row");
                 transaction.commit().await.expect("committed");
             }),
+            |name, pool| {
+                contender(name, pool, |pool| async move {
+                    let mut transaction = pool.begin().await.expect("a transaction");
+                    sqlx::query(ONE).fetch_one(&mut *transaction).await.expect("a row");
+                    transaction.commit().await.expect("committed");
+                })
+            },
         ),
         exclusive(
             "postgres 100 rows of 200 bytes",
@@ -97,6 +117,11 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
                 let statement = client.prepare_cached(ROWS).await.expect("a statement");
                 assert_eq!(client.query(&statement, &[]).await.expect("rows").len(), 100);
             }),
+            |name, pool| {
+                contender(name, pool, |pool| async move {
+                    assert_eq!(sqlx::query(ROWS).fetch_all(&pool).await.expect("rows").len(), 100);
+                })
+            },
         ),
         Group {
             name: "postgres prepared, shared".to_owned(),
@@ -116,4 +141,11 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
         },
     ];
     (Box::new(server), groups)
+}
+
+/// It has one way for texts and for what is prepared: it prepares each text once per connection.
+fn one_of_sqlx(name: &'static str, pool: &PgPool) -> Contender {
+    contender(name, pool, |pool| async move {
+        sqlx::query(ONE).fetch_one(&pool).await.expect("a row");
+    })
 }

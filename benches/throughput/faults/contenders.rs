@@ -11,6 +11,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use livepool_http::{PoolExt, Request, http2};
 use livepool_testkit::servers::{Nginx, Postgres, Redis};
+use sqlx::postgres::PgPoolOptions;
 use tokio_postgres::NoTls;
 
 /// There are so many different questions.
@@ -193,6 +194,30 @@ impl Server for Postgres {
                         let statement = client.prepare_cached(ECHO).await.map_err(text)?;
                         let row = client.query_one(&statement, &[&number.to_string()]).await;
                         Ok(row.map_err(text)?.get(0))
+                    })
+                })
+            },
+            |url| {
+                Box::pin(async move {
+                    let config = url.parse().expect("a URL");
+                    let manager = bb8_postgres::PostgresConnectionManager::new(config, NoTls);
+                    let pool = bb8_postgres::bb8::Pool::builder().max_size(CONNECTIONS as u32);
+                    let pool = pool.build(manager).await.expect("a pool");
+                    contender("bb8-postgres", pool, |pool, number| async move {
+                        let client = pool.get().await.map_err(text)?;
+                        let row = client.query_one(ECHO, &[&number.to_string()]).await;
+                        Ok(row.map_err(text)?.get(0))
+                    })
+                })
+            },
+            // Its own client in its own pool: it takes no other.
+            |url| {
+                Box::pin(async move {
+                    let pool = PgPoolOptions::new().max_connections(CONNECTIONS as u32);
+                    let pool = pool.connect(&url).await.expect("a pool");
+                    contender("sqlx", pool, |pool, number| async move {
+                        let echo = sqlx::query_scalar(ECHO).bind(number.to_string());
+                        echo.fetch_one(&pool).await.map_err(text)
                     })
                 })
             },
