@@ -78,11 +78,13 @@ fn every_alert_has_a_unit_test_that_fires_it_and_its_series_are_recorded() {
 }
 
 #[test]
-fn every_panel_names_what_is_recorded() {
+fn every_panel_and_annotation_names_what_is_recorded() {
     for (title, target) in targets() {
         let expr = text(&target["expr"]);
         let named = named(&expr).unwrap_or_else(|fault| panic!("{title}: {fault}\n{expr}"));
-        for label in placeholders(target["legendFormat"].as_str().unwrap_or_default()) {
+        // The first is a panel's, the second an annotation's.
+        let told = ["legendFormat", "titleFormat"].map(|which| target[which].as_str());
+        for label in told.into_iter().flatten().flat_map(placeholders) {
             assert!(named.groups.iter().any(|group| group == label), "{title}: {label}");
         }
     }

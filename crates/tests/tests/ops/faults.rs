@@ -75,6 +75,7 @@ pub fn add_all(faults: &mut Faults) {
     faults.add("slow", "LivepoolUpstreamSlow", &[], slow);
     faults.add("thrown-away", "LivepoolConnectionsThrownAway", &[], thrown_away);
     faults.add("panics", "LivepoolPanics", &[], panics);
+    faults.add("hooks", "LivepoolHooksFail", &[], hooks_fail);
 }
 
 const WHILE_IT_RESTARTS: &[&str] = &[
@@ -108,13 +109,18 @@ pub async fn until(pool: &Pool, is_so: impl Fn(&Status) -> bool) {
     }
 }
 
-/// Nothing is wrong with it.
+/// Nothing is wrong with it, and somebody tries which size is best.
 pub async fn calm(config: Config) -> Infallible {
     let upstream = Upstream::start();
     let pool = pool(config, upstream.addr());
     loop {
-        exchange(&pool, "ECHO all is well").await;
-        sleep(20 * MS).await;
+        for size in [10, 11] {
+            pool.resize(size).unwrap();
+            for _ in 0..10 {
+                exchange(&pool, "ECHO all is well").await;
+                sleep(20 * MS).await;
+            }
+        }
     }
 }
 
@@ -243,6 +249,25 @@ async fn panics(config: Config) -> Infallible {
         });
         caller.await.unwrap_err();
         sleep(500 * MS).await;
+    }
+}
+
+/// The upstream is a replica, and a hook that asks it wants the primary.
+async fn hooks_fail(config: Config) -> Infallible {
+    let upstream = Upstream::start();
+    let config = config.with_upstream([upstream.addr().to_string()]);
+    let pool = Pool::builder(config).after_return(|stream, _about| {
+        Box::pin(async move {
+            stream.write_all(b"ECHO replica\n").await?;
+            let mut answer = [0; 8];
+            stream.read_exact(&mut answer).await?;
+            if &answer == b"primary\n" { Ok(()) } else { Err("it is no primary any more".into()) }
+        })
+    });
+    let pool = pool.build().unwrap();
+    loop {
+        call(&pool).await;
+        sleep(50 * MS).await;
     }
 }
 

@@ -15,11 +15,12 @@ pub fn name(alert: &Value) -> String {
     text(&alert["alert"])
 }
 
-/// All queries of the dashboard, with the title of their panel. A row that is folded has its panels
-/// inside.
+/// All queries of the dashboard, with the title of their panel, and its annotations as if they were some. A
+/// row that is folded has its panels inside.
 pub fn targets() -> Vec<(String, Value)> {
     let board: Value = serde_json::from_str(DASHBOARD).unwrap();
-    let mut targets = Vec::new();
+    let annotations = list(&board["annotations"]["list"]);
+    let mut targets: Vec<_> = annotations.map(|one| (text(&one["name"]), one.clone())).collect();
     for panel in list(&board["panels"]) {
         for panel in std::iter::once(panel).chain(list(&panel["panels"])) {
             let title = text(&panel["title"]);
