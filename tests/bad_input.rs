@@ -93,8 +93,8 @@ fn out_of_range() -> Vec<(Config, &'static str, &'static str, &'static str)> {
         (with_keepalive(|k| k.with_retries(128)), "socket.keepalive.retries", "128", "from 2 to 127"),
         (with_socket(|s| s.with_send_buffer(0)), "socket.send_buffer", "0", "let the kernel tune it"),
         (with_socket(|s| s.with_recv_buffer(usize::MAX)), "socket.recv_buffer", "18446744073709551615", "from 1 to 2147483647"),
-        (with_socket(|s| s.with_device("")), "socket.device", "\"\"", "1 to 15 bytes"),
-        (with_socket(|s| s.with_congestion("a\0b")), "socket.congestion", "\"a\\0b\"", "without a zero byte"),
+        (with_socket(|s| s.with_device("")), "socket.device", "0 bytes", "1 to 15 bytes"),
+        (with_socket(|s| s.with_congestion("a\0b")), "socket.congestion", "3 bytes", "without a zero byte"),
         // Not above idle + interval * 2, or above idle + interval * 3: it and keepalive disagree.
         (with_user_timeout(secs(1)), "socket.user_timeout", "1s", "contradicts socket.keepalive"),
         (with_user_timeout(secs(25)), "socket.user_timeout", "25s", "above 25s and at most 30s"),
