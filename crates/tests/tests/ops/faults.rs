@@ -271,13 +271,15 @@ async fn hooks_fail(config: Config) -> Infallible {
     }
 }
 
-/// A listener with clients of all kinds. One says nothing for longer than it may, one breaks off, one is
-/// answered.
+/// A listener with clients of all kinds. One stays, one says nothing for longer than it may, one breaks off,
+/// one is answered.
 pub async fn clients(name: &'static str) -> Infallible {
     let timeouts = Timeouts::default().with_read(50 * MS);
     let config = ListenerConfig::default().with_name(name).with_timeouts(timeouts);
     let listener = Listener::bind("127.0.0.1:0", &config).await.unwrap();
     let addr = listener.local_addr().to_string();
+    // Whenever it is looked, somebody is there.
+    let _stays = (TcpStream::connect(&addr).await.unwrap(), listener.accept().await.unwrap());
     loop {
         for word in [&b""[..], b"x", b"bye"] {
             let mut client = TcpStream::connect(&addr).await.unwrap();
