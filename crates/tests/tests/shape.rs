@@ -372,7 +372,7 @@ fn one_error_says_of_every_adapter_what_is_wrong_and_what_to_write() {
 }
 
 /// The README's snippets about adapters, which its own crate cannot compile: it names no adapter.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "it has to compile; there are no such servers")]
 mod readme {
     async fn postgres() -> Result<(), Box<dyn std::error::Error>> {
         use livepool_postgres::{PoolExt as _, Postgres};
