@@ -1,18 +1,21 @@
 //! Connections that several callers use at a time.
 
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use livepool::config::{Backoff, Validation};
 use livepool::error::{CheckoutFailure, Phase};
 use livepool::event::{Check, CheckoutOutcome, Operation};
-use livepool::protocol::{RequestLost, Spread};
+use livepool::protocol::{Multiplex, Protocol, RequestLost, Share, Spread, Wire};
 use livepool::{CloseReason, Config, Event, OpTimeout, Pool, Timeouts};
 use livepool_testkit::cut::{DROPS, cut};
 use livepool_testkit::lines::{Lines, SharedLines};
 use livepool_testkit::{Events, Order, Upstream, ends, until, until_seen, until_status};
+use tokio::io::AsyncWrite;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -514,6 +517,63 @@ async fn what_was_kept_for_somebody_is_shared_again_when_he_needs_it_no_more() {
             drop(guard);
         }
         drop(first);
+    }
+}
+
+/// Its callers write to the wire themselves.
+struct Bytes;
+
+impl Protocol for Bytes {
+    type Client = Mutex<Wire>;
+    type Error = std::io::Error;
+
+    async fn connect(&self, wire: Wire) -> std::io::Result<Mutex<Wire>> {
+        Ok(Mutex::new(wire))
+    }
+
+    async fn ping(&self, _: &mut Mutex<Wire>) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Multiplex for Bytes {
+    type Shared = Share<Self>;
+
+    fn shared(&self, share: Share<Self>) -> Share<Self> {
+        share
+    }
+}
+
+#[tokio::test]
+async fn a_write_of_many_waits_until_all_have_had_their_turn_and_that_of_one_does_not() {
+    let upstream = Upstream::start();
+    let pool = Pool::builder(upstream.config().with_max_size(1)).protocol(Bytes).build().unwrap();
+    let woken = Arc::new(CountWakes::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let write = |wire: &Mutex<Wire>| {
+        let mut wire = wire.lock().unwrap();
+        Pin::new(&mut *wire).poll_write(&mut Context::from_waker(&waker), b"x")
+    };
+    let shares = [pool.share().await.unwrap(), pool.share().await.unwrap()];
+    for expected in 1..=3 {
+        assert!(write(shares[0].client()).is_pending());
+        assert_eq!(woken.0.load(Ordering::SeqCst), expected, "nothing else wakes who waits");
+        assert!(matches!(write(shares[1].client()), Poll::Ready(Ok(1))));
+    }
+    // One that was put off is no matter of who has it next.
+    assert!(write(shares[0].client()).is_pending());
+    drop(shares);
+    let own = pool.get().await.unwrap();
+    assert!(matches!(write(&own), Poll::Ready(Ok(1))));
+    assert_eq!(woken.0.load(Ordering::SeqCst), 4);
+}
+
+#[derive(Default)]
+struct CountWakes(AtomicUsize);
+
+impl Wake for CountWakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
 

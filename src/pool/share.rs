@@ -28,6 +28,10 @@ use crate::stream::OpTimeout;
 /// What a caller gets has to be safe by its type: nothing that changes the session for others, and
 /// nothing that waits for ever. Make of the [`Share`] a type that has no more than that.
 ///
+/// While a connection is shared, each write to its [`Wire`](crate::protocol::Wire) is put off once: it is
+/// pending, its task is woken at once, and runs when all others that can run have run. So what callers ask at the
+/// same time goes out with one system call.
+///
 /// ```
 /// use livepool::protocol::{Multiplex, Protocol, Share, Wire};
 ///
@@ -181,11 +185,11 @@ impl<P: Multiplex> Share<P> {
     ///
     /// That of the request.
     pub async fn run<F: Future>(&self, request: F) -> io::Result<F::Output> {
-        let clock = self.clock();
+        let mut clock = pin!(self.clock());
+        let mut request = pin!(request);
         if clock.is_endless() {
             return Ok(request.await);
         }
-        let (mut request, mut clock) = (pin!(request), pin!(clock));
         poll_fn(|cx| match request.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Ok(output)),
             Poll::Pending => clock.as_mut().poll_over(self, cx).map(Err),

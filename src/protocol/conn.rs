@@ -131,6 +131,13 @@ impl Conn {
         }
     }
 
+    /// Several callers use its client, or do no more.
+    pub(crate) fn set_shared(&self, is_shared: bool) {
+        if let Self::Client(client) = self {
+            client.shared.set_shared(is_shared);
+        }
+    }
+
     /// The user's view: the client, or the stream itself.
     pub(crate) fn as_any(&self) -> &(dyn Any + Send + Sync) {
         match self {

@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     has_unasked: AtomicBool,
     /// The protocol has made its client: how the connection is judged is settled.
     is_settled: AtomicBool,
+    /// Several callers use it.
+    is_shared: AtomicBool,
     /// Its client has a task and no ledger: what it is owed shows in what it writes and reads.
     is_owed_by_use: AtomicBool,
     /// Of the client's task.
@@ -156,6 +158,7 @@ impl Shared {
             unasked: Mutex::default(),
             has_unasked: AtomicBool::new(false),
             is_settled: AtomicBool::new(false),
+            is_shared: AtomicBool::new(false),
             is_owed_by_use: AtomicBool::new(false),
             rest: Arc::default(),
             bell,
@@ -164,6 +167,15 @@ impl Shared {
             judge,
             bounds: Bounds::new(limits),
         })
+    }
+
+    /// Whether several callers use it.
+    pub(super) fn is_shared(&self) -> bool {
+        self.is_shared.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_shared(&self, is_shared: bool) {
+        self.is_shared.store(is_shared, Ordering::Relaxed);
     }
 
     pub(super) fn id(&self) -> ConnId {

@@ -40,12 +40,27 @@ pub struct Wire {
     shared: Arc<Shared>,
     /// Below its layer, where the bytes are those of the socket.
     is_below: bool,
+    /// The next write has waited for those who have something to send as well.
+    has_waited: bool,
     deadline: Deadline,
 }
 
 impl Wire {
     pub(crate) fn new(shared: &Arc<Shared>, deadline: Deadline) -> Self {
-        Self { shared: Arc::clone(shared), is_below: false, deadline }
+        Self { shared: Arc::clone(shared), is_below: false, has_waited: false, deadline }
+    }
+
+    /// Whether a write is put off until all tasks that can run have run. The first of many callers wakes the
+    /// client's task, which runs next: what the others are about to ask goes out with the same system call,
+    /// and is answered with one.
+    fn waits_for_others(&mut self, cx: &Context<'_>) -> bool {
+        if self.is_below || !self.shared.is_shared() || std::mem::take(&mut self.has_waited) {
+            return false;
+        }
+        self.has_waited = true;
+        // A task that wakes itself goes to the end of its runtime's queue.
+        cx.waker().wake_by_ref();
+        true
     }
 
     /// When the dial is over, `timeouts.connect` after it began: the protocol's
@@ -136,8 +151,12 @@ impl Wire {
                 "a wire has one layer at most, from the start",
             ));
         }
-        let below =
-            Self { shared: Arc::clone(&self.shared), is_below: true, deadline: self.deadline };
+        let below = Self {
+            shared: Arc::clone(&self.shared),
+            is_below: true,
+            has_waited: false,
+            deadline: self.deadline,
+        };
         let layer = wrap(below).await?;
         self.shared.set_layer(Box::new(layer));
         Ok(self)
@@ -306,10 +325,13 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.waits_for_others(cx) {
+            return Poll::Pending;
+        }
         // The answer may be there before what was written is counted.
         let _telling = (!self.is_below).then(|| self.shared.moves());
         let result = self.poll(
@@ -325,10 +347,13 @@ impl AsyncWrite for Wire {
 
     /// A client that has many requests to send sends them with one system call.
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.waits_for_others(cx) {
+            return Poll::Pending;
+        }
         let _telling = (!self.is_below).then(|| self.shared.moves());
         let result = self.poll(
             |io| io.poll_write_vectored(cx, bufs),

@@ -92,7 +92,10 @@ impl Stream {
         }
         self.read_waits = true;
         self.was_awaited = true;
-        self.link.reader().register(cx.waker());
+        // With a bell it was registered before the poll.
+        if self.bell.is_none() {
+            self.link.reader().register(cx.waker());
+        }
         if let Some(reason) = self.link.interrupted() {
             return Poll::Ready(Interrupted { reason }.into());
         }

@@ -63,7 +63,7 @@ pub(super) async fn shake_hands(
     let anonymous = RedisConnectionInfo::default().set_skip_set_lib_name();
     let (mut connection, driver) =
         MultiplexedConnection::new_with_config(&anonymous, shared_wire.driver_io(), config).await?;
-    let driver = DriverTask::start(driver);
+    let driver = DriverTask::start(shared_wire.clone().drive(driver));
 
     let (steps, pipeline) = steps(settings, login);
     let answers = connection.send_packed_commands(&pipeline, 0, steps.len()).await;

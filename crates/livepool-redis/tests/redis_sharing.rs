@@ -218,6 +218,42 @@ async fn a_server_that_closes_a_shared_connection_under_256_commands_ends_each_o
     assert!(reasons.contains(&events.closed()[0]), "{:?}", events.closed());
 }
 
+/// How often the server has read from a client, by its own count.
+fn reads(redis: &Redis) -> usize {
+    let stats = redis.cli(&["INFO", "stats"]);
+    let count = stats.lines().find_map(|line| line.strip_prefix("total_reads_processed:"));
+    count.unwrap_or_else(|| panic!("{stats}")).trim().parse().unwrap()
+}
+
+// The client's task runs as soon as the first caller has woken it, before the others have asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_callers_who_share_ask_at_the_same_time_goes_out_together() {
+    const CALLERS: usize = 32;
+    const ROUNDS: usize = 10;
+    let redis = Redis::start();
+    let (pool, _) = pool(&redis);
+    let keeps_it_shared = pool.share().await.unwrap();
+    let before = reads(&redis);
+    let all = async move {
+        for _ in 0..ROUNDS {
+            let ask = |pool: Pool<Adapter>| async move {
+                pool.share().await.unwrap().incr::<_, _, u64>("count", 1).await.unwrap()
+            };
+            let asked: Vec<_> = (0..CALLERS).map(|_| tokio::spawn(ask(pool.clone()))).collect();
+            for each in asked {
+                each.await.unwrap();
+            }
+        }
+    };
+    // In the runtime's own thread.
+    tokio::spawn(all).await.unwrap();
+    let reads = reads(&redis) - before;
+    println!("{} commands in {reads} reads", ROUNDS * CALLERS);
+    // A busy machine may have a round in several.
+    assert!(reads <= ROUNDS * CALLERS / 4, "{reads}");
+    drop(keeps_it_shared);
+}
+
 #[tokio::test]
 async fn a_command_that_takes_too_long_costs_its_own_caller_and_no_connection() {
     let redis = Redis::start();

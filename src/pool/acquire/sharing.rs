@@ -173,6 +173,12 @@ impl SharedLease {
     }
 }
 
+impl Drop for SharedLease {
+    fn drop(&mut self) {
+        self.lease.end_sharing();
+    }
+}
+
 impl SharedSet {
     /// The rule, which is made once.
     pub(in crate::pool) fn rule(&self, make: impl FnOnce() -> Rule) -> Rule {

@@ -210,6 +210,12 @@ impl Leased {
     pub(in crate::pool) fn begin_sharing(&mut self) {
         self.entry.note_shared();
         self.conn.stream_mut().set_read_timeout(None);
+        self.conn.set_shared(true);
+    }
+
+    /// The last of them has gone.
+    pub(in crate::pool) fn end_sharing(&self) {
+        self.conn.set_shared(false);
     }
 
     /// Whether it is, or was, in somebody's hands.
