@@ -1,9 +1,12 @@
 //! Answers that reach somebody else: how a pool of clients is asked for them, and the plain deadpool
 //! of byte streams on which they do happen.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, RecycleResult};
@@ -42,8 +45,47 @@ impl Tally {
     }
 }
 
-/// Has 32 tasks make so many requests in all, a third of which are dropped after up to 3 ms. Each
-/// is for a tag of its own, and its answer has to be that tag; an error is no answer.
+/// When a caller gives up.
+#[derive(Debug, Clone, Copy)]
+enum Patience {
+    Endless,
+    /// However fast the answer is.
+    Polls(usize),
+    Time(Duration),
+}
+
+impl Patience {
+    /// A third of all callers give up: in the midst of a request, or after up to 3 ms.
+    fn any() -> Self {
+        match fastrand::u32(0..6) {
+            0 => Self::Polls(fastrand::usize(1..=3)),
+            1 => Self::Time(Duration::from_micros(fastrand::u64(0..3_000))),
+            _ => Self::Endless,
+        }
+    }
+
+    /// The answer, unless its caller gives up before it has come.
+    async fn wait<F: Future>(self, request: F) -> Option<F::Output> {
+        match self {
+            Self::Endless => Some(request.await),
+            Self::Time(limit) => tokio::time::timeout(limit, request).await.ok(),
+            Self::Polls(mut left) => {
+                let mut request = pin!(request);
+                poll_fn(|cx| match request.as_mut().poll(cx) {
+                    Poll::Ready(output) => Poll::Ready(Some(output)),
+                    Poll::Pending => {
+                        left -= 1;
+                        if left == 0 { Poll::Ready(None) } else { Poll::Pending }
+                    }
+                })
+                .await
+            }
+        }
+    }
+}
+
+/// Has 32 tasks make so many requests in all, a third of which are given up. Each is for a tag of its
+/// own, and its answer has to be that tag; an error is no answer.
 pub async fn requests<F>(
     count: usize,
     request: impl Fn(usize) -> F + Send + Sync + 'static,
@@ -64,15 +106,13 @@ where
                     if tag >= count {
                         return;
                     }
-                    let patience = match fastrand::u32(0..3) {
-                        0 => Duration::from_micros(fastrand::u64(0..3_000)),
-                        _ => Duration::from_secs(60),
-                    };
-                    match tokio::time::timeout(patience, request(tag)).await {
-                        Err(_) => tally.count(&tally.cancelled),
-                        Ok(Err(_)) => tally.count(&tally.failed),
-                        Ok(Ok(answer)) if answer == tag.to_string() => tally.count(&tally.answered),
-                        Ok(Ok(_)) => tally.count(&tally.crossed),
+                    match Patience::any().wait(request(tag)).await {
+                        None => tally.count(&tally.cancelled),
+                        Some(Err(_)) => tally.count(&tally.failed),
+                        Some(Ok(answer)) if answer == tag.to_string() => {
+                            tally.count(&tally.answered);
+                        }
+                        Some(Ok(_)) => tally.count(&tally.crossed),
                     }
                 }
             })
