@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use livepool::{BoxFuture, Config, Pool, Resolve};
+use livepool::{BoxFuture, Config, Pool, Resolve, Timeouts};
+use livepool_testkit::blackhole::Blackhole;
 use livepool_testkit::{Upstream, exchange, until_status, watched};
 use tokio::time::{Instant, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
 
 #[tokio::test]
 async fn quiet_idle_connections_that_are_asked_for_a_sign_of_life_are_not_replaced() {
@@ -71,4 +73,23 @@ async fn a_resolver_that_panics_is_not_asked_without_pause() {
     let asked = asked.load(Ordering::SeqCst);
     assert!((2..100).contains(&asked), "{asked} in 1 s");
     assert_eq!(pool.status().connecting, 0);
+}
+
+#[tokio::test]
+async fn a_dial_that_began_before_a_caller_asked_fails_nobody_but_those_who_were_there() {
+    let hole = Blackhole::start();
+    let timeouts = Timeouts::default().with_connect(500 * MS);
+    let config = Config::new(hole.addr().to_string()).with_max_size(1).with_timeouts(timeouts);
+    for warms_up in [false, true] {
+        let pool = Pool::builder(config.clone()).build().unwrap();
+        // Whoever gives up leaves the dial to the next one.
+        let given_up = pool.get_by(Instant::now() + 50 * MS).await.map(drop).unwrap_err();
+        assert!(given_up.is_timeout() && pool.status().connecting == 1, "{given_up}");
+        let error = match warms_up {
+            false => pool.get().await.map(drop).unwrap_err(),
+            true => pool.warm_up_or_fail(1).await.unwrap_err(),
+        };
+        let dial = error.connect_error().expect("a dial has failed").took();
+        assert!(error.waited() >= dial, "by a dial of {dial:?}, after {:?}", error.waited());
+    }
 }

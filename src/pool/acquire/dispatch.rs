@@ -3,9 +3,9 @@
 use crate::sync::Arc;
 
 use crate::error::CheckoutFailure;
-use crate::net::ConnectError;
 use crate::pool::acquire::wait_queue::{Failed, Given};
 use crate::pool::conn::lease::Lease;
+use crate::pool::dial::dialer::FailedDial;
 use crate::pool::inner::PoolInner;
 use crate::status::Status;
 
@@ -41,10 +41,15 @@ impl PoolInner {
 
     /// Tells those who wait for a new connection that there will be none, after a dial that failed
     /// [in vain](crate::pool::dial::dialer::Dials::is_vain). That is everybody where the pool has no
-    /// connection; else as many as there are connections that nobody holds, at least one.
-    pub(in crate::pool) fn fail_waiters(self: &Arc<Self>, error: &Arc<ConnectError>) {
-        let failed = Failed { connect: Some(Arc::clone(error)), ..CheckoutFailure::Connect.into() };
-        let waiting = self.wait_queue.waiting();
+    /// connection; else as many as there are connections that nobody holds, at least one. Whoever came when
+    /// the dial had begun waits for another one.
+    pub(in crate::pool) fn fail_waiters(self: &Arc<Self>, dial: &FailedDial) {
+        let connect = Some(Arc::clone(&dial.error));
+        let failed = Failed { connect, ..CheckoutFailure::Connect.into() };
+        let waiting = match dial.is_final() {
+            true => self.wait_queue.waiting(),
+            false => self.wait_queue.since(dial.began).0,
+        };
         let Status { idle, in_use, quarantined, .. } = self.status();
         let for_new_ones = match idle + in_use + quarantined {
             0 => waiting,

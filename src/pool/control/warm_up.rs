@@ -94,7 +94,7 @@ impl PoolInner {
             if status.idle + status.in_use >= count && settled {
                 return Ok(());
             }
-            let error = self.dials.last_error();
+            let error = self.dials.last_error_since(began);
             let news = match (&error, &before) {
                 (Some(error), Some(before)) => !Arc::ptr_eq(error, before),
                 (error, _) => error.is_some(),

@@ -31,6 +31,21 @@ use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// caller, so that another one may be made beside it. By now the kernel has repeated its SYN.
 const DOUBTFUL: Duration = Duration::from_secs(1);
 
+/// A dial that failed, and when it began.
+#[derive(Debug, Clone)]
+pub(in crate::pool) struct FailedDial {
+    pub(in crate::pool) began: Instant,
+    pub(in crate::pool) error: Arc<ConnectError>,
+}
+
+impl FailedDial {
+    /// Whether none later would be spared it. Another one has an answer for those who were there when it
+    /// began: what it met may be over by now.
+    pub(in crate::pool) fn is_final(&self) -> bool {
+        !self.error.is_retryable()
+    }
+}
+
 /// The dials of a pool: how many, and how the last one ended.
 #[derive(Debug, Default)]
 pub(in crate::pool) struct Dials {
@@ -41,7 +56,7 @@ pub(in crate::pool) struct Dials {
     /// Tasks of all dials. Pushed and taken under this lock, nothing else.
     tasks: Mutex<Vec<DialTask>>,
     /// Of the last one that failed, unless one has succeeded since.
-    error: Mutex<Option<Arc<ConnectError>>>,
+    failed: Mutex<Option<FailedDial>>,
     /// A dial of this pool has succeeded, ever.
     succeeded: AtomicBool,
     end: Notify,
@@ -127,7 +142,13 @@ impl Dials {
 
     /// Why the last dial failed, unless one has succeeded since.
     pub(in crate::pool) fn last_error(&self) -> Option<Arc<ConnectError>> {
-        lock(&self.error).clone()
+        lock(&self.failed).as_ref().map(|failed| Arc::clone(&failed.error))
+    }
+
+    /// The same, if it is an answer to whoever asks since this moment.
+    pub(in crate::pool) fn last_error_since(&self, moment: Instant) -> Option<Arc<ConnectError>> {
+        let failed = lock(&self.failed).clone()?;
+        (moment <= failed.began || failed.is_final()).then_some(failed.error)
     }
 
     /// Resolves when a dial has ended, or something else that those who wait for one look at has
@@ -148,11 +169,11 @@ impl Dials {
         !error.is_retryable() || (is_first && error.is_conclusive())
     }
 
-    pub(super) fn ended(&self, error: Option<Arc<ConnectError>>) {
-        if error.is_none() {
+    pub(super) fn ended(&self, failed: Option<FailedDial>) {
+        if failed.is_none() {
             self.succeeded.store(true, Ordering::Release);
         }
-        let last = std::mem::replace(&mut *lock(&self.error), error);
+        let last = std::mem::replace(&mut *lock(&self.failed), failed);
         // It may hold an error of a protocol, whose drop is foreign code: with no lock held.
         drop(last);
     }

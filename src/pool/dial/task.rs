@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use crate::event::CloseReason;
 use crate::net::{ConnectError, PeerAddr};
 use crate::pool::conn::lease::Lease;
+use crate::pool::dial::dialer::FailedDial;
 use crate::pool::dial::slots::Slot;
 use crate::pool::inner::PoolInner;
 use crate::protocol::Conn;
@@ -92,10 +93,10 @@ impl Dial {
         if error.attempts().iter().all(|attempt| attempt.is_lookup()) {
             pool.peers.lost_its_way(self.began);
         }
-        let error = Arc::new(error);
-        pool.dials.ended(Some(Arc::clone(&error)));
-        if pool.dials.is_vain(&error, pool.settings().first_connect) {
-            pool.fail_waiters(&error);
+        let failed = FailedDial { began: self.began, error: Arc::new(error) };
+        pool.dials.ended(Some(failed.clone()));
+        if pool.dials.is_vain(&failed.error, pool.settings().first_connect) {
+            pool.fail_waiters(&failed);
         }
     }
 }
