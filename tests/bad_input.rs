@@ -9,7 +9,7 @@ use livepool::error::{CheckoutFailure, Phase};
 use livepool::{CheckoutError, CloseReason, Config, Keepalive, Pool, Status, Timeouts};
 use livepool_testkit::blackhole::Blackhole;
 use livepool_testkit::rude::{GARBAGE, Rude, Rudeness};
-use livepool_testkit::{Upstream, ask, exchange, until_seen, until_status, watched};
+use livepool_testkit::{Upstream, ask, exchange, port, until_seen, until_status, watched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn secs(secs: u64) -> Duration {
@@ -241,7 +241,7 @@ fn a_name_that_nobody_knows_is_an_error_that_names_it() {
 #[test]
 fn a_port_where_nobody_listens_is_an_error_that_says_refused() {
     leaves_nothing(async || {
-        let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let addr = port::local(port::free_port());
         let config = Config::new(addr.to_string());
         let error = connect_fails(config, CheckoutFailure::Connect).await;
         let text = error.to_string();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use livepool::config::Order;
 use livepool::error::{CheckoutFailure, Phase};
 use livepool::{Config, Pool, Timeouts};
-use livepool_testkit::{Upstream, ask, exchange, fill, watched};
+use livepool_testkit::{Upstream, ask, exchange, fill, port, watched};
 #[cfg(target_os = "linux")]
 use livepool_testkit::{alone::alone, descriptors::allow_only, pair::Scratch};
 use tokio::time::Instant;
@@ -246,7 +246,7 @@ async fn a_unix_socket_is_pooled_like_any_other() {
 
 /// A loopback port that refuses: one that was free a moment ago.
 fn refused_addr() -> std::net::SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    port::local(port::free_port())
 }
 
 /// An address whose accept queue is full, so that a connect to it hangs.

@@ -12,7 +12,7 @@ use livepool::{CloseReason, Config, ConnId, Event, Guard, Pool, Timeouts};
 
 use livepool_testkit::blackhole::Blackhole;
 use livepool_testkit::cut::{Drop as When, cut};
-use livepool_testkit::{Events, Order, Upstream, ask, fill, until, watched};
+use livepool_testkit::{Events, Order, Upstream, ask, fill, port, until, watched};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -230,7 +230,7 @@ async fn told_of_dials(config: Config) -> (Vec<String>, Vec<String>) {
 
 #[tokio::test]
 async fn a_dial_that_fails_is_told_and_the_caller_waits_on() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = port::local(port::free_port());
     let (dials, end) = told_of_dials(Config::new(nobody.to_string())).await;
     assert!(
         dials.len() >= 2 && dials.iter().all(|dial| dial == "dial failed refused"),

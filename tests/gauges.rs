@@ -6,7 +6,7 @@ use livepool::protocol::Verdict;
 use livepool::telemetry::{METRICS, Metric};
 use livepool::{Backoff, Config, Listener, ListenerConfig, MetricsConfig, Pool, Timeouts};
 use livepool_testkit::lines::Lines;
-use livepool_testkit::{Upstream, exchange, fill, until_seen};
+use livepool_testkit::{Upstream, exchange, fill, port, until_seen};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// A recorder for this thread, on which everything in a test's runtime happens.
@@ -288,5 +288,5 @@ async fn a_pool_that_was_not_asked_has_no_series_of_peers() {
 
 /// An address at which nobody listens.
 fn nobody() -> std::net::SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    port::local(port::free_port())
 }

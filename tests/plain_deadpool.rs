@@ -10,7 +10,7 @@ use livepool::event::Operation;
 use livepool::{CloseReason, Config, Connection, Event, Manager, Timeouts};
 use livepool_testkit::blackhole::Blackhole;
 use livepool_testkit::cut::{DROPS, Drop as When, cut};
-use livepool_testkit::{Events, Order, Upstream, until, until_seen};
+use livepool_testkit::{Events, Order, Upstream, port, until, until_seen};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 type Plain = managed::Pool<Manager>;
@@ -243,7 +243,7 @@ async fn a_use_has_the_time_that_is_configured_for_all() {
 
 #[tokio::test]
 async fn a_dial_that_fails_says_why_through_deadpools_error() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = port::local(port::free_port());
     let (pool, events) = plain(&Config::new(nobody.to_string()), 1);
     let error = pool.get().await.unwrap_err();
     let managed::PoolError::Backend(connect) = &error else { panic!("{error}") };

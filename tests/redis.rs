@@ -1,9 +1,11 @@
 //! The quickstart against a real Redis, started here on a private port.
 #![cfg(unix)]
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use livepool_testkit::port;
 
 /// A `redis-server` of our own; killed when dropped.
 struct Redis {
@@ -13,8 +15,7 @@ struct Redis {
 
 impl Redis {
     fn start() -> Self {
-        // Free a moment ago; nobody else on this machine picks it on purpose.
-        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let addr = port::local(port::free_port());
         let process = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--port", &addr.port().to_string()])
             .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])

@@ -6,6 +6,7 @@ use livepool::config::FirstConnect;
 use livepool::error::CheckoutFailure;
 use livepool::{BoxFuture, Resolve};
 use livepool_testkit::blackhole::Blackhole;
+use livepool_testkit::port;
 
 use super::*;
 
@@ -60,7 +61,7 @@ async fn the_connections_of_a_plain_deadpool_are_spread_over_the_addresses_of_it
 
 #[tokio::test]
 async fn the_first_dial_of_a_plain_deadpool_that_is_refused_says_so_at_once() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = port::local(port::free_port());
     let (pool, _) = plain(Config::new(nobody.to_string()), &Lines::default(), 1);
     let began = Instant::now();
     let PoolError::Backend(error) = pool.get().await.unwrap_err() else { panic!() };

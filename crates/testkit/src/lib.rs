@@ -23,6 +23,7 @@ pub mod pages;
 pub mod pair;
 #[cfg(target_os = "linux")]
 pub mod peer;
+pub mod port;
 pub mod rates;
 #[cfg(target_os = "linux")]
 pub mod rounds;
@@ -146,9 +147,9 @@ impl Witness for Clients {
 }
 
 impl Upstream {
-    /// Starts on a free loopback port.
+    /// Starts on a free loopback port, which nobody else gets while it is [stopped](Self::stop).
     pub fn start() -> Self {
-        Self::start_on("127.0.0.1:0".parse().unwrap())
+        Self::start_on(port::local(port::free_port()))
     }
 
     /// Starts on this address.

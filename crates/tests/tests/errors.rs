@@ -25,7 +25,7 @@ use livepool_postgres::Postgres;
 use livepool_redis::Redis;
 use livepool_testkit::blackhole::Blackhole;
 use livepool_testkit::servers::{Certs, Nginx, Postgres as PostgresServer, Redis as RedisServer};
-use livepool_testkit::{Upstream, ask, exchange, until_status, watched};
+use livepool_testkit::{Upstream, ask, exchange, port, until_status, watched};
 use livepool_tls::{Tls, is_distrusted};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -58,7 +58,7 @@ fn brief() -> Timeouts {
 
 /// An address that refuses.
 fn nobody() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    port::local(port::free_port())
 }
 
 /// The first checkout of a new pool, which fails without its deadline having to pass.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use livepool_testkit::lab::Host;
+use livepool_testkit::port;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -36,7 +37,8 @@ struct Running {
 
 impl Server {
     pub(crate) fn start() -> Self {
-        Self::start_at(([127, 0, 0, 1], 0).into())
+        // Nobody else gets it while the server is down.
+        Self::start_at(port::local(port::free_port()))
     }
 
     fn start_at(addr: SocketAddr) -> Self {

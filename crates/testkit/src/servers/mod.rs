@@ -6,7 +6,6 @@ pub mod dir;
 pub mod haproxy;
 pub mod nginx;
 pub mod pgbouncer;
-pub mod port;
 pub mod postgres;
 mod postgres_files;
 pub mod process;
@@ -15,6 +14,8 @@ pub mod prometheus;
 pub mod redis;
 pub mod redis_cluster;
 pub mod redis_sentinel;
+
+pub use crate::port;
 
 pub use certs::Certs;
 pub use haproxy::Haproxy;

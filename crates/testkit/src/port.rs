@@ -14,8 +14,11 @@ pub fn free_port() -> u16 {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     const LOWEST: u16 = 10_000;
     let start = START.get_or_init(|| RandomState::new().hash_one(std::process::id()));
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
-    let end: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    // Elsewhere than on Linux: IANA's range (RFC 6335).
+    let end: u16 = range.map_or(49_152, |range| {
+        range.split_whitespace().next().expect("two numbers").parse().expect("two numbers")
+    });
     if end < LOWEST + 1000 {
         return TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     }
