@@ -37,6 +37,13 @@ fn main() -> Result {
     Ok(())
 }
 
+/// A goal, if there is one, and whether it is met.
+fn goal(sign: &str, goal: &Value, is_met: impl FnOnce(f64) -> bool) -> String {
+    let Some(goal) = goal.as_f64() else { return String::new() };
+    let met = if is_met(goal) { "met" } else { "**not met**" };
+    format!("{sign} {goal:.2}, {met}")
+}
+
 struct Report {
     text: String,
     home: PathBuf,
@@ -116,7 +123,6 @@ impl Report {
         Ok(())
     }
 
-    /// What no program can find out.
     /// Whole requests, beside what users would pick instead.
     fn throughput(&mut self) -> Result {
         let Some(Value::Array(groups)) = results::load("throughput") else { return Ok(()) };
@@ -126,21 +132,23 @@ impl Report {
              `cargo bench -p livepool-throughput`: real servers on loopback, contenders in turn, medians of \
              all rounds. Ratios are those of neighbours in one round: requests a second of livepool for \
              each of the other's, and its CPU for that of the other.\n\n\
-             | what | callers | contender | requests/s | CPU each | livepool / this | CPU |\n\
-             |---|---|---|---|---|---|---|"
+             | what | callers | contender | requests/s | CPU each | livepool / this | goal | CPU | goal |\n\
+             |---|---|---|---|---|---|---|---|---|"
         )?;
         for group in &groups {
             for one in array(&group["contenders"]) {
                 writeln!(
                     self.text,
-                    "| {} | {} | {} | {:.0} | {:.1} us | {:.2} | {:.2} |",
+                    "| {} | {} | {} | {:.0} | {:.1} us | {:.2} | {} | {:.2} | {} |",
                     string(&group["what"]),
                     number(&group["callers"]),
                     string(&one["name"]),
                     number(&one["per_second"]),
                     number(&one["cpu_micros"]),
                     number(&one["ratio"]),
+                    goal("≥", &one["goal"], |goal| number(&one["ratio"]) >= goal),
                     number(&one["cpu_ratio"]),
+                    goal("≤", &one["cpu_goal"], |goal| number(&one["cpu_ratio"]) <= goal),
                 )?;
             }
         }
@@ -180,6 +188,7 @@ impl Report {
         Ok(())
     }
 
+    /// What no program can find out.
     fn why(&mut self) -> Result {
         let why = fs::read_to_string(self.home.join("why.md"))?;
         writeln!(self.text, "## Why some goals are not met\n\n{}\n", why.trim_end())?;

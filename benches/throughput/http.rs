@@ -44,7 +44,8 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
             contender("hyper-util", &(theirs, uri.clone()), |(client, uri)| async move {
                 let response = client.get(uri).await.expect("a response");
                 response.into_body().collect().await.expect("a body");
-            }),
+            })
+            .with_goal(1.0),
             contender("hyper-util over livepool's", &(over, uri), |(client, uri)| async move {
                 let response = client.get(uri).await.expect("a response");
                 response.into_body().collect().await.expect("a body");

@@ -44,7 +44,8 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
                 if let Ok(response) = client.get(uri).await {
                     let _ended = response.into_body().collect().await;
                 }
-            }),
+            })
+            .with_goal(1.0),
         ],
     };
     let url = format!("http://{addr}");
@@ -60,7 +61,8 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
             }),
             contender("tonic's Channel", &on_channel, |mut client| async move {
                 client.check(HealthCheckRequest::default()).await.expect("an answer");
-            }),
+            })
+            .with_goal(1.0),
         ],
     };
     (Box::new((nginx, server)), vec![get, unary])

@@ -79,6 +79,7 @@ async fn measure(plan: Plan, group: &Group, callers: usize) -> Value {
         json!({
             "name": one.name, "per_second": one.per_second, "cpu_micros": one.cpu_micros,
             "ratio": one.ratio, "cpu_ratio": one.cpu_ratio,
+            "goal": one.goal.ratio, "cpu_goal": one.goal.cpu_ratio,
         })
     });
     json!({ "what": group.name, "callers": callers, "contenders": found.collect::<Vec<_>>() })

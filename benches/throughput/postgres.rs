@@ -46,14 +46,15 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
     });
     let shared = Arc::new((AtomicUsize::new(0), shared.collect::<Vec<_>>()));
 
-    let exclusive = |name: &str, ours, theirs, of_sqlx: fn(&'static str, &PgPool) -> Contender| {
-        let others = others.iter().map(|(name, pool)| of_sqlx(name, pool));
-        Group {
-            name: name.to_owned(),
-            callers: &[1, 16, 64],
-            contenders: [ours, theirs].into_iter().chain(others).collect(),
-        }
-    };
+    let exclusive =
+        |name: &str, ours, theirs: Contender, of_sqlx: fn(&'static str, &PgPool) -> Contender| {
+            let others = others.iter().map(|(name, pool)| of_sqlx(name, pool));
+            Group {
+                name: name.to_owned(),
+                callers: &[1, 16, 64],
+                contenders: [ours, theirs.with_goal(1.0)].into_iter().chain(others).collect(),
+            }
+        };
     let (livepool, deadpool) = ("livepool", "deadpool-postgres, fast");
     let groups = vec![
         exclusive(
@@ -137,7 +138,9 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
                     let (client, statement) =
                         &clients[next.fetch_add(1, Ordering::Relaxed) % SHARED];
                     client.query_one(statement, &[]).await.expect("a row");
-                }),
+                })
+                .with_goal(1.0)
+                .with_cpu_goal(1.05),
             ],
         },
     ];

@@ -39,7 +39,7 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
         let value: String = pool.get().await.expect("a connection").get("key").await.expect("it");
         assert_eq!(value, "value");
     };
-    let exclusive = |name: &str, ours| Group {
+    let exclusive = |name: &str, goal, ours| Group {
         name: name.to_owned(),
         callers: &[1, 16, 64],
         contenders: vec![
@@ -48,12 +48,13 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
                 let mut connection = pool.get().await.expect("a connection");
                 let value: String = connection.get("key").await.expect("it");
                 assert_eq!(value, "value");
-            }),
+            })
+            .with_goal(goal),
         ],
     };
     let groups = vec![
-        exclusive("redis GET", contender("livepool", &plain, ask)),
-        exclusive("redis GET, with a ping", contender("livepool, ping", &pinging, ask)),
+        exclusive("redis GET", 1.8, contender("livepool", &plain, ask)),
+        exclusive("redis GET, with a ping", 1.05, contender("livepool, ping", &pinging, ask)),
         Group {
             name: "redis GET, shared".to_owned(),
             callers: &[16, 64, 256],
@@ -66,12 +67,16 @@ pub fn groups(runtime: &Runtime) -> (Box<dyn Any>, Vec<Group>) {
                 contender("ConnectionManager (1 connection)", &manager, |mut manager| async move {
                     let value: String = manager.get("key").await.expect("it");
                     assert_eq!(value, "value");
-                }),
+                })
+                .with_goal(1.0)
+                .with_cpu_goal(1.05),
                 contender("fred (4 connections)", &fred, |pool| async move {
                     let value: String =
                         fred::interfaces::KeysInterface::get(&pool, "key").await.expect("it");
                     assert_eq!(value, "value");
-                }),
+                })
+                .with_goal(1.0)
+                .with_cpu_goal(1.05),
             ],
         },
     ];

@@ -11,6 +11,28 @@ type Request = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send +
 pub struct Contender {
     name: &'static str,
     request: Request,
+    goal: Goal,
+}
+
+/// What livepool is held to beside a contender.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Goal {
+    /// Requests of livepool for each of this one, at least.
+    pub ratio: Option<f64>,
+    /// CPU of livepool for one request, for that of this one, at most.
+    pub cpu_ratio: Option<f64>,
+}
+
+impl Contender {
+    pub fn with_goal(mut self, ratio: f64) -> Self {
+        self.goal.ratio = Some(ratio);
+        self
+    }
+
+    pub fn with_cpu_goal(mut self, cpu_ratio: f64) -> Self {
+        self.goal.cpu_ratio = Some(cpu_ratio);
+        self
+    }
 }
 
 /// A contender of what is cloned for each request and the request itself.
@@ -24,7 +46,8 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let with = with.clone();
-    Contender { name, request: Arc::new(move || Box::pin(request(with.clone()))) }
+    let request: Request = Arc::new(move || Box::pin(request(with.clone())));
+    Contender { name, request, goal: Goal::default() }
 }
 
 /// How long it is measured.
@@ -46,6 +69,7 @@ pub struct Figures {
     pub ratio: f64,
     /// CPU of the first contender for one request, for that of this one.
     pub cpu_ratio: f64,
+    pub goal: Goal,
 }
 
 /// So many callers make requests, one after another, by each contender in turn. All figures are
@@ -66,6 +90,7 @@ pub async fn compare(plan: Plan, callers: usize, contenders: &[Contender]) -> Ve
     };
     let figures = contenders.iter().zip(&found).map(|(contender, rounds)| Figures {
         name: contender.name,
+        goal: contender.goal,
         per_second: of(rounds, |round| round.0),
         cpu_micros: of(rounds, |round| round.1),
         ratio: median(first.iter().zip(rounds).map(|(ours, theirs)| ours.0 / theirs.0).collect()),
@@ -113,11 +138,17 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, per_second, cpu_micros, ratio, cpu_ratio } = self;
+        let Self { name, per_second, cpu_micros, ratio, cpu_ratio, goal } = self;
         write!(
             f,
             "  {name:<36} {per_second:>9.0}/s  {cpu_micros:>6.1} us of CPU   \
              livepool / this: {ratio:.2}, CPU {cpu_ratio:.2}"
-        )
+        )?;
+        if goal.ratio.is_some_and(|goal| *ratio < goal)
+            || goal.cpu_ratio.is_some_and(|goal| *cpu_ratio > goal)
+        {
+            write!(f, "  (goal NOT met)")?;
+        }
+        Ok(())
     }
 }

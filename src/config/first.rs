@@ -17,9 +17,9 @@
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum FirstConnect {
-    /// Every waiting caller gets the error of the first dial that met what a wrong setting brings:
+    /// Every caller who waited when it began gets the error of the first dial that met what a wrong setting brings:
     /// a name that does not exist, every address refused, unreachable or without an answer, another
-    /// protocol behind the port. The next caller has a new dial. The default, because an upstream
+    /// protocol behind the port. Whoever asks later has a dial of their own. The default, because an upstream
     /// that was never there may never be, and because a mistyped address is reported in
     /// milliseconds.
     ///

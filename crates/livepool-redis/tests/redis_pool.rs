@@ -120,7 +120,8 @@ async fn a_command_without_a_connection_says_so_and_was_not_sent() {
     let redis = Redis::start();
     let timeouts = Timeouts::default().with_checkout(Duration::from_millis(50));
     let (pool, _) = pool_of(&redis, |config| one(config).with_timeouts(timeouts));
-    let held = pool.connection().await.unwrap();
+    // To make it may take longer.
+    let held = pool.get_by(std::time::Instant::now() + Duration::from_secs(10)).await.unwrap();
     let error = pool.query::<()>(cmd("INCR").arg("count")).await.unwrap_err();
     assert!(checkout_error(&error).unwrap().is_timeout(), "{error}");
     assert!(error.to_string().contains("1 of 1 in use"), "{error}");

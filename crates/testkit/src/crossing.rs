@@ -57,9 +57,9 @@ enum Patience {
 impl Patience {
     /// A third of all callers give up: in the midst of a request, or after up to 3 ms.
     fn any() -> Self {
-        match fastrand::u32(0..6) {
-            0 => Self::Polls(fastrand::usize(1..=3)),
-            1 => Self::Time(Duration::from_micros(fastrand::u64(0..3_000))),
+        match fastrand::u32(0..12) {
+            0..3 => Self::Polls(fastrand::usize(1..=2)),
+            3 => Self::Time(Duration::from_micros(fastrand::u64(0..3_000))),
             _ => Self::Endless,
         }
     }

@@ -266,7 +266,13 @@ pub fn listen(addr: SocketAddr) -> std::net::TcpListener {
     #[cfg(not(windows))]
     socket.set_reuse_address(true).unwrap();
     socket.set_nonblocking(true).unwrap();
-    socket.bind(&addr.into()).unwrap();
+    // Who looks for a free port has this one for a moment.
+    let mut tries = 0;
+    while let Err(error) = socket.bind(&addr.into()) {
+        tries += 1;
+        assert!(tries < 200, "{addr}: {error}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     socket.listen(4096).unwrap();
     socket.into()
 }

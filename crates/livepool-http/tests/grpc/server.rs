@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use livepool_testkit::lab::Host;
-use livepool_testkit::port;
+use livepool_testkit::{listen, port};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -63,8 +63,7 @@ impl Server {
             given_up: Arc::clone(&self.given_up),
             timeout: Arc::clone(&self.timeout),
         };
-        let listener = std::net::TcpListener::bind(self.addr).unwrap();
-        listener.set_nonblocking(true).unwrap();
+        let listener = listen(self.addr);
         self.addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let served = runtime.spawn(async move {

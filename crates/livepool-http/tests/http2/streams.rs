@@ -183,15 +183,15 @@ async fn a_connection_that_dies_costs_each_of_its_requests_one_clear_error() {
 #[tokio::test]
 async fn time_is_each_requests_own() {
     let peer = Peer::start().await;
-    let timeouts = livepool::Timeouts::default().with_read(150 * MS);
+    let timeouts = livepool::Timeouts::default().with_read(1000 * MS);
     let (pool, events) = pool_of(peer.config().with_timeouts(timeouts));
-    // A body whose pieces come in time.
-    let pieces = pool.send(request_for("/pieces/60")).await.unwrap();
+    // A body whose pieces come in time: all of them take longer.
+    let pieces = pool.send(request_for("/pieces/300")).await.unwrap();
     assert_eq!(text(pieces).await.unwrap().len(), 50);
     let late = pool.send(request_for("/hold")).await.unwrap_err();
     assert_eq!(late.failure(), Failure::Unanswered);
     assert!(late.is_timeout() && late.to_string().contains("timeouts.read"), "{late}");
-    let pieces = pool.send(request_for("/pieces/400")).await.unwrap();
+    let pieces = pool.send(request_for("/pieces/1500")).await.unwrap();
     let late = text(pieces).await.unwrap_err();
     assert!(late.failure() == Failure::Body && late.is_timeout(), "{late}");
     // Who was late takes his connection out of use: it is closed by nobody, and asked first.

@@ -80,7 +80,8 @@ async fn a_query_on_a_pool_without_a_connection_says_so_and_was_not_run() {
         let timeouts = config.timeouts.with_checkout(Duration::from_millis(50));
         one(config).with_timeouts(timeouts)
     });
-    let held = pool.get().await.unwrap();
+    // To make it may take longer.
+    let held = pool.get_by(Instant::now() + 10 * SECOND).await.unwrap();
     let began = Instant::now();
     let error = pool.query("SELECT 1", &[]).await.unwrap_err();
     assert!(matches!(error, Error::Checkout(_)) && error.is_timeout(), "{error:?}");

@@ -62,9 +62,9 @@ async fn a_token_is_of_no_use_when_its_connection_has_somebody_else() {
     let (pool, events) = pool(&server, one);
     let token = pool.get().await.unwrap().cancel_token();
     let conn = pool.get().await.unwrap();
-    let asked = conn.batch_execute("SELECT pg_sleep(0.3)");
+    let asked = conn.batch_execute("SELECT pg_sleep(2)");
     let (asked, cancelled) = tokio::join!(asked, async {
-        until_seen(|| running(&server, "pg_sleep(0.3)"), |seen| *seen == 1).await;
+        until_seen(|| running(&server, "pg_sleep(2)"), |seen| *seen == 1).await;
         token.cancel().await
     });
     asked.unwrap();
