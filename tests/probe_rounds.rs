@@ -102,9 +102,7 @@ async fn nobody_whose_window_is_closed_is_evicted() {
     let watched = Watched::connect_and(config, CONNECTIONS, fill_the_window).await;
     watched.live_through(Tally::unproved).await;
     watched.print("closed window");
-    // On a busy machine a peer may find room for all of it.
-    let (open, closed) = (watched.tally.alive(), watched.tally.unproved());
-    assert!(open * 10 < closed, "windows that were open: {open}, closed: {closed}");
+    assert_eq!(watched.tally.alive(), 0, "no window was open");
     watched.assert_nobody_was_evicted();
 }
 
@@ -203,7 +201,8 @@ async fn nobody_is_evicted_by_cuts_of_a_second(server: &Host, upstream: &Upstrea
     println!(
         "{met} rounds were under way when the peer was heard again, after {longest:?} at most"
     );
-    if longest > SECOND * 3 / 2 && evicted() {
+    // A verdict takes 2.2 s, of which the last answer, if it was lost, had taken 0.55.
+    if longest > Duration::from_millis(1650) && evicted() {
         return false;
     }
     for pool in pools {

@@ -461,11 +461,7 @@ async fn a_master_that_is_killed_and_one_that_stands_still_are_replaced_and_thei
             failed.len()
         );
         assert!(failed.len() <= 4, "{what}: only what was in flight fails: {failed:#?}");
-        // One that stands still keeps its connections: on a busy machine the others may take longer to replace
-        // it than a read may last.
-        let told = ["Some(true)", "None: read timed out after 5.0s (timeouts.read)"];
-        let is_told = |error: &String| told.iter().any(|told| error.starts_with(told));
-        assert!(failed.iter().all(is_told), "{what}: {failed:#?}");
+        assert!(failed.iter().all(|error| error.starts_with("Some(true)")), "{what}: {failed:#?}");
     }
     servers.nodes[1].thaw();
     // It comes back as a replica, and is no node of ours.
