@@ -9,6 +9,7 @@ use livepool::CloseReason::{Invalidated, Paused, PoolClosed, Resized};
 use livepool::config::FirstConnect;
 use livepool::error::{CheckoutFailure, Phase};
 use livepool::{Config, Event, Guard, Interrupted, Pool, Release, Timeouts};
+use livepool_testkit::log::Log;
 use livepool_testkit::{Order, Upstream, ask, exchange, fill, until, until_status, watched};
 use tokio::time::Instant;
 
@@ -326,40 +327,16 @@ async fn an_exchange_that_fails_in_another_way_is_not_tried_again() {
     assert_eq!(tries, 3);
 }
 
-/// A log that a test can read.
-#[derive(Clone, Default)]
-struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn the_report_of_a_holder_says_what_it_was_doing() {
-    // tracing may forget a subscriber that comes while another thread meets the line for the first time.
-    #[cfg(target_os = "linux")]
-    if !livepool_testkit::alone::alone("the_report_of_a_holder_says_what_it_was_doing") {
-        return;
-    }
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false);
-    // Of this thread, on which everything runs.
-    let _default = tracing::subscriber::set_default(subscriber.finish());
+    let (log, _guard) = Log::start(tracing::Level::INFO);
     let upstream = Upstream::start();
     let (pool, _) = watched(upstream.config().with_hold_warning(Some(20 * MS)));
     let span = tracing::info_span!("report", customer = 7);
     let _held = tracing::Instrument::instrument(pool.get(), span).await.unwrap();
-    let text = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    until(|| text().contains("held for too long")).await;
-    let text = text();
-    let line = text.lines().find(|line| line.contains("held for too long")).unwrap();
+    let lines = || log.lines("held for too long");
+    until(|| !lines().is_empty()).await;
+    let line = &lines()[0];
     assert!(line.contains("report{customer=7}") && line.contains("WARN"), "{line}");
 }
 

@@ -85,7 +85,7 @@ async fn who_holds_what_since_when_and_who_waits_is_said_with_the_places() {
 #[tokio::test]
 async fn the_span_of_a_holder_is_there_where_hold_warning_notes_it() {
     let subscriber = tracing_subscriber::fmt().with_writer(std::io::sink).finish();
-    let _default = tracing::subscriber::set_default(subscriber);
+    let _default = livepool_testkit::log::subscribe(subscriber);
     let upstream = Upstream::start();
     for (warning, expected) in [(None, None), (Some(SECOND), Some("checkout_of_a_cart"))] {
         let pool = Pool::new(upstream.config().with_hold_warning(warning)).unwrap();

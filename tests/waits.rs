@@ -1,53 +1,16 @@
 //! What the log says of callers who wait, and of dials that were given up.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use livepool::event::DialOutcome;
 use livepool::{Config, Event, Pool, Timeouts};
 use livepool_testkit::lines::Lines;
+use livepool_testkit::log::Log;
 use livepool_testkit::{Events, Upstream, exchange, until, watched};
 use tokio::time::sleep;
 use tracing::Level;
 
 const MS: Duration = Duration::from_millis(1);
-
-/// What is logged on this thread from now on, on which everything in a test's runtime happens.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn start(level: Level) -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(level)
-            .with_ansi(false)
-            .without_time()
-            .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
-            .with_writer(move || writer.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    /// The lines with this text.
-    fn lines(&self, text: &str) -> Vec<String> {
-        let bytes = self.0.lock().unwrap().clone();
-        let page = String::from_utf8(bytes).unwrap();
-        page.lines().filter(|line| line.contains(text)).map(|line| line.trim().to_owned()).collect()
-    }
-}
 
 /// A pool of one connection, whose callers are told of after 20 ms.
 fn narrow(config: Config) -> Config {
@@ -129,7 +92,7 @@ async fn a_wait_is_reported_after_two_seconds_unless_told_otherwise() {
 
 #[tokio::test]
 async fn every_checkout_has_a_span_that_tells_its_connection_whether_it_waits_or_not() {
-    let (log, _guard) = Log::start(Level::DEBUG);
+    let (log, _guard) = Log::start_with_spans(Level::DEBUG);
     let upstream = Upstream::start();
     let timeouts = Timeouts::default().with_checkout(30 * MS);
     let (pool, _) = watched(narrow(upstream.config()).with_timeouts(timeouts));
@@ -166,4 +129,18 @@ async fn a_dial_that_was_given_up_is_no_warning() {
     until(|| events.all().iter().any(given_up)).await;
     assert_eq!(log.lines("dial given up").len(), 1);
     assert_eq!(log.lines("WARN"), Vec::<String>::new());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_line_that_another_test_met_first_is_seen() {
+    // Nobody else has a subscriber.
+    if !livepool_testkit::alone::alone("a_line_that_another_test_met_first_is_seen") {
+        return;
+    }
+    let (log, _guard) = Log::start(Level::WARN);
+    let say = || tracing::warn!("we met");
+    std::thread::spawn(say).join().unwrap();
+    say();
+    assert_eq!(log.lines("we met").len(), 1);
 }

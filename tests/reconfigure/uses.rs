@@ -184,7 +184,7 @@ async fn who_holds_or_waits_for_too_long_is_reported_as_is_said_now() {
 
 /// A subscriber, or a span has no name.
 fn named_spans() -> tracing::subscriber::DefaultGuard {
-    tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(std::io::sink).finish())
+    livepool_testkit::log::subscribe(tracing_subscriber::fmt().with_writer(std::io::sink).finish())
 }
 
 #[tokio::test]
@@ -230,7 +230,7 @@ impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ClosedSpans {
 async fn no_span_of_a_caller_is_kept_once_holders_are_not_noted() {
     let closed = ClosedSpans::default();
     let subscriber = tracing_subscriber::registry().with(closed.clone());
-    let _spans = tracing::subscriber::set_default(subscriber);
+    let _spans = livepool_testkit::log::subscribe(subscriber);
     let upstream = Upstream::start();
     let (pool, _) = watched(upstream.config().with_hold_warning(SECOND));
     let held = tracing::Instrument::instrument(pool.get(), tracing::info_span!("a caller")).await;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use livepool::CloseReason;
+use livepool::{CloseReason, Config};
 use livepool_redis::cluster::Cluster;
 use livepool_redis::fuzzed::first_key;
 use livepool_redis::redis::{AsyncCommands, RedisResult, cmd, pipe};
@@ -19,11 +19,20 @@ use livepool_testkit::servers::{Redis, RedisCluster};
 use livepool_testkit::{Events, until_seen, until_status};
 
 const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 
 fn cluster(servers: &RedisCluster, events: &Events) -> Cluster {
+    cluster_with(servers, events, |config| config)
+}
+
+fn cluster_with(
+    servers: &RedisCluster,
+    events: &Events,
+    change: impl FnOnce(Config) -> Config,
+) -> Cluster {
     let events = events.clone();
     let builder = Cluster::builder(servers.addrs().into_iter().take(2)).unwrap();
-    let builder = builder.with_config(|config| config.with_max_size(4));
+    let builder = builder.with_config(|config| change(config.with_max_size(4)));
     builder.with_pools(move |pool| pool.observer(events.observer())).build().unwrap()
 }
 
@@ -431,7 +440,11 @@ fn key_of(servers: &RedisCluster, master: usize) -> String {
 async fn a_master_that_is_killed_and_one_that_stands_still_are_replaced_and_their_pools_closed() {
     let mut servers = RedisCluster::start(3, true);
     let events = Events::default();
-    let cluster = cluster(&servers, &events);
+    // However long the others take to replace it: callers are told by that, not by a limit of theirs.
+    let cluster = cluster_with(&servers, &events, |config| {
+        let timeouts = config.timeouts.with_read(MINUTE).with_checkout(MINUTE);
+        config.with_timeouts(timeouts)
+    });
     for (what, master) in [("killed", 0), ("stands still", 1)] {
         let key = key_of(&servers, master);
         let old = servers.nodes[master].addr();
@@ -445,11 +458,11 @@ async fn a_master_that_is_killed_and_one_that_stands_still_are_replaced_and_thei
         // A few may have been answered before.
         let before = writes.served.load(Ordering::SeqCst) + 4;
         while writes.served.load(Ordering::SeqCst) <= before {
-            assert!(began.elapsed() < 20 * SECOND, "{what}: {:?}", writes.failed.lock().unwrap());
+            assert!(began.elapsed() < MINUTE, "{what}: {:?}", writes.failed.lock().unwrap());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let took = began.elapsed();
-        // Those that were in flight are told within the read timeout, and the 2 s that a node has to drain.
+        // Those that were in flight are told after the 2 s that a node has to drain.
         tokio::time::sleep(SECOND).await;
         writes.stop.store(true, Ordering::SeqCst);
         let nodes = served(&cluster).await;

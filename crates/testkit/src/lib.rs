@@ -16,6 +16,7 @@ pub mod fickle;
 #[cfg(target_os = "linux")]
 pub mod lab;
 pub mod lines;
+pub mod log;
 #[cfg(target_os = "linux")]
 pub mod losses;
 pub mod not_run;

@@ -256,7 +256,7 @@ fn is_tame(text: &str) -> bool {
 #[tokio::test]
 async fn what_a_server_says_reaches_errors_events_and_logs_escaped_and_cut() {
     let log = Log::default();
-    let _logged = tracing::subscriber::set_default(log.clone());
+    let _logged = livepool_testkit::log::subscribe(log.clone());
     let events = Events::default();
     let mut body = b"SFATAL\0VFATAL\0C28P01\0M".to_vec();
     body.extend(FORGED.as_bytes());
@@ -299,7 +299,7 @@ async fn what_a_server_says_reaches_errors_events_and_logs_escaped_and_cut() {
 #[tokio::test]
 async fn a_notice_of_a_server_is_a_line_of_the_pool_escaped_and_cut() {
     let log = Log::default();
-    let _logged = tracing::subscriber::set_default(log.clone());
+    let _logged = livepool_testkit::log::subscribe(log.clone());
     let mut notice = b"SNOTICE\0VNOTICE\0C00000\0M".to_vec();
     notice.extend(FORGED.as_bytes());
     notice.extend([b'x'; 10_000]);

@@ -140,18 +140,27 @@ impl Browser {
         began.elapsed()
     }
 
-    /// Presses the mouse in the middle of an element.
+    /// Presses the mouse in the middle of an element. Of a page whose lines are still coming, that may have
+    /// moved away by then: it is pressed again.
     pub(crate) fn click(&mut self, selector: &str) {
-        let place = self.eval(&format!(
-            "(() => {{ const element = document.querySelector('{selector}'); \
-             element.scrollIntoView({{block: 'nearest'}}); \
-             const box = element.getBoundingClientRect(); \
-             return [box.x + box.width / 2, box.y + box.height / 2]; }})()"
-        ));
-        for kind in ["mousePressed", "mouseReleased"] {
-            let press = json!({"type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": 1});
-            self.call("Input.dispatchMouseEvent", press);
+        for _ in 0..20 {
+            let place = self.eval(&format!(
+                "(() => {{ const element = document.querySelector('{selector}'); \
+                 element.scrollIntoView({{block: 'nearest'}}); \
+                 window.isPressed = false; \
+                 element.addEventListener('click', () => {{ window.isPressed = true; }}, {{once: true}}); \
+                 const box = element.getBoundingClientRect(); \
+                 return [box.x + box.width / 2, box.y + box.height / 2]; }})()"
+            ));
+            for kind in ["mousePressed", "mouseReleased"] {
+                let press = json!({"type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": 1});
+                self.call("Input.dispatchMouseEvent", press);
+            }
+            if self.eval("window.isPressed") == json!(true) {
+                return;
+            }
         }
+        panic!("{selector} is not pressed, wherever the mouse is");
     }
 
     /// Moves a slider to this value, as a hand does.

@@ -1,36 +1,15 @@
 //! What is logged, and at which level.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
+use livepool_testkit::log::Log;
 
 use super::*;
 use crate::telemetry::{Emitter, Span};
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// What is logged meanwhile, one line each, with level and target.
 fn logged(what: impl FnOnce()) -> String {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .without_time()
-        .with_writer(move || writer.clone())
-        .finish();
-    tracing::subscriber::with_default(subscriber, what);
-    let bytes = lines.0.lock().unwrap().clone();
-    String::from_utf8(bytes).unwrap().trim().to_owned()
+    let (log, _guard) = Log::start(tracing::Level::TRACE);
+    what();
+    log.all().trim().to_owned()
 }
 
 fn pool_logs(event: &Event) -> String {
