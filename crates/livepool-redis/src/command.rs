@@ -36,7 +36,7 @@ pub(super) fn is_blocking<'a>(words: impl Iterator<Item = &'a [u8]>) -> bool {
     command.kind() == CommandKind::Blocking
 }
 
-/// The bytes of an argument that are looked at. The longest word that matters here has 12.
+/// The bytes of an argument that are looked at. The longest word that matters here has 13.
 pub(super) const MAX_ARGUMENT: usize = 16;
 
 /// Classifies a command by its arguments, taken one by one.
@@ -57,6 +57,8 @@ enum NextArgument {
     ClientSubcommand,
     /// The mode of CLIENT REPLY.
     ReplyMode,
+    /// The subcommand of SCRIPT.
+    ScriptSubcommand,
     /// An option of XREAD, where BLOCK may come before STREAMS; so many names come first.
     Block(u8),
 }
@@ -102,6 +104,8 @@ impl CommandClassifier {
                     b"SETNAME" | b"TRACKING" | b"CACHING" | b"NO-EVICT" | b"NO-TOUCH" => {
                         (CommandKind::Identity, NextArgument::Nothing)
                     }
+                    // Valkey's: answers that redirect, keys that have expired.
+                    b"CAPA" | b"IMPORT-SOURCE" => (CommandKind::Identity, NextArgument::Nothing),
                     _ => (CommandKind::Plain, NextArgument::Nothing),
                 };
             }
@@ -113,6 +117,15 @@ impl CommandClassifier {
                     self.kind = CommandKind::Uncountable;
                 }
             }
+            NextArgument::ScriptSubcommand => {
+                // The next script would be run in a debugger.
+                if upper == b"DEBUG" {
+                    self.kind = CommandKind::Identity;
+                }
+                self.next = NextArgument::Nothing;
+            }
+            // Its name, and the consumer's.
+            NextArgument::Block(0) if upper == b"GROUP" => self.next = NextArgument::Block(2),
             // Behind STREAMS come keys, one of which may be called BLOCK.
             NextArgument::Block(0) if upper == b"STREAMS" => self.next = NextArgument::Nothing,
             NextArgument::Block(0) if upper == b"BLOCK" => {
@@ -127,9 +140,8 @@ fn by_name(name: &[u8]) -> (CommandKind, NextArgument) {
     let kind = match name {
         b"SELECT" => return (CommandKind::Select(None), NextArgument::Database),
         b"CLIENT" => return (CommandKind::Plain, NextArgument::ClientSubcommand),
-        b"XREAD" => return (CommandKind::Plain, NextArgument::Block(0)),
-        // GROUP, its name, and the consumer's.
-        b"XREADGROUP" => return (CommandKind::Plain, NextArgument::Block(3)),
+        b"SCRIPT" => return (CommandKind::Plain, NextArgument::ScriptSubcommand),
+        b"XREAD" | b"XREADGROUP" => return (CommandKind::Plain, NextArgument::Block(0)),
         b"BLPOP" | b"BRPOP" | b"BLMOVE" | b"BRPOPLPUSH" | b"BLMPOP" => CommandKind::Blocking,
         b"BZPOPMIN" | b"BZPOPMAX" | b"BZMPOP" | b"WAIT" | b"WAITAOF" => CommandKind::Blocking,
         b"MULTI" => CommandKind::Multi,
@@ -174,7 +186,14 @@ mod tests {
             ("xread streams block 0", Plain),
             ("xreadgroup group block block streams a >", Plain),
             ("xreadgroup group g c noack block 5 streams a >", Blocking),
+            ("xreadgroup block 0 group g c streams a >", Blocking),
+            ("xreadgroup count 1 block 0 group g c streams a >", Blocking),
+            ("xreadgroup count 1 group streams block noack streams block >", Plain),
             ("set block streams", Plain),
+            ("client capa redirect", Identity),
+            ("client import-source on", Identity),
+            ("script debug yes", Identity),
+            ("script load debug", Plain),
         ];
         for (text, expected) in table {
             let mut command = CommandClassifier::new();

@@ -132,6 +132,12 @@ fn lost(share: &Share<Redis>, error: RedisError) -> RedisError {
     share.lost(true).map_or(error, |lost| io::Error::from(lost).into())
 }
 
+/// Which answers a pipeline is for, as `ConnectionLike` says it: all of them, or that of its transaction alone.
+pub(super) fn answers_of(pipeline: &Pipeline) -> (usize, usize) {
+    let len = pipeline.cmd_iter().count();
+    if pipeline.is_transaction() { (len + 1, 1) } else { (0, len) }
+}
+
 impl SharedConnection {
     /// Fails, if the connection has ended already: nothing is sent then.
     fn check(&self) -> RedisResult<()> {
@@ -197,10 +203,9 @@ impl ConnectionLike for SharedConnection {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        // Answers are counted by the crate: a wrong count would take those of others. (All of them, or the one
-        // of a transaction.)
-        let len = pipeline.cmd_iter().count();
-        if (offset, count) != (0, len) && (offset, count) != (len + 1, 1) {
+        // Answers are counted by the crate: a wrong count would take those of others.
+        if (offset, count) != answers_of(pipeline) {
+            let len = pipeline.cmd_iter().count();
             let why = format!("{count} answers from {offset} on, of {len} commands");
             let refused = RedisError::from((ErrorKind::InvalidClientConfig, NOT_SHARED, why));
             return Box::pin(std::future::ready(Err(refused)));

@@ -96,6 +96,10 @@ async fn what_concerns_the_connection_or_may_wait_is_refused_before_it_is_sent()
         "WAITAOF 1 0 0",
         "XREAD BLOCK 0 STREAMS s $",
         "XREADGROUP GROUP g c BLOCK 0 STREAMS s >",
+        "XREADGROUP COUNT 1 BLOCK 0 GROUP g c STREAMS s >",
+        "SCRIPT DEBUG YES",
+        "CLIENT CAPA redirect",
+        "CLIENT IMPORT-SOURCE ON",
         "QUIT",
         "SYNC",
     ] {
@@ -122,7 +126,15 @@ async fn what_concerns_the_connection_or_may_wait_is_refused_before_it_is_sent()
     assert!(empty.query_async::<Value>(&mut share).await.is_err());
     let mut one = pipe();
     one.get("key");
-    assert!(share.req_packed_commands(&one, 0, 2).await.is_err());
+    let mut atomic = pipe();
+    atomic.atomic().get("key").get("key");
+    for (pipeline, offset, count) in [(&one, 0, 2), (&one, 2, 1), (&atomic, 0, 2), (&atomic, 3, 2)]
+    {
+        let wrong = share.req_packed_commands(pipeline, offset, count);
+        let wrong =
+            tokio::time::timeout(Duration::from_secs(20), wrong).await.expect("it is refused");
+        assert!(wrong.is_err(), "{offset}, {count}: {wrong:?}");
+    }
     let stats = calls();
     for sent in ["multi", "watch", "select", "subscribe", "blpop", "monitor", "quit", "get"] {
         assert!(!stats.contains(&format!("cmdstat_{sent}:")), "{sent} was sent: {stats}");

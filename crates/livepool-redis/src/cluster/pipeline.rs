@@ -10,7 +10,7 @@ use super::run::{Tried, What, request};
 use super::slots::{Target, target_of};
 use super::topology::{error, redirect, short};
 use crate::checkout_error;
-use crate::shared::SharedConnection;
+use crate::shared::{SharedConnection, answers_of};
 
 impl Inner {
     /// Runs a pipeline: all of it on one node, if it is atomic; else each command where it belongs.
@@ -21,9 +21,7 @@ impl Inner {
         count: usize,
     ) -> RedisResult<Vec<Value>> {
         let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
-        let expected =
-            if pipeline.is_transaction() { (commands.len() + 1, 1) } else { (0, commands.len()) };
-        if (offset, count) != expected {
+        if (offset, count) != answers_of(pipeline) {
             let why = format!("{count} answers from {offset} on, of {} commands", commands.len());
             return Err(error("no pipeline of a cluster", why));
         }
