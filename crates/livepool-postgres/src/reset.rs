@@ -52,9 +52,9 @@ use livepool::protocol::{Verdict, log_trouble};
 #[non_exhaustive]
 pub enum RecyclingMethod {
     /// As `Clean`, if anything of its last user may be left; else as `Fast`. State that was left is
-    /// known from the tag of each complete statement (`SET`, `PREPARE`, `DECLARE`, `CREATE TEMP`),
-    /// and from texts that name a function which leaves something (`set_config`,
-    /// `pg_advisory_lock`) or run code that nobody can see (`DO`, `CALL`).
+    /// known from the tag of each complete statement (`SET`, `RESET`, `PREPARE`, `DECLARE`, `CREATE TEMP`;
+    /// `DO` and `CALL`, which run code that nobody can see), and from texts that name a function which
+    /// leaves something (`set_config`, `pg_advisory_lock`), or have `CREATE` and `TEMP` in them.
     ///
     /// A function of another name that changes its session, in a `SELECT`, is not noticed; nor is `SELECT
     /// INTO TEMP`. Where that is done, use `Clean`.
@@ -183,9 +183,13 @@ pub(super) async fn reset(
         if sql == CLEAN {
             line.stopped_listening();
         }
-        if let Some(settings) = client.settings().filter(|_| !sql.is_empty()) {
-            run(client, &settings).await?;
-            // As the library made it. What the pool's user has set is not there.
+        let settings = client.settings().filter(|_| !sql.is_empty());
+        if let Some(settings) = &settings {
+            run(client, settings).await?;
+        }
+        let is_custom = matches!(method, RecyclingMethod::Custom(_)) && !sql.is_empty();
+        if is_custom || settings.is_some() {
+            // As the library made it, or whoever wrote the statements. What the pool's user has set is not there.
             line.settle();
             line.unsettle();
         }

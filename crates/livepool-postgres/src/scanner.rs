@@ -36,7 +36,7 @@ pub(super) const CONFLICTS: [&[u8; 5]; 2] = [b"40001", b"40P01"];
 const MAX_EFFECTFUL: usize = 1024;
 
 /// A prepared statement that may do more when it is run than its answer tells, or less.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, Default)]
 struct EffectfulStatement {
     number: u64,
     listens: bool,
@@ -157,12 +157,12 @@ impl PgScanner {
         self.is_listening
     }
 
-    /// Whether state may be left in the session: settings, locks, temporary tables.
     /// What was touched up to now is no user's doing.
     pub(super) fn settle(&mut self) {
         self.is_touched = false;
     }
 
+    /// Whether state may be left in the session: settings, locks, temporary tables.
     pub(super) fn is_touched(&self) -> bool {
         self.is_touched
     }
@@ -264,7 +264,8 @@ impl PgScanner {
             b'B' | b'D' | b'E' | b'C' => {
                 self.outstanding.extended_sent();
                 // The name is read only where a statement is looked for: most sessions have none.
-                if self.unclaimed.len() + self.effectful.len() > 0 {
+                let has_lasting = self.lasting != LastingEffect::default();
+                if has_lasting || self.unclaimed.len() + self.effectful.len() > 0 {
                     match tag {
                         b'B' => return Sending::Bind(StatementReference::of_bind()),
                         b'C' => return Sending::Close(StatementReference::of_close()),
@@ -291,22 +292,19 @@ impl PgScanner {
                 self.path.set_effect(text.path());
                 self.note_lasting_effect(text.lasting_effect());
                 self.is_touched |= text.touches();
-                let is_clean =
-                    text.listen_effect() == ListenEffect::Forget && !text.only_stops_listening();
-                self.will_clean = self.will_forget && is_clean;
+                self.will_clean = self.will_forget && text.is_clean();
                 self.note_listen_effect(text.listen_effect());
             }
             Sending::Parse(text) => self.note_parse(&text),
             Sending::Bind(statement) => {
                 if let Some(number) = statement.number() {
                     self.unclaimed.remove(number);
-                    if let Some(statement) =
-                        self.effectful.iter().find(|statement| statement.number == number)
-                    {
-                        self.is_listening |= statement.listens;
-                        self.is_touched |= statement.touches;
-                        self.note_lasting_effect(statement.lasting);
-                    }
+                    let mut known = self.effectful.iter();
+                    let statement = known.find(|statement| statement.number == number);
+                    let statement = statement.copied().unwrap_or_default();
+                    self.is_listening |= statement.listens;
+                    self.is_touched |= statement.touches;
+                    self.note_lasting_effect(statement.lasting);
                 }
             }
             Sending::Close(statement) => {
@@ -509,7 +507,8 @@ impl PgScanner {
         self.path.command_complete(tag, self.status);
         self.is_touched |= !self.will_clean && self.lasting.leaves_state(tag);
         match tag {
-            b"LISTEN" => self.is_listening = true,
+            // Those of the last two are in code that no text tells of.
+            b"LISTEN" | b"DO" | b"CALL" => self.is_listening = true,
             b"DISCARD ALL" | b"DEALLOCATE ALL" => {
                 self.forgotten += 1;
                 self.unclaimed.clear();

@@ -5,13 +5,14 @@ use super::reset::CLEAN;
 use super::search_path::{self, PathEffect};
 
 /// The words that are looked for anywhere in a text, and whether a name must end with them.
-const KEYWORDS: [(&[u8], bool); 6] = [
+const KEYWORDS: [(&[u8], bool); 7] = [
     (b"search_path", true),
     (b"listen", true),
     (b"unlisten", true),
     (b"set_config", true),
     (b"advisory_lock", false),
     (b"temp", false),
+    (b"create", true),
 ];
 pub(super) const SEARCH_PATH: usize = 0;
 pub(super) const LISTEN: usize = 1;
@@ -19,6 +20,7 @@ pub(super) const UNLISTEN: usize = 2;
 pub(super) const SET_CONFIG: usize = 3;
 pub(super) const ADVISORY_LOCK: usize = 4;
 pub(super) const TEMP: usize = 5;
+pub(super) const CREATE: usize = 6;
 
 /// The part of each word that stands before the next byte, and the number of times that each came.
 #[derive(Debug, Default)]
@@ -78,16 +80,12 @@ pub(super) enum ListenEffect {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct LastingEffect {
     is_local: bool,
-    is_temporary: bool,
 }
 
 impl LastingEffect {
     /// The properties of either of two texts, one of which is answered next.
     pub(super) fn or(self, other: Self) -> Self {
-        Self {
-            is_local: self.is_local && other.is_local,
-            is_temporary: self.is_temporary || other.is_temporary,
-        }
+        Self { is_local: self.is_local && other.is_local }
     }
 
     /// Whether a statement that ends with this tag leaves something in its session.
@@ -95,8 +93,11 @@ impl LastingEffect {
         match tag {
             b"SET" => !self.is_local,
             b"PREPARE" | b"DECLARE CURSOR" | b"LOAD" => true,
-            // The tag of `CREATE TEMP TABLE` is `CREATE TABLE`.
-            _ => self.is_temporary && tag.starts_with(b"CREATE"),
+            // They run code that no text tells of.
+            b"DO" | b"CALL" => true,
+            // They leave less: what a hook of the pool has set is gone.
+            b"RESET" | b"DISCARD ALL" => true,
+            _ => false,
         }
     }
 }
@@ -244,15 +245,11 @@ impl StatementText {
         ListenEffect::Other
     }
 
-    /// Whether the text ends subscriptions, and leaves everything else as it is.
-    pub(super) fn only_stops_listening(&self) -> bool {
-        self.begins(b"UNLISTEN")
-    }
-
     /// Whether the text may leave state in the session that no answer tells of: a setting or a lock
-    /// that a function makes.
+    /// that a function makes, or a temporary table, whose tag is that of a lasting one, or of the query
+    /// that it is made of.
     pub(super) fn touches(&self) -> bool {
-        let is_temporary = self.words.has(TEMP) && self.begins(b"CREATE");
+        let is_temporary = self.words.has(TEMP) && self.words.has(CREATE);
         self.words.has(SET_CONFIG)
             || self.words.has(ADVISORY_LOCK)
             || is_temporary
@@ -262,11 +259,17 @@ impl StatementText {
     /// The properties by which the answer tells whether the session is changed for longer than its
     /// transaction.
     pub(super) fn lasting_effect(&self) -> LastingEffect {
-        LastingEffect {
-            // Also the one that begins a transaction with its properties.
-            is_local: self.begins(b"SET LOCAL") || self.begins(b"SET TRANSACTION"),
-            is_temporary: self.words.has(TEMP),
-        }
+        // Also the one that begins a transaction with its properties.
+        let is_local = self.begins(b"SET LOCAL") || self.begins(b"SET TRANSACTION");
+        LastingEffect { is_local: is_local && self.is_one_statement() }
+    }
+
+    /// Whether the text is known to be one statement.
+    fn is_one_statement(&self) -> bool {
+        let text = &self.text[..self.len];
+        let is_end = |byte: &u8| byte.is_ascii_whitespace() || *byte == b';' || *byte == 0;
+        let mut behind = text.iter().skip_while(|byte| **byte != b';');
+        !self.is_cut && behind.all(is_end)
     }
 
     /// A query that names a setting only reads it, unless it calls what sets one.
@@ -342,14 +345,26 @@ mod tests {
             ("SET LOCAL x = 1", "SET", false, false),
             ("set transaction read only", "SET", false, false),
             ("CREATE TABLE t (a int)", "CREATE TABLE", false, false),
-            ("CREATE TEMPORARY TABLE t (a int)", "CREATE TABLE", true, true),
-            ("SELECT 1; CREATE TEMP TABLE t (a int)", "CREATE TABLE", false, true),
+            ("CREATE TEMPORARY TABLE t (a int)", "CREATE TABLE", true, false),
+            ("SELECT 1; CREATE TEMP TABLE t (a int)", "CREATE TABLE", true, false),
             ("PREPARE p AS SELECT 1", "PREPARE", false, true),
             ("SELECT set_config('a', 'b', false)", "SELECT 1", true, false),
             ("SELECT pg_try_advisory_lock(1)", "SELECT 1", true, false),
             ("SELECT pg_advisory_xact_lock(1)", "SELECT 1", false, false),
-            ("DO $$ BEGIN END $$", "DO", true, false),
-            ("call p()", "CALL", true, false),
+            ("DO $$ BEGIN END $$", "DO", true, true),
+            // The answer does not tell.
+            ("DROP TABLE t; CREATE TEMP TABLE t AS SELECT 1", "SELECT 1", true, false),
+            ("/* x */ CREATE TEMP TABLE t AS SELECT 1", "SELECT 1", true, false),
+            ("SELECT temp, created FROM template", "SELECT 1", false, false),
+            ("/* x */ DO $$ BEGIN END $$", "DO", false, true),
+            ("BEGIN; CALL p(); COMMIT", "CALL", false, true),
+            ("call p()", "CALL", true, true),
+            ("SET LOCAL x = 1;\n ", "SET", false, false),
+            ("SET LOCAL x = 1; SET y = 1", "SET", false, true),
+            ("SET TRANSACTION READ WRITE; SET ROLE x", "SET", false, true),
+            // What a hook of the pool has set is gone.
+            ("RESET ALL", "RESET", false, true),
+            ("DISCARD ALL", "DISCARD ALL", false, true),
         ];
         for (text, tag, touches, lasting_effect) in table {
             let mut query = StatementText::of_query();

@@ -250,6 +250,33 @@ fn a_session_is_touched_until_it_is_cleaned() {
     scanner.sent(&query(super::reset::CLEAN));
     scanner.received(&[&set[..], &complete("RESET"), IDLE].concat());
     assert!(!scanner.is_touched());
+    // Behind one that ends with its transaction, and in place of one that was prepared and never run.
+    scanner.sent(&query("SET LOCAL x = 1; SET x = 1"));
+    scanner.received(&[&set[..], &set[..], IDLE].concat());
+    assert!(scanner.is_touched());
+    scanner.sent(&query(super::reset::CLEAN));
+    scanner.received(&[&set[..], &complete("RESET"), IDLE].concat());
+    let parse = |name: &[u8], text: &str| {
+        message(b'P', &[name, b"\0", text.as_bytes(), b"\0\0\0"].concat())
+    };
+    scanner.sent(&[&parse(b"s2", "SET x = 1"), SYNC].concat());
+    scanner.received(&[b"1\0\0\0\x04", IDLE].concat());
+    scanner.sent(&[&parse(b"s3", local), SYNC].concat());
+    scanner.received(&[b"1\0\0\0\x04", IDLE].concat());
+    assert!(!scanner.is_touched());
+    let bind = message(b'B', b"\0s2\0\0\0\0\0\0\0");
+    scanner.sent(&[&bind, EXECUTE, SYNC].concat());
+    scanner.received(&[b"2\0\0\0\x04", &set[..], IDLE].concat());
+    assert!(scanner.is_touched());
+    scanner.sent(&query(super::reset::CLEAN));
+    scanner.received(&[&set[..], &complete("RESET"), IDLE].concat());
+    // A user's own is what the pool's is not: a hook has to set again what it took away.
+    scanner.sent(&query("DISCARD ALL"));
+    scanner.received(&[&complete("DISCARD ALL"), IDLE].concat());
+    assert!(scanner.is_touched());
+    scanner.sent(&query(super::reset::CLEAN));
+    scanner.received(&[&set[..], &complete("RESET"), IDLE].concat());
+    assert!(!scanner.is_touched());
     // One of two that are under way may be the one that lasts.
     scanner.sent(&[query("SET x = 1"), query(local)].concat());
     scanner.received(&[&set[..], IDLE].concat());

@@ -170,6 +170,8 @@ async fn a_subscription_made_inside_a_statement_ends_with_its_user() {
         "DO $$ BEGIN EXECUTE 'LIST' || 'EN ch'; END $$",
         "SELECT do_listen()",
         "CALL subscribe()",
+        "/* x */ DO $$ BEGIN EXECUTE 'LIST' || 'EN ch'; END $$",
+        "SELECT 1; CALL subscribe()",
     ] {
         for way in ["simple", "prepared", "cached", "cached before"] {
             let conn = pool.get().await.unwrap();
@@ -265,6 +267,8 @@ async fn a_session_that_was_changed_is_as_it_was_for_the_next_user() {
         ("SELECT 1 FROM (SELECT pg_advisory_lock(7)) x", Release::Resetting),
         ("CREATE TEMP TABLE mine (a int)", Release::Resetting),
         ("DO $$ BEGIN EXECUTE 'SET work' || '_mem = 77000'; END $$", Release::Resetting),
+        ("/* x */ DO $$ BEGIN EXECUTE 'SET work' || '_mem = 77000'; END $$", Release::Resetting),
+        ("/* x */ CREATE TEMP TABLE mine AS SELECT 1 AS a", Release::Resetting),
         ("SELECT 1", Release::Reused),
         ("SET LOCAL work_mem = '77MB'", Release::Reused),
         ("SELECT pg_advisory_xact_lock(7)", Release::Reused),
@@ -284,6 +288,19 @@ async fn a_session_that_was_changed_is_as_it_was_for_the_next_user() {
             drop((row, statement));
             assert_eq!(conn.release(), Release::Reused, "{text}, {round}");
         }
+    }
+    for several in [
+        "SELECT 1; DO $$ BEGIN EXECUTE 'SET work' || '_mem = 77000'; END $$",
+        "DROP TABLE IF EXISTS mine; CREATE TEMP TABLE mine AS SELECT 1 AS a",
+        "SET LOCAL lock_timeout = '1s'; SET work_mem = '77MB'",
+        "SET TRANSACTION READ WRITE; SET ROLE other",
+    ] {
+        let conn = pool.get().await.unwrap();
+        conn.batch_execute(several).await.unwrap();
+        assert_eq!(conn.release(), Release::Resetting, "{several}");
+        let row = pool.get().await.unwrap().query_one(state, &[]).await.unwrap();
+        let found: Vec<String> = (0..5).map(|index| row.get(index)).collect();
+        assert_eq!(found, fresh, "{several}");
     }
     assert_eq!((events.opened(), events.closed()), (1, vec![]));
 }

@@ -409,7 +409,15 @@ async fn what_the_hook_after_connect_has_set_is_found_by_every_user_and_costs_th
     let conn = pool.get().await.unwrap();
     assert_eq!(set(&conn).await, expected, "after the reset it was set again");
     assert_eq!(conn.release(), Release::Reused);
-    assert_eq!((calls.load(SeqCst), events.closed()), (2, vec![]));
+    // What it has set may be taken away by one who sets nothing.
+    for text in ["RESET work_mem", "RESET ALL", "DISCARD ALL", "SET work_mem = '7MB'; RESET ALL"] {
+        let conn = pool.get().await.unwrap();
+        conn.batch_execute(text).await.unwrap();
+        drop(conn);
+        let conn = pool.get().await.unwrap();
+        assert_eq!(set(&conn).await, expected, "{text}");
+    }
+    assert_eq!((calls.load(SeqCst), events.closed()), (6, vec![]));
 }
 
 #[tokio::test]
