@@ -83,7 +83,7 @@ async fn messages_of_channels_and_patterns_come_in_order_in_both_protocols() {
         let adapter = Adapter::from_url(format!("{}?protocol={protocol}", redis.url())).unwrap();
         let (pool, events) = pool_of(adapter.config(), adapter);
         // A heartbeat between any two messages.
-        let config = SubscriptionConfig::default().with_heartbeat(SECOND / 50);
+        let config = SubscriptionConfig::default().with_heartbeat(SECOND / 2);
         let channels = [Channel::named("jobs"), Channel::pattern("news.*")];
         let mut subscription = pool.listen_with(channels, config).await.unwrap();
         assert!(subscription.is_connected());
@@ -94,7 +94,7 @@ async fn messages_of_channels_and_patterns_come_in_order_in_both_protocols() {
             assert_eq!(message.get_channel_name(), channel);
             assert_eq!(message.get_payload::<String>().unwrap(), text);
             assert_eq!(message.from_pattern(), channel == "news.a");
-            tokio::time::sleep(SECOND / 10).await;
+            tokio::time::sleep(SECOND * 3 / 4).await;
         }
         assert_eq!(subscription.try_next().map(text), None);
         assert_eq!((events.opened(), events.closed()), (1, vec![]), "{protocol}");

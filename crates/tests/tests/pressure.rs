@@ -566,12 +566,13 @@ async fn the_least_idle_connections_are_there_after_one_checkout_and_stay() {
     // One that is asked for a sign of life is still there.
     let there = |now: Status| now.idle + now.quarantined;
     let all = || (there(pool.status()), events.opened(), events.closed().len());
-    assert_eq!(all(), (LEAST, LEAST + 1, 0));
+    until_seen(all, |seen| *seen == (LEAST, LEAST + 1, 0)).await;
     // The one that is too many when it comes back is the only one that ever ends.
     drop(held);
     assert_eq!(events.until_closed(1).await, [CloseReason::IdleTimeout]);
     tokio::time::sleep(SECOND).await;
-    assert_eq!(all(), (LEAST, LEAST + 1, 1));
+    // One may be between the two just now.
+    until_seen(all, |seen| *seen == (LEAST, LEAST + 1, 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

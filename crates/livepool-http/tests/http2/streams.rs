@@ -196,7 +196,9 @@ async fn time_is_each_requests_own() {
     assert!(late.failure() == Failure::Body && late.is_timeout(), "{late}");
     // Who was late takes his connection out of use: it is closed by nobody, and asked first.
     assert!(events.closed().iter().all(|reason| *reason != CloseReason::OpTimeout));
-    let limits = Limits::new().with_deadline(100 * MS).with_read_timeout(None);
+    // It has been asked.
+    assert_eq!(get_text(&pool, "/tag/a").await.unwrap(), "a");
+    let limits = Limits::new().with_deadline(1000 * MS).with_read_timeout(None);
     let opened = events.opened();
     let late = pool.send_within(request_for("/hold"), limits).await.unwrap_err();
     assert!(late.is_timeout() && late.to_string().contains("deadline"), "{late}");

@@ -70,6 +70,10 @@ async fn a_query_on_a_pool_is_never_run_twice_and_an_idle_session_that_ended_cos
     assert_eq!(runs.get::<_, i64>(0), 1);
     until_status(&pool, |now| now.idle == 1).await;
     server.psql(end);
+    // It is only told to end by that.
+    let others =
+        "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = 'app'";
+    until_seen(|| server.psql(others), |seen| seen == "0").await;
     pool.query_one("SELECT 1", &[]).await.unwrap();
 }
 

@@ -80,7 +80,8 @@ async fn the_victim_of_a_deadlock_is_made_again() {
     let server = trusting_server(&[("deadlock_timeout", "100ms")]);
     let (pool, _) = pool(&server, |config| config.with_max_size(3));
     table(&pool).await;
-    let (meet, runs) = (Arc::new(Barrier::new(2)), Arc::<AtomicUsize>::default());
+    let meet = Arc::new(Barrier::new(2));
+    let (runs, victims) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let lock_both = async |first: i64, second: i64| {
         let mut is_first_try = true;
         let retry = TransactionRetry::new(IsolationLevel::ReadCommitted);
@@ -90,13 +91,18 @@ async fn the_victim_of_a_deadlock_is_made_again() {
             if std::mem::take(&mut is_first_try) {
                 meet.wait().await;
             }
-            count_up(transaction, second).await
+            let second = count_up(transaction, second).await;
+            victims.fetch_add(usize::from(second.is_err()), SeqCst);
+            second
         };
         retry.run(&pool, work).await.unwrap();
     };
     tokio::join!(lock_both(1, 2), lock_both(2, 1));
     assert_eq!((value(&pool, 1).await, value(&pool, 2).await), (2, 2));
-    assert_eq!(runs.load(SeqCst), 3, "one of the two was made again");
+    // One that is made again at once may meet the other a second time.
+    let victims = victims.load(SeqCst);
+    assert!(victims >= 1, "there was no deadlock, and nothing was shown");
+    assert_eq!(runs.load(SeqCst), 2 + victims, "a victim is made again, and nothing else");
 }
 
 /// A transaction that always meets a conflict: somebody else writes its row after it has read it.
