@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use livepool::{BoxFuture, Config, Pool, Resolve, Timeouts};
+use livepool::{Backoff, BoxFuture, Config, Pool, Resolve, Timeouts};
 use livepool_testkit::blackhole::Blackhole;
-use livepool_testkit::{Upstream, exchange, until_status, watched};
+use livepool_testkit::lines::Lines;
+use livepool_testkit::{Order, Upstream, exchange, until_status, watched};
 use tokio::time::{Instant, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -92,4 +93,28 @@ async fn a_dial_that_began_before_a_caller_asked_fails_nobody_but_those_who_were
         let dial = error.connect_error().expect("a dial has failed").took();
         assert!(error.waited() >= dial, "by a dial of {dial:?}, after {:?}", error.waited());
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_caller_waits_for_the_connection_that_is_asked_though_no_other_can_be_made() {
+    let upstream = Upstream::start();
+    let lines = Lines { let_in: Arc::new(AtomicUsize::new(1)), ..Lines::default() };
+    // The next dial is far away.
+    let backoff = Backoff::default().with_first(3600 * SECOND).with_most(3600 * SECOND);
+    let config = upstream.config().with_max_size(2).with_backoff(backoff);
+    let config = config.with_max_silence(Some(SECOND));
+    let pool = Pool::builder(config).protocol(lines).build().unwrap();
+    let first = pool.get().await.unwrap();
+    let refused = pool.get().await.unwrap_err();
+    assert_eq!(refused.failure(), livepool::error::CheckoutFailure::Connect);
+    drop(first);
+    upstream.order_all(&Order::Silence);
+    until_status(&pool, |now| now.quarantined == 1).await;
+    let (client, ()) = tokio::join!(pool.get(), async {
+        sleep(100 * MS).await;
+        upstream.order_all(&Order::Heal);
+    });
+    assert_eq!(client.unwrap().ask("ECHO x").await.unwrap(), "x");
+    drop(pool);
 }

@@ -12,6 +12,7 @@ use livepool::CloseReason::{Drained, PeerEjected, PeerSilent, ProbeTimeout};
 use livepool::config::Backoff;
 use livepool::{Config, Event, Guard, PeerAddr, PeerState, Pool, Release, Resolve};
 use livepool_testkit::lab::{Host, lab};
+use livepool_testkit::lines::Lines;
 use livepool_testkit::{Events, Order, Upstream, ask, exchange, until_seen, until_status, watched};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -238,6 +239,26 @@ async fn an_address_that_left_its_name_is_drained() {
     assert_eq!(count_to(&guards, &b), 6);
     // Nothing of it is left when the name is looked up once more.
     until_seen(|| pool.peers().len(), |seen| *seen == 1).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_being_made_when_its_address_left_the_name_is_drained() {
+    let (a, b) = (Upstream::start(), Upstream::start());
+    let names = Names(Arc::new(Mutex::new(vec![a.addr()])));
+    let config = Config::new("db.internal:1").with_dns_refresh(Some(SECOND));
+    let lines = Lines { hello: "SLOW 5000 x".to_owned(), ..Lines::default() };
+    let timeouts =
+        livepool::Timeouts::default().with_connect(60 * SECOND).with_checkout(60 * SECOND);
+    let pool = Pool::builder(config.with_timeouts(timeouts)).resolver(names.clone());
+    let events = Events::default();
+    let pool = pool.protocol(lines).observer(events.observer()).build().unwrap();
+    let (conn, ()) = tokio::join!(pool.get(), async {
+        livepool_testkit::until(|| a.accepted() == 1).await;
+        *names.0.lock().unwrap() = vec![b.addr()];
+    });
+    let conn = conn.unwrap();
+    assert_eq!((conn.peer_addr(), events.closed()), (&PeerAddr::Tcp(b.addr()), vec![Drained]));
+    assert_eq!(conn.release(), Release::Reused);
 }
 
 #[tokio::test]

@@ -640,3 +640,23 @@ async fn nothing_is_left_of_a_pool_of_clients() {
     drop(lines);
     until_seen(|| token.strong_count(), |seen| *seen == 0).await;
 }
+
+#[tokio::test]
+async fn a_connection_that_nobody_is_to_have_again_is_closed_and_not_reset() {
+    let upstream = Upstream::start();
+    // A reset would take all of its time.
+    let lines = Lines { reset: "HOLD".to_owned(), ..Lines::default() };
+    for end in [Pool::invalidate, Pool::pause] {
+        let timeouts = Timeouts::default().with_reset(60 * SECOND);
+        let config = upstream.config().with_max_size(1).with_timeouts(timeouts);
+        let (pool, events) = pool_of(config, &lines);
+        let client = pool.get().await.unwrap();
+        assert_eq!(client.ask("ECHO stain").await.unwrap(), "stain");
+        end(&pool);
+        let Release::Discarded(reason) = client.release() else { panic!("it is being reset") };
+        assert!(matches!(reason, CloseReason::Invalidated | CloseReason::Paused), "{reason}");
+        assert_eq!(events.closed(), [reason]);
+        pool.resume();
+        drop(pool.get_by(Instant::now() + 10 * SECOND).await.unwrap());
+    }
+}

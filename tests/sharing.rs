@@ -322,7 +322,7 @@ async fn each_share_has_its_own_time_and_its_end_harms_no_other() {
     assert_eq!(first.0.id(), second.0.id());
     let late = first.ask("SLOW 200 late").await.unwrap_err();
     let timeout = OpTimeout::of(&late).unwrap_or_else(|| panic!("{late:?}"));
-    assert_eq!(timeout.setting, "timeouts.operation");
+    assert_eq!((timeout.setting, timeout.of_exchange), ("timeouts.operation", true));
     // What does not answer in time is joined by nobody any more.
     let third = pool.share_by(Instant::now() + SECOND).await.unwrap();
     assert_ne!(first.0.id(), third.0.id());
@@ -640,4 +640,33 @@ async fn nobody_joins_a_connection_whose_peer_is_being_asked_for_a_sign_of_life(
     let error = ends(waits).await.unwrap().unwrap_err();
     assert!(RequestLost::of(&error).is_some_and(|lost| lost.maybe_done), "{error:?}");
     assert!(begun.elapsed() < 4 * SECOND, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_pool_whose_connections_are_shared_is_warm() {
+    let upstream = Upstream::start();
+    let (pool, _) = pool(&upstream, 1);
+    let share = pool.share().await.unwrap();
+    tokio::time::timeout(5 * SECOND, pool.warm_up(1)).await.expect("it is there").unwrap();
+    drop(share);
+}
+
+#[tokio::test]
+async fn a_dial_that_is_refused_for_good_leaves_callers_to_the_connections_that_are_shared() {
+    let upstream = Upstream::start();
+    let lines = Lines { let_in: Arc::new(AtomicUsize::new(1)), ..Lines::default() };
+    let backoff = Backoff::default().with_first(3600 * SECOND).with_most(3600 * SECOND);
+    let config = upstream.config().with_max_size(2).with_max_shares(2).with_backoff(backoff);
+    let (pool, _) = pool_of(config, &lines);
+    let shares = [pool.share().await.unwrap(), pool.share().await.unwrap()];
+    let mut callers = JoinSet::new();
+    for _ in 0..3 {
+        let pool = pool.clone();
+        callers.spawn(async move { pool.share().await.map(drop).map_err(|error| error.failure()) });
+    }
+    // As many as there are connections that nobody has, and that cannot be made.
+    assert_eq!(callers.join_next().await.unwrap().unwrap(), Err(CheckoutFailure::Connect));
+    until_status(&pool, |now| now.waiting == 2).await;
+    drop(shares);
+    assert!(callers.join_all().await.iter().all(Result::is_ok));
 }

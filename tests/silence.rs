@@ -416,3 +416,23 @@ async fn checks_of_life_and_probes_tell_how_long_ago_the_peer_was_heard() {
     assert!(heard(Check::Probe) > heard(Check::Life));
     assert!(heard(Check::Probe) >= Duration::from_millis(2200), "through four chances to answer");
 }
+
+#[tokio::test]
+async fn a_connection_that_is_asked_while_its_pool_is_invalidated_or_paused_makes_room_at_once() {
+    let upstream = Upstream::start();
+    for (end, reason) in [
+        (Pool::invalidate as fn(&Pool), livepool::CloseReason::Invalidated),
+        (Pool::pause, livepool::CloseReason::Paused),
+    ] {
+        // Nobody gives up waiting for what is being asked.
+        let config = config(&upstream).with_max_size(2).with_patience(3600 * SECOND);
+        let (pool, events) = watched(config);
+        fill(&pool, 1).await;
+        upstream.order_all(&Order::Silence);
+        until_status(&pool, |now| now.quarantined == 1).await;
+        end(&pool);
+        pool.resume();
+        drop(pool.get().await.unwrap());
+        assert_eq!(events.closed(), [reason], "and not by a verdict");
+    }
+}

@@ -315,7 +315,7 @@ impl RequestClock {
         let (operation, after, conn) = (Operation::Read, at - since, Some(share.id()));
         share.part.inner().emitter().emit(Event::TimedOut { operation, conn, after });
         let timeout = OpTimeout {
-            of_exchange: setting == DEADLINE,
+            of_exchange: this.all.is_some_and(|all| all.setting == setting),
             ..OpTimeout::new(operation, after, setting)
         };
         Poll::Ready(timeout.into())

@@ -33,6 +33,8 @@ pub struct Lines {
     /// A hello that is answered so is refused: for now, or for good.
     pub not_now: &'static str,
     pub never: &'static str,
+    /// So many connections more are made; the next ones are refused for good.
+    pub let_in: Arc<AtomicUsize>,
     /// How those who share are spread, and how many may use a connection.
     pub spread: Spread,
     pub most_shares: Arc<AtomicUsize>,
@@ -54,6 +56,7 @@ impl Default for Lines {
             stain: "stain",
             not_now: "not now",
             never: "never",
+            let_in: Arc::new(AtomicUsize::new(usize::MAX)),
             spread: Spread::Pack,
             most_shares: Arc::new(AtomicUsize::new(usize::MAX)),
             drivers: Arc::default(),
@@ -150,6 +153,10 @@ impl Scanner for Count {
 
 impl Lines {
     pub async fn client(&self, wire: Wire) -> io::Result<Client> {
+        let one_less = |left: usize| left.checked_sub(1);
+        if self.let_in.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_err() {
+            return Err(io::Error::other(self.never));
+        }
         let count = Count {
             owed: 0,
             line: Vec::new(),

@@ -50,8 +50,8 @@ impl PoolInner {
             true => self.wait_queue.waiting(),
             false => self.wait_queue.since(dial.began).0,
         };
-        let Status { idle, in_use, quarantined, .. } = self.status();
-        let for_new_ones = match idle + in_use + quarantined {
+        let Status { idle, in_use, shared, quarantined, .. } = self.status();
+        let for_new_ones = match idle + in_use + shared + quarantined {
             0 => waiting,
             _ => self.slots.limit().saturating_sub(self.guards()).clamp(1, waiting.max(1)),
         };

@@ -22,11 +22,12 @@ impl PoolInner {
     }
 
     /// Why nobody can be served before somebody changes something, if so: the last dial failed in a
-    /// way that repeating does not cure, the next one is not due, and nobody has a connection to
-    /// return.
+    /// way that repeating does not cure, the next one is not due, and there is no connection that may come
+    /// back, from its user, from its reset, or when its peer has answered.
     pub(super) fn hopeless(&self) -> Option<Arc<ConnectError>> {
         let error = self.dials.last_error().filter(|error| !error.is_retryable())?;
-        let soon = self.guards() > 0 || self.peers.may_dial(Instant::now(), Demand::Nobody).is_ok();
+        let soon = self.guards() + self.resets.count() + self.probing.count() > 0
+            || self.peers.may_dial(Instant::now(), Demand::Nobody).is_ok();
         (!soon).then_some(error)
     }
 

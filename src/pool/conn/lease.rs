@@ -350,6 +350,14 @@ impl Leased {
         if is_claimed && reuse == Verdict::Keep && pool.hooks.after_return.is_some() {
             reuse = Verdict::NeedsReset;
         }
+        // A reset would be for nobody. What still runs is stopped.
+        if reuse == Verdict::NeedsReset
+            && unfit.is_none()
+            && let Some(reason) = self.entry.outlived(self.entry.age())
+        {
+            let is_owed = self.conn.stream().is_owed();
+            unfit = Some(if is_owed { CloseReason::Unfinished } else { reason });
+        }
         (reuse, unfit)
     }
 

@@ -68,7 +68,7 @@ impl PoolInner {
         least.min(self.slots.limit())
     }
 
-    /// Waits until there are this many connections, idle or in use.
+    /// Waits until there are this many connections, idle, in use or shared.
     pub(in crate::pool) async fn warm_up(
         self: &Arc<Self>,
         count: usize,
@@ -91,7 +91,7 @@ impl PoolInner {
             let status = self.status();
             // One that was just made counts as in use until it has found its place.
             let settled = status.idle >= count || self.dials.under_way() == 0;
-            if status.idle + status.in_use >= count && settled {
+            if status.idle + status.in_use + status.shared >= count && settled {
                 return Ok(());
             }
             let error = self.dials.last_error_since(began);

@@ -44,10 +44,10 @@ impl Peers {
 
     /// A connection to this address was made.
     pub(in crate::pool) fn join(&self, addr: &PeerAddr) -> Membership {
-        // One that was forgotten while this dial was under way has left its name.
+        // One that was forgotten, or is drained, while this dial was under way has left its name.
         let peer = self.table().find(addr).unwrap_or_else(|| Arc::new(Peer::new(addr.clone())));
         let member = Membership::new(&peer);
-        if !self.table().knows(&peer) {
+        if !self.table().wants(&peer) {
             peer.retire(CloseReason::Drained);
         }
         member

@@ -297,7 +297,7 @@ impl Quarantine {
         self.held.iter().map(|held| held.due).min()
     }
 
-    /// Looks at everything that is due, and closes what is dead, one by one between other tasks.
+    /// Looks at everything that is due, and closes what is dead or retired, one by one between other tasks.
     pub(in crate::pool) async fn look(&mut self) {
         let probing = &self.pool.probing;
         self.held.extend(probing.arrived.take());
@@ -311,6 +311,13 @@ impl Quarantine {
         // Each is taken out at the front and put back at the end, so that their order stays.
         for _ in 0..before {
             let Some(mut held) = self.held.pop_front() else { break };
+            // Whatever its peer answers, nobody is given it.
+            if let Some(reason) = held.entry.retired() {
+                has_left = true;
+                held.end(reason);
+                tokio::task::yield_now().await;
+                continue;
+            }
             if !held.is_due(now) {
                 self.held.push_back(held);
                 continue;

@@ -144,9 +144,10 @@ impl Table {
     }
 
     /// Whether this very peer is known.
-    pub(super) fn knows(&self, peer: &Arc<Peer>) -> bool {
-        let place = self.places.get(&peer.addr);
-        place.is_some_and(|place| Arc::ptr_eq(&self.rows[*place].peer, peer))
+    /// Whether connections to it are wanted: it was not forgotten, and has not left its name.
+    pub(super) fn wants(&self, peer: &Arc<Peer>) -> bool {
+        let row = self.places.get(&peer.addr).map(|place| &self.rows[*place]);
+        row.is_some_and(|row| Arc::ptr_eq(&row.peer, peer) && row.state != PeerState::Draining)
     }
 
     fn row(&mut self, addr: &PeerAddr) -> Option<&mut Row> {
@@ -282,9 +283,11 @@ impl Table {
 
     /// A byte was read from one of its connections.
     pub(super) fn used_well(&mut self, addr: &PeerAddr) {
-        if let Some(row) = self.row(addr) {
-            row.on_trial = false;
-            row.peer.set_on_trial(false);
+        let Some(row) = self.row(addr) else { return };
+        row.on_trial = false;
+        row.peer.set_on_trial(false);
+        // Where the peer is tried again, the byte may be from before its connections died.
+        if !matches!(row.state, PeerState::Ejected | PeerState::Probing) {
             row.failures = 0;
             row.pause = None;
         }

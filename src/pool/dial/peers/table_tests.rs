@@ -323,3 +323,22 @@ fn the_longest_times_that_may_be_configured_go_beyond_no_clock() {
         let _ = (table.next_judgement(at), table.judge(at), table.next_try(), table.try_again(at));
     }
 }
+
+#[test]
+fn a_use_that_began_before_its_peer_was_ejected_does_not_end_its_trials() {
+    let now = Instant::now();
+    let mut table = table(&[1, 2]);
+    open(&mut table, 1, 3);
+    // One that was idle ended unused; then the others died, but for one that is still in use.
+    table.ended_unused(&addr(1), now, now);
+    table.died(&addr(1), now);
+    table.died(&addr(1), now);
+    assert_eq!(table.judge(now + PATIENCE).len(), 1);
+    table.used_well(&addr(1));
+    assert_eq!(state(&table, 1), PeerState::Ejected);
+    let at = table.next_try().expect("it is tried again");
+    assert_eq!(table.try_again(at).unwrap().0, addr(1));
+    table.used_well(&addr(1));
+    table.given_up(&addr(1));
+    assert!(table.next_try().is_some(), "and once more");
+}
