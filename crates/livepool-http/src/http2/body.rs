@@ -11,7 +11,7 @@ use http::{HeaderMap, header};
 use http_body::{Frame, SizeHint};
 
 use super::Http2;
-use super::exchange::{Clock, Stage, failed};
+use super::exchange::{Clock, Stage, failed, poll_over};
 use super::upload::{Upload, UploadTask};
 use crate::error::RequestTarget;
 use crate::{Error, Failure};
@@ -160,7 +160,7 @@ impl Http2Body {
             clock.as_mut().restart();
         }
         self.is_waiting = true;
-        let late = ready!(clock.as_mut().poll_over(share, cx));
+        let late = ready!(poll_over(clock, share, cx));
         // The stream ends with what is dropped.
         (self.held, self.stream) = (None, None);
         Poll::Ready(Error::new(Failure::Body).because_of(late).at(&self.target))

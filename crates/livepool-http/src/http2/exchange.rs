@@ -1,8 +1,9 @@
 //! One request on one stream, and what may be done when there is no response.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
 use h2::Reason;
 use http::request::Parts;
@@ -14,6 +15,7 @@ use crate::error::RequestTarget;
 use crate::prepare::prepare_http2;
 use crate::request_body::BoxError;
 use crate::{Body, Error, Failure, RequestBody};
+use livepool::OpTimeout;
 use livepool::event::ConnId;
 use livepool::protocol::{Escaped, RequestClock, Share};
 
@@ -108,7 +110,7 @@ pub(super) async fn exchange(
                     if upload.moves() != moves || upload.is_paused() {
                         clock.as_mut().restart();
                     }
-                    clock.as_mut().poll_over(&share, cx).map(|late| Err(NoAnswer::Late(late)))
+                    poll_over(clock, &share, cx).map(|late| Err(NoAnswer::Late(late)))
                 }
                 None => Poll::Pending,
             },
@@ -140,11 +142,24 @@ pub(super) async fn exchange(
     }
 }
 
+/// Resolves when the time of a request is up. A deadline of the caller's own says nothing of the connection.
+pub(super) fn poll_over(
+    clock: &mut Clock,
+    share: &Share<Http2>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Error> {
+    let late = ready!(clock.as_mut().poll_over(share, cx));
+    if !OpTimeout::of(&late).is_some_and(|timeout| timeout.of_exchange) {
+        share.client().said.note_late();
+    }
+    Poll::Ready(late)
+}
+
 /// Why there is no answer.
 enum NoAnswer {
     /// The body of the request failed.
     Source(BoxError),
-    Late(std::io::Error),
+    Late(io::Error),
     Stream(h2::Error),
 }
 

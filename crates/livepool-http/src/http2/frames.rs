@@ -51,6 +51,8 @@ pub(super) struct Said {
     last_sent: AtomicU32,
     /// The library opens no more streams.
     is_spent: AtomicBool,
+    /// A request had no answer in its time.
+    was_late: AtomicBool,
 }
 
 impl Default for Said {
@@ -62,6 +64,7 @@ impl Default for Said {
             last_taken: AtomicU32::new(NONE),
             last_sent: AtomicU32::new(0),
             is_spent: AtomicBool::new(false),
+            was_late: AtomicBool::new(false),
         }
     }
 }
@@ -80,6 +83,15 @@ impl Said {
     /// The library has opened no stream: it has ended the connection, or has no numbers left.
     pub(super) fn spend(&self) {
         self.is_spent.store(true, Ordering::Release);
+    }
+
+    /// A request had no answer in its time: who is on the connection goes on, and then it is closed.
+    pub(super) fn note_late(&self) {
+        self.was_late.store(true, Ordering::Release);
+    }
+
+    pub(super) fn was_late(&self) -> bool {
+        self.was_late.load(Ordering::Acquire)
     }
 
     /// How many requests may be on the connection at a time: what the server said last.

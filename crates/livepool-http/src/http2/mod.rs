@@ -32,8 +32,9 @@
 //! # When a connection ends
 //!
 //! A server that goes away (`GOAWAY`) gets no new requests: those that it has taken are finished, and then the
-//! connection is closed, as `peer_closed`. A connection is closed as well, when its requests have gone, if one
-//! of them did not come in time: others go elsewhere meanwhile. What breaks the rules of RFC 9113 ends its
+//! connection is closed, as `peer_closed`. A connection is closed as well, as `not_reusable`, when its requests
+//! have gone, if one of them did not come in time: others go elsewhere meanwhile. (The deadline of a request's
+//! own says nothing of its connection.) What breaks the rules of RFC 9113 ends its
 //! connection at once. So does a server that sends more than 1000 frames within a second (pings, settings)
 //! without an answer among them. One that takes no requests at all (`MAX_CONCURRENT_STREAMS` is 0) is
 //! left at once, and tried three times.

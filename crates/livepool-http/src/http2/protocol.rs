@@ -253,10 +253,10 @@ impl Protocol for Http2 {
     }
 
     fn reuse(&self, client: &Client) -> Verdict {
-        match client.said.max_streams() {
-            // It may take some again, but who knows when.
-            0 => Verdict::Close,
-            _ => Verdict::Keep,
+        // One that takes none may take some again, but who knows when.
+        match client.said.max_streams() == 0 || client.said.was_late() {
+            true => Verdict::Close,
+            false => Verdict::Keep,
         }
     }
 

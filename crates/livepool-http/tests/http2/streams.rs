@@ -194,9 +194,8 @@ async fn time_is_each_requests_own() {
     let pieces = pool.send(request_for("/pieces/1500")).await.unwrap();
     let late = text(pieces).await.unwrap_err();
     assert!(late.failure() == Failure::Body && late.is_timeout(), "{late}");
-    // Who was late takes his connection out of use: it is closed by nobody, and asked first.
-    assert!(events.closed().iter().all(|reason| *reason != CloseReason::OpTimeout));
-    // It has been asked.
+    // Who was late takes his connection out of use.
+    assert_eq!(events.until_closed(2).await, [CloseReason::NotReusable; 2]);
     assert_eq!(get_text(&pool, "/tag/a").await.unwrap(), "a");
     let limits = Limits::new().with_deadline(1000 * MS).with_read_timeout(None);
     let opened = events.opened();
@@ -204,6 +203,39 @@ async fn time_is_each_requests_own() {
     assert!(late.is_timeout() && late.to_string().contains("deadline"), "{late}");
     assert_eq!(get_text(&pool, "/tag/a").await.unwrap(), "a");
     assert_eq!(events.opened(), opened, "a deadline of one's own says nothing of the connection");
+}
+
+/// As a server whose kernel goes on while nothing of it does.
+#[tokio::test]
+async fn a_connection_on_which_a_request_had_no_answer_in_time_is_nobody_elses() {
+    let times = livepool::Timeouts::default;
+    for timeouts in [times().with_operation(200 * MS), times().with_read(200 * MS)] {
+        // The first one answers one request and no other; the second head of an answer has no end.
+        let addr = Raw::listen(|number, mut raw| async move {
+            for count in 0.. {
+                let stream = raw.next(raw::HEADERS).await?.stream;
+                match (number, count) {
+                    (0, 1..) => {}
+                    (1, 1..) => raw.send(raw::HEADERS, 4, stream, raw::STATUS_200).await?,
+                    _ => raw.answer(stream).await?,
+                }
+            }
+            Ok(())
+        });
+        let config = livepool::Config::new(addr.await.to_string()).with_timeouts(timeouts);
+        let (pool, events) = pool_of(config);
+        for round in 1..=2 {
+            assert_eq!(pool.send(request_for("/")).await.unwrap().status(), 200);
+            let late = match pool.send(request_for("/")).await {
+                Ok(response) => text(response).await.unwrap_err(),
+                Err(error) => error,
+            };
+            assert!(late.is_timeout(), "{late}");
+            assert_eq!(events.until_closed(round).await, vec![CloseReason::NotReusable; round]);
+        }
+        assert_eq!(pool.send(request_for("/")).await.unwrap().status(), 200);
+        assert_eq!(events.opened(), 3);
+    }
 }
 
 #[tokio::test]
