@@ -32,7 +32,8 @@ pub enum Failure {
     Setup,
     /// The request was refused before anything was sent: the error's text says why.
     Refused,
-    /// No connection was to be had: [`Error::checkout_error`] is why.
+    /// No connection was to be had: [`Error::checkout_error`] is why. Not where one was to be had before,
+    /// on which the request was sent and lost.
     Checkout,
     /// The connection ended before anything of the request was sent.
     Unsent,
@@ -185,6 +186,17 @@ impl Error {
 
     pub(super) fn closed_for(self, reason: Option<CloseReason>) -> Self {
         Self { reason, ..self }
+    }
+
+    /// The same request was sent before, and lost with `sent`: that the server has not seen it this time
+    /// says nothing of that.
+    pub(crate) fn after(self, sent: Option<Self>) -> Self {
+        match self.failure {
+            Failure::Refused | Failure::Checkout | Failure::Unsent | Failure::Unprocessed => {
+                sent.unwrap_or(self)
+            }
+            _ => self,
+        }
     }
 
     /// How far the request came.

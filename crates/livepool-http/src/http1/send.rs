@@ -40,11 +40,15 @@ async fn send(
     check(&request, is_secure, Version::HTTP_11)
         .map_err(|error| error.at(&RequestTarget::of(&request)))?;
     let retry = Retry::new(pool, deadline, taken_at);
-    let (mut was_sent, mut was_new) = (false, false);
+    let mut was_new = false;
+    // Why the one that was sent has no answer.
+    let mut sent = None;
     loop {
         let mut guard = match retry.get().await {
             Ok(guard) => guard,
-            Err(error) => return Err(Error::from(error).at(&RequestTarget::of(&request))),
+            Err(error) => {
+                return Err(Error::from(error).at(&RequestTarget::of(&request)).after(sent));
+            }
         };
         if let Some(limit) = limits.read_timeout {
             // On the guard, so that it ends with this request and the next user has the pool's.
@@ -57,30 +61,32 @@ async fn send(
         }
         let is_old = retry.predates(&guard);
         // Copied beforehand, since hyper consumes the request; and only where a retry is possible.
-        let once_more = if is_old && !was_sent { copy(&request) } else { None };
+        let once_more = if is_old && sent.is_none() { copy(&request) } else { None };
         let failed = match exchange(guard, request, once_more.is_some()).await {
             Ok(response) => return Ok(response),
             Err(failed) => *failed,
         };
         let FailedExchange { guard, error, then } = failed;
+        let made_again =
+            |error| log_trouble(Some(guard.id()), error, "made again on another connection");
         request = match (then, once_more) {
             // As often as it takes: each time one connection less is old. And once where the server
             // has let go of a new one: it ends, and another one may be there.
             (FollowUp::Unsent(unsent), _) if is_old || !was_new => {
                 was_new |= !is_old;
+                made_again(&error);
                 *unsent
             }
             (FollowUp::RequestTimeout, Some(copy)) => {
-                was_sent = true;
+                made_again(sent.insert(error));
                 copy
             }
             (FollowUp::Unknown, Some(copy)) if retry.retry_after(&guard) => {
-                was_sent = true;
+                made_again(sent.insert(error));
                 copy
             }
-            _ => return Err(error),
+            _ => return Err(error.after(sent)),
         };
-        log_trouble(Some(guard.id()), &error, "made again on another connection");
     }
 }
 

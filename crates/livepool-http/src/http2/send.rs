@@ -105,11 +105,15 @@ pub(crate) async fn send(
     check(&request, is_secure, MOST).map_err(|error| error.at(&RequestTarget::of(&request)))?;
     let retry = Retry::new(pool, deadline, taken_at);
     let mut clock = None;
-    let (mut is_first, mut tries, mut was_lost) = (true, 1, false);
+    let (mut is_first, mut tries) = (true, 1);
+    // Why the one that was sent has no answer.
+    let mut lost = None;
     loop {
         let share = match retry.share().await {
             Ok(share) => share.0,
-            Err(error) => return Err(Error::from(error).at(&RequestTarget::of(&request))),
+            Err(error) => {
+                return Err(Error::from(error).at(&RequestTarget::of(&request)).after(lost));
+            }
         };
         if std::mem::take(&mut is_first) {
             // All connections together have it.
@@ -121,25 +125,27 @@ pub(crate) async fn send(
             Err(failed) => *failed,
         };
         let FailedExchange { conn, error, fate, request: again } = failed;
+        let made_again = |error| log_trouble(Some(conn), error, "made again");
         request = match (fate, again) {
             // As often as it takes: each time it is another connection, within `timeouts.checkout`.
             (Fate::NotTaken, Some(again)) => {
                 // None of these steps waits: the driver of what has ended is to have its turn.
                 tokio::task::yield_now().await;
+                made_again(&error);
                 again
             }
             (Fate::Refused, Some(again)) if tries < MOST_TRIES => {
                 tries += 1;
+                made_again(&error);
                 again
             }
             // RFC 9110 section 9.2.2: the server may have acted on the first one.
-            (Fate::Lost, Some(again)) if !was_lost && again.method().is_idempotent() => {
-                was_lost = true;
+            (Fate::Lost, Some(again)) if lost.is_none() && again.method().is_idempotent() => {
+                made_again(lost.insert(error));
                 again
             }
-            _ => return Err(error),
+            _ => return Err(error.after(lost)),
         };
-        log_trouble(Some(conn), &error, "made again");
     }
 }
 

@@ -1,11 +1,14 @@
 //! Which requests are made again, and how often.
 
-use livepool::{CloseReason, Guard};
+use std::time::Duration;
+
+use livepool::{CloseReason, Config, Guard};
 use livepool_http::{Failure, GuardExt, Http1, PoolExt, Request, RequestBody};
 
 use crate::{get_text, pool_of, request_for, text};
 use livepool_testkit::scripted::{Scripted, Talk};
 use livepool_testkit::until_seen;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -128,6 +131,29 @@ async fn a_request_is_sent_twice_at_most() {
     let error = get_text(&pool, "/").await.unwrap_err();
     assert_eq!(error.failure(), Failure::Unanswered, "{error}");
     assert_eq!(server.heard(), 4);
+}
+
+/// There is no other connection to make it on, and the server may have acted on it all the same.
+#[tokio::test]
+async fn a_request_that_was_sent_and_lost_with_the_last_server_says_that_it_was_sent() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let timeouts = livepool::Timeouts::default().with_checkout(Duration::from_millis(300));
+    let config = Config::new(listener.local_addr().unwrap().to_string()).with_timeouts(timeouts);
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut space = [0; 4096];
+        assert!(stream.read(&mut space).await.unwrap() > 0);
+        stream.write_all(OK.as_bytes()).await.unwrap();
+        assert!(stream.read(&mut space).await.unwrap() > 0);
+    });
+    let (pool, _) = pool_of(config);
+    assert_eq!(get_text(&pool, "/").await.unwrap(), "ok");
+    let error = pool.send(put("body")).await.unwrap_err();
+    server.await.unwrap();
+    assert_eq!(error.failure(), Failure::Unanswered, "{error}");
+    assert!(error.to_string().contains("may have seen"), "{error}");
+    let error = pool.send(put("body")).await.unwrap_err();
+    assert_eq!(error.failure(), Failure::Checkout, "nothing was sent: {error}");
 }
 
 #[tokio::test]

@@ -36,15 +36,19 @@ impl Raw {
         let addr = listener.local_addr().unwrap();
         tokio::spawn(async move {
             for number in 0.. {
-                let (socket, _) = listener.accept().await.unwrap();
-                let mut raw = Self(socket);
-                let greeted = raw.greet().await;
-                if greeted.is_ok() {
+                if let Ok(raw) = Self::accept(&listener).await {
                     tokio::spawn(serve(number, raw));
                 }
             }
         });
         addr
+    }
+
+    /// The next connection, greeted.
+    pub(crate) async fn accept(listener: &TcpListener) -> io::Result<Self> {
+        let mut raw = Self(listener.accept().await?.0);
+        raw.greet().await?;
+        Ok(raw)
     }
 
     async fn greet(&mut self) -> io::Result<()> {

@@ -10,7 +10,7 @@ use livepool::Config;
 use livepool_http::{Failure, PoolExt, RequestBody};
 
 use crate::raw::{HEADERS, RST_STREAM, Raw, SETTINGS};
-use crate::{pool_of, post};
+use crate::{MS, pool_of, post};
 
 /// A stream of so many pieces of 1 KiB.
 fn stream_of(pieces: usize) -> RequestBody {
@@ -126,6 +126,27 @@ async fn a_stream_that_was_sent_in_part_twice_is_sent_whole_the_third_time() {
         let answer = livepool_testkit::ends(pool.send(post("/", body))).await.unwrap();
         assert_eq!((answer.status(), events.opened()), (http::StatusCode::OK, 3));
     }
+}
+
+/// There is no other connection to make it on, and the server may have acted on it all the same.
+#[tokio::test]
+async fn a_request_that_was_sent_and_lost_with_the_last_server_says_that_it_was_sent() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let timeouts = livepool::Timeouts::default().with_checkout(300 * MS);
+    let config = Config::new(listener.local_addr().unwrap().to_string()).with_timeouts(timeouts);
+    tokio::spawn(async move {
+        let mut raw = Raw::accept(&listener).await?;
+        let stream = raw.next(HEADERS).await?.stream;
+        raw.answer(stream).await?;
+        raw.next(HEADERS).await
+    });
+    let (pool, _) = pool_of(config);
+    let put = || livepool_http::Request::put("/").body(RequestBody::from("body")).unwrap();
+    assert_eq!(pool.send(put()).await.unwrap().status(), 200);
+    let error = pool.send(put()).await.unwrap_err();
+    assert_eq!(error.failure(), Failure::Unanswered, "{error}");
+    let error = pool.send(put()).await.unwrap_err();
+    assert_eq!(error.failure(), Failure::Checkout, "nothing was sent: {error}");
 }
 
 #[tokio::test]
