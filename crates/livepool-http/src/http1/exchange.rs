@@ -1,6 +1,7 @@
 //! A single request on a single connection, and the fate of the connection when there is no
 //! response.
 
+use http::header::HOST;
 use http::{Request, Response, StatusCode, Version};
 
 use super::{Http1, Http1Body};
@@ -36,6 +37,8 @@ pub(super) async fn exchange(
 ) -> Result<Response<Body>, Box<FailedExchange>> {
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let target = RequestTarget { method, uri, peer: Some(guard.peer_addr().clone()) };
+    // Else it is that of this connection, and of no other one.
+    let has_host = request.headers().contains_key(HOST) || request.uri().authority().is_some();
     let fit = check(&request, guard.is_secure, Version::HTTP_11);
     if let Err(error) = fit.and_then(|()| prepare(&mut request, &guard.host)) {
         return Err(FailedExchange::new(guard, error.at(&target), FollowUp::Unknown));
@@ -43,7 +46,10 @@ pub(super) async fn exchange(
     let response = match guard.ask(request).await {
         Ok(response) => response,
         Err(mut error) => {
-            let (unsent, error) = (error.take_message(), error.into_error());
+            let (mut unsent, error) = (error.take_message(), error.into_error());
+            if let (Some(unsent), false) = (&mut unsent, has_host) {
+                unsent.headers_mut().remove(HOST);
+            }
             return Err(FailedExchange::of(guard, error, unsent, &target));
         }
     };

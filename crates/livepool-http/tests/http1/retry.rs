@@ -210,6 +210,36 @@ async fn a_connection_that_ended_before_the_first_byte_gives_the_request_back_un
     }
 }
 
+/// One of two servers, each with a name of its own, ends every connection before it is asked anything.
+#[tokio::test]
+async fn a_request_that_is_made_again_at_another_server_has_the_host_of_that_one() {
+    let gone = Scripted::start(|_, _| async {}).await;
+    let there = Scripted::start(|mut talk, _| async move {
+        while let Some(head) = talk.request().await {
+            let host = head.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+            let length = host.len();
+            talk.say(&format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{host}")).await;
+        }
+    })
+    .await;
+    let config =
+        Config::new("").with_upstream([&gone, &there].map(|server| server.addr().to_string()));
+    let mut made_again = 0;
+    for _ in 0..100 {
+        let (pool, events) = pool_of(config.clone());
+        // The first one has ended by the time it is used, as far as that can be.
+        let Ok(host) = get_text(&pool, "/").await else { continue };
+        assert_eq!(host, there.addr().to_string());
+        let own = Request::get("/").header("host", "mine").body(RequestBody::from(())).unwrap();
+        if let Ok(response) = pool.send(own).await {
+            assert_eq!(text(response).await.unwrap(), "mine");
+        }
+        made_again += usize::from(events.opened() > 1);
+    }
+    println!("{made_again} made again");
+    assert!(made_again > 0, "no request was made again");
+}
+
 /// The close comes at every possible moment: while the connection is idle, between the checkout and
 /// the first byte, and after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
