@@ -27,7 +27,7 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore};
 
@@ -272,7 +272,7 @@ impl fmt::Debug for Tls {
 ///     .build()?;
 /// # Ok(()) }
 /// ```
-#[derive(Debug, Default)]
+#[derive(Default)]
 #[must_use = "a builder does nothing until build() is called"]
 pub struct Builder {
     webpki: bool,
@@ -280,6 +280,18 @@ pub struct Builder {
     roots: Vec<Vec<u8>>,
     client: Option<(Vec<u8>, Vec<u8>)>,
     alpn: Vec<Vec<u8>>,
+}
+
+impl fmt::Debug for Builder {
+    /// Without the client's key, and whatever else was given in PEM: they may have been taken for each other.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("webpki", &self.webpki)
+            .field("native", &self.native)
+            .field("roots", &self.roots.len())
+            .field("has_client", &self.client.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Builder {
@@ -356,7 +368,7 @@ impl Builder {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => {
                 let key = PrivateKeyDer::from_pem_slice(key)
-                    .map_err(|error| TlsError(format!("the client's key: {error}")))?;
+                    .map_err(|error| unreadable("the client's key", &error))?;
                 builder
                     .with_client_auth_cert(certs(cert, "the client's certificate")?, key)
                     .map_err(|error| TlsError(format!("the client's certificate: {error}")))?
@@ -372,8 +384,18 @@ fn certs(pem: &[u8], which: &str) -> Result<Vec<CertificateDer<'static>>, TlsErr
     match certs {
         Ok(certs) if certs.is_empty() => Err(TlsError(format!("{which}: no certificate in it"))),
         Ok(certs) => Ok(certs),
-        Err(error) => Err(TlsError(format!("{which}: {error}"))),
+        Err(error) => Err(unreadable(which, &error)),
     }
+}
+
+/// The parser repeats what it could not read, which may be a key whose lines were lost.
+fn unreadable(which: &str, error: &pem::Error) -> TlsError {
+    let why = match error {
+        pem::Error::MissingSectionEnd { .. } => "a section has no END line",
+        pem::Error::IllegalSectionStart { .. } => "a BEGIN line does not end as one",
+        error => return TlsError(format!("{which}: {error}")),
+    };
+    TlsError(format!("{which}: {why} (were its line breaks lost?)"))
 }
 
 /// Certificates or names that cannot be used.

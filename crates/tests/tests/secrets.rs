@@ -220,6 +220,37 @@ impl tracing::Subscriber for Log {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
+/// As those have it who put a key into a variable, with its lines lost.
+#[test]
+fn the_key_of_a_client_is_in_no_debug_text_and_in_no_error() {
+    const KEY: &str = "MC4CAQAwBQYDK2VwBCIEIHunter2";
+    let list = format!("{:?}", KEY.as_bytes());
+    let list = list.trim_matches(['[', ']']);
+    for key in [
+        KEY.to_owned(),
+        format!("-----BEGIN PRIVATE KEY-----\n{KEY}\n-----END PRIVATE KEY-----\n"),
+        format!("-----BEGIN PRIVATE KEY----- {KEY} -----END PRIVATE KEY-----"),
+        format!("-----BEGIN PRIVATE KEY-----{KEY}"),
+        format!("-----BEGIN PRIVATE KEY {KEY}"),
+        format!("-----BEGIN PRIVATE KEY----- {KEY}\n-----END PRIVATE KEY-----\n"),
+        format!("-----BEGIN PRIVATE KEY-----\n{KEY}-----END PRIVATE KEY-----\n"),
+        format!("-----BEGIN PRIVATE KEY-----\n{KEY}\n-----END PRIVATE KEY"),
+        format!("-----BEGIN PRIVATE KEY-----\n{KEY}!\n-----END PRIVATE KEY-----\n"),
+    ] {
+        // One whose key and certificate were taken for each other, too.
+        for (cert, key) in [("a certificate", &*key), (&*key, "a key"), (&*key, &*key)] {
+            let builder =
+                livepool_tls::Tls::builder().with_webpki_roots().with_client_pem(cert, key);
+            let text = format!("{builder:?} | ");
+            let text = text + &whole_of(builder.build()).unwrap();
+            assert!(!text.contains("Hunter2") && !text.contains(list), "{key}: {text}");
+        }
+        let root = livepool_tls::Tls::builder().with_root_pem(&*key);
+        let text = format!("{root:?} | ") + &whole_of(root.build()).unwrap();
+        assert!(!text.contains("Hunter2") && !text.contains(list), "{key}: {text}");
+    }
+}
+
 /// A server that says this as soon as it is spoken to.
 async fn says(text: Vec<u8>) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
