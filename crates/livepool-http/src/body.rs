@@ -19,9 +19,12 @@ use livepool::event::ConnId;
 /// and gives it back then; see [when a connection is used
 /// again](crate#when-a-connection-is-used-again).
 ///
-/// The connection moves only while this is polled: a request body that is still being sent, too. When
-/// this was read to its end, or is dropped, the rest of a request [goes on by
+/// Over HTTP/1.1 the connection moves only while this is polled: a request body that is still being sent,
+/// too. When this was read to its end, or is dropped, the rest of a request [goes on by
 /// itself](crate#when-the-answer-comes-before-the-request-is-over).
+///
+/// Over HTTP/2 the connection moves by itself. The rest of a request goes on as well, unless this is dropped
+/// before its end: that ends the stream, in both directions.
 ///
 /// ```no_run
 /// # async fn f(pool: livepool::Pool<livepool_http::Http1>) -> Result<(), livepool_http::Error> {

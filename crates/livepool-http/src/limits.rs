@@ -23,7 +23,8 @@ use tokio::time::Instant;
 pub struct Limits {
     /// The time for all of it: the checkout, the request, and the response to the end of its body. A
     /// request that is [still being
-    /// sent](super#when-the-answer-comes-before-the-request-is-over) then is cut by it as well.
+    /// sent](super#when-the-answer-comes-before-the-request-is-over) then is cut by it as well; over
+    /// HTTP/2 only as long as the response is not over.
     /// Default `None`: each step has its own timeout, and the request and response together, from the
     /// checkout on, `timeouts.operation`, if that is set.
     pub deadline: Option<Duration>,

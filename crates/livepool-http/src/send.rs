@@ -38,9 +38,10 @@ pub trait PoolExt: sealed::Sealed {
     /// # Cancel safety
     ///
     /// Dropping the future closes the connection, if the request was begun; over HTTP/2 it ends the
-    /// request's stream alone. The server may act on it
-    /// all the same. Dropping the response does not cut an upload that the server has accepted: see
-    /// [what goes on](crate#when-the-answer-comes-before-the-request-is-over).
+    /// request's stream alone. The server may act on it all the same. Dropping the response does not cut an
+    /// upload that the server has accepted: see [what goes
+    /// on](crate#when-the-answer-comes-before-the-request-is-over). Over HTTP/2 it does, unless the response
+    /// was read to its end.
     #[track_caller]
     fn send<B: Into<RequestBody>>(
         &self,
