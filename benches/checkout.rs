@@ -2,7 +2,7 @@
 //! a careful user would write by hand on it, and bb8; and what counting costs.
 //!
 //! ```sh
-//! cargo bench --bench checkout
+//! cargo bench -p livepool-benches --bench checkout
 //! ```
 //!
 //! Criterion measures one after the other; for ratios within one run see `goals`.

@@ -2,7 +2,7 @@
 //! `TcpStream::connect`; and what the first checkout of an empty pool costs.
 //!
 //! ```sh
-//! cargo bench --bench connect
+//! cargo bench -p livepool-benches --bench connect
 //! ```
 
 mod support;

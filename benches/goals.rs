@@ -2,8 +2,8 @@
 //! in one process.
 //!
 //! ```sh
-//! cargo bench --bench goals
-//! cargo bench --bench goals -- alone streams
+//! cargo bench -p livepool-benches --bench goals
+//! cargo bench -p livepool-benches --bench goals -- alone streams
 //! ```
 //!
 //! Those about ten thousand connections are in `scale`.

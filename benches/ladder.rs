@@ -1,7 +1,7 @@
 //! What each rung of the liveness ladder costs a checkout.
 //!
 //! ```sh
-//! cargo bench --bench ladder
+//! cargo bench -p livepool-benches --bench ladder
 //! ```
 //!
 //! A peek is made at every checkout; the kernel is asked when the peer was last heard only where the

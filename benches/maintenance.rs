@@ -2,7 +2,7 @@
 //! them.
 //!
 //! ```sh
-//! cargo bench --bench maintenance
+//! cargo bench -p livepool-benches --bench maintenance
 //! ```
 
 mod support;

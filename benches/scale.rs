@@ -2,7 +2,7 @@
 //! evicted, and what the death of all of them at once does to others.
 //!
 //! ```sh
-//! cargo bench --bench scale
+//! cargo bench -p livepool-benches --bench scale
 //! ```
 //!
 //! The upstream is a process of its own, at ten loopback addresses. `LIVEPOOL_IDLE=n` asks for

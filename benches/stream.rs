@@ -2,7 +2,7 @@
 //! around each operation, and tokio-io-timeout.
 //!
 //! ```sh
-//! cargo bench --bench stream
+//! cargo bench -p livepool-benches --bench stream
 //! ```
 
 mod support;
