@@ -149,7 +149,7 @@ pub(super) fn poll_over(
     cx: &mut Context<'_>,
 ) -> Poll<io::Error> {
     let late = ready!(clock.as_mut().poll_over(share, cx));
-    if !OpTimeout::of(&late).is_some_and(|timeout| timeout.of_exchange) {
+    if OpTimeout::of(&late).is_none_or(|timeout| timeout.setting != "deadline") {
         share.client().said.note_late();
     }
     Poll::Ready(late)
