@@ -316,9 +316,7 @@ where
             Given::Share(part) => take(Given::Share(part)),
             Given::Lease(lease) => match fit(lease, fitness) {
                 Some(lease) => match inner.proved(lease, attempt.deadline).await {
-                    Proof::Given(lease) => {
-                        unretired(lease).and_then(|lease| take(Given::Lease(lease)))
-                    }
+                    Proof::Given(lease) => take(Given::Lease(lease)),
                     Proof::Refused => None,
                     // One that was idle may be stale; a new one is as good as any.
                     Proof::RefusedByHook(refused) if !refused.is_new => None,
@@ -343,20 +341,14 @@ where
 
 /// The connection, if it is still what the caller needs. Else it goes where it belongs.
 fn fit(lease: Lease, fitness: Fitness) -> Option<Lease> {
-    let lease = unretired(lease)?;
+    // The pool may have been invalidated while it was on its way.
+    let lease = lease.unless_retired()?;
     let is_fit = match fitness {
         Fitness::Any => true,
         Fitness::ProvedSince(moment) => lease.is_proved_since(moment),
         Fitness::MadeSince(moment) => !lease.is_older_than(moment),
     };
     if is_fit { Some(lease) } else { lease.ask() }
-}
-
-/// The connection, unless the pool was invalidated or paused while it was on its way.
-fn unretired(mut lease: Lease) -> Option<Lease> {
-    let Some(reason) = lease.retired() else { return Some(lease) };
-    lease.throw_away(reason);
-    None
 }
 
 /// Joins the queue.

@@ -133,10 +133,15 @@ impl PoolInner {
             true => Arc::clone(&self).ping_in_time(lease).await?,
             false => lease,
         };
-        match self.hooks.before_checkout {
-            Some(_) => Some(self.hook_in_time(lease).await),
-            None => Some(Ok(lease)),
-        }
+        let lease = match self.hooks.before_checkout {
+            Some(_) => match self.hook_in_time(lease).await {
+                Ok(lease) => lease,
+                refused => return Some(refused),
+            },
+            None => lease,
+        };
+        // The pool may have been invalidated meanwhile.
+        lease.unless_retired().map(Ok)
     }
 
     /// Runs the hook before a checkout, within `timeouts.hook`. Where that fails the connection is
@@ -219,7 +224,7 @@ impl PoolInner {
 pub(in crate::pool) enum Proof {
     /// The connection is alive, or need not show it.
     Given(Lease),
-    /// The connection was not alive, and is closed.
+    /// The connection was not alive, or was retired meanwhile, and is closed.
     Refused,
     /// The hook before a checkout refused the connection, which is closed.
     RefusedByHook(RefusedByHook),
@@ -235,7 +240,7 @@ pub(in crate::pool) struct RefusedByHook {
     pub(in crate::pool) error: Arc<str>,
 }
 
-/// The connection, if it is fit; `None`, if its ping failed.
+/// The connection, if it is fit; `None`, if its ping failed, or it was retired meanwhile.
 type Prepared = Option<Result<Lease, RefusedByHook>>;
 
 /// A connection over which a hook runs. Dropped in the middle, it is closed: nobody knows its state.

@@ -142,6 +142,13 @@ impl Lease {
         conn
     }
 
+    /// The same, if it is not retired; else it is closed.
+    pub(in crate::pool) fn unless_retired(mut self) -> Option<Self> {
+        let Some(reason) = self.retired() else { return Some(self) };
+        self.throw_away(reason);
+        None
+    }
+
     /// Closes it for this reason.
     pub(in crate::pool) fn throw_away(&mut self, reason: CloseReason) {
         self.take().throw_away(reason);

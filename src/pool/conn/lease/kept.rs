@@ -97,16 +97,10 @@ impl Lease {
         let Some(lease) = kept.take() else { return Err(Lost::Ended) };
         let pool = Arc::clone(lease.inner());
         match pool.proved(lease, Deadline::NEVER).await {
-            Proof::Given(lease) => match lease.retired() {
-                None => {
-                    *kept = Some(lease);
-                    Ok(())
-                }
-                Some(reason) => {
-                    lease.lose(reason.into());
-                    Err(reason.into())
-                }
-            },
+            Proof::Given(lease) => {
+                *kept = Some(lease);
+                Ok(())
+            }
             Proof::Refused | Proof::RefusedByHook(_) | Proof::Late => {
                 Err(Lost::Closed(CloseReason::PingFailed))
             }
