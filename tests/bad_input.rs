@@ -185,6 +185,8 @@ fn told(error: &dyn Error) -> String {
 fn leaves_nothing(scene: impl AsyncFnOnce()) {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    // What holds them is a file that stays.
+    port::free_port();
     #[cfg(target_os = "linux")]
     let before = livepool_testkit::open_fds();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

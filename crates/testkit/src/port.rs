@@ -3,48 +3,72 @@
 use std::hash::{BuildHasher, RandomState};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::time::Duration;
 
+/// Ports that this process has, and how it holds them.
+static OURS: Mutex<Ours> = Mutex::new(Ours { left: Vec::new(), held: Vec::new() });
+
+struct Ours {
+    left: Vec<u16>,
+    /// One for each block.
+    held: Vec<Block>,
+}
+
+/// So many are taken at a time, so that a test that counts its descriptors finds one more at most.
+const BLOCK: u16 = 256;
+const LOWEST: u16 = 10_000;
+
 /// A port that was free a moment ago, below those that the kernel hands out on its own: while a
-/// server is down, no client must get its port (not even by connecting to itself). At random, so that
-/// no other process that looks for one follows in its steps. No other test has it before this process ends.
+/// server is down, no client must get its port (not even by connecting to itself). No other test has it
+/// before this process ends.
 pub fn free_port() -> u16 {
-    const LOWEST: u16 = 10_000;
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
     // Elsewhere than on Linux: IANA's range (RFC 6335).
     let end: u16 = range.map_or(49_152, |range| {
         range.split_whitespace().next().expect("two numbers").parse().expect("two numbers")
     });
-    if end < LOWEST + 1000 {
+    if end < LOWEST + 10 * BLOCK {
         return TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     }
+    let mut ours = OURS.lock().unwrap();
     loop {
-        let random = RandomState::new().hash_one(end);
-        let port = LOWEST + (random % u64::from(end - LOWEST)) as u16;
-        if is_ours(port) && TcpListener::bind(local(port)).is_ok() {
+        while ours.left.is_empty() {
+            // At random, so that nobody follows in another's steps.
+            let random = RandomState::new().hash_one(end);
+            let first = LOWEST + (random % u64::from((end - LOWEST) / BLOCK)) as u16 * BLOCK;
+            if let Some(block) = hold(first) {
+                ours.held.push(block);
+                ours.left.extend(first..first + BLOCK);
+            }
+        }
+        let next = RandomState::new().hash_one(end) % ours.left.len() as u64;
+        let port = ours.left.swap_remove(next as usize);
+        if TcpListener::bind(local(port)).is_ok() {
             return port;
         }
     }
 }
 
-/// Takes a port for this process, by a name that only one can have (unix(7), abstract sockets).
 #[cfg(target_os = "linux")]
-fn is_ours(port: u16) -> bool {
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::{SocketAddr, UnixListener};
-    use std::sync::Mutex;
+type Block = std::os::unix::net::UnixListener;
+#[cfg(not(target_os = "linux"))]
+type Block = ();
 
-    static OURS: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
-    let name = SocketAddr::from_abstract_name(format!("livepool-test-port-{port}")).unwrap();
-    let taken = UnixListener::bind_addr(&name);
-    let is_ours = taken.is_ok();
-    OURS.lock().unwrap().extend(taken);
-    is_ours
+/// Takes the ports from this one on for this process, by a name that only one can have (unix(7), abstract
+/// sockets).
+#[cfg(target_os = "linux")]
+fn hold(first: u16) -> Option<Block> {
+    use std::os::linux::net::SocketAddrExt;
+
+    let name = format!("livepool-test-ports-{first}");
+    let name = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
+    Block::bind_addr(&name).ok()
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_ours(_port: u16) -> bool {
-    true
+fn hold(_first: u16) -> Option<Block> {
+    Some(())
 }
 
 pub fn local(port: u16) -> SocketAddr {
