@@ -321,6 +321,28 @@ fn a_pool_whose_process_is_out_of_descriptors_says_so_and_blames_nobody_else() {
     });
 }
 
+/// The peer is too far away to answer before a second socket asks it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_connect_goes_on_though_there_is_no_descriptor_to_try_it_again_beside() {
+    if !alone("a_connect_goes_on_though_there_is_no_descriptor_to_try_it_again_beside") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let nobody = livepool_testkit::blackhole::Blackhole::start();
+        let limits = Timeouts::default().with_connect(SECOND);
+        let config = Config::new(nobody.addr().to_string()).with_timeouts(limits);
+        let connector = livepool::Connector::new(&config).unwrap();
+        let mut hogs = take_all_descriptors();
+        // For the first socket.
+        hogs.pop();
+        let error = connector.connect().await.unwrap_err();
+        drop(hogs);
+        assert!(error.is_timeout(), "{error}");
+    });
+}
+
 /// Every descriptor this process may have.
 #[cfg(target_os = "linux")]
 fn take_all_descriptors() -> Vec<std::fs::File> {

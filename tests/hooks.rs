@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use livepool::error::CheckoutFailure;
 use livepool::event::{DialOutcome, Hook, Operation};
-use livepool::protocol::Verdict;
+use livepool::protocol::{Protocol, Verdict, Wire};
 use livepool::{
     BoxFuture, CloseReason, Config, Event, Guard, HookError, HookResult, Pool, Release, Timeouts,
 };
@@ -477,4 +477,66 @@ fn hooks_that_would_never_run_are_refused() {
     let error = of_deadpool.build_manager().unwrap_err();
     let fields: Vec<_> = error.problems().iter().map(|problem| problem.field.as_str()).collect();
     assert_eq!(fields, ["before_checkout", "after_return"]);
+}
+
+/// Its task outlives its client, as one does that waits for an answer.
+struct Stubborn;
+
+impl Protocol for Stubborn {
+    type Client = ();
+    type Error = std::io::Error;
+
+    async fn connect(&self, mut wire: Wire) -> std::io::Result<()> {
+        tokio::spawn(async move { wire.read_u8().await });
+        Ok(())
+    }
+
+    async fn ping(&self, _: &mut ()) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_connection_whose_hook_fails_or_is_given_up_is_closed_whatever_its_task_waits_for() {
+    let upstream = Upstream::start();
+    for hangs in [false, true] {
+        let builder = Pool::builder(brief(&upstream)).protocol(Stubborn);
+        let pool = builder.after_connect(move |(), _| {
+            Box::pin(async move {
+                match hangs {
+                    true => std::future::pending().await,
+                    false => Err("not this one".into()),
+                }
+            })
+        });
+        let pool = pool.build().unwrap();
+        let caller = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.get_by(Instant::now() + SECOND / 4).await.map(drop) }
+        });
+        until(|| upstream.accepted() > usize::from(hangs)).await;
+        caller.await.unwrap().unwrap_err();
+        pool.close();
+        drop(pool);
+        until(|| upstream.open() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn the_hook_before_close_is_not_run_over_what_a_user_has_spoilt() {
+    let upstream = Upstream::start();
+    for end in [Pool::invalidate, Pool::pause, Pool::close] {
+        let script = Script::default();
+        let config = brief(&upstream);
+        let (pool, events) = pool_with(config, &Lines::default(), &[Hook::BeforeClose], &script);
+        let client = pool.get().await.unwrap();
+        // A reset is due.
+        assert_eq!(client.ask("ECHO stain").await.unwrap(), "stain");
+        end(&pool);
+        drop(client);
+        let [reason] = events.until_closed(1).await[..] else { panic!() };
+        use CloseReason::{Invalidated, Paused, PoolClosed};
+        assert!(matches!(reason, Invalidated | Paused | PoolClosed), "{reason}");
+        assert_eq!(script.called(), []);
+    }
 }

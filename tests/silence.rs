@@ -436,3 +436,20 @@ async fn a_connection_that_is_asked_while_its_pool_is_invalidated_or_paused_make
         assert_eq!(events.closed(), [reason], "and not by a verdict");
     }
 }
+
+#[tokio::test]
+async fn a_user_who_has_nobody_watched_changes_that_for_no_later_one() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let upstream = Upstream::start();
+    let (pool, _) = watched(config(&upstream).with_max_size(1));
+    let mut first = pool.get().await.unwrap();
+    first.watch_peer(None);
+    assert_eq!(ask(&mut first, "ECHO x").await.unwrap(), "x");
+    first.release();
+    let mut second = pool.get().await.unwrap();
+    second.write_all(b"HOLD\n").await.unwrap();
+    upstream.order_all(&Order::Silence);
+    let read = tokio::time::timeout(20 * SECOND, second.read_u8()).await.expect("it is watched");
+    assert!(livepool::PeerSilent::of(&read.unwrap_err()).is_some());
+}

@@ -225,3 +225,21 @@ async fn a_configuration_that_is_not_valid_is_refused_with_its_field() {
     assert!(error.to_string().contains("max_messages = 0"), "{error}");
     assert_eq!(upstream.accepted(), 0);
 }
+
+#[tokio::test]
+async fn a_subscription_that_pauses_before_it_follows_again_ends_with_its_pool() {
+    let upstream = Upstream::start();
+    let counting = Counting::default();
+    let backoff = Backoff::default().with_first(3600 * SECOND).with_most(3600 * SECOND);
+    let (pool, _) = pool_of(upstream.config().with_backoff(backoff), &counting);
+    let mut subscription = pool.listen(["a", "b"]).await.unwrap();
+    next(&mut subscription).await;
+    counting.set(FAILS, &subscription);
+    until(|| counting.followed.load(SeqCst) >= 2).await;
+    // Whether it pauses already or is about to.
+    tokio::time::sleep(SECOND / 5).await;
+    pool.close();
+    while let Some(delivery) = next(&mut subscription).await {
+        assert!(matches!(delivery, Delivery::Reconnected { .. }), "{delivery:?}");
+    }
+}

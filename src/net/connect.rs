@@ -123,6 +123,8 @@ impl<'a> DialState<'a> {
         deadline: Deadline,
     ) -> Result<(Dialed, AttemptGuard<'a>), DialFailure> {
         if let Some(only) = self.target.only {
+            self.endpoint_of
+                .extend(self.target.directory.endpoint_of(only).map(|of| (only.clone(), of)));
             self.race.resolved(0, vec![only.clone()], self.started);
         } else {
             for (endpoint, target) in self.target.endpoints.iter().enumerate() {

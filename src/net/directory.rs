@@ -8,6 +8,9 @@ pub(crate) trait Directory: Send + Sync {
     /// Reports the addresses of an endpoint, which were looked up.
     fn resolved(&self, endpoint: usize, addrs: &[PeerAddr]);
 
+    /// The endpoint that leads to this address, if it is known.
+    fn endpoint_of(&self, addr: &PeerAddr) -> Option<usize>;
+
     /// Puts the addresses that a dial is about to try, which come in the order of RFC 8305, in the
     /// order it is to try them.
     fn order(&self, addrs: &mut Vec<PeerAddr>);
@@ -29,6 +32,10 @@ pub(crate) struct NoDirectory;
 impl Directory for NoDirectory {
     fn resolved(&self, _: usize, _: &[PeerAddr]) {}
     fn order(&self, _: &mut Vec<PeerAddr>) {}
+
+    fn endpoint_of(&self, _: &PeerAddr) -> Option<usize> {
+        None
+    }
 
     fn began(&self, _: &PeerAddr) -> Box<dyn PendingAttempt> {
         Box::new(NoDirectory)

@@ -308,7 +308,9 @@ impl PoolInner {
         self.ended.notify_one();
         match (kept, slot) {
             (Some(kept), Some(slot)) => kept.take_place(slot.ending()),
-            (_, slot) => drop(slot),
+            // Its place is somebody else's already: nothing is kept without one.
+            (Some(kept), None) => kept.pass(),
+            (None, slot) => drop(slot),
         }
     }
 

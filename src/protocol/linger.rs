@@ -114,7 +114,7 @@ impl Lingering {
     }
 
     /// Leaves nothing behind.
-    pub(super) fn pass(&self) {
+    pub(crate) fn pass(&self) {
         let left = {
             let mut left = self.lock();
             std::mem::replace(&mut *left, Left { state: LingerState::Over, ..Left::default() })

@@ -12,7 +12,7 @@ use crate::config::{
     Config, ConfigError, LiveSettings, MetricsConfig, Settings, SettingsNow, StreamSettings,
 };
 use crate::deadline::Deadline;
-use crate::event::{ConnId, DialOutcome, Event, Observer, Operation};
+use crate::event::{CloseReason, ConnId, DialOutcome, Event, Observer, Operation};
 use crate::net::{
     self, AttemptGuard, ConnectAttempt, ConnectError, DialTarget, Directory, NoDirectory, PeerAddr,
     Resolve, Resolver,
@@ -267,8 +267,8 @@ impl AddressWalk<'_> {
                 }
             };
             let refused = match made {
-                Ok(Ok(mut conn)) => match greet(route, &mut conn, deadline).await {
-                    Ok(()) => {
+                Ok(Ok(conn)) => match greet(route, conn, deadline).await {
+                    Ok(mut conn) => {
                         attempt.end(DialOutcome::Ok);
                         conn.stream_mut().announce();
                         return Ok(conn);
@@ -340,11 +340,27 @@ impl AddressWalk<'_> {
     }
 }
 
-/// Has the pool's user do to a new connection what is to be done, if anything.
-async fn greet(route: &Route<'_>, conn: &mut Conn, deadline: Deadline) -> Result<(), HookError> {
-    match route.after_connect {
-        None => Ok(()),
-        Some(hook) => hook.after_connect(conn, deadline).await,
+/// Has the pool's user do to a new connection what is to be done, if anything. Where that fails, or is given
+/// up, the connection is closed.
+async fn greet(route: &Route<'_>, conn: Conn, deadline: Deadline) -> Result<Conn, HookError> {
+    let Some(hook) = route.after_connect else { return Ok(conn) };
+    let mut new = NewConn(Some(conn));
+    if let Some(conn) = &mut new.0 {
+        hook.after_connect(conn, deadline).await?;
+    }
+    Ok(new.0.take().expect("nobody else takes it"))
+}
+
+/// A connection that is closed when it is dropped: the task of its client may wait for an answer, and keep the
+/// socket open until then. It has no place yet in which the peer's end could be waited for.
+struct NewConn(Option<Conn>);
+
+impl Drop for NewConn {
+    fn drop(&mut self) {
+        let kept = self.0.take().and_then(|conn| conn.close(CloseReason::HookFailed));
+        if let Some(kept) = kept {
+            kept.pass();
+        }
     }
 }
 

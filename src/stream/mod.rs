@@ -127,6 +127,8 @@ pub struct Stream {
     watch: Option<Watch>,
     /// The watch is the pool's, whose settings say whether it watches.
     is_watched_by_pool: bool,
+    /// A pool has it.
+    is_adopted: bool,
     /// Of a stream that no pool owns: when it was opened, to report its end.
     opened: Option<Instant>,
 }
@@ -184,6 +186,7 @@ impl Stream {
             writing_op: Operation::Write,
             watch: None,
             is_watched_by_pool: false,
+            is_adopted: false,
             opened: Some(Instant::now()),
         }
     }
@@ -207,15 +210,22 @@ impl Stream {
     /// Returns when it was opened.
     pub(crate) fn adopt(&mut self) -> Instant {
         // Kept where silence is no matter, too: that may change.
+        self.is_adopted = true;
+        self.watch_for_pool();
+        self.opened.take().unwrap_or_else(Instant::now)
+    }
+
+    fn watch_for_pool(&mut self) {
         self.watch = Some(Watch::new(UNASKED));
         self.is_watched_by_pool = true;
-        self.opened.take().unwrap_or_else(Instant::now)
     }
 
     /// Has its peer asked for a sign of life while a read waits, when it was silent for so long: a read
     /// fails with [`PeerSilent`] then, if there is none. `None` leaves silence to the kernel's keepalive.
-    /// The streams of a pool have [`max_silence`](crate::Config::max_silence).
+    /// The streams of a pool have [`max_silence`](crate::Config::max_silence); what a user sets is his own,
+    /// and the next user's stream has that again.
     pub fn watch_peer(&mut self, max_silence: Option<Duration>) {
+        self.end_watch();
         self.watch = max_silence.map(Watch::new);
         self.is_watched_by_pool = false;
     }
@@ -461,6 +471,10 @@ impl Stream {
         if std::mem::take(&mut self.was_awaited) {
             self.forget_tasks();
         }
+        if self.is_adopted && !self.is_watched_by_pool {
+            self.end_watch();
+            self.watch_for_pool();
+        }
         if self.bell.is_some() {
             // Its ledger is for good.
             return false;
@@ -492,6 +506,7 @@ impl Stream {
 
     /// Leaves the pool: nobody watches any more, and what is configured stays as it is.
     pub(crate) fn leave(&mut self) {
+        self.is_adopted = false;
         self.end_watch();
         self.watch = None;
         self.defaults = Arc::new(self.defaults.read_timeouts()).into();

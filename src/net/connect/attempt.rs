@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::future::{Fuse, FutureExt, select};
+use futures_util::future::{Either, Fuse, FutureExt, select};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -51,12 +51,26 @@ async fn tcp(addr: SocketAddr, settings: &SocketSettings) -> Connected {
     loop {
         let either = select(first.as_mut(), again.as_mut());
         match Deadline::after(Some(RETRY_DELAY)).run(either).await {
-            // Whatever the second one says was said by the peer: the first would hear the same.
+            // For want of a descriptor, say: the first one has one.
+            Ok(Either::Right((Err((stage, error)), _))) if !is_of_peer(stage, &error) => {
+                again.set(Fuse::terminated());
+                return first.await;
+            }
+            // Whatever else the second one says was said by the peer: the first would hear the same.
             Ok(either) => return either.factor_first().0,
             // The last one that was tried again is closed: there are never more than two.
             Err(Elapsed) => again.set(tcp_once(addr, settings).fuse()),
         }
     }
+}
+
+/// Whether an attempt failed by what the peer or the network said, and not before it asked.
+fn is_of_peer(stage: AttemptStage, error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
+    };
+    let said = [ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut];
+    stage == AttemptStage::Connect && said.contains(&error.kind())
 }
 
 async fn tcp_once(addr: SocketAddr, settings: &SocketSettings) -> Connected {

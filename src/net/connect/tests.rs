@@ -422,3 +422,39 @@ mod unix {
         waiting.await.unwrap().unwrap();
     }
 }
+
+/// Knows that every address is the second endpoint's.
+struct TheSecond;
+
+impl Directory for TheSecond {
+    fn resolved(&self, _: usize, _: &[PeerAddr]) {}
+
+    fn endpoint_of(&self, _: &PeerAddr) -> Option<usize> {
+        Some(1)
+    }
+
+    fn order(&self, _: &mut Vec<PeerAddr>) {}
+
+    fn began(&self, addr: &PeerAddr) -> Box<dyn PendingAttempt + '_> {
+        NoDirectory.began(addr)
+    }
+}
+
+#[tokio::test]
+async fn a_dial_to_one_address_knows_the_name_that_leads_to_it() {
+    let (_listener, addr) = listen().await;
+    let (resolver, peer) = (Resolver::default(), PeerAddr::Tcp(addr));
+    let endpoints = [endpoint("other:1"), endpoint("db.internal:1")];
+    let (except, left) = (HashSet::new(), AtomicUsize::new(MAX_ATTEMPTS));
+    let target = DialTarget {
+        endpoints: &endpoints,
+        only: Some(&peer),
+        except: &except,
+        attempts_left: &left,
+        resolver: &resolver,
+        directory: &TheSecond,
+    };
+    let socket = SocketSettings::default();
+    let dialed = dial(target, &socket, AMPLE).await;
+    assert_eq!(dialed.unwrap().0.host.as_deref(), Some("db.internal"));
+}

@@ -187,9 +187,7 @@ impl Lease {
     fn end_now(&mut self, ending: Ending) -> Release {
         let leased = self.take();
         let (reuse, unfit) = leased.judge(ending);
-        // Asked last: what is wrong with the connection says more than the end of the pool.
-        let closed = leased.pool.0.is_closed().then_some(CloseReason::PoolClosed);
-        match (unfit.or(closed), reuse) {
+        match (unfit, reuse) {
             (Some(reason), _) => leased.throw_away(reason),
             (None, Verdict::NeedsReset) => leased.wait_for_reset(),
             (None, _) => leased.give_back(),
@@ -353,19 +351,32 @@ impl Leased {
         if reuse == Verdict::InvalidatePool {
             self.condemn();
         }
+        let is_spoilt = reuse == Verdict::NeedsReset;
         // In the background, as a reset; only for what may be used again.
         if is_claimed && reuse == Verdict::Keep && pool.hooks.after_return.is_some() {
             reuse = Verdict::NeedsReset;
         }
-        // A reset would be for nobody. What still runs is stopped.
-        if reuse == Verdict::NeedsReset
-            && unfit.is_none()
-            && let Some(reason) = self.entry.outlived(self.entry.age())
-        {
-            let is_owed = self.conn.stream().is_owed();
-            unfit = Some(if is_owed { CloseReason::Unfinished } else { reason });
+        // Asked last: what is wrong with the connection says more.
+        if unfit.is_none() {
+            unfit = self.unwanted(reuse);
+            if let (Some(reason), true) = (unfit, is_spoilt) {
+                // No hook is run over what its user has left.
+                self.conn.spoil(reason);
+            }
         }
         (reuse, unfit)
+    }
+
+    /// The reason to close a connection with which nothing is wrong, but that it may have to be reset.
+    #[inline(always)]
+    fn unwanted(&self, reuse: Verdict) -> Option<CloseReason> {
+        if self.pool.0.is_closed() {
+            return Some(CloseReason::PoolClosed);
+        }
+        // A reset would be for nobody. What still runs is stopped.
+        let is_reset = reuse == Verdict::NeedsReset;
+        let reason = is_reset.then(|| self.entry.outlived(self.entry.age())).flatten()?;
+        Some(if self.conn.stream().is_owed() { CloseReason::Unfinished } else { reason })
     }
 
     /// The reason against reusing the connection, if its protocol says this about it.

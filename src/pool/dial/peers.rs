@@ -188,6 +188,10 @@ impl Directory for Peers {
         self.tell(changes);
     }
 
+    fn endpoint_of(&self, addr: &PeerAddr) -> Option<usize> {
+        self.table().endpoint_of(addr)
+    }
+
     fn order(&self, addrs: &mut Vec<PeerAddr>) {
         self.table().order(addrs, Instant::now());
     }

@@ -15,6 +15,7 @@ use crate::event::CloseReason;
 use crate::foreign::{self, Panicked};
 use crate::pool::acquire::checkout::{self, Until};
 use crate::pool::conn::erased::typed;
+use crate::pool::inner::PoolInner;
 use crate::pool::{Guard, Pool};
 use crate::protocol::log_trouble;
 use crate::stream::Ledger;
@@ -48,7 +49,7 @@ pub(super) async fn run<P: Listen>(
                     Err(error) => {
                         failures = failures.saturating_add(1);
                         log_trouble(None, &error, "a subscription gets no connection");
-                        sleep(backoff().bound(failures).mul_f64(fastrand::f64())).await;
+                        pause(inner, backoff().bound(failures)).await;
                         continue;
                     }
                 }
@@ -72,8 +73,27 @@ pub(super) async fn run<P: Listen>(
         failures = if has_lasted { 0 } else { failures.saturating_add(1) };
         // Nor the first that did not: most ends have no successor.
         if failures > 1 {
-            sleep(backoff().bound(failures - 1).mul_f64(fastrand::f64())).await;
+            pause(inner, backoff().bound(failures - 1)).await;
         }
+    }
+}
+
+/// Waits for a random part of this time, or until the pool is closed.
+async fn pause(pool: &PoolInner, bound: Duration) {
+    let closed = pin!(recalled(pool, || pool.is_closed().then_some(())));
+    select(closed, pin!(sleep(bound.mul_f64(fastrand::f64())))).await;
+}
+
+/// Waits until this looks different: it looks whenever the pool calls its connections back, and now and then.
+async fn recalled<T>(pool: &PoolInner, look: impl Fn() -> Option<T>) -> T {
+    loop {
+        let mut recalled = pin!(pool.recalled.notified());
+        // Before the look, or what comes in between would be missed.
+        recalled.as_mut().enable();
+        if let Some(seen) = look() {
+            return seen;
+        }
+        select(recalled, pin!(sleep(LOOK))).await;
     }
 }
 
@@ -97,19 +117,10 @@ async fn serve<P: Listen>(mut guard: Guard<P>, feed: &Feed<P>) -> Ended<P::Error
     entry.forget_holder();
     // As if an answer were owed: a read that waits for it looks after its peer.
     let owed = Ledger(Arc::clone(guard.lease().stream().link())).owe();
-    let recalled = async {
-        loop {
-            let recalled = pool.recalled.notified();
-            let mut recalled = pin!(recalled);
-            // Before the look, or what comes in between would be missed.
-            recalled.as_mut().enable();
-            let closed = pool.is_closed().then_some(CloseReason::PoolClosed);
-            if let Some(reason) = closed.or_else(|| entry.retired()) {
-                return reason;
-            }
-            select(recalled, pin!(sleep(LOOK))).await;
-        }
-    };
+    let recalled = recalled(&pool, || {
+        let closed = pool.is_closed().then_some(CloseReason::PoolClosed);
+        closed.or_else(|| entry.retired())
+    });
     let outcome = {
         let followed = pin!(caged(|| protocol.follow(&mut guard, feed)));
         match select(followed, pin!(recalled)).await {

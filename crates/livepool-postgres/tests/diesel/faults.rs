@@ -120,6 +120,8 @@ async fn a_server_that_became_read_only_is_left_by_all_connections() {
     let refused = conn.batch_execute("BEGIN READ ONLY; DELETE FROM orders").await.unwrap_err();
     assert!(refused.to_string().contains("read-only transaction"), "{refused}");
     let backend = pid_in_failed(conn).await;
+    // Its reset may take longer than the making of another.
+    until_status(&pool, |now| now.idle == 1).await;
     let mut conn = pool.get().await.unwrap();
     assert_eq!(pid(&mut conn).await, backend);
     // Its user's own setting: the session goes.

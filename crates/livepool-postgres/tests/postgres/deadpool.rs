@@ -174,3 +174,17 @@ async fn a_dial_for_deadpool_postgres_that_fails_says_why() {
     let text = livepool::protocol::OneLine(&error).to_string();
     assert!(text.contains("refused") && text.contains("127.0.0.1:1"), "{text}");
 }
+
+#[tokio::test]
+async fn a_connection_that_leaves_a_plain_deadpool_in_the_middle_of_a_query_leaves_no_session() {
+    let server = trusting_server(&[]);
+    let (pool, events) = plain(&server, 1);
+    let conn = pool.get().await.unwrap();
+    let backend = pid(&conn).await;
+    give_up(&conn, "SELECT pg_sleep(94)").await;
+    // It has no place any more in which the server's end could be waited for.
+    drop(deadpool::managed::Object::take(conn));
+    assert_eq!(events.until_closed(1).await, [CloseReason::Discarded]);
+    let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {backend}");
+    until_seen(|| server.psql(&sql), |seen| seen == "0").await;
+}

@@ -105,14 +105,17 @@ async fn a_backend_that_is_terminated_costs_its_own_connection_alone() {
 /// PostgreSQL says goodbye and closes: what waits on the socket is no answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_session_that_the_server_ends_is_never_handed_out() {
-    let server = trusting_server(&[("idle_session_timeout", "200ms")]);
+    let server = trusting_server(&[("idle_session_timeout", "500ms")]);
     let (pool, events) = pool(&server, impatient);
-    for round in 1..5 {
+    for _ in 0..4 {
+        let before = events.closed().len();
         for number in 0..5 {
             assert_eq!(echo(&pool.get().await.unwrap(), number).await.unwrap(), number);
             tokio::time::sleep(Duration::from_millis(number as u64)).await;
         }
-        assert_eq!(events.until_closed(round).await, vec![CloseReason::PeerClosed; round]);
+        // More than one, where this process stood still in the meantime.
+        let closed = events.until_closed(before + 1).await;
+        assert!(closed.iter().all(|reason| *reason == CloseReason::PeerClosed), "{closed:?}");
     }
 }
 

@@ -132,8 +132,7 @@ impl Lease {
     /// Judges what the last user has left behind, and undoes it. Returns whether that took a reset.
     async fn put_right(&mut self) -> Result<bool, Lost> {
         let (reuse, unfit) = self.judge(Ending::Silent);
-        let closed = self.inner().is_closed().then_some(CloseReason::PoolClosed);
-        if let Some(reason) = unfit.or(closed) {
+        if let Some(reason) = unfit {
             return Err(reason.into());
         }
         if reuse != Verdict::NeedsReset {

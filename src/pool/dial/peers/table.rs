@@ -143,7 +143,12 @@ impl Table {
         self.row(addr).map(|row| Arc::clone(&row.peer))
     }
 
-    /// Whether this very peer is known.
+    /// The endpoint that led to this address, by its last answer if that is known of one.
+    pub(super) fn endpoint_of(&mut self, addr: &PeerAddr) -> Option<usize> {
+        let missing = &self.row(addr)?.missing;
+        missing.iter().min_by_key(|(_, _, times)| *times).map(|(endpoint, ..)| *endpoint)
+    }
+
     /// Whether connections to it are wanted: it was not forgotten, and has not left its name.
     pub(super) fn wants(&self, peer: &Arc<Peer>) -> bool {
         let row = self.places.get(&peer.addr).map(|place| &self.rows[*place]);

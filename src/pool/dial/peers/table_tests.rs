@@ -342,3 +342,14 @@ fn a_use_that_began_before_its_peer_was_ejected_does_not_end_its_trials() {
     table.given_up(&addr(1));
     assert!(table.next_try().is_some(), "and once more");
 }
+
+#[test]
+fn the_endpoint_that_leads_to_an_address_is_that_of_the_last_answers() {
+    let now = Instant::now();
+    let mut table = table(&[1, 2]);
+    assert_eq!(table.endpoint_of(&addr(2)), Some(0));
+    assert_eq!(table.endpoint_of(&addr(9)), None);
+    table.resolved(3, &[addr(2)], now);
+    table.resolved(0, &[addr(1)], now);
+    assert_eq!((table.endpoint_of(&addr(1)), table.endpoint_of(&addr(2))), (Some(0), Some(3)));
+}
