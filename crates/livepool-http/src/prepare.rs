@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::uri::{self, Authority};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use std::net::IpAddr;
 
 use super::Error;
 #[cfg(feature = "http2")]
@@ -71,13 +72,15 @@ pub(super) fn prepare<B>(request: &mut Request<B>, host: &HeaderValue) -> Result
 /// The text of a server's name and port, as in `Host`: without a port that follows from the scheme.
 pub(crate) fn host_of(host: Option<&str>, peer: &PeerAddr, is_secure: bool) -> String {
     let default = if is_secure { 443 } else { 80 };
-    match (host, peer) {
-        (Some(host), PeerAddr::Tcp(addr)) if addr.port() == default => host.to_owned(),
-        (Some(host), PeerAddr::Tcp(addr)) => format!("{host}:{}", addr.port()),
-        (_, PeerAddr::Tcp(addr)) => addr.to_string(),
-        // A Unix socket has no name. The header has to be there.
-        _ => "localhost".to_owned(),
-    }
+    // A Unix socket has no name. The header has to be there.
+    let PeerAddr::Tcp(addr) = peer else { return "localhost".to_owned() };
+    let host = match (host, addr.ip()) {
+        (Some(host), _) => host.to_owned(),
+        (None, IpAddr::V4(ip)) => ip.to_string(),
+        // A zone means something on this machine only (RFC 6874 section 4).
+        (None, IpAddr::V6(ip)) => format!("[{ip}]"),
+    };
+    if addr.port() == default { host } else { format!("{host}:{}", addr.port()) }
 }
 
 /// The head of a request as HTTP/2 has it (RFC 9113 section 8.3.1): with scheme and authority, and without
@@ -178,6 +181,21 @@ mod tests {
         }
         let own = Request::get("http://example.org/").header(HOST, "mine");
         assert_eq!(prepared(own).unwrap().1, "mine", "a host that was given stays");
+    }
+
+    #[test]
+    fn an_address_is_a_host_without_its_zone_and_without_the_port_of_its_scheme() {
+        let table = [
+            ("192.0.2.1:80", false, "192.0.2.1"),
+            ("192.0.2.1:80", true, "192.0.2.1:80"),
+            ("192.0.2.1:443", true, "192.0.2.1"),
+            ("[::1]:443", true, "[::1]"),
+            ("[fe80::1%3]:81", false, "[fe80::1]:81"),
+        ];
+        for (addr, is_secure, host) in table {
+            let peer = PeerAddr::Tcp(addr.parse().unwrap());
+            assert_eq!(host_of(None, &peer, is_secure), host, "{addr}");
+        }
     }
 
     #[test]

@@ -85,7 +85,13 @@ pub(crate) fn server_of(url: &str, mut options: PoolOptions) -> Result<(Config, 
         (None, None) if authority.as_str().len() == authority.host().len() => default,
         _ => return Err(refused("must end with a port that is a number, or with the host")),
     };
-    let server = format!("{}:{port}", authority.host());
+    // A zone begins with "%25" (RFC 6874 section 2). Where nothing follows, that is the zone 25 behind a
+    // "%", which is taken as well.
+    let host = match authority.host() {
+        host if host.ends_with("%25]") => host.to_owned(),
+        host => host.replacen("%25", "%", 1),
+    };
+    let server = format!("{host}:{port}");
     Config::new(&server).check()?;
     Ok((options.config_for([server])?, is_secure))
 }
@@ -117,6 +123,9 @@ mod tests {
             ("http://example.org", "example.org:80"),
             ("http://127.0.0.1:8080/", "127.0.0.1:8080"),
             ("http://[::1]:81", "[::1]:81"),
+            ("http://[fe80::1%3]:81", "[fe80::1%3]:81"),
+            ("http://[fe80::1%253]", "[fe80::1%3]:80"),
+            ("http://[fe80::1%25]", "[fe80::1%25]:80"),
             #[cfg(feature = "tls")]
             ("https://example.org", "example.org:443"),
         ];
