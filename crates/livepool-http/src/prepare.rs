@@ -92,17 +92,22 @@ pub(crate) fn prepare_http2(
     authority: &Authority,
     is_secure: bool,
 ) -> Result<Request<()>, Error> {
-    let refused = |error| Error::refused("the authority of its URI is none").because_of(error);
-    let named = match (request.uri.authority(), request.headers.get(HOST)) {
-        (Some(named), _) => {
+    let refused = |what| move |error| Error::refused(what).because_of(error);
+    // What the caller says goes before its URI, as over HTTP/1.1.
+    let named = match (request.headers.get(HOST), request.uri.authority()) {
+        (Some(host), _) => {
+            Authority::try_from(host.as_bytes()).map_err(refused("its Host is no authority"))?
+        }
+        (None, Some(named)) => {
             // What stands before the '@' is not for the server (RFC 9113 section 8.3.1).
             let text = named.as_str();
             match text.rsplit_once('@') {
                 None => named.clone(),
-                Some((_, host)) => host.parse().map_err(refused)?,
+                Some((_, host)) => {
+                    host.parse().map_err(refused("the authority of its URI is none"))?
+                }
             }
         }
-        (None, Some(host)) => Authority::try_from(host.as_bytes()).map_err(refused)?,
         (None, None) => authority.clone(),
     };
     let mut uri = uri::Parts::default();
@@ -181,6 +186,20 @@ mod tests {
         }
         let own = Request::get("http://example.org/").header(HOST, "mine");
         assert_eq!(prepared(own).unwrap().1, "mine", "a host that was given stays");
+    }
+
+    #[cfg(feature = "http2")]
+    #[test]
+    fn a_host_that_was_given_is_sent_over_both_protocols() {
+        for uri in ["http://192.0.2.1/a", "http://192.0.2.1:81/a", "/a"] {
+            let request = || Request::get(uri).header(HOST, "example.org");
+            assert_eq!(prepared(request()).unwrap().1, "example.org", "{uri}");
+            let (parts, ()) = request().body(()).unwrap().into_parts();
+            let pools = Authority::from_static("upstream:8080");
+            let head = prepare_http2(&parts, &RequestBody::from(()), &pools, false).unwrap();
+            assert_eq!(head.uri(), "http://example.org/a", "{uri}");
+            assert!(!head.headers().contains_key(HOST), "{uri}: it is said once");
+        }
     }
 
     #[test]

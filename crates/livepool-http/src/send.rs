@@ -21,8 +21,9 @@ pub trait PoolExt: sealed::Sealed {
     /// Makes a request on one of the pool's connections, and waits for the head of its response. The
     /// body of the response holds the connection for as long as anything comes over it.
     ///
-    /// The path is enough as its URI; `Host` is filled in. The authority of a whole URI becomes the
-    /// `Host`, and nothing else: the request goes to the pool's upstream.
+    /// The path is enough as its URI; `Host` is filled in, unless the request has one. The authority of a
+    /// whole URI becomes the `Host`, and nothing else: the request goes to the pool's upstream. Over HTTP/2
+    /// `Host` is sent as `:authority`.
     ///
     /// The request may be made a second time, on another connection: see
     /// [when](crate#when-a-request-is-made-again).
