@@ -95,8 +95,8 @@ impl Sentinel {
             let sentinel = sentinel.as_ref();
             let redis = match sentinel.contains("://") {
                 true => Redis::from_url(sentinel)?,
-                // Sentinel's own port.
-                false if !sentinel.contains(':') => {
+                // Sentinel's own port. The colons of an IPv6 address are within its brackets.
+                false if !sentinel.contains(':') || sentinel.ends_with(']') => {
                     Redis::from_url(format!("redis://{sentinel}:26379"))?
                 }
                 false => Redis::from_url(format!("redis://{sentinel}"))?,
@@ -229,9 +229,10 @@ mod tests {
 
     #[test]
     fn addresses_may_be_short_and_a_pool_is_named_as_its_master() {
-        let sentinel = Sentinel::new("10.5", ["h", "h:7", "redis://:x@[::1]:8"]).unwrap();
+        let sentinel =
+            Sentinel::new("10.5", ["h", "h:7", "[::1]", "[::1]:7", "redis://:x@[::1]:8"]).unwrap();
         let addrs: Vec<_> = sentinel.sentinels.iter().map(Redis::upstream).collect();
-        assert_eq!(addrs, ["h:26379", "h:7", "[::1]:8"]);
+        assert_eq!(addrs, ["h:26379", "h:7", "[::1]:26379", "[::1]:7", "[::1]:8"]);
         let pool = sentinel.pool(Redis::from_url("redis://any").unwrap()).unwrap();
         assert_eq!(pool.name(), "10.5");
         assert_eq!(
