@@ -65,6 +65,7 @@ use std::time::Duration;
 use ::redis::aio::ConnectionLike;
 use ::redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 use livepool::config::{Config, Timeouts};
+use livepool::setup::FromUrl;
 use livepool::{Builder, Pool, SetupError};
 
 use crate::settings::Redis;
@@ -345,6 +346,7 @@ impl ClusterBuilder {
     /// [`SetupError`], if an address is none or something is wrong in the configuration.
     pub fn build(self) -> Result<Cluster, SetupError> {
         let Self { redis, seeds, config, with, max_nodes } = self;
+        FromUrl::check(&redis)?;
         let inner = Inner::new(redis, config, with, max_nodes, seeds)?;
         Ok(Cluster(Arc::new(Handle(inner))))
     }

@@ -14,12 +14,18 @@ use super::shared_wire::SharedWire;
 use super::transport::Transport;
 use livepool::protocol::{Credentials, CredentialsError, CredentialsSource};
 use livepool::protocol::{Protocol, Verdict, Wire};
+use livepool::setup::FromUrl;
 
 impl Protocol for Redis {
     type Client = Client;
     type Error = RedisError;
 
     async fn connect(&self, wire: Wire) -> RedisResult<Client> {
+        // A pool may be built without a check: nobody is to be logged in as somebody else.
+        FromUrl::check(self).map_err(|error| {
+            let what = "the settings are refused";
+            RedisError::from((ErrorKind::InvalidClientConfig, what, error.to_string()))
+        })?;
         let wire = self.settings.transport.encrypt(wire).await?;
         let credentials = match &self.settings.credentials {
             Some(source) => Some(source.ask(&wire).await.map_err(not_given)?),

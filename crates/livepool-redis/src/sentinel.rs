@@ -41,6 +41,7 @@ mod watch;
 use std::time::Duration;
 
 use livepool::config::Config;
+use livepool::setup::FromUrl;
 use livepool::{Builder, Pool, SetupError};
 
 use crate::settings::{Redis, Role};
@@ -101,6 +102,7 @@ impl Sentinel {
                 }
                 false => Redis::from_url(format!("redis://{sentinel}"))?,
             };
+            FromUrl::check(&redis)?;
             if redis.settings.info.db() != 0 {
                 return Err(SetupError::protocol(
                     "a sentinel has no databases: leave the number out",
@@ -181,6 +183,7 @@ impl Sentinel {
         redis: Redis,
         with: impl FnOnce(Builder<Redis>) -> Builder<Redis>,
     ) -> Result<Pool<Redis>, SetupError> {
+        FromUrl::check(&redis)?;
         let config = self.config_of(&redis);
         let (master, name) = (self.master.clone(), config.name.clone());
         let watch = Watch::new(master, name, self.role, self.timeout, &self.sentinels)?;

@@ -113,12 +113,6 @@ impl Redis {
                 info.db()
             )));
         }
-        if info.username().is_some() && info.password().is_none() {
-            return Err(SetupError::protocol(
-                "there is a user and no password, so nobody would be logged in: write \
-                 user:password, or leave the user out",
-            ));
-        }
         Ok(Self {
             config: Config::new(upstream),
             settings: Arc::new(RedisSettings {
@@ -159,8 +153,8 @@ impl Redis {
 
     /// Has this callback asked for the password of every dial, and for its user: a token of a cloud's
     /// IAM, what a Vault gives out. [`Credentials::password_only`] keeps the user of the URL, if it has
-    /// one; what the URL says of the password is not used. A connection that is logged in stays so,
-    /// whatever becomes of its token; where the server ends it after a time, set
+    /// one, `rediss://orders@cache`; what the URL says of the password is not used. A connection that is
+    /// logged in stays so, whatever becomes of its token; where the server ends it after a time, set
     /// [`max_lifetime`](livepool::Config::max_lifetime) below that.
     ///
     /// The callback is asked once per dial, when the connection stands and is encrypted, by at most
@@ -212,6 +206,17 @@ impl FromUrl for Redis {
 
     fn config_mut(&mut self) -> &mut Config {
         &mut self.config
+    }
+
+    fn check(&self) -> Result<(), SetupError> {
+        let RedisSettings { info, credentials, .. } = &*self.settings;
+        if credentials.is_none() && info.username().is_some() && info.password().is_none() {
+            return Err(SetupError::protocol(
+                "there is a user and no password, so nobody would be logged in: write \
+                 user:password, or leave the user out",
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -104,7 +104,7 @@ mod tests {
     }
 
     fn refusal(url: &str) -> String {
-        parse(url).unwrap_err().to_string()
+        parse(url).and_then(Redis::builder).unwrap_err().to_string()
     }
 
     #[test]

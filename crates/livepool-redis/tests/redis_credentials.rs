@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use livepool::{Pool, Timeouts};
+use livepool_redis::cluster::Cluster;
 use livepool_redis::redis::{RedisResult, cmd};
+use livepool_redis::sentinel::Sentinel;
 use livepool_redis::{Credentials, Redis as Adapter};
 use livepool_testkit::cut::{DROPS, cut};
 use livepool_testkit::servers::Redis;
@@ -64,6 +66,35 @@ async fn a_password_that_rotates_is_asked_for_at_every_dial_and_no_connection_en
         assert_eq!(who(&mut first).await.unwrap(), "me", "it stays logged in");
         assert_eq!(*asked.lock().unwrap(), 2, "once for each dial");
     }
+}
+
+#[tokio::test]
+async fn a_user_of_the_url_without_a_password_has_that_of_the_callback_or_is_refused() {
+    let redis = server("right");
+    let url = redis.url().replace("://", "://me@");
+    let adapter = Adapter::from_url(&url).unwrap();
+    let built = Pool::builder(adapter.config()).protocol(adapter.clone()).build().unwrap();
+    let cluster = Cluster::builder([&url]).unwrap();
+    let sentinel = Sentinel::new("m", ["127.0.0.1:1"]).unwrap();
+    for refused in [
+        adapter.clone().builder().unwrap_err().to_string(),
+        adapter.clone().pool().unwrap_err().to_string(),
+        sentinel.pool(adapter.clone()).unwrap_err().to_string(),
+        cluster.build().unwrap_err().to_string(),
+        // A sentinel has no callback.
+        Sentinel::new("m", [&url]).unwrap_err().to_string(),
+        // However the pool was made: nobody is logged in as somebody else.
+        built.get().await.unwrap_err().to_string(),
+    ] {
+        assert!(refused.contains("there is a user and no password"), "{refused}");
+    }
+    let adapter = adapter.with_credentials(|_| {
+        std::future::ready(std::io::Result::Ok(Credentials::password_only("right")))
+    });
+    assert!(sentinel.pool(adapter.clone()).is_ok());
+    assert!(Cluster::builder([&url]).unwrap().with_redis(|_| adapter.clone()).build().is_ok());
+    let pool = pool(adapter, 1, Timeouts::default());
+    assert_eq!(who(&mut pool.get().await.unwrap()).await.unwrap(), "me");
 }
 
 #[tokio::test]
