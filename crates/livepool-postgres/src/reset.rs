@@ -70,12 +70,18 @@ pub enum RecyclingMethod {
     /// in one round trip. Prepared statements stay.
     Clean,
     /// SQL statements are run, in one round trip.
+    ///
+    /// On a server from before November 2024 (16.2, say) `DISCARD ALL` takes away the role that a login begins
+    /// with (`ALTER ROLE login SET role = 'owner'`, or `options=-c role=owner`): the next user works as the
+    /// login itself. `Tidy` and `Clean` give that role back.
     Custom(Cow<'static, str>),
 }
 
-/// As `DISCARD ALL`, but prepared statements and plans stay.
-pub(super) const CLEAN: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
-                     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
+/// As `DISCARD ALL`, but prepared statements and plans stay, and so does the role that a login begins with: on
+/// servers from before November 2024 the default authorization ends that as well.
+pub(super) const CLEAN: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; \
+                     UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; \
+                     DISCARD SEQUENCES";
 
 impl RecyclingMethod {
     /// The statements for a session that was left with, or without, state of its user.

@@ -305,6 +305,32 @@ async fn a_session_that_was_changed_is_as_it_was_for_the_next_user() {
     assert_eq!((events.opened(), events.closed()), (1, vec![]));
 }
 
+/// As services have it whose logins change, and whose tables belong to one role.
+#[tokio::test]
+async fn a_role_that_a_login_begins_with_is_that_of_the_next_user_as_well() {
+    let server = trusting_server(&[]);
+    server.psql(
+        "CREATE ROLE owner; CREATE ROLE login LOGIN; CREATE ROLE asking LOGIN; \
+         GRANT owner TO login, asking; ALTER ROLE login SET role = 'owner'",
+    );
+    let host = format!("127.0.0.1:{}/app", server.port());
+    for (login, options) in [("login", ""), ("asking", "?options=-c%20role%3Downer")] {
+        for method in [RecyclingMethod::Tidy, RecyclingMethod::Clean] {
+            let adapter = Postgres::from_url(&format!("postgres://{login}@{host}{options}"));
+            let (pool, events) = pool_of(adapter.unwrap().with_recycling(method.clone()), one);
+            for text in
+                ["SET work_mem = '5MB'", "SET ROLE NONE", "SET SESSION AUTHORIZATION DEFAULT"]
+            {
+                pool.get().await.unwrap().batch_execute(text).await.unwrap();
+                let conn = pool.get().await.unwrap();
+                let found = conn.query_one("SELECT current_user::text", &[]).await.unwrap();
+                assert_eq!(found.get::<_, &str>(0), "owner", "{login}, {method:?}, {text}");
+            }
+            assert_eq!((events.opened(), events.closed()), (1, vec![]));
+        }
+    }
+}
+
 /// A server that only reads from the beginning does not become another one by being left.
 #[tokio::test]
 async fn a_server_that_was_read_only_before_is_not_left() {
