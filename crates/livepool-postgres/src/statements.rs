@@ -94,7 +94,32 @@ struct CachedStatement {
     /// The number of the `search_path` under which it was prepared.
     path: u64,
     statement: Statement,
+    identity: Option<StatementIdentity>,
     used: u64,
+}
+
+/// Which statement it is, of those of one connection that live at the same time.
+#[derive(PartialEq, Eq)]
+enum StatementIdentity {
+    /// Where its columns are, or its parameters.
+    Address(usize),
+    /// What it prints, if it has neither.
+    Printed(String),
+}
+
+impl StatementIdentity {
+    /// The client library hides a statement's name, but prints it. If that ever ends, a statement with neither
+    /// columns nor parameters is none that is known, and not another one.
+    fn of(statement: &Statement) -> Option<Self> {
+        match (statement.columns(), statement.params()) {
+            ([], []) => {
+                let printed = format!("{statement:?}");
+                printed.contains("\"s").then_some(Self::Printed(printed))
+            }
+            ([], params) => Some(Self::Address(params.as_ptr().addr())),
+            (columns, _) => Some(Self::Address(columns.as_ptr().addr())),
+        }
+    }
 }
 
 /// What the statements of all connections of one pool come to.
@@ -286,11 +311,13 @@ impl StatementCache {
 
     /// The text and types of a statement of the cache.
     pub(super) fn text_of(&self, statement: &Statement) -> Option<(String, Vec<Type>)> {
+        let identity = StatementIdentity::of(statement)?;
         let cache = self.cache();
         let all = cache.statements.iter();
         let mut all = all
             .flat_map(|(query, all_of_text)| all_of_text.iter().map(move |cached| (query, cached)));
-        let (query, cached) = all.find(|(_, cached)| is_same(&cached.statement, statement))?;
+        let (query, cached) =
+            all.find(|(_, cached)| cached.identity.as_ref() == Some(&identity))?;
         Some((query.clone(), cached.types.clone()))
     }
 
@@ -347,6 +374,7 @@ impl StatementCache {
     }
 
     fn insert(&self, query: &str, types: &[Type], path: u64, statement: &Statement) {
+        let (statement, identity) = (statement.clone(), StatementIdentity::of(statement));
         let mut cache = self.cache();
         let is_it = |cached: &CachedStatement| cached.types == types && cached.path == path;
         let replaced = cache.remove(query, is_it);
@@ -355,7 +383,7 @@ impl StatementCache {
         let len = cache.len + 1;
         cache.set_len(len);
         let (types, used) = (types.to_vec(), cache.uses);
-        let cached = CachedStatement { types, path, statement: statement.clone(), used };
+        let cached = CachedStatement { types, path, statement, identity, used };
         cache.statements.entry(query.to_owned()).or_default().push(cached);
         // What is replaced or makes room is dropped when the lock is open again.
         drop(cache);
@@ -432,15 +460,6 @@ impl Drop for DescribeTransaction<'_> {
 
 fn is_unknown_statement(error: &Error) -> bool {
     error.code() == Some(&SqlState::INVALID_SQL_STATEMENT_NAME)
-}
-
-/// Whether these are one statement. The client library hides a statement's name, but two that live
-/// at the same time have their parameters and columns at different addresses, if they have any.
-fn is_same(a: &Statement, b: &Statement) -> bool {
-    let is_one = |a: *const (), b: *const (), len: usize| len > 0 && a == b;
-    let (columns, params) = ((a.columns(), b.columns()), (a.params(), b.params()));
-    is_one(columns.0.as_ptr().cast(), columns.1.as_ptr().cast(), columns.0.len())
-        || is_one(params.0.as_ptr().cast(), params.1.as_ptr().cast(), params.0.len())
 }
 
 impl fmt::Debug for StatementCache {

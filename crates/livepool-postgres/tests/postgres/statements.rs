@@ -326,6 +326,37 @@ async fn what_runs_beside_a_description_is_not_undone_with_it() {
     assert_eq!(count.get::<_, i64>(0), 1, "it was said to be written");
 }
 
+/// There is nothing by which the client library tells such a statement from another but its name.
+#[tokio::test]
+async fn a_statement_without_parameters_and_columns_is_known_again() {
+    let server = trusting_server(&[]);
+    let run = async |client: &Client, text: &str| {
+        let statement = client.prepare_cached(text).await.unwrap();
+        client.execute(&statement, &[]).await.unwrap()
+    };
+    let unnamed = postgres(&server).with_statements(Statements::Unnamed);
+    let (pool, events) = pool_of(unnamed, one);
+    server.psql("CREATE TABLE kept (n int8)");
+    for _ in 0..2 {
+        let conn = pool.get().await.unwrap();
+        assert_eq!(run(&conn, "INSERT INTO kept VALUES (1), (2)").await, 2);
+        assert_eq!(run(&conn, "DELETE FROM kept WHERE n = 1").await, 1);
+        assert_eq!(run(&conn, "DELETE FROM kept").await, 1);
+        assert_eq!(conn.release(), livepool::Release::Reused);
+    }
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
+    // A session that lost it prepares it anew.
+    let (pool, _) = pool_of(postgres(&server), one);
+    let conn = pool.get().await.unwrap();
+    let statement = conn.prepare_cached("INSERT INTO kept VALUES (1)").await.unwrap();
+    conn.prepare_cached("DELETE FROM kept").await.unwrap();
+    let name = "SELECT name FROM pg_prepared_statements WHERE statement LIKE 'INSERT%'";
+    let name: String = conn.query_typed_one(name, &[]).await.unwrap().get(0);
+    conn.batch_execute(&format!("DEALLOCATE {name}")).await.unwrap();
+    assert_eq!(conn.execute(&statement, &[]).await.unwrap(), 1);
+    assert_eq!(server.psql("SELECT count(*) FROM kept"), "1");
+}
+
 #[tokio::test]
 async fn how_many_statements_are_kept_and_how_often_one_was_there_is_in_the_metrics() {
     use metrics_exporter_prometheus::PrometheusBuilder;
