@@ -205,7 +205,7 @@
 //!
 //! | error of the server | what goes |
 //! |---|---|
-//! | `25006`, a write where only reading is allowed | all connections, if the server is a standby or its setting says so; this connection, if its user had set `default_transaction_read_only`; none, if the transaction was begun to read only |
+//! | `25006`, a write where only reading is allowed | all connections, if the server is a standby or its setting says so; this connection, if its user had set `default_transaction_read_only`; none, if the transaction was begun to read only, or the pool asked for a server that takes no writes ([`Target::Standby`], [`Target::ReadOnly`]) |
 //! | `57P02`, `57P03`, `57P04`: crashed, starting, database gone | all connections |
 //! | `57P01`, ended by an administrator | this connection: a server that stops says it on each one, and one terminated backend is no reason to leave the others |
 //! | any other after which the server closes | this connection |

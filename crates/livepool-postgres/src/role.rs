@@ -126,6 +126,11 @@ impl Target {
         }
     }
 
+    /// Whether a server that takes writes is not wanted.
+    pub(super) fn only_reads(self) -> bool {
+        matches!(self, Self::ReadOnly | Self::Standby)
+    }
+
     pub(super) fn of(attrs: TargetSessionAttrs) -> Self {
         match attrs {
             TargetSessionAttrs::ReadWrite => Self::ReadWrite,

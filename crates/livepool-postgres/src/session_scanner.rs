@@ -53,7 +53,8 @@ impl SessionScanner {
             }
             _ => false,
         };
-        let is_refused = std::mem::take(&mut self.write_was_refused);
+        // Who asked for a server that takes no writes is on the right one.
+        let is_refused = std::mem::take(&mut self.write_was_refused) && !self.target.only_reads();
         match role {
             Some(role) if role.is_standby => is_refused || is_other,
             // The server takes writes: a transaction was begun to only read, and its user wrote in it.

@@ -108,3 +108,23 @@ async fn a_write_in_a_transaction_that_is_to_read_only_harms_no_connection() {
     until_status(&pool, |now| now.idle == 2).await;
     assert_eq!(events.closed(), []);
 }
+
+/// Who asked for a server that takes no writes knew it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_on_a_server_that_was_to_take_none_harms_no_connection() {
+    let primary = trusting_server(&[]);
+    primary.psql("CREATE TABLE t (n int8)");
+    let standby = primary.standby();
+    for target in [Target::Standby, Target::ReadOnly] {
+        let (pool, events) = both(&primary, &standby, target);
+        fill(&pool, 3).await;
+        let conn = pool.get().await.unwrap();
+        let error = conn.batch_execute("INSERT INTO t VALUES (1)").await.unwrap_err();
+        assert_eq!(error.code().unwrap().code(), "25006");
+        drop(conn);
+        // Whoever is told to leave the server does so before he is used again.
+        assert_eq!(goes_to(&pool).await, [standby.port()]);
+        until_status(&pool, |now| now.idle == 3).await;
+        assert_eq!((events.opened(), events.closed()), (3, vec![]), "{target}");
+    }
+}
