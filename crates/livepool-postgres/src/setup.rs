@@ -293,8 +293,22 @@ mod tests {
         assert_eq!(upstream("host=a,b port=7"), ["a:7", "b:7"]);
         assert_eq!(upstream("host=::1"), ["[::1]:5432"]);
         assert_eq!(upstream("host=db hostaddr=192.0.2.1"), ["192.0.2.1:5432"]);
+        assert_eq!(upstream("postgres://me@db:5/app?port=6"), ["db:6"]);
+        assert_eq!(upstream("postgres://me@db/app?port=6"), ["db:6"]);
+        assert_eq!(upstream("postgres://me@[::1]:5,db/app?port=6"), ["[::1]:6", "db:6"]);
+        assert_eq!(upstream("postgres://me@db:5/app?host=a"), ["a:5"]);
+        assert_eq!(upstream("postgres://me@db,eu/app?host=a&host=b"), ["b:5432"]);
+        assert_eq!(upstream("postgres:///app?host=a,b&port=1,2"), ["a:1", "b:2"]);
+        assert_eq!(upstream("postgres://a:1,b:2/?sslmode=disable"), ["a:1", "b:2"]);
         #[cfg(unix)]
-        assert_eq!(upstream("host=/run/pg port=6"), ["unix:/run/pg/.s.PGSQL.6"]);
+        for (text, path) in [
+            ("host=/run/pg port=6", "unix:/run/pg/.s.PGSQL.6"),
+            ("postgres://me@%2Frun%2Fpg/app?port=6", "unix:/run/pg/.s.PGSQL.6"),
+            ("postgres://me:p%2Fw@localhost/app?host=/run/pg", "unix:/run/pg/.s.PGSQL.5432"),
+            ("postgres://localhost?host=/cloudsql/p:r:i", "unix:/cloudsql/p:r:i/.s.PGSQL.5432"),
+        ] {
+            assert_eq!(upstream(text), [path], "{text}");
+        }
     }
 
     #[test]

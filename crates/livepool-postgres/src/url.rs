@@ -337,7 +337,44 @@ impl SplitUrl {
             options.push((percent_decoded(name)?, percent_decoded(value)?));
             query = after;
         }
-        Ok(Some(Self { names: names.to_owned(), options }))
+        Ok(Some(Self { names: names.to_owned(), options }.with_hosts_of_options()?))
+    }
+
+    /// Hosts and ports among the options are in place of those in front, of which the client library would
+    /// make one list; of several options of one name the last one counts.
+    fn with_hosts_of_options(mut self) -> Result<Self, SetupError> {
+        let last = |wanted: &str| {
+            let option = self.options.iter().rev().find(|(name, _)| name == wanted);
+            option.map(|(_, value)| value.split(',').map(str::to_owned).collect::<Vec<_>>())
+        };
+        let (hosts, ports) = (last("host"), last("port"));
+        if hosts.is_none() && ports.is_none() {
+            return Ok(self);
+        }
+        let begin = self.names.find('@').or_else(|| Some(self.names.find("//")? + 1));
+        let begin = begin.unwrap_or_default() + 1;
+        let end = self.names[begin..].find('/').map_or(self.names.len(), |at| begin + at);
+        let (mut front_hosts, mut front_ports) = (Vec::new(), Vec::new());
+        let front = &self.names[begin..end];
+        for entry in front.split(',').filter(|_| !front.is_empty()) {
+            let (host, port) = match entry.strip_prefix('[').and_then(|v6| v6.split_once(']')) {
+                Some((host, port)) => (host, port.strip_prefix(':').unwrap_or(port)),
+                None => entry.split_once(':').unwrap_or((entry, "")),
+            };
+            front_hosts.push(percent_decoded(host)?);
+            front_ports.push(percent_decoded(port)?);
+        }
+        self.names.replace_range(begin..end, "");
+        self.options.retain(|(name, _)| name != "host" && name != "port");
+        // One option for each host: the client library splits no other.
+        let hosts = hosts.unwrap_or(front_hosts).into_iter();
+        self.options.extend(hosts.map(|host| ("host".to_owned(), host)));
+        let ports = ports.unwrap_or(front_ports);
+        // A host without a port says nothing of that of another.
+        if ports.iter().any(|port| !port.is_empty()) {
+            self.options.push(("port".to_owned(), ports.join(",")));
+        }
+        Ok(self)
     }
 }
 
