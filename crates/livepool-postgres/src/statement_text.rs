@@ -34,6 +34,11 @@ pub(super) fn is_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
 }
 
+/// Whether a byte may stand behind a statement's end.
+fn is_end(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || byte == b';' || byte == 0
+}
+
 impl KeywordCounts {
     pub(super) fn read(&mut self, byte: u8) {
         // Without going back: a first letter that does not come again cannot begin a second match.
@@ -117,6 +122,9 @@ pub(super) struct StatementText {
     len: usize,
     /// Whether the text was longer than its room.
     is_cut: bool,
+    /// Whether a semicolon came, and whether another statement may stand behind it.
+    has_semicolon: bool,
+    is_several: bool,
     /// Whether the text is over. The object identifiers of parameter types follow it in a Parse.
     is_over: bool,
     hash: u64,
@@ -159,6 +167,8 @@ impl StatementText {
             text: [0; MAX_TEXT],
             len: 0,
             is_cut: false,
+            has_semicolon: false,
+            is_several: false,
             is_over: false,
             hash: search_path::EMPTY,
             words: KeywordCounts::default(),
@@ -185,6 +195,8 @@ impl StatementText {
             }
             self.is_over = byte == 0;
             self.words.read(byte);
+            self.is_several |= self.has_semicolon && !is_end(byte);
+            self.has_semicolon |= byte == b';';
             // Space in front takes no room, so that the first words are always kept.
             if self.len == 0 && byte.is_ascii_whitespace() {
                 continue;
@@ -228,9 +240,9 @@ impl StatementText {
 
     pub(super) fn listen_effect(&self) -> ListenEffect {
         let text = self.text[..self.len].to_ascii_uppercase();
-        let is_end = |byte: &u8| byte.is_ascii_whitespace() || *byte == b';' || *byte == 0;
         // Three, as behind the two that are compared there must be no other statement.
-        let words: Vec<_> = text.split(is_end).filter(|word| !word.is_empty()).take(3).collect();
+        let words: Vec<_> =
+            text.split(|byte| is_end(*byte)).filter(|word| !word.is_empty()).take(3).collect();
         match words[..] {
             [b"UNLISTEN", b"*"] | [b"DISCARD", b"ALL"] if !self.is_cut => {
                 return ListenEffect::Forget;
@@ -261,15 +273,7 @@ impl StatementText {
     pub(super) fn lasting_effect(&self) -> LastingEffect {
         // Also the one that begins a transaction with its properties.
         let is_local = self.begins(b"SET LOCAL") || self.begins(b"SET TRANSACTION");
-        LastingEffect { is_local: is_local && self.is_one_statement() }
-    }
-
-    /// Whether the text is known to be one statement.
-    fn is_one_statement(&self) -> bool {
-        let text = &self.text[..self.len];
-        let is_end = |byte: &u8| byte.is_ascii_whitespace() || *byte == b';' || *byte == 0;
-        let mut behind = text.iter().skip_while(|byte| **byte != b';');
-        !self.is_cut && behind.all(is_end)
+        LastingEffect { is_local: is_local && !self.is_several }
     }
 
     /// A query that names a setting only reads it, unless it calls what sets one.
@@ -337,6 +341,7 @@ mod tests {
 
     #[test]
     fn what_lasts_is_known_by_its_words_or_by_its_answer() {
+        let long = format!("SET LOCAL x = '{}'", "y".repeat(200));
         let table = [
             ("SELECT 1", "SELECT 1", false, false),
             ("SELECT temp FROM template", "SELECT 1", false, false),
@@ -365,6 +370,10 @@ mod tests {
             // What a hook of the pool has set is gone.
             ("RESET ALL", "RESET", false, true),
             ("DISCARD ALL", "DISCARD ALL", false, true),
+            // Longer than what is kept of a text.
+            (&long, "SET", false, false),
+            (&format!("{long}; "), "SET", false, false),
+            (&format!("{long}; SET y = 1"), "SET", false, true),
         ];
         for (text, tag, touches, lasting_effect) in table {
             let mut query = StatementText::of_query();
