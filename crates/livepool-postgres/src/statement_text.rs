@@ -5,7 +5,7 @@ use super::reset::CLEAN;
 use super::search_path::{self, PathEffect};
 
 /// The words that are looked for anywhere in a text, and whether a name must end with them.
-const KEYWORDS: [(&[u8], bool); 7] = [
+const KEYWORDS: [(&[u8], bool); 9] = [
     (b"search_path", true),
     (b"listen", true),
     (b"unlisten", true),
@@ -13,6 +13,8 @@ const KEYWORDS: [(&[u8], bool); 7] = [
     (b"advisory_lock", false),
     (b"temp", false),
     (b"create", true),
+    (b"update", true),
+    (b"pg_settings", true),
 ];
 pub(super) const SEARCH_PATH: usize = 0;
 pub(super) const LISTEN: usize = 1;
@@ -21,6 +23,8 @@ pub(super) const SET_CONFIG: usize = 3;
 pub(super) const ADVISORY_LOCK: usize = 4;
 pub(super) const TEMP: usize = 5;
 pub(super) const CREATE: usize = 6;
+pub(super) const UPDATE: usize = 7;
+pub(super) const PG_SETTINGS: usize = 8;
 
 /// The part of each word that stands before the next byte, and the number of times that each came.
 #[derive(Debug, Default)]
@@ -262,7 +266,10 @@ impl StatementText {
     /// that it is made of.
     pub(super) fn touches(&self) -> bool {
         let is_temporary = self.words.has(TEMP) && self.words.has(CREATE);
+        // A rule of the view calls `set_config`.
+        let sets_by_view = self.words.has(PG_SETTINGS) && self.words.has(UPDATE);
         self.words.has(SET_CONFIG)
+            || sets_by_view
             || self.words.has(ADVISORY_LOCK)
             || is_temporary
             || self.runs_code()
@@ -374,6 +381,10 @@ mod tests {
             (&long, "SET", false, false),
             (&format!("{long}; "), "SET", false, false),
             (&format!("{long}; SET y = 1"), "SET", false, true),
+            // A rule of the view calls `set_config`.
+            ("UPDATE pg_settings SET setting = '1s'", "UPDATE 1", true, false),
+            ("WITH a AS (SELECT 1) update pg_catalog.pg_settings SET ..", "UPDATE 1", true, false),
+            ("SELECT setting FROM pg_settings", "SELECT 1", false, false),
         ];
         for (text, tag, touches, lasting_effect) in table {
             let mut query = StatementText::of_query();

@@ -269,6 +269,8 @@ async fn a_session_that_was_changed_is_as_it_was_for_the_next_user() {
         ("DO $$ BEGIN EXECUTE 'SET work' || '_mem = 77000'; END $$", Release::Resetting),
         ("/* x */ DO $$ BEGIN EXECUTE 'SET work' || '_mem = 77000'; END $$", Release::Resetting),
         ("/* x */ CREATE TEMP TABLE mine AS SELECT 1 AS a", Release::Resetting),
+        ("UPDATE pg_settings SET setting = '77000' WHERE name = 'work_mem'", Release::Resetting),
+        ("SELECT setting FROM pg_settings WHERE name = 'work_mem'", Release::Reused),
         ("SELECT 1", Release::Reused),
         ("SET LOCAL work_mem = '77MB'", Release::Reused),
         ("SELECT pg_advisory_xact_lock(7)", Release::Reused),
