@@ -276,7 +276,7 @@ impl<L: Library> Protocol for LibraryPostgres<L> {
         let client = begun.map_err(|error| Error::Library(error.into()))?;
         // What it has dropped is closed by messages that nobody waits for.
         session.line.quiet().await;
-        session.line.settle();
+        session.line.settle_with_subscriptions();
         let (library, is_returned) = (Arc::clone(&self.library), AtomicBool::new(false));
         Ok(LibraryClient { client, library, session, generation, epoch, is_returned })
     }
@@ -299,7 +299,7 @@ impl<L: Library> Protocol for LibraryPostgres<L> {
     }
 
     fn settled(&self, client: &LibraryClient<L>) {
-        client.session.line.settle();
+        client.session.line.settle_with_subscriptions();
     }
 
     fn is_unsettled(&self, client: &LibraryClient<L>) -> bool {

@@ -226,6 +226,13 @@ impl Line {
         self.touched(false);
     }
 
+    /// The same where its beginning is over, with the pool's hook, which may have run code that nobody sees:
+    /// what that listens to is for every user.
+    pub(super) fn settle_with_subscriptions(&self) {
+        self.settle();
+        self.stopped_listening();
+    }
+
     /// What every user has to find may be gone.
     pub(super) fn unsettle(&self) {
         self.is_unsettled.store(true, SeqCst);

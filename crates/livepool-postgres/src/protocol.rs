@@ -342,7 +342,7 @@ impl Protocol for Postgres {
     }
 
     fn settled(&self, client: &Client) {
-        client.session.line.settle();
+        client.session.line.settle_with_subscriptions();
     }
 
     fn is_unsettled(&self, client: &Client) -> bool {
@@ -391,7 +391,8 @@ impl fmt::Debug for Postgres {
 impl Postgres {
     /// Whether a connection that comes back with, or without, state of its user is put right for the next.
     pub(super) fn resets_after(&self, is_touched: bool) -> bool {
-        is_touched && self.recycling.sql(is_touched).is_some()
+        // A mere round trip puts nothing right.
+        is_touched && self.recycling.sql(is_touched).is_some_and(|sql| !sql.is_empty())
     }
 
     /// Has every connection prepare its statements anew, when they are used next: after a change of the

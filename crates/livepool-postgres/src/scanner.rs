@@ -157,9 +157,10 @@ impl PgScanner {
         self.is_listening
     }
 
-    /// What was touched up to now is no user's doing.
+    /// What was touched up to now, or listened to, is no user's doing.
     pub(super) fn settle(&mut self) {
         self.is_touched = false;
+        self.is_listening = false;
     }
 
     /// Whether state may be left in the session: settings, locks, temporary tables.

@@ -420,6 +420,43 @@ async fn what_the_hook_after_connect_has_set_is_found_by_every_user_and_costs_th
     assert_eq!((calls.load(SeqCst), events.closed()), (6, vec![]));
 }
 
+/// Nobody sees what it runs: it may have listened, and what it did is for every user all the same.
+#[tokio::test]
+async fn a_hook_after_connect_that_runs_code_costs_nobody_a_reset_and_keeps_nobody_from_sharing() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    let server = trusting_server(&[]);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let builder =
+        postgres(&server).with_config(|config| config.with_max_size(2)).builder().unwrap();
+    let pool = builder.after_connect(move |client, _| {
+        count.fetch_add(1, SeqCst);
+        let code = "DO $$ BEGIN PERFORM set_config('work_mem', '5MB', false); END $$";
+        Box::pin(async move { Ok(client.batch_execute(code).await?) })
+    });
+    let pool = pool.build().unwrap();
+    for _ in 0..3 {
+        let conn = pool.get().await.unwrap();
+        let found = conn.query_one("SHOW work_mem", &[]).await.unwrap();
+        assert_eq!(found.get::<_, &str>(0), "5MB");
+        assert_eq!(conn.release(), Release::Reused);
+    }
+    let (first, second) = (pool.share().await.unwrap(), pool.share().await.unwrap());
+    assert_eq!(first.id(), second.id());
+    drop((first, second));
+    until_status(&pool, |now| now.idle == 1).await;
+    // What a user subscribes to ends with him, as ever.
+    let conn = pool.get().await.unwrap();
+    conn.batch_execute("LISTEN jobs").await.unwrap();
+    assert_eq!((calls.load(SeqCst), conn.release()), (1, Release::Resetting));
+    let conn = pool.get().await.unwrap();
+    let left = conn.query_one("SELECT count(*) FROM pg_listening_channels()", &[]).await.unwrap();
+    assert_eq!((left.get::<_, i64>(0), calls.load(SeqCst)), (0, 2));
+    assert_eq!(conn.release(), Release::Reused);
+}
+
 #[tokio::test]
 async fn the_hook_after_connect_is_not_run_again_after_a_reset_that_undoes_nothing() {
     use std::sync::Arc;

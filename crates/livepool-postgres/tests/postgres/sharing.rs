@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use livepool::{CloseReason, Event};
-use livepool_postgres::{Statements, request_lost};
+use livepool_postgres::{RecyclingMethod, Statements, request_lost};
 use livepool_testkit::cut::{DROPS, cut};
 use livepool_testkit::{ends, until, until_status};
 use tokio::task::JoinSet;
@@ -88,6 +88,22 @@ async fn what_slips_through_by_text_ends_the_sharing_and_reaches_no_later_user()
             _ => client.query_one(left, &[]).await.unwrap().get(0),
         };
         assert!(!is_left, "{text}");
+    }
+}
+
+/// What no reset undoes is how every user finds the session.
+#[tokio::test]
+async fn a_session_that_nothing_undoes_is_shared_after_it_was_changed() {
+    let server = trusting_server(&[]);
+    let undoing = ["", "RESET ALL"].map(|sql| RecyclingMethod::Custom(sql.into()));
+    for method in [RecyclingMethod::Verified, RecyclingMethod::Fast].into_iter().chain(undoing) {
+        let adapter = postgres(&server).with_recycling(method.clone());
+        let (pool, events) = pool_of(adapter, |config| config.with_max_size(2));
+        pool.get().await.unwrap().batch_execute("SET work_mem = '5MB'").await.unwrap();
+        until_status(&pool, |now| now.idle == 1).await;
+        let (first, second) = (pool.share().await.unwrap(), pool.share().await.unwrap());
+        assert_eq!(first.id(), second.id(), "{method:?}");
+        assert_eq!((events.opened(), events.closed()), (1, vec![]), "{method:?}");
     }
 }
 
