@@ -54,7 +54,8 @@ pub enum RecyclingMethod {
     /// As `Clean`, if anything of its last user may be left; else as `Fast`. State that was left is
     /// known from the tag of each complete statement (`SET`, `RESET`, `PREPARE`, `DECLARE`, `CREATE TEMP`;
     /// `DO` and `CALL`, which run code that nobody can see), and from texts that name a function which
-    /// leaves something (`set_config`, `pg_advisory_lock`), or have `CREATE` and `TEMP` in them, or `UPDATE` and `pg_settings`.
+    /// leaves something (`set_config`, `pg_advisory_lock`), or have `CREATE` and `TEMP` in them, or `UPDATE`
+    /// and `pg_settings`.
     ///
     /// A function of another name that changes its session, in a `SELECT`, is not noticed; nor is `SELECT
     /// INTO TEMP`. Where that is done, use `Clean`.
