@@ -118,3 +118,23 @@ async fn a_caller_waits_for_the_connection_that_is_asked_though_no_other_can_be_
     assert_eq!(client.unwrap().ask("ECHO x").await.unwrap(), "x");
     drop(pool);
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_caller_who_hoped_for_a_connection_that_dies_is_told_why_no_other_is_made() {
+    let upstream = Upstream::start();
+    let lines = Lines { let_in: Arc::new(AtomicUsize::new(1)), ..Lines::default() };
+    let backoff = Backoff::default().with_first(3600 * SECOND).with_most(3600 * SECOND);
+    let timeouts = Timeouts::default().with_checkout(60 * SECOND);
+    let config = upstream.config().with_max_size(2).with_backoff(backoff).with_timeouts(timeouts);
+    let config = config.with_max_silence(Some(SECOND));
+    let pool = Pool::builder(config).protocol(lines).build().unwrap();
+    let first = pool.get().await.unwrap();
+    drop(pool.get().await.unwrap_err());
+    drop(first);
+    upstream.order_all(&Order::Silence);
+    until_status(&pool, |now| now.quarantined == 1).await;
+    let error =
+        tokio::time::timeout(20 * SECOND, pool.get()).await.expect("it is told").unwrap_err();
+    assert_eq!(error.failure(), livepool::error::CheckoutFailure::Connect, "{error}");
+}

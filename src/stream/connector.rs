@@ -344,20 +344,25 @@ impl AddressWalk<'_> {
 /// up, the connection is closed.
 async fn greet(route: &Route<'_>, conn: Conn, deadline: Deadline) -> Result<Conn, HookError> {
     let Some(hook) = route.after_connect else { return Ok(conn) };
-    let mut new = NewConn(Some(conn));
-    if let Some(conn) = &mut new.0 {
-        hook.after_connect(conn, deadline).await?;
-    }
-    Ok(new.0.take().expect("nobody else takes it"))
+    let mut new = NewConn { conn: Some(conn), reason: CloseReason::Superseded };
+    let Some(conn) = &mut new.conn else { unreachable!("it is there until its end") };
+    let greeted = hook.after_connect(conn, deadline).await;
+    new.reason = CloseReason::HookFailed;
+    greeted?;
+    let Some(conn) = new.conn.take() else { unreachable!("it is there until its end") };
+    Ok(conn)
 }
 
 /// A connection that is closed when it is dropped: the task of its client may wait for an answer, and keep the
 /// socket open until then. It has no place yet in which the peer's end could be waited for.
-struct NewConn(Option<Conn>);
+struct NewConn {
+    conn: Option<Conn>,
+    reason: CloseReason,
+}
 
 impl Drop for NewConn {
     fn drop(&mut self) {
-        let kept = self.0.take().and_then(|conn| conn.close(CloseReason::HookFailed));
+        let kept = self.conn.take().and_then(|conn| conn.close(self.reason));
         if let Some(kept) = kept {
             kept.pass();
         }

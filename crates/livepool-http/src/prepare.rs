@@ -93,22 +93,17 @@ pub(crate) fn prepare_http2(
     is_secure: bool,
 ) -> Result<Request<()>, Error> {
     let refused = |what| move |error| Error::refused(what).because_of(error);
-    // What the caller says goes before its URI, as over HTTP/1.1.
-    let named = match (request.headers.get(HOST), request.uri.authority()) {
-        (Some(host), _) => {
-            Authority::try_from(host.as_bytes()).map_err(refused("its Host is no authority"))?
+    // What the caller says goes before its URI, as over HTTP/1.1. An empty Host says nothing.
+    let host = request.headers.get(HOST).filter(|host| !host.is_empty());
+    let host = host.map(|host| Authority::try_from(host.as_bytes())).transpose();
+    let host = host.map_err(refused("its Host is no authority"))?;
+    let named = host.as_ref().or_else(|| request.uri.authority()).unwrap_or(authority);
+    // What stands before the '@' is not for the server (RFC 9113 section 8.3.1).
+    let named = match named.as_str().rsplit_once('@') {
+        None => named.clone(),
+        Some((_, host)) => {
+            host.parse().map_err(refused("its Host or the authority of its URI is none"))?
         }
-        (None, Some(named)) => {
-            // What stands before the '@' is not for the server (RFC 9113 section 8.3.1).
-            let text = named.as_str();
-            match text.rsplit_once('@') {
-                None => named.clone(),
-                Some((_, host)) => {
-                    host.parse().map_err(refused("the authority of its URI is none"))?
-                }
-            }
-        }
-        (None, None) => authority.clone(),
     };
     let mut uri = uri::Parts::default();
     uri.scheme = Some(if is_secure { Scheme::HTTPS } else { Scheme::HTTP });

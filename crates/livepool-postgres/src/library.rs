@@ -307,7 +307,7 @@ impl<L: Library> Protocol for LibraryPostgres<L> {
     }
 
     fn classify(&self, error: &Error) -> Verdict {
-        error.verdict()
+        self.postgres.verdict_on(error)
     }
 
     fn speaks(&self) -> &'static str {

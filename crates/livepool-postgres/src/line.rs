@@ -227,7 +227,7 @@ impl Line {
     }
 
     /// The same where its beginning is over, with the pool's hook, which may have run code that nobody sees:
-    /// what that listens to is for every user.
+    /// what that listens to is for every user, until one of them ends it (`UNLISTEN`), which is not noticed.
     pub(super) fn settle_with_subscriptions(&self) {
         self.settle();
         self.stopped_listening();

@@ -350,7 +350,7 @@ impl Protocol for Postgres {
     }
 
     fn classify(&self, error: &Error) -> Verdict {
-        error.verdict()
+        self.verdict_on(error)
     }
 
     fn statement_counts(&self) -> Option<StatementCounts> {
@@ -389,6 +389,13 @@ impl fmt::Debug for Postgres {
 }
 
 impl Postgres {
+    /// What an error says of its connection. Who asked for a server that takes no writes is on the right one.
+    pub(super) fn verdict_on(&self, error: &Error) -> Verdict {
+        let is_refused =
+            error.code() == Some(&tokio_postgres::error::SqlState::READ_ONLY_SQL_TRANSACTION);
+        if is_refused && self.target.only_reads() { Verdict::Keep } else { error.verdict() }
+    }
+
     /// Whether a connection that comes back with, or without, state of its user is put right for the next.
     pub(super) fn resets_after(&self, is_touched: bool) -> bool {
         // A mere round trip puts nothing right.

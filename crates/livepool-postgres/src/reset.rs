@@ -52,8 +52,8 @@ use livepool::protocol::{Verdict, log_trouble};
 #[non_exhaustive]
 pub enum RecyclingMethod {
     /// As `Clean`, if anything of its last user may be left; else as `Fast`. State that was left is
-    /// known from the tag of each complete statement (`SET`, `RESET`, `PREPARE`, `DECLARE`, `CREATE TEMP`;
-    /// `DO` and `CALL`, which run code that nobody can see), and from texts that name a function which
+    /// known from the tag of each complete statement (`SET`, `RESET`, `DISCARD ALL`, `PREPARE`, `DECLARE`,
+    /// `LOAD`; `DO` and `CALL`, which run code that nobody can see), and from texts that name a function which
     /// leaves something (`set_config`, `pg_advisory_lock`), or have `CREATE` and `TEMP` in them, or `UPDATE`
     /// and `pg_settings`.
     ///

@@ -51,10 +51,9 @@ async fn tcp(addr: SocketAddr, settings: &SocketSettings) -> Connected {
     loop {
         let either = select(first.as_mut(), again.as_mut());
         match Deadline::after(Some(RETRY_DELAY)).run(either).await {
-            // For want of a descriptor, say: the first one has one.
+            // For want of a descriptor, say: the first one has one, and a later one may find one.
             Ok(Either::Right((Err((stage, error)), _))) if !is_of_peer(stage, &error) => {
                 again.set(Fuse::terminated());
-                return first.await;
             }
             // Whatever else the second one says was said by the peer: the first would hear the same.
             Ok(either) => return either.factor_first().0,

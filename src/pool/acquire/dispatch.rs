@@ -39,6 +39,18 @@ impl PoolInner {
         self.serve_sharers();
     }
 
+    /// Tells everybody who waits that there is nothing to wait for any more: what they hoped for, a connection
+    /// that was reset or asked for a sign of life, has ended without serving them.
+    pub(in crate::pool) fn fail_hopeless(&self) {
+        let has_none = || self.dials.under_way() == 0 && self.registry.is_empty();
+        if self.wait_queue.is_empty() || !has_none() {
+            return;
+        }
+        let Some(error) = self.hopeless() else { return };
+        let failed = Failed { connect: Some(error), ..CheckoutFailure::Connect.into() };
+        while self.wait_queue.give(Err(failed.clone())).is_ok() {}
+    }
+
     /// Tells those who wait for a new connection that there will be none, after a dial that failed
     /// [in vain](crate::pool::dial::dialer::Dials::is_vain). That is everybody where the pool has no
     /// connection; else as many as there are connections that nobody holds, at least one. Whoever came when

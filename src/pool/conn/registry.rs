@@ -38,6 +38,10 @@ impl Registry {
         self.lock().get(&id).and_then(Weak::upgrade)
     }
 
+    pub(in crate::pool) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// Every connection.
     pub(in crate::pool) fn all(&self) -> Vec<Arc<Entry>> {
         // Upgraded entries are never dropped under the lock: dropping the last one locks it again.

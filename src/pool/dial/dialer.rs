@@ -199,6 +199,7 @@ pub(in crate::pool) async fn run(pool: Arc<PoolInner>) {
         let again = pool.look_names_up(&mut tasks, &mut lookup);
         let next = [pool.start_dials(&mut tasks), again].into_iter().flatten().min();
         let next = next.map_or(Deadline::NEVER, Deadline::at);
+        pool.fail_hopeless();
         let _ = next.run(pool.slots.changed()).await;
     }
 }

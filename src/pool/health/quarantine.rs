@@ -311,8 +311,10 @@ impl Quarantine {
         // Each is taken out at the front and put back at the end, so that their order stays.
         for _ in 0..before {
             let Some(mut held) = self.held.pop_front() else { break };
-            // Whatever its peer answers, nobody is given it.
-            if let Some(reason) = held.entry.retired() {
+            // Whatever its peer answers, nobody is given it. Where the peer was ejected, an answer takes that
+            // back for the others: it is waited for.
+            let retired = held.entry.retired();
+            if let Some(reason) = retired.filter(|reason| *reason != CloseReason::PeerEjected) {
                 has_left = true;
                 held.end(reason);
                 tokio::task::yield_now().await;

@@ -1,5 +1,6 @@
 //! Which server of several: the one that takes writes, wherever it is.
 
+use livepool::protocol::Verdict;
 use livepool::{CloseReason, Timeouts};
 use livepool_postgres::Target;
 
@@ -118,9 +119,10 @@ async fn a_write_on_a_server_that_was_to_take_none_harms_no_connection() {
     for target in [Target::Standby, Target::ReadOnly] {
         let (pool, events) = both(&primary, &standby, target);
         fill(&pool, 3).await;
-        let conn = pool.get().await.unwrap();
+        let mut conn = pool.get().await.unwrap();
         let error = conn.batch_execute("INSERT INTO t VALUES (1)").await.unwrap_err();
         assert_eq!(error.code().unwrap().code(), "25006");
+        assert_eq!(conn.report(&livepool_postgres::Error::from(error)), Verdict::Keep);
         drop(conn);
         // Whoever is told to leave the server does so before he is used again.
         assert_eq!(goes_to(&pool).await, [standby.port()]);

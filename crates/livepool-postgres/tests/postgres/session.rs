@@ -451,6 +451,7 @@ async fn a_hook_after_connect_that_runs_code_costs_nobody_a_reset_and_keeps_nobo
     let conn = pool.get().await.unwrap();
     conn.batch_execute("LISTEN jobs").await.unwrap();
     assert_eq!((calls.load(SeqCst), conn.release()), (1, Release::Resetting));
+    until_status(&pool, |now| now.idle == 1).await;
     let conn = pool.get().await.unwrap();
     let left = conn.query_one("SELECT count(*) FROM pg_listening_channels()", &[]).await.unwrap();
     assert_eq!((left.get::<_, i64>(0), calls.load(SeqCst)), (0, 2));

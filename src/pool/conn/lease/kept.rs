@@ -95,14 +95,14 @@ impl Lease {
             return Err(lost);
         }
         let Some(lease) = kept.take() else { return Err(Lost::Ended) };
-        let pool = Arc::clone(lease.inner());
+        let (pool, entry) = (Arc::clone(lease.inner()), lease.entry_arc());
         match pool.proved(lease, Deadline::NEVER).await {
             Proof::Given(lease) => {
                 *kept = Some(lease);
                 Ok(())
             }
             Proof::Refused | Proof::RefusedByHook(_) | Proof::Late => {
-                Err(Lost::Closed(CloseReason::PingFailed))
+                Err(Lost::Closed(entry.retired().unwrap_or(CloseReason::PingFailed)))
             }
         }
     }
