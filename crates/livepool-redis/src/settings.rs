@@ -241,8 +241,10 @@ impl fmt::Debug for Redis {
 
 impl fmt::Debug for RedisSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without a password beside it, it may be one.
+        let user = self.info.username().filter(|_| self.info.password().is_some());
         f.debug_struct("Settings")
-            .field("user", &self.info.username())
+            .field("user", &user)
             .field("db", &self.info.db())
             .field("role", &self.role)
             .field("transport", &self.transport)
