@@ -376,7 +376,8 @@ fn said(program: &str, args: &[&str]) -> Result<String> {
 /// In a `Cargo.lock`.
 fn version<'a>(lock: &'a str, name: &str) -> &'a str {
     let package = format!("name = \"{name}\"\nversion = \"");
-    lock.split(&package).nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("?")
+    // Of several the last one is the newest, and ours.
+    lock.split(&package).skip(1).last().and_then(|rest| rest.split('"').next()).unwrap_or("?")
 }
 
 fn array(value: &Value) -> &[Value] {

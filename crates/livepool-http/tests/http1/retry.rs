@@ -137,7 +137,7 @@ async fn a_request_is_sent_twice_at_most() {
 #[tokio::test]
 async fn a_request_that_was_sent_and_lost_with_the_last_server_says_that_it_was_sent() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let timeouts = livepool::Timeouts::default().with_checkout(Duration::from_millis(300));
+    let timeouts = livepool::Timeouts::default().with_checkout(Duration::from_secs(1));
     let config = Config::new(listener.local_addr().unwrap().to_string()).with_timeouts(timeouts);
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();

@@ -132,7 +132,7 @@ async fn a_stream_that_was_sent_in_part_twice_is_sent_whole_the_third_time() {
 #[tokio::test]
 async fn a_request_that_was_sent_and_lost_with_the_last_server_says_that_it_was_sent() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let timeouts = livepool::Timeouts::default().with_checkout(300 * MS);
+    let timeouts = livepool::Timeouts::default().with_checkout(1000 * MS);
     let config = Config::new(listener.local_addr().unwrap().to_string()).with_timeouts(timeouts);
     tokio::spawn(async move {
         let mut raw = Raw::accept(&listener).await?;
