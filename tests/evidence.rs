@@ -292,22 +292,30 @@ async fn slow_echo() -> (SocketAddr, Arc<AtomicU64>) {
 }
 
 fn pinged(addr: SocketAddr, validation: Validation) -> (Pool, Events) {
+    pinged_within(Timeouts::default(), addr, validation)
+}
+
+fn pinged_within(timeouts: Timeouts, addr: SocketAddr, validation: Validation) -> (Pool, Events) {
     let events = Events::default();
     let config = Config::new(addr.to_string()).with_max_size(16).with_validation(validation);
+    let config = config.with_timeouts(timeouts);
     let pool = Pool::builder(config).ping(Echo).observer(events.observer()).build().unwrap();
     (pool, events)
 }
 
 #[tokio::test]
 async fn an_impatient_caller_closes_no_healthy_connection() {
-    for (delay, limit) in [(150, 100), (0, 0), (150, 0)] {
+    for (delay, limit) in [(1500, 100), (0, 0), (1500, 0)] {
         let (addr, pause) = slow_echo().await;
-        let (pool, events) = pinged(addr, Validation::Ping);
+        let timeouts = Timeouts::default().with_ping(30 * SECOND);
+        let (pool, events) = pinged_within(timeouts, addr, Validation::Ping);
         used(&pool, 16).await;
         pause.store(delay, Ordering::SeqCst);
         let start = Instant::now();
         let result = pool.get_by(start + limit * MS).await;
-        assert!(result.is_err() && start.elapsed() < 140 * MS, "{:?}", start.elapsed());
+        // Before the answer could come.
+        let took = start.elapsed();
+        assert!(result.is_err() && took < 1400 * MS, "{result:?} after {took:?}");
         // The ping goes on for the pool, and the connection is back when it is answered.
         until(|| pool.status().idle == 16).await;
         assert_eq!(events.closed(), []);
@@ -445,7 +453,7 @@ async fn a_read_that_waits_looks_after_its_peer_after_a_second() {
     let took = start.elapsed();
     println!("a waiting read: {took:?}");
     // One second, and a verdict of about 2.2 s.
-    assert!(took < 4 * SECOND, "{took:?}");
+    assert!(took < 6 * SECOND, "{took:?}");
 }
 
 #[cfg(target_os = "linux")]
@@ -463,7 +471,7 @@ async fn the_connections_of_a_plain_deadpool_look_after_their_peers_while_they_r
     let start = Instant::now();
     let error = conn.read_u8().await.unwrap_err();
     assert!(livepool::PeerSilent::of(&error).is_some(), "{error}");
-    assert!(start.elapsed() < 4 * SECOND, "{:?}", start.elapsed());
+    assert!(start.elapsed() < 6 * SECOND, "{:?}", start.elapsed());
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::*;
 async fn a_handshake_of_a_plain_deadpool_has_the_time_of_a_dial() {
     let upstream = Upstream::start();
     let lines = Lines { hello: "HOLD".to_owned(), ..Lines::default() };
-    let timeouts = Timeouts::default().with_connect(50 * MS).with_checkout(200 * MS);
+    let timeouts = Timeouts::default().with_connect(500 * MS).with_checkout(20 * SECOND);
     let (pool, events) = plain(upstream.config().with_timeouts(timeouts), &lines, 1);
     let error = pool.get().await.unwrap_err();
     let PoolError::Backend(error) = error else { panic!("{error}") };

@@ -32,7 +32,7 @@ use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Of one dial to a program that never answers.
-const BRIEF: Duration = Duration::from_millis(500);
+const BRIEF: Duration = Duration::from_secs(2);
 
 /// What `{:#}` of `anyhow` and `eyre` makes of it.
 fn walked(error: &dyn Error) -> String {
@@ -129,7 +129,7 @@ async fn another_protocol_behind_the_port_is_asked_about_within_the_first_dial()
 
     let question = "does the server there speak PostgreSQL?";
     let error = postgres_fails(&format!("postgres://me@{}/x", redis.addr())).await;
-    let text = logged(&error, &[question, "within 500.0ms: no answer yet"]);
+    let text = logged(&error, &[question, "within 2.0s: no answer yet"]);
     assert!(!text.contains("firewall") && !text.contains("timeouts.checkout"), "{text}");
     assert!(error.is_timeout());
     let error = postgres_fails(&format!("postgres://me@{}/x", at(nginx.port()))).await;
@@ -193,7 +193,7 @@ async fn an_upstream_that_was_never_there_is_told_of_by_the_first_dial() {
     let hole = Blackhole::start();
     let error =
         fails(Config::new(hole.addr().to_string()), livepool::protocol::Raw::default()).await;
-    logged(&error, &["within 500.0ms: still connecting", "check route and firewall"]);
+    logged(&error, &["within 2.0s: still connecting", "check route and firewall"]);
     assert!(error.is_timeout());
 }
 
@@ -327,7 +327,7 @@ async fn a_pool_that_is_full_paused_or_closed_says_so_in_one_line() {
     let full = full.map(drop).unwrap_err();
     let waited = format!("became free within {:.1?} (", full.waited());
     logged(&full, &["1 of 1 in use", "1 waiting", &waited, "raise max_size", "longest held"]);
-    assert!(full.waited() >= Duration::from_millis(500), "{full}");
+    assert!(full.waited() >= BRIEF, "{full}");
     assert_eq!(full.failure(), CheckoutFailure::Timeout(Phase::Queue));
     logged(&refused.map(drop).unwrap_err(), &["the queue is full", "1 waiting", "max_waiting"]);
     drop(held);
@@ -384,6 +384,8 @@ async fn an_operation_that_timed_out_says_so_in_round_numbers() {
     let upstream = Upstream::start();
     let (pool, _) = watched(upstream.config());
     let mut conn = pool.get().await.unwrap();
+    // Not a microsecond passes between the two lines that follow.
+    tokio::time::pause();
     conn.deadline(Duration::from_micros(299_999));
     let error = ask(&mut conn, "HOLD").await.unwrap_err();
     let text = logged(OpTimeout::of(&error).unwrap(), &["after 300.0ms"]);

@@ -35,6 +35,9 @@ const DELAY: Duration = Duration::from_millis(10);
 /// Of every caller, after every exchange, whether it succeeded or not.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// After so long without an answer a dial asks from a second socket, which is another dial to the network.
+const ASKED_AGAIN: Duration = Duration::from_millis(250);
+
 /// Who has asked the host to be let in and has no answer yet. The network counts: it sees every
 /// packet, in order, so that nothing can hide between two looks.
 #[derive(Debug, Default)]
@@ -189,17 +192,29 @@ impl Admits {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_that_comes_back_is_met_by_two_dials_at_a_time_and_everybody_is_served() {
     let lab = lab!();
-    let host = lab.host();
-    let mut admits = None;
-    let weathered = storm(&host, |addr| {
-        let pool = Pool::new(Config::new(addr.to_string()).with_max_size(CALLERS)).unwrap();
-        admits = Some(Admits::watch(pool.clone()));
-        pool
-    })
-    .await;
-    println!("livepool: {weathered:?}");
-    assert_eq!((weathered.most_at_the_start, weathered.most_in_the_storm), (2, 2));
-    assert_eq!(admits.unwrap().most(), 2, "its status says the same");
+    for _ in 0..10 {
+        let mut watched_pool = None;
+        let weathered = storm(&lab.host(), |addr| {
+            let (pool, events) = watched(Config::new(addr.to_string()).with_max_size(CALLERS));
+            watched_pool = Some((Admits::watch(pool.clone()), events));
+            pool
+        })
+        .await;
+        println!("livepool: {weathered:?}");
+        let (admits, events) = watched_pool.unwrap();
+        assert_eq!(admits.most(), 2, "of its status");
+        let took = events.all().into_iter().filter_map(|event| match event {
+            Event::Opened { took, .. } | Event::DialFailed { took, .. } => Some(took),
+            _ => None,
+        });
+        let longest = took.max().unwrap();
+        if longest < ASKED_AGAIN {
+            assert_eq!((weathered.most_at_the_start, weathered.most_in_the_storm), (2, 2));
+            return;
+        }
+        println!("the machine is busy: a dial took {longest:?}");
+    }
+    panic!("no storm whose dials the network can count");
 }
 
 /// Plain streams: whoever meets a dead one says so, and nobody looks before.

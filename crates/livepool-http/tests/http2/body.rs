@@ -156,19 +156,19 @@ async fn trailers_that_http2_forbids_fail_the_request_at_once() {
 #[tokio::test]
 async fn the_read_timeout_runs_only_while_somebody_waits_for_the_server() {
     let peer = Peer::start().await;
-    let timeouts = livepool::Timeouts::default().with_read(600 * MS);
+    let timeouts = livepool::Timeouts::default().with_read(1500 * MS);
     let (pool, events) = pool_of(peer.config().with_timeouts(timeouts));
     let slow = futures_util::stream::unfold(0, |count| async move {
-        tokio::time::sleep(700 * MS).await;
+        tokio::time::sleep(1600 * MS).await;
         (count < 2).then(|| (Ok::<_, std::io::Error>(Frame::data(Bytes::from("x"))), count + 1))
     });
     let body = RequestBody::stream(StreamBody::new(Box::pin(slow)));
     let response = pool.send(post("/upload", body)).await.unwrap();
     assert_eq!(text(response).await.unwrap(), "2");
-    let mut body = pool.send(request_for("/pieces/900")).await.unwrap().into_body();
+    let mut body = pool.send(request_for("/pieces/2000")).await.unwrap().into_body();
     for _ in 0..2 {
         // Longer than the timeout; and the next piece is not there yet, but comes in time.
-        tokio::time::sleep(700 * MS).await;
+        tokio::time::sleep(1600 * MS).await;
         body.frame().await.unwrap().unwrap();
     }
     drop(body);

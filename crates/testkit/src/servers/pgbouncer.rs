@@ -21,14 +21,16 @@ pub struct PgBouncer {
 impl PgBouncer {
     /// With these settings of its section `[pgbouncer]`: `("pool_mode", "transaction")`. Where they
     /// say nothing, PgBouncer's own defaults hold: sessions are pooled, 20 connections per user and
-    /// database go to the server, 100 clients may come.
+    /// database go to the server, 100 clients may come. Only `server_login_retry` is a second for 15: a
+    /// `PAUSE` that meets a connection at its login counts as a login that failed.
     pub fn start(server: &Postgres, settings: &[(&str, &str)]) -> Self {
         let (dir, port) = (owned_dir("pgb"), free_port());
         let root = dir.path().display();
         let mut config = format!(
             "[databases]\napp = host=127.0.0.1 port={} dbname=app\n\n[pgbouncer]\n\
              listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir = {root}\n\
-             auth_type = trust\nauth_file = {root}/users\nadmin_users = postgres\n",
+             auth_type = trust\nauth_file = {root}/users\nadmin_users = postgres\n\
+             server_login_retry = 1\n",
             server.port()
         );
         for (name, value) in settings {

@@ -10,15 +10,17 @@ use livepool_testkit::servers::{Nginx, Redis as RedisServer};
 use livepool_testkit::until_seen;
 
 /// Often enough to be right by luck hardly ever.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 5;
 
 /// HAProxy counts what passes in either direction for the side it comes from or goes to.
-const SHORT: [[&str; 1]; 2] = [["timeout client 300ms"], ["timeout server 300ms"]];
+const SHORT: [[&str; 1]; 2] = [["timeout client 600ms"], ["timeout server 600ms"]];
 
-/// Each round uses the connections there are, or new ones, and then has HAProxy end them all.
+/// Each round uses the connections there are, or new ones, and then has HAProxy end them all. They are
+/// closed for one of these reasons.
 async fn rounds<P: livepool::protocol::Protocol>(
     pool: &Pool<P>,
     events: &Events,
+    may: &[CloseReason],
     ask: impl AsyncFn(usize) -> String,
 ) {
     for round in 1..=ROUNDS {
@@ -29,7 +31,7 @@ async fn rounds<P: livepool::protocol::Protocol>(
         assert!(opened >= round && pool.status().idle == 0, "round {round}: {opened} opened");
     }
     let reasons = events.closed();
-    assert!(reasons.iter().all(|reason| *reason == CloseReason::PeerClosed), "{reasons:?}");
+    assert!(reasons.iter().all(|reason| may.contains(reason)), "{reasons:?}");
 }
 
 #[tokio::test]
@@ -38,7 +40,7 @@ async fn postgres_sessions_that_a_haproxy_ended_while_idle_are_handed_to_nobody(
     for lines in SHORT {
         let haproxy = Haproxy::tcp(&[format!("127.0.0.1:{}", server.port())], &lines);
         let (pool, events) = postgres_at(&postgres_url(haproxy.port()), |config| config);
-        rounds(&pool, &events, async |tag| {
+        rounds(&pool, &events, &[CloseReason::PeerClosed], async |tag| {
             let conn = pool.get().await.unwrap();
             let row = conn.query_one(&format!("SELECT '{tag}'"), &[]).await.unwrap();
             row.get(0)
@@ -53,7 +55,7 @@ async fn redis_connections_that_a_haproxy_ended_while_idle_are_handed_to_nobody(
     for lines in SHORT {
         let haproxy = Haproxy::tcp(&[server.addr()], &lines);
         let (pool, events) = redis_at(&haproxy.addr(), |config| config);
-        rounds(&pool, &events, async |tag| {
+        rounds(&pool, &events, &[CloseReason::PeerClosed], async |tag| {
             let mut conn = pool.get().await.unwrap();
             cmd("ECHO").arg(tag).query_async(&mut *conn).await.unwrap()
         })
@@ -61,18 +63,19 @@ async fn redis_connections_that_a_haproxy_ended_while_idle_are_handed_to_nobody(
     }
 }
 
-/// HAProxy may say 408 before it ends an idle connection; it is nobody's answer.
+/// HAProxy may say 408 before it ends an idle connection; it is nobody's answer. A pool that looks late,
+/// on a busy machine, finds both.
 #[tokio::test]
 async fn http_connections_that_a_haproxy_ended_while_idle_are_handed_to_nobody() {
     let nginx = Nginx::start();
     for lines in [
-        ["timeout http-keep-alive 300ms"],
-        ["timeout http-request 300ms"],
-        ["timeout client 300ms"],
+        ["timeout http-keep-alive 600ms"],
+        ["timeout http-request 600ms"],
+        ["timeout client 600ms"],
     ] {
         let haproxy = Haproxy::http(&[format!("127.0.0.1:{}", nginx.port())], &lines);
         let (pool, events) = http_at(haproxy.addr(), |config| config);
-        rounds(&pool, &events, async |tag| {
+        rounds(&pool, &events, &[CloseReason::PeerClosed, CloseReason::Dirty], async |tag| {
             let request = Request::get(format!("/tag/{tag}")).body(()).unwrap();
             let response = pool.send(request).await.unwrap();
             let bytes = response.into_body().bytes(1 << 10).await.unwrap();
