@@ -451,6 +451,9 @@ async fn nobody_reads_anothers_answer_and_every_connection_ends_once_whatever_th
     assert!(served.load(Ordering::Relaxed) > 100, "{served:?}");
     drop(pool);
     until_seen(|| upstream.open(), |open| *open == 0).await;
+    // A peer that closed it was first.
+    until_seen(|| (events.opened(), events.closed().len()), |(opened, closed)| opened == closed)
+        .await;
     let mut ends = std::collections::BTreeMap::new();
     for event in events.all() {
         match event {
