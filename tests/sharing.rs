@@ -316,21 +316,21 @@ async fn what_a_caller_leaves_in_a_session_ends_its_sharing_and_is_undone_when_i
 #[tokio::test]
 async fn each_share_has_its_own_time_and_its_end_harms_no_other() {
     let upstream = Upstream::start();
-    let timeouts = Timeouts::default().with_operation(60 * MS);
+    let timeouts = Timeouts::default().with_operation(SECOND / 2);
     let (pool, events) = pool_of(upstream.config().with_timeouts(timeouts), &Lines::default());
     let (first, second) = (pool.share().await.unwrap(), pool.share().await.unwrap());
     assert_eq!(first.0.id(), second.0.id());
-    let late = first.ask("SLOW 200 late").await.unwrap_err();
+    let late = first.ask("SLOW 5000 late").await.unwrap_err();
     let timeout = OpTimeout::of(&late).unwrap_or_else(|| panic!("{late:?}"));
     assert_eq!((timeout.setting, timeout.of_exchange), ("timeouts.operation", true));
     // What does not answer in time is joined by nobody any more.
     let third = pool.share_by(Instant::now() + SECOND).await.unwrap();
     assert_ne!(first.0.id(), third.0.id());
     drop((first, second, third));
-    let timeouts = Timeouts::default().with_read(60 * MS);
+    let timeouts = Timeouts::default().with_read(SECOND);
     let (pool, reads) = pool_of(upstream.config().with_timeouts(timeouts), &Lines::default());
     let (first, second) = (pool.share().await.unwrap(), pool.share().await.unwrap());
-    let late = first.ask("SLOW 100 late").await.unwrap_err();
+    let late = first.ask("SLOW 1500 late").await.unwrap_err();
     assert_eq!(OpTimeout::of(&late).map(|timeout| timeout.setting), Some("timeouts.read"));
     assert_eq!(second.ask("ECHO in time").await.unwrap(), "in time");
     assert_eq!(
