@@ -100,7 +100,10 @@ async fn a_request_is_left_open_until_it_was_taken() {
     }
     assert_eq!(echo(&pool.get().await.unwrap(), 1).await.unwrap(), 1);
     assert_eq!(relay.seen.ended.load(SeqCst), 0);
-    assert_eq!(outcomes(&events), ["ok"; 3]);
+    // One for each, and one more unless it ended within a quarter of a second.
+    let outcomes = outcomes(&events);
+    assert!((3..=6).contains(&outcomes.len()), "{outcomes:?}");
+    assert!(outcomes.iter().all(|outcome| *outcome == "ok"), "{outcomes:?}");
     assert_eq!((events.opened(), events.closed()), (1, vec![]));
 }
 
@@ -187,7 +190,8 @@ async fn a_place_is_not_free_before_its_statement_has_ended_at_the_server() {
         let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
         let conn = pool.get().await.unwrap();
         let asked = conn.batch_execute(RESISTS);
-        let asked = tokio::time::timeout(Duration::from_millis(200), asked).await;
+        let patience = Duration::from_millis(if end == "read" { 20_000 } else { 200 });
+        let asked = tokio::time::timeout(patience, asked).await;
         assert_eq!(asked.is_ok(), end == "read");
         match end {
             "discard" => conn.discard(),

@@ -133,10 +133,10 @@ async fn a_callback_that_fails_panics_or_hangs_is_named_and_shows_no_secret() {
             }
         });
         let (pool, _) = pool_of(postgres, |config| {
-            let timeouts = Timeouts::default().with_connect(SECOND / 4);
+            let timeouts = Timeouts::default().with_connect(SECOND);
             one(config).with_timeouts(timeouts)
         });
-        let error = pool.get_by(tokio::time::Instant::now() + SECOND).await.unwrap_err();
+        let error = pool.get_by(tokio::time::Instant::now() + 5 * SECOND / 2).await.unwrap_err();
         assert!(error.to_string().contains(text), "{fault}: {error}");
         assert!(!error.to_string().contains("hunter2"), "{fault}: {error}");
         match (expected, error.find::<Error>()) {
