@@ -1,7 +1,7 @@
 //! Transactions that stand in each other's way, and are made again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Instant;
 
 use livepool::CheckoutError;
@@ -53,15 +53,22 @@ async fn callers_who_count_up_one_row_in_serializable_transactions_lose_no_count
     let (pool, _) = pool(&server, |config| config.with_max_size(CALLERS));
     table(&pool).await;
     let runs = Arc::<AtomicUsize>::default();
+    // All see the row as it is at first before anybody writes it.
+    let meet = Arc::new(Barrier::new(CALLERS));
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..CALLERS {
-        let (pool, runs) = (pool.clone(), Arc::clone(&runs));
+        let (pool, runs, meet) = (pool.clone(), Arc::clone(&runs), Arc::clone(&meet));
         callers.spawn(async move {
-            for _ in 0..EACH {
+            for count in 0..EACH {
                 let retry = TransactionRetry::serializable().with_tries(1000);
-                let runs = Arc::clone(&runs);
+                let (runs, meet) = (Arc::clone(&runs), Arc::clone(&meet));
+                let is_first_try = AtomicBool::new(count == 0);
                 let counted = retry.run(&pool, async move |transaction| {
                     runs.fetch_add(1, SeqCst);
+                    if is_first_try.swap(false, SeqCst) {
+                        transaction.query_one("SELECT n FROM t WHERE id = 1", &[]).await?;
+                        meet.wait().await;
+                    }
                     count_up(transaction, 1).await
                 });
                 counted.await.unwrap();
@@ -71,7 +78,7 @@ async fn callers_who_count_up_one_row_in_serializable_transactions_lose_no_count
     callers.join_all().await;
     assert_eq!(value(&pool, 1).await, (CALLERS * EACH) as i64);
     let runs = runs.load(SeqCst);
-    assert!(runs > CALLERS * EACH, "{runs} runs: there was no conflict, and nothing was shown");
+    assert!(runs >= CALLERS * EACH + CALLERS - 1, "{runs} runs: all but one were in the way");
 }
 
 /// Two transactions that lock two rows in opposite order, both before either goes on.
