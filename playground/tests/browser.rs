@@ -54,6 +54,7 @@ fn a_visitor_cuts_a_wire_sees_the_eviction_heals_it_and_sees_the_recovery() {
         "document.querySelectorAll('#pools tbody tr').length === 3",
         LONG,
     );
+    let shows = |label| format!("document.getElementById('cut').textContent === '{label}'");
     // Some seconds of it, for the picture.
     browser.wait(
         "a thousand callers were served",
@@ -61,18 +62,23 @@ fn a_visitor_cuts_a_wire_sees_the_eviction_heals_it_and_sees_the_recovery() {
         LONG,
     );
 
-    browser.click("#cut");
-    browser.wait(
-        "the button is its opposite now",
-        "document.getElementById('cut').textContent === 'heal the wire'",
-        LONG,
-    );
     let silent = "probe_timeout|retransmit_timeout|peer_silent|peer_ejected";
-    let took = browser.wait(
-        "connections to B are evicted, and the timeline says why",
-        &format!("{} > 0", lines("evicted|closed", silent)),
-        LONG,
-    );
+    let is_told = format!("{} > 0", lines("evicted|closed", silent));
+    // On a busy machine all connections to B may be in use when the wire is cut. Their callers give up, and
+    // end them; nobody is left to find out that B is silent. Then it is cut once more.
+    let mut cuts = 0;
+    let took = loop {
+        browser.click("#cut");
+        browser.wait("the button is its opposite now", &shows("heal the wire"), LONG);
+        if let Some(took) = browser.comes(&is_told, LONG / 3) {
+            break took;
+        }
+        cuts += 1;
+        assert!(cuts < 5, "connections to B are evicted, and the timeline says why");
+        browser.click("#cut");
+        browser.wait("it is as before", &shows("cut the wire"), LONG);
+        browser.wait("callers are served over B again", &has_begun, LONG);
+    };
     println!("evicted {took:.1?} after the cut");
     browser.wait("B is ejected", &format!("{} > 0", lines("peer", "→ ejected")), LONG);
     browser.wait("no connection to B is left", &format!("{b}.connections === 0"), LONG);

@@ -269,14 +269,14 @@ async fn what_callers_who_share_ask_at_the_same_time_goes_out_together() {
 #[tokio::test]
 async fn a_command_that_takes_too_long_costs_its_own_caller_and_no_connection() {
     let redis = Redis::start();
-    let timeouts = Timeouts::default().with_operation(100 * MS);
+    let timeouts = Timeouts::default().with_operation(1000 * MS);
     let (pool, events) = pool_of(&redis, |config| config.with_max_size(1).with_timeouts(timeouts));
     let mut share = pool.share().await.unwrap();
-    let slow: RedisResult<()> = cmd("DEBUG").arg("SLEEP").arg("0.3").query_async(&mut share).await;
+    let slow: RedisResult<()> = cmd("DEBUG").arg("SLEEP").arg("1.5").query_async(&mut share).await;
     let error = slow.unwrap_err();
     assert!(error.is_timeout() && error.to_string().contains("timeouts.operation"), "{error}");
     drop(share);
-    tokio::time::sleep(300 * MS).await;
+    tokio::time::sleep(1000 * MS).await;
     let answer: String = {
         let mut share = ends(pool.share()).await.unwrap();
         cmd("ECHO").arg("mine").query_async(&mut share).await.unwrap()

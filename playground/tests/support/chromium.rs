@@ -127,17 +127,24 @@ impl Browser {
         result["result"]["value"].clone()
     }
 
-    /// Waits until an expression in the page is true. Fails after `limit`, with what the page says then.
-    pub(crate) fn wait(&mut self, what: &str, expression: &str, limit: Duration) -> Duration {
+    /// Waits until an expression in the page is true, and says how long that took.
+    pub(crate) fn comes(&mut self, expression: &str, limit: Duration) -> Option<Duration> {
         let began = Instant::now();
         while self.eval(expression) != json!(true) {
             if began.elapsed() > limit {
-                let page = self.eval("document.body?.innerText");
-                panic!("{what}: not within {limit:?}. The page:\n{}", page.as_str().unwrap_or(""));
+                return None;
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        began.elapsed()
+        Some(began.elapsed())
+    }
+
+    /// The same, and fails after `limit`, with what the page says then.
+    pub(crate) fn wait(&mut self, what: &str, expression: &str, limit: Duration) -> Duration {
+        self.comes(expression, limit).unwrap_or_else(|| {
+            let page = self.eval("document.body?.innerText");
+            panic!("{what}: not within {limit:?}. The page:\n{}", page.as_str().unwrap_or(""));
+        })
     }
 
     /// Presses the mouse in the middle of an element. Of a page whose lines are still coming, that may have
