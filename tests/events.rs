@@ -219,7 +219,7 @@ async fn a_queue_that_is_full_says_so_and_not_that_time_ran_out() {
 /// What is told of a caller who waits in vain for dials that fail: of each dial the same, of the
 /// caller at the end.
 async fn told_of_dials(config: Config) -> (Vec<String>, Vec<String>) {
-    let limit = config.timeouts.with_checkout(Duration::from_millis(200));
+    let limit = config.timeouts.with_checkout(Duration::from_secs(1));
     let config = config.with_first_connect(livepool::config::FirstConnect::Wait);
     let (pool, events) = watched(config.with_timeouts(limit));
     let mut seen = events_of(pool, events, None, &[Do::GetFails]).await;

@@ -467,11 +467,11 @@ async fn a_checkout_that_is_polled_late_ends_at_its_deadline_all_the_same() {
     let pool = Pool::new(upstream.config().with_max_size(1)).unwrap();
     let held = pool.get().await.unwrap();
     let start = Instant::now();
-    let late = pool.get_by(start + 300 * MS);
-    sleep(250 * MS).await;
+    let late = pool.get_by(start + 2000 * MS);
+    sleep(1900 * MS).await;
     assert!(late.await.is_err());
     let took = start.elapsed();
-    assert!(took < 450 * MS, "{took:?}: the time was counted from the first poll");
+    assert!(took < 3500 * MS, "{took:?}: the time was counted from the first poll");
     drop(held);
 }
 

@@ -185,7 +185,7 @@ async fn a_place_is_not_free_before_its_statement_has_ended_at_the_server() {
     for end in ["reset", "read", "discard"] {
         let mut timeouts = Timeouts::default().with_reset(Duration::from_millis(30));
         if end == "read" {
-            timeouts = timeouts.with_read(Duration::from_millis(100));
+            timeouts = timeouts.with_read(Duration::from_secs(2));
         }
         let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
         let conn = pool.get().await.unwrap();
@@ -221,8 +221,8 @@ async fn a_place_is_not_free_before_its_statement_has_ended_at_the_server() {
 #[tokio::test]
 async fn a_server_that_takes_no_request_keeps_no_place_for_longer_than_a_connection_takes() {
     let server = trusting_server(&[]);
-    let mut timeouts = Timeouts::default().with_connect(Duration::from_millis(500));
-    timeouts = timeouts.with_read(Duration::from_millis(100));
+    let mut timeouts = Timeouts::default().with_connect(Duration::from_secs(2));
+    timeouts = timeouts.with_read(Duration::from_secs(1));
     let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
     let conn = pool.get().await.unwrap();
     server.freeze();
