@@ -20,7 +20,7 @@ use livepool_testkit::alone::alone;
 use livepool_testkit::descriptors::allow_only;
 use livepool_testkit::fault::silence;
 use livepool_testkit::pair::Scratch;
-use livepool_testkit::{Events, ends, loopback_delivered, open_fds, until, until_seen};
+use livepool_testkit::{Events, ends, loopback_delivered, open_fds, until_seen};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -231,14 +231,24 @@ fn in_time_wait(port: u16) -> bool {
 /// address.
 async fn leave_time_wait(address: &str, config: &ListenerConfig) -> String {
     let listener = listen(address, config).await;
-    let mut client = client(&listener).await;
-    // Who closes first has the TIME_WAIT.
-    drop(listener.accept().await.unwrap());
-    assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
-    drop(client);
     let addr = tcp(&listener);
-    until(|| in_time_wait(addr.port())).await;
-    addr.to_string()
+    // While the machine has as many as it may have (`tcp_max_tw_buckets`) the kernel keeps no other.
+    for _ in 0..90 {
+        let mut client = client(&listener).await;
+        // Who closes first has the TIME_WAIT.
+        drop(listener.accept().await.unwrap());
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+        drop(client);
+        let comes = async {
+            while !in_time_wait(addr.port()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(SECOND, comes).await.is_ok() {
+            return addr.to_string();
+        }
+    }
+    panic!("no connection of {addr} is in TIME_WAIT");
 }
 
 fn without_reuse() -> ListenerConfig {

@@ -86,6 +86,7 @@ async fn everything_goes_wrong() {
     faults.stop().await;
     assert!(!clients.is_finished(), "{:?}", clients.await);
     clients.abort();
+    let _ = clients.await;
     let accepts = fired("LivepoolAcceptFails", "accepts");
     let config = ListenerConfig::default().with_name("accepts");
     let listener = Listener::bind("127.0.0.1:0", &config).await.unwrap();
