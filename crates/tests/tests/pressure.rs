@@ -19,7 +19,7 @@ use livepool::{
     CheckoutError, CloseReason, Config, Event, Guard, Pool, Release, Resolve, Status, Timeouts,
 };
 use livepool_testkit::lab::{Host, Kind, Packet, Verdict, Way, lab};
-use livepool_testkit::{Events, Order, Upstream, until, until_seen, until_status, watched};
+use livepool_testkit::{Events, Order, Upstream, port, until, until_seen, until_status, watched};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -307,12 +307,16 @@ fn cpu_time() -> Duration {
     Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
+/// No upstream that was stopped: a process that another test forks has its listener until it is another
+/// program, and the kernel takes connections meanwhile.
+fn nobody_there() -> Config {
+    Config::new(port::local(port::free_port()).to_string())
+}
+
 /// To be used in a runtime of one thread, which then is the whole pool.
 async fn outage() -> Outage {
-    let mut upstream = Upstream::start();
-    let config = upstream.config().with_first_connect(livepool::config::FirstConnect::Wait);
+    let config = nobody_there().with_first_connect(livepool::config::FirstConnect::Wait);
     let (pool, events) = watched(config);
-    upstream.stop();
     let before = cpu_time();
     let deadline = tokio::time::Instant::now() + 3 * SECOND;
     let results = join_all((0..16).map(|_| pool.get_by(deadline))).await;
@@ -627,11 +631,9 @@ async fn a_connection_that_is_being_closed_is_not_told_of_as_one_that_is_being_m
 
 #[tokio::test]
 async fn callers_who_wait_for_an_upstream_that_is_down_are_told_of_as_waiting() {
-    let mut upstream = Upstream::start();
-    let config = upstream.config().with_max_size(CALLERS);
+    let config = nobody_there().with_max_size(CALLERS);
     let config = config.with_first_connect(livepool::config::FirstConnect::Wait);
     let pool = Pool::new(config).unwrap();
-    upstream.stop();
     let callers: Vec<_> = (0..CALLERS).map(|_| Box::pin(pool.get())).collect();
     let look = async {
         tokio::time::sleep(SECOND / 2).await;
@@ -639,7 +641,7 @@ async fn callers_who_wait_for_an_upstream_that_is_down_are_told_of_as_waiting() 
     };
     let status = tokio::select! {
         status = look => status,
-        _ = join_all(callers) => panic!("they were served, or gave up"),
+        ended = join_all(callers) => panic!("they were served, or gave up: {:?}", ended.first()),
     };
     // Two of them are being dialed for, at most.
     assert!(status.waiting + status.connecting >= CALLERS, "{status}");
