@@ -345,8 +345,8 @@ async fn a_recycle_that_is_given_up_at_any_moment_leaks_nothing() {
     assert!(pool.status().size <= 1);
     drop(pool);
     until_seen(|| upstream.open(), |open| *open == 0).await;
-    until_seen(|| (events.opened(), events.closed().len()), |(opened, closed)| opened == closed)
-        .await;
+    events.until_closed(events.opened()).await;
+    assert_eq!(events.opened(), events.closed().len());
 }
 
 #[tokio::test]

@@ -452,8 +452,7 @@ async fn nobody_reads_anothers_answer_and_every_connection_ends_once_whatever_th
     drop(pool);
     until_seen(|| upstream.open(), |open| *open == 0).await;
     // A peer that closed it was first.
-    until_seen(|| (events.opened(), events.closed().len()), |(opened, closed)| opened == closed)
-        .await;
+    events.until_closed(events.opened()).await;
     let mut ends = std::collections::BTreeMap::new();
     for event in events.all() {
         match event {

@@ -74,7 +74,13 @@ fn a_visitor_cuts_a_wire_sees_the_eviction_heals_it_and_sees_the_recovery() {
             break took;
         }
         cuts += 1;
-        assert!(cuts < 5, "connections to B are evicted, and the timeline says why");
+        if cuts == 5 {
+            break browser.wait(
+                "connections to B are evicted, and the timeline says why",
+                &is_told,
+                LONG,
+            );
+        }
         browser.click("#cut");
         browser.wait("it is as before", &shows("cut the wire"), LONG);
         browser.wait("callers are served over B again", &has_begun, LONG);

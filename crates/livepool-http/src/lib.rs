@@ -24,7 +24,7 @@
 //! background, within `timeouts.reset`: if its length is known and not more than that, or if it
 //! comes in chunks and its end is there, or comes within 50 ms. Bytes that a server sends while
 //! nothing is asked close the connection: as `peer_closed` if they are a late `408 Request
-//! Timeout`, as `dirty` otherwise.
+//! Timeout`, as `dirty` otherwise, or where they come between a checkout and its request.
 //!
 //! A server may say how long it keeps an idle connection and how many requests it will still take
 //! (`Keep-Alive: timeout=5, max=100`). The pool believes it, and stops a little earlier.

@@ -171,7 +171,6 @@ async fn a_use_has_the_time_that_is_configured_for_all_and_may_take_another() {
 async fn a_query_that_is_given_up_near_the_end_of_its_time_costs_no_connection() {
     let server = trusting_server(&[]);
     let timeouts = Timeouts::default().with_reset(20 * SECOND);
-    let mut given_up = 0;
     for _ in 0..20 {
         let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
         let mut conn = pool.get().await.unwrap();
@@ -183,13 +182,12 @@ async fn a_query_that_is_given_up_near_the_end_of_its_time_costs_no_connection()
             // The machine was busy, and the query's own time is over.
             continue;
         }
-        given_up += 1;
         drop(conn);
         echo(&pool.get().await.unwrap(), 1).await.unwrap();
         assert_eq!((events.opened(), events.closed()), (1, vec![]));
-        break;
+        return;
     }
-    assert_eq!(given_up, 1);
+    panic!("no query was given up within its time");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
