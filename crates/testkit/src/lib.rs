@@ -239,8 +239,16 @@ impl Upstream {
         let _ = is_done.recv();
     }
 
-    /// Stops listening and closes every connection.
+    /// Stops listening and closes every connection. Whoever connects after that is refused.
     pub fn stop(&mut self) {
+        self.end();
+        // Another host's address leads there from its own threads only, and may lead nowhere by now.
+        if self.addr.ip().is_loopback() {
+            port::until_refused(self.addr);
+        }
+    }
+
+    fn end(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
@@ -250,7 +258,7 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        self.stop();
+        self.end();
     }
 }
 

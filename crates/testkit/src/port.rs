@@ -1,10 +1,14 @@
 //! Ports for servers, and a question to one.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+
+use crate::until_blocking;
 
 /// Ports that this process has, and how it holds them.
 static OURS: Mutex<Ours> = Mutex::new(Ours { left: Vec::new(), held: Vec::new() });
@@ -44,10 +48,30 @@ pub fn free_port() -> u16 {
         }
         let next = RandomState::new().hash_one(end) % ours.left.len() as u64;
         let port = ours.left.swap_remove(next as usize);
-        if TcpListener::bind(local(port)).is_ok() {
+        if is_free(local(port)) {
             return port;
         }
     }
+}
+
+/// It is bound to and not listened at: a program that another test starts has the socket, too, for as long
+/// as it is a fork of this one, and the kernel would take connections for it.
+fn is_free(addr: SocketAddr) -> bool {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
+    // As everybody does who is to listen there (std, too, but on Windows).
+    #[cfg(not(windows))]
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&addr.into()).is_ok()
+}
+
+/// Waits until nobody takes connections at this address any more. That a listener is closed here is not
+/// enough, see [`is_free`].
+pub fn until_refused(addr: SocketAddr) {
+    let asked = Duration::from_millis(100);
+    until_blocking(|| match TcpStream::connect_timeout(&addr, asked) {
+        Ok(_) => false,
+        Err(error) => error.kind() != ErrorKind::TimedOut,
+    });
 }
 
 #[cfg(target_os = "linux")]

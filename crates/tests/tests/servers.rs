@@ -5,10 +5,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use livepool_testkit::Upstream;
 use livepool_testkit::servers::dir::root;
-use livepool_testkit::servers::port::{ask, local};
+use livepool_testkit::servers::port::{ask, free_port, local};
 use livepool_testkit::servers::process::{Process, is_alive, processes, wait_for, works_in};
 use livepool_testkit::servers::programs::program;
 use livepool_testkit::servers::{Certs, Haproxy, Nginx, PgBouncer, Postgres, Redis, are_here};
@@ -31,6 +33,30 @@ fn nobody_answers(port: u16, question: &[u8]) -> bool {
 fn is_refused(port: u16) -> bool {
     let error = TcpStream::connect(local(port)).err();
     error.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+/// A program that is being started has every listener of the one that starts it, until it is that program.
+#[test]
+fn nobody_listens_where_an_upstream_was_stopped_or_never_started_while_other_tests_start_programs() {
+    let is_over = AtomicBool::new(false);
+    let served = std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    Command::new("true").status().unwrap();
+                }
+            });
+        }
+        let served = (0..500).fold((0, 0), |(stopped, free), _| {
+            let mut upstream = Upstream::start();
+            upstream.stop();
+            let was_stopped = !is_refused(upstream.addr().port());
+            (stopped + usize::from(was_stopped), free + usize::from(!is_refused(free_port())))
+        });
+        is_over.store(true, Ordering::SeqCst);
+        served
+    });
+    assert_eq!(served, (0, 0), "(where one was stopped, at a free port)");
 }
 
 /// The whole answer of an nginx, which closes after it.
