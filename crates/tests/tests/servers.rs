@@ -37,7 +37,8 @@ fn is_refused(port: u16) -> bool {
 
 /// A program that is being started has every listener of the one that starts it, until it is that program.
 #[test]
-fn nobody_listens_where_an_upstream_was_stopped_or_never_started_while_other_tests_start_programs() {
+fn nobody_listens_where_an_upstream_was_stopped_or_never_started_while_other_tests_start_programs()
+{
     let is_over = AtomicBool::new(false);
     let served = std::thread::scope(|scope| {
         for _ in 0..4 {
