@@ -53,20 +53,26 @@ struct Write {
 struct Writers {
     stop: Arc<AtomicBool>,
     writes: Arc<Mutex<Vec<Write>>>,
+    /// What each is waiting for; nothing once it has ended.
+    waits: [Arc<Mutex<Option<String>>>; 4],
 }
 
 impl Writers {
     fn start(pool: &Pool<Adapter>) -> Self {
         let (stop, writes) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Write>>>::default());
-        for writer in 0..4 {
+        let waits = <[Arc<Mutex<Option<String>>>; 4]>::default();
+        for (writer, waits) in waits.iter().cloned().enumerate() {
             let (pool, stop, writes) = (pool.clone(), Arc::clone(&stop), Arc::clone(&writes));
+            let waits_for = move |what| *waits.lock().unwrap() = what;
             tokio::spawn(async move {
                 while !stop.load(Ordering::SeqCst) {
                     let began = Instant::now();
+                    waits_for(Some("a connection".to_owned()));
                     let (peer, error) = match pool.get().await {
                         Err(error) => (None, Some(error.to_string())),
                         Ok(mut conn) => {
                             let peer = conn.peer_addr().to_string();
+                            waits_for(Some(format!("an answer by {peer} on {}", conn.id())));
                             let written = conn.set::<_, _, ()>(format!("w{writer}"), "1").await;
                             (Some(peer), written.err().map(|error| error.to_string()))
                         }
@@ -79,9 +85,22 @@ impl Writers {
                     });
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
+                drop(pool);
+                waits_for(None);
             });
         }
-        Self { stop, writes }
+        Self { stop, writes, waits }
+    }
+
+    /// Waits until each has ended, and has nothing of this pool.
+    async fn end(self, pool: &Pool<Adapter>) {
+        self.stop.store(true, Ordering::SeqCst);
+        let left = || {
+            let waits: Vec<_> =
+                self.waits.iter().filter_map(|wait| wait.lock().unwrap().clone()).collect();
+            (waits, pool.report())
+        };
+        until_seen(left, |(waits, _)| waits.is_empty()).await;
     }
 
     fn all(&self) -> Vec<Write> {
@@ -188,7 +207,7 @@ async fn a_failover_that_is_asked_for_is_followed_and_the_watch_ends_with_the_po
     let at = until_seen(|| *switched.lock().unwrap(), Option::is_some).await.unwrap();
     tokio::time::sleep(SECOND / 2).await;
     told("asked for", &writers.all(), at, &first, &old);
-    drop(writers);
+    writers.end(&writes).await;
     // A word, or READONLY before it.
     assert!(events.closed().contains(&CloseReason::Invalidated), "{:?}", events.closed());
     assert_ne!(reads.get().await.unwrap().peer_addr().to_string(), first.peer.unwrap());
