@@ -4,6 +4,7 @@
 #[path = "support/program.rs"]
 mod program;
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use program::{LONG, Playground};
@@ -18,15 +19,22 @@ fn fault(fault: impl Into<Value>) -> Value {
 fn begun() -> Playground {
     let playground = Playground::start();
     playground.watch();
-    playground.wait("callers are served, over B as well", |seen| {
-        seen.livepool("checkouts") > 50.0 && is_used(seen)
-    });
+    playground.wait("callers are served", |seen| seen.livepool("checkouts") > 50.0);
+    playground.wait("B is used", is_used());
     playground
 }
 
-/// Callers are served over B.
-fn is_used(seen: &program::Seen) -> bool {
-    seen.dots().iter().any(|dot| dot["peer"] == 1 && dot["uses"].as_u64() > Some(2))
+/// Callers are served over B from now on. A dot of a connection that has ended stays until the pool knows; its
+/// next use fails, and there is none after that.
+fn is_used() -> impl FnMut(&program::Seen) -> bool {
+    let mut before: Option<HashMap<u64, u64>> = None;
+    move |seen| {
+        let of_b = seen.dots().iter().filter(|dot| dot["peer"] == 1);
+        let uses: HashMap<_, _> =
+            of_b.filter_map(|dot| Some((dot["id"].as_u64()?, dot["uses"].as_u64()?))).collect();
+        let before = before.get_or_insert_with(|| uses.clone());
+        uses.iter().any(|(id, uses)| *uses > before.get(id).unwrap_or(&0) + 2)
+    }
 }
 
 #[test]
@@ -35,11 +43,11 @@ fn what_is_done_to_an_upstream_is_what_the_pool_says_of_it() {
 
     playground.press(&fault("close"));
     playground.wait("closed", |seen| seen.has(&["evicted"], &["peer_closed"]));
-    playground.wait("B is used again", is_used);
+    playground.wait("B is used again", is_used());
 
     playground.press(&fault("reset"));
     playground.wait("reset", |seen| seen.has(&["evicted"], &["reset"]));
-    playground.wait("B is used again", is_used);
+    playground.wait("B is used again", is_used());
 
     playground.press(&fault("forget"));
     playground.wait("silent", |seen| seen.has(&["evicted", "closed"], &SILENT));
@@ -67,7 +75,7 @@ fn what_is_done_to_an_upstream_is_what_the_pool_says_of_it() {
     while stopped(&playground) != 0 {
         assert!(Instant::now() < until, "{:?}", playground.upstreams());
     }
-    playground.wait("B is used again", is_used);
+    playground.wait("B is used again", is_used());
 
     playground.press(&fault("refuse"));
     playground.wait("dials to B fail", |seen| {
@@ -75,7 +83,7 @@ fn what_is_done_to_an_upstream_is_what_the_pool_says_of_it() {
             || seen.b()["connections"] == 0
     });
     playground.press(&fault("accept"));
-    playground.wait("B is used again", is_used);
+    playground.wait("B is used again", is_used());
 
     playground.press(&json!({"do": "zero"}));
     playground.press(&fault(json!({"delay": 400})));
@@ -92,7 +100,7 @@ fn what_is_done_to_an_upstream_is_what_the_pool_says_of_it() {
     playground.press(&fault("bring_back"));
     assert_eq!(playground.upstreams().len(), 3);
     playground.press(&json!({"do": "invalidate"}));
-    playground.wait("B is used again", is_used);
+    playground.wait("B is used again", is_used());
 }
 
 #[test]
@@ -115,7 +123,7 @@ fn what_is_done_to_the_pool_is_what_its_connections_show() {
             && seen.now["status"]["waiting"].as_u64() > Some(0)
     });
     playground.press(&json!({"do": "pause", "on": false}));
-    playground.wait("B is used again", is_used);
+    playground.wait("B is used again", is_used());
 
     playground.press(&json!({"do": "demand", "rate": 400, "think_ms": 100, "shared": true}));
     playground.wait("several share one", |seen| {

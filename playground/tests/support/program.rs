@@ -110,7 +110,7 @@ impl Playground {
     }
 
     /// Waits until this is so.
-    pub(crate) fn wait(&self, what: &str, is_so: impl Fn(&Seen) -> bool) {
+    pub(crate) fn wait(&self, what: &str, mut is_so: impl FnMut(&Seen) -> bool) {
         let began = Instant::now();
         loop {
             let seen = self.seen.lock().expect("no panic");
