@@ -42,13 +42,18 @@ pub struct Client {
 }
 
 impl Client {
+    /// The answer to this command.
+    async fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
+        self.shared_wire.answered(self.connection.send_packed_command(command)).await
+    }
+
     /// Asks whether the server is well, with a payload that only this ping is answered with. Any
     /// other answer is an error.
     pub(super) async fn ping(&mut self) -> RedisResult<()> {
         // A reply that an earlier command left behind would pass for a bare PONG, and the next user
         // would read the one behind it.
         let word = unique_payload();
-        let answer = self.connection.send_packed_command(cmd("PING").arg(&word)).await?;
+        let answer = self.ask(cmd("PING").arg(&word)).await?;
         match answer {
             // A user who may not ping is answered all the same, and a server that cannot save its
             // data can be read from. But these answers may belong to another command.
@@ -64,7 +69,7 @@ impl Client {
         // Not PING: a server in trouble (MISCONF) refuses that, and answers ECHO.
         let word = unique_payload();
         // The driver asks in order: with this answer every earlier command is answered or dropped.
-        let answer = self.connection.send_packed_command(cmd("ECHO").arg(&word)).await?;
+        let answer = self.ask(cmd("ECHO").arg(&word)).await?;
         // Within a transaction ECHO is queued. `reset_session` discards that and asks again.
         let is_queued = answer == Value::SimpleString("QUEUED".to_owned());
         if !(is_queued && self.state.in_transaction()) {
@@ -94,7 +99,8 @@ impl Client {
         let word = unique_payload();
         // The last answer shows that the ones before it belong to these commands.
         repairs.cmd("ECHO").arg(&word);
-        let mut answers = self.connection.send_packed_commands(&repairs, 0, repairs.len()).await?;
+        let asked = self.connection.send_packed_commands(&repairs, 0, repairs.len());
+        let mut answers = self.shared_wire.answered(asked).await?;
         let last = answers.pop().unwrap_or(Value::Nil);
         for answer in answers {
             answer.extract_error()?;
@@ -127,10 +133,10 @@ fn names_echo(error: &ServerError) -> bool {
 
 impl ConnectionLike for Client {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        let Self { connection, abandoned, .. } = self;
+        let Self { connection, shared_wire, abandoned, .. } = self;
         Box::pin(async move {
             let reply = abandoned.track(cmd);
-            let result = connection.send_packed_command(cmd).await;
+            let result = shared_wire.answered(connection.send_packed_command(cmd)).await;
             // The crate returns before the answer to such a command has come.
             if !cmd.is_no_response() {
                 reply.mark_answered();
@@ -145,10 +151,11 @@ impl ConnectionLike for Client {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        let Self { connection, abandoned, .. } = self;
+        let Self { connection, shared_wire, abandoned, .. } = self;
         Box::pin(async move {
             let reply = abandoned.track(pipeline);
-            let result = connection.send_packed_commands(pipeline, offset, count).await;
+            let asked = connection.send_packed_commands(pipeline, offset, count);
+            let result = shared_wire.answered(asked).await;
             // Also after an error: the crate reports one only for an answer or a dead connection.
             reply.mark_answered();
             result

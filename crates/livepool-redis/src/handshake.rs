@@ -66,7 +66,8 @@ pub(super) async fn shake_hands(
     let driver = DriverTask::start(shared_wire.clone().drive(driver));
 
     let (steps, pipeline) = steps(settings, login);
-    let answers = connection.send_packed_commands(&pipeline, 0, steps.len()).await;
+    let asked = connection.send_packed_commands(&pipeline, 0, steps.len());
+    let answers = shared_wire.answered(asked).await;
     let answers = answers.map_err(|error| explain(error, state, settings, login))?;
     for (step, answer) in steps.into_iter().zip(&answers) {
         check_answer(step, answer, settings, login)?;

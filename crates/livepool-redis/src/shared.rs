@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::pin::pin;
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 use ::redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value};
@@ -163,8 +162,8 @@ impl SharedConnection {
         self.check()?;
         let Self { share, connection } = self;
         let reply = share.client().abandoned.track(pipeline);
-        let request = pin!(connection.send_packed_commands(pipeline, offset, count));
-        let result = share.run(request).await;
+        let asked = connection.send_packed_commands(pipeline, offset, count);
+        let result = share.run(share.client().shared_wire.answered(asked)).await;
         // Also after an error: the crate reports one only for an answer or a dead connection.
         if result.is_ok() {
             reply.mark_answered();
@@ -187,8 +186,8 @@ impl ConnectionLike for SharedConnection {
             self.check()?;
             let Self { share, connection } = self;
             let reply = share.client().abandoned.track(cmd);
-            let request = pin!(connection.send_packed_command(cmd));
-            let result = share.run(request).await;
+            let asked = connection.send_packed_command(cmd);
+            let result = share.run(share.client().shared_wire.answered(asked)).await;
             // The crate returns before the answer to such a command has come.
             if result.is_ok() && !cmd.is_no_response() {
                 reply.mark_answered();

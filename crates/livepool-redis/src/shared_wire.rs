@@ -9,7 +9,9 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
+use ::redis::RedisResult;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 
 use livepool::protocol::{DeferredEvents, Wire};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +25,9 @@ struct Place {
     /// The lock is held for one poll.
     wire: Mutex<Option<Wire>>,
     turn: Turn,
+    /// The driver task has ended, however it did.
+    has_ended: AtomicBool,
+    ended: Notify,
 }
 
 /// A poll of the driver task. The task reads again for each command that it sends: once a read of this poll
@@ -49,17 +54,58 @@ impl Turn {
 
 impl SharedWire {
     pub(super) fn new(wire: Wire) -> Self {
-        Self(Arc::new(Place { wire: Mutex::new(Some(wire)), turn: Turn::default() }))
+        Self::of(Some(wire))
+    }
+
+    fn of(wire: Option<Wire>) -> Self {
+        let (turn, has_ended, ended) = (Turn::default(), AtomicBool::new(false), Notify::new());
+        Self(Arc::new(Place { wire: Mutex::new(wire), turn, has_ended, ended }))
     }
 
     /// The task of the driver that was given [`driver_io`](Self::driver_io).
-    pub(super) async fn drive(self, driver: impl Future<Output = ()>) {
-        let mut driver = pin!(driver);
+    pub(super) fn drive(self, driver: impl Future<Output = ()>) -> impl Future<Output = ()> {
+        // Not in the task, which may be aborted before its first poll.
+        let end = EndOfDriver(self);
+        async move {
+            let end = end;
+            // Dropped before its end is told.
+            let mut driver = pin!(driver);
+            poll_fn(|cx| {
+                end.0.0.turn.begin(cx);
+                driver.as_mut().poll(cx)
+            })
+            .await;
+        }
+    }
+
+    /// The answer of the driver task to this request, or the error that it has ended without one.
+    ///
+    /// It is asked through a channel of tokio's. A request that is put there while the task ends may stay
+    /// there for as long as anybody could send another one: whoever waits for the answer can, and would wait
+    /// for ever.
+    pub(super) async fn answered<T>(
+        &self,
+        request: impl Future<Output = RedisResult<T>>,
+    ) -> RedisResult<T> {
+        let (mut request, mut ended) = (pin!(request), pin!(self.0.ended.notified()));
         poll_fn(|cx| {
-            self.0.turn.begin(cx);
-            driver.as_mut().poll(cx)
+            if let Poll::Ready(answer) = request.as_mut().poll(cx) {
+                return Poll::Ready(answer);
+            }
+            // Registered before the look: whoever ends it says so first, and wakes then.
+            let _ = ended.as_mut().poll(cx);
+            if !self.0.has_ended.load(Ordering::SeqCst) {
+                return Poll::Pending;
+            }
+            // Whatever it answered is there by now.
+            match request.as_mut().poll(cx) {
+                Poll::Pending => {
+                    Poll::Ready(Err(io::Error::from(io::ErrorKind::BrokenPipe).into()))
+                }
+                answer => answer,
+            }
         })
-        .await;
+        .await
     }
 
     /// The stream that the driver is given for good.
@@ -76,6 +122,16 @@ impl SharedWire {
 
     pub(super) fn wire(&self) -> MutexGuard<'_, Option<Wire>> {
         self.0.wire.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells of the driver's end when it is dropped, which is with the task, or after the driver.
+struct EndOfDriver(SharedWire);
+
+impl Drop for EndOfDriver {
+    fn drop(&mut self) {
+        self.0.0.has_ended.store(true, Ordering::SeqCst);
+        self.0.0.ended.notify_waiters();
     }
 }
 
@@ -164,7 +220,77 @@ impl AsyncWrite for SharedWireIo {
 mod tests {
     use std::task::{Wake, Waker};
 
+    use futures_util::future::join_all;
+    use tokio::sync::{mpsc, oneshot};
+    use tokio::time::timeout;
+
     use super::*;
+
+    /// On a paused clock it is over when nothing else can happen.
+    const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
+
+    /// A request that is in the driver's channel for good: it was put there by one who was let in before the
+    /// channel was closed, and after all that is in it was taken out.
+    async fn too_late(permit: mpsc::OwnedPermit<oneshot::Sender<()>>) -> RedisResult<()> {
+        let (answer, answered) = oneshot::channel();
+        let _can_send_another = permit.send(answer);
+        answered.await.map_err(|_| io::Error::from(io::ErrorKind::ConnectionReset).into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_comes_as_the_driver_ends_fails_with_it_and_is_not_waited_for() {
+        let (requests, mut channel) = mpsc::channel(2);
+        let wire = SharedWire::of(None);
+        let (end, ends) = oneshot::channel::<()>();
+        let driver = tokio::spawn(wire.clone().drive(async move {
+            let _ = ends.await;
+            channel.close();
+            drop(channel);
+        }));
+        let permit = requests.clone().reserve_owned().await.unwrap();
+        end.send(()).unwrap();
+        driver.await.unwrap();
+        // The crate alone waits for ever.
+        let other = mpsc::channel(1);
+        let other = (other.0.reserve_owned().await.unwrap(), drop(other.1)).0;
+        assert!(timeout(DAY, too_late(other)).await.is_err());
+        let error = timeout(DAY, wire.answered(too_late(permit))).await.unwrap().unwrap_err();
+        assert!(error.is_connection_dropped(), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_wait_are_told_of_the_drivers_end_however_it_ends_and_have_what_it_answered() {
+        for is_aborted in [false, true] {
+            let wire = SharedWire::of(None);
+            let (end, ends) = oneshot::channel::<()>();
+            let driver = tokio::spawn(wire.clone().drive(async move {
+                let _ = ends.await;
+            }));
+            let waiting = (0..3).map(|_| wire.answered(std::future::pending::<RedisResult<()>>()));
+            let waiting = join_all(waiting);
+            let (answers, ()) = tokio::join!(timeout(DAY, waiting), async {
+                tokio::task::yield_now().await;
+                if is_aborted { driver.abort() } else { end.send(()).unwrap() }
+            });
+            assert!(
+                answers
+                    .unwrap()
+                    .iter()
+                    .all(|answer| answer.as_ref().unwrap_err().is_connection_dropped())
+            );
+            let answered = wire.answered(async {
+                // It is there at the second look.
+                tokio::task::yield_now().await;
+                RedisResult::Ok(7)
+            });
+            assert_eq!(answered.await.unwrap(), 7);
+        }
+        // One that never ran has ended, too.
+        let wire = SharedWire::of(None);
+        drop(wire.clone().drive(std::future::pending()));
+        let never = wire.answered(std::future::pending::<RedisResult<()>>());
+        timeout(DAY, never).await.unwrap().unwrap_err();
+    }
 
     struct Task;
 

@@ -3,7 +3,7 @@
 #![cfg(target_os = "linux")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use deadpool::managed::{Manager, Metrics, RecycleResult};
@@ -12,7 +12,7 @@ use livepool_redis::Redis as Adapter;
 use livepool_redis::redis::{RedisResult, Value, cmd, pipe};
 use livepool_testkit::seed::seed;
 use livepool_testkit::servers::Redis;
-use livepool_testkit::{Events, until_status};
+use livepool_testkit::{Events, until_seen, until_status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -233,4 +233,51 @@ async fn the_same_on_raw_streams_crosses_answers_so_that_this_test_can_fail() {
     }
     println!("raw streams: {count}");
     assert!(count.crossed.load(Ordering::SeqCst) > COMMANDS / 100, "{count}");
+}
+
+/// Each caller asks again and again, over a connection of its own or one that others use as well.
+async fn ask_until(pool: Pool<Adapter>, caller: usize, is_over: Arc<AtomicBool>) -> usize {
+    let mut commands = 0;
+    while !is_over.load(Ordering::SeqCst) {
+        let mut set = cmd("SET");
+        set.arg(caller).arg(commands);
+        // The others fail with their connections.
+        let answer: RedisResult<()> = if caller.is_multiple_of(2) {
+            let Ok(mut conn) = pool.get().await else { continue };
+            set.query_async(&mut *conn).await
+        } else {
+            let Ok(mut conn) = pool.share().await else { continue };
+            set.query_async(&mut conn).await
+        };
+        commands += usize::from(answer.is_ok());
+    }
+    commands
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_the_answer_to_a_command_that_was_sent_as_its_connection_ended() {
+    let redis = Redis::start();
+    let adapter = Adapter::from_url(format!("redis://{}", redis.addr())).unwrap();
+    let pool = adapter.with_config(|config| config.with_max_size(8)).pool().unwrap();
+    let is_over = Arc::<AtomicBool>::default();
+    let ask = |caller| tokio::spawn(ask_until(pool.clone(), caller, Arc::clone(&is_over)));
+    let callers: Vec<_> = (0..16).map(ask).collect();
+    let mut server = TcpStream::connect(redis.addr()).await.unwrap();
+    for round in 0..600 {
+        tokio::time::sleep(Duration::from_micros(fastrand::u64(..6000))).await;
+        if round % 2 == 0 {
+            pool.invalidate_and_interrupt();
+        } else {
+            server.write_all(b"CLIENT KILL TYPE normal SKIPME yes\r\n").await.unwrap();
+            assert!(server.read(&mut [0; 64]).await.unwrap() > 0);
+        }
+    }
+    is_over.store(true, Ordering::SeqCst);
+    let left = || callers.iter().filter(|caller| !caller.is_finished()).count();
+    until_seen(|| (left(), pool.report()), |(left, _)| *left == 0).await;
+    let mut served = 0;
+    for caller in callers {
+        served += caller.await.unwrap();
+    }
+    assert!(served > 600, "{served} commands were served");
 }
