@@ -245,7 +245,7 @@ fn a_name_that_nobody_knows_is_an_error_that_names_it() {
 #[test]
 fn a_port_where_nobody_listens_is_an_error_that_says_refused() {
     leaves_nothing(async || {
-        let addr = port::local(port::free_port());
+        let addr = port::nobody();
         let config = Config::new(addr.to_string());
         let error = connect_fails(config, CheckoutFailure::Connect).await;
         let text = error.to_string();

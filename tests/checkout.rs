@@ -143,7 +143,7 @@ async fn nobody_waits_when_the_queue_has_no_place_but_a_free_connection_is_given
 
 #[tokio::test]
 async fn a_connect_error_names_every_address_and_keeps_its_cause() {
-    let addr = refused_addr();
+    let addr = port::nobody();
     let config = Config::new(addr.to_string());
     let config = config.with_first_connect(livepool::config::FirstConnect::Wait);
     let pool = Pool::new(config).unwrap();
@@ -242,11 +242,6 @@ async fn a_unix_socket_is_pooled_like_any_other() {
     assert_eq!(events.closed(), [livepool::CloseReason::PeerClosed; 2]);
     server.await.unwrap();
     std::fs::remove_dir_all(dir).unwrap();
-}
-
-/// A loopback port that refuses: one that was free a moment ago.
-fn refused_addr() -> std::net::SocketAddr {
-    port::local(port::free_port())
 }
 
 /// An address whose accept queue is full, so that a connect to it hangs.

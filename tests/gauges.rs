@@ -235,7 +235,7 @@ fn of_peer(recorded: &Recorded, name: &str, peer: &str, label: &str) -> Option<f
 async fn each_peer_has_its_connections_dials_and_closes_if_that_is_asked_for() {
     let recorded = Recorded::install();
     let upstreams = [Upstream::start(), Upstream::start()];
-    let nobody = nobody().to_string();
+    let nobody = port::nobody().to_string();
     let addrs = [upstreams[0].addr().to_string(), upstreams[1].addr().to_string()];
     let config = without_warning(&upstreams[0]).with_upstream([&nobody, &addrs[0], &addrs[1]]);
     let pool = Pool::new(config.with_metrics(MetricsConfig::default().with_peers(3))).unwrap();
@@ -284,9 +284,4 @@ async fn a_pool_that_was_not_asked_has_no_series_of_peers() {
     exchange(&pool, "ECHO x").await;
     pool.close();
     assert!(!recorded.handle.render().contains("peer="));
-}
-
-/// An address at which nobody listens.
-fn nobody() -> std::net::SocketAddr {
-    port::local(port::free_port())
 }

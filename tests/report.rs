@@ -9,7 +9,7 @@ use livepool::report::{COLUMNS, DialerWait, Holds, MOST, Report};
 use livepool::{CloseReason, Config, FirstConnect, PeerState, Pool, Timeouts};
 use livepool_testkit::blackhole::Blackhole;
 use livepool_testkit::lines::Lines;
-use livepool_testkit::{Order, Upstream, ask, exchange, fill, until, until_seen};
+use livepool_testkit::{Order, Upstream, ask, exchange, fill, port, until, until_seen};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
@@ -26,11 +26,6 @@ fn text(report: &Report) -> String {
 /// The text without the breaks of lines that were too wide.
 fn unwrapped(report: &Report) -> String {
     text(report).split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-fn nobody() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
 }
 
 #[tokio::test]
@@ -99,7 +94,7 @@ async fn the_span_of_a_holder_is_there_where_hold_warning_notes_it() {
 
 #[tokio::test]
 async fn why_no_connection_is_made_until_when_and_what_failed_is_said() {
-    let (upstream, nobody) = (Upstream::start(), nobody());
+    let (upstream, nobody) = (Upstream::start(), port::nobody().to_string());
     // One at a time is tried, and the pause after a failure is long.
     let backoff = livepool::Backoff::default().with_first(60 * SECOND).with_most(60 * SECOND);
     let backoff = backoff.with_while_waiting(60 * SECOND);

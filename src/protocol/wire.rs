@@ -115,6 +115,10 @@ impl Wire {
     /// has gone may still be sent when the connection has its next user, and a read of the task that is
     /// pending, as it always is, is taken for a caller's that was given up.
     ///
+    /// Whoever asks the task waits for its end as well as for the answer. What is put into a channel of
+    /// tokio's as its receiver is dropped may stay there until the last sender is gone, and whoever waits for
+    /// an answer has one.
+    ///
     /// Without a [ledger](Self::count_debt) a connection with a driver is reused after
     /// [`Guard::release`](crate::Guard::release) only, and the read timeout runs from a request to
     /// the first bytes that come after it.

@@ -61,7 +61,7 @@ async fn the_connections_of_a_plain_deadpool_are_spread_over_the_addresses_of_it
 
 #[tokio::test]
 async fn the_first_dial_of_a_plain_deadpool_that_is_refused_says_so_at_once() {
-    let nobody = port::local(port::free_port());
+    let nobody = port::nobody();
     let (pool, _) = plain(Config::new(nobody.to_string()), &Lines::default(), 1);
     let began = Instant::now();
     let PoolError::Backend(error) = pool.get().await.unwrap_err() else { panic!() };

@@ -1,6 +1,7 @@
 //! [`Client`]: what callers get.
 
 use std::fmt;
+use std::pin::pin;
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 use ::redis::{
@@ -44,7 +45,7 @@ pub struct Client {
 impl Client {
     /// The answer to this command.
     async fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
-        self.shared_wire.answered(self.connection.send_packed_command(command)).await
+        self.shared_wire.answered(pin!(self.connection.send_packed_command(command))).await
     }
 
     /// Asks whether the server is well, with a payload that only this ping is answered with. Any
@@ -99,7 +100,7 @@ impl Client {
         let word = unique_payload();
         // The last answer shows that the ones before it belong to these commands.
         repairs.cmd("ECHO").arg(&word);
-        let asked = self.connection.send_packed_commands(&repairs, 0, repairs.len());
+        let asked = pin!(self.connection.send_packed_commands(&repairs, 0, repairs.len()));
         let mut answers = self.shared_wire.answered(asked).await?;
         let last = answers.pop().unwrap_or(Value::Nil);
         for answer in answers {
@@ -136,7 +137,7 @@ impl ConnectionLike for Client {
         let Self { connection, shared_wire, abandoned, .. } = self;
         Box::pin(async move {
             let reply = abandoned.track(cmd);
-            let result = shared_wire.answered(connection.send_packed_command(cmd)).await;
+            let result = shared_wire.answered(pin!(connection.send_packed_command(cmd))).await;
             // The crate returns before the answer to such a command has come.
             if !cmd.is_no_response() {
                 reply.mark_answered();
@@ -154,7 +155,7 @@ impl ConnectionLike for Client {
         let Self { connection, shared_wire, abandoned, .. } = self;
         Box::pin(async move {
             let reply = abandoned.track(pipeline);
-            let asked = connection.send_packed_commands(pipeline, offset, count);
+            let asked = pin!(connection.send_packed_commands(pipeline, offset, count));
             let result = shared_wire.answered(asked).await;
             // Also after an error: the crate reports one only for an answer or a dead connection.
             reply.mark_answered();

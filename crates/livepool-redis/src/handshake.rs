@@ -5,6 +5,8 @@
 //! replica, and reports a wrong password and a full server alike. The handshake here asks
 //! everything in one write, and judges the answers one by one.
 
+use std::pin::pin;
+
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisConnectionInfo, RedisError, RedisResult,
@@ -66,8 +68,10 @@ pub(super) async fn shake_hands(
     let driver = DriverTask::start(shared_wire.clone().drive(driver));
 
     let (steps, pipeline) = steps(settings, login);
-    let asked = connection.send_packed_commands(&pipeline, 0, steps.len());
-    let answers = shared_wire.answered(asked).await;
+    let answers = {
+        let asked = pin!(connection.send_packed_commands(&pipeline, 0, steps.len()));
+        shared_wire.answered(asked).await
+    };
     let answers = answers.map_err(|error| explain(error, state, settings, login))?;
     for (step, answer) in steps.into_iter().zip(&answers) {
         check_answer(step, answer, settings, login)?;

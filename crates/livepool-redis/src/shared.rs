@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::pin::pin;
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 use ::redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value};
@@ -162,7 +163,7 @@ impl SharedConnection {
         self.check()?;
         let Self { share, connection } = self;
         let reply = share.client().abandoned.track(pipeline);
-        let asked = connection.send_packed_commands(pipeline, offset, count);
+        let asked = pin!(connection.send_packed_commands(pipeline, offset, count));
         let result = share.run(share.client().shared_wire.answered(asked)).await;
         // Also after an error: the crate reports one only for an answer or a dead connection.
         if result.is_ok() {
@@ -186,7 +187,7 @@ impl ConnectionLike for SharedConnection {
             self.check()?;
             let Self { share, connection } = self;
             let reply = share.client().abandoned.track(cmd);
-            let asked = connection.send_packed_command(cmd);
+            let asked = pin!(connection.send_packed_command(cmd));
             let result = share.run(share.client().shared_wire.answered(asked)).await;
             // The crate returns before the answer to such a command has come.
             if result.is_ok() && !cmd.is_no_response() {

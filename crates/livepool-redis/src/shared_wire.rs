@@ -1,7 +1,8 @@
 //! [`SharedWireIo`]: a wire in the hands of the crate's driver task that can be taken back.
 //!
 //! The driver keeps what it is given for good, and a subscription needs the connection for itself. So
-//! the driver gets this; the wire stays in a slot that the [`Client`](super::Client) can reach too.
+//! the driver gets this; the wire stays in a slot that the [`Client`](super::Client) can reach too. Whoever
+//! asks the driver waits for its end as well: [`SharedWire::answered`].
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -83,11 +84,13 @@ impl SharedWire {
     /// It is asked through a channel of tokio's. A request that is put there while the task ends may stay
     /// there for as long as anybody could send another one: whoever waits for the answer can, and would wait
     /// for ever.
+    ///
+    /// The request is pinned by its caller: it is large, and to move it costs more than all that is done here.
     pub(super) async fn answered<T>(
         &self,
-        request: impl Future<Output = RedisResult<T>>,
+        mut request: Pin<&mut impl Future<Output = RedisResult<T>>>,
     ) -> RedisResult<T> {
-        let (mut request, mut ended) = (pin!(request), pin!(self.0.ended.notified()));
+        let mut ended = pin!(self.0.ended.notified());
         poll_fn(|cx| {
             if let Poll::Ready(answer) = request.as_mut().poll(cx) {
                 return Poll::Ready(answer);
@@ -237,6 +240,10 @@ mod tests {
         answered.await.map_err(|_| io::Error::from(io::ErrorKind::ConnectionReset).into())
     }
 
+    async fn never(wire: &SharedWire) -> RedisResult<()> {
+        wire.answered(pin!(std::future::pending())).await
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_request_that_comes_as_the_driver_ends_fails_with_it_and_is_not_waited_for() {
         let (requests, mut channel) = mpsc::channel(2);
@@ -254,7 +261,7 @@ mod tests {
         let other = mpsc::channel(1);
         let other = (other.0.reserve_owned().await.unwrap(), drop(other.1)).0;
         assert!(timeout(DAY, too_late(other)).await.is_err());
-        let error = timeout(DAY, wire.answered(too_late(permit))).await.unwrap().unwrap_err();
+        let error = timeout(DAY, wire.answered(pin!(too_late(permit)))).await.unwrap().unwrap_err();
         assert!(error.is_connection_dropped(), "{error}");
     }
 
@@ -266,8 +273,7 @@ mod tests {
             let driver = tokio::spawn(wire.clone().drive(async move {
                 let _ = ends.await;
             }));
-            let waiting = (0..3).map(|_| wire.answered(std::future::pending::<RedisResult<()>>()));
-            let waiting = join_all(waiting);
+            let waiting = join_all((0..3).map(|_| never(&wire)));
             let (answers, ()) = tokio::join!(timeout(DAY, waiting), async {
                 tokio::task::yield_now().await;
                 if is_aborted { driver.abort() } else { end.send(()).unwrap() }
@@ -278,18 +284,16 @@ mod tests {
                     .iter()
                     .all(|answer| answer.as_ref().unwrap_err().is_connection_dropped())
             );
-            let answered = wire.answered(async {
-                // It is there at the second look.
+            let second_look = pin!(async {
                 tokio::task::yield_now().await;
                 RedisResult::Ok(7)
             });
-            assert_eq!(answered.await.unwrap(), 7);
+            assert_eq!(wire.answered(second_look).await.unwrap(), 7);
         }
         // One that never ran has ended, too.
         let wire = SharedWire::of(None);
         drop(wire.clone().drive(std::future::pending()));
-        let never = wire.answered(std::future::pending::<RedisResult<()>>());
-        timeout(DAY, never).await.unwrap().unwrap_err();
+        timeout(DAY, never(&wire)).await.unwrap().unwrap_err();
     }
 
     struct Task;

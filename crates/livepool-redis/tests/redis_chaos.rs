@@ -263,8 +263,9 @@ async fn nobody_waits_for_the_answer_to_a_command_that_was_sent_as_its_connectio
     let ask = |caller| tokio::spawn(ask_until(pool.clone(), caller, Arc::clone(&is_over)));
     let callers: Vec<_> = (0..16).map(ask).collect();
     let mut server = TcpStream::connect(redis.addr()).await.unwrap();
+    let mut random = fastrand::Rng::with_seed(seed());
     for round in 0..600 {
-        tokio::time::sleep(Duration::from_micros(fastrand::u64(..6000))).await;
+        tokio::time::sleep(Duration::from_micros(random.u64(..6000))).await;
         if round % 2 == 0 {
             pool.invalidate_and_interrupt();
         } else {

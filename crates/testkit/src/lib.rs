@@ -266,22 +266,17 @@ impl Drop for Upstream {
 /// 128 that std and tokio ask for, Linux forgets some of those that their client holds to be made,
 /// and resets them later.
 pub fn listen(addr: SocketAddr) -> std::net::TcpListener {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(addr),
-        socket2::Type::STREAM,
-        Some(socket2::Protocol::TCP),
-    )
-    .unwrap();
-    #[cfg(not(windows))]
-    socket.set_reuse_address(true).unwrap();
-    socket.set_nonblocking(true).unwrap();
     // Who looks for a free port has this one for a moment.
     let mut tries = 0;
-    while let Err(error) = socket.bind(&addr.into()) {
+    let socket = loop {
+        match port::bound(addr) {
+            Ok(socket) => break socket,
+            Err(error) => assert!(tries < 200, "{addr}: {error}"),
+        }
         tries += 1;
-        assert!(tries < 200, "{addr}: {error}");
         std::thread::sleep(Duration::from_millis(10));
-    }
+    };
+    socket.set_nonblocking(true).unwrap();
     socket.listen(4096).unwrap();
     socket.into()
 }

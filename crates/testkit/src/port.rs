@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -33,7 +33,8 @@ pub fn free_port() -> u16 {
         range.split_whitespace().next().expect("two numbers").parse().expect("two numbers")
     });
     if end < LOWEST + 10 * BLOCK {
-        return TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let socket = bound(local(0)).unwrap();
+        return socket.local_addr().unwrap().as_socket().unwrap().port();
     }
     let mut ours = OURS.lock().unwrap();
     loop {
@@ -48,24 +49,30 @@ pub fn free_port() -> u16 {
         }
         let next = RandomState::new().hash_one(end) % ours.left.len() as u64;
         let port = ours.left.swap_remove(next as usize);
-        if is_free(local(port)) {
+        if bound(local(port)).is_ok() {
             return port;
         }
     }
 }
 
-/// It is bound to and not listened at: a program that another test starts has the socket, too, for as long
-/// as it is a fork of this one, and the kernel would take connections for it.
-fn is_free(addr: SocketAddr) -> bool {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
+/// An address at which nobody listens, or will.
+pub fn nobody() -> SocketAddr {
+    local(free_port())
+}
+
+/// A socket with this address, if that is free, which does not listen: a program that another test starts
+/// has the socket, too, for as long as it is a fork of this one, and the kernel would take connections for it.
+pub(crate) fn bound(addr: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     // As everybody does who is to listen there (std, too, but on Windows).
     #[cfg(not(windows))]
-    socket.set_reuse_address(true).unwrap();
-    socket.bind(&addr.into()).is_ok()
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
 }
 
 /// Waits until nobody takes connections at this address any more. That a listener is closed here is not
-/// enough, see [`is_free`].
+/// enough, see [`bound`].
 pub fn until_refused(addr: SocketAddr) {
     let asked = Duration::from_millis(100);
     until_blocking(|| match TcpStream::connect_timeout(&addr, asked) {

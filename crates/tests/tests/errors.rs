@@ -56,11 +56,6 @@ fn brief() -> Timeouts {
     Timeouts::default().with_connect(BRIEF)
 }
 
-/// An address that refuses.
-fn nobody() -> SocketAddr {
-    port::local(port::free_port())
-}
-
 /// The first checkout of a new pool, which fails without its deadline having to pass.
 async fn fails<P: Protocol>(config: Config, protocol: P) -> CheckoutError {
     let timeouts = config.timeouts.with_connect(BRIEF).with_checkout(60 * SECOND);
@@ -172,7 +167,7 @@ async fn a_certificate_that_nobody_trusts_is_quoted_once() {
 
 #[tokio::test]
 async fn an_upstream_that_was_never_there_is_told_of_by_the_first_dial() {
-    let addr = nobody();
+    let addr = port::nobody();
     let error = fails(Config::new(addr.to_string()), livepool::protocol::Raw::default()).await;
     assert_eq!(
         logged(&error, &[]),
@@ -394,7 +389,7 @@ async fn an_operation_that_timed_out_says_so_in_round_numbers() {
 
 #[tokio::test]
 async fn a_request_without_a_response_says_why_in_one_line() {
-    let addr = nobody();
+    let addr = port::nobody();
     let get = |pool: &Pool<http1::Http1>, path: &str| {
         let request: http1::Request<http1::RequestBody> =
             http1::Request::get(path).body(().into()).unwrap();
@@ -458,7 +453,7 @@ async fn what_cannot_be_set_up_says_why_in_one_line() {
 
     let mut connect =
         livepool_http::tower::Connect::new(&Config::default().with_timeouts(brief())).unwrap();
-    let uri = format!("http://{}", nobody()).parse().unwrap();
+    let uri = format!("http://{}", port::nobody()).parse().unwrap();
     let error = connect.call(uri).await.map(drop).unwrap_err();
     logged(&error, &["connection refused", "could not connect"]);
     let error = connect.call("/nowhere".parse().unwrap()).await.map(drop).unwrap_err();

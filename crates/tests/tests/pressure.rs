@@ -307,15 +307,10 @@ fn cpu_time() -> Duration {
     Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
-/// No upstream that was stopped: a process that another test forks has its listener until it is another
-/// program, and the kernel takes connections meanwhile.
-fn nobody_there() -> Config {
-    Config::new(port::local(port::free_port()).to_string())
-}
-
 /// To be used in a runtime of one thread, which then is the whole pool.
 async fn outage() -> Outage {
-    let config = nobody_there().with_first_connect(livepool::config::FirstConnect::Wait);
+    let config = Config::new(port::nobody().to_string())
+        .with_first_connect(livepool::config::FirstConnect::Wait);
     let (pool, events) = watched(config);
     let before = cpu_time();
     let deadline = tokio::time::Instant::now() + 3 * SECOND;
@@ -631,7 +626,7 @@ async fn a_connection_that_is_being_closed_is_not_told_of_as_one_that_is_being_m
 
 #[tokio::test]
 async fn callers_who_wait_for_an_upstream_that_is_down_are_told_of_as_waiting() {
-    let config = nobody_there().with_max_size(CALLERS);
+    let config = Config::new(port::nobody().to_string()).with_max_size(CALLERS);
     let config = config.with_first_connect(livepool::config::FirstConnect::Wait);
     let pool = Pool::new(config).unwrap();
     let callers: Vec<_> = (0..CALLERS).map(|_| Box::pin(pool.get())).collect();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use livepool::{Config, FirstConnect, Guard, Listener, ListenerConfig, Pool, Status, Timeouts};
-use livepool_testkit::servers::port::{free_port, local};
+use livepool_testkit::servers::port::nobody;
 use livepool_testkit::{Order, Upstream, ask, exchange};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -171,7 +171,7 @@ async fn held(config: Config) -> Infallible {
 
 async fn unreachable(config: Config) -> Infallible {
     let config = config.with_timeouts(checkout_within(300 * MS));
-    let pool = pool(config, local(free_port()));
+    let pool = pool(config, nobody());
     loop {
         pool.get().await.unwrap_err();
         sleep(20 * MS).await;
@@ -180,7 +180,7 @@ async fn unreachable(config: Config) -> Infallible {
 
 /// The upstream is there for half of the time, and each caller has a connection made.
 async fn some_dials(config: Config) -> Infallible {
-    let addr = local(free_port());
+    let addr = nobody();
     let config = config.with_first_connect(FirstConnect::Wait).with_max_size(4);
     let pool = pool(config, addr);
     let restarts = async {
