@@ -290,7 +290,7 @@ fn a_pool_whose_process_is_out_of_descriptors_says_so_and_blames_nobody_else() {
     runtime.block_on(async {
         let upstream = Upstream::start();
         let path = Scratch::new().path("nobody");
-        let limits = Timeouts::default().with_checkout(SECOND / 2);
+        let limits = Timeouts::default().with_checkout(SECOND);
         for address in [upstream.addr().to_string(), format!("unix:{}", path.display())] {
             let pool = Pool::new(Config::new(address).with_timeouts(limits)).unwrap();
             let hogs = take_all_descriptors();

@@ -355,7 +355,7 @@ async fn a_reset_that_fails_or_hangs_closes_the_connection() {
         let upstream = Upstream::start();
         let lines =
             Lines { reuse: Verdict::NeedsReset, reset: reset.to_owned(), ..Lines::default() };
-        let timeouts = Timeouts::default().with_reset(Duration::from_millis(100));
+        let timeouts = Timeouts::default().with_reset(SECOND);
         let (pool, events) = pool_of(upstream.config().with_timeouts(timeouts), &lines);
         ask(&pool, "ECHO a").await.unwrap();
         assert_eq!(events.until_closed(1).await, [CloseReason::ResetFailed], "{reset}");

@@ -201,7 +201,7 @@ fn a_subscription_ends_with_the_runtime_it_was_made_in() {
 async fn a_subscription_that_waits_for_a_connection_waits_in_the_queue_and_gets_one() {
     let upstream = Upstream::start();
     let counting = Counting::default();
-    let timeouts = livepool::Timeouts::default().with_checkout(SECOND / 5);
+    let timeouts = livepool::Timeouts::default().with_checkout(SECOND);
     let config = upstream.config().with_max_size(1).with_timeouts(timeouts);
     let (pool, _) = pool_of(config, &counting);
     let mut subscription = pool.listen(["a"]).await.unwrap();
@@ -209,7 +209,7 @@ async fn a_subscription_that_waits_for_a_connection_waits_in_the_queue_and_gets_
     pool.pause();
     until_status(&pool, |now| now.in_use == 0).await;
     // Longer than one checkout takes.
-    tokio::time::sleep(SECOND).await;
+    tokio::time::sleep(2 * SECOND).await;
     pool.resume();
     assert_eq!(reason(next(&mut subscription).await), CloseReason::Paused);
     assert_eq!(next(&mut subscription).await, Some(Delivery::Message(2)));

@@ -382,13 +382,13 @@ async fn a_paused_pool_has_its_connection_back_until_it_is_resumed() {
 async fn the_time_limits_of_the_pool_are_not_for_a_subscription() {
     let redis = Redis::start();
     let adapter = adapter(&redis);
-    let limit = SECOND / 5;
+    let limit = SECOND;
     let timeouts = Timeouts::default().with_read(limit).with_operation(limit);
     let config = adapter.config().with_timeouts(timeouts).with_hold_warning(limit);
     let (pool, events) = pool_of(config.with_max_lifetime(limit), adapter);
     let config = SubscriptionConfig::default().with_heartbeat(None);
     let mut subscription = pool.listen_with(["a"], config).await.unwrap();
-    tokio::time::sleep(2 * SECOND).await;
+    tokio::time::sleep(3 * SECOND).await;
     assert_eq!(publish(&redis, "a", "1"), 1);
     assert_eq!(message(&mut subscription).await, "1");
     let told = events.all();

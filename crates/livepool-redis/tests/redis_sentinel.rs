@@ -250,6 +250,7 @@ async fn a_master_that_stands_still_is_left_at_the_word_of_the_sentinels_by_thos
     let servers = Servers::start(1);
     let sentinels = RedisSentinel::three(NAME, servers.0[0].port(), 1, &[]);
     let sentinel = Sentinel::new(NAME, sentinels.iter().map(RedisSentinel::addr)).unwrap();
+    let sentinel = sentinel.with_timeout(10 * SECOND);
     let events = Events::default();
     let pool = pool(&sentinel, &events);
     let old = servers.0[0].addr();
@@ -262,11 +263,7 @@ async fn a_master_that_stands_still_is_left_at_the_word_of_the_sentinels_by_thos
     let began = Instant::now();
     pool.invalidate();
     drop(pool.get().await.unwrap());
-    assert!(
-        began.elapsed() < SECOND * 3 / 4,
-        "a silent sentinel is waited for: {:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < 5 * SECOND, "a silent sentinel is waited for: {:?}", began.elapsed());
     sentinels[1].thaw();
     let writers = Writers::start(&pool);
     tokio::time::sleep(SECOND / 5).await;
@@ -303,7 +300,7 @@ async fn an_answer_that_is_out_of_date_is_harmless_and_errors_name_who_said_what
     assert_eq!(servers.0[0].cli(&["REPLICAOF", "127.0.0.1", &port]), "OK");
     let redis = || Adapter::from_url("redis://any").unwrap().with_role(Role::Any);
     let found = Sentinel::new(NAME, [sentinel.addr()]).unwrap();
-    let timeouts = Timeouts::default().with_checkout(SECOND / 2);
+    let timeouts = Timeouts::default().with_checkout(SECOND);
     let adapter = redis().with_config(|config| config.with_timeouts(timeouts));
     let pool = found.pool(adapter).unwrap();
     let error = pool.get().await.unwrap_err().to_string();

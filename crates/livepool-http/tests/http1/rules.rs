@@ -317,7 +317,7 @@ async fn a_deadline_holds_over_the_head_and_the_body() {
     })
     .await;
     let (pool, events) = pool_of(server.config());
-    let limits = Limits::new().with_deadline(Duration::from_millis(200));
+    let limits = Limits::new().with_deadline(SECOND);
     let error = pool.send_within(request_for("/head"), limits).await.unwrap_err();
     assert!(error.is_timeout(), "{error}");
     let response = pool.send_within(request_for("/body"), limits).await.unwrap();

@@ -176,13 +176,13 @@ async fn an_answer_that_does_not_want_the_upload_cuts_it() {
 async fn an_upload_that_goes_on_has_its_connection_until_it_is_over() {
     let (server, taken) = hasty(OK).await;
     // Shorter than the pauses, which are no concern of either.
-    let timeouts = Timeouts::default().with_read(SECOND / 2).with_reset(SECOND / 2);
+    let timeouts = Timeouts::default().with_read(SECOND).with_reset(SECOND);
     let (pool, events) = pool_of(server.config().with_max_size(1).with_timeouts(timeouts));
     let (pieces, streamed) = piecewise();
     let response = pool.send(post(streamed)).await.unwrap();
     assert_eq!(text(response).await.unwrap(), "accepted");
     for _ in 0..3 {
-        tokio::time::sleep(SECOND).await;
+        tokio::time::sleep(SECOND * 3 / 2).await;
         assert_eq!((pool.status().in_use, pool.status().idle), (1, 0));
         pieces.send("piece".into()).unwrap();
     }
@@ -205,7 +205,7 @@ async fn a_pause_of_the_source_is_no_fault_of_the_server() {
         }
     })
     .await;
-    let timeouts = Timeouts::default().with_read(SECOND / 2);
+    let timeouts = Timeouts::default().with_read(SECOND);
     let (pool, events) = pool_of(server.config().with_timeouts(timeouts));
     let uploads = ["", "15"].map(|length| {
         let (pieces, streamed) = piecewise();
@@ -215,7 +215,7 @@ async fn a_pause_of_the_source_is_no_fault_of_the_server() {
         }
         let feeds = tokio::spawn(async move {
             for _ in 0..3 {
-                tokio::time::sleep(SECOND).await;
+                tokio::time::sleep(SECOND * 3 / 2).await;
                 pieces.send("piece".into()).unwrap();
             }
         });
@@ -267,7 +267,7 @@ async fn stuck(answer: &'static str) -> Scripted {
 
 #[tokio::test]
 async fn a_server_that_takes_no_bytes_is_left_after_the_write_timeout() {
-    let timeouts = Timeouts::default().with_read(None).with_write(SECOND / 4);
+    let timeouts = Timeouts::default().with_read(None).with_write(SECOND);
     let server = stuck("").await;
     let (pool, events) = pool_of(server.config().with_timeouts(timeouts));
     let error = pool.send(post(vec![b'u'; UPLOAD])).await.unwrap_err();
@@ -414,7 +414,7 @@ mod tls {
         .await;
         let url = format!("https://{}", server.addr());
         let quick =
-            |config: Config| config.with_timeouts(Timeouts::default().with_checkout(SECOND / 2));
+            |config: Config| config.with_timeouts(Timeouts::default().with_checkout(SECOND));
         let http1 = livepool_http::Http1::from_url(&url).unwrap();
         let (pool, _) = pool_with(quick(http1.config()), http1);
         get_text(&pool, "/secret").await.unwrap_err();

@@ -164,9 +164,8 @@ async fn who_is_not_let_in_is_told_why_at_once() {
 async fn a_server_that_hangs_is_survived() {
     let server = trusting_server(&[]);
     let (pool, events) = pool(&server, |config| {
-        let limit = SECOND / 2;
-        let timeouts = Timeouts::default().with_read(limit).with_connect(limit);
-        config.with_timeouts(timeouts.with_checkout(SECOND)).with_max_size(4)
+        let timeouts = Timeouts::default().with_read(SECOND).with_connect(SECOND);
+        config.with_timeouts(timeouts.with_checkout(2 * SECOND)).with_max_size(4)
     });
     fill(&pool, 4).await;
     server.freeze();

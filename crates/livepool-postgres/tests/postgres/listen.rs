@@ -395,14 +395,14 @@ async fn a_subscription_through_a_proxy_that_changes_sessions_is_found_out() {
 #[tokio::test]
 async fn the_time_limits_of_the_pool_are_not_for_a_subscription_to_notifications() {
     let server = trusting_server(&[]);
-    let limit = SECOND / 5;
+    let limit = SECOND;
     let timeouts = Timeouts::default().with_read(limit).with_operation(limit);
     let (pool, events) = pool(&server, |config| {
         config.with_timeouts(timeouts).with_hold_warning(limit).with_max_lifetime(limit)
     });
     let config = SubscriptionConfig::default().with_heartbeat(None);
     let mut subscription = pool.listen_with(["a"], config).await.unwrap();
-    tokio::time::sleep(2 * SECOND).await;
+    tokio::time::sleep(3 * SECOND).await;
     notify(&server, "a", "1");
     assert_eq!(message(&mut subscription).await, "a 1");
     let told = events.all();

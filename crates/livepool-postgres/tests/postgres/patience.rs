@@ -133,33 +133,33 @@ async fn what_the_pool_interrupts_and_what_is_too_large_is_told_to_whoever_waits
 #[tokio::test]
 async fn a_use_has_the_time_that_is_configured_for_all_and_may_take_another() {
     let server = trusting_server(&[]);
-    let timeouts = Timeouts::default().with_operation(SECOND / 2);
+    let timeouts = Timeouts::default().with_operation(Duration::from_millis(1200));
     let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
     let mut conn = pool.get().await.unwrap();
     conn.deadline(60 * SECOND);
-    conn.batch_execute("SELECT pg_sleep(0.8)").await.unwrap();
+    conn.batch_execute("SELECT pg_sleep(1.5)").await.unwrap();
     drop(conn);
     let mut conn = pool.get().await.unwrap();
     conn.set_deadline(None);
-    conn.batch_execute("SELECT pg_sleep(0.8)").await.unwrap();
+    conn.batch_execute("SELECT pg_sleep(1.5)").await.unwrap();
     drop(conn);
     assert_eq!((events.opened(), events.closed()), (1, vec![]));
     let conn = pool.get().await.unwrap();
     let error = conn.batch_execute("SELECT pg_sleep(73)").await.unwrap_err();
     let (code, text) = said(&error);
     assert_eq!(code, "57014");
-    assert!(text.contains("read cut by timeouts.operation after 500.0ms"), "{text}");
+    assert!(text.contains("read cut by timeouts.operation after 1.2s"), "{text}");
     drop(conn);
     assert_eq!(events.closed(), [CloseReason::OpTimeout]);
     until_seen(|| running(&server, "pg_sleep(73)"), |seen| *seen == 0).await;
 
     // Whoever asks when it is over is told the same; whoever does not costs no connection.
     let conn = pool.get().await.unwrap();
-    tokio::time::sleep(SECOND * 3 / 4).await;
+    tokio::time::sleep(SECOND * 3 / 2).await;
     drop(conn);
     let conn = pool.get().await.unwrap();
     echo(&conn, 1).await.unwrap();
-    tokio::time::sleep(SECOND * 3 / 4).await;
+    tokio::time::sleep(SECOND * 3 / 2).await;
     let error = conn.batch_execute("SELECT 1").await.unwrap_err();
     assert!(said(&error).1.contains("cut by timeouts.operation"), "{error:?}");
     drop(conn);

@@ -288,16 +288,16 @@ async fn notifications_are_delivered_and_not_inherited() {
 #[tokio::test]
 async fn a_copy_that_waits_for_our_data_has_no_read_timeout() {
     let server = trusting_server(&[]);
-    let timeouts = Timeouts::default().with_read(SECOND / 2);
+    let timeouts = Timeouts::default().with_read(SECOND);
     let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
     let conn = pool.get().await.unwrap();
     conn.batch_execute("CREATE TABLE t (n int8)").await.unwrap();
     let mut sink = Box::pin(conn.copy_in::<_, bytes::Bytes>("COPY t FROM STDIN").await.unwrap());
     for number in 0..3 {
-        tokio::time::sleep(SECOND * 3 / 4).await;
+        tokio::time::sleep(SECOND * 5 / 4).await;
         sink.send(format!("{number}\n").into()).await.unwrap();
     }
-    tokio::time::sleep(SECOND * 3 / 4).await;
+    tokio::time::sleep(SECOND * 5 / 4).await;
     assert_eq!(sink.as_mut().finish().await.unwrap(), 3);
     drop(sink);
 

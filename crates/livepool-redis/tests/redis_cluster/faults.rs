@@ -247,7 +247,7 @@ async fn what_cannot_be_served_is_an_error_that_names_the_nodes_and_why() {
     // Slots that nobody serves.
     let events = Events::default();
     let served = Cluster::builder(servers.addrs()).unwrap();
-    let timeouts = livepool::Timeouts::default().with_checkout(SECOND / 2);
+    let timeouts = livepool::Timeouts::default().with_checkout(SECOND);
     let served = served.with_config(|config| config.with_timeouts(timeouts)).build().unwrap();
     let slot = slot_of(&servers, "k").to_string();
     assert_eq!(servers.nodes[0].cli(&["CLUSTER", "DELSLOTS", &slot]), "OK");
