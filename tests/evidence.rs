@@ -88,8 +88,8 @@ async fn after_a_failover_run_retry_does_not_take_the_next_stale_connection() {
             })
             .await;
         result.unwrap_or_else(|error| panic!("{stale} stale: {error}, {:?}", events.closed()));
-        // One patience for those that are asked, at most.
-        assert!(start.elapsed() < SECOND, "{stale} stale: {:?}", start.elapsed());
+        // One patience for those that are asked, at most. One after the other, sixteen take 4 s.
+        assert!(start.elapsed() < 3 * SECOND, "{stale} stale: {:?}", start.elapsed());
     }
 }
 
@@ -252,8 +252,8 @@ mod on_a_network {
         }
         println!("errors of a caller at most {}, the last one after {:?}", worst.0, worst.1);
         assert!(worst.0 <= 1, "{} errors of one caller: {:?}", worst.0, events.closed());
-        // Forgotten after half a second, then the timeout.
-        assert!(worst.1 < 5 * SECOND / 2 + SECOND, "{:?}", worst.1);
+        // Forgotten after half a second, then the timeout. Two of them would be 4.5 s.
+        assert!(worst.1 < 4 * SECOND, "{:?}", worst.1);
     }
 }
 
@@ -305,7 +305,7 @@ fn pinged_within(timeouts: Timeouts, addr: SocketAddr, validation: Validation) -
 
 #[tokio::test]
 async fn an_impatient_caller_closes_no_healthy_connection() {
-    for (delay, limit) in [(1500, 100), (0, 0), (1500, 0)] {
+    for (delay, limit) in [(3000, 100), (0, 0), (3000, 0)] {
         let (addr, pause) = slow_echo().await;
         let timeouts = Timeouts::default().with_ping(30 * SECOND);
         let (pool, events) = pinged_within(timeouts, addr, Validation::Ping);
@@ -315,7 +315,7 @@ async fn an_impatient_caller_closes_no_healthy_connection() {
         let result = pool.get_by(start + limit * MS).await;
         // Before the answer could come.
         let took = start.elapsed();
-        assert!(result.is_err() && took < 1400 * MS, "{result:?} after {took:?}");
+        assert!(result.is_err() && took < 2800 * MS, "{result:?} after {took:?}");
         // The ping goes on for the pool, and the connection is back when it is answered.
         until(|| pool.status().idle == 16).await;
         assert_eq!(events.closed(), []);
@@ -351,7 +351,7 @@ async fn a_ping_that_goes_on_for_the_pool_has_its_own_time_and_no_more() {
     assert!(pool.get_by(start + 100 * MS).await.is_err());
     assert_eq!(events.until_closed(1).await, [CloseReason::PingTimeout]);
     let took = start.elapsed();
-    assert!(took >= SECOND && took < 2 * SECOND, "{took:?}");
+    assert!(took >= SECOND && took < 10 * SECOND, "{took:?}");
     drop(pool);
 }
 
@@ -407,7 +407,8 @@ async fn an_operation_that_times_out_has_its_idle_siblings_asked_at_once() {
     drop(conn);
     // The next caller gets none of them, and has a new one after one patience.
     assert_eq!(exchange(&pool, "ECHO y").await, "y");
-    assert!(start.elapsed() < 2 * SECOND, "{:?}", start.elapsed());
+    // Its own second, and 250 ms; after a verdict it would be 3.2 s.
+    assert!(start.elapsed() < 3 * SECOND, "{:?}", start.elapsed());
     let reasons = events.until_closed(4).await;
     // Evicted by the verdict, or to make room; never unasked.
     let by_proof = [CloseReason::ProbeTimeout, CloseReason::Superseded];
@@ -461,8 +462,8 @@ async fn a_read_that_waits_looks_after_its_peer_after_a_second() {
     assert!(livepool::PeerSilent::of(&error).is_some(), "{error}");
     let took = start.elapsed();
     println!("a waiting read: {took:?}");
-    // One second, and a verdict of about 2.2 s.
-    assert!(took < 4 * SECOND, "{took:?}");
+    // One second, and a verdict of about 2.2 s. An idle connection's 5 s would make it 7.2 s.
+    assert!(took < 6 * SECOND, "{took:?}");
 }
 
 #[cfg(target_os = "linux")]
@@ -480,7 +481,8 @@ async fn the_connections_of_a_plain_deadpool_look_after_their_peers_while_they_r
     let start = Instant::now();
     let error = conn.read_u8().await.unwrap_err();
     assert!(livepool::PeerSilent::of(&error).is_some(), "{error}");
-    assert!(start.elapsed() < 4 * SECOND, "{:?}", start.elapsed());
+    // As those of a pool: see above.
+    assert!(start.elapsed() < 6 * SECOND, "{:?}", start.elapsed());
 }
 
 #[test]
