@@ -310,6 +310,8 @@ async fn a_channel_that_is_refused_costs_whoever_asked_for_it_and_nobody_else() 
     let opened = events.opened();
     assert!(matches!(subscription.listen("no").await, Err(ListenError::Refused(_))));
     subscription.listen("ok2").await.unwrap();
+    // The server sees the end of the connection that was refused a moment later.
+    until_seen(|| subscribers(&redis, "ok1"), |seen| *seen == 1).await;
     assert_eq!(publish(&redis, "ok1", "1") + publish(&redis, "ok2", "2"), 2);
     assert_eq!(message(&mut subscription).await, "1");
     assert_eq!(message(&mut subscription).await, "2");

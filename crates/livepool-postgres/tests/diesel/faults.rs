@@ -96,7 +96,7 @@ async fn what_the_library_fails_with_when_a_session_begins_is_told_by_the_dial()
     for (hangs, expected) in
         [(false, "it does not like the server"), (true, "did not end within 1.0s")]
     {
-        let timeouts = Timeouts::default().with_connect(SECOND).with_checkout(SECOND * 3 / 2);
+        let timeouts = Timeouts::default().with_connect(SECOND);
         let builder = postgres(&server).with_library(Fails(hangs));
         let builder =
             builder.with_config(|config| one(config).with_timeouts(timeouts)).builder().unwrap();
