@@ -88,8 +88,8 @@ async fn after_a_failover_run_retry_does_not_take_the_next_stale_connection() {
             })
             .await;
         result.unwrap_or_else(|error| panic!("{stale} stale: {error}, {:?}", events.closed()));
-        // One patience for those that are asked, at most. One after the other, sixteen take 4 s.
-        assert!(start.elapsed() < 3 * SECOND, "{stale} stale: {:?}", start.elapsed());
+        // One patience for those that are asked, at most.
+        assert!(start.elapsed() < SECOND, "{stale} stale: {:?}", start.elapsed());
     }
 }
 
@@ -252,8 +252,8 @@ mod on_a_network {
         }
         println!("errors of a caller at most {}, the last one after {:?}", worst.0, worst.1);
         assert!(worst.0 <= 1, "{} errors of one caller: {:?}", worst.0, events.closed());
-        // Forgotten after half a second, then the timeout. Two of them would be 4.5 s.
-        assert!(worst.1 < 4 * SECOND, "{:?}", worst.1);
+        // Forgotten after half a second, then the timeout.
+        assert!(worst.1 < 5 * SECOND / 2 + SECOND, "{:?}", worst.1);
     }
 }
 
@@ -351,7 +351,7 @@ async fn a_ping_that_goes_on_for_the_pool_has_its_own_time_and_no_more() {
     assert!(pool.get_by(start + 100 * MS).await.is_err());
     assert_eq!(events.until_closed(1).await, [CloseReason::PingTimeout]);
     let took = start.elapsed();
-    assert!(took >= SECOND && took < 10 * SECOND, "{took:?}");
+    assert!(took >= SECOND && took < 2 * SECOND, "{took:?}");
     drop(pool);
 }
 
@@ -366,7 +366,7 @@ async fn a_pool_that_is_closed_closes_a_connection_whose_ping_goes_on() {
     let start = Instant::now();
     drop(pool);
     events.until_closed(1).await;
-    assert!(start.elapsed() < 20 * SECOND, "it waited for its answer");
+    assert!(start.elapsed() < 5 * SECOND, "it waited for its answer");
 }
 
 #[tokio::test]
@@ -481,7 +481,7 @@ async fn the_connections_of_a_plain_deadpool_look_after_their_peers_while_they_r
     let start = Instant::now();
     let error = conn.read_u8().await.unwrap_err();
     assert!(livepool::PeerSilent::of(&error).is_some(), "{error}");
-    // As those of a pool: see above.
+    // One second, and a verdict of about 2.2 s. With an idle connection's 5 s it would be 7.2 s.
     assert!(start.elapsed() < 6 * SECOND, "{:?}", start.elapsed());
 }
 

@@ -94,6 +94,7 @@ async fn a_ledger_that_comes_too_late_leaves_the_read_timeout_alone() {
 /// With a protocol and without one, each user from his own checkout on.
 #[tokio::test]
 async fn a_use_has_the_time_that_is_configured_for_all() {
+    // Not one second: what is left of it is shown as 999.9ms or 1000.0ms.
     let limit = Duration::from_millis(1200);
     let timeouts = Timeouts::default().with_operation(limit);
     let (upstream, events) = (Upstream::start(), Events::default());

@@ -284,20 +284,16 @@ async fn no_caller_waits_for_the_dial_that_looks_whether_a_peer_is_back() {
     release(guards);
     one.0.unplug();
     until_seen(|| state(&pool, &one.1), |seen| *seen == PeerState::Ejected).await;
-    let (mut in_time, mut late, begin) = (0, Vec::new(), Instant::now());
-    while in_time < 5 {
+    let (mut tried, begin) = (0, Instant::now());
+    while tried < 5 {
         // Each needs a new connection, and most come while such a dial is under way.
         until_seen(|| state(&pool, &one.1), |seen| *seen == PeerState::Probing).await;
         let start = Instant::now();
         pool.get().await.unwrap().discard();
         drop(take(&pool, 6).await.into_iter().map(Guard::discard).collect::<Vec<_>>());
-        // Such a dial takes a second here, and has just begun: so long would whoever waits for it. A
-        // busy machine may be late once.
-        match start.elapsed() {
-            took if took < SECOND * 9 / 10 => in_time += 1,
-            took => late.push(took),
-        }
-        assert!(late.len() <= 1, "{late:?}");
+        // Such a dial takes a second here, and has just begun: so long would whoever waits for it.
+        assert!(start.elapsed() < SECOND * 9 / 10, "{:?}", start.elapsed());
+        tried += 1;
     }
     assert!(begin.elapsed() < 20 * SECOND);
 }

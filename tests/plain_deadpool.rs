@@ -224,6 +224,7 @@ async fn an_operation_that_times_out_ends_the_connection() {
 #[tokio::test]
 async fn a_use_has_the_time_that_is_configured_for_all() {
     let upstream = Upstream::start();
+    // Not one second: what is left of it is shown as 999.9ms or 1000.0ms.
     let timeouts = Timeouts::default().with_operation(Duration::from_millis(1200));
     let (pool, events) = plain(&upstream.config().with_timeouts(timeouts), 1);
     // A new one and one that came back, each from its own checkout on.

@@ -8,37 +8,22 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use livepool::config::FirstConnect;
 use livepool::{Backoff, CloseReason, Config, Event, Pool, Timeouts};
-use livepool_testkit::{Events, Upstream, ask, exchange, until, watched};
+use livepool_testkit::{Events, Upstream, ask, exchange, port, until, watched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// An address that refuses.
-fn nobody() -> SocketAddr {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_reuseaddr(true).unwrap();
-    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let addr = socket.local_addr().unwrap();
-    // Kept, and never listened on: another program that is given the port would answer instead. Whoever
-    // listens there later reuses the address.
-    std::mem::forget(socket);
-    addr
-}
-
-/// The defaults for it. Its pools have never had a connection, and wait as those do that have had one.
+/// The defaults for an address at which nobody listens yet. Its pools have never had a connection, and wait as those do that have had one.
 fn awaited(addr: SocketAddr) -> Config {
     Config::new(addr.to_string()).with_first_connect(FirstConnect::Wait)
 }
 
 /// Listens there. Accepts everybody and answers nobody.
 fn back(addr: SocketAddr) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_reuseaddr(true).unwrap();
-    socket.bind(addr).unwrap();
-    let listener = socket.listen(1024).unwrap();
+    let listener = TcpListener::from_std(livepool_testkit::listen(addr)).unwrap();
     tokio::spawn(async move {
         let mut held = Vec::new();
         while let Ok((stream, _)) = listener.accept().await {
@@ -50,7 +35,7 @@ fn back(addr: SocketAddr) {
 /// How long after its return each of 100 waiting callers, of a pool each, is served.
 /// And how long this machine did nothing for them meanwhile.
 async fn served_after(away: Duration) -> (Vec<Duration>, Duration) {
-    let addr = nobody();
+    let addr = port::nobody();
     let returned = Arc::new(Mutex::new(None));
     let caller = |_| {
         let returned = Arc::clone(&returned);
@@ -154,7 +139,7 @@ async fn an_upstream_that_answered_no_dial_is_used_again_before_the_kernel_repea
 
 #[tokio::test]
 async fn nobody_who_asks_after_the_upstream_is_back_fails_with_a_checkout_of_a_second() {
-    let addr = nobody();
+    let addr = port::nobody();
     let timeouts = Timeouts::default().with_checkout(SECOND);
     let pools: Vec<_> =
         (0..50).map(|_| Pool::new(awaited(addr).with_timeouts(timeouts)).unwrap()).collect();
@@ -183,7 +168,7 @@ async fn nobody_who_asks_after_the_upstream_is_back_fails_with_a_checkout_of_a_s
 async fn however_short_the_time_of_a_caller_a_dial_is_tried_before_it_is_over() {
     let mut undisturbed = 0;
     for _ in 0..100 {
-        let addr = nobody();
+        let addr = port::nobody();
         let pool = Pool::new(awaited(addr)).unwrap();
         // The pauses become as long as they get.
         assert!(pool.get_by(Instant::now() + SECOND / 2).await.is_err());
@@ -205,7 +190,7 @@ async fn however_short_the_time_of_a_caller_a_dial_is_tried_before_it_is_over() 
 
 #[tokio::test]
 async fn callers_in_a_hurry_do_not_make_a_storm_of_dials() {
-    let addr = nobody();
+    let addr = port::nobody();
     let (pool, events) = watched(awaited(addr));
     let end = Instant::now() + 2 * SECOND;
     let callers = (0..16).map(|_| async {
@@ -321,21 +306,20 @@ async fn ends_a_dial_under_way(what: impl Fn(&Pool<Greeted>)) {
         .unwrap();
     let caller = tokio::spawn({
         let pool = pool.clone();
-        async move { pool.get_by(Instant::now() + 4 * SECOND).await.map(drop) }
+        async move { pool.get_by(Instant::now() + 3 * SECOND).await.map(drop) }
     });
     let (mut first, _) = listener.accept().await.unwrap();
     what(&pool);
     // Its socket is closed at once, and not when the handshake's time is over.
     let mut end = [0; 1];
-    let read = timeout(2 * SECOND, first.read(&mut end)).await;
+    let read = timeout(SECOND, first.read(&mut end)).await;
     assert!(matches!(read, Ok(Ok(0) | Err(_))), "the dial goes on: {read:?}");
     pool.resume();
-    let (mut second, _) =
-        timeout(2 * SECOND, listener.accept()).await.expect("no new dial").unwrap();
+    let (mut second, _) = timeout(SECOND, listener.accept()).await.expect("no new dial").unwrap();
     second.write_all(b"hello\n").await.unwrap();
     let start = Instant::now();
     caller.await.unwrap().unwrap();
-    assert!(start.elapsed() < 2 * SECOND);
+    assert!(start.elapsed() < SECOND);
     assert_eq!(pool.status().connecting, 0);
 }
 
@@ -352,7 +336,7 @@ async fn a_paused_pool_gives_up_the_dials_under_way() {
 
 #[tokio::test]
 async fn a_warm_up_ends_as_soon_as_its_upstream_is_back() {
-    let addr = nobody();
+    let addr = port::nobody();
     let warming = (0..20).map(|_| async {
         let pool = Pool::new(awaited(addr)).unwrap();
         pool.warm_up(1).await.unwrap();
@@ -371,7 +355,7 @@ async fn a_warm_up_ends_as_soon_as_its_upstream_is_back() {
 
 #[tokio::test]
 async fn a_warm_up_of_a_pool_that_is_closed_ends_at_once_whatever_its_dials_do() {
-    let pool = Pool::new(awaited(nobody())).unwrap();
+    let pool = Pool::new(awaited(port::nobody())).unwrap();
     let warming = tokio::spawn({
         let pool = pool.clone();
         async move { pool.warm_up(1).await }
@@ -379,7 +363,7 @@ async fn a_warm_up_of_a_pool_that_is_closed_ends_at_once_whatever_its_dials_do()
     // In a pause between two dials, most of the time.
     sleep(SECOND).await;
     pool.close();
-    let end = timeout(5 * SECOND, warming).await.expect("it waits on").unwrap();
+    let end = timeout(SECOND, warming).await.expect("it waits on").unwrap();
     assert_eq!(end.unwrap_err().failure(), livepool::error::CheckoutFailure::Closed);
 }
 

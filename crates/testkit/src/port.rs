@@ -55,7 +55,7 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// An address at which nobody listens, or will.
+/// An address at which nobody listens, unless the one who asked for it does.
 pub fn nobody() -> SocketAddr {
     local(free_port())
 }
