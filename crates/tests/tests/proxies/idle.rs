@@ -13,7 +13,7 @@ use livepool_testkit::until_seen;
 const ROUNDS: usize = 8;
 
 /// HAProxy counts what passes in either direction for the side it comes from or goes to.
-const SHORT: [[&str; 1]; 2] = [["timeout client 600ms"], ["timeout server 600ms"]];
+const SHORT: [[&str; 1]; 2] = [["timeout client 1s"], ["timeout server 1s"]];
 
 /// Each round uses the connections there are, or new ones, and then has HAProxy end them all. They are
 /// closed for one of these reasons.
@@ -69,11 +69,9 @@ async fn redis_connections_that_a_haproxy_ended_while_idle_are_handed_to_nobody(
 #[tokio::test]
 async fn http_connections_that_a_haproxy_ended_while_idle_are_handed_to_nobody() {
     let nginx = Nginx::start();
-    for lines in [
-        ["timeout http-keep-alive 600ms"],
-        ["timeout http-request 600ms"],
-        ["timeout client 600ms"],
-    ] {
+    for lines in
+        [["timeout http-keep-alive 1s"], ["timeout http-request 1s"], ["timeout client 1s"]]
+    {
         let haproxy = Haproxy::http(&[format!("127.0.0.1:{}", nginx.port())], &lines);
         let (pool, events) = http_at(haproxy.addr(), |config| config);
         rounds(&pool, &events, &[CloseReason::PeerClosed, CloseReason::Dirty], async |tag| {

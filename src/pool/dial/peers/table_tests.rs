@@ -281,8 +281,10 @@ fn of_thousands_of_addresses_a_thousand_are_taken_in_and_four_thousand_remembere
         let ip = |host: u32| std::net::Ipv4Addr::from(0x0b00_0000 + answer * 0x1_0000 + host);
         (0..4_000).map(|host| PeerAddr::Tcp((ip(host), 1).into())).collect()
     };
-    let began = std::time::Instant::now();
+    // The quickest of each counts: the machine may have other work.
+    let (mut table_took, mut linear_took) = (Duration::MAX, Duration::MAX);
     for answer in 0..20 {
+        let began = std::time::Instant::now();
         let mut addrs = many(answer);
         table.resolved(0, &addrs, now);
         assert!(table.states().count() <= MOST_PEERS, "{}", table.states().count());
@@ -290,10 +292,15 @@ fn of_thousands_of_addresses_a_thousand_are_taken_in_and_four_thousand_remembere
         table.order(&mut addrs, now);
         assert!(table.find(&addrs[0]).is_some() && table.find(&addrs[999]).is_some());
         assert!(table.find(&addrs[1_000]).is_none());
+        table_took = table_took.min(began.elapsed());
+        let began = std::time::Instant::now();
+        for addr in &addrs {
+            std::hint::black_box(addrs[..1_000].iter().position(|known| known == addr));
+        }
+        linear_took = linear_took.min(began.elapsed());
     }
     assert!(table.find(&addr(1)).is_some(), "it has a connection");
-    // Twenty linear searches for 4 000 among 4 000 take seconds in a build without optimisation.
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(table_took < linear_took / 2, "{table_took:?}, a linear search {linear_took:?}");
 }
 
 #[test]
