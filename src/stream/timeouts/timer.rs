@@ -371,11 +371,13 @@ mod tests {
                 tokio::time::sleep(limit / 2).await;
                 std::thread::sleep(ABANDONED + limit);
             });
-            tokio::spawn(async move {
+            let makes_late = tokio::spawn(async move {
                 tokio::time::sleep(limit / 4).await;
                 std::thread::sleep(limit);
             });
             blocks.await.unwrap();
+            // It comes last, where the machine stood still until after both sleeps.
+            makes_late.await.unwrap();
             let stalled = std::time::Instant::now();
             assert_eq!(waits.await.unwrap(), limit);
             stalled.elapsed()

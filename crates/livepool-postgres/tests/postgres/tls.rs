@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use livepool_testkit::servers::Certs;
 use livepool_testkit::servers::certs::Identity;
+use livepool_testkit::until_seen;
 
 fn trusting(certs: &Certs) -> Tls {
     Tls::builder().with_root_pem(certs.ca_pem()).build().unwrap()
@@ -73,7 +74,7 @@ async fn sslmode_decides_about_encryption() {
         }
         assert_eq!(echo(&pool.get().await.unwrap(), 1).await.unwrap(), 1);
         assert_eq!((events.opened(), events.closed()), (1, vec![]), "{mode}");
-        livepool_testkit::until_seen(|| running(server, "pg_sleep(82)"), |seen| *seen == 0).await;
+        until_seen(|| running(server, "pg_sleep(82)"), |seen| *seen == 0).await;
         let is_second_best = mode == "prefer" && !expected;
         assert_eq!(unencrypted(&events), vec![true; usize::from(is_second_best)], "{mode}");
     }
@@ -167,7 +168,7 @@ async fn the_address_is_dialed_and_the_certificate_is_that_of_the_host_beside_it
         drop(conn);
         // The cancel has looked at the same name.
         assert_eq!(echo(&pool.get().await.unwrap(), 1).await.unwrap(), 1);
-        assert_eq!(running(&servers[which[0]], "pg_sleep(83)"), 0);
+        until_seen(|| running(&servers[which[0]], "pg_sleep(83)"), |seen| *seen == 0).await;
     }
     // Each beside its own.
     let postgres = Postgres::from_url(&url("wrong.example,db.example", &[0, 1])).unwrap();
