@@ -431,7 +431,7 @@ async fn a_reader_that_is_dropped_half_way_leaves_nothing_to_the_next_caller() {
     // The read is dropped while it waits, the guard is kept, and released as if all were well.
     let stage = Stage::empty();
     let mut conn = stage.pool.get().await.unwrap();
-    conn.write_all(b"SLOW 500 mine\n").await.unwrap();
+    conn.write_all(b"SLOW 5000 mine\n").await.unwrap();
     let cut_off = cut(conn.read_u8(), 1, When::AtOnce, |_| {}).await;
     assert!(cut_off.is_none());
     let released = conn.release();
@@ -444,7 +444,7 @@ async fn a_reader_that_is_dropped_half_way_leaves_nothing_to_the_next_caller() {
 async fn a_read_that_was_dropped_and_tried_again_may_end_in_a_release() {
     let stage = Stage::empty();
     let mut conn = stage.pool.get().await.unwrap();
-    conn.write_all(b"SLOW 500 mine\n").await.unwrap();
+    conn.write_all(b"SLOW 1000 mine\n").await.unwrap();
     assert!(cut(conn.read_u8(), 1, When::AtOnce, |_| {}).await.is_none());
     assert_eq!(livepool_testkit::answer(&mut conn).await.unwrap(), "mine", "nothing was lost");
     assert_eq!(conn.release(), livepool::Release::Reused);

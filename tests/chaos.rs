@@ -222,7 +222,7 @@ const ROUNDS: usize = 6;
 
 /// Long enough that nobody has read the answer, short enough that the next user waits for it.
 fn slowly(text: &str) -> String {
-    format!("SLOW 50 {text}")
+    format!("SLOW 1000 {text}")
 }
 
 /// Ways to give a request up.

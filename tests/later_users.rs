@@ -65,10 +65,10 @@ async fn a_caller_who_has_the_wire_cannot_have_later_callers_judged_otherwise() 
         }
         assert_eq!(first.release(), Release::Reused, "{late}");
         let mut second = pool.get().await.unwrap();
-        second.write_all(b"SLOW 50 mine\n").await.unwrap();
+        second.write_all(b"SLOW 500 mine\n").await.unwrap();
         drop(second);
         let mut third = pool.get().await.unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
         assert_eq!(ask(&mut third, "ECHO yours").await, "yours", "{late}");
         assert_eq!(third.release(), Release::Reused, "{late}");
         assert_eq!(events.closed(), [CloseReason::Unfinished], "{late}");

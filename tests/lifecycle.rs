@@ -189,7 +189,7 @@ async fn closing_by_a_deadline_waits_for_those_in_use() {
     let (pool, events) = watched(upstream.config());
     let mut conn = pool.get().await.unwrap();
     let user = tokio::spawn(async move {
-        let answer = ask(&mut conn, "SLOW 50 x").await;
+        let answer = ask(&mut conn, "SLOW 1000 x").await;
         conn.release();
         answer
     });

@@ -283,7 +283,7 @@ async fn requests_that_were_given_up_are_not_answered_to_the_next_caller() {
     for round in 0..24 {
         for number in 0..4 {
             let mut conn = pool.get().await.unwrap();
-            let request = format!("SLOW 200 secret-{round}-{number}");
+            let request = format!("SLOW 5000 secret-{round}-{number}");
             assert!(cut(ask(&mut conn, &request), 1, When::AtOnce, |_| {}).await.is_none());
         }
         let asked: Vec<_> = (0..4).map(|number| format!("mine-{round}-{number}")).collect();

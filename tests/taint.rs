@@ -74,7 +74,7 @@ async fn a_read_that_was_given_up_keeps_the_connection_from_being_released() {
 #[tokio::test]
 async fn a_read_that_was_given_up_and_then_completed_is_forgiven() {
     let (_upstream, pool, _, mut conn) = one().await;
-    conn.write_all(b"SLOW 500 late\n").await.unwrap();
+    conn.write_all(b"SLOW 1000 late\n").await.unwrap();
     let early = tokio::time::timeout(Duration::from_millis(1), answer(&mut conn)).await;
     assert!(early.is_err());
     assert_eq!(answer(&mut conn).await.unwrap(), "late", "a dropped read loses nothing");

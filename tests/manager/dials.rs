@@ -98,7 +98,7 @@ async fn callers_of_a_plain_deadpool_wait_for_an_upstream_that_restarts_and_do_n
 #[tokio::test]
 async fn a_dial_whose_caller_went_away_serves_the_next_caller_of_a_plain_deadpool() {
     let upstream = Upstream::start();
-    let lines = Lines { hello: "SLOW 100 hello".to_owned(), ..Lines::default() };
+    let lines = Lines { hello: "SLOW 1000 hello".to_owned(), ..Lines::default() };
     let (pool, events) = plain(upstream.config(), &lines, 1);
     tokio::time::timeout(20 * MS, pool.get()).await.unwrap_err();
     assert_eq!(pool.status().size, 0);

@@ -11,7 +11,7 @@ use livepool::CloseReason::{HookFailed, ResetFailed};
 use livepool::config::{Limits, Order, Validation};
 use livepool::event::{Check, CheckVerdict, Operation};
 use livepool::protocol::Verdict;
-use livepool::{Config, Event, Guard, OpTimeout, Pool};
+use livepool::{Config, Event, Guard, OpTimeout, Pool, Timeouts};
 use livepool_testkit::lines::Lines;
 use livepool_testkit::{Events, Upstream, fill, until, until_status, watched};
 use tokio::io::AsyncReadExt;
@@ -121,11 +121,12 @@ async fn idle_connections_are_pinged_and_chosen_as_is_said_now() {
 
 #[tokio::test]
 async fn pings_resets_and_hooks_have_the_new_time() {
-    let slow = || "SLOW 300 x".to_owned();
+    let slow = || "SLOW 1000 x".to_owned();
     let upstream = Upstream::start();
     let lines =
         Lines { reuse: Verdict::NeedsReset, reset: slow(), ping: slow(), ..Lines::default() };
-    let config = upstream.config().with_max_size(1);
+    let timeouts = Timeouts::default().with_reset(10 * SECOND);
+    let config = upstream.config().with_max_size(1).with_timeouts(timeouts);
     let (pool, events) = built(config, lines);
     drop(pool.get().await.unwrap());
     until_status(&pool, |now| now.idle == 1).await;
@@ -133,7 +134,7 @@ async fn pings_resets_and_hooks_have_the_new_time() {
     drop(pool.get().await.unwrap());
     assert_eq!(events.until_closed(1).await, [ResetFailed]);
     pool.reconfigure(|config| {
-        (config.timeouts.reset, config.timeouts.ping) = (Some(SECOND), Some(20 * MS));
+        (config.timeouts.reset, config.timeouts.ping) = (Some(10 * SECOND), Some(20 * MS));
         config.validation = Validation::PingIfIdle(Duration::ZERO);
     })
     .unwrap();
@@ -146,7 +147,7 @@ async fn pings_resets_and_hooks_have_the_new_time() {
     let builder = Pool::builder(upstream.config()).observer(events.observer());
     let builder = builder.after_return(|_, _| {
         Box::pin(async {
-            tokio::time::sleep(300 * MS).await;
+            tokio::time::sleep(SECOND).await;
             Ok(())
         })
     });
