@@ -292,7 +292,8 @@ async fn slow_echo() -> (SocketAddr, Arc<AtomicU64>) {
 }
 
 fn pinged(addr: SocketAddr, validation: Validation) -> (Pool, Events) {
-    pinged_within(Timeouts::default(), addr, validation)
+    // As `Upstream::config` of the kit.
+    pinged_within(Timeouts::default().with_ping(20 * SECOND), addr, validation)
 }
 
 fn pinged_within(timeouts: Timeouts, addr: SocketAddr, validation: Validation) -> (Pool, Events) {
@@ -344,7 +345,7 @@ async fn a_caller_who_goes_in_the_middle_of_a_ping_takes_nothing_with_it() {
 #[tokio::test]
 async fn a_ping_that_goes_on_for_the_pool_has_its_own_time_and_no_more() {
     let (addr, pause) = slow_echo().await;
-    let (pool, events) = pinged(addr, Validation::Ping);
+    let (pool, events) = pinged_within(Timeouts::default(), addr, Validation::Ping);
     used(&pool, 1).await;
     pause.store(60_000, Ordering::SeqCst);
     let start = Instant::now();
@@ -373,7 +374,7 @@ async fn a_pool_that_is_closed_closes_a_connection_whose_ping_goes_on() {
 async fn what_was_just_dialed_is_pinged_where_every_checkout_is() {
     let (addr, pause) = slow_echo().await;
     pause.store(60_000, Ordering::SeqCst);
-    let (pool, events) = pinged(addr, Validation::Ping);
+    let (pool, events) = pinged_within(Timeouts::default(), addr, Validation::Ping);
     assert!(pool.get_by(Instant::now() + 3 * SECOND / 2).await.is_err(), "it answers nobody");
     until(|| events.closed().contains(&CloseReason::PingTimeout)).await;
     // Not where only long idle ones are.

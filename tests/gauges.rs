@@ -43,9 +43,7 @@ async fn a_connection_that_is_being_reset_has_a_state_of_its_own() {
     let upstream = Upstream::start();
     let lines =
         Lines { reuse: Verdict::NeedsReset, reset: "SLOW 2000 x".to_owned(), ..Lines::default() };
-    let timeouts = Timeouts::default().with_reset(Duration::from_secs(20));
-    let config = config(&upstream).with_timeouts(timeouts);
-    let pool = Pool::builder(config).protocol(lines).build().unwrap();
+    let pool = Pool::builder(config(&upstream)).protocol(lines).build().unwrap();
     let seen = || {
         ["in_use", "resetting", "idle"].map(|state| {
             recorded.find(&format!(r#"livepool_connections{{pool="orders",state="{state}"}}"#))

@@ -126,7 +126,8 @@ async fn a_stopped_process_is_found_by_a_ping() {
 async fn a_caller_may_go_away_in_the_middle_of_a_ping() {
     let upstream = Upstream::start();
     let ping = Line::asking("HOLD\n");
-    let config = upstream.config().with_max_size(1).with_validation(IDLE);
+    let own = Timeouts::default().with_ping(Duration::from_secs(1));
+    let config = upstream.config().with_max_size(1).with_validation(IDLE).with_timeouts(own);
     let (pool, events) = pinged(config, &ping);
     fill(&pool, 1).await;
     assert!(tokio::time::timeout(20 * MS, pool.get()).await.is_err());
@@ -151,8 +152,7 @@ fn a_ping_that_nobody_gave_is_refused_when_the_pool_is_made() {
 async fn a_connection_that_answers_a_ping_while_the_pool_is_invalidated_reaches_nobody() {
     let upstream = Upstream::start();
     let ping = Line::asking("SLOW 1000 pong\n");
-    let timeouts = Timeouts::default().with_ping(Duration::from_secs(20));
-    let config = upstream.config().with_max_size(1).with_validation(IDLE).with_timeouts(timeouts);
+    let config = upstream.config().with_max_size(1).with_validation(IDLE);
     let (pool, events) = pinged(config, &ping);
     fill(&pool, 1).await;
     let (conn, ()) = tokio::join!(pool.get(), async {

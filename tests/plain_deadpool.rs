@@ -198,7 +198,7 @@ async fn timeouts_of_one_user_are_not_those_of_the_next() {
         }
         drop(conn);
         let mut conn = pool.get().await.unwrap();
-        let own = Timeouts::default().with_read(Duration::from_secs(30));
+        let own = upstream.config().timeouts.with_read(Duration::from_secs(30));
         assert_eq!(conn.timeouts(), own, "finished: {finished}");
         assert_eq!(ask(&mut conn, "SLOW 20 x").await.unwrap(), "x");
         assert_eq!(conn.finish(), None);

@@ -188,9 +188,7 @@ async fn a_connection_that_came_back_is_reset_before_the_next_caller_has_it() {
     let upstream = Upstream::start();
     let lines =
         Lines { reuse: Verdict::NeedsReset, reset: "SLOW 200 done".to_owned(), ..Lines::default() };
-    let timeouts = Timeouts::default().with_reset(20 * SECOND);
-    let (pool, events) =
-        pool_of(upstream.config().with_max_size(1).with_timeouts(timeouts), &lines);
+    let (pool, events) = pool_of(upstream.config().with_max_size(1), &lines);
     let client = pool.get().await.unwrap();
     let began = Instant::now();
     let given_up = tokio::time::timeout(Duration::from_millis(10), client.ask("SLOW 1000 mine"));

@@ -109,10 +109,10 @@ async fn a_write_that_was_given_up_half_way_taints() {
 
 #[tokio::test]
 async fn the_exchange_deadline_ends_with_the_exchange() {
-    let (_upstream, pool, _, mut conn) = one().await;
+    let (upstream, pool, _, mut conn) = one().await;
     conn.deadline(Duration::from_millis(20));
     conn.set_read_timeout(None);
-    let configured = livepool::Timeouts::default().with_read(Duration::from_secs(30));
+    let configured = upstream.config().timeouts.with_read(Duration::from_secs(30));
     assert_ne!(conn.timeouts(), configured);
     assert_eq!(conn.release(), Release::Reused);
     std::thread::sleep(Duration::from_millis(30));

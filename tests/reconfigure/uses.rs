@@ -11,7 +11,7 @@ use livepool::CloseReason::{HookFailed, ResetFailed};
 use livepool::config::{Limits, Order, Validation};
 use livepool::event::{Check, CheckVerdict, Operation};
 use livepool::protocol::Verdict;
-use livepool::{Config, Event, Guard, OpTimeout, Pool, Timeouts};
+use livepool::{Config, Event, Guard, OpTimeout, Pool};
 use livepool_testkit::lines::Lines;
 use livepool_testkit::{Events, Upstream, fill, until, until_status, watched};
 use tokio::io::AsyncReadExt;
@@ -125,8 +125,7 @@ async fn pings_resets_and_hooks_have_the_new_time() {
     let upstream = Upstream::start();
     let lines =
         Lines { reuse: Verdict::NeedsReset, reset: slow(), ping: slow(), ..Lines::default() };
-    let timeouts = Timeouts::default().with_reset(10 * SECOND);
-    let config = upstream.config().with_max_size(1).with_timeouts(timeouts);
+    let config = upstream.config().with_max_size(1);
     let (pool, events) = built(config, lines);
     drop(pool.get().await.unwrap());
     until_status(&pool, |now| now.idle == 1).await;

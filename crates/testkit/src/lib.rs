@@ -45,7 +45,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use livepool::event::Operation;
-use livepool::{CloseReason, Config, Event, Guard, Pool};
+use livepool::{CloseReason, Config, Event, Guard, Pool, Timeouts};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -201,9 +201,12 @@ impl Upstream {
         self.addr
     }
 
-    /// A configuration that points here.
+    /// A configuration that points here. Pings and resets have 20 s: where they are not what a test is
+    /// about, a machine that stands still for their default of a second does not end them.
     pub fn config(&self) -> Config {
-        Config::new(self.addr.to_string())
+        let limit = Duration::from_secs(20);
+        let timeouts = Timeouts::default().with_ping(limit).with_reset(limit);
+        Config::new(self.addr.to_string()).with_timeouts(timeouts)
     }
 
     /// Connections ever accepted.
