@@ -152,8 +152,7 @@ fn a_ping_that_nobody_gave_is_refused_when_the_pool_is_made() {
 async fn a_connection_that_answers_a_ping_while_the_pool_is_invalidated_reaches_nobody() {
     let upstream = Upstream::start();
     let ping = Line::asking("SLOW 1000 pong\n");
-    let config = upstream.config().with_max_size(1).with_validation(IDLE);
-    let (pool, events) = pinged(config, &ping);
+    let (pool, events) = pinged(upstream.config().with_max_size(1).with_validation(IDLE), &ping);
     fill(&pool, 1).await;
     let (conn, ()) = tokio::join!(pool.get(), async {
         livepool_testkit::until(|| ping.count() == 1).await;

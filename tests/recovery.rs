@@ -16,7 +16,8 @@ use tokio::time::{Instant, sleep, timeout};
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The defaults for an address at which nobody listens yet. Its pools have never had a connection, and wait as those do that have had one.
+/// The defaults for an address at which nobody listens yet. Its pools have never had a connection, and
+/// wait as those do that have had one.
 fn awaited(addr: SocketAddr) -> Config {
     Config::new(addr.to_string()).with_first_connect(FirstConnect::Wait)
 }

@@ -180,7 +180,7 @@ async fn a_restart_while_nobody_asks_is_met_without_an_error() {
 
 #[tokio::test]
 async fn what_the_server_closes_while_idle_is_noticed_and_costs_nobody_an_error() {
-    const ROUNDS: usize = 16;
+    const ROUNDS: usize = 20;
     // A second: where this process stands still for that long, a request that is made again may cross a
     // close once more.
     let nginx = Nginx::start_with("keepalive_timeout 1s;", None);

@@ -105,6 +105,8 @@ async fn a_backend_that_is_terminated_costs_its_own_connection_alone() {
 /// PostgreSQL says goodbye and closes: what waits on the socket is no answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_session_that_the_server_ends_is_never_handed_out() {
+    // Three seconds: where this process stands still for as long, a session may be ended in the moment
+    // it is taken.
     let server = trusting_server(&[("idle_session_timeout", "3s")]);
     let (pool, events) = pool(&server, impatient);
     for _ in 0..4 {
