@@ -7,6 +7,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ use livepool_testkit::alone::alone;
 use livepool_testkit::descriptors::allow_only;
 use livepool_testkit::fault::silence;
 use livepool_testkit::pair::Scratch;
-use livepool_testkit::{Events, ends, loopback_delivered, open_fds, until_seen};
+use livepool_testkit::port::until_refused;
+use livepool_testkit::{Events, ends, loopback_delivered, open_fds, until_blocking, until_seen};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -47,6 +49,29 @@ fn tcp(listener: &Listener) -> SocketAddr {
 
 async fn client(listener: &Listener) -> TcpStream {
     TcpStream::connect(tcp(listener)).await.unwrap()
+}
+
+/// Ends a listener. A program that another test starts has its socket, too, for as long as it is a
+/// fork of this one: until then its address is taken.
+fn end(listener: Listener) {
+    let addr = listener.local_addr().clone();
+    drop(listener);
+    match addr {
+        PeerAddr::Tcp(addr) => until_refused(addr),
+        PeerAddr::Unix(path) => until_left(&path),
+        other => panic!("{other} is neither a TCP address nor a path"),
+    }
+}
+
+/// Waits until nobody takes clients at this path any more, see [`end`].
+fn until_left(path: &Path) {
+    until_blocking(|| std::os::unix::net::UnixStream::connect(path).is_err());
+}
+
+/// Leaves the socket file of an earlier listener, which was not ours.
+fn leave(path: &Path) {
+    drop(std::os::unix::net::UnixListener::bind(path).unwrap());
+    until_left(path);
 }
 
 /// The refusal of a second listener: the system's error and the advice.
@@ -245,6 +270,7 @@ async fn leave_time_wait(address: &str, config: &ListenerConfig) -> String {
             }
         };
         if tokio::time::timeout(SECOND, comes).await.is_ok() {
+            end(listener);
             return addr.to_string();
         }
     }
@@ -272,7 +298,7 @@ async fn a_restart_succeeds_while_old_connections_are_open() {
     let address = listener.local_addr().to_string();
     let mut old_client = client(&listener).await;
     let mut old = listener.accept().await.unwrap();
-    drop(listener);
+    end(listener);
     let restarted = listen(&address, &config).await;
     let _client = client(&restarted).await;
     restarted.accept().await.unwrap();
@@ -299,7 +325,7 @@ async fn without_reuse_a_restart_is_refused_and_told_that_open_connections_are_w
     let address = listener.local_addr().to_string();
     let _client = client(&listener).await;
     let _old = listener.accept().await.unwrap();
-    drop(listener);
+    end(listener);
     let (kind, text) = refused(Listener::bind(&address, &without_reuse()).await);
     assert_eq!(kind, ErrorKind::AddrInUse);
     assert!(text.contains("TIME_WAIT or open"), "{text}");
@@ -361,7 +387,7 @@ async fn reuse_port_lets_listeners_share_a_port_if_both_ask_for_it() {
 async fn a_socket_file_that_an_earlier_listener_left_is_replaced() {
     let scratch = Scratch::new();
     let address = format!("unix:{}", scratch.path("socket").display());
-    drop(listen(&address, &ListenerConfig::default()).await);
+    end(listen(&address, &ListenerConfig::default()).await);
     assert!(scratch.path("socket").exists(), "nobody removes it");
     let listener = listen(&address, &ListenerConfig::default()).await;
     let mut client = UnixStream::connect(scratch.path("socket")).await.unwrap();
@@ -373,7 +399,7 @@ async fn a_socket_file_that_an_earlier_listener_left_is_replaced() {
 async fn without_reuse_a_socket_file_that_was_left_is_refused_and_explained() {
     let scratch = Scratch::new();
     let address = format!("unix:{}", scratch.path("socket").display());
-    drop(listen(&address, &ListenerConfig::default()).await);
+    end(listen(&address, &ListenerConfig::default()).await);
     let (kind, text) = refused(Listener::bind(&address, &without_reuse()).await);
     assert_eq!(kind, ErrorKind::AddrInUse);
     assert!(text.contains("left by an earlier listener"), "{text}");
@@ -440,7 +466,7 @@ async fn of_two_listeners_that_start_at_once_on_a_path_one_and_only_one_gets_it(
         let _ = std::fs::remove_file(&path);
         // And what they find when nothing was left.
         if round % 4 > 0 {
-            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            leave(&path);
         }
         let barrier = Arc::new(Barrier::new(2));
         let bind = || {
@@ -494,7 +520,7 @@ async fn the_socket_file_of_a_live_datagram_socket_is_refused() {
 async fn a_link_to_a_socket_that_was_left_is_replaced_and_its_target_stays() {
     let scratch = Scratch::new();
     let (target, link) = (scratch.path("target"), scratch.path("link"));
-    drop(std::os::unix::net::UnixListener::bind(&target).unwrap());
+    leave(&target);
     std::os::unix::fs::symlink(&target, &link).unwrap();
     let listener = listen(&format!("unix:{}", link.display()), &ListenerConfig::default()).await;
     assert!(!link.is_symlink() && target.exists());
@@ -517,7 +543,7 @@ async fn a_link_that_leads_nowhere_is_refused_and_stays() {
 async fn while_another_program_replaces_a_socket_file_a_listener_waits_for_its_end() {
     let scratch = Scratch::new();
     let path = scratch.path("socket");
-    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    leave(&path);
     let address = format!("unix:{}", path.display());
     let directory = std::fs::File::open(path.parent().unwrap()).unwrap();
     lock(&directory);

@@ -26,6 +26,10 @@ const MOST_PAUSE: Duration = Duration::from_millis(250);
 /// nothing wrong, with `40001` (serialization failure); under any level it may end one of several that
 /// wait for each other, with `40P01` (deadlock). The same transaction succeeds when it is made again.
 ///
+/// Under [`ReadCommitted`](IsolationLevel::ReadCommitted) only deadlocks are found: a row that was read may be
+/// another one's by the time it is written, whose change is then lost. Read and write it in one statement
+/// there, or with `SELECT ... FOR UPDATE`.
+///
 /// ```no_run
 /// # async fn f(pool: livepool::Pool<livepool_postgres::Postgres>) -> Result<(), Box<dyn std::error::Error>> {
 /// use std::error::Error;
