@@ -201,7 +201,7 @@ async fn every_situation_has_its_events_in_their_order() {
         let upstream = Upstream::start();
         // Long for a dial on loopback, short for a caller who waits in vain.
         let patience =
-            if todo.iter().any(|step| matches!(step, Do::GetFails)) { 100 } else { 10_000 };
+            if todo.iter().any(|step| matches!(step, Do::GetFails)) { 1000 } else { 10_000 };
         let timeouts = Timeouts::default().with_checkout(Duration::from_millis(patience));
         let (pool, events) = watched(upstream.config().with_max_size(1).with_timeouts(timeouts));
         assert_eq!(events_of(pool, events, Some(&upstream), todo).await, *expected, "{situation}");

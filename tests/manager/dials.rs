@@ -109,7 +109,7 @@ async fn a_dial_whose_caller_went_away_serves_the_next_caller_of_a_plain_deadpoo
 #[tokio::test]
 async fn no_more_dials_are_under_way_than_max_connecting_in_a_plain_deadpool() {
     let blackhole = Blackhole::start();
-    let timeouts = Timeouts::default().with_checkout(300 * MS);
+    let timeouts = Timeouts::default().with_checkout(2 * SECOND);
     let config = Config::new(blackhole.addr().to_string()).with_timeouts(timeouts);
     let config = config.with_max_connecting(1).with_first_connect(FirstConnect::Wait);
     let (pool, _) = plain(config, &Lines::default(), 8);

@@ -143,7 +143,9 @@ async fn pings_resets_and_hooks_have_the_new_time() {
     assert_eq!(events.timed_out(), [Operation::Reset, Operation::Ping]);
 
     let events = Events::default();
-    let builder = Pool::builder(upstream.config()).observer(events.observer());
+    let config = upstream.config();
+    let timeouts = config.timeouts.with_hook(20 * SECOND);
+    let builder = Pool::builder(config.with_timeouts(timeouts)).observer(events.observer());
     let builder = builder.after_return(|_, _| {
         Box::pin(async {
             tokio::time::sleep(SECOND).await;

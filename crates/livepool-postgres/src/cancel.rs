@@ -457,7 +457,7 @@ mod tests {
             }
         })
         .await;
-        let pool = pool(&url, Duration::from_millis(500));
+        let pool = pool(&url, Duration::from_secs(2));
         let client = pool.get().await.unwrap();
         let canceller = &client.session.canceller;
         assert_eq!(canceller.cancel(pending()).await.unwrap_err().kind(), io::ErrorKind::TimedOut);

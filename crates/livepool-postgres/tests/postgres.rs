@@ -53,7 +53,7 @@ use std::time::Duration;
 
 use livepool::{Config, Pool, Timeouts};
 use livepool_postgres::{Client, Postgres};
-use livepool_testkit::Events;
+use livepool_testkit::{Events, patient};
 use livepool_testkit::servers::Postgres as Server;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -67,7 +67,7 @@ fn trusting_server(settings: &[(&str, &str)]) -> Server {
 }
 
 fn postgres(server: &Server) -> Postgres {
-    Postgres::from_url(&server.url()).unwrap()
+    Postgres::from_url(&server.url()).unwrap().with_config(patient)
 }
 
 /// A pool for `server`, and its events.
@@ -77,11 +77,7 @@ fn pool(server: &Server, change: impl FnOnce(Config) -> Config) -> (Pool<Postgre
 
 fn pool_of(postgres: Postgres, change: impl FnOnce(Config) -> Config) -> (Pool<Postgres>, Events) {
     let events = Events::default();
-    // A request to cancel is a connection, for which the server starts a process: on a busy machine it
-    // may take longer than the second that a reset has by default.
-    let timeouts = Timeouts::default().with_reset(20 * SECOND);
-    let builder =
-        postgres.with_config(|config| change(config.with_timeouts(timeouts))).builder().unwrap();
+    let builder = postgres.with_config(|config| change(patient(config))).builder().unwrap();
     (builder.observer(events.observer()).build().unwrap(), events)
 }
 

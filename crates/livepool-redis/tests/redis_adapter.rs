@@ -11,7 +11,7 @@ use livepool::{CloseReason, Config, Delivery, Guard, Pool, Timeouts};
 use livepool_redis::redis::{AsyncCommands, RedisError, RedisResult, cmd, pipe};
 use livepool_redis::{Redis as Adapter, Role};
 use livepool_testkit::servers::Redis;
-use livepool_testkit::{Events, until, until_status};
+use livepool_testkit::{Events, patient, until, until_status};
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ fn pool_of(config: Config, adapter: Adapter) -> (Pool<Adapter>, Events) {
 
 fn pool(redis: &Redis) -> (Pool<Adapter>, Events) {
     let adapter = adapter(redis);
-    pool_of(adapter.config().with_max_size(4), adapter)
+    pool_of(patient(adapter.config().with_max_size(4)), adapter)
 }
 
 async fn echo(conn: &mut Guard<Adapter>, text: &str) -> RedisResult<String> {

@@ -7,11 +7,12 @@ use livepool::{Release, Timeouts};
 use livepool_redis::redis::{AsyncCommands, RedisResult, cmd, pipe};
 use livepool_redis::{Config, Connection, Pool, PoolExt as _, Redis as Adapter, checkout_error};
 use livepool_testkit::servers::Redis;
-use livepool_testkit::{Events, until_status};
+use livepool_testkit::{Events, patient, until_status};
 
 fn pool_of(redis: &Redis, change: impl FnOnce(Config) -> Config) -> (Pool, Events) {
     let events = Events::default();
-    let adapter = Adapter::from_url(redis.url()).unwrap().with_config(change);
+    let adapter =
+        Adapter::from_url(redis.url()).unwrap().with_config(|config| change(patient(config)));
     (adapter.builder().unwrap().observer(events.observer()).build().unwrap(), events)
 }
 

@@ -11,7 +11,7 @@ use livepool_redis::redis::{AsyncCommands, Cmd, RedisError, RedisResult, Value, 
 use livepool_redis::{Redis as Adapter, request_lost};
 use livepool_testkit::cut::{DROPS, cut};
 use livepool_testkit::servers::Redis;
-use livepool_testkit::{Events, ends, until, until_status};
+use livepool_testkit::{Events, ends, patient, until, until_status};
 use tokio::task::JoinSet;
 
 const MS: Duration = Duration::from_millis(1);
@@ -19,7 +19,7 @@ const MS: Duration = Duration::from_millis(1);
 fn pool_of(redis: &Redis, change: impl FnOnce(Config) -> Config) -> (Pool<Adapter>, Events) {
     let events = Events::default();
     let adapter = Adapter::from_url(redis.url()).unwrap();
-    let builder = Pool::builder(change(adapter.config())).observer(events.observer());
+    let builder = Pool::builder(change(patient(adapter.config()))).observer(events.observer());
     (builder.protocol(adapter).build().unwrap(), events)
 }
 

@@ -11,7 +11,7 @@ use livepool::{CloseReason, Config, Guard, Pool};
 use livepool_redis::Redis as Adapter;
 use livepool_redis::redis::{AsyncCommands, RedisResult, Value, cmd, pipe};
 use livepool_testkit::servers::{Nginx, Postgres, Redis};
-use livepool_testkit::{Events, until, until_status};
+use livepool_testkit::{Events, patient, until, until_status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -25,7 +25,7 @@ fn pool_of(config: Config, adapter: Adapter) -> (Pool<Adapter>, Events) {
 /// So many idle connections to this server.
 async fn pool_with(redis: &Redis, size: usize) -> (Pool<Adapter>, Events) {
     let adapter = Adapter::from_url(redis.url()).unwrap();
-    let (pool, events) = pool_of(adapter.config().with_max_size(size), adapter);
+    let (pool, events) = pool_of(patient(adapter.config().with_max_size(size)), adapter);
     let mut all = Vec::new();
     for _ in 0..size {
         all.push(pool.get().await.unwrap());
@@ -324,7 +324,7 @@ async fn a_server_of_another_protocol_is_named_as_such() {
     let nginx = Nginx::start();
     let (said, denied, took) = first_words_of(format!("127.0.0.1:{}", nginx.port())).await;
     assert!(said.contains("is no Redis server") && said.contains("HTTP/1.1 400"), "{said}");
-    assert!(denied && took < Duration::from_secs(1), "it is told at once: {took:?}");
+    assert!(denied && took < Duration::from_secs(5), "it is told at once: {took:?}");
 
     let postgres = Postgres::start();
     let (said, denied, _) = first_words_of(format!("127.0.0.1:{}", postgres.port())).await;

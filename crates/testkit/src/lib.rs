@@ -45,7 +45,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use livepool::event::Operation;
-use livepool::{CloseReason, Config, Event, Guard, Pool, Timeouts};
+use livepool::{CloseReason, Config, Event, Guard, Pool};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -147,6 +147,14 @@ impl Witness for Clients {
     }
 }
 
+/// Gives pings and resets 20 s: where they are not what a test is about, a machine that stands still for their
+/// default of a second does not end them.
+pub fn patient(config: Config) -> Config {
+    let limit = Duration::from_secs(20);
+    let timeouts = config.timeouts.with_ping(limit).with_reset(limit);
+    config.with_timeouts(timeouts)
+}
+
 impl Upstream {
     /// Starts on a free loopback port, which nobody else gets while it is [stopped](Self::stop).
     pub fn start() -> Self {
@@ -201,12 +209,9 @@ impl Upstream {
         self.addr
     }
 
-    /// A configuration that points here. Pings and resets have 20 s: where they are not what a test is
-    /// about, a machine that stands still for their default of a second does not end them.
+    /// A configuration that points here, for pings and resets with the time of [`patient`].
     pub fn config(&self) -> Config {
-        let limit = Duration::from_secs(20);
-        let timeouts = Timeouts::default().with_ping(limit).with_reset(limit);
-        Config::new(self.addr.to_string()).with_timeouts(timeouts)
+        patient(Config::new(self.addr.to_string()))
     }
 
     /// Connections ever accepted.

@@ -183,7 +183,7 @@ async fn a_connection_that_dies_costs_each_of_its_requests_one_clear_error() {
 #[tokio::test]
 async fn time_is_each_requests_own() {
     let peer = Peer::start().await;
-    let timeouts = livepool::Timeouts::default().with_read(1000 * MS);
+    let timeouts = livepool::Timeouts::default().with_read(2000 * MS);
     let (pool, events) = pool_of(peer.config().with_timeouts(timeouts));
     // A body whose pieces come in time: all of them take longer.
     let pieces = pool.send(request_for("/pieces/300")).await.unwrap();
@@ -191,7 +191,7 @@ async fn time_is_each_requests_own() {
     let late = pool.send(request_for("/hold")).await.unwrap_err();
     assert_eq!(late.failure(), Failure::Unanswered);
     assert!(late.is_timeout() && late.to_string().contains("timeouts.read"), "{late}");
-    let pieces = pool.send(request_for("/pieces/1500")).await.unwrap();
+    let pieces = pool.send(request_for("/pieces/3000")).await.unwrap();
     let late = text(pieces).await.unwrap_err();
     assert!(late.failure() == Failure::Body && late.is_timeout(), "{late}");
     // Who was late takes his connection out of use.
@@ -254,7 +254,7 @@ async fn a_connection_is_asked_with_a_ping_of_http2_before_it_is_used_again() {
     });
     let config = livepool::Config::new(addr.await.to_string())
         .with_validation(Validation::Ping)
-        .with_timeouts(livepool::Timeouts::default().with_ping(200 * MS));
+        .with_timeouts(livepool::Timeouts::default().with_ping(2000 * MS));
     let (pool, events) = pool_of(config);
     for _ in 0..5 {
         assert_eq!(pool.send(request_for("/")).await.unwrap().status(), 200);

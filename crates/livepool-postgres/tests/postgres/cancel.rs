@@ -74,7 +74,7 @@ async fn several_queries_at_once_are_all_stopped() {
 #[tokio::test]
 async fn a_query_that_times_out_is_stopped_at_the_server() {
     let server = trusting_server(&[]);
-    let timeouts = Timeouts::default().with_read(SECOND);
+    let timeouts = Timeouts::default().with_read(SECOND).with_reset(20 * SECOND);
     let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
     let conn = pool.get().await.unwrap();
     let error = conn.batch_execute("SELECT pg_sleep(64)").await.unwrap_err();

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use livepool::{CloseReason, Event, Timeouts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -90,19 +90,32 @@ async fn relay(mut client: TcpStream, mut server: TcpStream, busy: Duration, see
 /// `pg-cancel-request-fin`: a PgBouncer 1.18 dies of it.
 #[tokio::test]
 async fn a_request_is_left_open_until_it_was_taken() {
+    // After a quarter of a second another request is made.
+    const SOON: Duration = Duration::from_millis(200);
     let server = trusting_server(&[]);
-    // Of the quarter of a second after which another request is made, most is for a busy machine.
-    let relay = Relay::start(&server, Duration::from_millis(20)).await;
-    let (pool, events) = pool_of(Postgres::from_url(&relay.url()).unwrap(), one);
-    for _ in 0..3 {
-        let conn = pool.get().await.unwrap();
-        let asked = conn.batch_execute("SELECT pg_sleep(73)");
-        tokio::time::timeout(Duration::from_millis(20), asked).await.unwrap_err();
+    for _ in 0..20 {
+        let relay = Relay::start(&server, Duration::from_millis(20)).await;
+        let (pool, events) = pool_of(Postgres::from_url(&relay.url()).unwrap(), one);
+        let mut conn = pool.get().await.unwrap();
+        let mut slowest = Duration::ZERO;
+        for _ in 0..3 {
+            let asked = conn.batch_execute("SELECT pg_sleep(73)");
+            tokio::time::timeout(Duration::from_millis(20), asked).await.unwrap_err();
+            let began = Instant::now();
+            drop(conn);
+            conn = pool.get().await.unwrap();
+            slowest = slowest.max(began.elapsed());
+        }
+        assert_eq!(echo(&conn, 1).await.unwrap(), 1);
+        assert_eq!(relay.seen.ended.load(SeqCst), 0);
+        assert_eq!((events.opened(), events.closed()), (1, vec![]));
+        if slowest < SOON {
+            assert_eq!(outcomes(&events), ["ok"; 3]);
+            return;
+        }
+        // The machine was busy, and a second request may have been made.
     }
-    assert_eq!(echo(&pool.get().await.unwrap(), 1).await.unwrap(), 1);
-    assert_eq!(relay.seen.ended.load(SeqCst), 0);
-    assert_eq!(outcomes(&events), ["ok"; 3]);
-    assert_eq!((events.opened(), events.closed()), (1, vec![]));
+    panic!("no three resets were over within {SOON:?} each");
 }
 
 #[tokio::test]

@@ -194,7 +194,7 @@ async fn a_query_that_is_given_up_near_the_end_of_its_time_costs_no_connection()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_of_a_server_that_hangs_are_told_within_their_time() {
     let server = trusting_server(&[]);
-    let timeouts = Timeouts::default().with_operation(SECOND).with_checkout(SECOND);
+    let timeouts = Timeouts::default().with_operation(SECOND);
     let (pool, events) = pool(&server, |config| config.with_timeouts(timeouts).with_max_size(4));
     fill(&pool, 4).await;
     server.freeze();

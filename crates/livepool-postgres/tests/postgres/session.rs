@@ -250,7 +250,7 @@ async fn a_text_is_prepared_once_per_connection() {
 #[tokio::test]
 async fn notifications_are_delivered_and_not_inherited() {
     let server = trusting_server(&[]);
-    let timeouts = Timeouts::default().with_read(SECOND);
+    let timeouts = Timeouts::default().with_read(SECOND).with_reset(20 * SECOND);
     let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
     let listener = pool.get().await.unwrap();
     let backend = pid(&listener).await;
@@ -288,7 +288,7 @@ async fn notifications_are_delivered_and_not_inherited() {
 #[tokio::test]
 async fn a_copy_that_waits_for_our_data_has_no_read_timeout() {
     let server = trusting_server(&[]);
-    let timeouts = Timeouts::default().with_read(SECOND);
+    let timeouts = Timeouts::default().with_read(SECOND).with_reset(20 * SECOND);
     let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
     let conn = pool.get().await.unwrap();
     conn.batch_execute("CREATE TABLE t (n int8)").await.unwrap();

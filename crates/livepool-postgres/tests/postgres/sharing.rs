@@ -186,18 +186,18 @@ async fn a_session_that_ends_under_256_shared_queries_ends_each_of_them_once() {
 #[tokio::test]
 async fn a_query_that_takes_too_long_costs_its_own_caller_and_cancels_nobodys() {
     let server = trusting_server(&[]);
-    let timeouts = Timeouts::default().with_read(1500 * MS).with_reset(20 * SECOND);
+    let timeouts = Timeouts::default().with_read(3 * SECOND).with_reset(20 * SECOND);
     let (pool, events) = {
         let events = Events::default();
         let postgres = postgres(&server).with_config(|config| one(config).with_timeouts(timeouts));
         (postgres.builder().unwrap().observer(events.observer()).build().unwrap(), events)
     };
     let (slow, other) = (pool.share().await.unwrap(), pool.share().await.unwrap());
-    let late = slow.query_one("SELECT 1 FROM pg_sleep(2.5)", &[]).await.unwrap_err();
+    let late = slow.query_one("SELECT 1 FROM pg_sleep(4.5)", &[]).await.unwrap_err();
     let text = livepool::protocol::OneLine(&late).to_string();
     assert!(text.contains("timeouts.read"), "{text}");
     drop(slow);
-    assert_eq!(running(&server, "pg_sleep(2.5)"), 1, "it goes on: nothing is cancelled");
+    assert_eq!(running(&server, "pg_sleep(4.5)"), 1, "it goes on: nothing is cancelled");
     assert_eq!(other.query_one("SELECT 2", &[]).await.unwrap().get::<_, i32>(0), 2);
     assert_eq!(events.closed(), [] as [CloseReason; 0]);
 }

@@ -12,7 +12,7 @@ macro_rules! written_for_deadpool {
     ($client:ident) => {{
         let token = $client.cancel_token();
         let cancelling = tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(SECOND).await;
             token.cancel_query(tokio_postgres::NoTls).await
         });
         let error = $client.simple_query("SELECT pg_sleep(71)").await.unwrap_err();

@@ -10,14 +10,17 @@ pub struct RedisCluster {
     masters: usize,
 }
 
-/// A node that does not answer within half a second has failed.
-const NODE_TIMEOUT: &str = "cluster-node-timeout 500";
+/// A node that does not answer within so many milliseconds has failed: half a second where a replica is to
+/// take its place, otherwise as long as no machine stands still.
+const QUICK: usize = 500;
+const PATIENT: usize = 3000;
 
 impl RedisCluster {
     /// So many masters, each with a part of the slots, and a replica for each if `replicas` says so.
     pub fn start(masters: usize, replicas: bool) -> Self {
         let count = if replicas { 2 * masters } else { masters };
-        let nodes: Vec<Redis> = (0..count).map(|_| node()).collect();
+        let nodes: Vec<Redis> =
+            (0..count).map(|_| node(if replicas { QUICK } else { PATIENT })).collect();
         let cluster = Self { nodes, masters };
         for (index, range) in ranges(masters).enumerate() {
             let [first, last] = range.map(|slot| slot.to_string());
@@ -118,12 +121,12 @@ fn ranges(masters: usize) -> impl Iterator<Item = [u16; 2]> {
 }
 
 /// Its own port is below 32768, so that the usual one of the bus, 10000 above, may be taken.
-fn node() -> Redis {
+fn node(timeout: usize) -> Redis {
     let bus = free_port();
     Redis::start_with(&[
         "cluster-enabled yes",
         "cluster-config-file nodes.conf",
-        NODE_TIMEOUT,
+        &format!("cluster-node-timeout {timeout}"),
         "cluster-replica-validity-factor 0",
         "cluster-announce-ip 127.0.0.1",
         &format!("cluster-port {bus}"),

@@ -16,13 +16,13 @@ pub struct RedisSentinel {
 
 impl RedisSentinel {
     /// One that watches the master at this port under this name, with such a quorum: a master that is
-    /// silent for half a second is down, and a failover that hangs is over after three.
+    /// silent for two seconds is down, and a failover that hangs is over after three.
     pub fn start(master: &str, port: u16, quorum: usize, options: &[&str]) -> Self {
         let (dir, own) = (Dir::new("redis-sentinel"), free_port());
         let mut config = format!(
             "bind 127.0.0.1\nport {own}\ndaemonize no\ndir {}\n\
              sentinel monitor {master} 127.0.0.1 {port} {quorum}\n\
-             sentinel down-after-milliseconds {master} 500\n\
+             sentinel down-after-milliseconds {master} 2000\n\
              sentinel failover-timeout {master} 3000\n",
             dir.path().display()
         );

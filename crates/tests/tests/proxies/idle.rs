@@ -10,10 +10,10 @@ use livepool_testkit::servers::{Nginx, Redis as RedisServer};
 use livepool_testkit::until_seen;
 
 /// Often enough to be right by luck hardly ever.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 4;
 
 /// HAProxy counts what passes in either direction for the side it comes from or goes to.
-const SHORT: [[&str; 1]; 2] = [["timeout client 1s"], ["timeout server 1s"]];
+const SHORT: [[&str; 1]; 2] = [["timeout client 2s"], ["timeout server 2s"]];
 
 /// Each round uses the connections there are, or new ones, and then has HAProxy end them all. They are
 /// closed for one of these reasons.
@@ -70,7 +70,7 @@ async fn redis_connections_that_a_haproxy_ended_while_idle_are_handed_to_nobody(
 async fn http_connections_that_a_haproxy_ended_while_idle_are_handed_to_nobody() {
     let nginx = Nginx::start();
     for lines in
-        [["timeout http-keep-alive 1s"], ["timeout http-request 1s"], ["timeout client 1s"]]
+        [["timeout http-keep-alive 2s"], ["timeout http-request 2s"], ["timeout client 2s"]]
     {
         let haproxy = Haproxy::http(&[format!("127.0.0.1:{}", nginx.port())], &lines);
         let (pool, events) = http_at(haproxy.addr(), |config| config);
