@@ -379,7 +379,7 @@ async fn a_write_that_the_peer_does_not_take_may_be_dropped_at_every_poll() {
     let exchange = async |pool: &Pool| {
         let mut conn = pool.get().await.unwrap();
         conn.set_write_timeout(Some(Duration::from_millis(20)));
-        conn.write_all(b"SLOW 400 mine\n").await.unwrap();
+        conn.write_all(b"SLOW 1500 mine\n").await.unwrap();
         let failed = conn.write_all(&vec![b'x'; 16 << 20]).await.unwrap_err();
         assert!(livepool::is_timeout(&failed), "{failed}");
     };

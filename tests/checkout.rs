@@ -147,7 +147,7 @@ async fn a_connect_error_names_every_address_and_keeps_its_cause() {
     let config = Config::new(addr.to_string());
     let config = config.with_first_connect(livepool::config::FirstConnect::Wait);
     let pool = Pool::new(config).unwrap();
-    let deadline = tokio::time::Instant::now() + SECOND / 5;
+    let deadline = tokio::time::Instant::now() + 2 * SECOND;
     let error = pool.get_by(deadline).await.unwrap_err();
     assert_eq!(error.failure(), CheckoutFailure::Timeout(Phase::Connect));
     assert!(error.is_retryable() && error.is_timeout());
@@ -276,7 +276,7 @@ async fn a_dial_that_cannot_succeed_fails_its_callers_at_once_and_those_who_come
     let later = pool.get().await;
     for error in callers.into_iter().chain([later]).map(Result::unwrap_err) {
         assert_eq!(error.failure(), CheckoutFailure::Connect);
-        assert!(!error.is_retryable() && error.waited() < SECOND, "{error}");
+        assert!(!error.is_retryable() && error.waited() < 5 * SECOND, "{error}");
     }
 }
 

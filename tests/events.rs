@@ -574,13 +574,12 @@ async fn a_timeout_counts_once_however_it_is_looked_at() {
     let upstream = Upstream::start();
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
-    let limit = Timeouts::default().with_checkout(Duration::from_secs(1));
-    let config = upstream.config().with_max_size(1).with_timeouts(limit).with_name("random");
+    let config = upstream.config().with_max_size(1).with_name("random");
     let (pool, events) = watched(config);
     let guard = metrics::set_default_local_recorder(&recorder);
     fill(&pool, 1).await;
     let held = pool.get().await.unwrap();
-    pool.get().await.unwrap_err();
+    pool.get_by(tokio::time::Instant::now() + Duration::from_millis(50)).await.unwrap_err();
     drop(held);
     drop(guard);
     let (counts, _) = recorded(&snapshotter);

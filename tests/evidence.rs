@@ -352,7 +352,7 @@ async fn a_ping_that_goes_on_for_the_pool_has_its_own_time_and_no_more() {
     assert!(pool.get_by(start + 100 * MS).await.is_err());
     assert_eq!(events.until_closed(1).await, [CloseReason::PingTimeout]);
     let took = start.elapsed();
-    assert!(took >= SECOND && took < 2 * SECOND, "{took:?}");
+    assert!(took >= SECOND && took < 5 * SECOND, "{took:?}");
     drop(pool);
 }
 

@@ -399,6 +399,8 @@ fn interfaces() -> usize {
 fn nothing_is_left_of_a_lab() {
     let lab = lab!();
     drop(lab);
+    // A thread that was joined may still be listed for a moment.
+    std::thread::sleep(std::time::Duration::from_millis(100));
     let (before, fds) = (threads(), open_fds());
     assert_eq!(interfaces(), 1, "only loopback");
     for _ in 0..3 {
@@ -411,7 +413,6 @@ fn nothing_is_left_of_a_lab() {
         assert_eq!(interfaces(), 2);
         // In this order nothing waits for the unplugged host.
         drop((streams, upstreams, hosts, lab));
-        // A thread that was joined may still be listed for a moment.
         until_blocking(|| threads() == before);
         assert_eq!(open_fds(), fds);
         assert_eq!(interfaces(), 1);

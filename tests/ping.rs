@@ -78,12 +78,12 @@ async fn every_connection_is_pinged_before_every_checkout_if_so_configured() {
 async fn only_a_connection_that_was_idle_for_long_is_pinged_if_so_configured() {
     let upstream = Upstream::start();
     let ping = Line::asking("ECHO pong\n");
-    let validation = Validation::PingIfIdle(500 * MS);
+    let validation = Validation::PingIfIdle(2000 * MS);
     let (pool, _) = pinged(upstream.config().with_validation(validation), &ping);
     fill(&pool, 1).await;
     exchange(&pool, "ECHO x").await;
     assert_eq!(ping.count(), 0);
-    tokio::time::sleep(600 * MS).await;
+    tokio::time::sleep(2100 * MS).await;
     exchange(&pool, "ECHO x").await;
     assert_eq!(ping.count(), 1);
 }

@@ -143,7 +143,7 @@ async fn a_refusal_that_lasts_is_told_to_every_caller_at_once_and_not_tried_agai
         assert!(error.connect_error().unwrap().is_denied());
         assert!(error.connect_error().unwrap().to_string().contains("never"), "{error:?}");
     }
-    assert!(began.elapsed() < SECOND, "long before the deadline");
+    assert!(began.elapsed() < 5 * SECOND, "long before the deadline");
     let outcome = |event: &Event| match event {
         Event::DialFailed { outcome, .. } => Some(*outcome),
         _ => None,

@@ -140,6 +140,16 @@ async fn an_upstream_that_answered_no_dial_is_used_again_before_the_kernel_repea
 
 #[tokio::test]
 async fn nobody_who_asks_after_the_upstream_is_back_fails_with_a_checkout_of_a_second() {
+    for _ in 0..5 {
+        if a_checkout_of_a_second_is_tried().await {
+            return;
+        }
+    }
+    panic!("the machine stood still for half a second each time");
+}
+
+/// Fifty pools at once. Whether the machine let them: otherwise nothing is shown.
+async fn a_checkout_of_a_second_is_tried() -> bool {
     let addr = port::nobody();
     let timeouts = Timeouts::default().with_checkout(SECOND);
     let pools: Vec<_> =
@@ -158,11 +168,15 @@ async fn nobody_who_asks_after_the_upstream_is_back_fails_with_a_checkout_of_a_s
     let callers: Vec<_> = callers.collect();
     sleep(4 * SECOND).await;
     back(addr);
+    let stalls = Stalls::watch();
     let asked = join_all(pools.iter().map(Pool::get)).await;
+    let stall = stalls.lost().await;
     over.store(true, Ordering::SeqCst);
-    let failed: Vec<_> = asked.into_iter().filter_map(Result::err).collect();
-    assert!(failed.is_empty(), "{} of 50: {}", failed.len(), failed[0]);
     try_join_all(callers).await.unwrap();
+    let failed: Vec<_> = asked.into_iter().filter_map(Result::err).collect();
+    let is_undisturbed = stall < SECOND / 2;
+    assert!(failed.is_empty() || !is_undisturbed, "{} of 50: {}", failed.len(), failed[0]);
+    is_undisturbed
 }
 
 #[tokio::test]

@@ -223,7 +223,7 @@ async fn words_of_a_peer_or_a_long_name_neither_break_a_line_nor_widen_it() {
     let lines = Lines { not_now: "no", hello: "ECHO no".to_owned(), ..Lines::default() };
     let name = format!("a\nb\u{1b}[31m{}", "long".repeat(60));
     let config = upstream.config().with_name(&name).with_first_connect(FirstConnect::Wait);
-    let config = config.with_timeouts(Timeouts::default().with_checkout(300 * MS));
+    let config = config.with_timeouts(Timeouts::default().with_checkout(2000 * MS));
     let pool = Pool::builder(config).protocol(lines).build().unwrap();
     pool.get().await.map(drop).unwrap_err();
     let text = text(&pool.report());

@@ -82,9 +82,10 @@ async fn where_all_callers_wait_each_is_counted_and_one_line_a_second_is_written
 async fn a_wait_is_reported_after_two_seconds_unless_told_otherwise() {
     assert_eq!(Config::new("db:1").wait_warning, Some(Duration::from_secs(2)));
     let upstream = Upstream::start();
-    for (config, expected) in
-        [(narrow(upstream.config()).with_wait_warning(None), 0), (narrow(upstream.config()), 1)]
-    {
+    for (config, expected) in [
+        (narrow(upstream.config()).with_wait_warning(None), 0),
+        (narrow(upstream.config()).with_wait_warning(Some(20 * MS)), 1),
+    ] {
         let (pool, events) = watched(config);
         let held = pool.get().await.unwrap();
         let told = |event: &&Event| matches!(event, Event::WaitedTooLong { .. });

@@ -76,10 +76,10 @@ async fn calls_and_streams_and_their_errors_are_those_of_the_server() {
 async fn a_deadline_of_a_call_bounds_all_of_it_and_costs_nobody_else() {
     let server = Server::start();
     let (mut client, pool, events) = client_of(config_of(&[&server]));
-    let late = client.check(within("hold", SECOND)).await.unwrap_err();
+    let late = client.check(within("hold", 2 * SECOND)).await.unwrap_err();
     assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
     assert!(late.message().contains("deadline"), "{late}");
-    let mut stream = client.watch(within("three-slowly", SECOND)).await.unwrap().into_inner();
+    let mut stream = client.watch(within("three-slowly", 2 * SECOND)).await.unwrap().into_inner();
     let late = loop {
         match stream.message().await {
             Ok(Some(_)) => {}

@@ -106,7 +106,7 @@ async fn a_connection_that_is_idle_for_longer_than_a_read_may_take_is_used_again
 #[tokio::test]
 async fn an_answer_that_does_not_begin_ends_with_the_read_timeout() {
     let nginx = Nginx::start();
-    let timeouts = Timeouts::default().with_read(SECOND);
+    let timeouts = Timeouts::default().with_read(3 * SECOND);
     let (client, events) = client_of(&Config::default().with_timeouts(timeouts));
     assert_eq!(get(&client, &nginx.url()).await.unwrap(), "hello\n");
     nginx.freeze();

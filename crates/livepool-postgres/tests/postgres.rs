@@ -53,8 +53,8 @@ use std::time::Duration;
 
 use livepool::{Config, Pool, Timeouts};
 use livepool_postgres::{Client, Postgres};
-use livepool_testkit::{Events, patient};
 use livepool_testkit::servers::Postgres as Server;
+use livepool_testkit::{Events, patient};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -34,7 +34,7 @@ fn pool_of(config: Config, adapter: Adapter) -> (Pool<Adapter>, Events) {
 
 fn pool(redis: &Redis) -> (Pool<Adapter>, Events) {
     let adapter = adapter(redis);
-    pool_of(patient(adapter.config().with_max_size(4)), adapter)
+    pool_of(patient(adapter.config().with_max_size(4).with_max_connecting(1)), adapter)
 }
 
 fn quick() -> SubscriptionConfig {

@@ -105,6 +105,7 @@ struct Clients {
     controls: Mutex<HashMap<SocketAddr, (usize, mpsc::UnboundedSender<Order>)>>,
     accepted: AtomicUsize,
     silenced: AtomicUsize,
+    said: AtomicUsize,
     open: AtomicUsize,
 }
 
@@ -116,7 +117,7 @@ impl Clients {
         self.open.fetch_add(1, Ordering::SeqCst);
         let clients = Arc::clone(self);
         tokio::spawn(async move {
-            serve(stream, orders, &clients.silenced).await;
+            serve(stream, orders, &clients).await;
             let mut controls = clients.controls.lock().unwrap();
             if controls.get(&client).is_some_and(|(latest, _)| *latest == number) {
                 controls.remove(&client);
@@ -229,6 +230,11 @@ impl Upstream {
         self.clients.silenced.load(Ordering::SeqCst)
     }
 
+    /// Orders to [`Order::Say`] something that were carried out.
+    pub fn said(&self) -> usize {
+        self.clients.said.load(Ordering::SeqCst)
+    }
+
     /// Gives an order for every connection that a client has, accepted or not.
     pub fn order_all(&self, order: &Order) {
         self.give(order.clone(), None);
@@ -289,11 +295,7 @@ pub fn listen(addr: SocketAddr) -> std::net::TcpListener {
     socket.into()
 }
 
-async fn serve(
-    stream: TcpStream,
-    mut orders: mpsc::UnboundedReceiver<Order>,
-    silenced: &AtomicUsize,
-) {
+async fn serve(stream: TcpStream, mut orders: mpsc::UnboundedReceiver<Order>, clients: &Clients) {
     stream.set_nodelay(true).unwrap();
     let mut line = String::new();
     let mut pending = None;
@@ -343,11 +345,14 @@ async fn serve(
                 return;
             }
             Some(Order::HalfClose) => write.shutdown().await.unwrap(),
-            Some(Order::Say(bytes)) => write.write_all(&bytes).await.unwrap(),
+            Some(Order::Say(bytes)) => {
+                write.write_all(&bytes).await.unwrap();
+                clients.said.fetch_add(1, Ordering::SeqCst);
+            }
             #[cfg(target_os = "linux")]
             Some(Order::Silence) => {
                 fault::silence(AsRef::<TcpStream>::as_ref(&write));
-                silenced.fetch_add(1, Ordering::SeqCst);
+                clients.silenced.fetch_add(1, Ordering::SeqCst);
             }
             #[cfg(target_os = "linux")]
             Some(Order::Heal) => fault::heal(AsRef::<TcpStream>::as_ref(&write)),

@@ -302,7 +302,7 @@ impl Protocol for Starting {
 #[tokio::test]
 async fn a_server_that_says_that_it_is_starting_is_waited_for() {
     let upstream = Upstream::start();
-    let timeouts = Timeouts::default().with_checkout(SECOND);
+    let timeouts = Timeouts::default().with_checkout(3 * SECOND);
     let pool = Pool::builder(upstream.config().with_timeouts(timeouts));
     let pool = pool.protocol(Starting).build().unwrap();
     let error = pool.get().await.map(drop).unwrap_err();

@@ -97,7 +97,7 @@ fn postgres_pool(addr: SocketAddr) -> (Pool<postgres::Postgres>, Events) {
 }
 
 fn brief(config: Config) -> Config {
-    let timeouts = config.timeouts.with_checkout(Duration::from_secs(1));
+    let timeouts = config.timeouts.with_checkout(Duration::from_secs(3));
     config.with_timeouts(timeouts)
 }
 

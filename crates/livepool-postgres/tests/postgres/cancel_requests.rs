@@ -233,7 +233,7 @@ async fn a_place_is_not_free_before_its_statement_has_ended_at_the_server() {
 async fn a_server_that_takes_no_request_keeps_no_place_for_longer_than_a_connection_takes() {
     let server = trusting_server(&[]);
     let mut timeouts = Timeouts::default().with_connect(Duration::from_secs(2));
-    timeouts = timeouts.with_read(Duration::from_secs(1));
+    timeouts = timeouts.with_read(Duration::from_secs(3));
     let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
     let conn = pool.get().await.unwrap();
     server.freeze();
