@@ -203,7 +203,7 @@ async fn a_hook_after_connect_that_fails_fails_the_dial_and_is_named_in_its_erro
             pool_with(patient(&upstream), &Lines::default(), &[Hook::AfterConnect], &script);
         let dial = limit(does, SECOND / 2);
         pool.reconfigure(|config| config.timeouts.connect = Some(dial)).unwrap();
-        let error = pool.get().await.unwrap_err();
+        let error = pool.get_by(Instant::now() + 3 * SECOND).await.unwrap_err();
         assert!(error.to_string().contains(text), "{does:?}: {error}");
         let found = error.find::<HookError>().map(|error| (error.hook(), error.is_timeout()));
         assert_eq!(found, Some((Hook::AfterConnect, does == Hangs)), "{error}");

@@ -319,6 +319,20 @@ fn servers_leave_nothing_when_dropped() {
     assert!(left.iter().all(|(dir, ids)| nothing_is_left(dir, ids)));
 }
 
+/// A stopped parent has not asked for the status of its child.
+#[test]
+fn who_has_ended_is_no_member_of_a_servers_family() {
+    if !are_here(&["postgres"]) {
+        return;
+    }
+    let server = Postgres::start();
+    server.freeze();
+    let child = server.process().family()[1];
+    assert!(Command::new("kill").args(["-9", &child.to_string()]).status().unwrap().success());
+    wait_for("it has ended", || !is_alive(child));
+    assert!(!server.process().family().contains(&child));
+}
+
 #[test]
 fn servers_do_not_outlive_a_test_binary_that_is_killed() {
     const INSIDE: &str = "LIVEPOOL_TEST_TO_BE_KILLED";

@@ -94,9 +94,9 @@ async fn what_the_library_fails_with_when_a_session_begins_is_told_by_the_dial()
 
     let server = server();
     for (hangs, expected) in
-        [(false, "it does not like the server"), (true, "did not end within 1.0s")]
+        [(false, "it does not like the server"), (true, "did not end within 3.0s")]
     {
-        let timeouts = Timeouts::default().with_connect(SECOND);
+        let timeouts = Timeouts::default().with_connect(3 * SECOND);
         let builder = postgres(&server).with_library(Fails(hangs));
         let builder =
             builder.with_config(|config| one(config).with_timeouts(timeouts)).builder().unwrap();

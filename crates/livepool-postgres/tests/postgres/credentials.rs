@@ -133,7 +133,8 @@ async fn a_callback_that_fails_panics_or_hangs_is_named_and_shows_no_secret() {
             }
         });
         let (pool, _) = pool_of(postgres, |config| {
-            let timeouts = Timeouts::default().with_connect(SECOND);
+            let limit = if fault == 3 { SECOND } else { 20 * SECOND };
+            let timeouts = config.timeouts.with_connect(limit);
             one(config).with_timeouts(timeouts)
         });
         let error = pool.get_by(tokio::time::Instant::now() + 5 * SECOND / 2).await.unwrap_err();
@@ -146,6 +147,7 @@ async fn a_callback_that_fails_panics_or_hangs_is_named_and_shows_no_secret() {
         }
         // It costs nobody more than that dial.
         is_well.store(true, std::sync::atomic::Ordering::SeqCst);
+        pool.reconfigure(|config| config.timeouts.connect = Some(20 * SECOND)).unwrap();
         let deadline = tokio::time::Instant::now() + 20 * SECOND;
         let conn = pool.get_by(deadline).await.unwrap();
         assert_eq!(echo(&conn, 1).await.unwrap(), 1);

@@ -13,7 +13,7 @@ const WHOLE_AGAIN: Duration = Duration::from_secs(10);
 
 /// Callers that fail because nobody is there fail soon.
 fn impatient(config: Config) -> Config {
-    let timeouts = Timeouts::default().with_checkout(3 * SECOND).with_connect(SECOND);
+    let timeouts = Timeouts::default().with_checkout(6 * SECOND).with_connect(3 * SECOND);
     config.with_timeouts(timeouts).with_max_size(4)
 }
 
@@ -166,8 +166,8 @@ async fn who_is_not_let_in_is_told_why_at_once() {
 async fn a_server_that_hangs_is_survived() {
     let server = trusting_server(&[]);
     let (pool, events) = pool(&server, |config| {
-        let timeouts = Timeouts::default().with_read(SECOND).with_connect(SECOND);
-        config.with_timeouts(timeouts.with_checkout(2 * SECOND)).with_max_size(4)
+        let timeouts = Timeouts::default().with_read(SECOND).with_connect(3 * SECOND);
+        config.with_timeouts(timeouts.with_checkout(4 * SECOND)).with_max_size(4)
     });
     fill(&pool, 4).await;
     server.freeze();

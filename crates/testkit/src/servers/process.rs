@@ -149,7 +149,8 @@ impl Process {
         self.family().split_off(1)
     }
 
-    /// This process, those below it, and those that lost their parent and work in its directory.
+    /// This process, those below it, and those that lost their parent and work in its directory. Who has
+    /// ended is none of them.
     pub fn family(&self) -> Vec<u32> {
         let mut family = vec![self.id()];
         let all: Vec<u32> = processes().collect();
@@ -158,7 +159,8 @@ impl Process {
             known = family.len();
             for id in &all {
                 let is_child = || stat(*id).is_some_and(|stat| family.contains(&stat.parent));
-                if !family.contains(id) && (works_in(*id, &self.dir) || is_child()) {
+                let is_new = !family.contains(id) && is_alive(*id);
+                if is_new && (works_in(*id, &self.dir) || is_child()) {
                     family.push(*id);
                 }
             }
