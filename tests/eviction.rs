@@ -139,8 +139,9 @@ async fn a_connection_that_dies_in_use_is_not_returned() {
 #[tokio::test]
 async fn idle_time_counts_from_the_return_and_not_from_the_checkout() {
     let upstream = Upstream::start();
-    let config = upstream.config().with_idle_timeout(Some(Duration::from_secs(60)));
-    let (pool, events) = watched(config);
+    // The kernel's clock is not paused: it is asked nothing here.
+    let config = upstream.config().with_max_silence(None);
+    let (pool, events) = watched(config.with_idle_timeout(Some(Duration::from_secs(60))));
     let conn = pool.get().await.unwrap();
     tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(100)).await;
@@ -158,6 +159,8 @@ async fn lifetime_ends_idle_connections_and_those_in_use_when_they_return() {
     let config = upstream
         .config()
         .with_idle_timeout(None)
+        // The kernel's clock is not paused: it is asked nothing here.
+        .with_max_silence(None)
         .with_max_lifetime(Some(Duration::from_secs(1000)));
     let (pool, events) = watched(config);
     let (idle, used) = (pool.get().await.unwrap(), pool.get().await.unwrap());

@@ -17,7 +17,7 @@ use livepool::{
     BoxFuture, CloseReason, Config, Event, Guard, Ping, Pool, Resolve, Stream, Timeouts,
 };
 use livepool_testkit::lines::{Client, Lines};
-use livepool_testkit::{Events, Order, Upstream, exchange, fill, until};
+use livepool_testkit::{Events, Order, Upstream, exchange, fill, patient, until};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 #[tokio::test]
@@ -213,7 +213,7 @@ async fn ask(pool: &Pool<Touchy>, line: &str) -> io::Result<String> {
 fn touchy(upstream: &Upstream, protocol: &Touchy, config: Config) -> (Pool<Touchy>, Events) {
     let events = Events::default();
     let config = config.with_upstream([upstream.addr().to_string()]).with_max_size(1);
-    let builder = Pool::builder(config).observer(events.observer());
+    let builder = Pool::builder(patient(config)).observer(events.observer());
     (builder.protocol(protocol.clone()).build().unwrap(), events)
 }
 
