@@ -107,7 +107,7 @@ fn pool_with(
 }
 
 /// What a hook exchanges has 20 s, as pings and resets have here.
-fn patient(upstream: &Upstream) -> Config {
+fn unhurried(upstream: &Upstream) -> Config {
     let config = upstream.config().with_max_size(2);
     let timeouts = config.timeouts.with_hook(20 * SECOND);
     config.with_timeouts(timeouts)
@@ -135,7 +135,7 @@ fn failures(events: &Events) -> Vec<(Hook, String)> {
 async fn each_hook_runs_once_at_its_place_and_what_it_exchanges_is_nobodys() {
     let upstream = Upstream::start();
     let script = Script::default();
-    let (pool, events) = pool_with(patient(&upstream), &Lines::default(), Hook::ALL, &script);
+    let (pool, events) = pool_with(unhurried(&upstream), &Lines::default(), Hook::ALL, &script);
     let client = pool.get().await.unwrap();
     assert_eq!(script.called(), [Hook::AfterConnect, Hook::BeforeCheckout]);
     assert_eq!(client.ask("ECHO x").await.unwrap(), "x");
@@ -200,7 +200,7 @@ async fn a_hook_after_connect_that_fails_fails_the_dial_and_is_named_in_its_erro
         let script = Script::default();
         script.set(Hook::AfterConnect, does);
         let (pool, events) =
-            pool_with(patient(&upstream), &Lines::default(), &[Hook::AfterConnect], &script);
+            pool_with(unhurried(&upstream), &Lines::default(), &[Hook::AfterConnect], &script);
         let dial = limit(does, SECOND / 2);
         pool.reconfigure(|config| config.timeouts.connect = Some(dial)).unwrap();
         let error = pool.get_by(Instant::now() + 3 * SECOND).await.unwrap_err();
@@ -256,7 +256,7 @@ async fn a_new_connection_that_its_hook_refuses_fails_the_checkout_at_once_with_
     let script = Script::default();
     script.set(Hook::BeforeCheckout, Fails);
     let (pool, events) =
-        pool_with(patient(&upstream), &Lines::default(), &[Hook::BeforeCheckout], &script);
+        pool_with(unhurried(&upstream), &Lines::default(), &[Hook::BeforeCheckout], &script);
     // No caller has so much time.
     let error = pool.get_by(Instant::now() + 3600 * SECOND).await.unwrap_err();
     assert_eq!(error.failure(), CheckoutFailure::Hook);
@@ -278,7 +278,8 @@ async fn a_hook_that_panics_hangs_or_stops_half_way_costs_its_connection_and_nob
             (Half, CloseReason::HookFailed),
         ] {
             let script = Script::default();
-            let (pool, events) = pool_with(patient(&upstream), &Lines::default(), &[hook], &script);
+            let (pool, events) =
+                pool_with(unhurried(&upstream), &Lines::default(), &[hook], &script);
             // An idle one, which has been in order.
             echo(&pool, "x").await;
             until_status(&pool, |now| now.idle == 1).await;
@@ -358,7 +359,7 @@ async fn a_hook_before_close_delays_nobody_and_is_bounded() {
         let script = Script::default();
         script.set(Hook::BeforeClose, does);
         let (pool, events) =
-            pool_with(patient(&upstream), &Lines::default(), &[Hook::BeforeClose], &script);
+            pool_with(unhurried(&upstream), &Lines::default(), &[Hook::BeforeClose], &script);
         let brief = limit(does, 50 * MS);
         pool.reconfigure(|config| config.timeouts.hook = Some(brief)).unwrap();
         echo(&pool, "x").await;
@@ -382,7 +383,7 @@ async fn a_connection_that_died_or_was_spoilt_is_closed_without_its_hook() {
     let upstream = Upstream::start();
     let script = Script::default();
     let (pool, events) =
-        pool_with(patient(&upstream), &Lines::default(), &[Hook::BeforeClose], &script);
+        pool_with(unhurried(&upstream), &Lines::default(), &[Hook::BeforeClose], &script);
     echo(&pool, "x").await;
     upstream.order_all(&livepool_testkit::Order::Close);
     assert_eq!(events.until_closed(1).await, [CloseReason::PeerClosed]);
@@ -448,7 +449,7 @@ async fn those_who_share_a_connection_have_its_hook_run_once() {
     let upstream = Upstream::start();
     let script = Script::default();
     let (pool, events) =
-        pool_with(patient(&upstream), &Lines::default(), &[Hook::BeforeCheckout], &script);
+        pool_with(unhurried(&upstream), &Lines::default(), &[Hook::BeforeCheckout], &script);
     let first = pool.share().await.unwrap();
     let second = pool.share().await.unwrap();
     assert_eq!(first.ask("ECHO a").await.unwrap(), "a");
@@ -465,7 +466,7 @@ async fn what_the_hook_after_connect_has_done_is_done_again_after_a_reset() {
     let upstream = Upstream::start();
     let script = Script::default();
     let (pool, events) =
-        pool_with(patient(&upstream), &Lines::default(), &[Hook::AfterConnect], &script);
+        pool_with(unhurried(&upstream), &Lines::default(), &[Hook::AfterConnect], &script);
     let client = pool.get().await.unwrap();
     assert_eq!(client.ask("ECHO stain").await.unwrap(), "stain");
     drop(client);
@@ -515,7 +516,7 @@ impl Protocol for Stubborn {
 async fn a_connection_whose_hook_fails_or_is_given_up_is_closed_whatever_its_task_waits_for() {
     let upstream = Upstream::start();
     for hangs in [false, true] {
-        let builder = Pool::builder(patient(&upstream)).protocol(Stubborn);
+        let builder = Pool::builder(unhurried(&upstream)).protocol(Stubborn);
         let pool = builder.after_connect(move |(), _| {
             Box::pin(async move {
                 match hangs {
@@ -543,7 +544,7 @@ async fn the_hook_before_close_is_not_run_over_what_a_user_has_spoilt() {
     let upstream = Upstream::start();
     for end in [Pool::invalidate, Pool::pause, Pool::close] {
         let script = Script::default();
-        let config = patient(&upstream);
+        let config = unhurried(&upstream);
         let (pool, events) = pool_with(config, &Lines::default(), &[Hook::BeforeClose], &script);
         let client = pool.get().await.unwrap();
         // A reset is due.

@@ -75,6 +75,7 @@ fn pool(server: &Server, change: impl FnOnce(Config) -> Config) -> (Pool<Postgre
     pool_of(postgres(server), change)
 }
 
+/// The adapter may be another one than [`postgres`] makes: it becomes [`patient`] here, too.
 fn pool_of(postgres: Postgres, change: impl FnOnce(Config) -> Config) -> (Pool<Postgres>, Events) {
     let events = Events::default();
     let builder = postgres.with_config(|config| change(patient(config))).builder().unwrap();

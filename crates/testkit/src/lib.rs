@@ -34,6 +34,7 @@ pub mod scripted;
 pub mod seed;
 #[cfg(all(target_os = "linux", feature = "servers"))]
 pub mod servers;
+pub mod stalls;
 #[cfg(target_os = "linux")]
 pub mod tcp_info;
 pub mod wait;

@@ -20,7 +20,7 @@ const AWAY: Duration = Duration::from_secs(1);
 
 /// What this pool may lose to one that dials again whenever a caller asks again: it pauses for up to
 /// 200 ms between two dials. The rest is for a machine that is busy.
-const LATER: Duration = Duration::from_secs(2);
+const LATER: Duration = Duration::from_secs(1);
 
 /// And where HAProxy holds its dials, for which it tries three times itself, a second apart. Those of the
 /// other pool may have come before or after that.

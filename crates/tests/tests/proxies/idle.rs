@@ -1,6 +1,7 @@
 //! A proxy that ends what is idle for longer than it likes: the pool notices by itself, and nobody is
 //! handed such a connection.
 
+use futures_util::future::join_all;
 use livepool::CloseReason;
 use livepool_http::{PoolExt, Request};
 use livepool_redis::redis::cmd;
@@ -10,7 +11,7 @@ use livepool_testkit::servers::{Nginx, Redis as RedisServer};
 use livepool_testkit::until_seen;
 
 /// Often enough to be right by luck hardly ever.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 8;
 
 /// HAProxy counts what passes in either direction for the side it comes from or goes to.
 const SHORT: [[&str; 1]; 2] = [["timeout client 2s"], ["timeout server 2s"]];
@@ -24,7 +25,7 @@ async fn rounds<P: livepool::protocol::Protocol>(
     ask: impl AsyncFn(usize) -> String,
 ) {
     for round in 1..=ROUNDS {
-        let asked = futures_util::future::join_all((0..4).map(|tag| ask(tag))).await;
+        let asked = join_all((0..4).map(|tag| ask(tag))).await;
         assert_eq!(asked, ["0", "1", "2", "3"]);
         let ended = |(opened, closed): &(usize, usize)| closed == opened;
         let (opened, _) = until_seen(|| (events.opened(), events.closed().len()), ended).await;
@@ -37,7 +38,7 @@ async fn rounds<P: livepool::protocol::Protocol>(
 #[tokio::test]
 async fn postgres_sessions_that_a_haproxy_ended_while_idle_are_handed_to_nobody() {
     let server = trusting_server();
-    for lines in SHORT {
+    join_all(SHORT.map(async |lines| {
         let haproxy = Haproxy::tcp(&[format!("127.0.0.1:{}", server.port())], &lines);
         let (pool, events) = postgres_at(&postgres_url(haproxy.port()), |config| config);
         rounds(&pool, &events, &[CloseReason::PeerClosed], async |tag| {
@@ -46,13 +47,14 @@ async fn postgres_sessions_that_a_haproxy_ended_while_idle_are_handed_to_nobody(
             row.get(0)
         })
         .await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn redis_connections_that_a_haproxy_ended_while_idle_are_handed_to_nobody() {
     let server = RedisServer::start();
-    for lines in SHORT {
+    join_all(SHORT.map(async |lines| {
         let haproxy = Haproxy::tcp(&[server.addr()], &lines);
         let (pool, events) = redis_at(&haproxy.addr(), |config| config);
         rounds(&pool, &events, &[CloseReason::PeerClosed], async |tag| {
@@ -60,7 +62,8 @@ async fn redis_connections_that_a_haproxy_ended_while_idle_are_handed_to_nobody(
             cmd("ECHO").arg(tag).query_async(&mut *conn).await.unwrap()
         })
         .await;
-    }
+    }))
+    .await;
 }
 
 /// HAProxy may say 408 before it ends an idle connection; it is nobody's answer. Where it comes between a
@@ -69,9 +72,9 @@ async fn redis_connections_that_a_haproxy_ended_while_idle_are_handed_to_nobody(
 #[tokio::test]
 async fn http_connections_that_a_haproxy_ended_while_idle_are_handed_to_nobody() {
     let nginx = Nginx::start();
-    for lines in
-        [["timeout http-keep-alive 2s"], ["timeout http-request 2s"], ["timeout client 2s"]]
-    {
+    let short =
+        [["timeout http-keep-alive 2s"], ["timeout http-request 2s"], ["timeout client 2s"]];
+    join_all(short.map(async |lines| {
         let haproxy = Haproxy::http(&[format!("127.0.0.1:{}", nginx.port())], &lines);
         let (pool, events) = http_at(haproxy.addr(), |config| config);
         rounds(&pool, &events, &[CloseReason::PeerClosed, CloseReason::Dirty], async |tag| {
@@ -81,5 +84,6 @@ async fn http_connections_that_a_haproxy_ended_while_idle_are_handed_to_nobody()
             String::from_utf8_lossy(&bytes).into_owned()
         })
         .await;
-    }
+    }))
+    .await;
 }
