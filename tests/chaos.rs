@@ -77,8 +77,10 @@ struct Met {
 }
 
 impl Met {
-    fn all(self) -> usize {
-        self.before + self.during_checkout + self.in_use
+    /// Those that a checkout can tell. How many are in use in the moment of their end depends on how long the
+    /// upstream is held up between its look, whether it was asked anything, and the end.
+    fn at_checkout(self) -> usize {
+        self.before + self.during_checkout
     }
 }
 
@@ -196,7 +198,7 @@ async fn in_ten_thousand_checkouts_nobody_is_handed_a_connection_that_was_dead_b
     assert!(live_kills >= 200 && kills >= 200, "too few to prove anything");
     assert!(evicted * 2 > live_kills, "most were evicted, {evicted} of {live_kills}");
     assert!(plain.before * 3 > kills, "the same upstream shows many to a pool that does not look");
-    assert!(live.all() * 5 < plain.all());
+    assert!(live.at_checkout() * 5 < plain.at_checkout());
 }
 
 /// Requests given up half-way, and whether the next user of the pool read their answers. `give_up`
