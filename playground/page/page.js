@@ -20,7 +20,16 @@ at("theme").addEventListener("click", () => setTheme(root.dataset.theme === "dar
 
 // ---- what is asked of the program
 
-async function press(button) {
+// A request may overtake the one before. Those of one kind are sent one after the other, so that what was
+// pressed last holds.
+const turns = {};
+function press(button) {
+  const turn = Promise.resolve(turns[button.do]).then(() => send(button));
+  turns[button.do] = turn;
+  return turn;
+}
+
+async function send(button) {
   try {
     const answer = await fetch("/do", {
       method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(button),
@@ -115,8 +124,9 @@ for (const [id, is] of [["own", false], ["shared", true]]) {
 async function beside() {
   // Until it is done the frames have the switches as they were.
   busy.beside = Infinity;
-  await press({ do: "beside", deadpool: at("deadpool").checked, bb8: at("bb8").checked, check: at("check").value });
-  busy.beside = performance.now() + 800;
+  const turn = press({ do: "beside", deadpool: at("deadpool").checked, bb8: at("bb8").checked, check: at("check").value });
+  await turn;
+  if (turns.beside === turn) busy.beside = performance.now() + 800;
 }
 for (const id of ["deadpool", "bb8", "check"]) at(id).addEventListener("change", beside);
 at("zero").addEventListener("click", () => press({ do: "zero" }));

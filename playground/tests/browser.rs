@@ -119,6 +119,34 @@ fn a_visitor_cuts_a_wire_sees_the_eviction_heals_it_and_sees_the_recovery() {
 }
 
 #[test]
+fn what_a_visitor_pressed_last_holds_where_requests_overtake_each_other() {
+    if !has_browser() {
+        return;
+    }
+    let playground = Playground::start();
+    let mut browser = Browser::start(1280, 800);
+    browser.open(&playground.url);
+    browser.wait("the first frame", "Boolean(window.playground?.last)", LONG);
+    // The first request is as late as it would be on a connection that has to be made first.
+    browser.eval(
+        "(() => { const send = window.fetch; let sent = 0; window.answered = 0; \
+         window.fetch = async (...request) => { \
+             if (sent++ === 0) await new Promise(done => setTimeout(done, 1000)); \
+             const answer = await send(...request); window.answered += 1; return answer; \
+         }; })()",
+    );
+    browser.click("#deadpool");
+    browser.click("#bb8");
+    browser.wait("both are done", "window.answered === 2", LONG);
+    let number = "window.playground.last.number";
+    let later = format!("{number} > {} + 2", browser.eval(number));
+    browser.wait("frames that were made since", &later, LONG);
+    let others = "[window.playground.last.switches.deadpool, window.playground.last.switches.bb8]";
+    assert_eq!(browser.eval(others), json!([true, true]));
+    assert_no_errors(&browser);
+}
+
+#[test]
 fn the_page_keeps_up_with_200_connections_and_5_000_checkouts_a_second() {
     if !has_browser() {
         return;
