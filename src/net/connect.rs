@@ -68,7 +68,9 @@ pub(crate) async fn dial<'a>(
     limit: Option<Duration>,
 ) -> Result<(Dialed, AttemptGuard<'a>), ConnectError> {
     let mut dial = DialState::new(target, socket);
-    let end = dial.race(Deadline::after(limit)).await;
+    // From its start on, so that an error names the limit as it was set.
+    let deadline = Deadline::within(dial.started, limit);
+    let end = dial.race(deadline).await;
     end.map_err(|end| dial.error(end))
 }
 

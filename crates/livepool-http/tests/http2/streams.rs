@@ -208,8 +208,8 @@ async fn time_is_each_requests_own() {
 /// As a server whose kernel goes on while nothing of it does.
 #[tokio::test]
 async fn a_connection_on_which_a_request_had_no_answer_in_time_is_nobody_elses() {
-    let times = livepool::Timeouts::default;
-    for timeouts in [times().with_operation(SECOND), times().with_read(SECOND)] {
+    let (times, limit) = (livepool::Timeouts::default, 3 * SECOND);
+    for timeouts in [times().with_operation(limit), times().with_read(limit)] {
         // The first one answers one request and no other; the second head of an answer has no end.
         let addr = Raw::listen(|number, mut raw| async move {
             for count in 0.. {
