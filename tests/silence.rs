@@ -8,7 +8,8 @@ use livepool::CloseReason::{
     IdleTimeout, KeepaliveTimeout, OpTimeout, PeerClosed, ProbeTimeout, Superseded,
 };
 use livepool::event::{Check, CheckVerdict};
-use livepool::{Config, Event, Keepalive, Pool};
+use livepool::{Config, Event, Keepalive, Pool, Release};
+use livepool_testkit::lab::lab;
 use livepool_testkit::peer::Peer;
 use livepool_testkit::stalls::Stalls;
 use livepool_testkit::{
@@ -150,6 +151,55 @@ async fn a_checkout_that_meets_only_silent_connections_costs_one_patience_and_a_
     assert_eq!(events.closed(), [Superseded], "one made room");
     let reasons = events.until_closed(16).await;
     assert!(reasons[1..].iter().all(|reason| *reason == ProbeTimeout), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn whoever_has_waited_for_long_costs_no_connection_that_is_asked_when_it_comes_back() {
+    let lab = lab!();
+    let host = lab.host();
+    // The answer comes after 40 ms.
+    host.set_delay(Duration::from_millis(20));
+    let upstream = host.upstream();
+    let (pool, events) = watched(upstream.config().with_max_size(1));
+    let held = pool.get().await.unwrap();
+    let id = held.id();
+    let wait = |_| {
+        let pool = pool.clone();
+        tokio::spawn(async move { pool.get().await.unwrap().id() })
+    };
+    let mut waits: Vec<_> = (0..3).map(wait).collect();
+    // Longer than any peer may be unheard, and than anybody has patience.
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(held.release(), Release::Reused);
+    // One more comes while the connection is asked.
+    until_status(&pool, |now| now.quarantined == 1).await;
+    waits.push(wait(3));
+    for served in waits {
+        assert_eq!(served.await.unwrap(), id, "{:?}", events.closed());
+    }
+    assert_eq!((events.opened(), events.closed()), (1, vec![]));
+}
+
+#[tokio::test]
+async fn whoever_has_waited_for_long_waits_one_patience_more_for_a_silent_one_that_comes_back() {
+    let upstream = Upstream::start();
+    let (pool, events) = watched(upstream.config().with_max_size(1));
+    let held = pool.get().await.unwrap();
+    let id = held.id();
+    let waits = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.get().await.unwrap().id() }
+    });
+    tokio::time::sleep(2 * SECOND).await;
+    upstream.order_all(&Order::Silence);
+    until(|| upstream.silenced() == 1).await;
+    let (start, stalls) = (Instant::now(), Stalls::watch());
+    assert_eq!(held.release(), Release::Reused);
+    assert_ne!(waits.await.unwrap(), id);
+    let (took, stall) = (start.elapsed(), stalls.lost().await);
+    assert!(took >= Duration::from_millis(240), "{took:?}: it did not wait for an answer");
+    assert!(took < SECOND + stall, "{took:?}, stall {stall:?}: more than one patience");
+    assert_eq!(events.closed(), [Superseded]);
 }
 
 #[tokio::test]

@@ -125,8 +125,8 @@ pub struct Config {
     #[cfg_attr(feature = "serde", serde(with = "super::human::duration_or_never"))]
     pub max_silence_after_use: Option<Duration>,
     /// The time for which a checkout that met only silent connections waits for one of them to
-    /// answer, before it has a new one made. Default 250 ms, and never less than the round trip
-    /// allows. At least 1 ms.
+    /// answer, before it has a new one made. A caller who has waited before waits as long from when
+    /// they are asked. Default 250 ms, and never less than the round trip allows. At least 1 ms.
     #[cfg_attr(feature = "serde", serde(with = "super::human::plain"))]
     pub patience: Duration,
     /// The longest time a connection is held without a report. After that it is reported, once,

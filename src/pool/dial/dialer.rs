@@ -313,6 +313,11 @@ impl PoolInner {
         }
     }
 
+    /// How long a caller waits for silent connections: not less than their answers need.
+    pub(in crate::pool) fn patience(&self) -> Duration {
+        self.settings().patience.max(self.probing.round_trip())
+    }
+
     /// How many connections are missing.
     fn missing(&self, settings: &Settings, now: Instant) -> Missing {
         if self.generation.is_paused() {
@@ -323,15 +328,17 @@ impl PoolInner {
         let waiting = alone + self.shares.needed_by(sharers, settings.max_shares);
         let silent = self.probing.count();
         let soon = silent + self.resets.count();
-        // How long a caller waits for silent connections: not less than their answers need.
-        let patience = settings.patience.max(self.probing.round_trip());
+        let patience = self.patience();
         let (callers, later) = match now.checked_sub(patience).filter(|_| soon > 0) {
             // They are being asked, or reset; those that become fit are as good as new ones, and
             // sooner there.
             Some(long_ago) => {
                 let (long, next) = self.wait_queue.since(long_ago);
+                // Those that are asked since may still serve whoever has waited for something else before.
+                let (fresh, first) = self.probing.asked_after(long_ago, long);
+                let next = [next, first].into_iter().flatten().min();
                 (
-                    long.min(waiting).max(waiting.saturating_sub(soon)),
+                    long.min(waiting).saturating_sub(fresh).max(waiting.saturating_sub(soon)),
                     next.map(|since| since + patience),
                 )
             }

@@ -4,7 +4,8 @@
 //! connection sends the first probe; from then on the maintenance task looks at all of them on one
 //! clock, so that sixteen dead ones cost the time of one.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque, btree_map};
+use std::ops::Bound;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use crate::pool::inbox::Inbox;
 use crate::pool::inner::PoolInner;
 use crate::protocol::Conn;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, OnceLock, PoisonError};
+use crate::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::sys::tcp_info::{self, KeepaliveValues, TcpInfo};
 
 /// The way from whoever meets a silent connection to the maintenance task.
@@ -26,6 +27,8 @@ pub(in crate::pool) struct ProbingQueue {
     arrived: Inbox<Quarantined>,
     /// Number of silent connections, those under probe included.
     count: AtomicUsize,
+    /// Since when they are asked: how many since each moment. Read and written under this lock, nothing else.
+    asked: Mutex<BTreeMap<Instant, usize>>,
     /// Slots that callers whose patience is over need now.
     wanted: AtomicUsize,
     /// The longest plausible round trip among them, in nanoseconds.
@@ -47,12 +50,13 @@ impl PoolInner {
         conn: Conn,
         known: ProbeStart,
     ) {
-        // Counted before it is there, so that the dialer never sees one too few.
-        self.probing.count.fetch_add(1, Ordering::AcqRel);
         let now = Instant::now();
+        // Counted before it is there, so that the dialer never sees one too few.
+        self.probing.count_in(now);
         let mut new = Quarantined {
             pool: Arc::clone(self),
             entry,
+            asked: now,
             is_counted: true,
             conn: Some(conn),
             probe: ProbeSession::default(),
@@ -64,6 +68,10 @@ impl PoolInner {
         // One that comes after the end of the pool is closed.
         drop(self.probing.arrived.push(new));
         self.fired_queue.wake();
+        // For whoever waits already: the dialer has to know when their patience is over.
+        if !self.wait_queue.is_empty() {
+            self.slots.announce();
+        }
     }
 
     /// Has the peer of a connection asked that was just taken for somebody, and nobody given it before
@@ -93,6 +101,36 @@ impl ProbingQueue {
         self.count.load(Ordering::Acquire)
     }
 
+    fn count_in(&self, asked: Instant) {
+        *lock(&self.asked).entry(asked).or_default() += 1;
+        self.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn count_out(&self, asked: Instant) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        if let btree_map::Entry::Occupied(mut same) = lock(&self.asked).entry(asked) {
+            *same.get_mut() -= 1;
+            if *same.get() == 0 {
+                same.remove();
+            }
+        }
+    }
+
+    /// How many are asked since after this moment, or at least `most` if there are that many; and since
+    /// when the first of them is.
+    pub(in crate::pool) fn asked_after(
+        &self,
+        moment: Instant,
+        most: usize,
+    ) -> (usize, Option<Instant>) {
+        let asked = lock(&self.asked);
+        let after = asked.range((Bound::Excluded(moment), Bound::Unbounded));
+        let first = after.clone().next().map(|(asked, _)| *asked);
+        // Thousands may be there, of whom a few matter.
+        let count = after.take(most).map(|(_, same)| same).sum();
+        (count, first)
+    }
+
     /// Callers cannot wait any longer: the longest silent ones are to make room for so many.
     pub(in crate::pool) fn want_slots(&self, count: usize) {
         self.wanted.store(count, Ordering::Release);
@@ -105,11 +143,11 @@ impl ProbingQueue {
 
     /// A caller's patience is over, who has waited since then.
     pub(in crate::pool) fn note_impatience(&self, since: Instant) {
-        *self.impatience.lock().unwrap_or_else(PoisonError::into_inner) = Some(since);
+        *lock(&self.impatience) = Some(since);
     }
 
     pub(in crate::pool) fn impatience(&self) -> Option<Instant> {
-        *self.impatience.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.impatience)
     }
 
     /// The start of a probe without a reading, for a TCP connection that was idle since its last
@@ -128,6 +166,10 @@ impl ProbingQueue {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Knowledge of a silent connection when its probe starts.
 #[derive(Debug)]
 pub(in crate::pool) enum ProbeStart {
@@ -142,6 +184,8 @@ pub(in crate::pool) enum ProbeStart {
 struct Quarantined {
     pool: Arc<PoolInner>,
     entry: Arc<Entry>,
+    /// Since when.
+    asked: Instant,
     is_counted: bool,
     /// Always there until it leaves.
     conn: Option<Conn>,
@@ -258,7 +302,7 @@ impl Quarantined {
 
     fn uncount(&mut self) {
         if std::mem::take(&mut self.is_counted) {
-            self.pool.probing.count.fetch_sub(1, Ordering::AcqRel);
+            self.pool.probing.count_out(self.asked);
         }
     }
 
@@ -346,13 +390,20 @@ impl Quarantine {
         }
     }
 
-    /// Gives the slots of the first ones to callers whose patience is over.
+    /// Gives the slots of the first ones to callers whose patience is over: of those that are asked for as
+    /// long. The dialer, which wants them, may have counted others that have left.
     fn make_room(&mut self) -> bool {
         let wanted = self.pool.probing.wanted.swap(0, Ordering::AcqRel).min(self.held.len());
-        for held in self.held.drain(..wanted) {
+        if wanted == 0 {
+            return false;
+        }
+        let (now, patience) = (Instant::now(), self.pool.patience());
+        let has_had_it = |held: &&Quarantined| held.asked + patience <= now;
+        let count = self.held.iter().take(wanted).take_while(has_had_it).count();
+        for held in self.held.drain(..count) {
             held.end(CloseReason::Superseded);
         }
-        wanted > 0
+        count > 0
     }
 
     /// The pool was closed: so are they, one by one between other tasks.

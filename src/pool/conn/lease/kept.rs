@@ -222,7 +222,7 @@ impl Lease {
     /// more than an answer takes.
     fn patience(&self, now: Instant) -> Duration {
         let pool = self.inner();
-        let whole = pool.settings().patience.max(pool.probing.round_trip());
+        let whole = pool.patience();
         let heard = self.entry.moment(self.entry.heard());
         let is_known = |silent: Instant| heard < silent && now - silent < SILENT;
         match pool.probing.impatience().is_some_and(is_known) {
