@@ -357,7 +357,7 @@ async fn a_reset_that_fails_or_hangs_closes_the_connection() {
         let upstream = Upstream::start();
         let lines =
             Lines { reuse: Verdict::NeedsReset, reset: reset.to_owned(), ..Lines::default() };
-        let timeouts = Timeouts::default().with_reset(SECOND);
+        let timeouts = Timeouts::default().with_reset(3 * SECOND);
         let (pool, events) = pool_of(upstream.config().with_timeouts(timeouts), &lines);
         ask(&pool, "ECHO a").await.unwrap();
         assert_eq!(events.until_closed(1).await, [CloseReason::ResetFailed], "{reset}");
@@ -585,10 +585,10 @@ async fn a_detached_client_lives_on_and_ends_with_its_owner() {
 #[tokio::test]
 async fn a_read_timeout_runs_only_while_an_answer_is_owed() {
     let upstream = Upstream::start();
-    let timeouts = Timeouts::default().with_read(SECOND);
+    let timeouts = Timeouts::default().with_read(2 * SECOND);
     let (pool, events) = pool_of(upstream.config().with_timeouts(timeouts), &Lines::default());
     let client = pool.get().await.unwrap();
-    tokio::time::sleep(SECOND * 3 / 2).await;
+    tokio::time::sleep(3 * SECOND).await;
     assert_eq!(client.ask("ECHO a").await.unwrap(), "a", "silence that nobody minds");
     client.ask("HOLD").await.unwrap_err();
     drop(client);
@@ -599,11 +599,11 @@ async fn a_read_timeout_runs_only_while_an_answer_is_owed() {
 #[tokio::test]
 async fn a_call_that_may_wait_longer_says_so_while_its_task_reads_already() {
     let upstream = Upstream::start();
-    let timeouts = Timeouts::default().with_read(SECOND);
+    let timeouts = Timeouts::default().with_read(2 * SECOND);
     let (pool, events) = pool_of(upstream.config().with_timeouts(timeouts), &Lines::default());
     let mut client = pool.get().await.unwrap();
     client.set_read_timeout(None);
-    assert_eq!(client.ask("SLOW 1500 late").await.unwrap(), "late");
+    assert_eq!(client.ask("SLOW 3000 late").await.unwrap(), "late");
     client.deadline(Duration::from_millis(100));
     client.ask("HOLD").await.unwrap_err();
     drop(client);

@@ -93,11 +93,11 @@ async fn one_connector_serves_every_host_with_the_same_socket_options() {
 #[tokio::test]
 async fn a_connection_that_is_idle_for_longer_than_a_read_may_take_is_used_again() {
     let nginx = Nginx::start();
-    let timeouts = Timeouts::default().with_read(SECOND);
+    let timeouts = Timeouts::default().with_read(2 * SECOND);
     let (client, events) = client_of(&Config::default().with_timeouts(timeouts));
     for _ in 0..2 {
         assert_eq!(get(&client, &nginx.url()).await.unwrap(), "hello\n");
-        tokio::time::sleep(SECOND * 3 / 2).await;
+        tokio::time::sleep(3 * SECOND).await;
     }
     assert_eq!((events.opened(), events.closed()), (1, vec![]));
     assert_eq!(events.timed_out(), []);

@@ -300,7 +300,7 @@ async fn an_answer_that_is_out_of_date_is_harmless_and_errors_name_who_said_what
     assert_eq!(servers.0[0].cli(&["REPLICAOF", "127.0.0.1", &port]), "OK");
     let redis = || Adapter::from_url("redis://any").unwrap().with_role(Role::Any);
     let found = Sentinel::new(NAME, [sentinel.addr()]).unwrap();
-    let timeouts = Timeouts::default().with_checkout(SECOND);
+    let timeouts = Timeouts::default().with_checkout(3 * SECOND);
     let adapter = redis().with_config(|config| config.with_timeouts(timeouts));
     let pool = found.pool(adapter).unwrap();
     let error = pool.get().await.unwrap_err().to_string();

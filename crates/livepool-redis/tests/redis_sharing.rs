@@ -269,10 +269,10 @@ async fn what_callers_who_share_ask_at_the_same_time_goes_out_together() {
 #[tokio::test]
 async fn a_command_that_takes_too_long_costs_its_own_caller_and_no_connection() {
     let redis = Redis::start();
-    let timeouts = Timeouts::default().with_operation(1000 * MS);
+    let timeouts = Timeouts::default().with_operation(2000 * MS);
     let (pool, events) = pool_of(&redis, |config| config.with_max_size(1).with_timeouts(timeouts));
     let mut share = pool.share().await.unwrap();
-    let slow: RedisResult<()> = cmd("DEBUG").arg("SLEEP").arg("1.5").query_async(&mut share).await;
+    let slow: RedisResult<()> = cmd("DEBUG").arg("SLEEP").arg("2.5").query_async(&mut share).await;
     let error = slow.unwrap_err();
     assert!(error.is_timeout() && error.to_string().contains("timeouts.operation"), "{error}");
     drop(share);

@@ -164,10 +164,9 @@ async fn a_restart_while_nobody_asks_is_met_without_an_error() {
     let mut nginx = Nginx::start();
     let (pool, events) = pool_of(config_of(&nginx));
     is_whole(&pool).await;
-    let idle = pool.status().idle;
     nginx.kill_9();
     // The pool notices by itself.
-    let reasons = events.until_closed(idle).await;
+    let reasons = events.until_closed(events.opened()).await;
     let by_peer =
         |reason: &CloseReason| matches!(reason, CloseReason::PeerClosed | CloseReason::Reset);
     assert!(reasons.iter().all(by_peer), "{reasons:?}");

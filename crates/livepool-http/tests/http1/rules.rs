@@ -277,7 +277,7 @@ async fn a_read_times_out_only_while_an_answer_is_owed() {
     let server = Scripted::start(|mut talk, _| async move {
         while let Some(head) = talk.request().await {
             if head.starts_with("GET /poll") {
-                tokio::time::sleep(SECOND * 3 / 2).await;
+                tokio::time::sleep(3 * SECOND).await;
             } else if head.starts_with("GET /never") {
                 talk.listen().await;
             }
@@ -285,10 +285,10 @@ async fn a_read_times_out_only_while_an_answer_is_owed() {
         }
     })
     .await;
-    let timeouts = Timeouts::default().with_read(SECOND);
+    let timeouts = Timeouts::default().with_read(2 * SECOND);
     let (pool, events) = pool_of(server.config().with_timeouts(timeouts));
     assert_eq!(get_text(&pool, "/").await.unwrap(), "ok");
-    tokio::time::sleep(SECOND * 3 / 2).await;
+    tokio::time::sleep(3 * SECOND).await;
     assert_eq!(get_text(&pool, "/").await.unwrap(), "ok", "silence that nobody minds");
     assert_eq!(events.opened(), 1);
     let patient = Limits::new().with_read_timeout(None);

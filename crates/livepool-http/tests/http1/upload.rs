@@ -134,13 +134,13 @@ async fn an_answer_without_a_body_does_not_stop_an_upload_whatever_becomes_of_it
 #[tokio::test]
 async fn nginx_waits_for_an_upload_that_pauses() {
     let nginx = Nginx::start();
-    let timeouts = Timeouts::default().with_read(SECOND);
+    let timeouts = Timeouts::default().with_read(2 * SECOND);
     let config = Config::new(format!("127.0.0.1:{}", nginx.port())).with_timeouts(timeouts);
     let (pool, events) = pool_of(config);
     let (pieces, streamed) = piecewise();
     tokio::spawn(async move {
         for _ in 0..2 {
-            tokio::time::sleep(SECOND * 2).await;
+            tokio::time::sleep(SECOND * 3).await;
             let _ = pieces.send("piece".into());
         }
     });
@@ -176,13 +176,13 @@ async fn an_answer_that_does_not_want_the_upload_cuts_it() {
 async fn an_upload_that_goes_on_has_its_connection_until_it_is_over() {
     let (server, taken) = hasty(OK).await;
     // Shorter than the pauses, which are no concern of either.
-    let timeouts = Timeouts::default().with_read(SECOND).with_reset(SECOND);
+    let timeouts = Timeouts::default().with_read(2 * SECOND).with_reset(2 * SECOND);
     let (pool, events) = pool_of(server.config().with_max_size(1).with_timeouts(timeouts));
     let (pieces, streamed) = piecewise();
     let response = pool.send(post(streamed)).await.unwrap();
     assert_eq!(text(response).await.unwrap(), "accepted");
     for _ in 0..3 {
-        tokio::time::sleep(SECOND * 3 / 2).await;
+        tokio::time::sleep(SECOND * 3).await;
         assert_eq!((pool.status().in_use, pool.status().idle), (1, 0));
         pieces.send("piece".into()).unwrap();
     }
@@ -205,7 +205,7 @@ async fn a_pause_of_the_source_is_no_fault_of_the_server() {
         }
     })
     .await;
-    let timeouts = Timeouts::default().with_read(SECOND);
+    let timeouts = Timeouts::default().with_read(2 * SECOND);
     let (pool, events) = pool_of(server.config().with_timeouts(timeouts));
     let uploads = ["", "15"].map(|length| {
         let (pieces, streamed) = piecewise();
@@ -215,7 +215,7 @@ async fn a_pause_of_the_source_is_no_fault_of_the_server() {
         }
         let feeds = tokio::spawn(async move {
             for _ in 0..3 {
-                tokio::time::sleep(SECOND * 3 / 2).await;
+                tokio::time::sleep(SECOND * 3).await;
                 pieces.send("piece".into()).unwrap();
             }
         });
@@ -414,14 +414,14 @@ mod tls {
         .await;
         let url = format!("https://{}", server.addr());
         let quick =
-            |config: Config| config.with_timeouts(Timeouts::default().with_checkout(SECOND));
+            |config: Config| config.with_timeouts(Timeouts::default().with_checkout(3 * SECOND));
         let http1 = livepool_http::Http1::from_url(&url).unwrap();
         let (pool, _) = pool_with(quick(http1.config()), http1);
         get_text(&pool, "/secret").await.unwrap_err();
         let error = get_text(&pool, "http://example.org/secret").await.unwrap_err();
         assert_eq!(error.failure(), Failure::Refused, "{error}");
         let pool = livepool_http::pool(&url).unwrap();
-        let limits = Limits::new().with_deadline(SECOND / 2);
+        let limits = Limits::new().with_deadline(3 * SECOND);
         pool.send_within(Request::get("/secret").body(()).unwrap(), limits).await.unwrap_err();
         // A ClientHello of TLS (RFC 8446 section 5.1).
         let first = first.lock().unwrap();

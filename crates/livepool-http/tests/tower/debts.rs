@@ -23,7 +23,7 @@ use livepool_testkit::scripted::Scripted;
 use livepool_testkit::servers::Nginx;
 
 /// Shorter than the pauses below.
-const READ: Duration = Duration::from_secs(1);
+const READ: Duration = Duration::from_secs(2);
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 fn connector() -> (Connect, Events) {

@@ -47,11 +47,11 @@ async fn a_connection_that_dies_while_it_is_idle_is_noticed_and_fails_nobody() {
 #[tokio::test]
 async fn a_time_that_is_up_is_told_through_diesel_and_ends_the_query() {
     let server = server();
-    let timeouts = Timeouts::default().with_read(SECOND).with_reset(20 * SECOND);
+    let timeouts = Timeouts::default().with_read(3 * SECOND).with_reset(20 * SECOND);
     let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
     let mut conn = pool.get().await.unwrap();
     let error = conn.batch_execute("SELECT pg_sleep(72)").await.unwrap_err().to_string();
-    assert!(error.contains("read timed out after 1.0s (timeouts.read)"), "{error}");
+    assert!(error.contains("read timed out after 3.0s (timeouts.read)"), "{error}");
     drop(conn);
     assert_eq!(events.until_closed(1).await, [CloseReason::OpTimeout]);
     until_seen(|| running(&server, "pg_sleep(72)"), |seen| *seen == 0).await;

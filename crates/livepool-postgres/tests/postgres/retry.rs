@@ -149,6 +149,12 @@ async fn the_last_conflict_is_told_when_the_tries_are_over() {
     assert_eq!(events.closed(), [], "a conflict costs no connection");
 }
 
+/// Whether a statement was cut by the limit: the server says that it was cancelled, or has not done so in
+/// time, and the connection was ended.
+fn is_cut(told: &str) -> bool {
+    ["57014", "connection closed"].contains(&told)
+}
+
 #[tokio::test]
 async fn the_time_for_all_tries_is_one() {
     let server = trusting_server(&[]);
@@ -159,7 +165,8 @@ async fn the_time_for_all_tries_is_one() {
     let (runs, result) = always_in_the_way(&pool, retry.with_limit(3 * SECOND)).await;
     assert!(runs > 1, "{runs}");
     // The limit may also pass in the middle of a statement.
-    assert!(["40001", "57014"].contains(&result.unwrap_err().0.as_str()));
+    let told = result.unwrap_err().0;
+    assert!(told == "40001" || is_cut(&told), "{told}");
     // Without the limit there are about 4 000 000 000 tries.
     assert!(began.elapsed() < 30 * SECOND, "{:?}", began.elapsed());
 
@@ -168,7 +175,8 @@ async fn the_time_for_all_tries_is_one() {
     let hangs = retry.run(&pool, async |transaction| {
         transaction.execute("SELECT pg_sleep(600)", &[]).await.map_err(Opaque::from)
     });
-    assert_eq!(hangs.await.unwrap_err().0, "57014");
+    let told = hangs.await.unwrap_err().0;
+    assert!(is_cut(&told), "{told}");
     livepool_testkit::until_seen(|| running(&server, "pg_sleep"), |running| *running == 0).await;
 
     // A checkout has no more than what is left.

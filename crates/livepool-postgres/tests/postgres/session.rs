@@ -429,8 +429,8 @@ async fn a_hook_after_connect_that_runs_code_costs_nobody_a_reset_and_keeps_nobo
     let server = trusting_server(&[]);
     let calls = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&calls);
-    let builder =
-        postgres(&server).with_config(|config| config.with_max_size(2)).builder().unwrap();
+    // One: whoever cannot share it is not served.
+    let builder = postgres(&server).with_config(one).builder().unwrap();
     let pool = builder.after_connect(move |client, _| {
         count.fetch_add(1, SeqCst);
         let code = "DO $$ BEGIN PERFORM set_config('work_mem', '5MB', false); END $$";

@@ -10,17 +10,16 @@ pub struct RedisCluster {
     masters: usize,
 }
 
-/// A node that does not answer within so many milliseconds has failed: half a second where a replica is to
-/// take its place, otherwise as long as no machine stands still.
-const QUICK: usize = 500;
-const PATIENT: usize = 3000;
+/// A node that does not answer within so many milliseconds has failed: as long as no machine stands still, and
+/// half a second where a replica is to take its place, once the cluster is one.
+const PATIENT: &str = "3000";
+const QUICK: &str = "500";
 
 impl RedisCluster {
     /// So many masters, each with a part of the slots, and a replica for each if `replicas` says so.
     pub fn start(masters: usize, replicas: bool) -> Self {
         let count = if replicas { 2 * masters } else { masters };
-        let nodes: Vec<Redis> =
-            (0..count).map(|_| node(if replicas { QUICK } else { PATIENT })).collect();
+        let nodes: Vec<Redis> = (0..count).map(|_| node()).collect();
         let cluster = Self { nodes, masters };
         for (index, range) in ranges(masters).enumerate() {
             let [first, last] = range.map(|slot| slot.to_string());
@@ -40,6 +39,9 @@ impl RedisCluster {
             });
         }
         cluster.wait();
+        for node in cluster.nodes.iter().filter(|_| replicas) {
+            assert_eq!(node.cli(&["CONFIG", "SET", "cluster-node-timeout", QUICK]), "OK");
+        }
         cluster
     }
 
@@ -121,12 +123,12 @@ fn ranges(masters: usize) -> impl Iterator<Item = [u16; 2]> {
 }
 
 /// Its own port is below 32768, so that the usual one of the bus, 10000 above, may be taken.
-fn node(timeout: usize) -> Redis {
+fn node() -> Redis {
     let bus = free_port();
     Redis::start_with(&[
         "cluster-enabled yes",
         "cluster-config-file nodes.conf",
-        &format!("cluster-node-timeout {timeout}"),
+        &format!("cluster-node-timeout {PATIENT}"),
         "cluster-replica-validity-factor 0",
         "cluster-announce-ip 127.0.0.1",
         &format!("cluster-port {bus}"),
