@@ -6,6 +6,7 @@ use livepool::{CloseReason, Config, Guard};
 use livepool_http::{Failure, GuardExt, Http1, PoolExt, Request, RequestBody};
 
 use crate::{get_text, pool_of, request_for, text};
+use livepool_testkit::port::until_refused;
 use livepool_testkit::scripted::{Scripted, Talk};
 use livepool_testkit::{CLOSE_WAIT, sockets_to, until_seen};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -138,9 +139,11 @@ async fn a_request_is_sent_twice_at_most() {
 async fn a_request_that_was_sent_and_lost_with_the_last_server_says_that_it_was_sent() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let timeouts = livepool::Timeouts::default().with_checkout(Duration::from_secs(1));
-    let config = Config::new(listener.local_addr().unwrap().to_string()).with_timeouts(timeouts);
+    let addr = listener.local_addr().unwrap();
+    let config = Config::new(addr.to_string()).with_timeouts(timeouts);
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
+        drop(listener);
         let mut space = [0; 4096];
         assert!(stream.read(&mut space).await.unwrap() > 0);
         stream.write_all(OK.as_bytes()).await.unwrap();
@@ -152,6 +155,8 @@ async fn a_request_that_was_sent_and_lost_with_the_last_server_says_that_it_was_
     server.await.unwrap();
     assert_eq!(error.failure(), Failure::Unanswered, "{error}");
     assert!(error.to_string().contains("may have seen"), "{error}");
+    // A program that another test starts may have the listener for a moment longer.
+    until_refused(addr);
     let error = pool.send(put("body")).await.unwrap_err();
     assert_eq!(error.failure(), Failure::Checkout, "nothing was sent: {error}");
 }
