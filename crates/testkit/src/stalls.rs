@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// How long this runtime stood still, all in all, until it is asked. An upper bound is that much later: on a
-/// machine that does not stand still, it is the bound.
+/// How long this runtime stood still, all in all, until it is asked. An upper bound may be that much later.
+/// Code that blocks the runtime is not told from a machine that stands still.
 pub struct Stalls {
     lost: Arc<Mutex<Duration>>,
     task: JoinHandle<()>,

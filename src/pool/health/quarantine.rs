@@ -184,7 +184,7 @@ pub(in crate::pool) enum ProbeStart {
 struct Quarantined {
     pool: Arc<PoolInner>,
     entry: Arc<Entry>,
-    /// Since when.
+    /// When its question began.
     asked: Instant,
     is_counted: bool,
     /// Always there until it leaves.

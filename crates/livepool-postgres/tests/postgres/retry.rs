@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use livepool::CheckoutError;
 use livepool_postgres::{Transaction, TransactionRetry};
+use livepool_testkit::stalls::Stalls;
 use tokio::sync::Barrier;
 use tokio_postgres::IsolationLevel;
 
@@ -149,10 +150,10 @@ async fn the_last_conflict_is_told_when_the_tries_are_over() {
     assert_eq!(events.closed(), [], "a conflict costs no connection");
 }
 
-/// Whether a statement was cut by the limit: the server says that it was cancelled, or has not done so in
-/// time, and the connection was ended.
-fn is_cut(told: &str) -> bool {
-    ["57014", "connection closed"].contains(&told)
+/// Whether a statement was cut by the limit: the server says that it was cancelled. Where the machine stood
+/// still for the 250 ms that the server has for that, the connection was ended without a word.
+fn is_cut(told: &str, stall: Duration) -> bool {
+    told == "57014" || (stall >= SECOND / 4 && told == "connection closed")
 }
 
 #[tokio::test]
@@ -161,12 +162,12 @@ async fn the_time_for_all_tries_is_one() {
     let (pool, _) = pool(&server, |config| config.with_max_size(2));
     table(&pool).await;
     let retry = TransactionRetry::serializable().with_tries(u32::MAX);
-    let began = Instant::now();
+    let (began, stalls) = (Instant::now(), Stalls::watch());
     let (runs, result) = always_in_the_way(&pool, retry.with_limit(3 * SECOND)).await;
     assert!(runs > 1, "{runs}");
     // The limit may also pass in the middle of a statement.
     let told = result.unwrap_err().0;
-    assert!(told == "40001" || is_cut(&told), "{told}");
+    assert!(told == "40001" || is_cut(&told, stalls.lost().await), "{told}");
     // Without the limit there are about 4 000 000 000 tries.
     assert!(began.elapsed() < 30 * SECOND, "{:?}", began.elapsed());
 
@@ -176,7 +177,7 @@ async fn the_time_for_all_tries_is_one() {
         transaction.execute("SELECT pg_sleep(600)", &[]).await.map_err(Opaque::from)
     });
     let told = hangs.await.unwrap_err().0;
-    assert!(is_cut(&told), "{told}");
+    assert!(is_cut(&told, stalls.lost().await), "{told}");
     livepool_testkit::until_seen(|| running(&server, "pg_sleep"), |running| *running == 0).await;
 
     // A checkout has no more than what is left.
