@@ -23,7 +23,7 @@ pub struct Status {
     pub max_size: usize,
     /// Connections waiting for a user.
     pub idle: usize,
-    /// Connections held by a guard, or on the way to or from a guard.
+    /// Connections held by a guard, or on the way to or from a guard, as one that was just made.
     pub in_use: usize,
     /// Connections used by several callers at a time, or by one of those who share.
     pub shared: usize,
