@@ -7,7 +7,7 @@ use std::time::Duration;
 use deadpool::managed;
 use futures_util::FutureExt;
 use livepool::event::Operation;
-use livepool::{CloseReason, Config, Connection, Event, Manager, Timeouts};
+use livepool::{CloseReason, Config, Connection, Event, Manager, OpTimeout, Timeouts};
 use livepool_testkit::blackhole::Blackhole;
 use livepool_testkit::cut::{DROPS, Drop as When, cut};
 use livepool_testkit::{Events, Order, Upstream, port, until, until_seen};
@@ -224,7 +224,6 @@ async fn an_operation_that_times_out_ends_the_connection() {
 #[tokio::test]
 async fn a_use_has_the_time_that_is_configured_for_all() {
     let upstream = Upstream::start();
-    // Not one second: what is left of it is shown as 999.9ms or 1000.0ms.
     let timeouts = Timeouts::default().with_operation(Duration::from_millis(2200));
     let (pool, events) = plain(&upstream.config().with_timeouts(timeouts), 1);
     // A new one and one that came back, each from its own checkout on.
@@ -238,8 +237,15 @@ async fn a_use_has_the_time_that_is_configured_for_all() {
     assert!(livepool::is_timeout(&error), "{error}");
     assert!(error.to_string().contains("cut by timeouts.operation after 2.2s"), "{error}");
     drop(conn);
+    // One that takes another time has that.
+    let mut conn = pool.get().await.unwrap();
+    conn.deadline(Duration::from_millis(50));
+    let error = ask(&mut conn, "HOLD").await.unwrap_err();
+    assert!(error.to_string().contains("its exchange after 50.0ms"), "{error}");
+    assert_eq!(OpTimeout::of(&error).unwrap().after, Duration::from_millis(50), "as it was set");
+    drop(conn);
     exchange(&pool, "next").await;
-    assert_eq!(events.closed(), [CloseReason::OpTimeout]);
+    assert_eq!(events.closed(), [CloseReason::OpTimeout; 2]);
 }
 
 #[tokio::test]

@@ -156,7 +156,8 @@ impl<P: Protocol> Guard<P> {
     /// gets its own timeout or what is left. Ends with the return of the connection. For all guards of
     /// a pool, from the checkout on, there is [`operation`](crate::config::Timeouts::operation).
     pub fn deadline(&mut self, limit: Duration) {
-        self.set_deadline(Instant::now().checked_add(limit));
+        let now = Instant::now();
+        self.limit(|stream| stream.limit_exchange(now, now.checked_add(limit)));
     }
 
     /// See [`Stream::set_deadline`]. Ends with the return of the connection. With `None` not even

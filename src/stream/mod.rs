@@ -295,10 +295,15 @@ impl Stream {
     /// Sets the moment by which the whole exchange must be over: each later operation gets its own
     /// timeout or what is left, whichever is less. [`Deadline::NEVER`], or `None`, removes it.
     pub fn set_deadline(&mut self, deadline: impl Into<Deadline>) {
-        let deadline = deadline.into().instant();
+        self.limit_exchange(Instant::now(), deadline.into().instant());
+    }
+
+    /// As [`set_deadline`](Self::set_deadline), for an exchange that began at this moment: the error of one
+    /// that is cut names the time in between, which is to be the limit as it was set.
+    pub(crate) fn limit_exchange(&mut self, began: Instant, deadline: Option<Instant>) {
         let own = self.own_limits();
         own.deadline = deadline;
-        own.deadline_set = deadline.map(|_| Instant::now());
+        own.began = Some(began);
         own.is_configured = false;
         self.reading.stop();
         self.writing.stop();

@@ -114,17 +114,21 @@ impl<P: Protocol> Connection<P> {
 
     /// The time the whole exchange may take from now. See [`Guard::deadline`](crate::Guard::deadline).
     pub fn deadline(&mut self, limit: Duration) {
-        self.set_deadline(Instant::now().checked_add(limit));
+        let now = Instant::now();
+        self.limit_exchange(now, now.checked_add(limit));
     }
 
     /// See [`Stream::set_deadline`]. Ends with the next checkout.
     pub fn set_deadline(&mut self, deadline: impl Into<Deadline>) {
-        let deadline = deadline.into().instant();
+        self.limit_exchange(Instant::now(), deadline.into().instant());
+    }
+
+    fn limit_exchange(&mut self, began: Instant, deadline: Option<Instant>) {
         let lease = self.held_mut();
         lease.call_back();
         // Closed while it was idle, it has none to set.
         if !lease.is_parked() {
-            lease.stream_mut().set_deadline(deadline);
+            lease.stream_mut().limit_exchange(began, deadline);
             lease.conn().wake_reader();
         }
     }

@@ -31,9 +31,9 @@ pub(in crate::stream) struct OwnLimits {
     pub(in crate::stream) read: Option<ReadTimeout>,
     pub(in crate::stream) write: Option<Option<Duration>>,
     pub(in crate::stream) flush: Option<Option<Duration>>,
-    /// The end of the whole exchange, and when it was set.
+    /// The end of the whole exchange, and its beginning.
     pub(in crate::stream) deadline: Option<Instant>,
-    pub(in crate::stream) deadline_set: Option<Instant>,
+    pub(in crate::stream) began: Option<Instant>,
     /// It is `timeouts.operation`, and not its user's own.
     pub(in crate::stream) is_configured: bool,
 }
@@ -77,8 +77,10 @@ impl Stream {
     /// A use begins: it has `timeouts.operation`, where that is set.
     pub(crate) fn begin_operation(&mut self) {
         let limit = self.defaults.timeouts().operation;
-        if let Some(deadline) = limit.and_then(|limit| Instant::now().checked_add(limit)) {
-            self.set_deadline(Some(deadline));
+        let Some(limit) = limit else { return };
+        let now = Instant::now();
+        if let Some(deadline) = now.checked_add(limit) {
+            self.limit_exchange(now, Some(deadline));
             self.own_limits().is_configured = true;
         }
     }
@@ -199,10 +201,10 @@ impl Stream {
     ) -> std::io::Error {
         let own = self.own();
         let is_configured = own.is_some_and(|own| own.is_configured);
-        let timeout = match own.and_then(|own| own.deadline.zip(own.deadline_set)) {
-            Some((deadline, set)) if deadline <= Instant::now() => {
+        let timeout = match own.and_then(|own| own.deadline.zip(own.began)) {
+            Some((deadline, began)) if deadline <= Instant::now() => {
                 let setting = if is_configured { "timeouts.operation" } else { DEADLINE };
-                OpTimeout { operation, after: deadline - set, of_exchange: true, setting }
+                OpTimeout { operation, after: deadline - began, of_exchange: true, setting }
             }
             _ => {
                 OpTimeout { operation, after, of_exchange: false, setting: self.setting(operation) }

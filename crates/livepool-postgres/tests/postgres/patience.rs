@@ -133,7 +133,6 @@ async fn what_the_pool_interrupts_and_what_is_too_large_is_told_to_whoever_waits
 #[tokio::test]
 async fn a_use_has_the_time_that_is_configured_for_all_and_may_take_another() {
     let server = trusting_server(&[]);
-    // Not one second: what is left of it is shown as 999.9ms or 1000.0ms.
     let timeouts = Timeouts::default().with_operation(Duration::from_millis(1200));
     let (pool, events) = pool(&server, |config| one(config).with_timeouts(timeouts));
     let mut conn = pool.get().await.unwrap();
